@@ -1,0 +1,406 @@
+"""The scenario: everything that defines a federation, typed and checked before anything runs.
+
+A scenario is a TOML file with one table per section below. Under `flwr run` the same keys are the
+dotted run-config keys (`federation.rounds`). Unknown keys, wrong types and values outside their
+rule are all reported at once, one line each, with the mend.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+Value = str | int | float | bool
+
+
+class ScenarioError(ValueError):
+    """One or more keys of a scenario are wrong; the text has one line for each."""
+
+
+def _key(default: Any, rule: str, check: Callable[[Any], bool]) -> Any:
+    return field(default=default, metadata={"rule": rule, "check": check})
+
+
+def _choice(default: str, *options: str) -> Any:
+    return _key(default, "one of " + ", ".join(options), lambda v: v in options)
+
+
+def _positive(default: float) -> Any:
+    return _key(default, "greater than 0", lambda v: v > 0)
+
+
+def _at_least(default: float, low: float) -> Any:
+    return _key(default, f"at least {low}", lambda v: v >= low)
+
+
+def _between(default: float, low: float, high: float) -> Any:
+    return _key(default, f"from {low} to {high}", lambda v: low <= v <= high)
+
+
+def _fraction(default: float) -> Any:
+    return _key(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
+
+
+def _anything(default: Any) -> Any:
+    return _key(default, "", lambda v: True)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Who takes part, for how long, and how the server turns updates into the next model.
+
+    `update_norm` > 0 bounds the L2 norm of every update after decoding, whatever a site sends.
+    `average_last` is the share of the rounds, counted from the end, whose models are averaged into
+    the released one; 0 releases the last model.
+    """
+
+    name: str = _key("custom", "a non-empty name without '/'", lambda v: v and "/" not in v)
+    rounds: int = _at_least(30, 1)
+    sites: int = _at_least(5, 1)
+    participation: float = _fraction(1.0)
+    seed: int = _at_least(1, 0)
+    quorum: int = _at_least(1, 1)
+    deadline_seconds: float = _positive(600.0)
+    strategy: str = _key("fedavg", "a non-empty name", bool)
+    weighting: str = _choice("uniform", "uniform", "records")
+    update_norm: float = _at_least(0.0, 0.0)
+    server_learning_rate: float = _positive(1.0)
+    server_momentum: float = _key(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
+    average_last: float = _between(0.0, 0.0, 1.0)
+    evaluate_every: int = _at_least(1, 0)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which records, and how they are spread over the sites."""
+
+    name: str = _key("digits", "a non-empty name", bool)
+    partition: str = _choice("iid", "iid", "dirichlet", "natural")
+    alpha: float = _positive(0.3)
+    test_fraction: float = _key(0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5)
+    fold: int = _at_least(0, 0)
+    path: str = _anything("")
+    target: str = _anything("")
+    scaling: str = _choice("site", "site", "none")
+    shape: str = _key(
+        "", "empty, or sizes such as 6x100", lambda v: all(p.isdigit() for p in v.split("x") if v)
+    )
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which branched model is trained."""
+
+    name: str = _key("cosine", "a non-empty name", bool)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a site does in a round. `steps` > 0 replaces `epochs`."""
+
+    epochs: int = _at_least(1, 1)
+    steps: int = _at_least(0, 0)
+    batch_size: int = _at_least(32, 1)
+    learning_rate: float = _positive(0.1)
+    schedule: str = _choice("constant", "constant", "cosine")
+    momentum: float = _key(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
+    clip_norm: float = _at_least(0.0, 0.0)
+    weight_decay: float = _at_least(0.0, 0.0)
+    exit_weight: float = _between(0.5, 0.0, 1.0)
+    distill: float = _at_least(0.0, 0.0)
+    temperature: float = _positive(3.0)
+    device: str = _key("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
+
+
+@dataclass(frozen=True)
+class Link:
+    """How vectors are compressed in one direction."""
+
+    compressor: str = _key("topk", "a non-empty name", bool)
+    density: float = _fraction(0.03)
+    values: str = _key("sign", "a non-empty name", bool)
+    error_feedback: bool = _anything(True)
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """The privacy unit and what may be spent on it.
+
+    With unit `record`, each site's whole participation is (epsilon, delta)-differentially private
+    for one record of that site. `expected_batch` is the public constant that the noised sum of
+    clipped gradients is divided by; 0 derives it from the public size of the data source.
+    `simulate_seed` >= 0 makes the noise repeatable, and then no privacy is claimed.
+    """
+
+    unit: str = _choice("none", "none", "record")
+    epsilon: float = _key(3.0, "greater than 0", lambda v: v > 0)
+    delta: float = _key(1e-5, "greater than 0 and less than 1", lambda v: 0 < v < 1)
+    clip: float = _positive(0.1)
+    sampling_rate: float = _fraction(1.0)
+    expected_batch: int = _at_least(0, 0)
+    simulate_seed: int = _at_least(-1, -1)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What is done with the trained model. `home_head` fits heads at each site, never sent."""
+
+    home_head: bool = _anything(False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is set beside the federation in the report. 0 repeats: nothing."""
+
+    baseline_repeats: int = _at_least(0, 0)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A whole federation; every field is one TOML table."""
+
+    federation: Federation = field(default_factory=Federation)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    training: Training = field(default_factory=Training)
+    uplink: Link = field(default_factory=Link)
+    downlink: Link = field(default_factory=Link)
+    privacy: Privacy = field(default_factory=Privacy)
+    inference: Inference = field(default_factory=Inference)
+    report: Report = field(default_factory=Report)
+
+    @property
+    def private(self) -> bool:
+        """Whether the sites add noise (claimed or, with `simulate_seed`, only simulated)."""
+        return self.privacy.unit != "none"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same seed gives the same payloads bit for bit."""
+        return not self.private or self.privacy.simulate_seed >= 0
+
+    def to_dict(self) -> dict[str, dict[str, Value]]:
+        """Return nested plain values, as in the TOML file."""
+        return asdict(self)
+
+    def to_run_config(self) -> dict[str, Value]:
+        """Return Flower's flat run config with dotted keys."""
+        nested = self.to_dict()
+        return {f"{s}.{k}": v for s, table in nested.items() for k, v in table.items()}
+
+    def to_toml(self) -> str:
+        """Return the whole scenario, defaults included, as TOML."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "federation": Federation,
+    "data": Data,
+    "model": Model,
+    "training": Training,
+    "uplink": Link,
+    "downlink": Link,
+    "privacy": Privacy,
+    "inference": Inference,
+    "report": Report,
+}
+
+
+def from_dict(tables: Mapping[str, Any]) -> Scenario:
+    """Check nested values and return the scenario.
+
+    Raises ScenarioError with one line per wrong key: the key, the rule, the value and the mend.
+    """
+    errors: list[str] = []
+    sections: dict[str, Any] = {}
+    for name in tables:
+        if name not in _SECTIONS:
+            errors.append(f"[{name}]: no such section{_did_you_mean(name, _SECTIONS)}")
+    for name, kind in _SECTIONS.items():
+        table = tables.get(name, {})
+        if not isinstance(table, Mapping):
+            errors.append(f"{name}: must be a table, got {table!r}; write [{name}] above its keys")
+            continue
+        sections[name] = _section(name, kind, table, errors)
+    if not errors:
+        scenario = Scenario(**sections)
+        errors = _cross_checks(scenario)
+        if not errors:
+            return scenario
+    raise ScenarioError("\n".join(errors))
+
+
+def _section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    values: dict[str, Value] = {}
+    for key, value in table.items():
+        if key not in known:
+            errors.append(f"{name}.{key}: no such key{_did_you_mean(key, known)}")
+            continue
+        spec, default = known[key], _default(kind, key)
+        expected = type(default)
+        # TOML writes 1 for 1.0; a bool is an int to Python, but never to a person.
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            errors.append(
+                f"{name}.{key}: must be {_type_name(expected)}, got {value!r}; "
+                f"for example {key} = {_toml(default)}"
+            )
+        elif isinstance(value, float) and not math.isfinite(value):
+            errors.append(f"{name}.{key}: must be finite, got {value!r}; use {_toml(default)}")
+        elif not spec.metadata["check"](value):
+            errors.append(
+                f"{name}.{key}: must be {spec.metadata['rule']}, got {value!r}; "
+                f"the default is {_toml(default)}"
+            )
+        else:
+            values[key] = value
+    return kind(**values)
+
+
+def _default(kind: type[Any], key: str) -> Value:
+    default: Value = getattr(kind(), key)
+    return default
+
+
+def _cross_checks(scenario: Scenario) -> list[str]:
+    """Rules that tie several keys together."""
+    errors = []
+    federation, data = scenario.federation, scenario.data
+    asked = participants(federation)
+    if federation.quorum > asked:
+        errors.append(
+            f"federation.quorum: must be at most the {asked} sites asked in a round "
+            f"(sites x participation), got {federation.quorum}; lower it or add sites"
+        )
+    if data.name == "csv":
+        for key in ("path", "target"):
+            if not getattr(data, key):
+                errors.append(f'data.{key}: needed when data.name is "csv", got nothing; set it')
+    if data.test_fraction and data.fold >= round(1 / data.test_fraction):
+        errors.append(
+            f"data.fold: must be less than {round(1 / data.test_fraction)} "
+            f"(1 / data.test_fraction), got {data.fold}; lower it"
+        )
+    if scenario.private:
+        if scenario.training.steps == 0:
+            errors.append(
+                "training.steps: must be at least 1 when privacy.unit is not none, got 0; the "
+                "number of private steps is part of the plan, so epochs cannot stand for it"
+            )
+        if scenario.training.momentum or scenario.training.weight_decay:
+            errors.append(
+                "training.momentum, training.weight_decay: must be 0 under record-level privacy; "
+                "use federation.server_momentum, which sees noised updates only"
+            )
+        if data.name == "csv" and data.scaling == "site":
+            errors.append(
+                "data.scaling: must be none when privacy.unit is not none (rule: a record may not "
+                "change how other records are scaled), got 'site'; scale the columns by ranges "
+                "that are known without looking at the data"
+            )
+        if federation.weighting == "records":
+            errors.append(
+                "federation.weighting: must be uniform when privacy.unit is not none (rule: no "
+                "record count leaves a private site), got 'records'; privacy.expected_batch gives "
+                "larger sites their weight without telling their size"
+            )
+    for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
+        if link.compressor == "topk" and name == "downlink" and not link.error_feedback:
+            errors.append(
+                "downlink.error_feedback: must be true with topk, got false; without it the sites' "
+                "model drifts away from the server's for ever"
+            )
+    return errors
+
+
+def participants(federation: Federation) -> int:
+    """Number of sites asked in one round: `ceil(participation * sites)`, at least 1."""
+    return max(1, math.ceil(federation.participation * federation.sites - 1e-9))
+
+
+def from_run_config(flat: Mapping[str, Any]) -> Scenario:
+    """Build a scenario from Flower's run config; keys of section `run` are not its business."""
+    return from_dict(nest({k: v for k, v in flat.items() if not k.startswith("run.")}))
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn `{"a.b": 1}` into `{"a": {"b": 1}}`."""
+    tables: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        section, dot, key = dotted.partition(".")
+        if dot:
+            tables.setdefault(section, {})[key] = value
+        else:
+            tables[dotted] = value
+    return tables
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
+    """Read a TOML file, apply `section.key=value` overrides, and check the result.
+
+    Raises ScenarioError when the file is missing or no TOML, or when any key is wrong.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScenarioError(f"{path}: no such scenario file; check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ScenarioError(f"{path}: cannot be read as TOML ({error}); mend that line") from None
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        section, dot, key = dotted.strip().partition(".")
+        if not equals or not dot:
+            raise ScenarioError(
+                f"--set {override}: must be section.key=value; for example federation.rounds=5"
+            )
+        table = tables.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ScenarioError(f"{section}: must be a table, got {table!r}; write [{section}]")
+        table[key] = parse_value(text.strip())
+    tables.setdefault("federation", {})
+    if isinstance(tables["federation"], dict):
+        tables["federation"].setdefault("name", path.stem)
+    return from_dict(tables)
+
+
+def parse_value(text: str) -> Any:
+    """Read one TOML value; what is no TOML value is a string, so quotes may be left out.
+
+    >>> parse_value("3"), parse_value("0.5"), parse_value("true"), parse_value("digits")
+    (3, 0.5, True, 'digits')
+    """
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def with_values(scenario: Scenario, section: str, **values: Value) -> Scenario:
+    """Return a copy with some keys of one section replaced, checked again."""
+    table = replace(getattr(scenario, section), **values)
+    return from_dict(replace(scenario, **{section: table}).to_dict())
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    options = ", ".join(sorted(known))
+    return f"; did you mean {close[0]}?" if close else f"; the known ones are {options}"
+
+
+def _type_name(kind: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[kind]
+
+
+def _toml(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)

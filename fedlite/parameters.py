@@ -1,0 +1,90 @@
+"""A model's trainable tensors as one flat float32 vector.
+
+Everything that travels, is compressed, averaged or stored is such a vector; its `Layout` says which
+stretch belongs to which tensor, and the layout's digest lets both ends refuse a vector made for
+another model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the trainable tensors, in the order in which they are laid out.
+
+    >>> layout = Layout(("head.weight",), ((10, 64),))
+    >>> layout.size, len(layout.digest)
+    (640, 8)
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Layout:
+        """Return the layout of the parameters of `module` that require a gradient."""
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        return cls(tuple(name for name, _ in named), tuple(tuple(p.shape) for _, p in named))
+
+    @cached_property
+    def size(self) -> int:
+        """Number of float32 values in the vector."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """First 8 bytes of SHA-256 over the canonical JSON of names and shapes."""
+        text = json.dumps([self.names, self.shapes], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).digest()[:8]
+
+
+def vector_digest(vector: Vector) -> bytes:
+    """Return the first 8 bytes of SHA-256 over the little-endian bytes of `vector`."""
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").data).digest()[:8]
+
+
+def to_vector(module: nn.Module) -> Vector:
+    """Copy the trainable tensors of `module` into one float32 vector of `Layout.size` values."""
+    import torch
+
+    parts = [p.detach().reshape(-1).float() for p in module.parameters() if p.requires_grad]
+    if not parts:
+        return np.zeros(0, np.float32)
+    flat: Vector = torch.cat(parts).cpu().numpy()
+    return flat
+
+
+def load_vector(module: nn.Module, vector: Vector) -> None:
+    """Copy `vector` into the trainable tensors of `module`, in place.
+
+    Raises ValueError when the number of values differs from the model's.
+    """
+    import torch
+
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    size = sum(p.numel() for p in parameters)
+    if vector.shape != (size,):
+        raise ValueError(
+            f"vector: the model has {size} trainable values, got shape {vector.shape}; "
+            "use a vector made for the same model"
+        )
+    offset = 0
+    with torch.no_grad():
+        for parameter in parameters:
+            piece = torch.from_numpy(vector[offset : offset + parameter.numel()])
+            parameter.copy_(piece.view_as(parameter))
+            offset += parameter.numel()
