@@ -1,0 +1,28 @@
+"""Updates in few bytes: selection, quantization, positions, frame, and error feedback."""
+
+from __future__ import annotations
+
+from fedlite.compression.compressor import COMPRESSORS, Compressor, Decoded, Dense, TopK, make
+from fedlite.compression.feedback import Residual, compress
+from fedlite.compression.frame import HEADER_BYTES, Envelope, pack, unpack
+from fedlite.compression.quantization import QUANTIZERS, Quantizer
+from fedlite.compression.selection import count, top_k
+
+__all__ = [
+    "COMPRESSORS",
+    "HEADER_BYTES",
+    "QUANTIZERS",
+    "Compressor",
+    "Decoded",
+    "Dense",
+    "Envelope",
+    "Quantizer",
+    "Residual",
+    "TopK",
+    "compress",
+    "count",
+    "make",
+    "pack",
+    "top_k",
+    "unpack",
+]
