@@ -1,0 +1,28 @@
+"""Data: named sources, and their division among sites."""
+
+from fedlite.data.cache import cache_folder
+from fedlite.data.catalog import available, entries, fetch, load
+from fedlite.data.dataset import Dataset, SiteData, Source
+from fedlite.data.entry import Entry
+from fedlite.data.heart import HEART_BEDSIDE, HEART_COLUMNS
+from fedlite.data.partition import check_sites, partition, site_data, site_names
+from fedlite.data.standardization import standardize
+
+__all__ = [
+    "HEART_BEDSIDE",
+    "HEART_COLUMNS",
+    "Dataset",
+    "Entry",
+    "SiteData",
+    "Source",
+    "available",
+    "cache_folder",
+    "check_sites",
+    "entries",
+    "fetch",
+    "load",
+    "partition",
+    "site_data",
+    "site_names",
+    "standardize",
+]

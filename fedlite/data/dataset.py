@@ -1,0 +1,108 @@
+"""Records in memory: what a source offers, and what one site holds of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Features = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled records: `x` float32 [n, *shape], `y` int64 [n], one row per record.
+
+    Raises ValueError on another dtype or on different lengths.
+
+    >>> data = Dataset(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
+    >>> len(data), data.take(np.array([2])).y.tolist()
+    (3, [1])
+    """
+
+    x: Features
+    y: Indices
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that the rest of the library could misread."""
+        if self.x.dtype != np.float32 or self.x.ndim < 2:
+            raise ValueError(
+                f"x must be float32 of shape [n, *shape], got {self.x.dtype} {self.x.shape}; "
+                "convert it with numpy.asarray(x, numpy.float32)"
+            )
+        if self.y.dtype != np.int64 or self.y.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"y must be int64 of shape [{len(self.x)}], got {self.y.dtype} {self.y.shape}; "
+                "give one class number per row of x"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.y)
+
+    def take(self, indices: Indices) -> Dataset:
+        """Return a copy of the records at `indices` (int64 [m]), in that order."""
+        return Dataset(self.x[indices], self.y[indices])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named data set before it is divided among sites.
+
+    `train` is what sites share out; `test` is a global test set, or None where the source has none.
+    `groups` int64 [len(train)] numbers the natural owner of each record (a hospital, say) as an
+    index into `group_names`, or is None. `shape` is the shape of one record, `labels` names the
+    `classes` class numbers, and `origin` says where the bytes came from, with their SHA-256.
+
+    Raises ValueError when these disagree.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset | None
+    groups: Indices | None
+    group_names: tuple[str, ...]
+    shape: tuple[int, ...]
+    classes: int
+    labels: tuple[str, ...]
+    origin: str
+
+    def __post_init__(self) -> None:
+        """Refuse a source whose parts disagree."""
+        for part, data in (("train", self.train), ("test", self.test)):
+            if data is None:
+                continue
+            if data.x.shape[1:] != self.shape:
+                raise ValueError(
+                    f"{self.name}: {part} records must have shape {self.shape}, "
+                    f"got {data.x.shape[1:]}; reshape them or correct `shape`"
+                )
+            if len(data) and not 0 <= int(data.y.min()) <= int(data.y.max()) < self.classes:
+                raise ValueError(
+                    f"{self.name}: {part} labels must lie in 0..{self.classes - 1}, got "
+                    f"{int(data.y.min())}..{int(data.y.max())}; correct `classes` or the labels"
+                )
+        if len(self.labels) != self.classes:
+            raise ValueError(
+                f"{self.name}: labels must name all {self.classes} classes, got "
+                f"{len(self.labels)} names; give one name per class"
+            )
+        if self.groups is not None and (
+            self.groups.shape != self.train.y.shape
+            or not 0 <= int(self.groups.min()) <= int(self.groups.max()) < len(self.group_names)
+        ):
+            raise ValueError(
+                f"{self.name}: groups must hold an index into the {len(self.group_names)} group "
+                f"names for each of {len(self.train)} records, got shape {self.groups.shape}"
+            )
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """What one site holds: records to train on, and its own held-out part (possibly empty)."""
+
+    name: str
+    train: Dataset
+    test: Dataset

@@ -1,0 +1,29 @@
+"""One line of the catalogue: what a data source is, and how to fetch and load it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedlite.data.dataset import Source
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named data source, as `fedlite data list` shows it.
+
+    `records` counts all records (0 where it depends on the user's file), `size` is in bytes as
+    fetched, `licence` and `how` are text for people. `available` is cheap: the files are there,
+    though not yet verified; `load` and `fetch` verify them.
+    """
+
+    name: str
+    what: str
+    records: int
+    licence: str
+    size: int
+    how: str
+    load: Callable[[], Source] = field(repr=False, compare=False)
+    fetch: Callable[[], Path] = field(repr=False, compare=False)
+    available: Callable[[], bool] = field(repr=False, compare=False)

@@ -1,0 +1,189 @@
+"""Who holds which records: a source divided among sites, reproducibly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedlite.data.dataset import Indices, SiteData, Source
+from fedlite.data.folds import stratified_folds
+
+KINDS = ("iid", "dirichlet", "natural")
+# One stream of draws per purpose, so that holding out more does not move records between sites.
+_ASSIGN, _HOLD_OUT = 0, 1
+
+
+def describe(kind: str, sites: int, *, alpha: float, seed: int) -> str:
+    """Return a division in words, for messages.
+
+    >>> describe("dirichlet", 5, alpha=0.3, seed=1)
+    'dirichlet partition of 5 sites (alpha=0.3, seed=1)'
+    """
+    details = f"alpha={alpha:g}, seed={seed}" if kind == "dirichlet" else f"seed={seed}"
+    return f"{kind} partition of {sites} sites ({details})"
+
+
+def partition(source: Source, kind: str, sites: int, *, alpha: float, seed: int) -> list[Indices]:
+    """Return, for each site, the ascending indices (int64) of its records in `source.train`.
+
+    Every record goes to exactly one site, and the same arguments give the same division.
+
+    - `iid`: at random, sizes within one of each other.
+    - `dirichlet`: skewed labels and sizes. For each class, the sites' shares of its records are
+      drawn from Dir(alpha, ..., alpha), `alpha` > 0; small is skewed. This is the form of Yurochkin
+      et al. 2019 (Bayesian Nonparametric FL, section 4) in which the label skew of Hsu, Qi, Brown
+      2019 (arXiv 1909.06335) is commonly run: Hsu et al. draw a class mix per client of equal
+      size instead, which cannot use every record. A site may be left with nothing: `check_sites`.
+    - `natural`: the source's own groups, in the order of `group_names`.
+
+    Raises ValueError on an unknown kind, or when `sites`, `alpha` or `seed` do not fit the source.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"partition: must be one of {', '.join(KINDS)}, got {kind!r}")
+    n = len(source.train)
+    if not 1 <= sites <= n:
+        raise ValueError(
+            f"sites: must lie in 1..{n}, the records of {source.name}, got {sites}; use fewer sites"
+        )
+    if seed < 0:
+        raise ValueError(f"seed: must be 0 or greater, got {seed}")
+    if kind == "natural":
+        return _natural(source, sites)
+    rng = np.random.default_rng((_ASSIGN, seed))
+    if kind == "iid":
+        return [np.sort(part) for part in np.array_split(rng.permutation(n), sites)]
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(
+            f"alpha: must be finite and greater than 0 for a dirichlet partition, got {alpha}; "
+            "0.1 is very skewed, 100 nearly even"
+        )
+    return _dirichlet(source, sites, alpha, rng)
+
+
+def _natural(source: Source, sites: int) -> list[Indices]:
+    if source.groups is None:
+        raise ValueError(
+            f"partition: natural needs a source with groups, and {source.name} has none; use "
+            "'iid' or 'dirichlet', or give a CSV file a `site` column"
+        )
+    if sites != len(source.group_names):
+        raise ValueError(
+            f"sites: must equal the {len(source.group_names)} groups of {source.name} "
+            f"({', '.join(source.group_names)}) for a natural partition, got {sites}; "
+            f"set sites = {len(source.group_names)}"
+        )
+    return [np.flatnonzero(source.groups == group) for group in range(sites)]
+
+
+def _dirichlet(source: Source, sites: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
+    owner = np.empty(len(source.train), np.int64)
+    for label in range(source.classes):
+        records = rng.permutation(np.flatnonzero(source.train.y == label))
+        shares = rng.dirichlet(np.full(sites, alpha))
+        ends = np.rint(np.cumsum(shares)[:-1] * len(records)).astype(np.int64)
+        for site, part in enumerate(np.split(records, ends)):
+            owner[part] = site
+    return [np.flatnonzero(owner == site) for site in range(sites)]
+
+
+def site_names(source: Source, kind: str, sites: int) -> tuple[str, ...]:
+    """Return the names of the sites: the groups' for `natural`, else site-01, site-02, ..."""
+    if kind == "natural":
+        return source.group_names
+    width = max(2, len(str(sites)))
+    return tuple(f"site-{number:0{width}d}" for number in range(1, sites + 1))
+
+
+def _fold_count(test_fraction: float, fold: int) -> int:
+    """Return how many folds a held-out fraction means; 0 means that nothing is held out."""
+    if test_fraction == 0:
+        folds = 0
+    elif 0 < test_fraction <= 0.5:
+        folds = round(1 / test_fraction)
+    else:
+        raise ValueError(
+            f"test_fraction: must be 0, or greater than 0 and at most 0.5, got {test_fraction}; "
+            "0.2 holds out a fifth"
+        )
+    if not 0 <= fold < max(1, folds):
+        raise ValueError(
+            f"fold: must lie in 0..{max(1, folds) - 1} for test_fraction {test_fraction:g}, "
+            f"got {fold}"
+        )
+    return folds
+
+
+def site_data(
+    source: Source,
+    *,
+    kind: str,
+    sites: int,
+    alpha: float,
+    seed: int,
+    test_fraction: float = 0.2,
+    fold: int = 0,
+) -> list[SiteData]:
+    """Return what each site holds: its share of `source.train`, less its own held-out part.
+
+    The held-out part is fold number `fold` of round(1 / test_fraction) stratified folds, which are
+    disjoint and together cover the site's records. With `test_fraction` 0 it is empty. A global
+    test set of the source is left alone either way. Missing values stay NaN: see `standardize`.
+
+    Raises ValueError as `partition` and `check_sites` do, and when a site has fewer records than
+    there are folds.
+    """
+    folds = _fold_count(test_fraction, fold)
+    where = describe(kind, sites, alpha=alpha, seed=seed)
+    result = []
+    shares = partition(source, kind, sites, alpha=alpha, seed=seed)
+    for number, (name, mine) in enumerate(
+        zip(site_names(source, kind, sites), shares, strict=True)
+    ):
+        if 0 < len(mine) < folds:
+            raise ValueError(
+                f"{name}: must have at least {folds} records to hold out a fraction of "
+                f"{test_fraction:g}, got {len(mine)} in the {where}; {_mend(kind)}"
+            )
+        if folds and len(mine):
+            rng = np.random.default_rng((_HOLD_OUT, seed, number))
+            held = stratified_folds(source.train.y[mine], folds, rng) == fold
+        else:
+            held = np.zeros(len(mine), np.bool_)
+        train, test = source.train.take(mine[~held]), source.train.take(mine[held])
+        result.append(SiteData(name, train, test))
+    check_sites(result, 1, where=where, mend=_mend(kind))
+    return result
+
+
+def _mend(kind: str) -> str:
+    return {
+        "dirichlet": "use a larger alpha, fewer sites or another seed",
+        "iid": "use fewer sites or another seed",
+    }.get(kind, "give the site more records, or leave it out of the source")
+
+
+def check_sites(
+    sites: Sequence[SiteData], minimum: int, *, where: str = "federation", mend: str = ""
+) -> None:
+    """Refuse sites that cannot take part in training.
+
+    Each needs at least max(1, `minimum`) training records, of at least two classes: a site of one
+    class only teaches the others to answer that class. `where` and `mend` go into the message.
+
+    Raises ValueError naming the first such site, the rule, the value and the mend.
+    """
+    mend = mend or "give the site more records, or leave it out"
+    for site in sites:
+        if len(site.train) < max(1, minimum):
+            raise ValueError(
+                f"{site.name}: must have at least {max(1, minimum)} training records, got "
+                f"{len(site.train)} in the {where}; {mend}"
+            )
+        present = np.unique(site.train.y)
+        if len(present) < 2:
+            raise ValueError(
+                f"{site.name}: must have training records of at least two classes, got only class "
+                f"{int(present[0])} ({len(site.train)} records) in the {where}; {mend}"
+            )

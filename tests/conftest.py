@@ -1,0 +1,30 @@
+"""Shared test set-up: the marker `data(name)` for tests that need a fetched data set."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from fedlite.data import available
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers",
+        "data(name): needs this data source; skipped where it is missing, failed where it is "
+        "missing and FEDLITE_REQUIRE_DATA=1",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose data are missing, or fail it where data are required."""
+    for marker in item.iter_markers("data"):
+        for name in marker.args:
+            if available(name):
+                continue
+            reason = f"data source {name!r} is missing: run `fedlite data fetch {name}`"
+            if os.environ.get("FEDLITE_REQUIRE_DATA") == "1":
+                pytest.fail(f"FEDLITE_REQUIRE_DATA=1, and {reason}", pytrace=False)
+            pytest.skip(reason)

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from fedlite.data import Dataset, SiteData, standardize
+
+
+def site(seed: int = 0) -> SiteData:
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(60, 4)) * [1, 10, 0.1, 0] + [0, 100, -5, 7]).astype(np.float32)
+    x[::7, 1] = np.nan
+    y = rng.integers(0, 2, 60)
+    return SiteData("a", Dataset(x[:40], y[:40]), Dataset(x[40:], y[40:]))
+
+
+def test_the_training_part_is_centred_and_scaled_and_complete() -> None:
+    before, after = site(), standardize(site())
+    assert after.train.x.dtype == np.float32
+    assert np.isfinite(after.train.x).all() and np.isfinite(after.test.x).all()
+    assert np.allclose(after.train.x.mean(axis=0), 0, atol=1e-5)
+    seen = ~np.isnan(before.train.x[:, 1])
+    assert after.train.x[seen, 1].std() == pytest.approx(1, abs=1e-5)
+    assert np.all(after.train.x[~seen, 1] == 0)
+    assert np.all(after.train.x[:, 3] == 0), "a constant column is only centred"
+    assert np.array_equal(after.train.y, before.train.y)
+
+
+def test_only_the_training_part_decides() -> None:
+    before = site()
+    other = SiteData("a", before.train, Dataset(before.test.x * 50 + 3, before.test.y))
+    assert np.array_equal(standardize(before).train.x, standardize(other).train.x)
+    mean = np.nanmean(before.train.x.astype(np.float64), axis=0)
+    std = np.nanstd(before.train.x.astype(np.float64), axis=0)
+    expected = (before.test.x[:, 0] - mean[0]) / std[0]
+    assert np.allclose(standardize(before).test.x[:, 0], expected, atol=1e-5)
+
+
+def test_a_feature_missing_throughout_is_zero_even_where_the_held_out_part_has_it() -> None:
+    x = np.array([[np.nan, 1], [np.nan, 2], [np.nan, 3]], np.float32)
+    y = np.array([0, 1, 1])
+    after = standardize(SiteData("a", Dataset(x[:2], y[:2]), Dataset(x[2:], y[2:])))
+    assert np.all(after.train.x[:, 0] == 0) and after.test.x[0, 0] == 0
+
+
+def test_the_input_is_left_alone() -> None:
+    before = site()
+    copy = before.train.x.copy()
+    standardize(before)
+    assert np.array_equal(before.train.x, copy, equal_nan=True)
+
+
+def test_an_empty_site_is_refused() -> None:
+    none = Dataset(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match=r"empty-site: .*at least one training record, got 0"):
+        standardize(SiteData("empty-site", none, none))

@@ -1,0 +1,115 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedlite.data import load, partition, site_data, standardize
+
+GOOD = "age,site,dose,ill\n40,north,1.5,yes\n,south,2,no\n60,north,,no\n70,south,4,yes\n"
+
+
+def write(folder: Path, text: str | bytes) -> str:
+    path = folder / "own.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def test_columns_labels_and_sites_are_read(tmp_path: Path) -> None:
+    source = load("csv", path=write(tmp_path, GOOD), target="ill")
+    nan = np.nan
+    expected = np.array([[40, 1.5], [nan, 2], [60, nan], [70, 4]], np.float32)
+    assert np.array_equal(source.train.x, expected, equal_nan=True)
+    assert source.labels == ("no", "yes") and source.train.y.tolist() == [1, 0, 0, 1]
+    assert source.group_names == ("north", "south")
+    parts = partition(source, "natural", 2, alpha=1.0, seed=0)
+    assert [p.tolist() for p in parts] == [[0, 2], [1, 3]]
+    assert source.test is None and source.shape == (2,)
+    assert re.search(r"own\.csv, sha256:[0-9a-f]{64}$", source.origin)
+
+
+def test_each_natural_site_is_standardised_on_its_own(tmp_path: Path) -> None:
+    rows = [f"{100 * s + i},s{s},{i % 2}" for s in range(2) for i in range(10)]
+    path = write(tmp_path, "value,site,label\n" + "\n".join(rows))
+    source = load("csv", path=path, target="label")
+    sites = site_data(source, kind="natural", sites=2, alpha=1.0, seed=0, test_fraction=0.0)
+    a, b = (np.sort(standardize(s).train.x.ravel()) for s in sites)
+    assert np.allclose(a, b, atol=1e-6), "the offset of a site vanishes"
+
+
+def test_numeric_labels_sort_by_value_and_one_is_one_point_zero(tmp_path: Path) -> None:
+    path = write(tmp_path, "x,label\n1,10\n2,2\n3,2.0\n4,-1\n")
+    source = load("csv", path=path, target="label")
+    assert source.labels == ("-1", "2", "10") and source.train.y.tolist() == [2, 1, 1, 0]
+
+
+def test_given_labels_fix_the_class_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    source = load("csv", path=path, target="ill", labels=("yes", "maybe", "no"))
+    assert source.classes == 3 and source.train.y.tolist() == [0, 2, 2, 0]
+    with pytest.raises(ValueError, match=r"line 3, column 'ill': the label must be one of yes"):
+        load("csv", path=path, target="ill", labels=("yes", "maybe"))
+    with pytest.raises(ValueError, match=r"labels: must name at least two classes, each once"):
+        load("csv", path=path, target="ill", labels=("yes", "yes"))
+
+
+def test_columns_become_a_sequence(tmp_path: Path) -> None:
+    header = ",".join(f"c{i}" for i in range(6)) + ",label\n"
+    path = write(tmp_path, header + "0,1,2,3,4,5,a\n6,7,8,9,10,11,b\n")
+    source = load("csv", path=path, target="label", shape=(2, 3))
+    assert source.train.x.shape == (2, 2, 3)
+    assert source.train.x[1].tolist() == [[6, 7, 8], [9, 10, 11]]
+    with pytest.raises(ValueError, match=r"shape: must hold the 6 feature columns.*got \(6, 100\)"):
+        load("csv", path=path, target="label", shape=(6, 100))
+
+
+def test_byte_order_mark_spaces_quotes_and_blank_lines(tmp_path: Path) -> None:
+    text = '\ufeffage , "label"\r\n 4 ,a\r\n\r\n"5","b"\r\n'
+    source = load("csv", path=write(tmp_path, text.replace(', "', ',"')), target="label")
+    assert source.train.x.ravel().tolist() == [4, 5] and source.labels == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "message"),
+    [
+        ("x,y\n1,a\nlow,b\n", "y", r"line 3, column 'x': .*finite number.*got 'low'; correct"),
+        ("x,y\n1,a\ninf,b\n", "y", r"line 3, column 'x': .*got 'inf'"),
+        ("x,y\n1,a\nnan,b\n", "y", r"line 3, column 'x': .*got 'nan'"),
+        ("x,y\n1,a\n1e39,b\n", "y", r"line 3, column 'x': .*got '1e39'"),
+        ("x,y\n1,a\n2,NaN\n", "y", r"line 3, column 'y': a label must be present, got 'NaN'"),
+        ("x,y\n1,a\n2,\n", "y", r"line 3, column 'y': a label must be present, got ''"),
+        ("x,y\n1,0.5\n", "y", r"line 2, column 'y': a numeric label must be a whole.*'0\.5'"),
+        ("x,y\n1,inf\n", "y", r"line 2, column 'y': a numeric label must be a whole.*'inf'"),
+        ("x,y\n", "y", r"at least one record is needed, got 0; add rows"),
+        ("", "y", r"line 1, column 'y': the label column `target` must be in the header"),
+        ("x,y\n1,a\n2,a\n", "y", r"column 'y': the labels must form 2 to 1000 classes, got 'a'"),
+        ("x,y\n1,a\n", "z", r"line 1, column 'z': .*must be in the header, got \['x', 'y'\]; set"),
+        ("x,y\n1,a\n", "", r"must be in the header"),
+        ("x;y\n1;a\n", "y", r"separate columns by commas"),
+        ("y\na\nb\n", "y", r"a feature column is needed"),
+        ("x,site\n1,a\n", "site", r"choose another label column"),
+        ("x,x,y\n1,2,a\n", "y", r"column 'x': each column needs a name of its own"),
+        ("x,,y\n1,2,a\n", "y", r"each column needs a name of its own"),
+        ("x,y\n1,a\n1,2,b\n", "y", r"line 3.*a row must have 2 cells.*got 3; add or remove"),
+        ("x,y\n1,a\n1\n", "y", r"line 3.*a row must have 2 cells.*got 1"),
+        ('x,y\n1,a\n"2,b\n', "y", r"the text must be CSV"),
+        (b"x,y\n1,a\n1,\xff\n", "y", r"line 3.*the text must be UTF-8.*save it so"),
+        ("x,site,y\n1,VA Long Beach,a\n", "y", r"line 2, column 'site'.*write 'va-long-beach'"),
+        ("x,site,y\n1,../up,a\n", "y", r"line 2, column 'site'.*got '\.\./up'"),
+        ("x,site,y\n1,,a\n", "y", r"line 2, column 'site'"),
+        ('x,y\n"\n1",a\n\nbad,b\n', "y", r"line 5, column 'x'"),
+    ],
+)
+def test_bad_input_names_file_line_column_value_and_mend(
+    tmp_path: Path, text: str | bytes, target: str, message: str
+) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError, match=message) as error:
+        load("csv", path=path, target=target)
+    assert str(error.value).startswith(f"{path}, line ")
+    assert ", got " in str(error.value) and "; " in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path: .*nowhere\.csv.*No such file.*correct the path"):
+        load("csv", path=str(tmp_path / "nowhere.csv"), target="y")
