@@ -1,0 +1,8 @@
+"""Models with an early exit: what sites train and devices run."""
+
+from __future__ import annotations
+
+from fedlite.models.branched import PARTS, Branched, losses
+from fedlite.models.registry import build, names, options
+
+__all__ = ["PARTS", "Branched", "build", "losses", "names", "options"]
