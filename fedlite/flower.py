@@ -1,0 +1,109 @@
+"""The one module of the library that imports Flower, and the only one that knows its quirks.
+
+Flower's own telemetry, update check and per-run dependency install are switched off before it is
+imported: a site that was promised that nothing but its update leaves must not call home.
+"""
+
+from __future__ import annotations
+
+import os
+
+for _switch, _value in (
+    ("FLWR_TELEMETRY_ENABLED", "0"),
+    ("FLWR_DISABLE_UPDATE_CHECK", "1"),
+    ("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1"),
+):
+    os.environ.setdefault(_switch, _value)
+
+from flwr.app import (  # noqa: E402
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    RecordDict,
+)
+from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
+from flwr.proto.message_pb2 import Message as _MessageProto  # noqa: E402
+from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+
+from fedlite.messages import Code  # noqa: E402
+
+# Above this size the blob travels as one custom-typed Array, which Flower sends in chunks.
+CHUNKED_ABOVE = 1_000_000
+STYPE = "fedlite.blob.v1"
+KEY = "fedlite"
+_ERROR_CODE = 100  # outside the range that Flower uses for its own errors
+
+
+def wrap(blob: bytes) -> RecordDict:
+    """Return the content of a message that carries `blob`: one record with one entry."""
+    if len(blob) <= CHUNKED_ABOVE:
+        return RecordDict({KEY: ConfigRecord({"blob": blob})})
+    return RecordDict({KEY: ArrayRecord({"blob": Array("uint8", (len(blob),), STYPE, blob)})})
+
+
+def unwrap(message: Message) -> bytes:
+    """Return the blob that a message carries.
+
+    Raises ValueError when it holds an error, or anything but the one record that `wrap` makes.
+    """
+    if message.has_error():
+        raise ValueError("message: holds an error, not content")
+    records = dict(message.content.items())
+    record = records.pop(KEY, None)
+    if records or record is None or list(record.keys()) != ["blob"]:
+        raise ValueError("message: must hold exactly one fedlite record with one blob")
+    value = record["blob"]
+    if isinstance(value, Array) and value.stype == STYPE:
+        value = value.data
+    if not isinstance(value, bytes):
+        raise ValueError("message: the blob must be bytes")
+    return value
+
+
+def ask(blob: bytes, node: int, kind: str, group: str) -> Message:
+    """Return a new message to `node`; `kind` is Flower's message type, `group` names the round."""
+    return Message(wrap(blob), dst_node_id=node, message_type=kind, group_id=group)
+
+
+def answer(blob: bytes, message: Message) -> Message:
+    """Return the reply to `message` that carries `blob`."""
+    return Message(wrap(blob), reply_to=message)
+
+
+def decline(code: Code, message: Message) -> Message:
+    """Return the reply that carries a code, and no text that could quote a record."""
+    return Message(Error(_ERROR_CODE, f"fedlite:{code.value}"), reply_to=message)
+
+
+def code_of(message: Message) -> Code | None:
+    """Return why a reply holds no update, or None when it holds content."""
+    if not message.has_error():
+        return None
+    reason = message.error.reason or ""
+    prefix, _, value = reason.partition(":")
+    if prefix == "fedlite" and value in set(Code):
+        return Code(value)
+    return Code.FAILED
+
+
+def to_bytes(message: Message) -> bytes:
+    """Serialise a whole message with Flower's own protobuf, as it would cross a network."""
+    data: bytes = message_to_proto(message).SerializeToString()
+    return data
+
+
+def from_bytes(data: bytes) -> Message:
+    """Read a message that `to_bytes` wrote."""
+    return message_from_proto(_MessageProto.FromString(data))
+
+
+def identify(run_id: int, node_id: int) -> None:
+    """Tell Flower which run this process belongs to; outside its own engines nobody else does."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, 1
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Give a message its id, as the SuperLink does on arrival."""
+    message.metadata.__dict__["_message_id"] = message_id

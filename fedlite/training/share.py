@@ -1,0 +1,158 @@
+"""One site's share of a round: from the model it received to the delta it may send."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedlite.config import Scenario, with_values
+from fedlite.data import Dataset
+from fedlite.models import Branched, build, losses
+from fedlite.parameters import Layout, Vector, load_vector, to_vector
+from fedlite.privacy import RecordMechanism, accounting
+from fedlite.training import local
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device for `training.device`: `auto` takes a GPU when there is one.
+
+    Raises ValueError when `cuda` is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "training.device: must be auto or cpu on a machine without a usable GPU, got 'cuda'"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def learning_rate(scenario: Scenario, round_number: int) -> float:
+    """Return the local learning rate of a round (from 1), by `training.schedule`.
+
+    `cosine` falls from the full rate to a tenth over the planned rounds: averages of many noisy or
+    delayed updates settle, while no late round is wasted on a rate of zero.
+    """
+    base = scenario.training.learning_rate
+    if scenario.training.schedule == "constant":
+        return base
+    progress = (round_number - 1) / max(1, scenario.federation.rounds - 1)
+    return base * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def settle_batch(scenario: Scenario, records: int) -> Scenario:
+    """Return the scenario with `privacy.expected_batch` settled for a source of `records` records.
+
+    The size of a named source is public, and so is the number of sites: their quotient tells
+    nothing of how many records one site holds. A value that was set is left as it is.
+    """
+    if not scenario.private or scenario.privacy.expected_batch:
+        return scenario
+    kept = records * (1.0 - scenario.data.test_fraction)
+    batch = round(scenario.privacy.sampling_rate * kept / scenario.federation.sites)
+    return with_values(scenario, "privacy", expected_batch=max(1, batch))
+
+
+def plan_mechanism(scenario: Scenario) -> RecordMechanism:
+    """Return the mechanism that spends `privacy.epsilon` over all planned rounds, by PLD.
+
+    A site and its server compute it from the same public settings and get the same numbers. The
+    plan assumes that a site takes part in every round; taking part in fewer costs less.
+
+    Raises ValueError when `privacy.expected_batch` has not been settled.
+    """
+    privacy = scenario.privacy
+    if privacy.expected_batch < 1:
+        raise ValueError(
+            "privacy.expected_batch: must be at least 1 before training starts, got "
+            f"{privacy.expected_batch}; set it to about sampling_rate x records per site, the same "
+            "public number for every site"
+        )
+    steps = scenario.federation.rounds * scenario.training.steps
+    sigma = accounting.calibrate(privacy.epsilon, privacy.delta, privacy.sampling_rate, steps)
+    return RecordMechanism(
+        clip=privacy.clip,
+        noise_multiplier=sigma,
+        sampling_rate=privacy.sampling_rate,
+        steps=steps,
+        expected_batch=privacy.expected_batch,
+    )
+
+
+class Learner:
+    """A model with one site's training records, ready for any round.
+
+    The model's fixed transform is applied once, here, and its result kept.
+    """
+
+    def __init__(self, scenario: Scenario, train: Dataset, classes: int) -> None:
+        """Build the model from the scenario's seed and prepare the records on the device."""
+        self.scenario = scenario
+        self.device = device_of(scenario.training.device)
+        shape = tuple(train.x.shape[1:])
+        self.model: Branched = build(
+            scenario.model.name, shape, classes, seed=scenario.federation.seed
+        )
+        self.initial: Vector = to_vector(self.model)
+        self.layout = Layout.of(self.model)
+        self.model.to(self.device)
+        with torch.no_grad():
+            self.inputs = self.model.prepare(torch.from_numpy(train.x).to(self.device))
+        self.labels = torch.from_numpy(train.y).to(self.device)
+        self._flat = None if scenario.private else local.flatten(self.model)
+
+    def delta(
+        self,
+        received: Vector,
+        round_number: int,
+        site: int,
+        mechanism: RecordMechanism | None,
+    ) -> Vector:
+        """Train from `received` and return trained minus received, float32 [n].
+
+        Under record-level privacy (`mechanism` given) the result is a noised release that anybody
+        may see; otherwise it depends on the records in the clear.
+        """
+        load_vector(self.model, received)
+        settings = self.scenario.training
+        loss = partial(
+            losses,
+            exit_weight=settings.exit_weight,
+            distill=settings.distill,
+            temperature=settings.temperature,
+        )
+        rate = learning_rate(self.scenario, round_number)
+        if mechanism is None:
+            if self._flat is None:
+                raise ValueError("mechanism: needed because privacy.unit is not none, got none")
+            local.train(
+                self.model,
+                self._flat,
+                self.inputs,
+                self.labels,
+                loss,
+                settings,
+                learning_rate=rate,
+                rng=np.random.default_rng([self.scenario.federation.seed, round_number, site]),
+            )
+        else:
+            from fedlite.privacy import dpsgd
+
+            sampler, noise = dpsgd.entropy(
+                self.scenario.privacy.simulate_seed, round_number, site, device=self.device
+            )
+            dpsgd.train(
+                self.model,
+                self.inputs,
+                self.labels,
+                loss,
+                mechanism,
+                steps=settings.steps,
+                learning_rate=rate,
+                sampler=sampler,
+                noise=noise,
+            )
+        trained: NDArray[np.float32] = to_vector(self.model)
+        return trained - received
