@@ -1,0 +1,1 @@
+"""What runs at a site: the ClientApp and what it keeps on the site's own disk."""

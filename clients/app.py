@@ -1,0 +1,85 @@
+"""Flower's ClientApp: two questions, `query` (who are you) and `train` (take part in a round).
+
+Whatever goes wrong inside leaves the site as a code. The text of an exception may quote a record
+or a path, so it stays in the site's own log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.site import Decline, Site, default_state_directory, open_simulated_site
+from fedlite import flower
+from fedlite.config import ScenarioError, from_run_config
+from fedlite.messages import Code, Instruction
+
+log = logging.getLogger("fedlite.site")
+
+app = ClientApp()
+
+# Preparing a site (loading, fixed features, calibrating the noise) takes longer than most rounds.
+_open: OrderedDict[tuple[int, int], Site] = OrderedDict()
+_KEEP = 64
+
+
+def _site(context: Context) -> Site:
+    key = (context.run_id, context.node_id)
+    if key not in _open:
+        torch.set_num_threads(1)
+        if "partition-id" not in context.node_config:
+            raise ScenarioError(
+                "node config: needs partition-id, which Flower's simulation gives; got none"
+            )
+        given = str(context.node_config.get("state-path", ""))
+        directory = Path(given) if given else default_state_directory(context.run_id)
+        _open[key] = open_simulated_site(
+            from_run_config(context.run_config), int(context.node_config["partition-id"]), directory
+        )
+        if len(_open) > _KEEP:
+            _open.popitem(last=False)
+    _open.move_to_end(key)
+    return _open[key]
+
+
+def _guarded(message: Message, work: Callable[[], bytes]) -> Message:
+    try:
+        return flower.answer(work(), message)
+    except Decline as decline:
+        log.warning("declined (%s): %s", decline.code, decline)
+        return flower.decline(decline.code, message)
+    except ScenarioError as error:
+        log.error("%s", error)
+        return flower.decline(Code.CONFIG, message)
+    except ValueError as error:
+        log.error("%s", error)
+        return flower.decline(Code.DATA, message)
+    except Exception:
+        log.exception("the round failed at this site")
+        return flower.decline(Code.FAILED, message)
+
+
+@app.query()
+def hello(message: Message, context: Context) -> Message:
+    """Answer with the site's name and the layout of the model that it would train."""
+    return _guarded(message, lambda: _site(context).hello().encode())
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train one round and answer with one compressed update."""
+
+    def work() -> bytes:
+        try:
+            instruction = Instruction.decode(flower.unwrap(message))
+        except ValueError as error:
+            raise Decline(Code.BAD_INSTRUCTION, str(error)) from None
+        return _site(context).take_part(instruction)
+
+    return _guarded(message, work)

@@ -1,0 +1,108 @@
+"""What a site must remember between rounds, on its own disk, in one atomic file.
+
+Flower's client state lives in memory and dies with the process, so a site keeps its own: the model
+it holds, its error-feedback residual, the update whose fate it does not know yet, and the number of
+private steps that it has reserved.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from fedlite.parameters import Vector
+from fedlite.storage import write_atomic
+
+
+@dataclass
+class Pending:
+    """An update that was sent, or was about to be, and is not acknowledged yet.
+
+    round: its round. base: digest of the model it was trained from. payload: the frame.
+    unsent: the residual if the server did not use it (nothing got through).
+    residual: the residual if the server did.
+    """
+
+    round: int
+    base: bytes
+    payload: bytes
+    unsent: Vector
+    residual: Vector
+
+
+@dataclass
+class SiteState:
+    """Everything a site remembers of one run. Vectors are float32 [n]."""
+
+    replica: Vector
+    residual: Vector
+    pending: Pending | None = None
+    steps_reserved: int = 0
+    releases: int = 0
+
+    def settle(self, acknowledged: int) -> None:
+        """Keep the residual of the pending update if it was acknowledged, else take it back.
+
+        Without this a lost reply would also lose what its residual had given up for it.
+        """
+        if self.pending is None:
+            return
+        used = self.pending.round == acknowledged
+        self.residual = self.pending.residual if used else self.pending.unsent
+        self.pending = None
+
+
+def save(path: Path, state: SiteState) -> None:
+    """Write the state durably; raises OSError and leaves the old file when that fails."""
+    arrays: dict[str, np.ndarray] = {"replica": state.replica, "residual": state.residual}
+    meta: dict[str, int | str] = {
+        "steps_reserved": state.steps_reserved,
+        "releases": state.releases,
+    }
+    if state.pending is not None:
+        arrays["pending.unsent"] = state.pending.unsent
+        arrays["pending.residual"] = state.pending.residual
+        arrays["pending.payload"] = np.frombuffer(state.pending.payload, np.uint8)
+        meta["pending.round"] = state.pending.round
+        meta["pending.base"] = state.pending.base.hex()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, safetensors.numpy.save(arrays, metadata={"state": json.dumps(meta)}))
+
+
+def load(path: Path) -> SiteState | None:
+    """Read the state, or return None when the site has none for this run.
+
+    Raises ValueError when the file is damaged: a site must not silently forget what it has spent.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            meta = json.loads((file.metadata() or {})["state"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        pending = None
+        if "pending.round" in meta:
+            pending = Pending(
+                round=meta["pending.round"],
+                base=bytes.fromhex(meta["pending.base"]),
+                payload=arrays["pending.payload"].tobytes(),
+                unsent=arrays["pending.unsent"],
+                residual=arrays["pending.residual"],
+            )
+        return SiteState(
+            replica=arrays["replica"],
+            residual=arrays["residual"],
+            pending=pending,
+            steps_reserved=meta["steps_reserved"],
+            releases=meta["releases"],
+        )
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the site's state is damaged ({type(error).__name__}); restore it from a "
+            "backup, or remove it to leave this run"
+        ) from None

@@ -1,0 +1,1 @@
+"""What runs at the coordinator: the ServerApp, its rounds, broadcast, checkpoint and evaluation."""

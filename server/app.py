@@ -1,0 +1,151 @@
+"""Flower's ServerApp: one run of one scenario, with everything it leaves in a run directory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedlite.config import Scenario, from_run_config
+from fedlite.models import build
+from fedlite.parameters import Layout, Vector, to_vector
+from fedlite.privacy import RecordMechanism, accounting
+from fedlite.reporting.energy import EnergyMeter
+from fedlite.reporting.progress import Progress
+from fedlite.reporting.record import total_bytes, write_summary
+from fedlite.reporting.report import report
+from fedlite.storage import write_atomic
+from fedlite.training.share import plan_mechanism, settle_batch
+from server.evaluation import Evaluator
+from server.rounds import Rounds, RunFailed
+from server.summary import summarize, write_model
+
+log = logging.getLogger("fedlite.server")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the scenario in the run config; `run.directory` says where (default: `runs/NAME`)."""
+    scenario = from_run_config(context.run_config)
+    given = str(context.run_config.get("run.directory", ""))
+    directory = Path(given) if given else free_directory(Path("runs"), scenario.federation.name)
+    run_scenario(
+        grid,
+        scenario,
+        directory.absolute(),
+        run=context.run_id.to_bytes(8, "little", signed=False),
+        engine=str(getattr(grid, "engine", "ray")),
+        quiet=bool(context.run_config.get("run.quiet", False)),
+        cpu_seconds=getattr(grid, "cpu_seconds", time.process_time),
+    )
+
+
+def free_directory(parent: Path, name: str) -> Path:
+    """Return `parent/name`, or the first of `name-2`, `name-3`, ... that does not exist yet."""
+    candidate, number = parent / name, 1
+    while candidate.exists():
+        number += 1
+        candidate = parent / f"{name}-{number}"
+    return candidate
+
+
+def run_scenario(
+    grid: Grid,
+    scenario: Scenario,
+    directory: Path,
+    *,
+    run: bytes,
+    engine: str,
+    quiet: bool = False,
+    cpu_seconds: Callable[[], float] = time.process_time,
+) -> None:
+    """Run all rounds that are left and write the run directory.
+
+    Raises RunFailed, ValueError or OSError with a text for a person; the last checkpoint is whole.
+    """
+    evaluator = Evaluator(scenario)
+    scenario = settle_batch(scenario, len(evaluator.source.train))
+    model = build(
+        scenario.model.name,
+        evaluator.source.shape,
+        evaluator.source.classes,
+        seed=scenario.federation.seed,
+    )
+    layout, initial = Layout.of(model), to_vector(model)
+    mechanism = plan_mechanism(scenario) if scenario.private else None
+
+    directory.mkdir(parents=True, exist_ok=True)
+    _same_scenario(directory, scenario)
+    rounds = Rounds(grid, scenario, directory, run=run, layout=layout.digest, initial=initial)
+    meter = EnergyMeter.started()
+    budget = scenario.privacy.epsilon if mechanism else None
+    with Progress(scenario.federation.rounds, budget, quiet=quiet) as progress:
+        for record in rounds.play(
+            epsilon=lambda asked: _loss(scenario, mechanism, asked),
+            evaluate=_every(evaluator, scenario),
+            cpu_seconds=cpu_seconds,
+        ):
+            progress.update(record, total_bytes(rounds.records))
+        progress.status("writing the model and the report")
+        write_model(directory, scenario, layout, rounds.point.state.released, model)
+        summary = summarize(
+            scenario,
+            rounds.point,
+            rounds.records,
+            engine=engine,
+            layout=layout,
+            model=model,
+            mechanism=mechanism,
+            evaluator=evaluator,
+            energy=meter.since(sum(r.cpu_seconds for r in rounds.records)),
+        )
+        write_summary(directory, summary)
+        report(directory)
+    log.info("run directory: %s", directory)
+
+
+def _same_scenario(directory: Path, scenario: Scenario) -> None:
+    """Write `scenario.toml`, or check that the run to be resumed began with the same scenario."""
+    path, text = directory / "scenario.toml", scenario.to_toml()
+    if not path.exists():
+        write_atomic(path, text.encode())
+    elif path.read_text(encoding="utf-8") != text:
+        raise RunFailed(
+            f"{path}: differs from the scenario given; resume without changes, or start a new run"
+        )
+
+
+def _loss(scenario: Scenario, mechanism: RecordMechanism | None, asked: int) -> float | None:
+    if mechanism is None or scenario.privacy.simulate_seed >= 0:
+        return None
+    steps = min(asked * scenario.training.steps, mechanism.steps)
+    return accounting.pld(
+        mechanism.noise_multiplier, mechanism.sampling_rate, steps, scenario.privacy.delta
+    )
+
+
+def _every(
+    evaluator: Evaluator, scenario: Scenario
+) -> Callable[[int, Vector], tuple[dict[str, float], dict[str, float]]]:
+    every, last = scenario.federation.evaluate_every, scenario.federation.rounds
+
+    def evaluate(number: int, vector: Vector) -> tuple[dict[str, float], dict[str, float]]:
+        if not every or (number % every and number != last):
+            return {}, {}
+        scores = evaluator.overall(vector)
+        return scores.accuracy, scores.auc
+
+    return evaluate
+
+
+def run_number(scenario: Scenario) -> int:
+    """Return a run id from 0 to 2**63 - 1 that depends on the scenario alone: runs repeat."""
+    digest = hashlib.sha256(scenario.to_toml().encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1

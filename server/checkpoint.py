@@ -1,0 +1,99 @@
+"""Everything the server needs to go on after a crash, in one atomic file a round."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from fedlite.storage import write_atomic
+from server.broadcast import Broadcast
+from strategies import ServerState
+
+FILE = "server.safetensors"
+
+
+@dataclass
+class SiteRecord:
+    """What the server remembers of a site.
+
+    held: the round whose replica the site is known to hold (1: the initial model; None: unknown).
+    acknowledged: last round whose update was used. asked: rounds it was invited to.
+    used: updates that were used.
+    """
+
+    held: int | None = 1
+    acknowledged: int = 0
+    asked: int = 0
+    used: int = 0
+
+
+@dataclass
+class Checkpoint:
+    """The run after `round` rounds."""
+
+    run: bytes
+    round: int
+    state: ServerState
+    broadcast: Broadcast
+    sites: dict[str, SiteRecord] = field(default_factory=dict)
+
+
+def save(directory: Path, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint atomically into `directory`."""
+    state, broadcast = checkpoint.state, checkpoint.broadcast
+    arrays: dict[str, np.ndarray] = {
+        "model": state.model,
+        "momentum": state.momentum,
+        "total": state.total,
+        "replica": broadcast.replica,
+    }
+    for number, frame in broadcast.frames:
+        arrays[f"frame.{number}"] = np.frombuffer(frame, np.uint8)
+    meta = {
+        "run": checkpoint.run.hex(),
+        "round": checkpoint.round,
+        "averaged": state.averaged,
+        "broadcast": broadcast.round,
+        "frames": [number for number, _ in broadcast.frames],
+        "sites": {name: vars(record) for name, record in checkpoint.sites.items()},
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    data = safetensors.numpy.save(arrays, metadata={"checkpoint": json.dumps(meta)})
+    write_atomic(directory / FILE, data)
+
+
+def load(directory: Path) -> Checkpoint | None:
+    """Return the last checkpoint, or None when no round has finished.
+
+    Raises ValueError when the file is damaged.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(str(path), framework="numpy") as file:
+            meta = json.loads((file.metadata() or {})["checkpoint"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return Checkpoint(
+            run=bytes.fromhex(meta["run"]),
+            round=meta["round"],
+            state=ServerState(
+                arrays["model"], arrays["momentum"], arrays["total"], meta["averaged"]
+            ),
+            broadcast=Broadcast(
+                arrays["replica"],
+                meta["broadcast"],
+                [(number, arrays[f"frame.{number}"].tobytes()) for number in meta["frames"]],
+            ),
+            sites={name: SiteRecord(**record) for name, record in meta["sites"].items()},
+        )
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the checkpoint is damaged ({type(error).__name__}); restore it from a backup "
+            "or start the run again in a new directory"
+        ) from None

@@ -1,0 +1,360 @@
+"""The round loop: whom to ask, what to send, which answers count, and when to stop waiting.
+
+Nothing here waits without a limit and no answer can stop a run: a reply that is wrong in any way is
+dropped, counted and named, and the round goes on with the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedlite import compression, flower
+from fedlite.config import Scenario, participants
+from fedlite.messages import Code, Hello, Instruction, site_id
+from fedlite.parameters import Vector
+from fedlite.reporting.record import (
+    RoundRecord,
+    append_round,
+    read_rounds,
+    rewrite_rounds,
+)
+from server import broadcast, checkpoint
+from server.checkpoint import Checkpoint, SiteRecord
+from strategies import ServerState, Strategy, initial_state, make
+
+log = logging.getLogger("fedlite.server")
+
+_POLL_SECONDS = 0.1
+_VOID_ROUNDS = 3
+
+
+class RunFailed(RuntimeError):
+    """The run cannot go on; the text says why and what to do. The last checkpoint is whole."""
+
+
+@dataclass
+class Outcome:
+    """What one round's replies came to."""
+
+    used: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    asked: int = 0
+    replies: int = 0
+
+
+class Rounds:
+    """A run from its first round, or from its checkpoint, to its last.
+
+    grid: Flower's way to the sites. layout: digest of the model's layout. initial: float32 [n], the
+    model that every site builds from the public seed. epsilon(asked) returns the privacy loss of a
+    site that was asked so often. evaluate(round, model) returns accuracy and AUC by branch.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        scenario: Scenario,
+        directory: Path,
+        *,
+        run: bytes,
+        layout: bytes,
+        initial: Vector,
+    ) -> None:
+        """Start afresh, or go on after the last checkpoint in `directory`."""
+        self.grid = grid
+        self.scenario = scenario
+        self.directory = directory
+        self.layout = layout
+        self.roster: dict[str, int] = {}
+        self.refused: dict[int, str] = {}
+        found = checkpoint.load(directory / "checkpoint")
+        if found is None:
+            found = Checkpoint(run, 0, initial_state(initial), broadcast.initial(initial))
+        elif found.state.model.shape != initial.shape:
+            raise RunFailed(
+                f"{directory}: the checkpoint has {found.state.model.size} parameters, the "
+                f"scenario's model {initial.size}; resume with the scenario that began the run"
+            )
+        self.point = found
+        kept = [r for r in read_rounds(directory) if r.round <= found.round]
+        if len(kept) != found.round:
+            raise RunFailed(
+                f"{directory}: rounds.jsonl has {len(kept)} of the {found.round} rounds before the "
+                "checkpoint; restore it from a backup or start again in a new directory"
+            )
+        rewrite_rounds(directory, kept)
+        self.records = kept
+        link = scenario.uplink
+        self._compressor = compression.make(
+            link.compressor, density=link.density, values=link.values
+        )
+        self._strategy: Strategy = make(scenario.federation)
+
+    def play(
+        self,
+        *,
+        epsilon: Callable[[int], float | None],
+        evaluate: Callable[[int, Vector], tuple[dict[str, float], dict[str, float]]],
+        cpu_seconds: Callable[[], float],
+    ) -> Iterator[RoundRecord]:
+        """Run the rounds that are left; yields each round's record once it is on disk.
+
+        Raises RunFailed when too few sites can be found, or answer, several times in a row.
+        """
+        federation = self.scenario.federation
+        self._gather_sites()
+        void = 0
+        for number in range(self.point.round + 1, federation.rounds + 1):
+            started, cpu = time.monotonic(), cpu_seconds()
+            if number > 1:
+                self._meet(self.grid.get_node_ids())
+            outcome, state = self._round(number)
+            # Too few answers make no round: their senders are told so and take the updates back.
+            enough = len(outcome.used) >= federation.quorum
+            if enough and not np.isfinite(state.model).all():
+                log.error("round %d: the updates' sum overflowed and is not used", number)
+                enough = False
+            void = 0 if enough else void + 1
+            if not void:
+                for name in outcome.used:
+                    self.point.sites[name].acknowledged = number
+                    self.point.sites[name].used += 1
+                self.point.state = state
+            self.point.round = number
+            accuracy, auc = evaluate(number, self.point.state.released)
+            dense = 4 * self.point.state.model.size
+            record = RoundRecord(
+                round=number,
+                accepted=0 if void else len(outcome.used),
+                dropped=outcome.dropped,
+                missing=outcome.missing,
+                accuracy=accuracy,
+                auc=auc,
+                bytes_up=outcome.bytes_up,
+                bytes_down=outcome.bytes_down,
+                dense_up=dense * outcome.replies,
+                dense_down=dense * outcome.asked,
+                epsilon=epsilon(max((s.asked for s in self.point.sites.values()), default=0)),
+                seconds=round(time.monotonic() - started, 4),
+                cpu_seconds=round(cpu_seconds() - cpu, 4),
+            )
+            append_round(self.directory, record)
+            checkpoint.save(self.directory / "checkpoint", self.point)
+            self.records.append(record)
+            yield record
+            if void >= _VOID_ROUNDS:
+                raise RunFailed(
+                    f"federation.quorum: {federation.quorum} updates a round are needed, and "
+                    f"{void} rounds in a row had fewer (last: {self._why(outcome)}); mend the "
+                    f"sites, then resume {self.directory}"
+                )
+
+    def _why(self, outcome: Outcome) -> str:
+        parts = [f"{name} {code}" for name, code in sorted(outcome.dropped.items())]
+        parts += [f"{name} no reply" for name in outcome.missing]
+        return ", ".join(parts) or f"{len(outcome.used)} used"
+
+    # Who is there ------------------------------------------------------------------------------
+
+    def _gather_sites(self) -> None:
+        """Wait for the scenario's number of sites, but no longer than the deadline."""
+        federation = self.scenario.federation
+        until = time.monotonic() + federation.deadline_seconds
+        while True:
+            self._meet(self.grid.get_node_ids())
+            known = len(self.roster) + len(self.refused)
+            if len(self.roster) >= federation.sites or known >= federation.sites:
+                break
+            if time.monotonic() > until:
+                break
+            time.sleep(_POLL_SECONDS)
+        if len(self.roster) < federation.quorum:
+            why = ", ".join(sorted(set(self.refused.values()))) or "nobody else answered"
+            raise RunFailed(
+                f"federation.quorum: needs {federation.quorum} sites, only {len(self.roster)} can "
+                f"take part ({why}); the refused sites' own logs say why"
+            )
+
+    def _meet(self, nodes: Iterable[int]) -> None:
+        """Ask nodes that are new for their name, and enter those that fit into the roster."""
+        known = set(self.roster.values()) | set(self.refused)
+        new = sorted(set(nodes) - known)
+        if not new:
+            return
+        questions = [flower.ask(b"?", node, "query", "hello") for node in new]
+        replies: dict[int, Message] = {}
+        for message in self._replies(questions):
+            replies[message.metadata.src_node_id] = message
+        for node, message in sorted(replies.items()):
+            code = flower.code_of(message)
+            if code is None:
+                try:
+                    hello = Hello.decode(flower.unwrap(message))
+                except ValueError:
+                    code = Code.BAD_UPDATE
+                else:
+                    if hello.layout != self.layout.hex() or hello.site in self.roster:
+                        code = Code.CONFIG
+            if code is None:
+                self.roster[hello.site] = node
+                self.point.sites.setdefault(hello.site, SiteRecord())
+            else:
+                self.refused[node] = code.value
+                log.warning("a site cannot take part: %s", code.value)
+
+    def _replies(self, messages: list[Message]) -> Iterator[Message]:
+        """Push messages and yield their replies as they come, until the deadline."""
+        waiting = set(self.grid.push_messages(messages))
+        until = time.monotonic() + self.scenario.federation.deadline_seconds
+        while waiting:
+            arrived = list(self.grid.pull_messages(list(waiting)))
+            for message in arrived:
+                waiting.discard(message.metadata.reply_to_message_id)
+                yield message
+            if not waiting or time.monotonic() > until:
+                return
+            if not arrived:
+                time.sleep(_POLL_SECONDS)
+
+    # One round ---------------------------------------------------------------------------------
+
+    def _round(self, number: int) -> tuple[Outcome, ServerState]:
+        federation = self.scenario.federation
+        point = self.point
+        run, down = point.run, replace(point.broadcast)
+        down.frames = list(down.frames)
+        down.advance(point.state.model, self.scenario.downlink, self.layout, run)
+        point.broadcast = down
+
+        names = sorted(self.roster)
+        rng = np.random.default_rng([federation.seed, number])
+        wanted = min(participants(federation), len(names))
+        chosen = sorted(names[i] for i in rng.choice(len(names), wanted, replace=False))
+
+        outcome = Outcome()
+        self._strategy.start(point.state.model.size)
+        fold = _InOrder(chosen)
+        again = self._ask(chosen, number, outcome, fold)
+        if again:
+            # A site that lost its model gets all of it, once, in the same round.
+            for name in again:
+                point.sites[name].held = None
+            self._ask(again, number, outcome, fold)
+        for name in fold.rest():
+            self._use(name, number, fold.blobs[name], outcome)
+        outcome.missing = [n for n in chosen if n not in fold.seen]
+        return outcome, self._strategy.finish(point.state, number)
+
+    def _ask(self, names: list[str], number: int, outcome: Outcome, fold: _InOrder) -> list[str]:
+        """Invite sites, use replies in the order of names, return who needs the full model."""
+        point, digest = self.point, self.point.broadcast.digest
+        questions, again = [], []
+        by_node = {self.roster[name]: name for name in names}
+        for name in names:
+            record = point.sites[name]
+            blob = Instruction(
+                run=point.run,
+                round=number,
+                site=site_id(name),
+                acknowledged=record.acknowledged,
+                model=digest,
+                frames=point.broadcast.frames_for(record.held, self.layout, point.run),
+            ).encode()
+            outcome.bytes_down += len(blob)
+            outcome.asked += 1
+            record.asked = min(record.asked + 1, number)
+            questions.append(flower.ask(blob, self.roster[name], "train", str(number)))
+        for message in self._replies(questions):
+            name = by_node.get(message.metadata.src_node_id, "")
+            if not name or name in fold.seen:
+                continue
+            code = flower.code_of(message)
+            if code is Code.NEED_FULL_MODEL and point.sites[name].held is not None:
+                again.append(name)
+                continue
+            fold.seen.add(name)
+            blob = b""
+            if code is None:
+                try:
+                    blob = flower.unwrap(message)
+                except ValueError as error:
+                    code = Code.BAD_UPDATE
+                    log.warning("%s: %s", name, error)
+            if code is not None:
+                outcome.dropped[name] = code.value
+            else:
+                outcome.bytes_up += len(blob)
+                outcome.replies += 1
+                fold.blobs[name] = blob
+            for ready in fold.ready():
+                self._use(ready, number, fold.blobs.pop(ready), outcome)
+        return again
+
+    def _use(self, name: str, number: int, blob: bytes, outcome: Outcome) -> None:
+        """Decode one update against the server's own plan and add it, or drop it."""
+        point, size = self.point, self.point.state.model.size
+        envelope = compression.Envelope(
+            run=point.run,
+            round=number,
+            site=site_id(name),
+            layout=self.layout,
+            base=point.broadcast.digest,
+        )
+        try:
+            codec, records, body = compression.unpack(
+                blob, envelope, limit=self._compressor.limit(size)
+            )
+            if codec != self._compressor.codec:
+                raise ValueError(f"codec: must be {self._compressor.codec}, got {codec}")
+            decoded = self._clip(self._compressor.decompress(body, size))
+            self._strategy.add(decoded, records)
+        except ValueError as error:
+            log.warning("%s: the update was dropped: %s", name, error)
+            outcome.dropped[name] = Code.BAD_UPDATE.value
+            return
+        outcome.used.append(name)
+        point.sites[name].held = number
+
+    def _clip(self, update: compression.Decoded) -> compression.Decoded:
+        bound = self.scenario.federation.update_norm
+        norm = float(np.linalg.norm(update.values.astype(np.float64)))
+        if not bound or norm <= bound:
+            return update
+        return replace(update, values=update.values * np.float32(bound / norm))
+
+
+class _InOrder:
+    """Releases replies in the order of names, however they arrive.
+
+    Floating-point sums depend on their order, so parallel runs are bit-equal to serial ones only
+    when updates are added in a fixed one. What waits is kept compressed.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.seen: set[str] = set()
+        self.blobs: dict[str, bytes] = {}
+        self._next = 0
+
+    def ready(self) -> Iterator[str]:
+        """Yield names whose turn has come, and whose predecessors have all been seen."""
+        while self._next < len(self.names) and self.names[self._next] in self.seen:
+            name = self.names[self._next]
+            self._next += 1
+            if name in self.blobs:
+                yield name
+
+    def rest(self) -> list[str]:
+        """Return, after the deadline, the names that wait behind one that never came."""
+        return [name for name in self.names if name in self.blobs]

@@ -1,0 +1,172 @@
+"""What a finished run says of itself: `summary.json`, and the model as files."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import safetensors.numpy
+
+import fedlite
+from fedlite.config import Scenario
+from fedlite.models import Branched
+from fedlite.parameters import Layout, Vector
+from fedlite.privacy import RecordMechanism, accounting
+from fedlite.reporting.record import RoundRecord, total_bytes
+from fedlite.storage import write_atomic
+from server.checkpoint import Checkpoint
+from server.evaluation import Evaluator
+
+_PACKAGES = ("flwr", "torch", "opacus", "dp-accounting", "numpy")
+
+
+def privacy_of(
+    scenario: Scenario, mechanism: RecordMechanism | None, releases: dict[str, int]
+) -> dict[str, Any]:
+    """Return the privacy part of the summary; `releases` counts each site's noised rounds.
+
+    The unit is one record of a site; a site's loss is that of all the steps it may have taken.
+    """
+    if mechanism is None:
+        return {"unit": "none"}
+    privacy = scenario.privacy
+    sites = {}
+    for name, rounds in sorted(releases.items()):
+        steps = min(rounds * scenario.training.steps, mechanism.steps)
+        loss = accounting.spent(mechanism, steps, privacy.delta)
+        sites[name] = {
+            "epsilon": {"pld": loss.pld, "prv": loss.prv, "rdp": loss.rdp},
+            "prv_error": loss.prv_error,
+            "accountants_agree": loss.agree,
+            "budget": privacy.epsilon,
+            "releases": rounds,
+            "steps": steps,
+        }
+    return {
+        "unit": "record",
+        "adjacency": "add or remove one record",
+        "claimed": privacy.simulate_seed < 0,
+        "delta": privacy.delta,
+        "clip": mechanism.clip,
+        "noise_multiplier": mechanism.noise_multiplier,
+        "sampling_rate": mechanism.sampling_rate,
+        "steps": mechanism.steps,
+        "expected_batch": mechanism.expected_batch,
+        "sites": sites,
+    }
+
+
+def accuracy_of(evaluator: Evaluator, vector: Vector) -> dict[str, Any]:
+    """Return the `accuracy` part (and `auc`, when the task is binary) for the released model."""
+    overall, sites = evaluator.overall(vector), evaluator.by_site(vector)
+    held = {site.name: len(site.test) for site in evaluator.sites}
+    result: dict[str, Any] = {
+        "accuracy": {
+            **overall.accuracy,
+            "on": evaluator.on,
+            "by_site": {
+                name: {**scores.accuracy, "records": held[name]} for name, scores in sites.items()
+            },
+        }
+    }
+    if overall.auc:
+        result["auc"] = {
+            **overall.auc,
+            "by_site": {name: scores.auc for name, scores in sites.items() if scores.auc},
+        }
+    return result
+
+
+def summarize(
+    scenario: Scenario,
+    point: Checkpoint,
+    records: list[RoundRecord],
+    *,
+    engine: str,
+    layout: Layout,
+    model: Branched,
+    mechanism: RecordMechanism | None,
+    evaluator: Evaluator,
+    energy: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the summary of a finished run."""
+    seconds = [r.seconds for r in records]
+    cpu = sum(r.cpu_seconds for r in records)
+    summary: dict[str, Any] = {
+        "scenario": scenario.federation.name,
+        "seed": scenario.federation.seed,
+        "run": point.run.hex(),
+        "rounds": point.round,
+        "sites": sorted(point.sites),
+        "parameters": layout.size,
+        "engine": engine,
+        "versions": versions(),
+        "machine": machine(),
+        "data": {
+            "name": scenario.data.name,
+            "partition": scenario.data.partition,
+            "origin": evaluator.source.origin,
+        },
+        "model": {"name": scenario.model.name, "costs": model.costs()},
+        "bytes": total_bytes(records),
+        "updates": {
+            "accepted": sum(r.accepted for r in records),
+            "dropped": sum(len(r.dropped) for r in records),
+            "missing": sum(len(r.missing) for r in records),
+        },
+        "privacy": privacy_of(
+            scenario, mechanism, {name: s.asked for name, s in point.sites.items()}
+        ),
+        "disclosed": ["records"] if scenario.federation.weighting == "records" else [],
+        "seconds": {
+            "total": round(sum(seconds), 2),
+            "round_median": round(median(seconds), 4) if seconds else 0.0,
+        },
+        "cpu_seconds": round(cpu, 2),
+        "energy": energy,
+    }
+    return summary | accuracy_of(evaluator, point.state.released)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"fedlite": fedlite.__version__, "python": platform.python_version()}
+    return found | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def machine() -> str:
+    """Return the number of cores and the processor, for a person."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    except (OSError, StopIteration, IndexError):
+        name = platform.processor() or platform.machine()
+    return f"{os.cpu_count()} x {name}"
+
+
+def write_model(
+    directory: Path, scenario: Scenario, layout: Layout, vector: Vector, model: Branched
+) -> None:
+    """Write `model.safetensors` (named tensors) and `model.json` (how to build and use it)."""
+    tensors, offset = {}, 0
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        size = Layout((name,), (shape,)).size
+        tensors[name] = vector[offset : offset + size].reshape(shape)
+        offset += size
+    write_atomic(directory / "model.safetensors", safetensors.numpy.save(tensors))
+    description = {
+        "name": scenario.model.name,
+        "seed": scenario.federation.seed,
+        "shape": list(model.shape),
+        "classes": model.classes,
+        "layout": layout.digest.hex(),
+        "parameters": layout.size,
+        "costs": model.costs(),
+    }
+    text = json.dumps(description, indent=2, sort_keys=True)
+    write_atomic(directory / "model.json", text.encode() + b"\n")

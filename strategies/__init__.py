@@ -1,0 +1,45 @@
+"""How a server turns updates into the next model; one file a strategy, one line in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from fedlite.compression import Decoded
+from fedlite.config import Federation
+from fedlite.parameters import Vector
+from strategies.fedavg import FedAvg, ServerState
+
+
+class Strategy(Protocol):
+    """State in, state out: every array that must survive a restart is in `ServerState`."""
+
+    def start(self, size: int) -> None:
+        """Begin a round for vectors of `size` values, with an empty sum."""
+
+    def add(self, update: Decoded, records: int) -> None:
+        """Add one site's update; `records` is 0 when the site does not disclose it."""
+
+    def finish(self, state: ServerState, round_number: int) -> ServerState:
+        """Return the state after the round."""
+
+
+STRATEGIES: dict[str, Callable[[Federation], Strategy]] = {"fedavg": FedAvg}
+
+
+def make(federation: Federation) -> Strategy:
+    """Return the strategy that the scenario names; raises ValueError when there is none."""
+    if federation.strategy not in STRATEGIES:
+        raise ValueError(
+            f"federation.strategy: must be one of {', '.join(sorted(STRATEGIES))}, got "
+            f"{federation.strategy!r}"
+        )
+    return STRATEGIES[federation.strategy](federation)
+
+
+def initial_state(vector: Vector) -> ServerState:
+    """Return the state before the first round."""
+    return ServerState.initial(vector)
+
+
+__all__ = ["STRATEGIES", "FedAvg", "ServerState", "Strategy", "initial_state", "make"]
