@@ -1,0 +1,276 @@
+"""The figures of a run, drawn from its record: the rounds, and baselines when there are any.
+
+Colours are told apart by every common kind of colour vision: blue, vermillion and green are those
+of Okabe and Ito ("Color Universal Design", 2008), the purple is Paul Tol's, whose name is readable
+on white. Line style says the same once more. Figures are 8 inches wide, so that their text is
+readable when a page shows them 800 pixels wide.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlite.reporting import wording
+from fedlite.reporting.record import RoundRecord
+from fedlite.storage import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FIGURES = "figures"
+ROUNDS_PNG = "rounds.png"
+BASELINES_PNG = "baselines.png"
+BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
+_WIDTH, _DPI = 8.0, 160
+_STYLE = {
+    "font.size": 10.5,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 2.0,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "text.parse_math": False,
+}
+_Label = tuple[float, str, str]  # height in data units, text, colour
+_PANELS_A_ROW = 5
+
+
+def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: Path) -> list[Path]:
+    """Write `figures/rounds.png`, and `figures/baselines.png` when the summary has baselines.
+
+    Returns the paths written. Raises ValueError when there is no round to draw.
+    """
+    import matplotlib
+
+    if not rounds:
+        raise ValueError(f"{directory}: rounds.jsonl holds no round; run at least one round first")
+    folder = directory / FIGURES
+    folder.mkdir(exist_ok=True)
+    paths = []
+    with matplotlib.rc_context(_STYLE):
+        paths.append(_save(_rounds(rounds, summary), folder / ROUNDS_PNG))
+        if summary.get("baselines"):
+            paths.append(
+                _save(_baselines(summary["baselines"], summary["sites"]), folder / BASELINES_PNG)
+            )
+    return paths
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    # No pyplot: a library must not touch the global figure list or the user's chosen backend.
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+    write_atomic(path, buffer.getvalue())
+    return path
+
+
+def _rounds(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    private = any(record.epsilon is not None for record in rounds)
+    panels = 3 if private else 2
+    figure = Figure(figsize=(_WIDTH, 2.25 * panels + 0.4), layout="constrained")
+    axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    _quality_panel(axes[0], rounds)
+    _bytes_panel(axes[1], rounds)
+    if private:
+        _epsilon_panel(axes[2], rounds, summary["privacy"])
+    axes[-1].set_xlabel("round")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    first, last = rounds[0].round, rounds[-1].round
+    margin = max(0.5, 0.015 * (last - first))
+    axes[-1].set_xlim(first - margin, last + margin)
+    figure.align_ylabels(list(axes))
+    return figure
+
+
+def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
+    binary = any(record.auc for record in rounds)
+    axes.set_title(f"{'AUC' if binary else 'Accuracy'} on held-out data")
+    axes.set_ylabel("AUC" if binary else "accuracy (%)")
+    scale, labels = (1.0 if binary else 100.0), []
+    for name, colour, line in (("shallow", VERMILLION, "--"), ("deep", BLUE, "-")):
+        rows = [(r.round, (r.auc if binary else r.accuracy).get(name)) for r in rounds]
+        points = [(at, scale * v) for at, v in rows if v is not None and math.isfinite(v)]
+        if points:
+            _line(axes, points, colour, line)
+            final = points[-1][1]
+            labels.append(
+                (final, f"{name} {final:.3f}" if binary else _percent(name, final), colour)
+            )
+    if not labels:
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+    _label_ends(axes, labels)
+
+
+def _percent(name: str, value: float) -> str:
+    return f"{name} {value:.1f} %"
+
+
+def _bytes_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.set_title("Sent so far, all sites together")
+    axes.set_ylabel("MB (log scale)")
+    axes.set_yscale("log")
+    at = [record.round for record in rounds]
+    columns = {
+        "up": _running([r.bytes_up for r in rounds]),
+        "down": _running([r.bytes_down for r in rounds]),
+        "dense_up": _running([r.dense_up for r in rounds]),
+        "dense_down": _running([r.dense_down for r in rounds]),
+    }
+    dense = [("dense_up", "float32 up\n", ":"), ("dense_down", "float32 down\n", ":")]
+    ends = columns["dense_up"][-1], columns["dense_down"][-1]
+    if min(ends) > 0 and max(ends) / min(ends) < 1.1:
+        dense = [("dense_up", "dense float32,\neither way", ":")]
+    lines = [(key, words, GREY, style) for key, words, style in dense]
+    lines += [("down", "down", PURPLE, "--"), ("up", "up", GREEN, "-")]
+    labels: list[_Label] = []
+    for key, words, colour, style in lines:
+        points = [(x, y) for x, y in zip(at, columns[key], strict=True) if y > 0]
+        if points:
+            _line(axes, points, colour, style)
+            labels.append((points[-1][1], f"{words} {points[-1][1]:.3g} MB", colour))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.minorticks_off()
+    _label_ends(axes, labels)
+
+
+def _running(sizes: Sequence[int]) -> list[float]:
+    total, sums = 0, []
+    for size in sizes:
+        total += size
+        sums.append(total / 1e6)
+    return sums
+
+
+def _epsilon_panel(axes: Axes, rounds: Sequence[RoundRecord], privacy: Mapping[str, Any]) -> None:
+    delta = privacy.get("delta")
+    at = "" if delta is None else f", at delta {delta:g}"
+    axes.set_title(f"Privacy loss, the largest of any site{at}")
+    axes.set_ylabel("epsilon")
+    points = [(r.round, r.epsilon) for r in rounds if r.epsilon is not None]
+    _line(axes, points, BLUE, "-")
+    labels: list[_Label] = [(points[-1][1], f"spent {wording.epsilon(points[-1][1])}", BLUE)]
+    budgets = {row.get("budget") for row in privacy.get("sites", {}).values()} - {None}
+    for limit in sorted({min(budgets), max(budgets)} if budgets else ()):
+        axes.axhline(limit, color=VERMILLION, linestyle="--", linewidth=1.5)
+        name = "budget" if len(budgets) == 1 else "a budget"
+        labels.append((limit, f"{name} {wording.budget(limit)}", VERMILLION))
+    axes.set_ylim(0, 1.12 * max(height for height, _, _ in labels))
+    _label_ends(axes, labels)
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, style: str) -> None:
+    x, y = zip(*points, strict=True)
+    marker = {"marker": "o", "markersize": 3.5 if len(points) <= 40 else 0}
+    axes.plot(x, y, color=colour, linestyle=style, **marker)  # type: ignore[arg-type]
+
+
+def _label_ends(axes: Axes, labels: Sequence[_Label]) -> None:
+    """Write each line's name at its right end, moved apart where they would overlap."""
+    if not labels:
+        return
+    low, high = axes.get_ylim()
+    change = math.log if axes.get_yscale() == "log" else float
+    span = change(high) - change(low)
+    gap = 0.13  # a text line as a share of a panel's height
+    places = [((change(y) - change(low)) / span, text, colour) for y, text, colour in labels]
+    places.sort()
+    heights: list[float] = []
+    above = 0.0
+    for height, text, _ in places:
+        half = gap * (text.count("\n") + 1) / 2
+        heights.append(max(height, heights[-1] + above + half) if heights else height)
+        above = half
+    # Half of what the stack grew goes down again, so that it stays centred on the lines it names.
+    shift = max(0.0, heights[-1] - places[-1][0]) / 2
+    for height, (_, text, colour) in zip(heights, places, strict=True):
+        axes.annotate(
+            text,
+            (1.01, height - shift),
+            xycoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=10,
+        )
+
+
+def _baselines(baselines: Mapping[str, Any], order: Sequence[str]) -> Figure:
+    from matplotlib.figure import Figure
+
+    rows = baselines["rows"]
+    metric = wording.METRICS.get(baselines["metric"], wording.plain(baselines["metric"]))
+    found = dict.fromkeys(site for row in rows for site in row["by_site"])
+    places = wording.in_order(found, order)
+    columns = [(wording.plain(p), [row["by_site"].get(p) for row in rows]) for p in places]
+    columns.insert(0, ("mean", [row.get("mean") for row in rows]))
+    across = min(_PANELS_A_ROW, len(columns))
+    down = math.ceil(len(columns) / across)
+    height = (0.46 * len(rows) + 0.9) * down + 0.4
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    known = [v for _, values in columns for v in values if v is not None]
+    low, high = (min(known), max(known)) if known else (0.0, 1.0)
+    pad = max(0.02, 0.2 * (high - low))  # the outermost numbers are wider than their dots
+    for axes, (title, values) in zip(grid, columns, strict=False):
+        _dots(axes, title, values, [str(row["name"]) for row in rows])
+        axes.set_xlim(low - pad, high + pad)
+    for axes in grid[len(columns) :]:
+        axes.set_visible(False)
+    figure.supxlabel(f"{metric} on a site's own held-out records", fontsize=10.5)
+    return figure
+
+
+def _dots(axes: Axes, title: str, values: Sequence[float | None], names: Sequence[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title)
+    best = max((v for v in values if v is not None), default=None)
+    for index, (value, name) in enumerate(zip(values, names, strict=True)):
+        if value is None:
+            continue
+        ours = name.lower().startswith("federated")
+        colour = BLUE if ours else GREY
+        axes.plot([value], [index], "o" if ours else "D", color=colour, markersize=7 if ours else 5)
+        axes.annotate(
+            f"{value:.2f}",
+            (value, index),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=9.5,
+            color=colour,
+            fontweight="bold" if value == best else "normal",
+        )
+    axes.set_yticks(range(len(names)), [_wrapped(name) for name in names])
+    axes.set_ylim(len(names) - 0.6, -0.75)
+    axes.xaxis.set_major_locator(MaxNLocator(2))
+    axes.tick_params(axis="y", length=0)
+
+
+def _wrapped(name: str) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(wording.plain(name), 26)[:2]) or "-"

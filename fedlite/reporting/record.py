@@ -1,0 +1,110 @@
+"""The record of a run: one row a round, one summary at the end, both plain JSON.
+
+`rounds.jsonl` holds one `RoundRecord` a line; `summary.json` holds what `summarize` returns.
+Everything that people look at (progress line, table, figure, report page) is drawn from these two
+files and nothing else, so a report can be made again from a run directory years later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedlite.storage import write_atomic
+
+ROUNDS = "rounds.jsonl"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What happened in one round, as the server saw it.
+
+    `accuracy` and `auc` map `"deep"` and `"shallow"` to a share in [0, 1] on held-out data; both
+    are empty in a round that was not evaluated, and `auc` is empty unless the task is binary.
+    Byte counts are `len()` of the payloads that were sent; the dense ones are what float32 vectors
+    would have taken for the same messages. `epsilon` is the largest privacy loss of any site so far
+    (pessimistic PLD; None when no privacy is claimed). `dropped` maps a site to the code for which
+    its reply was not used; `missing` names sites that had not replied by the deadline.
+    """
+
+    round: int
+    accepted: int
+    dropped: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    accuracy: dict[str, float] = field(default_factory=dict)
+    auc: dict[str, float] = field(default_factory=dict)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    dense_up: int = 0
+    dense_down: int = 0
+    epsilon: float | None = None
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def append_round(directory: Path, record: RoundRecord) -> None:
+    """Add one line to `rounds.jsonl` and flush it."""
+    with (directory / ROUNDS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(record), sort_keys=True) + "\n")
+
+
+def read_rounds(directory: Path) -> list[RoundRecord]:
+    """Return the rounds of a run directory, oldest first; a torn last line is left out."""
+    path = directory / ROUNDS
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    # A line without its newline was being written when the process died: that round will run again.
+    return [RoundRecord(**json.loads(line)) for line in lines[:-1]]
+
+
+def rewrite_rounds(directory: Path, records: Iterable[RoundRecord]) -> None:
+    """Replace `rounds.jsonl` (on resume, rounds after the checkpoint are run again)."""
+    text = "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
+    write_atomic(directory / ROUNDS, text.encode())
+
+
+def total_bytes(records: Iterable[RoundRecord]) -> dict[str, float]:
+    """Sum the byte counts over rounds; a ratio is dense float32 bytes over sent bytes.
+
+    >>> total_bytes([RoundRecord(1, 1, bytes_up=10, dense_up=400, bytes_down=20, dense_down=400)])
+    {'up': 10, 'down': 20, 'dense_up': 400, 'dense_down': 400, 'up_ratio': 40.0, 'down_ratio': 20.0}
+    """
+    rows = list(records)
+    up, down = sum(r.bytes_up for r in rows), sum(r.bytes_down for r in rows)
+    dense_up, dense_down = sum(r.dense_up for r in rows), sum(r.dense_down for r in rows)
+    return {
+        "up": up,
+        "down": down,
+        "dense_up": dense_up,
+        "dense_down": dense_down,
+        "up_ratio": round(dense_up / up, 2) if up else 0.0,
+        "down_ratio": round(dense_down / down, 2) if down else 0.0,
+    }
+
+
+def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
+    """Write `summary.json` atomically."""
+    text = json.dumps(summary, indent=2, sort_keys=True, allow_nan=False)
+    write_atomic(directory / SUMMARY, text.encode() + b"\n")
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """Return the summary of a finished run.
+
+    Raises ValueError when the directory holds none, with what to do instead.
+    """
+    path = directory / SUMMARY
+    if not path.is_file():
+        mend = (
+            f"the run has not finished: fedlite simulate --resume {directory}"
+            if (directory / "scenario.toml").exists()
+            else "give the directory of a run, for example runs/quickstart"
+        )
+        raise ValueError(f"{path}: no summary here; {mend}")
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded

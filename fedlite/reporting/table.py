@@ -1,0 +1,150 @@
+"""The last thing a run prints: one table, where the files are, and what to try next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from fedlite.reporting import wording
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+NAME = 24  # characters of a site's name that a terminal shows
+SHOWN = 20  # sites listed on a terminal; the page lists them all
+FILES = {
+    "report.html": "the report, for a browser",
+    "figures": "the figures, PNG",
+    "model.safetensors": "the model",
+    "summary.json": "every figure of this table",
+    "rounds.jsonl": "every round",
+    "ledgers": "the privacy ledgers",
+}
+
+
+def as_json(summary: Mapping[str, Any]) -> str:
+    """Return the summary as one JSON object; raises ValueError when a figure is not finite."""
+    return json.dumps(summary, indent=2, sort_keys=True, allow_nan=False)
+
+
+def render(summary: Mapping[str, Any]) -> list[RenderableType]:
+    """Return the table (a row per site and a total) and the line about bytes, as rich objects."""
+    from rich.text import Text
+
+    sent = summary["bytes"]
+    line = f"sent {wording.times(sent['up_ratio'])} than dense float32"
+    if sent["up_ratio"] <= 0:
+        line = "sent nothing"
+    if sent["down_ratio"] > 0:
+        line += f", received {wording.times(sent['down_ratio'])}"
+    parts: list[RenderableType] = [_table(summary), Text(line)]
+    privacy = summary["privacy"]
+    if privacy.get("unit", "none") != "none" and not wording.claimed(privacy):
+        parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))
+    over = wording.overspent(privacy) if wording.claimed(privacy) else []
+    if over:
+        names = ", ".join(map(wording.plain, over))
+        parts.append(Text(f"the privacy budget is exceeded at {names}", style="bold red"))
+    return parts
+
+
+def print_summary(
+    summary: Mapping[str, Any],
+    directory: Path,
+    file: TextIO | None = None,
+    next_command: str | None = None,
+) -> None:
+    """Print the table, the files that `directory` holds, and the next command to try.
+
+    `file` is stdout unless given.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=file, highlight=False)
+    for part in render(summary):
+        console.print(part)
+    console.print()
+    there = [name for name in FILES if (directory / name).exists()]
+    width = max((len(str(directory / name)) for name in there), default=0)
+    for name in there:
+        shown = wording.plain(directory / name).ljust(width)
+        console.print(Text.assemble(shown, (f"  {FILES[name]}", "dim")), soft_wrap=True)
+    if next_command:
+        console.print()
+        console.print(Text.assemble(("Next: ", "bold"), next_command), soft_wrap=True)
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    binary = bool(summary.get("auc"))
+    quality = summary["auc"] if binary else summary["accuracy"]
+    privacy, sites, sent = summary["privacy"], summary["sites"], summary["bytes"]
+    private, claimed = privacy.get("unit", "none") != "none", wording.claimed(privacy)
+    say = wording.score if binary else wording.share
+    name = "AUC" if binary else "accuracy"
+
+    table = Table(
+        title=wording.plain(f"{summary['scenario']}, seed {summary['seed']}"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    # Only this column may shrink on a narrow terminal: a cut figure would be a wrong figure.
+    table.add_column("site", overflow="fold")
+    table.add_column(f"{name}\nshallow", justify="right", no_wrap=True)
+    table.add_column(f"{name}\ndeep", justify="right", no_wrap=True)
+    if private:
+        table.add_column("epsilon\nof budget", justify="right", no_wrap=True)
+    table.add_column("sent\nup", justify="right", no_wrap=True)
+    table.add_column("sent\ndown", justify="right", no_wrap=True)
+
+    by_site = quality.get("by_site")
+    for site in sites[:SHOWN]:
+        row = [_cell(_short(site))]
+        row += [_cell(say(wording.branch(by_site, site, b))) for b in ("shallow", "deep")]
+        if private:
+            row.append(_cell(_spent(privacy.get("sites", {}).get(site), claimed)))
+        table.add_row(*row)
+    if len(sites) > SHOWN:
+        table.add_row(_cell(f"and {len(sites) - SHOWN:,} more"), style="dim")
+    table.add_section()
+    total = [_cell("all"), _cell(say(quality.get("shallow"))), _cell(say(quality.get("deep")))]
+    if private:
+        total.append(_cell(_highest(privacy) if claimed else "not claimed"))
+    total += [_cell(wording.megabytes(sent[way])) for way in ("up", "down")]
+    table.add_row(*total, style="bold")
+    saved = [_cell(wording.factor(sent[f"{way}_ratio"])) for way in ("up", "down")]
+    blank = [_cell("")] * (len(total) - 1 - len(saved))
+    table.add_row(_cell("dense / sent"), *blank, *saved)
+    return table
+
+
+def _spent(row: Mapping[str, Any] | None, claimed: bool) -> str:
+    if row is None:
+        return wording.ABSENT
+    if not claimed:
+        return "not claimed"
+    loss = wording.epsilon(row.get("epsilon", {}).get("pld"))
+    return f"{loss} / {wording.budget(row.get('budget'))}"
+
+
+def _highest(privacy: Mapping[str, Any]) -> str:
+    return f"at most {wording.epsilon(wording.worst(privacy))}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME else name[: NAME - 1] + "…"
+
+
+def _cell(text: object) -> Text:
+    from rich.text import Text
+
+    # A Text and not a string: brackets in a site's name must not be read as rich markup.
+    return Text(wording.plain(text))

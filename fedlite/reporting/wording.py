@@ -1,0 +1,224 @@
+"""How figures are put into words: sizes, shares, ratios, epsilons, durations, and the verdict.
+
+Numbers are rounded against the project's own interest: an epsilon is rounded up, a saving down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+
+ABSENT = "-"
+_UNITS = {"record": "one record of a site", "client": "one whole site", "none": "nothing"}
+METRICS = {"auc": "AUC", "accuracy": "accuracy"}
+
+
+def plain(text: object) -> str:
+    r"""Return text without control, escape or direction characters, which could forge a display.
+
+    >>> plain("site\x1b[31m")
+    'site�[31m'
+    """
+    return "".join(c if c.isprintable() else "�" for c in str(text))
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `count(1, "site")` is "1 site".
+
+    >>> count(20640, "parameter")
+    '20,640 parameters'
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def megabytes(size: float) -> str:
+    """Return a size in bytes as MB (10**6 bytes), with at least two significant digits.
+
+    >>> megabytes(2_477_000), megabytes(18_700), megabytes(512), megabytes(0)
+    ('2.48 MB', '0.019 MB', '512 bytes', '0 bytes')
+    """
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    value, unit = (size / 1e9, "GB") if size >= 999.5e6 else (size / 1e6, "MB")
+    if value >= 99.95:
+        return f"{value:.0f} {unit}"
+    if value >= 9.995:
+        return f"{value:.1f} {unit}"
+    if value >= 0.0995:
+        return f"{value:.2f} {unit}"
+    return f"{value:.3f} {unit}" if value >= 0.00995 else f"{value:.4f} {unit}"
+
+
+def times(ratio: float) -> str:
+    """Return a ratio of dense to sent bytes as words, a saving rounded down.
+
+    >>> times(132.96), times(4.28), times(0.5)
+    ('132 times less', '4.2 times less', '2.0 times more')
+    """
+    if ratio <= 0 or not math.isfinite(ratio):
+        return "nothing was sent"
+    if ratio < 1:
+        return f"{math.ceil(10 / ratio - 1e-9) / 10:.1f} times more"
+    return f"{_floor(ratio)} times less"
+
+
+def factor(ratio: float) -> str:
+    """Return a ratio of dense to sent bytes in short: "132x"; a saving is rounded down."""
+    return f"{_floor(ratio)}x" if ratio > 0 and math.isfinite(ratio) else ABSENT
+
+
+def _floor(ratio: float) -> str:
+    # 1e-9 keeps a ratio such as 4.3, which is 4.2999... in binary, from losing a tenth.
+    if ratio >= 10:
+        return f"{math.floor(ratio + 1e-9):,}"
+    return f"{math.floor(ratio * 10 + 1e-9) / 10:.1f}"
+
+
+def share(value: object) -> str:
+    """Return a share in [0, 1] as per cent with one decimal; a dash when there is none."""
+    number = _number(value)
+    return ABSENT if number is None else f"{100 * number:.1f} %"
+
+
+def score(value: object) -> str:
+    """Return an AUC in [0, 1] with three decimals; a dash when there is none."""
+    number = _number(value)
+    return ABSENT if number is None else f"{number:.3f}"
+
+
+def epsilon(value: object, places: int = 2) -> str:
+    """Return an epsilon rounded up, so that no printed loss is smaller than the real one.
+
+    >>> epsilon(1.87), epsilon(2.991), epsilon(0.0031), epsilon(None)
+    ('1.87', '3.00', '0.0031', '-')
+    """
+    number = _number(value)
+    if number is None:
+        return ABSENT
+    if 0 < number < 0.1:
+        places = max(places, 1 - math.floor(math.log10(number)))
+    # The shortest decimal that means this float: 1.87 stays 1.87 and does not become 1.88.
+    exact = Decimal(repr(number))
+    return str(exact.quantize(Decimal(1).scaleb(-places), rounding=ROUND_CEILING))
+
+
+def budget(value: object) -> str:
+    """Return a budget as it was given, with two decimals unless it has more."""
+    number = _number(value)
+    if number is None:
+        return ABSENT
+    return f"{number:.2f}" if round(number, 2) == number else repr(number)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as m:ss, or h:mm:ss from an hour on.
+
+    >>> duration(21), duration(3725)
+    ('0:21', '1:02:05')
+    """
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def unit(privacy: Mapping[str, Any]) -> str:
+    """Return the privacy unit in words."""
+    name = str(privacy.get("unit", "none"))
+    return _UNITS.get(name, plain(name))
+
+
+def branch(by_site: Mapping[str, Any] | None, site: str, name: str) -> object:
+    """Return one branch's figure at one site, or None when it is not in the record."""
+    row = (by_site or {}).get(site)
+    return row.get(name) if isinstance(row, Mapping) else None
+
+
+def claimed(privacy: Mapping[str, Any]) -> bool:
+    """Return whether a run claims any privacy; a record that does not say so claims none."""
+    return privacy.get("unit", "none") != "none" and privacy.get("claimed") is True
+
+
+def in_order(found: Mapping[str, Any], order: Sequence[str]) -> list[str]:
+    """Return a mapping's keys in a known order, then any others (a JSON file sorts its keys)."""
+    return [key for key in order if key in found] + [key for key in found if key not in order]
+
+
+def worst(privacy: Mapping[str, Any]) -> float | None:
+    """Return the largest pessimistic (PLD) epsilon of any site; None when one has no bound."""
+    losses = [_number(row.get("epsilon", {}).get("pld")) for row in privacy["sites"].values()]
+    known = [loss for loss in losses if loss is not None]
+    return max(known) if known and len(known) == len(losses) else None
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Return what a run came to, as plain sentences (not yet escaped for HTML)."""
+    sites, sent = len(summary["sites"]), summary["bytes"]
+    rounds = count(summary["rounds"], "round")
+    lines = [f"{count(sites, 'site')} trained one model in {rounds}."]
+    updates = summary.get("updates", {})
+    whole = not updates.get("dropped") and not updates.get("missing")
+    same = whole and updates.get("accepted") == sites * summary["rounds"]
+    if sites and sent["up"] > 0:
+        who = "Each site sent" if same else "On average a site sent"
+        lines.append(
+            f"{who} {megabytes(sent['up'] / sites)} instead of "
+            f"{megabytes(sent['dense_up'] / sites)} ({times(sent['up_ratio'])})."
+        )
+    lines += [_quality(summary), _privacy(summary["privacy"])]
+    if not whole:
+        dropped, missing = updates.get("dropped", 0), updates.get("missing", 0)
+        lines.append(f"Updates dropped: {dropped:,}; missing at the deadline: {missing:,}.")
+    lines.append(f"This is one run; seed {summary['seed']}.")
+    return [line for line in lines if line]
+
+
+def _quality(summary: Mapping[str, Any]) -> str:
+    quality, on = summary["accuracy"], plain(summary["accuracy"].get("on", "held-out data"))
+    ranks = summary.get("auc", {})
+    if _number(ranks.get("deep")) is not None:
+        return (
+            f"On the {on} its AUC is {score(ranks['deep'])} with the deep branch "
+            f"and {score(ranks.get('shallow'))} with the shallow one."
+        )
+    if _number(quality.get("deep")) is None:
+        return "No accuracy was measured."
+    return (
+        f"On the {on} it is right {share(quality['deep'])} of the time with the deep branch "
+        f"and {share(quality.get('shallow'))} with the shallow one."
+    )
+
+
+def _privacy(privacy: Mapping[str, Any]) -> str:
+    if privacy.get("unit", "none") == "none":
+        return "No privacy is claimed: no noise was added."
+    if not claimed(privacy):
+        return "No privacy is claimed: noise was seeded."
+    over = overspent(privacy)
+    if over:
+        return f"The privacy budget is exceeded at {', '.join(map(plain, over))}."
+    highest = worst(privacy)
+    if highest is None:
+        return "No bound on the privacy loss is recorded for every site."
+    return (
+        f"No site's privacy loss exceeds epsilon {epsilon(highest)} at delta "
+        f"{privacy['delta']:g}; what is protected is {unit(privacy)}."
+    )
+
+
+def overspent(privacy: Mapping[str, Any]) -> list[str]:
+    """Return the sites whose pessimistic (PLD) epsilon is above their budget."""
+    found = []
+    for site, row in privacy.get("sites", {}).items():
+        loss, limit = _number(row.get("epsilon", {}).get("pld")), _number(row.get("budget"))
+        if loss is not None and limit is not None and loss > limit:
+            found.append(site)
+    return found
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

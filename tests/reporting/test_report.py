@@ -1,0 +1,285 @@
+"""Figures and page, made from a run directory and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedlite.reporting.record import RoundRecord
+from fedlite.reporting.report import report
+
+VOID = {"meta", "img", "br"}
+Make = Callable[..., Any]
+
+
+class Reader(HTMLParser):
+    """Checks that tags balance and collects the text outside the style sheet."""
+
+    def __init__(self) -> None:
+        """Start with nothing open."""
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag, and open it unless it has no end."""
+        self.seen.add(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the innermost tag, which must be this one."""
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data: str) -> None:
+        """Collect what a reader sees."""
+        if "style" not in self.open:
+            self.texts.append(data)
+
+
+def read(page: Path) -> tuple[str, Reader]:
+    reader = Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    reader.close()
+    assert reader.open == []
+    return re.sub(r"\s+", " ", " ".join(reader.texts)), reader
+
+
+@pytest.fixture(scope="module")
+def private(make_run: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from fedlite.reporting.record import rewrite_rounds, write_summary
+
+    directory = tmp_path_factory.mktemp("private")
+    rounds, summary = make_run()
+    rewrite_rounds(directory, rounds)
+    write_summary(directory, summary)
+    report(directory)
+    return directory
+
+
+def test_page_has_every_figure(private: Path) -> None:
+    text, _ = read(private / "report.html")
+    for figure in [
+        *("quickstart", "seed 7", "one run", "3 sites", "12 rounds"),
+        *("91.4 %", "87.4 %", "81.1 %", "71.1 %", "82.1 %", "360 records", "2.9 points"),
+        *("0.022 MB", "0.060 MB", "2.97 MB", "132 times less", "49 times less", "0.0075 MB"),
+        *("0.031 MB", "0.071 MB", "20,640 parameters"),
+        *("2.882", "2.887 ± 0.01", "3.124", "3.00", "2.89", "1e-05"),
+        *("7.618", "0.25", "48", "0.1", "add or remove one record", "record: one record"),
+        *("19,988", "4,096", "641", "24,727", "accepted 36"),
+        *("5f0c9e2b", "wheel, sha256 09ed5f", "flwr 1.41.0", "python 3.11.7", "2 x AMD EPYC"),
+        *("23.4 s", "0.74 s", "41.2 s", "412 J, modelled (10 W for each busy core)", "pool"),
+        "The compressed update and nothing else",
+    ]:
+        assert figure in text, figure
+    assert "No privacy is claimed" not in text
+    for absent in ("home head", "Beside other ways", "None", "nan"):
+        assert absent not in text, absent
+
+
+def test_page_is_self_contained_and_runs_nothing(private: Path) -> None:
+    _, reader = read(private / "report.html")
+    assert reader.seen.isdisjoint({"script", "link", "iframe", "object", "form", "a"})
+    sources = [value for name, value in reader.attributes if name in ("src", "href")]
+    assert sources and all(str(value).startswith("data:image/png;base64,") for value in sources)
+    css = (private / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in css and "@import" not in css
+    assert "prefers-color-scheme: dark" in css and "@media print" in css
+
+
+def test_binary_page_has_baselines_exchange_and_home_head(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    directory = write_run(tmp_path / "run", make_run(binary=True))
+    made = report(directory)
+    assert [Path(p).name for p in made["figures"]] == ["rounds.png", "baselines.png"]
+    text, reader = read(directory / "report.html")
+    for figure in ("0.876", "0.832", "0.801", "0.791", "0.889", "0.751", "0.841", "0.654"):
+        assert figure in text, figure
+    for words in (
+        "AUC, home head",
+        "is never sent",
+        "5-fold cross-validation, 2 repeats",
+        "One site is small.",
+        "trained at",
+        "how many records it trained on",
+    ):
+        assert words in text, words
+    assert sum(name == "src" for name, _ in reader.attributes) == 2
+    assert json.loads(json.dumps(made)) == made
+
+
+def test_seeded_noise_is_no_claim_anywhere(make_run: Make, write_run: Make, tmp_path: Path) -> None:
+    rounds, summary = make_run()
+    summary["privacy"]["claimed"] = False
+    rounds = [replace(record, epsilon=None) for record in rounds]
+    report(write_run(tmp_path / "run", (rounds, summary)))
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert text.count("No privacy is claimed: noise was seeded") == 2, "verdict and section"
+    assert "exceeds epsilon" not in text and "not claimed" in text
+
+
+def test_page_without_privacy(make_run: Make, write_run: Make, tmp_path: Path) -> None:
+    report(write_run(tmp_path / "run", make_run(private=False)))
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert "No privacy is claimed: no noise was added to any update." in text
+    assert "PLD" not in text
+
+
+def test_hostile_names_stay_text(make_run: Make, write_run: Make, tmp_path: Path) -> None:
+    evil = '"><script>alert(1)</script>$title\x1b[31m\u202e'
+    rounds, summary = make_run(binary=True)
+    text = json.dumps(summary).replace("site-01", json.dumps(evil)[1:-1])
+    summary = json.loads(text)
+    for key in ("scenario", "machine", "run", "engine"):
+        summary[key] = evil
+    summary["versions"] = {evil: evil}
+    summary["disclosed"] = [evil]
+    summary["baselines"]["note"] = evil
+    summary["baselines"]["rows"][0]["name"] = "$\\frac{" + evil
+    summary["accuracy"]["on"] = evil
+    rounds[2] = replace(rounds[2], dropped={evil: "<i>size</i>"}, missing=["<b>late</b>"])
+    directory = write_run(tmp_path / "run", (rounds, summary))
+    report(directory)
+    shown, reader = read(directory / "report.html")
+    assert reader.seen.isdisjoint({"script", "i", "b"})
+    assert "<script>alert(1)</script>$title" in shown and "<i>size</i>" in shown
+    assert "\x1b" not in shown and "\u202e" not in shown
+
+
+def test_dropped_and_missing_are_named_with_their_reason(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    rounds, summary = make_run()
+    for i in (3, 4):
+        rounds[i] = replace(rounds[i], dropped={"site-02": "wrong-round"}, accepted=2)
+    rounds[5] = replace(rounds[5], missing=["site-03"], accepted=2)
+    summary["updates"] = {"accepted": 33, "dropped": 2, "missing": 1}
+    report(write_run(tmp_path / "run", (rounds, summary)))
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert re.search(r"site-02\s+wrong-round\s+2", text)
+    assert re.search(r"site-03\s+missing\s+1", text)
+
+
+def test_figures_are_drawn(private: Path) -> None:
+    from matplotlib.image import imread
+
+    image = imread(private / "figures" / "rounds.png")[..., :3]
+    height, width, _ = image.shape
+    assert width == 1280 and height > 900
+    ink = (image < 0.9).any(axis=2)
+    for third in np.array_split(ink, 3):
+        assert third.mean() > 0.01, "every panel has something in it"
+    for colour in ("0072B2", "D55E00", "009E73"):
+        wanted = np.array([int(colour[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+        assert (np.abs(image - wanted).max(axis=2) < 0.02).sum() > 200, colour
+
+
+def test_the_epsilon_panel_is_left_out_without_privacy(
+    private: Path, make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    from matplotlib.image import imread
+
+    report(write_run(tmp_path / "run", make_run(private=False)))
+    two = imread(tmp_path / "run" / "figures" / "rounds.png").shape[0]
+    three = imread(private / "figures" / "rounds.png").shape[0]
+    assert 0.6 < two / three < 0.75
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_bare_round_can_be_drawn(make_run: Make, write_run: Make, tmp_path: Path) -> None:
+    _, summary = make_run(private=False)
+    summary |= {"rounds": 1, "accuracy": {}}
+    for key in summary["bytes"]:
+        summary["bytes"][key] = 0
+    for key in ("updates", "energy", "model", "data", "versions", "cpu_seconds", "disclosed"):
+        del summary[key]
+    directory = write_run(tmp_path / "run", ([RoundRecord(1, 0)], summary))
+    assert report(directory)["rounds"] == 1
+    text, _ = read(directory / "report.html")
+    assert "No accuracy was measured." in text and "None" not in text
+
+
+def test_a_report_can_be_made_again(private: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("rounds.jsonl", "summary.json"):
+        shutil.copy(private / name, copy / name)
+    report(copy)
+    first = (copy / "report.html").read_bytes()
+    report(copy)
+    assert (copy / "report.html").read_bytes() == first
+
+
+def test_a_cut_record_is_said(make_run: Make, write_run: Make, tmp_path: Path) -> None:
+    rounds, summary = make_run()
+    report(write_run(tmp_path / "run", (rounds[:5], summary)))
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert "rounds.jsonl holds 5 rounds, the summary speaks of 12" in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: shutil.rmtree(d), "no such directory; give that of a run"),
+        (lambda d: (d / "summary.json").unlink(), "no summary here"),
+        (lambda d: (d / "summary.json").write_text("{"), r"summary\.json: not JSON .*; restore"),
+        (lambda d: (d / "summary.json").write_bytes(b"\xff\xfe"), r"summary\.json: not JSON"),
+        (lambda d: (d / "summary.json").write_text("[]"), "must be a JSON object, is list"),
+        (lambda d: (d / "rounds.jsonl").unlink(), "must hold at least one round"),
+        (lambda d: (d / "rounds.jsonl").write_text("{\n"), r"rounds\.jsonl: a line is not"),
+        (lambda d: (d / "rounds.jsonl").write_text('{"x": 1}\n'), r"rounds\.jsonl: a line"),
+        (lambda d: (d / "rounds.jsonl").write_text("[1]\n"), r"rounds\.jsonl: a line"),
+    ],
+)
+def test_damage_is_named_with_a_mend(
+    damage: Callable[[Path], object],
+    message: str,
+    make_run: Make,
+    write_run: Make,
+    tmp_path: Path,
+) -> None:
+    directory = write_run(tmp_path / "run", make_run())
+    damage(directory)
+    with pytest.raises(ValueError, match=message):
+        report(directory)
+
+
+@pytest.mark.parametrize("key", ["seed", "bytes.up_ratio", "privacy.sites", "seconds.total"])
+def test_a_missing_or_mistyped_key_is_named(
+    key: str, make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    for value, message in ((None, "is missing"), ("7", "must be")):
+        rounds, summary = make_run()
+        *outer, last = key.split(".")
+        at = summary[outer[0]] if outer else summary
+        if value is None:
+            del at[last]
+        else:
+            at[last] = value
+        with pytest.raises(ValueError, match=f"key '{key}' {message}"):
+            report(write_run(tmp_path / "run", (rounds, summary)))
+
+
+def test_importing_the_room_loads_no_drawing_library() -> None:
+    code = (
+        "import sys, fedlite.reporting.report, fedlite.reporting.table, "
+        "fedlite.reporting.progress; "
+        "print(sorted({'matplotlib', 'rich', 'numpy', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,108 @@
+"""The last table of a run, on a terminal 80 columns wide."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedlite.reporting.table import SHOWN, as_json, print_summary
+
+
+def printed(summary: dict[str, Any], directory: Path, **more: Any) -> str:
+    stream = io.StringIO()
+    print_summary(summary, directory, stream, **more)
+    return stream.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _width(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def row(text: str, name: str) -> list[str]:
+    return next(line.split() for line in text.splitlines() if line.strip().startswith(name))
+
+
+def test_private(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    _, summary = make_run(private=True)
+    text = printed(summary, tmp_path)
+    assert row(text, "site-01") == ["site-01", "71.1", "%", "81.1", "%", "2.89", "/", "3.00"]
+    assert " ".join(row(text, "all")) == "all 87.4 % 91.4 % at most 2.89 0.022 MB 0.060 MB"
+    assert row(text, "dense / sent") == ["dense", "/", "sent", "132x", "49x"]
+    assert "sent 132 times less than dense float32, received 49 times less" in text
+    assert "quickstart, seed 7" in text
+
+
+def test_without_privacy_there_is_no_epsilon(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    text = printed(make_run(private=False)[1], tmp_path)
+    assert "epsilon" not in text and "claimed" not in text
+
+
+def test_seeded_noise_shows_no_epsilon_but_says_why(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, summary = make_run(private=True)
+    summary["privacy"]["claimed"] = False
+    text = printed(summary, tmp_path)
+    assert "2.89" not in text
+    assert "no privacy is claimed: noise was seeded" in text
+    del summary["privacy"]["claimed"]
+    assert "2.89" not in printed(summary, tmp_path), "silence is no claim"
+
+
+def test_binary_shows_auc_instead_of_accuracy(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    text = printed(make_run(binary=True)[1], tmp_path)
+    assert row(text, "site-02")[1:3] == ["0.791", "0.801"]
+    assert row(text, "all")[1:3] == ["0.832", "0.876"]
+    assert "AUC" in text and "accuracy" not in text
+
+
+def test_an_exceeded_budget_is_said(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    _, summary = make_run()
+    summary["privacy"]["sites"]["site-02"]["epsilon"]["pld"] = 3.0001
+    text = printed(summary, tmp_path)
+    assert "3.01 / 3.00" in text
+    assert "the privacy budget is exceeded at site-02" in text
+
+
+def test_names_cannot_forge_colours_or_push_figures_out(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, summary = make_run()
+    summary["sites"] = ["[bold]a[/bold]", "b\x1b[2J\u202e", "c" * 300]
+    text = printed(summary, tmp_path)
+    assert "[bold]a[/bold]" in text
+    assert "\x1b" not in text and "\u202e" not in text
+    assert "0.022 MB" in text and "at most 2.89" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_many_sites_are_cut_short(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    _, summary = make_run(private=False)
+    summary["sites"] = [f"site-{i:04}" for i in range(1000)]
+    text = printed(summary, tmp_path)
+    assert f"and {1000 - SHOWN} more" in text and "site-0999" not in text
+
+
+def test_files_and_next_command(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    directory = tmp_path / ("deep" * 30)
+    directory.mkdir()
+    (directory / "report.html").write_text("x")
+    command = "fedlite predict runs/quickstart/bundle INPUT --with a-rather-long-option that-is-one"
+    text = printed(make_run()[1], directory, next_command=command)
+    assert str(directory / "report.html") in text, "a path is not broken over lines"
+    assert "model.safetensors" not in text, "only what is there is named"
+    assert f"Next: {command}" in text.splitlines()
+
+
+def test_json_is_one_object_with_finite_figures(make_run: Callable[..., Any]) -> None:
+    _, summary = make_run()
+    assert json.loads(as_json(summary)) == summary
+    summary["cpu_seconds"] = float("nan")
+    with pytest.raises(ValueError, match="JSON"):
+        as_json(summary)
