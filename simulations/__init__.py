@@ -1,0 +1,1 @@
+"""Many sites on one machine: engines, scenarios, comparisons and benchmarks."""

@@ -1,0 +1,172 @@
+"""One simulated federation, from a scenario to a finished run directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from fedlite.config import Scenario, ScenarioError, load
+from fedlite.data.spread import spread
+from fedlite.training.share import settle_batch
+
+ENGINES = ("auto", "serial", "pool", "ray")
+_FREE_BYTES = 200_000_000
+# Below this many multiply-accumulates a run is over before a pool of workers has started.
+_POOL_FROM = 2e11
+
+
+def scenario_path(name: str) -> Path:
+    """Return the file of a scenario that is given by name or by path.
+
+    Raises ScenarioError, naming the known scenarios, when there is none.
+    """
+    folder = Path(__file__).parent / "scenarios"
+    path = Path(name)
+    if path.suffix == ".toml":
+        return path
+    known = sorted(p.stem for p in folder.glob("*.toml"))
+    if name not in known:
+        raise ScenarioError(
+            f"scenario: must be one of {', '.join(known)}, or a path to a .toml file, got {name!r}"
+        )
+    return folder / f"{name}.toml"
+
+
+def check(scenario: Scenario) -> Scenario:
+    """Load and spread the data before anything else starts, and settle the privacy plan.
+
+    Raises ValueError or ScenarioError: whatever can be found wrong is found here, before training.
+    """
+    from fedlite import compression
+    from fedlite.models import build
+    from strategies import make
+
+    federation = scenario.federation
+    source, sites = spread(scenario.data, federation.sites, federation.seed)
+    make(federation)
+    for link in (scenario.uplink, scenario.downlink):
+        compression.make(link.compressor, density=link.density, values=link.values)
+    model = build(scenario.model.name, source.shape, source.classes, seed=federation.seed)
+    if scenario.private:
+        from fedlite.privacy.dpsgd import check_model
+
+        check_model(model)
+        smallest = min(sites, key=lambda site: len(site.train))
+        if scenario.privacy.delta >= 1 / len(smallest.train):
+            raise ScenarioError(
+                f"privacy.delta: must be less than 1 / records of the smallest site, which is "
+                f"1 / {len(smallest.train)} ({smallest.name}), got {scenario.privacy.delta}; "
+                "use 1e-5 or less"
+            )
+    return settle_batch(scenario, len(source.train))
+
+
+def choose_engine(name: str, scenario: Scenario) -> str:
+    """Return the engine for `auto`: a pool when the work is worth starting it."""
+    if name not in ENGINES:
+        raise ScenarioError(f"--engine: must be one of {', '.join(ENGINES)}, got {name!r}")
+    if name != "auto":
+        return name
+    from fedlite.models import build
+
+    federation, training = scenario.federation, scenario.training
+    source, sites = spread(scenario.data, federation.sites, federation.seed)
+    model = build(scenario.model.name, source.shape, source.classes, seed=0)
+    macs = sum(part["macs"] for part in model.costs().values())
+    records = sum(len(site.train) for site in sites)
+    if scenario.private:
+        passes = training.steps * scenario.privacy.sampling_rate
+    else:
+        passes = training.epochs
+    work = 3.0 * macs * records * passes * federation.rounds
+    return "pool" if (os.cpu_count() or 1) > 1 and work > _POOL_FROM else "serial"
+
+
+def simulate(
+    scenario: Scenario,
+    directory: Path,
+    *,
+    engine: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """Run `scenario` into `directory`, or go on with the run that it holds.
+
+    Raises ValueError, OSError or RuntimeError with a text for a person. Afterwards the directory
+    holds the run's record, model, figures and report.
+    """
+    scenario = check(scenario)
+    engine = choose_engine(engine, scenario)
+    directory = directory.absolute()
+    _check_space(directory)
+    if engine == "ray":
+        from simulations.ray import run_with_ray
+
+        run_with_ray(scenario, directory, quiet=quiet)
+    else:
+        _run_here(scenario, directory, engine, quiet)
+    if scenario.inference.home_head or scenario.report.baseline_repeats:
+        from simulations.comparison import add_comparisons
+
+        add_comparisons(scenario, directory, quiet=quiet)
+
+
+def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> None:
+    import torch
+    from flwr.app import Context, RecordDict
+
+    from server.app import app, run_number
+    from simulations.grid import SimulationGrid, make_engine
+
+    torch.set_num_threads(1)
+    run_id = run_number(scenario)
+    run_config = scenario.to_run_config() | {
+        "run.directory": str(directory),
+        "run.quiet": quiet,
+    }
+    sites = scenario.federation.sites
+    workers = make_engine(
+        engine,
+        run_id=run_id,
+        sites=sites,
+        run_config=run_config,
+        state=directory / "checkpoint" / "sites",
+    )
+    try:
+        grid = SimulationGrid(run_id, sites, workers)
+        context = Context(
+            run_id=run_id, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
+        )
+        app(grid, context)
+    finally:
+        workers.close()
+
+
+def resume_scenario(directory: Path) -> Scenario:
+    """Return the scenario of an unfinished run.
+
+    Raises ScenarioError when the directory holds no run, or a finished one.
+    """
+    path = directory / "scenario.toml"
+    if not path.is_file():
+        raise ScenarioError(
+            f"--resume {directory}: no scenario.toml there; give the directory of a run that was "
+            "interrupted"
+        )
+    if (directory / "summary.json").exists():
+        raise ScenarioError(
+            f"--resume {directory}: the run has finished; see fedlite report {directory}"
+        )
+    return load(path)
+
+
+def _check_space(directory: Path) -> None:
+    parent = directory
+    while not parent.exists():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if free < _FREE_BYTES:
+        raise OSError(
+            f"--out {directory}: needs {_FREE_BYTES / 1e6:.0f} MB of free disk, {parent} has "
+            f"{free / 1e6:.0f} MB; free some space or choose another directory"
+        )
