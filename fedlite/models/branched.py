@@ -124,6 +124,7 @@ def losses(
     exit_weight: float,
     distill: float = 0.0,
     temperature: float = 2.0,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Joint loss of both branches, one value per record.
 
@@ -138,6 +139,8 @@ def losses(
         exit_weight: w, in [0, 1].
         distill: weight of the distillation term, at least 0.
         temperature: T, above 0.
+        offsets: float ``[classes]`` added to both branches' logits in the cross-entropies, for
+            logit adjustment; None adds nothing.
 
     Returns:
         Losses in nats, ``[n]``, not reduced.
@@ -160,8 +163,11 @@ def losses(
         raise ValueError(f"distill must be at least 0, got {distill}; 0 turns it off")
     if not temperature > 0.0:
         raise ValueError(f"temperature must be above 0, got {temperature}; 2 is usual")
-    joint = exit_weight * functional.cross_entropy(exit_logits, y, reduction="none")
-    joint = joint + (1.0 - exit_weight) * functional.cross_entropy(deep_logits, y, reduction="none")
+    early, late = exit_logits, deep_logits
+    if offsets is not None:
+        early, late = early + offsets, late + offsets
+    joint = exit_weight * functional.cross_entropy(early, y, reduction="none")
+    joint = joint + (1.0 - exit_weight) * functional.cross_entropy(late, y, reduction="none")
     if distill == 0.0:
         return joint
     teacher = functional.log_softmax(deep_logits.detach() / temperature, dim=1)

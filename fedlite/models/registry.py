@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import torch
 
-from fedlite.models import fixed, tinyml
+from fedlite.models import fixed, scatter, tinyml
 from fedlite.models.branched import Branched
 
 _BUILDERS: dict[str, Callable[..., Branched]] = {
     "cnn": tinyml.cnn,
     "cnn1d": tinyml.cnn1d,
     "cosine": fixed.cosine,
-    "linear": tinyml.linear,
+    "linear": fixed.linear,
     "mlp": tinyml.mlp,
-    "scatter": fixed.scatter,
+    "scatter": scatter.scatter,
 }
 
 
