@@ -101,19 +101,27 @@ class Model:
 
 @dataclass(frozen=True)
 class Training:
-    """What a site does in a round. `steps` > 0 replaces `epochs`."""
+    """What a site does in a round. `steps` > 0 replaces `epochs`.
+
+    With schedule `linear` the learning rate holds for the share `hold` of the rounds and then falls
+    in a straight line to `final` times itself. `logit_adjustment` tells the local loss how often
+    each class occurs at the site, which keeps skewed sites from unlearning what they do not have.
+    """
 
     epochs: int = _at_least(1, 1)
     steps: int = _at_least(0, 0)
     batch_size: int = _at_least(32, 1)
     learning_rate: float = _positive(0.1)
-    schedule: str = _choice("constant", "constant", "cosine")
+    schedule: str = _choice("constant", "constant", "linear")
+    hold: float = _between(0.5, 0.0, 1.0)
+    final: float = _fraction(0.1)
     momentum: float = _key(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
     clip_norm: float = _at_least(0.0, 0.0)
     weight_decay: float = _at_least(0.0, 0.0)
     exit_weight: float = _between(0.5, 0.0, 1.0)
     distill: float = _at_least(0.0, 0.0)
     temperature: float = _positive(3.0)
+    logit_adjustment: bool = _anything(False)
     device: str = _key("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
 
 
@@ -296,10 +304,17 @@ def _cross_checks(scenario: Scenario) -> list[str]:
                 "training.steps: must be at least 1 when privacy.unit is not none, got 0; the "
                 "number of private steps is part of the plan, so epochs cannot stand for it"
             )
-        if scenario.training.momentum or scenario.training.weight_decay:
+        for key in ("momentum", "weight_decay"):
+            if getattr(scenario.training, key):
+                errors.append(
+                    f"training.{key}: must be 0 under record-level privacy, got "
+                    f"{getattr(scenario.training, key)}; use federation.server_momentum, which "
+                    "sees noised updates only"
+                )
+        if scenario.training.logit_adjustment:
             errors.append(
-                "training.momentum, training.weight_decay: must be 0 under record-level privacy; "
-                "use federation.server_momentum, which sees noised updates only"
+                "training.logit_adjustment: must be false when privacy.unit is not none (rule: a "
+                "record's gradient must depend on that record only), got true; leave it out"
             )
         if data.name == "csv" and data.scaling == "site":
             errors.append(

@@ -23,9 +23,7 @@ class Code(StrEnum):
 
     DATA = "data"  # the site's data is missing, empty or unusable
     BUDGET = "budget"  # the site's privacy plan has no steps left
-    NEED_FULL_MODEL = (
-        "need-full-model"  # the chain does not start at the model the site has
-    )
+    NEED_FULL_MODEL = "need-full-model"  # the chain does not start at the model the site has
     BAD_INSTRUCTION = "bad-instruction"  # the server's message is malformed or for another model
     CONFIG = "config"  # the scenario is wrong, or asks for what the site cannot do
     FAILED = "failed"  # anything else; the site's own log has the text

@@ -17,6 +17,7 @@ from typing import Any
 from fedlite.privacy.mechanism import RecordMechanism
 
 PLD_INTERVAL = 1e-4
+_COARSE = 1e-3
 PRV_ERROR = 0.01
 
 
@@ -108,11 +109,24 @@ def rdp(sigma: float, rate: float, steps: int, delta: float) -> float:
     return float(accountant.get_epsilon(delta))
 
 
+def running(mechanism: RecordMechanism, steps: int, delta: float) -> float:
+    """Return a bound on epsilon after `steps` steps, quickly, for showing it round by round.
+
+    The whole plan gets the fine grid of the report; its prefixes a ten times coarser one, which is
+    pessimistic too.
+    """
+    _check(steps, delta)
+    if steps == 0:
+        return 0.0
+    interval = PLD_INTERVAL if steps == mechanism.steps else _COARSE
+    return pld(mechanism.noise_multiplier, mechanism.sampling_rate, steps, delta, interval)
+
+
 @lru_cache(maxsize=64)
 def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    """Return the smallest noise multiplier, to 0.02 %, whose plan fits `epsilon`.
+    """Return the smallest noise multiplier, to about 0.1 %, whose plan fits `epsilon`.
 
-    It fits when PLD is at most `epsilon` and PRV at most `epsilon` plus its stated error.
+    It fits when PLD is at most `epsilon`, and PRV at most `epsilon` plus its stated error.
 
     Raises ValueError when a number is outside its range.
     """
@@ -122,27 +136,22 @@ def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
     if not 0 < rate <= 1:
         raise ValueError(f"sampling_rate: must be greater than 0 and at most 1, got {rate!r}")
 
-    # The coarse grid is pessimistic too, only looser: it brackets sigma ten times faster.
-    low = high = 0.5
-    while pld(high, rate, steps, delta, 1e-3) > epsilon:
+    # The coarse grid is pessimistic too, only looser, and ten times faster.
+    low = high = 1.0
+    while pld(high, rate, steps, delta, _COARSE) > epsilon:
         low, high = high, high * 2
-    while low > 1e-3 and pld(low, rate, steps, delta, 1e-3) <= epsilon:
+    while low > 1e-2 and pld(low, rate, steps, delta, _COARSE) <= epsilon:
         low, high = low / 2, low
-    while high / low > 1.001:
+    while high / low > 1.0005:
         middle = math.sqrt(low * high)
-        if pld(middle, rate, steps, delta, 1e-3) > epsilon:
+        if pld(middle, rate, steps, delta, _COARSE) > epsilon:
             low = middle
         else:
             high = middle
-    # On the fine grid a slightly smaller sigma may do.
-    low *= 0.995
-    while high / low > 1.0001:
-        middle = math.sqrt(low * high)
-        if pld(middle, rate, steps, delta) > epsilon:
-            low = middle
-        else:
-            high = middle
-    # The second library must agree that the plan fits, within its stated error.
-    while prv(high, rate, steps, delta) > epsilon + PRV_ERROR:
-        high *= 1.0001
+    # The fine grid and the second library must agree that the plan fits.
+    while (
+        pld(high, rate, steps, delta) > epsilon
+        or prv(high, rate, steps, delta) > epsilon + PRV_ERROR
+    ):
+        high *= 1.0002
     return high

@@ -18,6 +18,9 @@ from fedlite.privacy.mechanism import RecordMechanism
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+# Where torch keeps the generator's 624 words of 32 bits, each in 8 bytes, in its state.
+_MT_WORDS = slice(24, 24 + 8 * 624)
+
 
 def entropy(
     simulate_seed: int, *keys: int, device: torch.device | str = "cpu"
@@ -32,11 +35,23 @@ def entropy(
         sequence = np.random.SeedSequence([simulate_seed, *keys])
         sampling, noise = sequence.spawn(2)
         seed = int(noise.generate_state(1, np.uint64)[0])
-        sampler = np.random.default_rng(sampling)
-    else:
-        seed = secrets.randbits(64)
-        sampler = np.random.default_rng(secrets.randbits(256))
-    return sampler, torch.Generator(device=device).manual_seed(seed)
+        return np.random.default_rng(sampling), torch.Generator(device=device).manual_seed(seed)
+    generator = torch.Generator(device=device).manual_seed(secrets.randbits(64))
+    if generator.device.type == "cpu":
+        _fill(generator)
+    return np.random.default_rng(secrets.randbits(256)), generator
+
+
+def _fill(generator: torch.Generator) -> None:
+    """Replace all 624 words of a CPU generator's Mersenne Twister by the system's entropy.
+
+    torch seeds it with the low 32 bits of a seed only: an adversary could try them all, and
+    subtract the noise that fits.
+    """
+    state = generator.get_state()
+    words = state[_MT_WORDS].view(torch.int64)
+    words.copy_(torch.frombuffer(bytearray(secrets.token_bytes(4 * 624)), dtype=torch.uint32))
+    generator.set_state(state)
 
 
 def check_model(model: nn.Module) -> None:

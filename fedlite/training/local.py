@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -53,18 +53,17 @@ def train(
     values, gradients = flat
     velocity = torch.zeros_like(values)
     model.train()
-    for batch in _batches(len(labels), training, rng):
+    for batch_inputs, batch_labels in _batches(inputs, labels, training, rng):
         gradients.zero_()
-        chosen = torch.from_numpy(batch)
-        shallow, deep = model(inputs[chosen])
-        mean: Tensor = loss(shallow, deep, labels[chosen]).mean()
+        shallow, deep = model(batch_inputs)
+        mean: Tensor = loss(shallow, deep, batch_labels).mean()
         torch.autograd.backward(mean)
-        if training.weight_decay:
-            gradients.add_(values, alpha=training.weight_decay)
         if training.clip_norm:
             norm = float(gradients.norm())
             if norm > training.clip_norm:
                 gradients.mul_(training.clip_norm / norm)
+        if training.weight_decay:
+            gradients.add_(values, alpha=training.weight_decay)
         if training.momentum:
             velocity.mul_(training.momentum).add_(gradients)
             values.sub_(velocity, alpha=learning_rate)
@@ -72,13 +71,17 @@ def train(
             values.sub_(gradients, alpha=learning_rate)
 
 
-def _batches(n: int, training: Training, rng: np.random.Generator) -> list[np.ndarray]:
+def _batches(
+    inputs: Tensor, labels: Tensor, training: Training, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled mini-batches, as slices of one gathered copy a pass."""
+    n = len(labels)
     size = min(training.batch_size, n)
-    passes = training.epochs
-    if training.steps:
-        passes = -(-training.steps * size // n)
-    batches: list[np.ndarray] = []
-    for _ in range(passes):
-        order = rng.permutation(n)
-        batches += [order[start : start + size] for start in range(0, n, size)]
-    return batches[: training.steps] if training.steps else batches
+    per_pass = -(-n // size)
+    left = training.steps or training.epochs * per_pass
+    while left > 0:
+        order = torch.from_numpy(rng.permutation(n)).to(labels.device)
+        shuffled, answers = inputs[order], labels[order]
+        for start in range(0, min(left, per_pass) * size, size):
+            yield shuffled[start : start + size], answers[start : start + size]
+        left -= per_pass
