@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -19,25 +18,27 @@ from clients.site import Decline, Site, default_state_directory, open_simulated_
 from fedlite import flower
 from fedlite.config import ScenarioError, from_run_config
 from fedlite.messages import Code, Instruction
+from fedlite.training.share import settle_process
 
 log = logging.getLogger("fedlite.site")
 
 app = ClientApp()
 
 # Preparing a site (loading, fixed features, calibrating the noise) takes longer than most rounds.
-_open: OrderedDict[tuple[int, int], Site] = OrderedDict()
+_open: OrderedDict[tuple[int, int, str], Site] = OrderedDict()
 _KEEP = 64
 
 
 def _site(context: Context) -> Site:
-    key = (context.run_id, context.node_id)
+    given = str(context.node_config.get("state-path", ""))
+    # A run's number comes from its scenario, so two runs of one scenario differ only by the path.
+    key = (context.run_id, context.node_id, given)
     if key not in _open:
-        torch.set_num_threads(1)
+        settle_process()
         if "partition-id" not in context.node_config:
             raise ScenarioError(
                 "node config: needs partition-id, which Flower's simulation gives; got none"
             )
-        given = str(context.node_config.get("state-path", ""))
         directory = Path(given) if given else default_state_directory(context.run_id)
         _open[key] = open_simulated_site(
             from_run_config(context.run_config), int(context.node_config["partition-id"]), directory

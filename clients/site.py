@@ -90,15 +90,15 @@ class Site:
             # A dense frame is a whole model and starts from nothing.
             full = frame[3:4] == bytes([dense.codec])
             compressor = dense if full else sparse
-            envelope = compression.Envelope(
-                run=instruction.run,
-                # A chain's frames are numbered by the round they lead to; the last is this one's.
-                round=instruction.round - count + 1 + number,
-                site=0,
-                layout=self.learner.layout.digest,
-                base=bytes(8) if full else digest,
-            )
             try:
+                envelope = compression.Envelope(
+                    run=instruction.run,
+                    # A chain's frames are numbered by the round they lead to; the last is this one.
+                    round=instruction.round - count + 1 + number,
+                    site=0,
+                    layout=self.learner.layout.digest,
+                    base=bytes(8) if full else digest,
+                )
                 codec, _, body = compression.unpack(frame, envelope, limit=compressor.limit(size))
                 if codec != compressor.codec:
                     raise ValueError(f"codec: must be {compressor.codec}, got {codec}")

@@ -126,9 +126,7 @@ def _loss(scenario: Scenario, mechanism: RecordMechanism | None, asked: int) -> 
     if mechanism is None or scenario.privacy.simulate_seed >= 0:
         return None
     steps = min(asked * scenario.training.steps, mechanism.steps)
-    return accounting.pld(
-        mechanism.noise_multiplier, mechanism.sampling_rate, steps, scenario.privacy.delta
-    )
+    return accounting.running(mechanism, steps, scenario.privacy.delta)
 
 
 def _every(

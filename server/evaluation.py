@@ -61,8 +61,9 @@ class Evaluator:
         load_vector(self.model, vector)
         if self._global is not None:
             return self._scores(*self._global)
-        parts = [self._scores(x, y) for x, y in self._site_tests]
-        counts = [len(y) for _, y in self._site_tests]
+        held = [(x, y) for x, y in self._site_tests if len(y)]
+        parts = [self._scores(x, y) for x, y in held]
+        counts = [len(y) for _, y in held]
         return Scores(
             accuracy={
                 b: float(np.average([p.accuracy[b] for p in parts], weights=counts))
@@ -98,7 +99,9 @@ class Evaluator:
             logits = torch.cat(kept).double().numpy()
             accuracy[branch] = float((logits.argmax(1) == labels).mean())
             if logits.shape[1] == 2 and 0 < labels.sum() < len(labels):
-                auc[branch] = area_under_curve(logits[:, 1] - logits[:, 0], labels)
+                # A hostile update may make logits overflow; that is a bad score, not an error.
+                margin = np.nan_to_num(logits[:, 1] - logits[:, 0])
+                auc[branch] = area_under_curve(margin, labels)
         return Scores(accuracy, auc)
 
 

@@ -122,7 +122,8 @@ class Rounds:
             outcome, state = self._round(number)
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
-            if enough and not np.isfinite(state.model).all():
+            # The next broadcast is the difference, which overflows before the model does.
+            if enough and not np.isfinite(state.model - self.point.broadcast.replica).all():
                 log.error("round %d: the updates' sum overflowed and is not used", number)
                 enough = False
             void = 0 if enough else void + 1
@@ -215,10 +216,11 @@ class Rounds:
 
     def _replies(self, messages: list[Message]) -> Iterator[Message]:
         """Push messages and yield their replies as they come, until the deadline."""
-        waiting = set(self.grid.push_messages(messages))
+        # Flower gives no id (None, or nothing) for a message that it could not take.
+        waiting = {message_id for message_id in self.grid.push_messages(messages) if message_id}
         until = time.monotonic() + self.scenario.federation.deadline_seconds
         while waiting:
-            arrived = list(self.grid.pull_messages(list(waiting)))
+            arrived = self._pull(waiting)
             for message in arrived:
                 waiting.discard(message.metadata.reply_to_message_id)
                 yield message
@@ -226,6 +228,23 @@ class Rounds:
                 return
             if not arrived:
                 time.sleep(_POLL_SECONDS)
+
+    def _pull(self, waiting: set[str]) -> list[Message]:
+        """Return what has arrived; a reply that Flower itself cannot read is no longer waited for.
+
+        Flower's grid raises whatever its decoders raise, and one site's bytes may not stop a run.
+        """
+        try:
+            return list(self.grid.pull_messages(list(waiting)))
+        except Exception:
+            log.exception("a reply could not be read; asking for each by itself")
+        arrived: list[Message] = []
+        for message_id in sorted(waiting):
+            try:
+                arrived += self.grid.pull_messages([message_id])
+            except Exception:
+                waiting.discard(message_id)
+        return arrived
 
     # One round ---------------------------------------------------------------------------------
 
@@ -281,7 +300,8 @@ class Rounds:
                 continue
             code = flower.code_of(message)
             if code is Code.NEED_FULL_MODEL and point.sites[name].held is not None:
-                again.append(name)
+                if name not in again:
+                    again.append(name)
                 continue
             fold.seen.add(name)
             blob = b""

@@ -49,12 +49,10 @@ class Node:
 
     def __init__(self, run_id: int, sites: int, run_config: Mapping[str, Any], state: Path) -> None:
         """Import the ClientApp, one torch thread only."""
-        import torch
-
         from clients.app import app
+        from fedlite.training.share import settle_process
 
-        # Two threads on two busy cores are ten times slower than one: they spin for each other.
-        torch.set_num_threads(1)
+        settle_process()
         flower.identify(run_id, 0)
         self._app = app
         self._contexts = {

@@ -45,8 +45,16 @@ def check(scenario: Scenario) -> Scenario:
     federation = scenario.federation
     source, sites = spread(scenario.data, federation.sites, federation.seed)
     make(federation)
-    for link in (scenario.uplink, scenario.downlink):
-        compression.make(link.compressor, density=link.density, values=link.values)
+    for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
+        try:
+            compression.make(link.compressor, density=link.density, values=link.values)
+        except ValueError as error:
+            raise ScenarioError(f"{name}.{error}") from None
+    if source.test is None and not any(len(site.test) for site in sites):
+        raise ScenarioError(
+            f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
+            f"of its own, got {scenario.data.test_fraction}; 0.2 holds out a fifth at each site"
+        )
     model = build(scenario.model.name, source.shape, source.classes, seed=federation.seed)
     if scenario.private:
         from fedlite.privacy.dpsgd import check_model
@@ -112,13 +120,13 @@ def simulate(
 
 
 def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> None:
-    import torch
     from flwr.app import Context, RecordDict
 
+    from fedlite.training.share import settle_process
     from server.app import app, run_number
     from simulations.grid import SimulationGrid, make_engine
 
-    torch.set_num_threads(1)
+    settle_process()
     run_id = run_number(scenario)
     run_config = scenario.to_run_config() | {
         "run.directory": str(directory),
