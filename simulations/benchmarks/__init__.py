@@ -1,0 +1,1 @@
+"""Longer studies whose figures the documentation quotes; each prints the alternatives beside."""

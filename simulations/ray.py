@@ -1,0 +1,155 @@
+"""The same apps under Flower's own simulation engine: `flwr run`, a SuperLink, and Ray.
+
+A SuperLink of our own on a free port runs for just this run, with its home in a temporary folder,
+so nothing of the user's Flower set-up is read, changed or left running.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tomli_w
+
+from fedlite.config import Scenario
+
+_START_SECONDS = 90.0
+
+
+def run_with_ray(scenario: Scenario, directory: Path, *, quiet: bool) -> None:
+    """Run `scenario` into `directory` by `flwr run`.
+
+    Raises RuntimeError when Ray is not installed or the run fails, with the end of its log.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise RuntimeError(
+            "--engine ray: needs Flower's simulation extra, which is not installed; "
+            "pip install 'fedlite[ray]'"
+        )
+    app = Path(__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory(prefix="fedlite-ray-") as folder:
+        home = Path(folder)
+        settings = home / "run.toml"
+        tables = scenario.to_dict() | {"run": {"directory": str(directory), "quiet": quiet}}
+        settings.write_text(tomli_w.dumps(tables), encoding="utf-8")
+        environment = os.environ | {
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            # Where sites keep their state: beside the server's checkpoint.
+            "XDG_STATE_HOME": str(directory / "checkpoint"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        with _superlink(home, environment) as address:
+            (home / "config.toml").write_text(
+                tomli_w.dumps(
+                    {
+                        "superlink": {
+                            "default": "here",
+                            "here": {"address": address, "insecure": True},
+                        }
+                    }
+                ),
+                encoding="utf-8",
+            )
+            command = ["flwr", "run", str(app), "here", "--stream"]
+            command += ["--run-config", str(settings)]
+            command += [
+                "--federation-config",
+                f"num-supernodes={scenario.federation.sites} client-resources-num-cpus=1 "
+                f"client-resources-num-gpus=0.0 init-args-num-cpus={os.cpu_count() or 1}",
+            ]
+            tail = _follow(command, environment, quiet)
+            # `flwr run` exits with 0 even when the run failed; only the summary proves it did not.
+            if not (directory / "summary.json").exists():
+                end = "\n".join(tail)
+                raise RuntimeError(f"flwr run: the run did not finish; the end of its log:\n{end}")
+
+
+def _follow(command: list[str], environment: dict[str, str], quiet: bool) -> list[str]:
+    """Run the command to its end, pass on its progress lines, and return its last lines."""
+    tail: deque[str] = deque(maxlen=25)
+    if not quiet:
+        print("starting a SuperLink and Ray", file=sys.stderr)
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    for line in process.stdout or ():
+        tail.append(line.rstrip())
+        if not quiet and line.startswith("round "):
+            print(line.rstrip(), file=sys.stderr)
+    process.wait()
+    return list(tail)
+
+
+@contextmanager
+def _superlink(home: Path, environment: dict[str, str]) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = home / "superlink.log"
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(
+            [
+                "flower-superlink",
+                "--insecure",
+                "--simulation",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--disable-runtime-dependency-installation",
+            ],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            _wait(process, port, log)
+            yield f"127.0.0.1:{port}"
+        finally:
+            # The whole group: the SuperLink starts helpers, and Ray starts its own.
+            os.killpg(process.pid, 15)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise RuntimeError(f"flower-superlink did not start; its log: {log.read_text()[-1500:]}")
+
+
+def flower_config(scenario: Scenario) -> str:
+    """Return the `[tool.flwr.app.config]` part of pyproject.toml for `flwr run .`.
+
+    Flower accepts a key in `--run-config` only when it is listed there, so all of them are.
+    """
+    tables = scenario.to_dict() | {"run": {"directory": "", "quiet": False}}
+    text = tomli_w.dumps({"tool": {"flwr": {"app": {"config": tables}}}})
+    tomllib.loads(text)
+    return text
