@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedlite.models import build, losses
+from fedlite.parameters import to_vector
+from fedlite.privacy import RecordMechanism, dpsgd
+
+SILENT = 1e-12
+
+
+class TwoHeads(nn.Module):
+    """A shared linear stem under two heads, with biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 5)
+        self.exit = nn.Linear(5, 3)
+        self.tail = nn.Sequential(nn.Tanh(), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.stem(x)
+        return self.exit(hidden), self.tail(hidden)
+
+
+def loss(shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
+    return losses(shallow, deep, labels, exit_weight=0.4, distill=0.3, temperature=2.0)
+
+
+def linear() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(1)
+    return TwoHeads(), torch.randn(12, 6), torch.randint(0, 3, (12,))
+
+
+def convolutional() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(2)
+    return build("cnn", (1, 8, 8), 10, seed=3), torch.rand(9, 1, 8, 8), torch.randint(0, 10, (9,))
+
+
+def fixed() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(3)
+    model = build("cosine", (1, 8, 8), 10, seed=3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.1)
+        return model, model.prepare(torch.rand(7, 1, 8, 8)), torch.randint(0, 10, (7,))
+
+
+def by_single_records(
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    mechanism: RecordMechanism,
+    steps: int,
+    learning_rate: float,
+    sampler: np.random.Generator,
+) -> list[int]:
+    """Abadi et al. 2016, algorithm 1, one record at a time, without noise; returns batch sizes."""
+    sizes = []
+    parameters = list(model.parameters())
+    for _ in range(steps):
+        if mechanism.sampling_rate == 1.0:
+            chosen = np.arange(len(labels))
+        else:
+            chosen = np.flatnonzero(sampler.random(len(labels)) < mechanism.sampling_rate)
+        total = [torch.zeros_like(p) for p in parameters]
+        for row in chosen:
+            value = loss(*model(inputs[row : row + 1]), labels[row : row + 1]).sum()
+            gradients = torch.autograd.grad(value, parameters)
+            norm = math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients))
+            factor = min(1.0, mechanism.clip / norm)
+            for summed, gradient in zip(total, gradients, strict=True):
+                summed.add_(gradient, alpha=factor)
+        with torch.no_grad():
+            for parameter, summed in zip(parameters, total, strict=True):
+                parameter.sub_(summed, alpha=learning_rate / mechanism.expected_batch)
+        sizes.append(len(chosen))
+    return sizes
+
+
+@pytest.mark.parametrize("make", [linear, convolutional, fixed])
+@pytest.mark.parametrize(("clip", "rate"), [(0.05, 1.0), (1.0, 0.3), (100.0, 0.5)])
+def test_ghost_clipping_equals_a_loop_over_single_records(
+    make: Callable[[], tuple[nn.Module, Tensor, Tensor]], clip: float, rate: float
+) -> None:
+    model, inputs, labels = make()
+    truth = copy.deepcopy(model)
+    mechanism = RecordMechanism(clip, SILENT, rate, 3, 4)
+    dpsgd.train(
+        model,
+        inputs,
+        labels,
+        loss,
+        mechanism,
+        steps=3,
+        learning_rate=0.5,
+        sampler=np.random.default_rng(5),
+        noise=torch.Generator().manual_seed(0),
+    )
+    before = to_vector(truth)
+    by_single_records(truth, inputs, labels, mechanism, 3, 0.5, np.random.default_rng(5))
+    np.testing.assert_allclose(to_vector(model), to_vector(truth), atol=1e-5, rtol=1e-4)
+    assert np.abs(to_vector(truth) - before).max() > 1e-3
+
+
+def test_both_heads_share_one_clip() -> None:
+    model, inputs, labels = linear()
+    before = to_vector(model)
+    clip = 1e-3
+    dpsgd.train(
+        model,
+        inputs[:1],
+        labels[:1],
+        loss,
+        RecordMechanism(clip, SILENT, 1.0, 1, 1),
+        steps=1,
+        learning_rate=1.0,
+        sampler=np.random.default_rng(0),
+        noise=torch.Generator().manual_seed(0),
+    )
+    moved = (to_vector(model) - before).astype(np.float64)
+    assert np.linalg.norm(moved) == pytest.approx(clip, rel=0.01)
+    assert np.abs(moved[-18:]).max() > 0 and np.abs(moved[35:53]).max() > 0
+
+
+def test_an_empty_poisson_sample_is_a_step_of_pure_noise() -> None:
+    model, inputs, labels = linear()
+    before = to_vector(model)
+    arguments = {
+        "steps": 4,
+        "learning_rate": 0.5,
+        "sampler": np.random.default_rng(0),
+    }
+    mechanism = RecordMechanism(1.0, SILENT, 1e-9, 4, 1)
+    noise = torch.Generator().manual_seed(0)
+    dpsgd.train(model, inputs, labels, loss, mechanism, noise=noise, **arguments)  # type: ignore[arg-type]
+    np.testing.assert_allclose(to_vector(model), before, atol=1e-9)
+    loud = RecordMechanism(1.0, 1.0, 1e-9, 4, 1)
+    dpsgd.train(model, inputs, labels, loss, loud, noise=noise, **arguments)  # type: ignore[arg-type]
+    moved = to_vector(model) - before
+    # Four steps of 0.5 N(0, 1): standard deviation 1 on each of 71 values.
+    assert 0.7 < moved.std() < 1.3
+
+
+def test_a_sample_can_be_empty_between_others() -> None:
+    model, inputs, labels = linear()
+    truth = copy.deepcopy(model)
+    mechanism = RecordMechanism(0.5, SILENT, 0.05, 30, 1)
+    dpsgd.train(
+        model,
+        inputs,
+        labels,
+        loss,
+        mechanism,
+        steps=30,
+        learning_rate=0.1,
+        sampler=np.random.default_rng(9),
+        noise=torch.Generator().manual_seed(0),
+    )
+    sizes = by_single_records(truth, inputs, labels, mechanism, 30, 0.1, np.random.default_rng(9))
+    assert 0 in sizes and max(sizes) > 0
+    np.testing.assert_allclose(to_vector(model), to_vector(truth), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [linear, convolutional])
+def test_noise_lies_on_every_coordinate_with_the_promised_deviation(
+    make: Callable[[], tuple[nn.Module, Tensor, Tensor]],
+) -> None:
+    model, inputs, labels = make()
+    repeats, rate, batch = 60, 0.25, 7
+    mechanism = RecordMechanism(0.3, 5.0, 1.0, repeats, batch)
+    quiet = RecordMechanism(0.3, SILENT, 1.0, repeats, batch)
+    start = copy.deepcopy(model)
+    _, noise = dpsgd.entropy(-1)
+
+    def step(mechanism: RecordMechanism, generator: torch.Generator) -> np.ndarray:
+        trained = copy.deepcopy(start)
+        dpsgd.train(
+            trained,
+            inputs,
+            labels,
+            loss,
+            mechanism,
+            steps=1,
+            learning_rate=rate,
+            sampler=np.random.default_rng(0),
+            noise=generator,
+        )
+        return to_vector(trained).astype(np.float64)
+
+    mean = step(quiet, torch.Generator())
+    count = 60 if mean.size < 1000 else 12
+    draws = np.stack([step(mechanism, noise) for _ in range(count)]) - mean
+    promised = mechanism.noise_std / batch * rate
+    squares = (draws / promised) ** 2
+    # A sum of n squared standard normals has mean n and variance 2 n; six deviations allow 1e-9.
+    n = squares.size
+    assert abs(squares.sum() - n) < 6 * math.sqrt(2 * n)
+    by_coordinate = squares.sum(axis=0)
+    assert by_coordinate.min() > 0.0
+    # Neither steps nor coordinates repeat each other.
+    if mean.size < 1000:
+        assert by_coordinate.min() > 0.25 * count and by_coordinate.max() < 3.0 * count
+        flat = draws / promised
+        assert abs((flat[1:] * flat[:-1]).mean()) < 6 / math.sqrt(flat[1:].size)
+        assert abs((flat[:, 1:] * flat[:, :-1]).mean()) < 6 / math.sqrt(flat[:, 1:].size)
+
+
+def noised(simulate_seed: int, *keys: int) -> np.ndarray:
+    model, inputs, labels = linear()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    sampler, noise = dpsgd.entropy(simulate_seed, *keys)
+    dpsgd.train(
+        model,
+        inputs,
+        labels,
+        loss,
+        RecordMechanism(1.0, 1.0, 0.5, 2, 4),
+        steps=2,
+        learning_rate=0.1,
+        sampler=sampler,
+        noise=noise,
+    )
+    return to_vector(model)
+
+
+def test_global_seeds_cannot_repeat_the_noise() -> None:
+    assert not np.array_equal(noised(-1, 1, 2), noised(-1, 1, 2))
+    state = torch.random.get_rng_state()
+    dpsgd.entropy(-1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_only_a_simulation_seed_repeats_and_each_round_and_site_has_its_own() -> None:
+    np.testing.assert_array_equal(noised(3, 1, 2), noised(3, 1, 2))
+    for other in ((3, 1, 3), (3, 2, 2), (4, 1, 2)):
+        assert not np.array_equal(noised(3, 1, 2), noised(*other))
+
+
+def test_private_noise_has_more_than_the_32_bits_that_torch_seeds_with() -> None:
+    # torch takes the low 32 bits of a seed: whoever tries them all finds the noise.
+    low, high = (torch.Generator().manual_seed(s) for s in (5, 5 + 2**32))
+    assert torch.equal(torch.randn(9, generator=low), torch.randn(9, generator=high))
+    _, generator = dpsgd.entropy(-1)
+    words = generator.get_state()[24 : 24 + 8 * 624].view(torch.int64)
+    seeded = torch.Generator().manual_seed(generator.initial_seed())
+    other = seeded.get_state()[24 : 24 + 8 * 624].view(torch.int64)
+    assert int((words == other).sum()) < 3
+    # All 32 bits of every word, and nothing above them.
+    assert 0 <= int(words.min()) and int(words.max()) < 2**32
+    bits = (words[:, None] >> torch.arange(32)) & 1
+    assert 0.4 < float(bits.double().mean()) < 0.6
+    assert (bits.sum(dim=0) > 200).all() and (bits.sum(dim=0) < 424).all()
+    sample = torch.randn(200_000, generator=generator)
+    assert abs(float(sample.mean())) < 0.015 and abs(float(sample.std()) - 1) < 0.01
+
+
+def test_poisson_batch_sizes_are_binomial() -> None:
+    n, rate, draws = 400, 0.05, 3000
+    rng = np.random.default_rng(11)
+    samples = [dpsgd.poisson_sample(n, rate, rng) for _ in range(draws)]
+    sizes = np.array([len(s) for s in samples])
+    variance = n * rate * (1 - rate)
+    assert abs(sizes.mean() - n * rate) < 5 * math.sqrt(variance / draws)
+    # A fixed batch size has variance 0, sampling with replacement another one.
+    assert 0.88 < sizes.var() / variance < 1.12
+    counts = np.bincount(np.concatenate(samples), minlength=n)
+    assert abs(counts.mean() / draws - rate) < 0.002
+    assert counts.min() > 0.5 * rate * draws and counts.max() < 1.5 * rate * draws
+    assert all((np.diff(s) > 0).all() for s in samples)
+
+
+def test_rate_one_takes_every_record() -> None:
+    assert dpsgd.poisson_sample(5, 1.0, np.random.default_rng(0)).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_batch_norm_is_refused_and_the_model_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    with pytest.raises(ValueError, match=r"BatchNorm|batch"):
+        dpsgd.check_model(model)
+    with pytest.raises(ValueError, match="use GroupNorm"):
+        dpsgd.train(
+            model,
+            torch.zeros(1, 1, 8, 8),
+            torch.zeros(1, dtype=torch.int64),
+            loss,
+            RecordMechanism(1.0, 1.0, 1.0, 1, 1),
+            steps=1,
+            learning_rate=0.1,
+            sampler=np.random.default_rng(0),
+            noise=torch.Generator(),
+        )
+
+
+def test_no_hook_is_left_behind() -> None:
+    model, inputs, labels = linear()
+    dpsgd.train(
+        model,
+        inputs,
+        labels,
+        loss,
+        RecordMechanism(1.0, 1.0, 1.0, 1, 1),
+        steps=1,
+        learning_rate=0.1,
+        sampler=np.random.default_rng(0),
+        noise=torch.Generator(),
+    )
+    for module in model.modules():
+        assert not module._forward_hooks and not module._backward_hooks
+    model(inputs)

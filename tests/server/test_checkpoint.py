@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server import broadcast, checkpoint
+from server.checkpoint import Checkpoint, SiteRecord
+from strategies import ServerState
+
+
+def example() -> Checkpoint:
+    rng = np.random.default_rng(0)
+    model, momentum, replica = (rng.normal(size=9).astype(np.float32) for _ in range(3))
+    down = broadcast.Broadcast(replica, 3, [(2, b"\x00two"), (3, b"three\xff")])
+    state = ServerState(model, momentum, rng.normal(size=9), 2)
+    sites = {"Köln": SiteRecord(None, 2, 3, 1), "site-02": SiteRecord()}
+    return Checkpoint(b"\x00run-001", 3, state, down, sites)
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path) is None
+    saved = example()
+    checkpoint.save(tmp_path / "checkpoint", saved)
+    found = checkpoint.load(tmp_path / "checkpoint")
+    assert found is not None
+    assert (found.run, found.round, found.sites) == (saved.run, saved.round, saved.sites)
+    assert found.broadcast.frames == saved.broadcast.frames
+    assert found.broadcast.round == 3 and found.state.averaged == 2
+    for part in ("model", "momentum", "total"):
+        ours, theirs = getattr(found.state, part), getattr(saved.state, part)
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    np.testing.assert_array_equal(found.broadcast.replica, saved.broadcast.replica)
+    assert os.listdir(tmp_path / "checkpoint") == [checkpoint.FILE]
+
+
+@pytest.mark.parametrize("cut", [0, 5, 100, -1])
+def test_a_damaged_file_is_told_and_not_taken_for_a_new_run(tmp_path: Path, cut: int) -> None:
+    checkpoint.save(tmp_path, example())
+    path = tmp_path / checkpoint.FILE
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"server\.safetensors: the checkpoint is damaged.*start"):
+        checkpoint.load(tmp_path)

@@ -1,0 +1,415 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
+from clients.state import load
+from fedlite import compression, flower
+from fedlite.messages import Code, Hello, Instruction
+from fedlite.reporting.record import read_rounds
+from server import checkpoint
+from server.rounds import RunFailed
+
+World = Callable[..., Any]
+N = 400
+
+
+def frame(member: Any, instruction: Instruction, **changes: Any) -> bytes:
+    """Return a valid-looking update with some field changed."""
+    link = member.site.scenario.uplink
+    compressor = compression.make(link.compressor, density=link.density, values=link.values)
+    values = changes.pop("values", np.ones(N, np.float32))
+    records = changes.pop("records", 0)
+    codec = changes.pop("codec", compressor.codec)
+    envelope = compression.Envelope(
+        run=instruction.run,
+        round=instruction.round,
+        site=member.site.number,
+        layout=member.learner.layout.digest,
+        base=instruction.model,
+    )
+    body = changes.pop("body", None) or compressor.compress(values)
+    return compression.pack(replace(envelope, **changes), codec, body, records)
+
+
+def says(make: Callable[[Any, Instruction], bytes]) -> Callable[..., list[Message]]:
+    return lambda member, message, i: [flower.answer(make(member, i), message)]
+
+
+def raw(content: RecordDict) -> Callable[..., list[Message]]:
+    return lambda member, message, i: [Message(content, reply_to=message)]
+
+
+def nan_body(member: Any, instruction: Instruction) -> bytes:
+    good = frame(member, instruction)
+    body = bytearray(good[compression.HEADER_BYTES :])
+    body[:4] = np.array([np.nan], "<f4").tobytes()
+    return frame(member, instruction, body=bytes(body))
+
+
+HOSTILE: dict[str, Callable[..., list[Message]]] = {
+    "empty": says(lambda m, i: b""),
+    "garbage": says(lambda m, i: b"\xff" * 60),
+    "truncated": says(lambda m, i: frame(m, i)[:-3]),
+    "too long": says(lambda m, i: frame(m, i) + b"x"),
+    "too large": says(lambda m, i: b"FL" + bytes(3_000_000)),
+    "flipped bit": says(lambda m, i: frame(m, i)[:-1] + b"\x55"),
+    "replayed round": says(lambda m, i: frame(m, i, round=i.round - 1)),
+    "future round": says(lambda m, i: frame(m, i, round=i.round + 1)),
+    "another site's": says(lambda m, i: frame(m, i, site=m.site.number ^ 1)),
+    "another run's": says(lambda m, i: frame(m, i, run=b"another!")),
+    "another base": says(lambda m, i: frame(m, i, base=b"12345678")),
+    "another layout": says(lambda m, i: frame(m, i, layout=b"12345678")),
+    "another codec": says(lambda m, i: frame(m, i, codec=9)),
+    "dense codec": says(lambda m, i: frame(m, i, codec=0, body=bytes(4 * N))),
+    "NaN": says(nan_body),
+    "no record": raw(RecordDict()),
+    "text": raw(RecordDict({"fedlite": ConfigRecord({"blob": "text"})})),
+    "two records": raw(
+        RecordDict({"fedlite": ConfigRecord({"blob": b"x"}), "x": ConfigRecord({"y": 1})})
+    ),
+    "an array": raw(
+        RecordDict(
+            {"fedlite": ArrayRecord({"blob": Array("uint8", (1,), "numpy.ndarray", b"junk")})}
+        )
+    ),
+    "a lying array": raw(
+        RecordDict({"fedlite": ArrayRecord({"blob": Array("f4", (9,), flower.STYPE, b"junk")})})
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_a_hostile_reply_is_dropped_counted_and_named(world: World, name: str) -> None:
+    honest = world(folder="honest", sites=2)
+    hostile = world(folder="hostile", sites=3)
+    hostile.members[2].always = HOSTILE[name]
+    truth = honest.play()
+    played = hostile.play()
+    for record in played.records:
+        assert record.dropped == {"site-3": "bad-update"}
+        assert record.missing == [] and record.accepted == 2
+    np.testing.assert_array_equal(played.point.state.model, truth.point.state.model)
+    assert played.point.sites["site-3"].used == 0
+    assert played.point.sites["site-3"].acknowledged == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Error(100, "fedlite:data"), "data"),
+        (Error(100, "fedlite:budget"), "budget"),
+        (Error(100, "fedlite:nonsense\nname: value"), "failed"),
+        (Error(2, "Traceback: patient 4711"), "failed"),
+        (Error(0), "failed"),
+    ],
+)
+def test_an_error_message_is_a_code_and_its_text_is_not_recorded(
+    world: World, error: Error, code: str
+) -> None:
+    some = world()
+    some.members[0].always = lambda member, message, i: [Message(error, reply_to=message)]
+    played = some.play()
+    assert all(r.dropped == {"site-1": code} for r in played.records)
+    assert "4711" not in (some.directory / "rounds.jsonl").read_text()
+
+
+def test_duplicate_replies_count_once(world: World) -> None:
+    truth = world(folder="a").play()
+    some = world(folder="b")
+    some.members[1].always = lambda member, message, i: [
+        member.honest(message, i),
+        member.honest(message, i),
+        flower.answer(b"and more", message),
+    ]
+    played = some.play()
+    assert all(r.accepted == 3 and not r.dropped for r in played.records)
+    np.testing.assert_array_equal(played.point.state.model, truth.point.state.model)
+    assert [r.bytes_up for r in played.records] == [r.bytes_up for r in truth.records]
+
+
+def test_asking_twice_for_the_full_model_is_answered_once(world: World) -> None:
+    some = world()
+    some.members[0].tricks[2] = lambda member, message, i: [
+        flower.decline(Code.NEED_FULL_MODEL, message),
+        flower.decline(Code.NEED_FULL_MODEL, message),
+    ]
+    played = some.play()
+    # Invited, invited again with the full model, and dropped when that is not enough either.
+    assert sum(i.round == 2 for i in some.members[0].asked) == 2
+    assert played.records[1].dropped == {"site-1": "need-full-model"}
+    assert played.records[1].accepted == 2 and played.records[2].accepted == 3
+
+
+def test_a_reply_that_flower_cannot_read_does_not_stop_the_run(world: World) -> None:
+    some = world()
+
+    def poison(member: Any, message: Message, i: Instruction) -> list[Message]:
+        some.grid.poisoned.add(message.metadata.message_id)
+        return []
+
+    some.members[1].always = poison
+    played = some.play()
+    assert all(r.missing == ["site-2"] and r.accepted == 2 for r in played.records)
+
+
+def test_a_message_that_flower_does_not_take_is_a_missing_reply(world: World) -> None:
+    some = world()
+    rounds = some.rounds()
+    rounds._gather_sites()
+    some.grid.refuse_to_push.add(101)
+    played = some.play(rounds)
+    assert all(r.missing == ["site-2"] and r.accepted == 2 for r in played.records)
+
+
+def test_a_silent_site_costs_the_deadline_and_no_more(world: World) -> None:
+    some = world(federation={"rounds": 3})
+    some.members[0].tricks[2] = lambda member, message, i: []
+    started = time.monotonic()
+    played = some.play()
+    assert [r.missing for r in played.records] == [[], ["site-1"], []]
+    assert [r.accepted for r in played.records] == [3, 2, 3]
+    assert 0.3 <= time.monotonic() - started < 3.0
+
+
+def test_a_late_reply_is_not_used_in_another_round(world: World) -> None:
+    some = world()
+    late: list[Message] = []
+
+    def keep(member: Any, message: Message, i: Instruction) -> list[Message]:
+        late.append(member.honest(message, i))
+        return []
+
+    some.members[0].tricks = {
+        1: keep,
+        2: lambda member, message, i: [late[0], member.honest(message, i)],
+    }
+    played = some.play()
+    assert played.records[0].missing == ["site-1"]
+    assert played.records[1].accepted == 3
+
+
+@pytest.mark.parametrize("quorum", [2, 3])
+def test_too_few_updates_make_no_round_and_three_in_a_row_end_the_run(
+    world: World, quorum: int
+) -> None:
+    some = world(federation={"quorum": quorum, "rounds": 20})
+    for member in some.members[: 4 - quorum]:
+        member.always = HOSTILE["garbage"]
+    rounds = some.rounds()
+    initial = rounds.point.state.model.copy()
+    with pytest.raises(RunFailed, match=r"federation.quorum.*site-1 bad-update.*resume"):
+        some.play(rounds)
+    assert [r.accepted for r in read_rounds(some.directory)] == [0, 0, 0]
+    saved = checkpoint.load(some.directory / "checkpoint")
+    assert saved is not None and saved.round == 3
+    np.testing.assert_array_equal(saved.state.model, initial)
+    assert all(record.acknowledged == 0 for record in saved.sites.values())
+    # Mended, the run goes on where it stopped.
+    for member in some.members:
+        member.always = None
+    played = some.play()
+    assert len(played.records) == 20 and played.records[3].accepted == 3
+
+
+def test_two_void_rounds_and_a_good_one_do_not_end_the_run(world: World) -> None:
+    some = world(federation={"quorum": 3, "rounds": 6})
+    some.members[0].tricks = dict.fromkeys((1, 2, 4, 5), HOSTILE["garbage"])
+    played = some.play()
+    assert [r.accepted for r in played.records] == [0, 0, 3, 0, 0, 3]
+
+
+def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = world(sites=4, federation={"rounds": 12, "participation": 0.75, "quorum": 2})
+    rng = np.random.default_rng(5)
+    for member in some.members:
+        for number in range(1, 13):
+            if rng.random() < 0.35:
+                member.tricks[number] = lambda m, message, i: (m.honest(message, i), [])[1]
+    rounds = some.rounds()
+    used: dict[str, np.ndarray] = {m.site.name: np.zeros(N) for m in some.members}
+    pending: dict[str, np.ndarray] = {}
+    use, save = rounds._use, checkpoint.save
+
+    def watch(name: str, number: int, blob: bytes, outcome: Any) -> None:
+        before = rounds._strategy._sum.copy()  # type: ignore[attr-defined]
+        use(name, number, blob, outcome)
+        pending[name] = rounds._strategy._sum - before  # type: ignore[attr-defined]
+
+    def settle(directory: Any, point: Any) -> None:
+        for name, update in pending.items():
+            if point.sites[name].acknowledged == point.round:
+                used[name] += update
+        pending.clear()
+        save(directory, point)
+
+    monkeypatch.setattr(rounds, "_use", watch)
+    monkeypatch.setattr(checkpoint, "save", settle)
+    some.play(rounds)
+    # Both kinds of loss occurred: single replies, and whole rounds without a quorum.
+    assert any(r.accepted == 0 for r in rounds.records)
+    assert any(r.accepted and r.missing for r in rounds.records)
+    for member in some.members:
+        state = load(member.site.path)
+        assert state is not None and state.pending is not None
+        state.settle(rounds.point.sites[member.site.name].acknowledged)
+        total = np.sum(list(member.learner.deltas.values()), axis=0, dtype=np.float64)
+        np.testing.assert_allclose(used[member.site.name] + state.residual, total, atol=1e-4)
+
+
+def test_sites_that_are_behind_get_the_chain_and_one_that_lost_its_model_gets_all(
+    world: World,
+) -> None:
+    some = world(sites=4, federation={"rounds": 10, "participation": 0.5})
+    lost = some.members[0]
+
+    def amnesia(member: Any, message: Message, i: Instruction) -> list[Message]:
+        member.site.path.unlink(missing_ok=True)
+        return [member.honest(message, i)]
+
+    lost.tricks = dict.fromkeys(range(3, 11), amnesia)
+    played = some.play()
+    assert all(r.accepted == 2 and not r.dropped and not r.missing for r in played.records)
+    chains = [len(i.frames) for m in some.members[1:] for i in m.asked if i.round > 2]
+    assert max(chains) > 1
+    full = [i for i in lost.asked if len(i.frames) == 1 and len(i.frames[0]) == 4 * N + 28]
+    assert full and all(lost.asked[lost.asked.index(i) - 1].round == i.round for i in full)
+
+
+def test_bytes_in_the_record_are_the_bytes_on_the_grid(world: World) -> None:
+    some = world(sites=4, federation={"rounds": 6, "participation": 0.75})
+    some.members[0].tricks[3] = HOSTILE["too large"]
+    some.members[1].tricks[4] = lambda m, message, i: (
+        m.site.path.unlink(missing_ok=True),
+        [m.honest(message, i)],
+    )[1]
+    some.play()
+    rows = read_rounds(some.directory)
+    assert [r.bytes_up for r in rows] == [some.grid.up[str(r.round)] for r in rows]
+    assert [r.bytes_down for r in rows] == [some.grid.down[str(r.round)] for r in rows]
+    assert all(r.dense_down >= 4 * N * 3 for r in rows)
+
+
+@pytest.mark.parametrize("size", [3.0e38, -3.0e38])
+def test_an_update_that_overflows_the_sum_does_not_stop_the_run(world: World, size: float) -> None:
+    some = world(
+        federation={"server_momentum": 0.9, "server_learning_rate": 9.0},
+        uplink={"values": "fp32"},
+    )
+    some.members[0].tricks[2] = says(lambda m, i: frame(m, i, values=np.full(N, size, np.float32)))
+    played = some.play()
+    assert np.isfinite(played.point.state.model).all()
+    assert played.records[1].accepted == 0 and played.records[3].accepted == 3
+
+
+def test_a_bound_on_the_norm_holds_whatever_a_site_sends(world: World) -> None:
+    some = world(
+        sites=1,
+        federation={"update_norm": 0.5, "rounds": 1},
+        uplink={"values": "fp32", "density": 1.0},
+    )
+    some.members[0].always = says(lambda m, i: frame(m, i, values=np.full(N, 1e30, np.float32)))
+    rounds = some.rounds()
+    before = rounds.point.state.model.astype(np.float64)
+    some.play(rounds)
+    moved = np.linalg.norm(rounds.point.state.model.astype(np.float64) - before)
+    assert moved == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_claim_of_too_many_records_is_dropped(world: World) -> None:
+    some = world(federation={"weighting": "records"})
+    some.members[2].always = says(lambda m, i: frame(m, i, records=2**32 - 1))
+    played = some.play()
+    assert all(r.dropped == {"site-3": "bad-update"} for r in played.records)
+
+
+@pytest.mark.parametrize(
+    ("hello", "reason"),
+    [
+        (b"garbage", "bad-update"),
+        (Hello("site-9", "00" * 8, "0").encode(), "config"),
+        (None, ""),
+    ],
+)
+def test_a_site_that_does_not_introduce_itself_is_left_out(
+    world: World, hello: bytes | None, reason: str
+) -> None:
+    some = world(federation={"rounds": 2})
+    some.members[2].hello = hello
+    started = time.monotonic()
+    played = some.play()
+    assert sorted(played.roster) == ["site-1", "site-2"]
+    assert set(played.refused.values()) == ({reason} if reason else set())
+    assert all(r.accepted == 2 for r in played.records)
+    assert time.monotonic() - started < 3.0
+
+
+def test_nobody_takes_the_name_of_another(world: World) -> None:
+    some = world(federation={"rounds": 1})
+    some.members[2].hello = some.members[0].hello
+    played = some.play()
+    assert played.roster["site-1"] == 100
+    assert played.refused == {102: "config"}
+
+
+@pytest.mark.parametrize("answering", [0, 1])
+def test_fewer_sites_than_the_quorum_end_the_run_before_it_starts(
+    world: World, answering: int
+) -> None:
+    some = world(federation={"quorum": 2})
+    for member in some.members[answering:]:
+        member.hello = None
+    with pytest.raises(RunFailed, match=f"needs 2 sites, only {answering} can take part"):
+        some.play()
+    assert read_rounds(some.directory) == []
+
+
+def test_a_site_may_come_later(world: World) -> None:
+    some = world(federation={"rounds": 3})
+    late = some.grid.members.pop(some.nodes[2])
+
+    def come(member: Any, message: Message, i: Instruction) -> list[Message]:
+        some.grid.members[some.nodes[2]] = late
+        return [member.honest(message, i)]
+
+    some.members[0].tricks[1] = come
+    played = some.play()
+    assert [r.accepted for r in played.records] == [2, 3, 3]
+
+
+def test_a_run_stopped_after_any_round_and_resumed_equals_one_that_was_not(world: World) -> None:
+    tables: dict[str, Any] = {
+        "sites": 4,
+        "federation": {"rounds": 6, "participation": 0.5, "server_momentum": 0.9},
+    }
+    truth = world(folder="whole", **tables).play()
+    some = world(folder="parts", **tables)
+    for _ in range(6):
+        player = some.rounds().play(
+            epsilon=lambda asked: None,
+            evaluate=lambda number, model: ({}, {}),
+            cpu_seconds=lambda: 0.0,
+        )
+        next(player)
+        player.close()
+    end = some.play()
+    np.testing.assert_array_equal(end.point.state.model, truth.point.state.model)
+    strip = [replace(r, seconds=0.0) for r in read_rounds(some.directory)]
+    assert strip == [replace(r, seconds=0.0) for r in truth.records]
+
+
+def test_a_record_that_lost_rounds_is_refused(world: World) -> None:
+    some = world()
+    some.play()
+    path = some.directory / "rounds.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    with pytest.raises(RunFailed, match=r"rounds.jsonl has 2 of the 4 rounds"):
+        some.rounds()

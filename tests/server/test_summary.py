@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from fedlite.config import from_dict
+from fedlite.models import build
+from fedlite.parameters import Layout, to_vector
+from fedlite.privacy import RecordMechanism, accounting
+from server import summary
+from server.checkpoint import SiteRecord
+
+PRIVATE = from_dict(
+    {
+        "federation": {"rounds": 4},
+        "training": {"steps": 2},
+        "privacy": {"unit": "record", "epsilon": 3.0, "delta": 1e-5},
+    }
+)
+MECHANISM = RecordMechanism(0.1, 5.0, 1.0, steps=8, expected_batch=20)
+
+
+def test_a_site_pays_for_the_rounds_it_was_in_and_never_more_than_the_plan() -> None:
+    part = summary.privacy_of(
+        PRIVATE,
+        MECHANISM,
+        {
+            name: SiteRecord(asked=n, releases=n)
+            for name, n in zip("bacd", (2, 4, 9, 0), strict=True)
+        },
+    )
+    assert list(part["sites"]) == ["a", "b", "c", "d"]
+    assert [s["steps"] for s in part["sites"].values()] == [8, 4, 8, 0]
+    for site in part["sites"].values():
+        expected = accounting.pld(5.0, 1.0, site["steps"], 1e-5) if site["steps"] else 0.0
+        assert site["epsilon"]["pld"] == expected
+        assert site["accountants_agree"] is True and site["budget"] == 3.0
+    assert part["unit"] == "record" and part["claimed"] is True
+    assert part["noise_multiplier"] == 5.0 and part["delta"] == 1e-5
+
+
+def test_a_repeatable_run_claims_nothing() -> None:
+    plan = from_dict(
+        {
+            "training": {"steps": 1},
+            "privacy": {"unit": "record", "simulate_seed": 0},
+        }
+    )
+    assert summary.privacy_of(plan, MECHANISM, {"a": SiteRecord(asked=1)})["claimed"] is False
+    assert summary.privacy_of(from_dict({}), None, {"a": SiteRecord(asked=1)}) == {"unit": "none"}
+
+
+def test_the_model_on_disk_is_the_model(tmp_path: Path) -> None:
+    plan = from_dict({"model": {"name": "mlp"}})
+    model = build("mlp", (1, 8, 8), 10, seed=1)
+    vector = to_vector(model)
+    summary.write_model(tmp_path, plan, Layout.of(model), vector, model)
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(tensors[name], parameter.detach().numpy())
+    described = json.loads((tmp_path / "model.json").read_text())
+    assert described["shape"] == [1, 8, 8] and described["classes"] == 10
+    assert described["layout"] == Layout.of(model).digest.hex()
+    assert described["parameters"] == vector.size
+
+
+@pytest.mark.parametrize("name", ["fedlite", "python", "flwr", "torch", "opacus"])
+def test_the_versions_that_matter_are_recorded(name: str) -> None:
+    assert summary.versions()[name]
+    assert summary.machine()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedlite import flower
+from fedlite.config import Scenario, from_dict
+from simulations.grid import SimulationGrid
+
+PRIVATE = {"unit": "record", "epsilon": 1.0, "delta": 1e-5, "clip": 0.5}
+
+
+@pytest.fixture
+def plan() -> Callable[..., Scenario]:
+    """Return a maker of small digits scenarios: `plan(private=True, federation={...})`."""
+
+    def make(private: bool = False, seed: int = 0, **tables: Any) -> Scenario:
+        federation = {"name": "small", "rounds": 3, "sites": 3, "server_momentum": 0.5}
+        privacy = PRIVATE | {"simulate_seed": seed} if private else {}
+        return from_dict(
+            {
+                "model": {"name": "mlp"},
+                "training": {"steps": 1 if private else 4, "learning_rate": 0.5},
+                "uplink": {"density": 0.05},
+                "downlink": {"density": 0.05},
+                "privacy": privacy,
+            }
+            | tables
+            | {"federation": federation | tables.get("federation", {})}
+        )
+
+    return make
+
+
+@pytest.fixture
+def wire(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[Any, Any]]:
+    """Record what crosses the grid: payload hashes by (round, node), bytes by round."""
+    seen: dict[str, dict[Any, Any]] = {"hashes": {}, "up": {}, "down": {}}
+    push, pull = SimulationGrid.push_messages, SimulationGrid.pull_messages
+
+    def watch_push(self: SimulationGrid, messages: Any) -> list[str]:
+        kept = list(messages)
+        for message in kept:
+            if message.metadata.message_type == "train":
+                number = int(message.metadata.group_id)
+                seen["down"][number] = seen["down"].get(number, 0) + len(flower.unwrap(message))
+        return push(self, kept)
+
+    def watch_pull(self: SimulationGrid, ids: Any) -> Any:
+        replies = pull(self, ids)
+        for reply in replies:
+            if reply.metadata.message_type == "train" and not reply.has_error():
+                blob, number = flower.unwrap(reply), int(reply.metadata.group_id)
+                key = (number, reply.metadata.src_node_id)
+                seen["hashes"][key] = hashlib.sha256(blob).hexdigest()
+                seen["up"][number] = seen["up"].get(number, 0) + len(blob)
+        return replies
+
+    monkeypatch.setattr(SimulationGrid, "push_messages", watch_push)
+    monkeypatch.setattr(SimulationGrid, "pull_messages", watch_pull)
+    return seen
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out: they take longer than the runs."""
+    monkeypatch.setattr("server.app.report", lambda directory: {})
+
+
+@pytest.fixture
+def outcome() -> Callable[[Path], tuple[bytes, list[dict[str, Any]]]]:
+    """Return what must be equal between two runs: the model's bytes and the record."""
+    import json
+
+    def read(directory: Path) -> tuple[bytes, list[dict[str, Any]]]:
+        rows = [json.loads(line) for line in (directory / "rounds.jsonl").read_text().splitlines()]
+        for row in rows:
+            del row["seconds"], row["cpu_seconds"]
+        return (directory / "model.safetensors").read_bytes(), rows
+
+    return read

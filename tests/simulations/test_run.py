@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from clients import state
+from fedlite.cli import app
+from fedlite.config import Scenario, ScenarioError
+from server import checkpoint
+from simulations import run
+from simulations.run import simulate
+
+Plan = Callable[..., Scenario]
+Outcome = Callable[[Path], tuple[bytes, list[dict[str, Any]]]]
+Wire = dict[str, dict[Any, Any]]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("private", [False, True])
+def test_a_pool_of_workers_equals_one_process_bit_for_bit(
+    plan: Plan, tmp_path: Path, wire: Wire, outcome: Outcome, private: bool
+) -> None:
+    found = []
+    for engine in ("serial", "pool"):
+        for part in wire.values():
+            part.clear()
+        simulate(plan(private), tmp_path / engine, engine=engine, quiet=True)
+        found.append((outcome(tmp_path / engine), dict(wire["hashes"])))
+    assert len(found[0][1]) == 9
+    assert found[0] == found[1]
+    assert json.loads((tmp_path / "pool" / "summary.json").read_text())["engine"] == "pool"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_private_noise_is_new_in_every_run_unless_it_is_only_simulated(
+    plan: Plan, tmp_path: Path, wire: Wire, outcome: Outcome
+) -> None:
+    def payloads(name: str, seed: int) -> dict[Any, str]:
+        wire["hashes"].clear()
+        simulate(plan(True, seed), tmp_path / name, engine="serial", quiet=True)
+        return dict(wire["hashes"])
+
+    real, again = payloads("a", -1), payloads("b", -1)
+    assert real.keys() == again.keys()
+    assert not set(real.values()) & set(again.values())
+    assert payloads("c", 4) == payloads("d", 4)
+    assert outcome(tmp_path / "c") == outcome(tmp_path / "d")
+    summaries = {n: json.loads((tmp_path / n / "summary.json").read_text()) for n in "abcd"}
+    assert [summaries[n]["privacy"]["claimed"] for n in "abcd"] == [True, True, False, False]
+    for site in summaries["a"]["privacy"]["sites"].values():
+        assert 0.99 < site["epsilon"]["pld"] <= 1.0 and site["accountants_agree"]
+    rows = outcome(tmp_path / "a")[1]
+    assert rows[0]["epsilon"] < rows[1]["epsilon"] < rows[2]["epsilon"] <= 1.0
+    assert all(row["epsilon"] is None for row in outcome(tmp_path / "c")[1])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_bytes_in_the_record_are_the_bytes_on_the_grid(
+    plan: Plan, tmp_path: Path, wire: Wire, outcome: Outcome
+) -> None:
+    small = plan(federation={"sites": 3, "participation": 0.6, "rounds": 5})
+    simulate(small, tmp_path / "run", engine="serial", quiet=True)
+    rows = outcome(tmp_path / "run")[1]
+    assert {r["round"]: r["bytes_up"] for r in rows} == wire["up"]
+    assert {r["round"]: r["bytes_down"] for r in rows} == wire["down"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["bytes"]["up"] == sum(wire["up"].values())
+    assert summary["bytes"]["down"] == sum(wire["down"].values())
+    dense = sum(r["dense_up"] for r in rows)
+    assert dense == 4 * summary["parameters"] * len(wire["hashes"])
+
+
+# A process that is killed ------------------------------------------------------------------------
+
+
+def killed(work: Callable[[], None], arm: Callable[[pytest.MonkeyPatch], None]) -> bool:
+    """Run `work` in a child in which `arm` has set a trap; say whether the trap killed it."""
+    torch.set_num_threads(1)
+    child = os.fork()
+    if child == 0:
+        try:
+            arm(pytest.MonkeyPatch())
+            work()
+        finally:
+            os._exit(0)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError("the child did not end")
+
+
+def trap(target: Any, name: str, call: int, when: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return what makes the process kill itself before or after a call of a function."""
+
+    def arm(patch: pytest.MonkeyPatch) -> None:
+        real, count = getattr(target, name), iter(range(1, 10_000))
+
+        def fatal(*arguments: Any, **named: Any) -> Any:
+            hit = next(count) == call
+            if hit and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **named)
+            if hit and when == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        patch.setattr(target, name, fatal)
+
+    return arm
+
+
+def points() -> Iterator[tuple[str, str, int, str]]:
+    # Every durable change is one rename: scenario, record, 3 x 3 site states, 3 checkpoints.
+    for call, when in ((2, "after"), (4, "before"), (5, "after"), (9, "before"), (13, "after")):
+        yield "os", "replace", call, when
+    # Between the last site's save and the server's checkpoint; between record and checkpoint.
+    yield "server.checkpoint", "save", 2, "before"
+    yield "server.rounds", "append_round", 3, "after"
+    # When all rounds are done, but the summary is not written.
+    yield "server.app", "write_summary", 1, "before"
+
+
+@pytest.fixture(scope="module")
+def truths() -> dict[bool, tuple[bytes, list[dict[str, Any]]]]:
+    return {}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("private", "module", "name", "call", "when"),
+    [
+        *[(False, *point) for point in points()],
+        (True, "server.checkpoint", "save", 2, "before"),
+        (True, "server.rounds", "append_round", 2, "after"),
+    ],
+)
+def test_a_killed_run_that_goes_on_equals_one_that_was_not_killed(
+    plan: Plan,
+    tmp_path: Path,
+    outcome: Outcome,
+    truths: dict[bool, Any],
+    private: bool,
+    module: str,
+    name: str,
+    call: int,
+    when: str,
+) -> None:
+    if private not in truths:
+        simulate(plan(private), tmp_path / "whole", engine="serial", quiet=True)
+        truths[private] = outcome(tmp_path / "whole")
+    directory = tmp_path / "run"
+    arm = trap(sys.modules[module], name, call, when)
+    assert killed(lambda: simulate(plan(private), directory, engine="serial", quiet=True), arm)
+    assert not (directory / "summary.json").exists()
+    simulate(run.resume_scenario(directory), directory, engine="serial", quiet=True)
+    assert outcome(directory) == truths[private]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_kill_after_the_reservation_costs_that_round_and_never_more_than_the_plan(
+    plan: Plan, tmp_path: Path, outcome: Outcome
+) -> None:
+    import clients.site
+
+    directory = tmp_path / "run"
+    # Each private site saves twice a round: the reservation, then the update.
+    arm = trap(clients.site, "save", 3, "after")
+    assert killed(lambda: simulate(plan(True), directory, engine="serial", quiet=True), arm)
+    simulate(run.resume_scenario(directory), directory, engine="serial", quiet=True)
+    rows = outcome(directory)[1]
+    assert [row["dropped"] for row in rows] == [{}, {}, {"site-02": "budget"}]
+    for number in (1, 2, 3):
+        path = directory / "checkpoint" / "sites" / f"site-0{number}.safetensors"
+        kept = state.load(path)
+        assert kept is not None
+        assert kept.steps_reserved == 3 and kept.releases == (2 if number == 2 else 3)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_sigkill_at_a_random_moment(plan: Plan, tmp_path: Path, outcome: Outcome) -> None:
+    many = plan(federation={"rounds": 30, "evaluate_every": 10})
+    file = tmp_path / "small.toml"
+    file.write_text(many.to_toml())
+    directory = tmp_path / "run"
+    command = [sys.executable, "-c", "from fedlite.cli import main; main()", "simulate", str(file)]
+    command += ["--engine", "serial", "--json", "--out", str(directory)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    record = directory / "rounds.jsonl"
+    until = time.monotonic() + 60
+    while not (record.exists() and record.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.01)
+    time.sleep(random.uniform(0.0, 0.15))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = len(record.read_text().splitlines())
+    assert 1 <= done < 30
+    simulate(run.resume_scenario(directory), directory, engine="serial", quiet=True)
+    simulate(many, tmp_path / "whole", engine="serial", quiet=True)
+    assert outcome(directory) == outcome(tmp_path / "whole")
+
+
+# Disk full ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount 2 MB of memory as a file system, or skip where that is not allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "fedlite-test", str(place)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_disk_that_fills_up_leaves_the_last_checkpoint_usable(
+    plan: Plan,
+    tmp_path: Path,
+    tiny_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Outcome,
+) -> None:
+    file = tmp_path / "small.toml"
+    file.write_text(plan(federation={"rounds": 4}).to_toml())
+    simulate(plan(federation={"rounds": 4}), tmp_path / "whole", engine="serial", quiet=True)
+    arguments = ["simulate", str(file), "--engine", "serial", "--json"]
+    directory = tiny_disk / "run"
+    result = CliRunner().invoke(app, [*arguments, "--out", str(directory)])
+    assert result.exit_code == 1 and "needs 200 MB of free disk" in result.output
+    assert not directory.exists()
+
+    monkeypatch.setattr(run, "_FREE_BYTES", 0)
+    filler, save, saved = tiny_disk / "filler", checkpoint.save, iter(range(1, 99))
+
+    def fill(folder: Path, point: Any) -> None:
+        save(folder, point)
+        if next(saved) == 2:
+            with filler.open("wb", buffering=0) as rest:
+                try:
+                    while rest.write(bytes(4096)):
+                        pass
+                except OSError:
+                    return
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", fill)
+        result = CliRunner().invoke(app, [*arguments, "--out", str(directory)])
+    assert result.exit_code == 1
+    assert "no space left on device" in result.output and "Traceback" not in result.output
+    point = checkpoint.load(directory / "checkpoint")
+    assert point is not None and point.round == 2
+    filler.unlink()
+    result = CliRunner().invoke(
+        app, ["simulate", "--resume", str(directory), "--engine", "serial", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert outcome(directory) == outcome(tmp_path / "whole")
+    debris = [p.name for p in directory.rglob("*.part")]
+    assert debris == []
+
+
+# What is wrong is told before anything runs ------------------------------------------------------
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_finished_run_is_not_resumed_and_no_run_is_overwritten(
+    plan: Plan, tmp_path: Path
+) -> None:
+    file, directory = tmp_path / "small.toml", tmp_path / "run"
+    file.write_text(plan(federation={"rounds": 1}).to_toml())
+    runner = CliRunner()
+    arguments = ["simulate", str(file), "--engine", "serial", "--json"]
+    assert runner.invoke(app, [*arguments, "--out", str(directory)]).exit_code == 0
+    before = {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+    result = runner.invoke(app, ["simulate", "--resume", str(directory)])
+    assert result.exit_code == 2 and "the run has finished" in result.output
+    result = runner.invoke(app, [*arguments, "--out", str(directory)])
+    assert result.exit_code == 2 and "already exists" in result.output
+    assert f"--resume {directory}" in result.output
+    result = runner.invoke(app, ["simulate", "--resume", str(directory), "--rounds", "9"])
+    assert result.exit_code == 2 and "leave out the scenario, --out" in result.output
+    result = runner.invoke(app, ["simulate", "--resume", str(tmp_path / "nothing")])
+    assert result.exit_code == 2 and "no scenario.toml there" in result.output
+    assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
+
+
+def test_a_changed_scenario_is_not_resumed(plan: Plan, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    (directory / "scenario.toml").write_text(plan(federation={"seed": 9}).to_toml())
+    with pytest.raises(RuntimeError, match=r"scenario.toml: differs"):
+        simulate(plan(), directory, engine="serial", quiet=True)
+
+
+CSV = "site,a,b,label\n" + "".join(
+    f"h{n % 2},{n / 7:.3f},{(n * 37 % 11) / 5},{n // 2 % 2}\n" for n in range(40)
+)
+
+
+def cut(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "expected"),
+    [
+        (None, [], ["path", "readable CSV file", "missing.csv", "correct the path"]),
+        ("", [], ["target", "label"]),
+        ("\x00\xff", [], ["UTF-8"]),
+        (cut(CSV, "0.143", "nan"), [], ["line 3", "'a'", "finite number", "nan", "correct"]),
+        (cut(CSV, "0.143", "high"), [], ["line 3", "'a'", "finite number", "high", "correct"]),
+        (cut(CSV, "0.143", "inf"), [], ["line 3", "'a'", "finite number", "inf", "correct"]),
+        (cut(CSV, "h0,0.000,0.0,0\n", "h0,0.000\n"), [], ["line 2", "4 cells", "2", "commas"]),
+        (CSV.replace(",1\n", ",0\n"), [], ["classes", "0"]),
+        (
+            "\n".join(r for r in CSV.splitlines() if not (r.startswith("h1") and r[-1] == "1")),
+            [],
+            ["h1", "two classes", "only class 0", "natural partition"],
+        ),
+        (
+            "site,a,b,label\n" + "\n".join(["h0,1,2,0", "h0,2,1,1"] * 9 + ["h1,1,1,0"]),
+            [],
+            ["h1", "at least 5 records", "1", "more records"],
+        ),
+        (CSV, ["federation.sites=3"], ["sites", "2 groups", "3", "set sites = 2"]),
+        (CSV, ["data.target=outcome"], ["outcome", "target", "header"]),
+        (CSV, ["data.shape=3x9"], ["shape", "2 feature columns", "27", "correct it"]),
+        (CSV, ["data.test_fraction=0.0"], ["data.test_fraction", "greater than 0", "0.0", "0.2"]),
+        (CSV, ["model.name=cnn"], ["cnn", "images", "2"]),
+        (CSV, ["model.name=resnet"], ["resnet", "unknown", "mlp"]),
+        (CSV, ["uplink.compressor=zip"], ["uplink", "compressor", "topk", "zip"]),
+        (CSV, ["downlink.values=int3"], ["downlink", "values", "sign", "int3"]),
+        (CSV, ["federation.strategy=best"], ["federation.strategy", "fedavg", "best"]),
+        (CSV, ["federation.quorum=3"], ["federation.quorum", "at most", "3", "lower it"]),
+        (CSV, ["uplink.density=0"], ["uplink.density", "greater than 0", "0", "0.03"]),
+        (CSV, ["privacy.epsilon=-1"], ["privacy.epsilon", "greater than 0", "-1", "3.0"]),
+        (
+            CSV,
+            [
+                "privacy.unit=record",
+                "training.steps=1",
+                "data.scaling=none",
+                "privacy.delta=0.07",
+            ],
+            ["privacy.delta", "less than 1 / records", "0.07", "use 1e-5"],
+        ),
+        (CSV, ["trainig.steps=1"], ["trainig", "did you mean training?"]),
+    ],
+)
+def test_a_bad_input_is_one_message_before_any_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: str | None,
+    settings: list[str],
+    expected: list[str],
+) -> None:
+    table = tmp_path / ("missing.csv" if content is None else "table.csv")
+    if content is not None:
+        table.write_bytes(content.encode("latin-1"))
+    file, directory = tmp_path / "mine.toml", tmp_path / "run"
+    file.write_text(
+        "[federation]\nsites = 2\nrounds = 1\n[model]\nname = 'mlp'\n"
+        f"[data]\nname = 'csv'\npath = '{table}'\ntarget = 'label'\npartition = 'natural'\n"
+    )
+
+    def trained(*arguments: Any) -> None:
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(run, "_run_here", trained)
+    command = ["simulate", str(file), "--out", str(directory), "--engine", "serial"]
+    for setting in settings:
+        command += ["--set", setting]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code in (1, 2) and "Traceback" not in result.output
+    assert result.output.startswith("fedlite: ")
+    assert result.output.strip().count("\n") == 0
+    for part in expected:
+        assert part in result.output
+    assert not directory.exists()
+
+
+def test_scenarios_are_found_by_name_or_path() -> None:
+    assert run.scenario_path("quickstart").is_file()
+    assert run.scenario_path("mine.toml") == Path("mine.toml")
+    with pytest.raises(ScenarioError, match=r"scenario: must be one of .*quickstart.* got 'quick'"):
+        run.scenario_path("quick")
+
+
+def test_an_engine_is_chosen_by_the_work(plan: Plan) -> None:
+    assert run.choose_engine("pool", plan()) == "pool"
+    assert run.choose_engine("auto", plan()) == "serial"
+    with pytest.raises(ScenarioError, match=r"--engine: must be one of .* got 'gpu'"):
+        run.choose_engine("gpu", plan())

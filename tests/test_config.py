@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedlite.config import (
+    Federation,
+    Scenario,
+    ScenarioError,
+    from_dict,
+    from_run_config,
+    load,
+    participants,
+    with_values,
+)
+
+
+def refusal(tables: dict[str, Any]) -> str:
+    with pytest.raises(ScenarioError) as caught:
+        from_dict(tables)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "rule", "mend"),
+    [
+        ("uplink", "density", 0.0, "greater than 0 and at most 1", "0.03"),
+        ("uplink", "density", 1.01, "greater than 0 and at most 1", "0.03"),
+        ("downlink", "density", -1.0, "greater than 0 and at most 1", "0.03"),
+        ("privacy", "epsilon", 0.0, "greater than 0", "3.0"),
+        ("privacy", "epsilon", -3, "greater than 0", "3.0"),
+        ("privacy", "delta", 1.0, "less than 1", "1e-05"),
+        ("privacy", "delta", 0.0, "greater than 0", "1e-05"),
+        ("privacy", "unit", "client", "one of none, record", '"none"'),
+        ("privacy", "clip", 0.0, "greater than 0", "0.1"),
+        ("privacy", "sampling_rate", 1.5, "at most 1", "1.0"),
+        ("federation", "rounds", 0, "at least 1", "30"),
+        ("federation", "participation", 0.0, "greater than 0 and at most 1", "1.0"),
+        ("federation", "deadline_seconds", 0.0, "greater than 0", "600.0"),
+        ("federation", "name", "a/b", "without '/'", "custom"),
+        ("federation", "server_momentum", 1.0, "less than 1", "0.0"),
+        ("data", "test_fraction", 0.6, "at most 0.5", "0.2"),
+        ("data", "shape", "6xa", "sizes such as 6x100", '""'),
+        ("training", "batch_size", 0, "at least 1", "32"),
+        ("training", "learning_rate", 0.0, "greater than 0", "0.1"),
+        ("training", "exit_weight", 1.1, "from 0.0 to 1.0", "0.5"),
+        ("training", "device", "tpu", "auto, cpu or cuda", "auto"),
+    ],
+)
+def test_a_value_outside_its_rule_is_named_with_rule_value_and_mend(
+    section: str, key: str, value: Any, rule: str, mend: str
+) -> None:
+    text = refusal({section: {key: value}})
+    assert text.count("\n") == 0
+    shown = repr(float(value) if isinstance(value, int) and key == "epsilon" else value)
+    for part in (f"{section}.{key}:", rule, shown, mend):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        ({"federation": {"round": 3}}, "federation.round: no such key; did you mean rounds?"),
+        ({"federaton": {}}, "[federaton]: no such section; did you mean federation?"),
+        ({"privacy": {"sensitivity": 1.0}}, "privacy.sensitivity: no such key"),
+        ({"federation": 3}, "federation: must be a table, got 3"),
+        ({"federation": {"rounds": "3"}}, "federation.rounds: must be a whole number, got '3'"),
+        ({"federation": {"rounds": True}}, "federation.rounds: must be a whole number, got True"),
+        ({"federation": {"rounds": 3.0}}, "federation.rounds: must be a whole number, got 3.0"),
+        ({"uplink": {"error_feedback": 1}}, "must be true or false, got 1"),
+        ({"privacy": {"epsilon": math.nan}}, "privacy.epsilon: must be finite, got nan"),
+        ({"training": {"learning_rate": math.inf}}, "training.learning_rate: must be finite"),
+        ({"privacy": {"epsilon": [3.0]}}, "privacy.epsilon: must be a number, got [3.0]"),
+    ],
+)
+def test_a_key_that_is_unknown_or_of_the_wrong_type(tables: dict[str, Any], expected: str) -> None:
+    assert expected in refusal(tables)
+
+
+def test_all_wrong_keys_are_told_at_once() -> None:
+    text = refusal({"uplink": {"density": 0.0}, "privacy": {"epsilon": 0.0}, "dta": {}})
+    assert len(text.splitlines()) == 3
+
+
+PRIVATE = {"unit": "record", "delta": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("tables", "key", "rule"),
+    [
+        ({"federation": {"sites": 3, "quorum": 4}}, "federation.quorum", "at most the 3 sites"),
+        (
+            {"federation": {"sites": 10, "participation": 0.2, "quorum": 3}},
+            "federation.quorum",
+            "at most the 2 sites",
+        ),
+        ({"privacy": PRIVATE}, "training.steps", "at least 1"),
+        (
+            {"privacy": PRIVATE, "training": {"steps": 1, "momentum": 0.9}},
+            "training.momentum",
+            "must be 0 under record-level privacy",
+        ),
+        (
+            {"privacy": PRIVATE, "training": {"steps": 1}, "federation": {"weighting": "records"}},
+            "federation.weighting",
+            "no record count leaves a private site",
+        ),
+        (
+            {
+                "privacy": PRIVATE,
+                "training": {"steps": 1},
+                "data": {"name": "csv", "path": "a", "target": "b"},
+            },
+            "data.scaling",
+            "must be none",
+        ),
+        ({"data": {"name": "csv"}}, "data.path", "needed"),
+        ({"data": {"test_fraction": 0.2, "fold": 5}}, "data.fold", "less than 5"),
+        ({"downlink": {"error_feedback": False}}, "downlink.error_feedback", "must be true"),
+    ],
+)
+def test_rules_between_keys(tables: dict[str, Any], key: str, rule: str) -> None:
+    text = refusal(tables)
+    assert key in text and rule in text and "got" in text
+
+
+def test_every_default_obeys_its_own_rule_and_survives_toml_and_run_config(
+    tmp_path: Path,
+) -> None:
+    assert from_dict({}) == Scenario()
+    assert from_dict(Scenario().to_dict()) == Scenario()
+    changed = with_values(Scenario(), "privacy", epsilon=0.1 + 0.2)
+    changed = with_values(changed, "federation", name='quote " and \\', seed=2**40)
+    path = tmp_path / "other.toml"
+    path.write_text(changed.to_toml(), encoding="utf-8")
+    assert load(path) == changed
+    flat = changed.to_run_config()
+    assert set(map(type, flat.values())) <= {str, int, float, bool}
+    assert from_run_config(flat | {"run.directory": "x", "run.quiet": True}) == changed
+
+
+def test_a_file_without_a_name_is_named_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[federation]\nrounds = 2\n")
+    assert load(path).federation == Federation(name="mine", rounds=2)
+    changed = load(path, ["federation.rounds=5", "data.partition = dirichlet", "data.alpha=1"])
+    assert changed.federation.rounds == 5
+    assert changed.data.partition == "dirichlet"
+    assert changed.data.alpha == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "expected"),
+    [
+        (None, [], "no such scenario file"),
+        (b"[federation\n", [], "cannot be read as TOML"),
+        (b"\xff\xfe", [], "cannot be read as TOML"),
+        (b"", ["federation.rounds"], "must be section.key=value"),
+        (b"", ["rounds=3"], "must be section.key=value"),
+        (b"federation = 3\n", ["federation.rounds=3"], "must be a table"),
+        (b"", ["federation.rounds=many"], "must be a whole number, got 'many'"),
+        (b"", ["federation.rouns=1"], "did you mean rounds?"),
+    ],
+)
+def test_files_and_overrides_that_cannot_be_read(
+    tmp_path: Path, content: bytes | None, overrides: list[str], expected: str
+) -> None:
+    path = tmp_path / "s.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ScenarioError, match=expected.replace("?", r"\?")):
+        load(path, overrides)
+
+
+@given(st.integers(1, 1000), st.integers(1, 100))
+def test_the_asked_share_is_rounded_up_exactly(sites: int, percent: int) -> None:
+    asked = participants(Federation(sites=sites, participation=percent / 100))
+    assert asked == max(1, math.ceil(Fraction(percent, 100) * sites))
