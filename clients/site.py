@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import fedlite
-from clients.state import Pending, SiteState, load, save
+from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
 from fedlite.config import Scenario
 from fedlite.data.spread import spread
@@ -58,6 +58,10 @@ class Site:
         """
         if instruction.site != self.number:
             raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another site")
+        with exclusive(self.path):
+            return self._take_part(instruction)
+
+    def _take_part(self, instruction: Instruction) -> bytes:
         state = load(self.path) or SiteState(
             replica=self.learner.initial, residual=np.zeros_like(self.learner.initial)
         )

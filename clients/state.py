@@ -7,7 +7,10 @@ private steps that it has reserved.
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,19 @@ import safetensors.numpy
 
 from fedlite.parameters import Vector
 from fedlite.storage import write_atomic
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the state file `path` for one process at a time, waiting for another to finish.
+
+    A worker that outlives its killed parent may still be training when the run is resumed; what it
+    has reserved must be on disk before anybody else reads the state.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass

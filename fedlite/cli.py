@@ -46,6 +46,8 @@ def _told() -> Iterator[None]:
 
     try:
         yield
+    except typer.Exit:
+        raise  # a RuntimeError to Python, and already told
     except ScenarioError as error:
         _fail(str(error), WRONG_USE)
     except (ValueError, ConnectionError, RuntimeError) as error:
@@ -88,8 +90,9 @@ def _main(
 @app.command()
 def simulate(
     scenario: Annotated[
-        str, typer.Argument(help="A scenario's name, or a path to a TOML file.")
-    ] = "quickstart",
+        str | None,
+        typer.Argument(help="A scenario's name, or a path to a TOML file. Default: quickstart."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace one key; repeatable."),
@@ -113,19 +116,20 @@ def simulate(
         from simulations import run as simulation
 
         if resume is not None:
-            if out is not None or settings or rounds is not None:
+            if scenario is not None or out is not None or settings or rounds is not None:
                 raise ScenarioError(
-                    "--resume: a run goes on as it began; leave out --out, --set and --rounds"
+                    "--resume: a run goes on as it began; leave out the scenario, --out, --set and "
+                    "--rounds"
                 )
             chosen, directory = simulation.resume_scenario(resume), resume
         else:
             overrides = list(settings or [])
             if rounds is not None:
                 overrides.append(f"federation.rounds={rounds}")
-            chosen = load(simulation.scenario_path(scenario), overrides)
+            chosen = load(simulation.scenario_path(scenario or "quickstart"), overrides)
             if out is None:
                 directory = free_directory(Path("runs"), chosen.federation.name)
-            elif out.exists():
+            elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
                 raise ScenarioError(
                     f"--out {out}: already exists, and a run is never overwritten; name another "
                     f"directory, or go on with --resume {out}"

@@ -146,7 +146,7 @@ class Privacy:
     """
 
     unit: str = _choice("none", "none", "record")
-    epsilon: float = _key(3.0, "greater than 0", lambda v: v > 0)
+    epsilon: float = _key(3.0, "greater than 0 and at most 100", lambda v: 0 < v <= 100)
     delta: float = _key(1e-5, "greater than 0 and less than 1", lambda v: 0 < v < 1)
     clip: float = _positive(0.1)
     sampling_rate: float = _fraction(1.0)
@@ -311,6 +311,12 @@ def _cross_checks(scenario: Scenario) -> list[str]:
                     f"{getattr(scenario.training, key)}; use federation.server_momentum, which "
                     "sees noised updates only"
                 )
+        if data.name == "csv" and not scenario.privacy.expected_batch:
+            errors.append(
+                "privacy.expected_batch: must be set when privacy.unit is not none and data.name "
+                'is "csv" (rule: a public constant may not be computed from private records), got '
+                "0; use about sampling_rate x records per site, the same number for every site"
+            )
         if scenario.training.logit_adjustment:
             errors.append(
                 "training.logit_adjustment: must be false when privacy.unit is not none (rule: a "

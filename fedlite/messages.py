@@ -28,7 +28,6 @@ class Code(StrEnum):
     CONFIG = "config"  # the scenario is wrong, or asks for what the site cannot do
     FAILED = "failed"  # anything else; the site's own log has the text
     BAD_UPDATE = "bad-update"  # server side: the reply is no valid update for this round
-    LATE = "late"  # server side: no reply by the deadline
 
 
 @dataclass(frozen=True)

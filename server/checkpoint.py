@@ -22,13 +22,14 @@ class SiteRecord:
     """What the server remembers of a site.
 
     held: the round whose replica the site is known to hold (1: the initial model; None: unknown).
-    acknowledged: last round whose update was used. asked: rounds it was invited to.
-    used: updates that were used.
+    acknowledged: last round whose update was used. asked: rounds it was invited to, each of which
+    may have cost it privacy. releases: updates that arrived, used or not. used: those used.
     """
 
     held: int | None = 1
     acknowledged: int = 0
     asked: int = 0
+    releases: int = 0
     used: int = 0
 
 

@@ -51,9 +51,9 @@ class Evaluator:
     def on(self) -> str:
         """What the scores are measured on, for a person."""
         if self._global is not None:
-            return f"the global test set, {len(self._global[1])} records"
+            return f"global test set, {len(self._global[1])} records"
         records = sum(len(y) for _, y in self._site_tests)
-        return f"the sites' own held-out parts, {records} records"
+        return f"sites' own held-out parts, {records} records"
 
     def overall(self, vector: Vector) -> Scores:
         """Score on the global test set; without one, accuracy over all sites' held-out records
@@ -106,10 +106,20 @@ class Evaluator:
 
 
 def area_under_curve(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Return the area under the ROC curve of `scores` [n] for labels [n] in {0, 1}."""
-    from sklearn.metrics import roc_auc_score
+    """Return the area under the ROC curve of `scores` [n] for labels [n] in {0, 1}, both present.
 
-    return float(roc_auc_score(labels, scores))
+    The share of pairs of one positive and one negative that are ranked right, ties counting half
+    (Mann and Whitney 1947). scikit-learn's own checks would cost more than a round of training.
+
+    >>> area_under_curve(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0, 0, 1, 1]))
+    0.75
+    """
+    from scipy.stats import rankdata
+
+    positive = int(labels.sum())
+    negative = len(labels) - positive
+    ranks = float(rankdata(scores)[labels == 1].sum())
+    return (ranks - positive * (positive + 1) / 2) / (positive * negative)
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

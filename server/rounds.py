@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -78,6 +78,7 @@ class Rounds:
         self.layout = layout
         self.roster: dict[str, int] = {}
         self.refused: dict[int, str] = {}
+        self._greeted: dict[str, tuple[int, float]] = {}
         found = checkpoint.load(directory / "checkpoint")
         if found is None:
             found = Checkpoint(run, 0, initial_state(initial), broadcast.initial(initial))
@@ -99,6 +100,7 @@ class Rounds:
         self._compressor = compression.make(
             link.compressor, density=link.density, values=link.values
         )
+        self._longest = compression.HEADER_BYTES + self._compressor.limit(initial.size)
         self._strategy: Strategy = make(scenario.federation)
 
     def play(
@@ -118,7 +120,7 @@ class Rounds:
         for number in range(self.point.round + 1, federation.rounds + 1):
             started, cpu = time.monotonic(), cpu_seconds()
             if number > 1:
-                self._meet(self.grid.get_node_ids())
+                self._meet()
             outcome, state = self._round(number)
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
@@ -172,14 +174,11 @@ class Rounds:
         """Wait for the scenario's number of sites, but no longer than the deadline."""
         federation = self.scenario.federation
         until = time.monotonic() + federation.deadline_seconds
-        while True:
-            self._meet(self.grid.get_node_ids())
-            known = len(self.roster) + len(self.refused)
-            if len(self.roster) >= federation.sites or known >= federation.sites:
-                break
-            if time.monotonic() > until:
-                break
-            time.sleep(_POLL_SECONDS)
+        while len(self.roster) + len(self.refused) < federation.sites:
+            if not self._meet():
+                if time.monotonic() > until:
+                    break
+                time.sleep(_POLL_SECONDS)
         if len(self.roster) < federation.quorum:
             why = ", ".join(sorted(set(self.refused.values()))) or "nobody else answered"
             raise RunFailed(
@@ -187,32 +186,48 @@ class Rounds:
                 f"take part ({why}); the refused sites' own logs say why"
             )
 
-    def _meet(self, nodes: Iterable[int]) -> None:
-        """Ask nodes that are new for their name, and enter those that fit into the roster."""
-        known = set(self.roster.values()) | set(self.refused)
-        new = sorted(set(nodes) - known)
-        if not new:
-            return
+    def _meet(self) -> int:
+        """Ask nodes that are new for their name; return how many have answered since last time.
+
+        It never waits, so a node that does not answer costs the others nothing. A site that comes
+        back as another node takes its old place.
+        """
+        here, now = set(self.grid.get_node_ids()), time.monotonic()
+        self.roster = {name: node for name, node in self.roster.items() if node in here}
+        for message_id, (_, asked) in list(self._greeted.items()):
+            if now - asked > self.scenario.federation.deadline_seconds:
+                del self._greeted[message_id]
+        waiting = {node for node, _ in self._greeted.values()}
+        new = sorted(here - set(self.roster.values()) - set(self.refused) - waiting)
         questions = [flower.ask(b"?", node, "query", "hello") for node in new]
-        replies: dict[int, Message] = {}
-        for message in self._replies(questions):
-            replies[message.metadata.src_node_id] = message
-        for node, message in sorted(replies.items()):
-            code = flower.code_of(message)
-            if code is None:
-                try:
-                    hello = Hello.decode(flower.unwrap(message))
-                except ValueError:
-                    code = Code.BAD_UPDATE
-                else:
-                    if hello.layout != self.layout.hex() or hello.site in self.roster:
-                        code = Code.CONFIG
-            if code is None:
-                self.roster[hello.site] = node
-                self.point.sites.setdefault(hello.site, SiteRecord())
+        for node, message_id in zip(new, self.grid.push_messages(questions), strict=False):
+            if message_id:
+                self._greeted[message_id] = (node, now)
+        answered = 0
+        for message in self._pull(set(self._greeted)) if self._greeted else []:
+            found = self._greeted.pop(message.metadata.reply_to_message_id, None)
+            if found is not None:
+                self._enter(found[0], message)
+                answered += 1
+        return answered
+
+    def _enter(self, node: int, message: Message) -> None:
+        """Enter a node that fits into the roster, or remember why it does not."""
+        code = flower.code_of(message)
+        if code is None:
+            try:
+                hello = Hello.decode(flower.unwrap(message))
+            except ValueError:
+                code = Code.BAD_UPDATE
             else:
-                self.refused[node] = code.value
-                log.warning("a site cannot take part: %s", code.value)
+                if hello.layout != self.layout.hex() or hello.site in self.roster:
+                    code = Code.CONFIG
+        if code is None:
+            self.roster[hello.site] = node
+            self.point.sites.setdefault(hello.site, SiteRecord())
+        else:
+            self.refused[node] = code.value
+            log.warning("a site cannot take part: %s", code.value)
 
     def _replies(self, messages: list[Message]) -> Iterator[Message]:
         """Push messages and yield their replies as they come, until the deadline."""
@@ -316,7 +331,9 @@ class Rounds:
             else:
                 outcome.bytes_up += len(blob)
                 outcome.replies += 1
-                fold.blobs[name] = blob
+                point.sites[name].releases += 1
+                # What waits for its turn may not fill the memory: too long a reply never waits.
+                fold.blobs[name] = blob[: self._longest + 1]
             for ready in fold.ready():
                 self._use(ready, number, fold.blobs.pop(ready), outcome)
         return again

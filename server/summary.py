@@ -19,32 +19,33 @@ from fedlite.parameters import Layout, Vector
 from fedlite.privacy import RecordMechanism, accounting
 from fedlite.reporting.record import RoundRecord, total_bytes
 from fedlite.storage import write_atomic
-from server.checkpoint import Checkpoint
+from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
 
 _PACKAGES = ("flwr", "torch", "opacus", "dp-accounting", "numpy")
 
 
 def privacy_of(
-    scenario: Scenario, mechanism: RecordMechanism | None, releases: dict[str, int]
+    scenario: Scenario, mechanism: RecordMechanism | None, records: dict[str, SiteRecord]
 ) -> dict[str, Any]:
-    """Return the privacy part of the summary; `releases` counts each site's noised rounds.
+    """Return the privacy part of the summary.
 
-    The unit is one record of a site; a site's loss is that of all the steps it may have taken.
+    The unit is one record of a site. A site's loss is that of all the steps it may have taken: of
+    every round it was asked for, whether or not its update arrived.
     """
     if mechanism is None:
         return {"unit": "none"}
     privacy = scenario.privacy
     sites = {}
-    for name, rounds in sorted(releases.items()):
-        steps = min(rounds * scenario.training.steps, mechanism.steps)
+    for name, record in sorted(records.items()):
+        steps = min(record.asked * scenario.training.steps, mechanism.steps)
         loss = accounting.spent(mechanism, steps, privacy.delta)
         sites[name] = {
             "epsilon": {"pld": loss.pld, "prv": loss.prv, "rdp": loss.rdp},
             "prv_error": loss.prv_error,
             "accountants_agree": loss.agree,
             "budget": privacy.epsilon,
-            "releases": rounds,
+            "releases": record.releases,
             "steps": steps,
         }
     return {
@@ -119,9 +120,7 @@ def summarize(
             "dropped": sum(len(r.dropped) for r in records),
             "missing": sum(len(r.missing) for r in records),
         },
-        "privacy": privacy_of(
-            scenario, mechanism, {name: s.asked for name, s in point.sites.items()}
-        ),
+        "privacy": privacy_of(scenario, mechanism, point.sites),
         "disclosed": ["records"] if scenario.federation.weighting == "records" else [],
         "seconds": {
             "total": round(sum(seconds), 2),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
+from fedlite import data
 from fedlite.config import Scenario, ScenarioError, load
 from fedlite.data.spread import spread
 from fedlite.training.share import settle_batch
@@ -103,7 +105,12 @@ def simulate(
     Raises ValueError, OSError or RuntimeError with a text for a person. Afterwards the directory
     holds the run's record, model, figures and report.
     """
-    scenario = check(scenario)
+    _fetch_missing(scenario, quiet)
+    try:
+        scenario = check(scenario)
+    except ValueError as error:
+        # Whatever is wrong here is wrong in what was asked for, and nothing has started yet.
+        raise ScenarioError(str(error)) from error
     engine = choose_engine(engine, scenario)
     directory = directory.absolute()
     _check_space(directory)
@@ -165,7 +172,23 @@ def resume_scenario(directory: Path) -> Scenario:
         raise ScenarioError(
             f"--resume {directory}: the run has finished; see fedlite report {directory}"
         )
+    if (directory / "checkpoint" / "fedlite").exists():
+        raise ScenarioError(
+            f"--resume {directory}: the run was made by Flower's Ray engine, which gives its sites "
+            "new state folders each time (rule: a site that forgot what it has spent may not go "
+            "on); start it again in a new directory"
+        )
     return load(path)
+
+
+def _fetch_missing(scenario: Scenario, quiet: bool) -> None:
+    """Bring a named source into the cache when it is not there yet, and say so."""
+    name = scenario.data.name
+    known = {entry.name for entry in data.entries()}
+    if name in known and not data.available(name):
+        if not quiet:
+            print(f"fetching {name} into {data.cache_folder()}", file=sys.stderr)
+        data.fetch(name)
 
 
 def _check_space(directory: Path) -> None:

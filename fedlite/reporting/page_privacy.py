@@ -65,14 +65,13 @@ def privacy_section(privacy: Mapping[str, Any], sites: Sequence[str]) -> list[st
     rows = []
     for site in wording.in_order(privacy["sites"], sites):
         row = privacy["sites"][site]
-        losses, error = row.get("epsilon", {}), row.get("prv_error")
-        prv = wording.epsilon(losses.get("prv"), 3)
+        losses = row.get("epsilon", {})
         rows.append(
             [
                 site,
                 wording.epsilon(losses.get("pld"), 3),
                 wording.budget(row.get("budget")),
-                prv if error is None else f"{prv} ± {error:g}",
+                wording.epsilon(losses.get("prv"), 3),
                 wording.epsilon(losses.get("rdp"), 3),
                 markup.integer(row.get("releases")),
             ]
@@ -81,13 +80,19 @@ def privacy_section(privacy: Mapping[str, Any], sites: Sequence[str]) -> list[st
     parts.append(markup.table(head, rows, caption="Epsilon of each site; smaller protects more"))
     parts.append(
         markup.paragraph(
-            "PLD is the pessimistic bound that the budget is held against. PRV is a second, "
-            "independent computation and may be off by the error it states; RDP is a looser bound. "
-            "Every figure is rounded up.",
+            "PLD is the pessimistic bound that the budget is held against. PRV comes from another "
+            f"library; {_error(privacy)}RDP is a looser bound. Every figure is rounded up.",
             "soft",
         )
     )
     return parts
+
+
+def _error(privacy: Mapping[str, Any]) -> str:
+    errors = [r["prv_error"] for r in privacy["sites"].values() if r.get("prv_error") is not None]
+    if not errors:
+        return ""
+    return f"it is an upper bound that includes its own stated error, {max(errors):g}. "
 
 
 def _mechanism(privacy: Mapping[str, Any]) -> list[tuple[str, object]]:

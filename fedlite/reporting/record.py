@@ -8,6 +8,7 @@ files and nothing else, so a report can be made again from a run directory years
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,19 +48,30 @@ class RoundRecord:
 
 
 def append_round(directory: Path, record: RoundRecord) -> None:
-    """Add one line to `rounds.jsonl` and flush it."""
+    """Add one line to `rounds.jsonl`, durably: the checkpoint that follows counts on it."""
     with (directory / ROUNDS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(record), sort_keys=True) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_rounds(directory: Path) -> list[RoundRecord]:
-    """Return the rounds of a run directory, oldest first; a torn last line is left out."""
+    """Return the rounds of a run directory, oldest first; a torn last line is left out.
+
+    Raises ValueError when another line is not the record of a round.
+    """
     path = directory / ROUNDS
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     # A line without its newline was being written when the process died: that round will run again.
-    return [RoundRecord(**json.loads(line)) for line in lines[:-1]]
+    try:
+        return [RoundRecord(**json.loads(line)) for line in lines[:-1]]
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: a line is not the record of a round ({error}); restore the file from a copy, "
+            "or run the scenario again"
+        ) from error
 
 
 def rewrite_rounds(directory: Path, records: Iterable[RoundRecord]) -> None:

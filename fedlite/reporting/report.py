@@ -50,12 +50,7 @@ def load(directory: Path) -> tuple[list[RoundRecord], dict[str, Any]]:
         raise ValueError(f"{path}: not JSON ({error}); {_MEND}") from error
     check(summary, path)
     path = directory / ROUNDS
-    try:
-        rounds = read_rounds(directory)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ValueError(
-            f"{path}: a line is not the record of a round ({error}); {_MEND}"
-        ) from error
+    rounds = read_rounds(directory)
     if not rounds:
         raise ValueError(f"{path}: must hold at least one round, holds none; {_MEND}")
     return rounds, summary

@@ -106,16 +106,22 @@ def _table(summary: Mapping[str, Any]) -> Table:
     table.add_column("sent\ndown", justify="right", no_wrap=True)
 
     by_site = quality.get("by_site")
-    for site in sites[:SHOWN]:
+    # Sites that hold nothing out and spend no budget have no row of their own to fill.
+    shown = sites[:SHOWN] if by_site or private else []
+    for site in shown:
         row = [_cell(_short(site))]
         row += [_cell(say(wording.branch(by_site, site, b))) for b in ("shallow", "deep")]
         if private:
             row.append(_cell(_spent(privacy.get("sites", {}).get(site), claimed)))
         table.add_row(*row)
-    if len(sites) > SHOWN:
+    if len(sites) > SHOWN and shown:
         table.add_row(_cell(f"and {len(sites) - SHOWN:,} more"), style="dim")
     table.add_section()
-    total = [_cell("all"), _cell(say(quality.get("shallow"))), _cell(say(quality.get("deep")))]
+    total = [
+        _cell("all" if shown else f"all {len(sites):,} sites"),
+        _cell(say(quality.get("shallow"))),
+        _cell(say(quality.get("deep"))),
+    ]
     if private:
         total.append(_cell(_highest(privacy) if claimed else "not claimed"))
     total += [_cell(wording.megabytes(sent[way])) for way in ("up", "down")]

@@ -1,8 +1,8 @@
 """What top-k compression costs on Fashion-MNIST, against the same federation sent dense.
 
 `python -m simulations.benchmarks.fashion` trains the scenario `fashion` for every seed, dense and
-at each density in both directions, through the product's own path, and prints points lost (deep
-and exit) beside the measured ratios. Paired: a seed fixes partition, first model and batch order.
+at each pair of densities, through the product's own path, and prints points lost (deep and exit)
+beside the measured ratios. Paired: a seed fixes partition, first model and batch order.
 Runs are kept in `--out`, so an interrupted study goes on where it stopped.
 """
 
@@ -22,16 +22,19 @@ from fedlite.reporting.record import read_summary
 from server.summary import machine
 from simulations.run import resume_scenario, scenario_path, simulate
 
-DENSITIES = (0.1, 0.03, 0.01)
+# Density up and down; dense float32 both ways is always the twin.
+DENSE = (0.0, 0.0)
+BRANCHES = ("deep", "shallow")
+PAIRS = ((0.1, 0.1), (0.03, 0.03), (0.01, 0.01), (0.1, 0.3))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training run; density 0 stands for the dense float32 twin."""
+    """One training run; density 0 stands for dense float32."""
 
     scenario: str
     seed: int
-    density: float
+    pair: tuple[float, float]
     rounds: int
     directory: Path
 
@@ -40,10 +43,10 @@ def configure(job: Job) -> Scenario:
     """Return the scenario of one run."""
     scenario = load(scenario_path(job.scenario))
     scenario = with_values(scenario, "federation", seed=job.seed, rounds=job.rounds)
-    link: dict[str, Any] = {"compressor": "dense"}
-    if job.density:
-        link = {"compressor": "topk", "density": job.density}
-    for direction in ("uplink", "downlink"):
+    for direction, density in zip(("uplink", "downlink"), job.pair, strict=True):
+        link: dict[str, Any] = {"compressor": "dense"}
+        if density:
+            link = {"compressor": "topk", "density": density}
         scenario = with_values(scenario, direction, **link)
     return scenario
 
@@ -58,16 +61,16 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def table(jobs: list[Job], summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row a density: mean over seeds, and points lost paired with the dense twin."""
-    found = {(j.seed, j.density): s for j, s in zip(jobs, summaries, strict=True)}
+    """Return a row for every pair of densities: means over seeds, and points lost to the twin."""
+    found = {(j.seed, j.pair): s for j, s in zip(jobs, summaries, strict=True)}
     rows = []
-    for density in sorted({j.density for j in jobs}, key=lambda d: -(d or 2.0)):
-        mine = {seed: s for (seed, d), s in found.items() if d == density}
-        row: dict[str, Any] = {"density": density or "dense", "seeds": len(mine)}
-        for branch in ("deep", "shallow"):
+    for pair in dict.fromkeys(j.pair for j in jobs):
+        mine = {seed: s for (seed, p), s in found.items() if p == pair}
+        row: dict[str, Any] = {"up": _name(pair[0]), "down": _name(pair[1]), "seeds": len(mine)}
+        for branch in BRANCHES:
             scores = [100 * s["accuracy"][branch] for s in mine.values()]
             lost = [
-                100 * (found[seed, 0.0]["accuracy"][branch] - s["accuracy"][branch])
+                100 * (found[seed, DENSE]["accuracy"][branch] - s["accuracy"][branch])
                 for seed, s in mine.items()
             ]
             row[branch] = mean(scores)
@@ -80,16 +83,19 @@ def table(jobs: list[Job], summaries: list[dict[str, Any]]) -> list[dict[str, An
     return rows
 
 
+def _name(density: float) -> str:
+    return f"top {100 * density:g} %" if density else "dense"
+
+
 def render(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| density, both ways | deep | exit | deep lost | exit lost | up ratio | down ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| up | down | deep | exit | deep lost | exit lost | up ratio | down ratio |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        name = row["density"] if row["density"] == "dense" else f"top {100 * row['density']:g} %"
         lines.append(
-            f"| {name} | {row['deep']:.2f} | {row['shallow']:.2f} "
+            f"| {row['up']} | {row['down']} | {row['deep']:.2f} | {row['shallow']:.2f} "
             f"| {row['deep_lost']:+.2f} ± {row['deep_lost_sd']:.2f} "
             f"| {row['shallow_lost']:+.2f} ± {row['shallow_lost_sd']:.2f} "
             f"| {row['up_ratio']:.1f} | {row['down_ratio']:.1f} |"
@@ -103,30 +109,31 @@ def main() -> None:
     parser.add_argument("--scenario", default="fashion")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=0, help="0: as the scenario says")
-    parser.add_argument("--quick", action="store_true", help="1 seed, 3 rounds, top 10 % only")
+    parser.add_argument("--quick", action="store_true", help="1 seed, 3 rounds, top 10 %% only")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None, help="write the rows to this file")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     seeds = 1 if arguments.quick else arguments.seeds
-    densities = DENSITIES[:1] if arguments.quick else DENSITIES
+    pairs = PAIRS[:1] if arguments.quick else PAIRS
     rounds = arguments.rounds or (
         3 if arguments.quick else load(scenario_path(arguments.scenario)).federation.rounds
     )
     out = arguments.out or Path("runs") / f"bench-{arguments.scenario}-{rounds}"
     jobs = [
-        Job(arguments.scenario, seed, density, rounds, out / f"seed{seed}-{density:g}")
+        Job(arguments.scenario, seed, pair, rounds, out / f"seed{seed}-{pair[0]:g}-{pair[1]:g}")
         for seed in range(1, seeds + 1)
-        for density in (0.0, *densities)
+        for pair in (DENSE, *pairs)
     ]
     with multiprocessing.get_context("spawn").Pool(min(arguments.workers, len(jobs))) as pool:
         summaries = []
         for job, summary in zip(jobs, pool.imap(run, jobs), strict=True):
             summaries.append(summary)
             scores = " ".join(
-                f"{k} {100 * summary['accuracy'][k]:.2f}" for k in ("deep", "shallow")
+                f"{branch} {100 * summary['accuracy'][branch]:.2f}" for branch in BRANCHES
             )
-            print(f"seed {job.seed} density {job.density or 'dense'}: {scores}", flush=True)
+            up, down = (_name(density) for density in job.pair)
+            print(f"seed {job.seed}, {up} up, {down} down: {scores}", flush=True)
     rows = table(jobs, summaries)
     print(f"\n{arguments.scenario}, {rounds} rounds, {seeds} seeds, {machine()}\n")
     print(render(rows))
