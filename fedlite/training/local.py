@@ -53,22 +53,27 @@ def train(
     values, gradients = flat
     velocity = torch.zeros_like(values)
     model.train()
-    for batch_inputs, batch_labels in _batches(inputs, labels, training, rng):
-        gradients.zero_()
-        shallow, deep = model(batch_inputs)
-        mean: Tensor = loss(shallow, deep, batch_labels).mean()
-        torch.autograd.backward(mean)
-        if training.clip_norm:
-            norm = float(gradients.norm())
-            if norm > training.clip_norm:
-                gradients.mul_(training.clip_norm / norm)
-        if training.weight_decay:
-            gradients.add_(values, alpha=training.weight_decay)
-        if training.momentum:
-            velocity.mul_(training.momentum).add_(gradients)
-            values.sub_(velocity, alpha=learning_rate)
-        else:
-            values.sub_(gradients, alpha=learning_rate)
+    # Momentum leaves denormal numbers behind, on which arithmetic is many times slower.
+    torch.set_flush_denormal(True)
+    try:
+        for batch_inputs, batch_labels in _batches(inputs, labels, training, rng):
+            gradients.zero_()
+            shallow, deep = model(batch_inputs)
+            mean: Tensor = loss(shallow, deep, batch_labels).mean()
+            torch.autograd.backward(mean)
+            if training.clip_norm:
+                norm = float(gradients.norm())
+                if norm > training.clip_norm:
+                    gradients.mul_(training.clip_norm / norm)
+            if training.weight_decay:
+                gradients.add_(values, alpha=training.weight_decay)
+            if training.momentum:
+                velocity.mul_(training.momentum).add_(gradients)
+                values.sub_(velocity, alpha=learning_rate)
+            else:
+                values.sub_(gradients, alpha=learning_rate)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _batches(

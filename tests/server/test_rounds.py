@@ -374,10 +374,10 @@ def test_fewer_sites_than_the_quorum_end_the_run_before_it_starts(
 
 def test_a_site_may_come_later(world: World) -> None:
     some = world(federation={"rounds": 3})
-    late = some.grid.members.pop(some.nodes[2])
+    late = some.grid.members.pop(102)
 
     def come(member: Any, message: Message, i: Instruction) -> list[Message]:
-        some.grid.members[some.nodes[2]] = late
+        some.grid.members[102] = late
         return [member.honest(message, i)]
 
     some.members[0].tricks[1] = come

@@ -366,6 +366,7 @@ def cut(text: str, old: str, new: str) -> str:
                 "training.steps=1",
                 "data.scaling=none",
                 "privacy.delta=0.07",
+                "privacy.expected_batch=5",
             ],
             ["privacy.delta", "less than 1 / records", "0.07", "use 1e-5"],
         ),
