@@ -51,9 +51,9 @@ class Evaluator:
     def on(self) -> str:
         """What the scores are measured on, for a person."""
         if self._global is not None:
-            return f"global test set, {len(self._global[1])} records"
+            return f"global test set ({len(self._global[1])} records)"
         records = sum(len(y) for _, y in self._site_tests)
-        return f"sites' own held-out parts, {records} records"
+        return f"sites' own held-out parts ({records} records)"
 
     def overall(self, vector: Vector) -> Scores:
         """Score on the global test set; without one, accuracy over all sites' held-out records

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 from fedlite import data
@@ -29,8 +30,10 @@ def scenario_path(name: str) -> Path:
         return path
     known = sorted(p.stem for p in folder.glob("*.toml"))
     if name not in known:
+        close = get_close_matches(name, known, n=1)
         raise ScenarioError(
             f"scenario: must be one of {', '.join(known)}, or a path to a .toml file, got {name!r}"
+            + (f"; did you mean {close[0]}?" if close else "")
         )
     return folder / f"{name}.toml"
 
