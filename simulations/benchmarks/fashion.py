@@ -25,7 +25,7 @@ from simulations.run import resume_scenario, scenario_path, simulate
 # Density up and down; dense float32 both ways is always the twin.
 DENSE = (0.0, 0.0)
 BRANCHES = ("deep", "shallow")
-PAIRS = ((0.1, 0.1), (0.03, 0.03), (0.01, 0.01), (0.1, 0.3))
+PAIRS = ("0.1/0.1", "0.03/0.03", "0.01/0.01")
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
     parser.add_argument("--scenario", default="fashion")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pairs", nargs="+", default=PAIRS, metavar="UP/DOWN")
     parser.add_argument("--rounds", type=int, default=0, help="0: as the scenario says")
     parser.add_argument("--quick", action="store_true", help="1 seed, 3 rounds, top 10 %% only")
     parser.add_argument("--out", type=Path, default=None)
@@ -115,7 +116,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     seeds = 1 if arguments.quick else arguments.seeds
-    pairs = PAIRS[:1] if arguments.quick else PAIRS
+    wanted = arguments.pairs[:1] if arguments.quick else arguments.pairs
+    pairs = [(float(up), float(down)) for up, _, down in (p.partition("/") for p in wanted)]
     rounds = arguments.rounds or (
         3 if arguments.quick else load(scenario_path(arguments.scenario)).federation.rounds
     )
