@@ -28,7 +28,7 @@ from fedlite.reporting.record import (
 )
 from server import broadcast, checkpoint
 from server.checkpoint import Checkpoint, SiteRecord
-from strategies import ServerState, Strategy, initial_state, make
+from strategies import ServerState, Strategy, make
 
 log = logging.getLogger("fedlite.server")
 
@@ -81,7 +81,7 @@ class Rounds:
         self._greeted: dict[str, tuple[int, float]] = {}
         found = checkpoint.load(directory / "checkpoint")
         if found is None:
-            found = Checkpoint(run, 0, initial_state(initial), broadcast.initial(initial))
+            found = Checkpoint(run, 0, ServerState.initial(initial), broadcast.initial(initial))
         elif found.state.model.shape != initial.shape:
             raise RunFailed(
                 f"{directory}: the checkpoint has {found.state.model.size} parameters, the "

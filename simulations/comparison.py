@@ -313,12 +313,12 @@ def train_here(scenario: Scenario, parts: list[Dataset], mechanism: RecordMechan
 
     Returns the released model, float32 [n].
     """
-    from strategies import initial_state, make
+    from strategies import ServerState, make
 
     source, _ = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
     learners = [Learner(scenario, part, source.classes) for part in parts]
     strategy = make(scenario.federation)
-    state = initial_state(learners[0].initial)
+    state = ServerState.initial(learners[0].initial)
     size = len(state.model)
     for number in range(1, scenario.federation.rounds + 1):
         strategy.start(size)

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from fedlite.compression import Decoded
 from fedlite.config import Federation
-from fedlite.parameters import Vector
 from strategies.fedavg import FedAvg, ServerState
 
 
@@ -37,9 +36,4 @@ def make(federation: Federation) -> Strategy:
     return STRATEGIES[federation.strategy](federation)
 
 
-def initial_state(vector: Vector) -> ServerState:
-    """Return the state before the first round."""
-    return ServerState.initial(vector)
-
-
-__all__ = ["STRATEGIES", "FedAvg", "ServerState", "Strategy", "initial_state", "make"]
+__all__ = ["STRATEGIES", "FedAvg", "ServerState", "Strategy", "make"]

@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -121,7 +122,11 @@ def main() -> None:
     rounds = arguments.rounds or (
         3 if arguments.quick else load(scenario_path(arguments.scenario)).federation.rounds
     )
-    out = arguments.out or Path("runs") / f"bench-{arguments.scenario}-{rounds}"
+    if arguments.quick:
+        # Kept runs would answer for code that has changed since.
+        out = arguments.out or Path(tempfile.mkdtemp(prefix="fedlite-bench-"))
+    else:
+        out = arguments.out or Path("runs") / f"bench-{arguments.scenario}-{rounds}"
     jobs = [
         Job(arguments.scenario, seed, pair, rounds, out / f"seed{seed}-{pair[0]:g}-{pair[1]:g}")
         for seed in range(1, seeds + 1)

@@ -7,7 +7,7 @@ import pytest
 
 from fedlite.compression import Decoded
 from fedlite.config import Federation
-from strategies import FedAvg, initial_state, make
+from strategies import FedAvg, ServerState, make
 from strategies.fedavg import MOST_RECORDS
 
 N = 50
@@ -33,7 +33,7 @@ def test_rounds_follow_the_textbook_recursion(
     )
     strategy = make(federation)
     start = RNG.normal(size=N).astype(np.float32)
-    state = initial_state(start)
+    state = ServerState.initial(start)
     model, velocity, models = start.astype(np.float64), np.zeros(N), []
     for number, updates in enumerate(UPDATES, start=1):
         strategy.start(N)
@@ -53,7 +53,7 @@ def test_sparse_updates_count_for_every_coordinate() -> None:
     strategy.start(4)
     strategy.add(Decoded(4, np.array([1]), np.array([3.0], np.float32)), 0)
     strategy.add(Decoded(4, np.array([1, 3]), np.array([1.0, 8.0], np.float32)), 0)
-    after = strategy.finish(initial_state(np.zeros(4, np.float32)), 1)
+    after = strategy.finish(ServerState.initial(np.zeros(4, np.float32)), 1)
     assert after.model.tolist() == [0.0, 2.0, 0.0, 4.0]
 
 
@@ -64,7 +64,7 @@ def test_an_absurd_weight_is_refused_and_changes_nothing(records: int) -> None:
     strategy.add(dense(UPDATES[0][0]), 5)
     with pytest.raises(ValueError, match=f"records: .* got {records}"):
         strategy.add(dense(UPDATES[0][1]), records)
-    after = strategy.finish(initial_state(np.zeros(N, np.float32)), 1)
+    after = strategy.finish(ServerState.initial(np.zeros(N, np.float32)), 1)
     np.testing.assert_allclose(after.model, UPDATES[0][0], rtol=1e-6)
 
 
@@ -73,13 +73,13 @@ def test_a_claim_of_records_is_ignored_when_all_count_the_same() -> None:
     strategy.start(1)
     strategy.add(Decoded(1, None, np.array([1.0], np.float32)), 1_000_000)
     strategy.add(Decoded(1, None, np.array([3.0], np.float32)), 0)
-    assert strategy.finish(initial_state(np.zeros(1, np.float32)), 1).model.tolist() == [2.0]
+    assert strategy.finish(ServerState.initial(np.zeros(1, np.float32)), 1).model.tolist() == [2.0]
 
 
 def test_a_round_without_updates_changes_nothing_but_the_average() -> None:
     federation = Federation(rounds=2, average_last=1.0, server_momentum=0.9)
     strategy = FedAvg(federation)
-    start = initial_state(np.ones(N, np.float32))
+    start = ServerState.initial(np.ones(N, np.float32))
     start = replace(start, momentum=np.ones(N, np.float32))
     strategy.start(N)
     after = strategy.finish(start, 1)
@@ -90,7 +90,7 @@ def test_a_round_without_updates_changes_nothing_but_the_average() -> None:
 
 def test_a_finished_round_leaves_the_state_it_began_with_alone() -> None:
     strategy = FedAvg(Federation(server_momentum=0.9, average_last=1.0, rounds=1))
-    start = initial_state(np.ones(N, np.float32))
+    start = ServerState.initial(np.ones(N, np.float32))
     strategy.start(N)
     strategy.add(dense(UPDATES[0][0]), 0)
     strategy.finish(start, 1)
