@@ -11,7 +11,7 @@ import numpy as np
 import fedlite
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
-from fedlite.config import Scenario
+from fedlite.config import Link, Scenario
 from fedlite.data.spread import spread
 from fedlite.messages import Code, Hello, Instruction, site_id
 from fedlite.parameters import Vector, vector_digest
@@ -80,10 +80,15 @@ class Site:
         delta = self.learner.delta(replica, instruction.round, self.number, self.mechanism)
         return self._send(state, delta, instruction)
 
+    def _compressor(self, link: Link) -> compression.Compressor:
+        sizes = self.learner.layout.sizes
+        return compression.make(
+            link.compressor, density=link.density, values=link.values, sections=sizes
+        )
+
     def _receive(self, replica: Vector, instruction: Instruction) -> Vector:
         """Bring the site's model to the one that the instruction names, frame by frame."""
-        link = self.scenario.downlink
-        sparse = compression.make(link.compressor, density=link.density, values=link.values)
+        sparse = self._compressor(self.scenario.downlink)
         dense = compression.Dense()
         size = self.learner.layout.size
         current, digest = replica, vector_digest(replica)
@@ -140,7 +145,7 @@ class Site:
     def _send(self, state: SiteState, delta: Vector, instruction: Instruction) -> bytes:
         """Compress the delta, remember both possible residuals, and return the frame."""
         link = self.scenario.uplink
-        compressor = compression.make(link.compressor, density=link.density, values=link.values)
+        compressor = self._compressor(link)
         residual = compression.Residual(state.residual) if link.error_feedback else None
         body, _, left = compression.compress(compressor, delta, residual)
         envelope = compression.Envelope(

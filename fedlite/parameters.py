@@ -41,9 +41,14 @@ class Layout:
         return cls(tuple(name for name, _ in named), tuple(tuple(p.shape) for _, p in named))
 
     @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each tensor."""
+        return tuple(int(np.prod(shape)) for shape in self.shapes)
+
+    @cached_property
     def size(self) -> int:
         """Number of float32 values in the vector."""
-        return sum(int(np.prod(shape)) for shape in self.shapes)
+        return sum(self.sizes)
 
     @cached_property
     def digest(self) -> bytes:

@@ -83,7 +83,7 @@ def run_scenario(
 
     directory.mkdir(parents=True, exist_ok=True)
     _same_scenario(directory, scenario)
-    rounds = Rounds(grid, scenario, directory, run=run, layout=layout.digest, initial=initial)
+    rounds = Rounds(grid, scenario, directory, run=run, layout=layout, initial=initial)
     meter = EnergyMeter.started()
     budget = scenario.privacy.epsilon if mechanism else None
     with Progress(scenario.federation.rounds, budget, quiet=quiet) as progress:

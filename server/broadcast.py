@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedlite import compression
-from fedlite.config import Link
 from fedlite.parameters import Vector, vector_digest
 
 
@@ -35,7 +34,9 @@ class Broadcast:
         """Digest of the replica."""
         return vector_digest(self.replica)
 
-    def advance(self, model: Vector, link: Link, layout: bytes, run: bytes) -> None:
+    def advance(
+        self, model: Vector, compressor: compression.Compressor, layout: bytes, run: bytes
+    ) -> None:
         """Bring the replica nearer to `model` for the next round, and keep the frame that does so.
 
         The first round needs no frame: every site builds the initial model from the public seed.
@@ -43,7 +44,6 @@ class Broadcast:
         self.round += 1
         if self.round == 1:
             return
-        compressor = compression.make(link.compressor, density=link.density, values=link.values)
         if compressor.codec == compression.Dense.codec:
             # A dense frame is a whole model: nothing is gained by sending a difference.
             self.frames = [(self.round, self._full(model, layout, run))]

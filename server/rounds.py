@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from fedlite import compression, flower
 from fedlite.config import Scenario, participants
 from fedlite.messages import Code, Hello, Instruction, site_id
-from fedlite.parameters import Vector
+from fedlite.parameters import Layout, Vector
 from fedlite.reporting.record import (
     RoundRecord,
     append_round,
@@ -56,7 +56,7 @@ class Outcome:
 class Rounds:
     """A run from its first round, or from its checkpoint, to its last.
 
-    grid: Flower's way to the sites. layout: digest of the model's layout. initial: float32 [n], the
+    grid: Flower's way to the sites. layout: the model's layout. initial: float32 [n], the
     model that every site builds from the public seed. epsilon(asked) returns the privacy loss of a
     site that was asked so often. evaluate(round, model) returns accuracy and AUC by branch.
     """
@@ -68,14 +68,14 @@ class Rounds:
         directory: Path,
         *,
         run: bytes,
-        layout: bytes,
+        layout: Layout,
         initial: Vector,
     ) -> None:
         """Start afresh, or go on after the last checkpoint in `directory`."""
         self.grid = grid
         self.scenario = scenario
         self.directory = directory
-        self.layout = layout
+        self.layout = layout.digest
         self.roster: dict[str, int] = {}
         self.refused: dict[int, str] = {}
         self._greeted: dict[str, tuple[int, float]] = {}
@@ -96,9 +96,11 @@ class Rounds:
             )
         rewrite_rounds(directory, kept)
         self.records = kept
-        link = scenario.uplink
-        self._compressor = compression.make(
-            link.compressor, density=link.density, values=link.values
+        self._compressor, self._down = (
+            compression.make(
+                link.compressor, density=link.density, values=link.values, sections=layout.sizes
+            )
+            for link in (scenario.uplink, scenario.downlink)
         )
         self._longest = compression.HEADER_BYTES + self._compressor.limit(initial.size)
         self._strategy: Strategy = make(scenario.federation)
@@ -268,7 +270,7 @@ class Rounds:
         point = self.point
         run, down = point.run, replace(point.broadcast)
         down.frames = list(down.frames)
-        down.advance(point.state.model, self.scenario.downlink, self.layout, run)
+        down.advance(point.state.model, self._down, self.layout, run)
         point.broadcast = down
 
         names = sorted(self.roster)

@@ -356,7 +356,7 @@ def federate(scenario: Scenario) -> Vector:
             scenario,
             directory,
             run=run_id.to_bytes(8, "little"),
-            layout=Layout.of(model).digest,
+            layout=Layout.of(model),
             initial=to_vector(model),
         )
         for record in rounds.play(

@@ -143,7 +143,8 @@ class TopK:
 
     Attributes:
         density: the fraction that is sent, in (0, 1]; `count` turns it into a number.
-        values: a name in `quantization.QUANTIZERS`, "sign" or "fp32".
+        values: a name in `quantization.QUANTIZERS`, "sign", "sign-per-tensor" or "fp32".
+        sections: sizes of the model's tensors, in their order; empty stands for one tensor.
 
     Raises:
         ValueError: `density` is out of range or `values` is not known.
@@ -160,6 +161,7 @@ class TopK:
     name: ClassVar[str] = "topk"
     density: float
     values: str = "sign"
+    sections: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check both fields."""
@@ -170,13 +172,14 @@ class TopK:
 
     @property
     def codec(self) -> int:
-        """The number of the values' format: 1 for "sign", 2 for "fp32"."""
+        """The number of the values' format: 1 "sign", 2 "fp32", 3 "sign-per-tensor"."""
         return QUANTIZERS[self.values].codec
 
     def compress(self, vector: NDArray[np.float32]) -> bytes:
         """Return values and positions of the largest coordinates of a finite float32[n]."""
         indices = top_k(vector, count(vector.size, self.density))
-        selected = QUANTIZERS[self.values].encode(vector[indices])
+        splits = self._splits(indices, vector.size)
+        selected = QUANTIZERS[self.values].encode(vector[indices], splits)
         return selected + positions.encode(indices, vector.size)
 
     def decompress(self, body: bytes, size: int) -> Decoded:
@@ -187,37 +190,51 @@ class TopK:
                 f"a top-k body of {size} values at density {self.density} takes at most {limit} "
                 f"bytes, got {len(body)}"
             )
-        k = count(size, self.density)
-        values, used = QUANTIZERS[self.values].decode(body, k)
-        return Decoded(size, positions.decode(body[used:], size, k), values)
+        k, quantizer = count(size, self.density), QUANTIZERS[self.values]
+        # The positions say how many values each tensor has; both parts' places follow from k.
+        used = quantizer.limit(k, max(1, len(self.sections)))
+        indices = positions.decode(body[used:], size, k)
+        values, _ = quantizer.decode(body, k, self._splits(indices, size))
+        return Decoded(size, indices, values)
 
     def limit(self, size: int) -> int:
         """Return the most bytes for any vector of `size` coordinates."""
         k = count(size, self.density)
-        return QUANTIZERS[self.values].limit(k) + positions.limit(size, k)
+        sections = max(1, len(self.sections))
+        return QUANTIZERS[self.values].limit(k, sections) + positions.limit(size, k)
+
+    def _splits(self, indices: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+        ends = np.cumsum(self.sections or (size,))
+        if ends[-1] != size:
+            raise ValueError(
+                f"sections must add up to the vector's {size} values, got {ends[-1]}; "
+                "pass the sizes of the model's own tensors"
+            )
+        return np.concatenate(([0], np.searchsorted(indices, ends)))
 
 
-COMPRESSORS: dict[str, Callable[[float, str], Compressor]] = {
-    "dense": lambda density, values: Dense(),
-    "topk": lambda density, values: TopK(density, values),
+COMPRESSORS: dict[str, Callable[[float, str, tuple[int, ...]], Compressor]] = {
+    "dense": lambda density, values, sections: Dense(),
+    "topk": TopK,
 }
 
 
-def make(name: str, *, density: float, values: str) -> Compressor:
+def make(name: str, *, density: float, values: str, sections: tuple[int, ...] = ()) -> Compressor:
     """Return the compressor that is registered under `name`.
 
     Args:
         name: a key of `COMPRESSORS`.
         density: the fraction that is sent, in (0, 1]; a dense compressor ignores it.
         values: how the sent values are written; a dense compressor ignores it.
+        sections: sizes of the model's tensors (`Layout.sizes`); empty stands for one tensor.
 
     Raises:
         ValueError: `name` is not registered, or the compressor refuses its settings.
 
     >>> make("topk", density=0.03, values="sign")
-    TopK(density=0.03, values='sign')
+    TopK(density=0.03, values='sign', sections=())
     """
     if name not in COMPRESSORS:
         known = ", ".join(sorted(COMPRESSORS))
         raise ValueError(f"compressor must be one of {known}; got {name!r}")
-    return COMPRESSORS[name](density, values)
+    return COMPRESSORS[name](density, values, sections)

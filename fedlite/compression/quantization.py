@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+Splits = NDArray[np.int64]
 
 
 class Quantizer(Protocol):
@@ -22,15 +23,21 @@ class Quantizer(Protocol):
         """Number in the frame of a top-k update that carries these values; never reused."""
         ...
 
-    def limit(self, count: int) -> int:
-        """Return the most bytes that `count` values can take."""
+    def limit(self, count: int, sections: int = 1) -> int:
+        """Return the most bytes that `count` values in `sections` tensors can take."""
         ...
 
-    def encode(self, values: NDArray[np.float32]) -> bytes:
-        """Return the bytes for float32[count]."""
+    def encode(self, values: NDArray[np.float32], splits: Splits | None = None) -> bytes:
+        """Return the bytes for float32[count].
+
+        splits: int64[sections + 1], from 0 to count: where each tensor's values begin and end.
+        None stands for one tensor.
+        """
         ...
 
-    def decode(self, data: bytes, count: int) -> tuple[NDArray[np.float32], int]:
+    def decode(
+        self, data: bytes, count: int, splits: Splits | None = None
+    ) -> tuple[NDArray[np.float32], int]:
         """Return float32[count], all finite, and the bytes consumed at the start of `data`.
 
         Raises:
@@ -41,7 +48,10 @@ class Quantizer(Protocol):
 
 @dataclass(frozen=True)
 class Sign:
-    """One bit per value and one magnitude, the mean of the absolute values (float32), per set.
+    """One bit per value, and the mean of the absolute values (float32) of the set as its magnitude.
+
+    With `per_tensor` every tensor of the model has a magnitude of its own: updates of a first layer
+    and of a head differ by orders, and one magnitude for both distorts the smaller.
 
     A selected zero is written as plus the magnitude; error feedback carries the difference.
     Source: Sattler, Wiedemann, Mueller, Samek 2019, "Robust and communication-efficient federated
@@ -53,32 +63,53 @@ class Sign:
     """
 
     codec: int = 1
+    per_tensor: bool = False
 
-    def limit(self, count: int) -> int:
-        """Return the bytes of `count` values: 4 for the magnitude, an eighth of a byte per sign."""
-        return 4 + (count + 7) // 8 if count else 0
+    def limit(self, count: int, sections: int = 1) -> int:
+        """Return the bytes of `count` values: 4 a magnitude, an eighth of a byte per sign."""
+        magnitudes = sections if self.per_tensor else 1
+        return 4 * magnitudes + (count + 7) // 8 if count else 0
 
-    def encode(self, values: NDArray[np.float32]) -> bytes:
-        """Return the magnitude and the packed signs of float32[count]; nothing for an empty set."""
+    def encode(self, values: NDArray[np.float32], splits: Splits | None = None) -> bytes:
+        """Return magnitudes and packed signs of float32[count]; nothing for an empty set."""
         if values.size == 0:
             return b""
-        magnitude = np.array(np.abs(values).mean(dtype=np.float64), dtype="<f4")
-        return magnitude.tobytes() + np.packbits(values < 0, bitorder="little").tobytes()
+        sizes = np.diff(self._splits(values.size, splits))
+        sums = np.zeros(sizes.size)
+        # reduceat would take the next tensor's first value for a tensor of which nothing was sent.
+        filled = np.flatnonzero(sizes)
+        starts = np.cumsum(sizes)[filled] - sizes[filled]
+        sums[filled] = np.add.reduceat(np.abs(values), starts, dtype=np.float64)
+        magnitudes = (sums / np.maximum(sizes, 1)).astype("<f4")
+        return magnitudes.tobytes() + np.packbits(values < 0, bitorder="little").tobytes()
 
-    def decode(self, data: bytes, count: int) -> tuple[NDArray[np.float32], int]:
+    def decode(
+        self, data: bytes, count: int, splits: Splits | None = None
+    ) -> tuple[NDArray[np.float32], int]:
         """Return float32[count] of plus or minus the magnitude, and the bytes consumed."""
-        used = self.limit(count)
-        _require(data, used, count)
         if count == 0:
             return np.empty(0, dtype=np.float32), 0
-        magnitude = float(np.frombuffer(data, dtype="<f4", count=1)[0])
-        if not (math.isfinite(magnitude) and magnitude >= 0.0):
-            raise ValueError(f"magnitude must be finite and 0 or more, got {magnitude}")
+        sizes = np.diff(self._splits(count, splits))
+        used = self.limit(count, sizes.size)
+        _require(data, used, count)
+        magnitudes = np.frombuffer(data, dtype="<f4", count=sizes.size).astype(np.float32)
+        # The comparison is false for NaN, so the rule is stated as what must be true.
+        if not (np.isfinite(magnitudes) & (magnitudes >= 0)).all():
+            raise ValueError(f"magnitude must be finite and 0 or more, got {magnitudes.min()}")
+        if magnitudes[sizes == 0].any():
+            raise ValueError("magnitude of a tensor of which nothing is sent must be 0")
         if count % 8 and data[used - 1] >> (count % 8):
             raise ValueError(f"pad bits after {count} signs must be 0")
-        packed = np.frombuffer(data, dtype=np.uint8, count=used - 4, offset=4)
+        offset = 4 * sizes.size
+        packed = np.frombuffer(data, dtype=np.uint8, count=used - offset, offset=offset)
         negative = np.unpackbits(packed, count=count, bitorder="little").view(np.bool_)
-        return np.where(negative, np.float32(-magnitude), np.float32(magnitude)), used
+        spread = np.repeat(magnitudes, sizes)
+        return np.where(negative, -spread, spread), used
+
+    def _splits(self, count: int, splits: Splits | None) -> Splits:
+        if splits is None or not self.per_tensor:
+            return np.array([0, count])
+        return splits
 
 
 @dataclass(frozen=True)
@@ -92,15 +123,17 @@ class Exact:
 
     codec: int = 2
 
-    def limit(self, count: int) -> int:
+    def limit(self, count: int, sections: int = 1) -> int:
         """Return the bytes of `count` values: 4 each."""
         return 4 * count
 
-    def encode(self, values: NDArray[np.float32]) -> bytes:
+    def encode(self, values: NDArray[np.float32], splits: Splits | None = None) -> bytes:
         """Return the bytes of float32[count]."""
         return values.astype("<f4").tobytes()
 
-    def decode(self, data: bytes, count: int) -> tuple[NDArray[np.float32], int]:
+    def decode(
+        self, data: bytes, count: int, splits: Splits | None = None
+    ) -> tuple[NDArray[np.float32], int]:
         """Return float32[count] and the bytes consumed."""
         used = self.limit(count)
         _require(data, used, count)
@@ -117,5 +150,6 @@ def _require(data: bytes, used: int, count: int) -> None:
 
 QUANTIZERS: dict[str, Quantizer] = {
     "sign": Sign(),
+    "sign-per-tensor": Sign(codec=3, per_tensor=True),
     "fp32": Exact(),
 }

@@ -150,12 +150,12 @@ def test_an_instruction_for_somebody_else_is_refused_before_anything_is_read(
 def test_a_site_that_is_behind_follows_the_chain_and_one_that_is_lost_asks(
     tmp_path: Path,
 ) -> None:
-    plan = scenario()
+    sparse = compression.make("topk", density=0.05, values="sign")
     down = broadcast.initial(StubLearner.initial)
     rng = np.random.default_rng(1)
     model = StubLearner.initial
     for _ in range(4):
-        down.advance(model, plan.downlink, LAYOUT.digest, RUN)
+        down.advance(model, sparse, LAYOUT.digest, RUN)
         model = model + rng.normal(size=N).astype(np.float32)
     chain = down.frames_for(1, LAYOUT.digest, RUN)
     assert len(chain) == 3

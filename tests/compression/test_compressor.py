@@ -225,11 +225,29 @@ def test_the_registry_makes_what_it_names() -> None:
 def test_settings_are_checked_when_the_compressor_is_made() -> None:
     with pytest.raises(ValueError, match="density must be in"):
         make("topk", density=0.0, values="sign")
-    with pytest.raises(ValueError, match="values must be one of fp32, sign; got 'int8'"):
+    with pytest.raises(ValueError, match="values must be one of fp32, sign, sign-per-tensor; got"):
         make("topk", density=0.1, values="int8")
 
 
 def test_codec_numbers_are_fixed_and_distinct() -> None:
-    codecs = [Dense().codec, *(TopK(0.1, values).codec for values in ("sign", "fp32"))]
-    assert codecs == [0, 1, 2]
-    assert len(QUANTIZERS) == 2
+    names = ("sign", "fp32", "sign-per-tensor")
+    codecs = [Dense().codec, *(TopK(0.1, values).codec for values in names)]
+    assert codecs == [0, 1, 2, 3]
+    assert set(QUANTIZERS) == set(names)
+
+
+def test_a_tensor_of_small_values_keeps_its_own_scale() -> None:
+    vector = np.array([100.0, -100.0, 0.01, -0.02, 0.01, 0.0], dtype=np.float32)
+    compressor = make("topk", density=0.8, values="sign-per-tensor", sections=(2, 4))
+    body = compressor.compress(vector)
+    assert len(body) <= compressor.limit(6)
+    decoded = compressor.decompress(body, 6).dense()
+    np.testing.assert_allclose(decoded[:2], [100, -100])
+    np.testing.assert_allclose(np.abs(decoded[decoded != 0][2:]), 0.04 / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sections", [(2, 3), (7,), (3, 4)])
+def test_sections_of_another_model_are_refused(sections: tuple[int, ...]) -> None:
+    compressor = make("topk", density=0.5, values="sign-per-tensor", sections=sections)
+    with pytest.raises(ValueError, match="sections must add up to the vector's 6 values"):
+        compressor.compress(np.ones(6, np.float32))

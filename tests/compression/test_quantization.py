@@ -74,3 +74,43 @@ def test_every_quantizer_has_its_own_codec_number() -> None:
     codecs = [quantizer.codec for quantizer in QUANTIZERS.values()]
     assert len(set(codecs)) == len(codecs)
     assert 0 not in codecs
+
+
+PER_TENSOR = QUANTIZERS["sign-per-tensor"]
+TENSORS = st.lists(
+    st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=9), min_size=1, max_size=6
+)
+
+
+@settings(deadline=None)
+@given(tensors=TENSORS)
+def test_every_tensor_keeps_its_own_mean_magnitude(tensors: list[list[float]]) -> None:
+    vector = np.array([v for tensor in tensors for v in tensor], dtype=np.float32)
+    splits = np.cumsum([0, *map(len, tensors)])
+    data = PER_TENSOR.encode(vector, splits)
+    decoded, used = PER_TENSOR.decode(data + b"rest", vector.size, splits)
+    assert used == len(data) == PER_TENSOR.limit(vector.size, len(tensors))
+    for tensor, begin, end in zip(tensors, splits, splits[1:], strict=False):
+        mean = sum(abs(float(np.float32(v))) for v in tensor) / max(1, len(tensor))
+        np.testing.assert_allclose(np.abs(decoded[begin:end]), mean, rtol=1e-6, atol=1e-44)
+    np.testing.assert_array_equal(np.signbit(decoded), vector < 0)
+
+
+@settings(deadline=None)
+@given(values=FLOATS)
+def test_one_tensor_takes_the_bytes_of_one_magnitude(values: list[float]) -> None:
+    vector = np.array(values, dtype=np.float32)
+    assert PER_TENSOR.encode(vector, np.array([0, vector.size])) == Sign().encode(vector)
+
+
+def test_a_magnitude_for_a_tensor_of_which_nothing_is_sent_is_refused() -> None:
+    splits = np.array([0, 2, 2, 3])
+    good = struct.pack("<fffB", 1.0, 0.0, 3.0, 0b10)
+    decoded, _ = PER_TENSOR.decode(good, 3, splits)
+    assert decoded.tolist() == [1.0, -1.0, 3.0]
+    with pytest.raises(ValueError, match="nothing is sent"):
+        PER_TENSOR.decode(struct.pack("<fffB", 1.0, 2.0, 3.0, 0), 3, splits)
+    with pytest.raises(ValueError, match="magnitude must be finite"):
+        PER_TENSOR.decode(struct.pack("<fffB", 1.0, 0.0, np.nan, 0), 3, splits)
+    with pytest.raises(ValueError, match="truncated"):
+        PER_TENSOR.decode(good[:-1], 3, splits)

@@ -26,7 +26,15 @@ FRAMES = {
     "dense": ("dense", 1.0, "sign", VECTOR.tolist()),
     "sign": ("topk", 0.25, "sign", [0.0, 2.0, 0.0, -2.0, 0.0, 0.0, 0.0, 0.0]),
     "fp32": ("topk", 0.25, "fp32", [0.0, 1.5, 0.0, -2.5, 0.0, 0.0, 0.0, 0.0]),
+    "sign-per-tensor": (
+        "topk",
+        0.25,
+        "sign-per-tensor",
+        [0.0, 1.5, 0.0, -2.5, 0.0, 0.0, 0.0, 0.0],
+    ),
 }
+# As if the 8 values were a tensor of 3 and one of 5.
+SECTIONS = (3, 5)
 
 
 def test_the_page_has_a_vector_for_every_format() -> None:
@@ -38,11 +46,11 @@ def test_the_page_has_a_vector_for_every_format() -> None:
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_frame_is_the_documented_one(name: str) -> None:
     kind, density, values, decoded = FRAMES[name]
-    compressor = make(kind, density=density, values=values)
+    compressor = make(kind, density=density, values=values, sections=SECTIONS)
     frame = pack(UPDATE, compressor.codec, compressor.compress(VECTOR))
     assert frame.hex() == VECTORS[name].hex()
     codec, records, body = unpack(VECTORS[name], UPDATE, limit=compressor.limit(8))
-    assert (codec, records) == (["dense", "sign", "fp32"].index(name), 0)
+    assert (codec, records) == (list(FRAMES).index(name), 0)
     assert len(body) == len(frame) - HEADER_BYTES
     assert compressor.decompress(body, 8).dense().tolist() == decoded
 

@@ -149,7 +149,7 @@ class World:
             self.scenario,
             self.directory,
             run=RUN,
-            layout=LAYOUT.digest,
+            layout=LAYOUT,
             initial=INITIAL,
         )
 

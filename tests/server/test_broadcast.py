@@ -4,19 +4,18 @@ import numpy as np
 import pytest
 
 from fedlite import compression
-from fedlite.config import Link
 from fedlite.parameters import Vector, vector_digest
 from server import broadcast
 
 N, RUN, LAYOUT = 1000, b"run-0001", b"layout-1"
 RNG = np.random.default_rng(2)
 START = RNG.normal(size=N).astype(np.float32)
-LINK = Link(density=0.02)
+LINK = compression.make("topk", density=0.02, values="sign")
 
 
 def receive(held: Vector, first: int, frames: tuple[bytes, ...]) -> Vector:
     """Apply a chain as a site would, from the frames alone."""
-    sparse = compression.make("topk", density=0.02, values="sign")
+    sparse = LINK
     for number, frame in enumerate(frames, start=first):
         full = frame[3] == 0
         base = bytes(8) if full else vector_digest(held)
@@ -56,7 +55,7 @@ def test_every_site_arrives_at_the_servers_replica_bit_for_bit() -> None:
 
 def test_what_compression_left_out_goes_out_later() -> None:
     down = broadcast.initial(np.zeros(N, np.float32))
-    link = Link(density=0.02, values="fp32")
+    link = compression.make("topk", density=0.02, values="fp32")
     for _ in range(52):
         down.advance(START, link, LAYOUT, RUN)
     np.testing.assert_allclose(down.replica, START, atol=1e-6)
@@ -65,7 +64,7 @@ def test_what_compression_left_out_goes_out_later() -> None:
 def test_the_full_model_is_sent_when_the_chain_is_longer() -> None:
     down = broadcast.initial(START)
     model = START
-    link = Link(density=0.5, values="fp32")
+    link = compression.make("topk", density=0.5, values="fp32")
     for _ in range(6):
         down.advance(model, link, LAYOUT, RUN)
         model = model + RNG.normal(size=N).astype(np.float32)
@@ -92,7 +91,7 @@ def test_a_dense_link_sends_the_model_itself(held: int | None) -> None:
     model = START
     for number in (1, 2, 3):
         model = START + np.float32(number)
-        down.advance(model if number > 1 else START, Link(compressor="dense"), LAYOUT, RUN)
+        down.advance(model if number > 1 else START, compression.Dense(), LAYOUT, RUN)
     np.testing.assert_array_equal(down.replica, model)
     frames = down.frames_for(held, LAYOUT, RUN)
     assert len(frames) == 1
