@@ -1,5 +1,5 @@
-"""Record-level differential privacy: the mechanism, what it costs, and training under it."""
+"""Differential privacy: the mechanisms, what they cost, and training under them."""
 
-from fedlite.privacy.mechanism import RecordMechanism
+from fedlite.privacy.mechanism import ClientMechanism, Event, Mechanism, RecordMechanism
 
-__all__ = ["RecordMechanism"]
+__all__ = ["ClientMechanism", "Event", "Mechanism", "RecordMechanism"]

@@ -9,16 +9,48 @@ error; RDP (Mironov 2017) is the looser classic.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
-from fedlite.privacy.mechanism import RecordMechanism
+from fedlite.privacy.composition import (
+    MOST_NOISE,
+    PLD_INTERVAL,
+    PRV_ERROR,
+    Parts,
+    check_delta,
+    compose_pld,
+    compose_prv,
+    compose_rdp,
+)
+from fedlite.privacy.mechanism import (
+    MAX_SLACK,
+    Event,
+    Mechanism,
+    RecordMechanism,
+    check_cap,
+    check_count,
+    check_positive,
+    check_rate,
+)
 
-PLD_INTERVAL = 1e-4
+__all__ = [
+    "PLD_INTERVAL",
+    "PRV_ERROR",
+    "Parts",
+    "PrivacyLoss",
+    "calibrate",
+    "check_delta",
+    "compose_pld",
+    "compose_prv",
+    "compose_rdp",
+    "pld",
+    "prv",
+    "rdp",
+    "running",
+    "spent",
+]
+
 _COARSE = 1e-3
-PRV_ERROR = 0.01
 
 
 @dataclass(frozen=True)
@@ -34,112 +66,110 @@ class PrivacyLoss:
     def agree(self) -> bool:
         """False raises an alarm: two independent libraries contradict each other."""
         slack = 0.005
-        return (
-            self.pld - slack <= self.prv <= self.pld + 2 * self.prv_error + slack
-            and self.rdp >= self.pld - slack
-        )
+        within = self.pld - slack <= self.prv <= self.pld + 2 * self.prv_error + slack
+        # An infinite PRV was not computed: nothing that it could contradict.
+        return (within or math.isinf(self.prv)) and self.rdp >= self.pld - slack
 
 
-def spent(mechanism: RecordMechanism, steps: int, delta: float) -> PrivacyLoss:
-    """Return the privacy loss of `steps` steps at `delta`; 0 steps cost nothing."""
-    _check(steps, delta)
-    if steps == 0:
-        return PrivacyLoss(0.0, 0.0, 0.0)
-    sigma, rate = mechanism.noise_multiplier, mechanism.sampling_rate
-    return PrivacyLoss(
-        pld=pld(sigma, rate, steps, delta),
-        prv=prv(sigma, rate, steps, delta),
-        rdp=rdp(sigma, rate, steps, delta),
-    )
+def spent(mechanism: Mechanism, steps: int, delta: float) -> PrivacyLoss:
+    """Return the privacy loss of `steps` steps of the plan at `delta`; 0 steps cost nothing.
 
-
-def _check(steps: int, delta: float) -> None:
-    if steps < 0:
-        raise ValueError(f"steps: must be at least 0, got {steps}")
-    if not 0 < delta < 1:
-        raise ValueError(f"delta: must be greater than 0 and less than 1, got {delta!r}")
-
-
-@lru_cache(maxsize=4096)
-def pld(
-    sigma: float, rate: float, steps: int, delta: float, interval: float = PLD_INTERVAL
-) -> float:
-    """Epsilon by privacy loss distributions, add-or-remove one record; rounded up to `interval`.
-
-    Doroshenko, Ghazi, Kamath, Kumar, Manurangsi (2022): "Connect the dots".
+    Raises ValueError for a number outside its range, for more steps than planned, and for a
+    `max_batch` whose cuts cost more than 1 % of `delta` (the other 99 % are then accounted).
     """
-    from dp_accounting.pld import privacy_loss_distribution as distributions
-
-    if rate == 1.0:
-        # Gaussians compose exactly: T steps with sigma are one step with sigma / sqrt(T).
-        single = distributions.from_gaussian_mechanism(
-            sigma / math.sqrt(steps), value_discretization_interval=interval
-        )
-        return float(single.get_epsilon_for_delta(delta))
-    step = distributions.from_gaussian_mechanism(
-        sigma, sampling_prob=rate, value_discretization_interval=interval
-    )
-    return float(step.self_compose(steps).get_epsilon_for_delta(delta))
+    parts, kept = _planned(mechanism, steps, delta)
+    loss = compose_pld(parts, kept)
+    _check_cut(mechanism, loss, delta)
+    return PrivacyLoss(pld=loss, prv=compose_prv(parts, kept), rdp=compose_rdp(parts, kept))
 
 
-@lru_cache(maxsize=256)
-def prv(sigma: float, rate: float, steps: int, delta: float) -> float:
-    """Upper bound on epsilon by Opacus's PRV accountant (Gopi, Lee, Wutschitz 2021)."""
-    from opacus.accountants import PRVAccountant
-
-    accountant = PRVAccountant()
-    accountant.history = [(sigma, rate, steps)]
-    with warnings.catch_warnings():
-        # It sizes its grid by a rough RDP bound and warns that this bound is rough.
-        warnings.simplefilter("ignore")
-        return float(accountant.get_epsilon(delta, eps_error=PRV_ERROR))
-
-
-@lru_cache(maxsize=256)
-def rdp(sigma: float, rate: float, steps: int, delta: float) -> float:
-    """Epsilon by Renyi DP (Mironov 2017; Mironov, Talwar, Zhang 2019)."""
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-    from dp_accounting.rdp import RdpAccountant
-
-    event: Any = GaussianDpEvent(sigma)
-    if rate < 1.0:
-        event = PoissonSampledDpEvent(rate, event)
-    accountant = RdpAccountant()
-    accountant.compose(event, steps)
-    return float(accountant.get_epsilon(delta))
-
-
-def running(mechanism: RecordMechanism, steps: int, delta: float) -> float:
+def running(mechanism: Mechanism, steps: int, delta: float) -> float:
     """Return a bound on epsilon after `steps` steps, quickly, for showing it round by round.
 
     The whole plan gets the fine grid of the report; its prefixes a ten times coarser one, which is
-    pessimistic too.
+    pessimistic too. Raises ValueError as `spent` does.
     """
-    _check(steps, delta)
-    if steps == 0:
-        return 0.0
-    interval = PLD_INTERVAL if steps == mechanism.steps else _COARSE
-    return pld(mechanism.noise_multiplier, mechanism.sampling_rate, steps, delta, interval)
+    parts, kept = _planned(mechanism, steps, delta)
+    loss = compose_pld(parts, kept, PLD_INTERVAL if steps == mechanism.steps else _COARSE)
+    _check_cut(mechanism, loss, delta)
+    return loss
+
+
+def _planned(mechanism: Mechanism, steps: int, delta: float) -> tuple[Parts, float]:
+    check_count("steps", steps, 0)
+    check_delta(delta)
+    if steps > mechanism.steps:
+        raise ValueError(
+            f"steps: must be at most the {mechanism.steps} that the plan committed, got {steps}"
+        )
+    cuts = mechanism.delta_slack(0.0) > 0
+    return [(mechanism.event, steps)], delta * (1.0 - MAX_SLACK) if cuts else delta
+
+
+def _check_cut(mechanism: Mechanism, epsilon: float, delta: float) -> None:
+    # An infinite epsilon claims nothing that a cut could break.
+    if isinstance(mechanism, RecordMechanism) and mechanism.max_batch and math.isfinite(epsilon):
+        check_cap(
+            epsilon,
+            delta,
+            mechanism.sampling_rate,
+            mechanism.steps,
+            mechanism.max_batch,
+            mechanism.max_records,
+        )
+
+
+def pld(
+    sigma: float, rate: float, steps: int, delta: float, interval: float = PLD_INTERVAL
+) -> float:
+    """Return epsilon by privacy loss distributions (`compose_pld`) of one kind of step."""
+    return compose_pld([(Event(sigma, rate), steps)], delta, interval)
+
+
+def prv(sigma: float, rate: float, steps: int, delta: float) -> float:
+    """Return an upper bound on epsilon by Opacus's PRV (`compose_prv`) of one kind of step."""
+    return compose_prv([(Event(sigma, rate), steps)], delta)
+
+
+def rdp(sigma: float, rate: float, steps: int, delta: float) -> float:
+    """Return epsilon by Renyi DP (`compose_rdp`) of one kind of step."""
+    return compose_rdp([(Event(sigma, rate), steps)], delta)
 
 
 @lru_cache(maxsize=64)
-def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
+def calibrate(
+    epsilon: float,
+    delta: float,
+    rate: float,
+    steps: int,
+    max_batch: int = 0,
+    max_records: int = 0,
+) -> float:
     """Return the smallest noise multiplier, to about 0.1 %, whose plan fits `epsilon`.
 
-    It fits when PLD is at most `epsilon`, and PRV at most `epsilon` plus its stated error.
+    It fits when PLD is at most `epsilon`, and PRV, where it has an answer, at most `epsilon` plus
+    its stated error.
+    `max_batch` and `max_records` as in `RecordMechanism`: 1 % of `delta` is kept for the cuts.
 
-    Raises ValueError when a number is outside its range.
+    Raises ValueError when a number is outside its range, `max_batch` is too small, or no noise
+    multiplier up to 1,000,000 is enough.
     """
-    _check(steps, delta)
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(f"epsilon: must be finite and greater than 0, got {epsilon!r}")
-    if not 0 < rate <= 1:
-        raise ValueError(f"sampling_rate: must be greater than 0 and at most 1, got {rate!r}")
+    check_count("steps", steps, 1)
+    check_delta(delta)
+    check_positive("epsilon", epsilon)
+    check_rate(rate)
+    if max_batch and check_cap(epsilon, delta, rate, steps, max_batch, max_records) > 0:
+        delta *= 1.0 - MAX_SLACK
 
     # The coarse grid is pessimistic too, only looser, and ten times faster.
     low = high = 1.0
     while pld(high, rate, steps, delta, _COARSE) > epsilon:
         low, high = high, high * 2
+        if high > MOST_NOISE:
+            raise ValueError(
+                f"epsilon: must be one that a noise multiplier of {MOST_NOISE:.0e} can meet over "
+                f"{steps} steps at delta {delta:g}, got {epsilon!r}; set it higher"
+            )
     while low > 1e-2 and pld(low, rate, steps, delta, _COARSE) <= epsilon:
         low, high = low / 2, low
     while high / low > 1.0005:
@@ -151,7 +181,7 @@ def calibrate(epsilon: float, delta: float, rate: float, steps: int) -> float:
     # The fine grid and the second library must agree that the plan fits.
     while (
         pld(high, rate, steps, delta) > epsilon
-        or prv(high, rate, steps, delta) > epsilon + PRV_ERROR
+        or epsilon + PRV_ERROR < prv(high, rate, steps, delta) < math.inf
     ):
         high *= 1.0002
     return high

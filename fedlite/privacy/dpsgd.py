@@ -82,14 +82,23 @@ def train(
 
     inputs: [n, ...] float32; labels: [n] int64; loss(exit_logits, deep_logits, labels) -> [n].
     The privacy unit is one row of `inputs`. An empty Poisson sample is still a step: it adds noise
-    and is counted. Plain SGD only: a momentum buffer would have to be accounted with the state that
-    a site keeps between rounds.
+    and is counted. A sample larger than `mechanism.max_batch` is cut to it at random. Plain SGD
+    only: a momentum buffer would have to be accounted with the state that a site keeps between
+    rounds.
+
+    Raises ValueError when the model mixes records, and when there are more rows than the records
+    that the cost of the cap was computed for.
     """
     from opacus.grad_sample import GradSampleModuleFastGradientClipping
     from opacus.optimizers import DPOptimizerFastGradientClipping
     from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 
     check_model(model)
+    if mechanism.max_batch and len(labels) > mechanism.max_records:
+        raise ValueError(
+            "max_records: must be at least the records of this site, because the cost of max_batch "
+            f"is computed from it, got {mechanism.max_records} for {len(labels)} records"
+        )
     model.train()
     # strict=False: the fixed public filters are buffers, which strict mode takes for BatchNorm's.
     wrapped = GradSampleModuleFastGradientClipping(
@@ -106,26 +115,31 @@ def train(
             generator=noise,
         )
         for _ in range(steps):
-            chosen = torch.from_numpy(poisson_sample(len(labels), mechanism.sampling_rate, sampler))
-            chosen = chosen.to(labels.device)
+            rows = poisson_sample(
+                len(labels), mechanism.sampling_rate, sampler, mechanism.max_batch
+            )
+            chosen = torch.from_numpy(rows).to(labels.device)
             wrapped.enable_hooks()
             with warnings.catch_warnings():
                 # The inputs need no gradient; torch warns about that for full backward hooks.
                 warnings.simplefilter("ignore", UserWarning)
                 shallow, deep = wrapped(inputs[chosen])
-                rows = loss(shallow, deep, labels[chosen])
-                DPTensorFastGradientClipping(wrapped, optimizer, rows, "sum").backward()
+                losses = loss(shallow, deep, labels[chosen])
+                DPTensorFastGradientClipping(wrapped, optimizer, losses, "sum").backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     finally:
         wrapped.to_standard_module()
 
 
-def poisson_sample(n: int, rate: float, sampler: np.random.Generator) -> np.ndarray:
+def poisson_sample(n: int, rate: float, sampler: np.random.Generator, cap: int = 0) -> np.ndarray:
     """Return the ascending indices of a Poisson sample: each of `n` rows independently with `rate`.
 
-    Any other sampler (a shuffled loader, batches of a fixed size) may not be accounted with `rate`.
+    A sample of more than `cap` rows is cut to a random subset of `cap`; 0 never cuts. What cutting
+    costs is `fedlite.privacy.mechanism.cut_slack`. Any other sampler (a shuffled loader, batches of
+    a fixed size) may not be accounted with `rate`.
     """
-    if rate == 1.0:
-        return np.arange(n)
-    return np.flatnonzero(sampler.random(n) < rate)
+    chosen = np.arange(n) if rate == 1.0 else np.flatnonzero(sampler.random(n) < rate)
+    if 0 < cap < len(chosen):
+        chosen = np.sort(sampler.choice(chosen, cap, replace=False))
+    return chosen

@@ -1,0 +1,58 @@
+"""Client-level privacy: a whole update clipped, and noise on every coordinate of it or of a sum."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite.parameters import Vector
+from fedlite.privacy.mechanism import ClientMechanism
+
+# Rounding to float32 may lengthen a vector by a hair; the bound must hold after it.
+_MARGIN = 1.0 - 1e-6
+
+
+def entropy(simulate_seed: int, *keys: int) -> np.random.Generator:
+    """Return the generator for client-level noise, seeded by the operating system.
+
+    Only `simulate_seed` >= 0 makes it repeatable; a run that does so may not claim privacy.
+    """
+    if simulate_seed >= 0:
+        return np.random.default_rng([simulate_seed, *keys])
+    return np.random.default_rng(secrets.randbits(256))
+
+
+def clip(update: Vector, bound: float) -> Vector:
+    """Return `update`, float32 [n], scaled down if its L2 norm is more than `bound`."""
+    norm = float(np.linalg.norm(update.astype(np.float64)))
+    if norm <= bound * _MARGIN:
+        return update
+    return (update * (bound / norm * _MARGIN)).astype(np.float32)
+
+
+def privatize(update: Vector, mechanism: ClientMechanism, noise: np.random.Generator) -> Vector:
+    """Return one site's noised release of its whole update, float32 [n].
+
+    The privacy unit is everything the site holds; replacing all of it moves the clipped update by
+    at most `mechanism.sensitivity`, which is twice the clip.
+    """
+    clipped = clip(update, mechanism.clip).astype(np.float64)
+    drawn = noise.normal(scale=mechanism.noise_std, size=update.size)
+    return (clipped + drawn).astype(np.float32)
+
+
+def noised_mean(
+    total: NDArray[np.float64],
+    cohort: int,
+    mechanism: ClientMechanism,
+    noise: np.random.Generator,
+) -> Vector:
+    """Return the server's release of a round, float32 [n], from the sum of clipped updates.
+
+    The divisor is the planned number of sites, a public constant: dividing by how many answered
+    would make every coordinate depend on one site's presence. McMahan et al. 2018, estimator f~.
+    """
+    drawn = noise.normal(scale=mechanism.noise_std, size=total.size)
+    return ((total + drawn) / cohort).astype(np.float32)
