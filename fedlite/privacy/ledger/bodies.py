@@ -1,0 +1,247 @@
+"""What each kind of row says: a table of exact keys, types and ranges.
+
+A ledger is read by people who do not trust its writer, so nothing is converted or ignored: an
+unknown key is an error, a whole number is not a float, and text cannot steer a terminal.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedlite.privacy.ledger.rules import LedgerError
+
+# A check raises `_Bad` or returns nothing.
+Check = Callable[[Any], None]
+UNITS = ("record", "client-site", "client-server")
+# Whole numbers beyond this are not exact in every JSON reader.
+_LARGEST = 2**53 - 1
+
+
+class _Bad(Exception):
+    """A value breaks its rule; `path` grows on the way out of nested objects."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(text)
+        self.rule, self.text, self.path = rule, text, ""
+
+
+def _must(what: str, value: object) -> _Bad:
+    shown = repr(value)
+    return _Bad(
+        "body-value", f"must be {what}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+    )
+
+
+def _whole(low: int, high: int = _LARGEST) -> Check:
+    def check(value: Any) -> None:
+        if type(value) is not int or not low <= value <= high:
+            raise _must(f"a whole number from {low} to {high}", value)
+
+    return check
+
+
+def _real(low: float, high: float = math.inf, *, above: bool = False) -> Check:
+    """Accept a finite float from `low` (or above it) to `high`."""
+    what = f"a finite float {'greater than' if above else 'of at least'} {low}"
+    if high < math.inf:
+        what += f" and at most {high}"
+
+    def check(value: Any) -> None:
+        if not isinstance(value, float):
+            raise _must(what, value)
+        if not math.isfinite(value):
+            raise _Bad("not-finite", f"must be {what}, got {value!r}")
+        if not low <= value <= high or (above and value == low):
+            raise _must(what, value)
+
+    return check
+
+
+def _delta(value: Any) -> None:
+    _real(0.0, 1.0, above=True)(value)
+    if value == 1.0:
+        raise _must("less than 1", value)
+
+
+def _hex(digits: int, *, or_empty: bool = False) -> Check:
+    pattern = re.compile(rf"[0-9a-f]{{{digits}}}")
+
+    def check(value: Any) -> None:
+        if or_empty and value == "":
+            return
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise _must(f"{digits} lower-case hex digits{' or empty' * or_empty}", value)
+
+    return check
+
+
+def _digest(value: Any) -> None:
+    """Accept the hex of any usual hash or commit."""
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{16,128}", value):
+        raise _must("16 to 128 lower-case hex digits", value)
+
+
+def _text(value: Any) -> None:
+    # Printable: no control or direction characters, no lone surrogates.
+    if not isinstance(value, str) or not 1 <= len(value) <= 200 or not value.isprintable():
+        raise _must("1 to 200 printable characters", value)
+
+
+def _word(value: Any) -> None:
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", value):
+        raise _must("a word of at most 64 lower-case letters, digits and hyphens", value)
+
+
+def _choice(*choices: str) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, str) or value not in choices:
+            raise _must("one of " + ", ".join(choices), value)
+
+    return check
+
+
+def _each(item: Check) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, list):
+            raise _must("a list", value)
+        for index, one in enumerate(value):
+            _within(f"[{index}]", item, one)
+        if len(set(value)) != len(value):
+            raise _must("a list without repetitions", value)
+
+    return check
+
+
+def _within(name: str, check: Check, value: Any) -> None:
+    try:
+        check(value)
+    except _Bad as bad:
+        bad.path = f"{name}.{bad.path}" if bad.path and bad.path[0] != "[" else name + bad.path
+        raise
+
+
+def _object(table: Mapping[str, Check]) -> Check:
+    def check(value: Any) -> None:
+        if not isinstance(value, dict):
+            raise _must("an object", value)
+        if value.keys() != table.keys():
+            missing = ", ".join(sorted(table.keys() - value.keys())) or "none"
+            extra = ", ".join(sorted(map(repr, value.keys() - table.keys()))) or "none"
+            raise _Bad(
+                "body-keys", f"must have exactly its keys; missing: {missing}; not allowed: {extra}"
+            )
+        for name, one in table.items():
+            _within(name, one, value[name])
+
+    return check
+
+
+_POLICY = _object(
+    {
+        "epsilon": _real(0.0),
+        "delta": _delta,
+        "person": _real(0.0),
+        "per_run": _real(0.0),
+        # A policy may also let updates without privacy leave; a plan is always private.
+        "units": _each(_choice(*UNITS, "none")),
+        "metrics": _each(_text),
+        "servers": _each(_hex(64)),
+    }
+)
+
+_PLAN = _object(
+    {
+        "run": _hex(16),
+        "unit": _choice(*UNITS),
+        "noise_multiplier": _real(0.0, above=True),
+        "sampling_rate": _real(0.0, 1.0, above=True),
+        "steps": _whole(1),
+        "asked": _whole(1),
+        "clip": _real(0.0, above=True),
+        "expected_batch": _whole(0),
+        "max_batch": _whole(0),
+        "max_records": _whole(0),
+        "delta": _delta,
+        "epsilon_asked": _real(0.0),
+        "bound": _choice("pld", "rdp"),
+        "charged": _real(0.0),
+        "code": _digest,
+    }
+)
+
+KINDS: dict[str, Check] = {
+    "genesis": _object(
+        {
+            "version": _whole(1, 1),
+            "site": _text,
+            "dataset": _text,
+            "key": _hex(64),
+            "owner": _hex(64, or_empty=True),
+            "commitment": _hex(64),
+            "code": _digest,
+            "order": _real(1.0, above=True),
+            "policy": _POLICY,
+            "plan": _PLAN,
+        }
+    ),
+    "plan": _object({"plan": _PLAN}),
+    "reserve": _object(
+        {
+            "plan": _whole(0),
+            "run": _hex(16),
+            "round": _whole(0),
+            "steps": _whole(1),
+            "model": _hex(16),
+        }
+    ),
+    "settle": _object({"of": _whole(1), "steps": _whole(0), "payload": _hex(64)}),
+    "release": _object({"of": _whole(1), "payload": _hex(64), "bytes": _whole(0)}),
+    "refuse": _object({"run": _hex(16), "round": _whole(0), "why": _word}),
+    "witness": _object(
+        {"seq": _whole(0), "hash": _hex(64), "witness": _hex(64), "signature": _hex(128)}
+    ),
+    "policy": _object({"policy": _POLICY, "grant": _hex(128, or_empty=True)}),
+    "dataset-change": _object({"commitment": _hex(64)}),
+    "key-rotate": _object({"key": _hex(64), "proof": _hex(128)}),
+}
+
+
+def check_body(kind: str, body: Any) -> None:
+    """Raise LedgerError unless `body` is exactly what a row of `kind` says.
+
+    Rules: "unknown-kind", "body-keys", "body-value", "not-finite".
+    """
+    try:
+        check = KINDS[kind]
+    except (KeyError, TypeError):
+        raise LedgerError(
+            "unknown-kind", f"kind must be one of {', '.join(KINDS)}, got {kind!r}"
+        ) from None
+    try:
+        check(body)
+    except _Bad as bad:
+        name = f"body.{bad.path}" if bad.path else "body"
+        raise LedgerError(bad.rule, f"{kind}: {name} {bad.text}") from None
+
+
+def raised(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Name what the POLICY `new` allows and `old` did not; such a change needs the owner's grant.
+
+    For `person` and `per_run`, 0.0 means that there is no such ceiling.
+
+    >>> policy = {"epsilon": 3.0, "delta": 1e-5, "person": 6.0, "per_run": 0.0,
+    ...           "units": ["record"], "metrics": [], "servers": []}
+    >>> raised(policy, policy | {"epsilon": 2.0, "per_run": 1.0, "units": []})
+    []
+    >>> raised(policy, policy | {"epsilon": 4.0, "person": 0.0, "metrics": ["loss"]})
+    ['epsilon', 'person', 'metrics']
+    """
+    names = [name for name in ("epsilon", "delta") if new[name] > old[name]]
+    for name in ("person", "per_run"):
+        before, after = (policy[name] or math.inf for policy in (old, new))
+        if after > before:
+            names.append(name)
+    return names + [name for name in ("units", "metrics") if not set(new[name]) <= set(old[name])]
