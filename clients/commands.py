@@ -1,0 +1,92 @@
+"""What the `fedlite site` command does with a data owner's key and the site's ledgers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clients import policy as site_policy
+from clients.grants import sign_grant
+from fedlite.privacy.budget import Account, Budget
+from fedlite.privacy.budget.policy import Policy
+from fedlite.privacy.ledger import Ledger, keys, read, recover
+from fedlite.storage import write_atomic
+
+_KEYS = {"dataset", "grant", "ledger", "policy", "site"}
+
+
+def owner_key(path: Path) -> str:
+    """Make the data owner's key at `path`, if there is none, and return its public half in hex."""
+    return keys.public_hex(keys.load_or_generate(path))
+
+
+def make_grant(ledger: Path, key: Path, changes: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Sign `changes` to the policy in force in `ledger`, write the grant to `out`, return it.
+
+    Raises ValueError when the key is not that of the ledger's owner, when nothing would be allowed
+    that is not allowed yet, and when `out` exists.
+    """
+    if out.exists():
+        raise ValueError(f"{out}: already exists, and a grant is never overwritten; name another")
+    rows = read(ledger)
+    account = Account.of(rows)
+    wanted = replace(account.policy, **changes)
+    grant = {
+        "site": rows[0].body["site"],
+        "dataset": rows[0].body["dataset"],
+        "ledger": account.id,
+        "policy": wanted.body(),
+        "grant": sign_grant(keys.load(key), rows, wanted),
+    }
+    write_atomic(out, json.dumps(grant, indent=2, sort_keys=True).encode() + b"\n")
+    return grant
+
+
+def apply_grant(home: Path, path: Path) -> dict[str, Any]:
+    """Put the grant in `path` in force at the site whose folder is `home`.
+
+    Returns the policy that is then in force. Raises ValueError when the grant is no grant, for
+    another ledger, not by its owner, or has been used, and when site.toml allows less.
+    """
+    try:
+        grant = json.loads(path.read_text(encoding="utf-8"))
+        wanted = Policy.of(grant["policy"])
+        if not isinstance(grant, dict) or set(grant) != _KEYS:
+            raise TypeError
+        ledger = home / "ledgers" / f"{grant['dataset']}.jsonl"
+        signature = str(grant["grant"])
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ValueError(
+            f"{path}: is no grant ({type(error).__name__}); the data owner makes one with "
+            "`fedlite site grant`"
+        ) from None
+    if "/" in str(grant["dataset"]) or not ledger.exists():
+        raise ValueError(f"{ledger}: no such ledger; the grant is for {grant['dataset']!r}")
+    # What the site's own file allows less of would be written back, and the grant be used up.
+    held_back = wanted.beyond(site_policy.load(home / "site.toml"))
+    if held_back:
+        raise ValueError(
+            f"{home / 'site.toml'}: allows less than the grant in {', '.join(held_back)}, and the "
+            "lower of the two counts; raise it there first"
+        )
+    with Ledger.open(ledger, keys.load(home / "keys" / "ledger.pem"), wait=60.0) as opened:
+        if opened.id != grant["ledger"]:
+            raise ValueError(f"{path}: is for another ledger than {ledger}")
+        budget = Budget(opened)
+        budget.raise_to(wanted, signature)
+        return budget.account.policy.body()
+
+
+def recover_ledger(home: Path, dataset: str, *, drop_damaged_tail: bool) -> int:
+    """Verify a ledger whose disk has failed, write it anew, and return its number of rows.
+
+    Raises LedgerError when it cannot be verified; with `drop_damaged_tail` its damaged end, which
+    was never flushed, is given up.
+    """
+    ledger = home / "ledgers" / f"{dataset}.jsonl"
+    key = keys.load(home / "keys" / "ledger.pem")
+    head = recover(ledger, key, drop_damaged_tail=drop_damaged_tail)
+    return 0 if head is None else head.seq + 1

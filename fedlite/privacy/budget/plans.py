@@ -1,0 +1,123 @@
+"""A run's plan: what it may do to one data set at one site."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedlite.privacy.accounting import check_delta
+from fedlite.privacy.mechanism import ClientMechanism, Event, Mechanism, cut_slack
+
+MOST_STEPS = 10_000_000
+_TERMS = (
+    "unit",
+    "noise_multiplier",
+    "sampling_rate",
+    "asked",
+    "clip",
+    "expected_batch",
+    "max_batch",
+    "max_records",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run may do to one data set at one site, committed and charged before its first step.
+
+    steps: admitted, at most those `asked` for. charged: epsilon of all plans up to this one, whole,
+    by `bound`, at the policy's delta. epsilon_asked, delta: what the run promises for itself.
+    """
+
+    run: str
+    unit: str
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    asked: int
+    clip: float
+    expected_batch: int
+    max_batch: int
+    max_records: int
+    delta: float
+    epsilon_asked: float
+    bound: str
+    charged: float
+    code: str
+
+    def body(self) -> dict[str, Any]:
+        """Return what a ledger's row holds."""
+        return dict(vars(self))
+
+    def asks_the_same(self, other: Plan) -> bool:
+        """Return whether both are for the same mechanism; how much is admitted is the site's."""
+        return all(getattr(self, name) == getattr(other, name) for name in _TERMS)
+
+    def slack(self, epsilon: float, steps: int) -> float:
+        """Return the delta that cutting large samples costs over `steps` steps, at `epsilon`."""
+        if not self.max_batch:
+            return 0.0
+        rate, cap, records = self.sampling_rate, self.max_batch, self.max_records
+        return cut_slack(epsilon, rate, steps, cap, records)
+
+
+def parts_of(plans: Sequence[Plan], steps: Sequence[int] | None = None) -> list[tuple[Event, int]]:
+    """Return one (event, steps) for each plan, in order; `steps` replaces those of the plans.
+
+    Where plans of several units meet, their sum has to be one for a change that all of them bound:
+    one record, or all that one client holds, is replaced or taken away. Noise at the server is in
+    units of the clip, for a client that stays away; for a client that sends something else the
+    sensitivity is twice that.
+    """
+    mixed = len({plan.unit for plan in plans}) > 1
+    parts = []
+    for plan, count in zip(plans, steps or [plan.steps for plan in plans], strict=True):
+        half = mixed and plan.unit == "client-server"
+        sigma = plan.noise_multiplier / 2 if half else plan.noise_multiplier
+        parts.append((Event(sigma, plan.sampling_rate), count))
+    return parts
+
+
+def asked_plan(run: str, mechanism: Mechanism, *, epsilon: float, delta: float, code: str) -> Plan:
+    """Return what a run asks for as a plan that is not admitted, charged or written yet.
+
+    run: 16 hex digits. epsilon, delta: what the run promises for itself. code: digest, hex.
+    Raises ValueError for a number outside its range.
+    """
+    check_run(run)
+    check_delta(delta)
+    if not (math.isfinite(epsilon) and epsilon >= 0):
+        raise ValueError(f"asked_epsilon: must be finite and at least 0, got {epsilon!r}")
+    if mechanism.steps > MOST_STEPS:
+        raise ValueError(f"steps: must be at most {MOST_STEPS:,}, got {mechanism.steps:,}")
+    return Plan(
+        run=run,
+        unit=plan_unit(mechanism),
+        noise_multiplier=float(mechanism.noise_multiplier),
+        sampling_rate=float(mechanism.sampling_rate),
+        steps=mechanism.steps,
+        asked=mechanism.steps,
+        clip=float(mechanism.clip),
+        expected_batch=getattr(mechanism, "expected_batch", 0),
+        max_batch=getattr(mechanism, "max_batch", 0),
+        max_records=getattr(mechanism, "max_records", 0),
+        delta=float(delta),
+        epsilon_asked=float(epsilon),
+        bound="pld",
+        charged=0.0,
+        code=code,
+    )
+
+
+def plan_unit(mechanism: Mechanism) -> str:
+    """Return what policies and ledgers call the mechanism's unit and the place of its noise."""
+    return f"client-{mechanism.at}" if isinstance(mechanism, ClientMechanism) else mechanism.unit
+
+
+def check_run(run: str) -> None:
+    """Raise ValueError unless `run` is 16 lower-case hex digits."""
+    if not (isinstance(run, str) and re.fullmatch(r"[0-9a-f]{16}", run)):
+        raise ValueError(f"run: must be 16 lower-case hex digits, got {run!r}")

@@ -1,0 +1,122 @@
+"""What a site allows: ceilings on epsilon, the units that may run, and what may leave it.
+
+A site says so in its `site.toml`, and every ledger of the site holds the policy that was in force.
+What counts is the lower of both: whoever runs the site's machine may lower a ceiling at any time,
+and to raise one again the data owner must sign (`fedlite.privacy.ledger.rows.grant_message`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedlite.privacy.ledger.bodies import check_body, raised
+
+_LISTS = ("units", "metrics", "servers")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Ceilings on one data set's privacy loss, and what the site allows beside them.
+
+    epsilon, delta: the ceiling over all runs and servers together, at one delta; epsilon 0 allows
+    no private run. person: epsilon over all data sets of the site together, for a person who may
+    be in several; 0 is no such ceiling. per_run: epsilon of one run by itself; 0 is no such
+    ceiling. units: what may protect an update, of `record`, `client-site`, `client-server` and
+    `none`. metrics: what may leave beside an update. servers: public keys, hex, of the servers
+    whose signature over the ledger's head is accepted; none listed accepts any.
+
+    The lists are kept sorted, so that equal policies are equal. Raises ValueError for a number
+    outside its range, and for what a ledger's row could not hold.
+
+    >>> mine = Policy(epsilon=2.0, units=("record", "none"))
+    >>> mine.meet(Policy(epsilon=3.0, per_run=1.0)) == Policy(epsilon=2.0, per_run=1.0)
+    True
+    >>> mine.allows("client-site")
+    False
+    """
+
+    epsilon: float = 3.0
+    delta: float = 1e-5
+    person: float = 0.0
+    per_run: float = 0.0
+    units: tuple[str, ...] = ("record",)
+    metrics: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Sort the lists and check everything by the table of the ledger's rows."""
+        for name in _LISTS:
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+        check_body("policy", {"policy": self.body(), "grant": ""})
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Policy:
+        """Return the policy that a ledger's row holds."""
+        values: dict[str, Any] = {k: tuple(v) if k in _LISTS else v for k, v in body.items()}
+        return Policy(**values)
+
+    def body(self) -> dict[str, Any]:
+        """Return what a ledger's row holds."""
+        values = {name: getattr(self, name) for name in Policy.__dataclass_fields__}
+        return {k: list(v) if k in _LISTS else v for k, v in values.items()}
+
+    def allows(self, unit: str) -> bool:
+        """Return whether an update protected by `unit` ("none": not at all) may leave."""
+        return unit in self.units
+
+    def meet(self, other: Policy) -> Policy:
+        """Return what both allow; of the lists of servers, the one of `other`."""
+        return Policy(
+            epsilon=min(self.epsilon, other.epsilon),
+            delta=min(self.delta, other.delta),
+            person=_lower(self.person, other.person),
+            per_run=_lower(self.per_run, other.per_run),
+            units=tuple(set(self.units) & set(other.units)),
+            metrics=tuple(set(self.metrics) & set(other.metrics)),
+            servers=other.servers,
+        )
+
+    def beyond(self, other: Policy) -> tuple[str, ...]:
+        """Name what this policy allows and `other` does not: what would need a grant."""
+        return tuple(raised(other.body(), self.body()))
+
+
+@dataclass(frozen=True)
+class SitePolicy(Policy):
+    """A policy with the name of its site and the data owner's public key.
+
+    site: 1 to 64 printable characters, no "/" and no dot at the start. owner: 64 hex digits, or
+    empty when nobody can ever raise a ceiling; it goes into a ledger's first row and stays.
+    """
+
+    site: str = "site"
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        """Check name and key as well."""
+        super().__post_init__()
+        for problem in (site_problem(self.site), owner_problem(self.owner)):
+            if problem:
+                raise ValueError(problem)
+
+
+def site_problem(name: str) -> str:
+    """Return what is wrong with a site's name, or nothing."""
+    good = 0 < len(name) <= 64 and name.isprintable() and "/" not in name and name[0] != "."
+    return "" if good else f"site: must be 1 to 64 printable characters, no '/', got {name!r}"
+
+
+def owner_problem(owner: str) -> str:
+    """Return what is wrong with a data owner's key, or nothing."""
+    good = not owner or re.fullmatch(r"[0-9a-f]{64}", owner)
+    return "" if good else f"owner: must be 64 lower-case hex digits or empty, got {owner[:80]!r}"
+
+
+def _lower(one: float, other: float) -> float:
+    """Return the lower of two ceilings of which 0 is none."""
+    lowest = min(one or math.inf, other or math.inf)
+    return lowest if lowest < math.inf else 0.0

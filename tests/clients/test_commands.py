@@ -1,0 +1,92 @@
+"""Raising a ceiling, as two people do it: the owner signs, the operator applies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from clients import policy
+from clients.home import open_home
+from clients.policy import SitePolicy
+from fedlite.cli import app
+from fedlite.privacy import RecordMechanism
+from fedlite.privacy.budget import Account, Budget
+from fedlite.privacy.ledger import Ledger, read
+
+MECHANISM = RecordMechanism(0.1, 13.2, 1.0, steps=90, expected_batch=10)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["site", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Return a site's folder with a ledger whose ceiling is 1, and an owner's key beside it."""
+    code, output = run("owner", "--key", tmp_path / "owner.pem", "--json")
+    assert code == 0
+    owner = json.loads(output)["owner"]
+    assert run("owner", "--key", tmp_path / "owner.pem") == (0, f'owner = "{owner}"\n')
+    mine = SitePolicy(site="s", epsilon=1.0, owner=owner)
+    home = open_home(tmp_path / "home", "s", "digits", mine)
+    with Ledger.open(home.ledger, home.key()) as ledger:
+        Budget(ledger).begin(
+            "ab" * 8,
+            MECHANISM,
+            mine,
+            asked_epsilon=3.0,
+            delta=1e-5,
+            dataset="digits",
+            commitment="cd" * 32,
+            code="ef" * 32,
+        )
+    return home.path
+
+
+def test_the_owner_signs_and_the_operator_applies(tmp_path: Path, site: Path) -> None:
+    ledger, out = site / "ledgers" / "digits.jsonl", tmp_path / "grant.json"
+    make = ("grant", ledger, "--key", tmp_path / "owner.pem", "--epsilon", "2.5", "--out", out)
+    assert run(*make)[0] == 0
+    code, output = run(*make)
+    assert code == 1 and "never overwritten" in output
+    code, output = run("raise", site, out)
+    # The operator's own file still says 1: the grant would be used up for nothing.
+    assert code == 1 and "allows less than the grant in epsilon" in output
+    assert Account.of(read(ledger)).policy.epsilon == 1.0
+    policy.write(site / "site.toml", SitePolicy(site="s", epsilon=9.0))
+    assert run("raise", site, out) == (0, "epsilon 2.5 at delta 1e-05 is in force\n")
+    assert Account.of(read(ledger)).policy.epsilon == 2.5
+    code, output = run("raise", site, out)
+    assert code == 1 and "grant" in output
+
+
+def test_another_key_another_ledger_and_other_files_are_refused(tmp_path: Path, site: Path) -> None:
+    ledger = site / "ledgers" / "digits.jsonl"
+    run("owner", "--key", tmp_path / "thief.pem")
+    code, output = run("grant", ledger, "--key", tmp_path / "thief.pem", "--epsilon", "9")
+    assert code == 1 and "owner key: must be" in output
+    code, output = run("grant", ledger, "--key", tmp_path / "owner.pem", "--epsilon", "0.5")
+    assert code == 1 and "needs no grant" in output
+    out = tmp_path / "g.json"
+    run("grant", ledger, "--key", tmp_path / "owner.pem", "--epsilon", "2", "--out", out)
+    grant = json.loads(out.read_text())
+    policy.write(site / "site.toml", SitePolicy(site="s", epsilon=90.0))
+    for change in (
+        {"grant": "00" * 64},
+        {"ledger": "00" * 32},
+        {"dataset": "../../home/ledgers/digits"},
+        {"policy": grant["policy"] | {"epsilon": 50.0}},
+        {"extra": 1},
+    ):
+        out.write_text(json.dumps(grant | change))
+        code, output = run("raise", site, out)
+        assert code == 1, (change, output)
+    for text in ("", "[]", '"x"', "{}"):
+        out.write_text(text)
+        code, output = run("raise", site, out)
+        assert code == 1 and "is no grant" in output
+    assert Account.of(read(ledger)).policy.epsilon == 1.0
