@@ -28,6 +28,7 @@ lint: setup
 bench: setup
 	$(BIN)/python -m simulations.benchmarks.fashion --quick
 	$(BIN)/python -m simulations.benchmarks.heart --quick
+	$(BIN)/python -m simulations.benchmarks.ledger --quick
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

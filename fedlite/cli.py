@@ -20,6 +20,11 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The data sources that scenarios can name.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+audit_app = typer.Typer(help="Check from files alone what was spent.", no_args_is_help=True)
+app.add_typer(audit_app, name="audit")
+
+site_app = typer.Typer(help="What a partner site's operator does.", no_args_is_help=True)
+app.add_typer(site_app, name="site")
 
 FAILED, WRONG_USE = 1, 2
 
@@ -232,6 +237,137 @@ def data_fetch(
             _print_json({"name": name, "path": str(path)})
         else:
             typer.echo(f"{name}: {path}")
+
+
+@audit_app.command("ledgers")
+def audit_ledgers(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="Ledgers, run directories, site directories, witness files, or folders of these.",
+        ),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the page there. Default: audit.html in the run directory."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify privacy ledgers, recompute every epsilon, and compare with what servers saw.
+
+    Exits with 1 when there is any finding, or anything that could not be checked.
+    """
+    with _told():
+        from fedlite.privacy.audit import audit
+        from fedlite.privacy.audit import page as audit_page
+
+        if html is not None and not audit_page.may_write(html):
+            _fail(f"--html {html}: is no audit page, and is not overwritten", WRONG_USE)
+        found = audit(paths)
+        page = html
+        if html is not None:
+            audit_page.write(found, html)
+        elif len(found.run_directories) == 1:
+            page = _page_beside(found, found.run_directories[0] / audit_page.PAGE)
+        if as_json:
+            _print_json(found.as_dict() | {"page": str(page) if page else None})
+        else:
+            from fedlite.privacy.audit.table import print_audit
+
+            print_audit(found, str(page) if page else "")
+        if not found.clean:
+            raise typer.Exit(FAILED)
+
+
+def _page_beside(found: Any, path: Path) -> Path | None:
+    """Write the page into the run that was audited, which may well be a read-only copy."""
+    from fedlite.privacy.audit import page as audit_page
+
+    try:
+        audit_page.write(found, path)
+    except (ValueError, OSError) as error:
+        typer.echo(f"fedlite: no page was written: {error}", err=True)
+        return None
+    return path
+
+
+OwnerKey = Annotated[Path, typer.Option("--key", help="The data owner's private key, PEM.")]
+
+
+@site_app.command("owner")
+def site_owner(key: OwnerKey, as_json: Json = False) -> None:
+    """Make the data owner's key, or read it, and print the public half for site.toml."""
+    with _told():
+        from clients import commands
+
+        public = commands.owner_key(key)
+        if as_json:
+            _print_json({"key": str(key), "owner": public})
+        else:
+            typer.echo(f'owner = "{public}"')
+
+
+@site_app.command("grant")
+def site_grant(
+    ledger: Annotated[Path, typer.Argument(help="The ledger whose ceiling is to be raised.")],
+    key: OwnerKey,
+    out: Annotated[Path, typer.Option(help="Where to write the grant.")] = Path("grant.json"),
+    epsilon: Annotated[float | None, typer.Option(help="New ceiling of the data set.")] = None,
+    person: Annotated[float | None, typer.Option(help="New ceiling of a person.")] = None,
+    per_run: Annotated[float | None, typer.Option(help="New ceiling of one run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign, as the data owner, a higher ceiling for one ledger; the site then applies it."""
+    with _told():
+        from clients import commands
+
+        wanted = {"epsilon": epsilon, "person": person, "per_run": per_run}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        grant = commands.make_grant(ledger, key, changes, out)
+        if as_json:
+            _print_json(grant)
+        else:
+            typer.echo(f"{out}: at the site, run: fedlite site raise HOME {out}")
+
+
+@site_app.command("raise")
+def site_raise(
+    home: Annotated[Path, typer.Argument(help="The site's folder.")],
+    grant: Annotated[Path, typer.Argument(help="The data owner's grant.")],
+    as_json: Json = False,
+) -> None:
+    """Put a data owner's grant in force."""
+    with _told():
+        from clients import commands
+
+        policy = commands.apply_grant(home, grant)
+        if as_json:
+            _print_json(policy)
+        else:
+            typer.echo(f"epsilon {policy['epsilon']:g} at delta {policy['delta']:g} is in force")
+
+
+@site_app.command("recover")
+def site_recover(
+    home: Annotated[Path, typer.Argument(help="The site's folder.")],
+    dataset: Annotated[str, typer.Argument(help="The data set whose ledger refuses.")],
+    drop_damaged_tail: Annotated[
+        bool, typer.Option(help="Give up an end that was never flushed and does not verify.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify a ledger after its disk has failed, and write it anew, so that it works again."""
+    with _told():
+        from clients import commands
+
+        rows = commands.recover_ledger(home, dataset, drop_damaged_tail=drop_damaged_tail)
+        if as_json:
+            _print_json({"home": str(home), "dataset": dataset, "rows": rows})
+        else:
+            typer.echo(f"{dataset}: {rows} rows verified and written anew")
 
 
 def _print_json(value: dict[str, Any]) -> None:

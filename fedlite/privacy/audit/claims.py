@@ -1,0 +1,208 @@
+"""What a run claims (`summary.json`, `rounds.jsonl`), held against its sites' ledgers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedlite.messages import Code
+from fedlite.privacy.accounting import PRV_ERROR
+from fedlite.privacy.audit.book import Book, Plan, parts_of
+from fedlite.privacy.audit.cost import TOLERANCE, left_of, loss_of, slack_of
+from fedlite.privacy.audit.rules import Issue
+from fedlite.privacy.audit.sources import Run, as_object
+from fedlite.privacy.audit.witness import Line
+from fedlite.reporting.record import ROUNDS, SUMMARY
+
+# Where the summary names the mechanism, and where a plan does.
+_MECHANISM = ("noise_multiplier", "sampling_rate", "clip", "expected_batch", "max_batch", "delta")
+_WHOLE = ("expected_batch", "max_batch")
+
+
+@dataclass
+class Claims:
+    """What a run says of itself.
+
+    run: its name, 16 hex digits, or "". unit: "record", "client", "none", or "" where unknown.
+    claimed: whether it claims any privacy. sites: its `privacy.sites`. declined: by site, the
+    rounds that it declined for its budget. unread: by site, how many replies were no updates.
+    """
+
+    source: Run
+    run: str = ""
+    unit: str = ""
+    claimed: bool = False
+    privacy: Mapping[str, Any] = field(default_factory=dict)
+    sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    declined: dict[str, set[int]] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
+    issues: list[Issue] = field(default_factory=list)
+
+    @property
+    def sentence(self) -> str:
+        """What there is to say of the run as a whole."""
+        if self.source.summary is None:
+            return "no summary.json: the run has not finished, and its claims were not checked."
+        if not self.unit:
+            return "its claims could not be checked."
+        if self.unit == "none":
+            return "no privacy unit: nothing to audit."
+        if not self.claimed:
+            return "no privacy is claimed: its noise can be repeated by whoever knows the seed."
+        return f"claims privacy for the unit {self.unit!r} at {len(self.sites)} sites."
+
+    def issue(self, rule: str, text: str, site: str = "") -> Issue:
+        """Return a finding about the summary."""
+        return Issue(rule, text, str(self.source.path / SUMMARY), site)
+
+
+def read(source: Run) -> Claims:
+    """Read what a run says of itself; never raises on what it holds."""
+    claims = Claims(source)
+    if source.summary is not None:
+        summary = as_object(source.summary)
+        privacy = summary.get("privacy") if summary else None
+        if not summary or not isinstance(privacy, dict) or not isinstance(privacy.get("unit"), str):
+            claims.issues.append(claims.issue("summary-damaged", "has no readable privacy part"))
+        else:
+            claims.run = str(summary.get("run", ""))
+            claims.unit, claims.privacy = privacy["unit"], privacy
+            claims.claimed = claims.unit != "none" and privacy.get("claimed") is True
+            sites = privacy.get("sites", {})
+            good = isinstance(sites, dict) and all(isinstance(v, dict) for v in sites.values())
+            if claims.unit != "none" and not good:
+                text = "privacy.sites must hold an object a site"
+                claims.issues.append(claims.issue("summary-damaged", text))
+            claims.sites = sites if good else {}
+    if source.rounds is not None:
+        _read_rounds(claims, source.rounds)
+    return claims
+
+
+def _read_rounds(claims: Claims, data: bytes) -> None:
+    for number, line in enumerate(data.split(b"\n")[:-1]):
+        row = as_object(line)
+        dropped = row.get("dropped", {}) if row else None
+        which = row.get("round") if row else None
+        if not isinstance(dropped, dict) or type(which) is not int:
+            path = str(claims.source.path / ROUNDS)
+            text = f"line {number + 1} is not the record of a round"
+            claims.issues.append(Issue("rounds-damaged", text, path, row=number))
+            return
+        for site, code in dropped.items():
+            if code == Code.BUDGET:
+                claims.declined.setdefault(site, set()).add(which)
+            elif code == Code.BAD_UPDATE:
+                claims.unread[site] = claims.unread.get(site, 0) + 1
+
+
+def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> list[Issue]:
+    """Hold the summary against the ledgers (by site) and what the server itself recorded."""
+    issues = list(claims.issues)
+    payloads: dict[str, set[str]] = {}
+    for line in lines:
+        if line.payload and line.run == claims.run:
+            payloads.setdefault(line.site, set()).add(line.payload)
+    for site, row in claims.sites.items():
+        issues += _counted(claims, site, row, len(payloads.get(site, ())))
+    for site, book in books.items():
+        plans = [plan for plan in book.plans if plan.run == claims.run]
+        if not claims.unit or not plans:
+            continue
+        if claims.unit == "none":
+            text = "the summary says that there was no privacy unit, and the ledger has a plan"
+            issues.append(claims.issue("summary-mismatch", text, site))
+            continue
+        if site not in claims.sites:
+            text = "the ledger has a plan for this run, and the summary does not name the site"
+            issues.append(claims.issue("summary-understates", text, site))
+            continue
+        for plan in plans:
+            issues += _mechanism(claims, site, plan)
+        if claims.claimed:
+            issues += _spending(claims, site, claims.sites[site], book, plans)
+    return issues
+
+
+def _counted(claims: Claims, site: str, row: Mapping[str, Any], lines: int) -> list[Issue]:
+    if claims.source.witness is None or not claims.claimed:
+        return []
+    releases = row.get("releases")
+    # What could not even be read as a reply was counted, and held no head to witness.
+    if type(releases) is int and releases > lines + claims.unread.get(site, 0):
+        text = f"{releases} updates arrived by the summary, and witness.jsonl holds {lines}"
+        return [claims.issue("witness-missing-line", text, site)]
+    return []
+
+
+def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
+    said, wrong = claims.privacy, []
+    unit = claims.unit
+    if unit == "client":
+        unit = f"client-{said.get('noise_at', 'site')}"
+    if plan.body["unit"] != unit:
+        wrong.append(f"unit {unit!r}, committed {plan.body['unit']!r}")
+    for name in _MECHANISM:
+        # A client's mechanism has no batches, and older summaries do not name every number.
+        if name not in said or (name in _WHOLE and unit != "record"):
+            continue
+        if not _same(said[name], plan.body[name]):
+            wrong.append(f"{name} {said[name]!r}, committed {plan.body[name]!r}")
+    if "steps" in said and said["steps"] not in (plan.body["steps"], plan.body["asked"]):
+        committed = f"{plan.body['steps']} of {plan.body['asked']} asked"
+        wrong.append(f"steps {said['steps']!r}, committed {committed}")
+    return [claims.issue("summary-mismatch", f"the summary says {text}", site) for text in wrong]
+
+
+def _same(said: Any, committed: float) -> bool:
+    number = _number(said)
+    return number is not None and math.isclose(number, committed, rel_tol=1e-12)
+
+
+def _spending(
+    claims: Claims, site: str, row: Mapping[str, Any], book: Book, plans: list[Plan]
+) -> list[Issue]:
+    issues = []
+    releases, recorded = row.get("releases"), book.released(claims.run)
+    if type(releases) is not int or releases < 0:
+        text = f"releases must be a whole number, got {json.dumps(releases)[:80]}"
+        issues.append(claims.issue("summary-damaged", text, site))
+    elif releases > recorded and book.intact:
+        text = f"{releases} updates arrived by the summary, and the ledger released {recorded}"
+        issues.append(claims.issue("unrecorded-release", text, site))
+    reserved = book.reserved(claims.run)
+    parts = parts_of(plans, [reserved[plan.number] for plan in plans])
+    delta = plans[0].body["delta"]
+    try:
+        slack = slack_of(
+            plans, plans[0].body["epsilon_asked"] or claims.privacy.get("epsilon", 1.0)
+        )
+        cost = loss_of(parts, left_of(plans, delta, slack))
+    except (ValueError, OverflowError):
+        return issues  # told where the plan is judged by itself
+    epsilon = row.get("epsilon")
+    figures = epsilon if isinstance(epsilon, dict) else {}
+    slacks = {"pld": TOLERANCE, "rdp": TOLERANCE, "prv": 2 * PRV_ERROR}
+    for name, slack in slacks.items():
+        claim, real = _number(figures.get(name)), getattr(cost, name)
+        if claim is None and name == "pld":
+            text = "no epsilon by PLD is claimed for the site"
+            issues.append(claims.issue("summary-damaged", text, site))
+        if claim is None or real is None:
+            continue
+        if not real <= claim + slack + 1e-4 * abs(claim):
+            text = (
+                f"claims epsilon {claim:.4f} ({name.upper()}), and the {sum(reserved)} steps "
+                f"reserved in the ledger cost {real:.4f}"
+            )
+            issues.append(claims.issue("summary-understates", text, site))
+    return issues
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None

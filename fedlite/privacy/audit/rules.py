@@ -1,0 +1,249 @@
+"""What an audit can find: the issue, and for every rule what it means and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fedlite.privacy.ledger import rules
+
+
+@dataclass(frozen=True)
+class Issue:
+    """One thing that an auditor should know.
+
+    rule: a key of `AUDIT_RULES`, or a rule of ledgers (`fedlite.privacy.ledger.rules`, `Account`).
+    text: what was found. path: in which file. site: whose, "" where nobody's. row: the ledger's
+    row or the line of another file, from 0. severity: a "finding" makes the audit fail; a "note" is
+    something to look at, or something that by nature could not be checked.
+    """
+
+    rule: str
+    text: str
+    path: str
+    site: str = ""
+    row: int | None = None
+    severity: Literal["finding", "note"] = "finding"
+
+    def as_note(self) -> Issue:
+        """Return the same as a note."""
+        return replace(self, severity="note")
+
+
+_ASK_SITE = "Ask the site for the ledger as its own machine holds it, and for an explanation."
+_ASK_BOTH = "Keep both files as they are, and ask the site and the server for an explanation."
+_CHAIN = (
+    "Ask the site for the ledger as its own machine holds it. If that is damaged too, what it "
+    "spent after the last good row is unknown: take its ceiling as spent."
+)
+_GIVE = "Give the audit the right path, or make the file readable, and audit again."
+
+AUDIT_RULES: dict[str, tuple[str, str]] = {
+    "unreadable": (
+        "Something that was named could not be read, so nothing is known about it.",
+        _GIVE,
+    ),
+    "no-ledger": (
+        "There is no ledger here, so nothing was recorded that could be recomputed.",
+        "Give a ledger, a run directory or a site directory. If this is one, ask where its ledger "
+        "went.",
+    ),
+    "ledger-missing": (
+        "The site took part in a private run, and its ledger is not among what was given.",
+        "Ask the site for its ledger. Without it, take the run's whole plan as spent.",
+    ),
+    "ledger-replaced": (
+        "The server saw another ledger than this one: the site began a new one, or gave a false "
+        "one. What the old one had recorded as spent is missing here.",
+        _ASK_SITE + " The spending of both ledgers adds up.",
+    ),
+    "truncated": (
+        "The server has seen later rows of this ledger than it has now: its end was cut off, or "
+        "an old copy was restored.",
+        _ASK_SITE + " Until then, take its ceiling as spent.",
+    ),
+    "fork": (
+        "One ledger has two different histories: it was rewritten, or the site's machine was "
+        "cloned or restored and both copies went on. Both may have spent.",
+        _ASK_BOTH + " The spending of both histories adds up.",
+    ),
+    "wrong-site": (
+        "The ledger is by its own first row that of another site or data set than the place where "
+        "it lies says.",
+        "Look for exchanged or renamed files, and ask the site.",
+    ),
+    "unrecorded-release": (
+        "The server received something of which the ledger holds no release row before it: "
+        "something left the site that was not accounted for.",
+        _ASK_BOTH + " What was sent is out; take the run's whole plan as spent.",
+    ),
+    "other-round": (
+        "A payload is recorded at the site for another run or round than the server received it "
+        "in.",
+        _ASK_BOTH,
+    ),
+    "witness-missing": (
+        "A run whose sites keep ledgers has no witness.jsonl, so nothing shows that these ledgers "
+        "are whole.",
+        "Ask the server's operator for the file.",
+    ),
+    "witness-missing-line": (
+        "The server's own signature shows that it saw something of which its witness.jsonl holds "
+        "no line: lines were removed, or the file was written anew.",
+        "Ask the server's operator for the whole file. Do not rely on this one.",
+    ),
+    "witness-forged": (
+        "A line was not signed by the server it names, or holds a head that the site's key has "
+        "not signed.",
+        "Do not rely on this file. Ask the server's operator for the original.",
+    ),
+    "witness-damaged": (
+        "A line cannot be read as one that the server wrote.",
+        "Ask the server's operator for the original file.",
+    ),
+    "refused-regress": (
+        "The server was shown an older head than it had seen before, and refused it: the site's "
+        "ledger was cut short or restored from an old copy at that time.",
+        _ASK_SITE,
+    ),
+    "refused-fork": (
+        "The server was shown another row under a number that it had already seen, and refused "
+        "it: the site's ledger was rewritten, or its machine was cloned.",
+        _ASK_BOTH + " If the site's key signed both rows, that is proof.",
+    ),
+    "refused-new-ledger": (
+        "The server was shown another ledger, or none, by a site whose ledger it knew, and "
+        "refused it: the site forgot what it had spent.",
+        _ASK_SITE,
+    ),
+    "refused-forged": (
+        "The server was shown a head that the site's key had not signed, and refused it.",
+        "Ask the server's operator who else could speak in the site's name, and the site whether "
+        "it has lost or changed its key.",
+    ),
+    "refused-other": (
+        "The server refused an update because it came without a ledger head that it could check.",
+        "Ask the site whether it ran the same fedlite as the server.",
+    ),
+    "plan-above-ceiling": (
+        "A plan costs more than the ceiling that was in force when it was admitted; whoever holds "
+        "the site's key has written it past the rules.",
+        "Ask the site's data owner. The ceiling printed here does not hold for this ledger.",
+    ),
+    "plan-above-run-ceiling": (
+        "A plan costs more than the site allows a single run.",
+        "Ask the site's data owner.",
+    ),
+    "reserve-above-ceiling": (
+        "After the ceiling was lowered, more steps were reserved than fit under it.",
+        "Ask the site's data owner.",
+    ),
+    "person-above-ceiling": (
+        "Over all data sets of the site together, a person may have lost more than the site's "
+        "ceiling for a person.",
+        "Ask the site's data owner.",
+    ),
+    "charge-understated": (
+        "The ledger says that a plan costs less than it does.",
+        "Use the recomputed figure, and ask what wrote that row.",
+    ),
+    "summary-understates": (
+        "The run's summary claims less privacy loss, or fewer releases, than the ledger records.",
+        "Do not cite the summary. The figures of the ledger are in the table.",
+    ),
+    "summary-mismatch": (
+        "The run's summary names another mechanism than the site's ledger committed to before the "
+        "first step.",
+        "Do not cite the summary. Ask the server's operator which scenario was run.",
+    ),
+    "summary-damaged": (
+        "The run's summary cannot be read, so its claims could not be checked.",
+        "Ask the server's operator for the original file.",
+    ),
+    "rounds-damaged": (
+        "The run's rounds cannot be read, so they could not be compared.",
+        "Ask the server's operator for the original file.",
+    ),
+    "accountants-disagree": (
+        "Independent libraries contradict each other about what this costs, beyond their stated "
+        "errors: at least one of them is wrong.",
+        "Take the largest figure. Report the parameters to the makers of the libraries.",
+    ),
+    "not-computed": (
+        "An accountant could not be run, so its column is empty.",
+        "Install the library that the text names, and audit again.",
+    ),
+    "clock-jump": (
+        "The clock of the site ran back by minutes or more between two rows, as it does when a "
+        "machine is restored from a snapshot.",
+        "Ask the site. The order of the rows does not depend on the clock.",
+    ),
+    "poisoned": (
+        "A write or flush failed at the site, and nobody has yet verified what its disk holds.",
+        "Ask the site to recover the ledger; until then its last rows may be missing.",
+    ),
+    "not-audited": ("It lies there, and was not looked at.", "Nothing, if you know what it is."),
+    "not-witnessed": (
+        "No server's record of this ledger's head was given. A ledger alone cannot show that its "
+        "end was not cut off, or that it was not written anew with its own key.",
+        "Give the audit the run directory as well.",
+    ),
+    "not-claimed": ("The run claims no privacy.", "Nothing: no epsilon of it may be cited."),
+    "nothing-to-audit": ("The run has no privacy unit.", "Nothing."),
+    "not-compared": ("Something could not be compared with what was given.", _GIVE),
+    "ceiling-lowered": (
+        "The ceiling was lowered after more than that had been charged; that is allowed, and "
+        "nothing more will be admitted.",
+        "Nothing.",
+    ),
+    "server-key": (
+        "Whose witness key this is cannot be seen from the files.",
+        "Compare it with the key that the server's operator has published.",
+    ),
+}
+
+# What the account says of a row that contradicts those before it.
+_ACCOUNT = {
+    "plan-bound": "The first plan is charged by PLD, every later one by the Renyi filter; PLD is "
+    "not valid for plans that may have been chosen with earlier releases in view.",
+    "plan-above-asked": "A plan has at most the steps that were asked for.",
+    "plan-unit": "A plan protects a unit that the policy in force allows.",
+    "plan-run-twice": "A run has one plan, committed before its first step.",
+    "reserve-unknown-plan": "Steps are reserved under a plan that was committed before.",
+    "reserve-other-run": "Steps are reserved under the plan of their own run.",
+    "plan-overspent": "No more steps are reserved than the plan has.",
+    "settle-without-reserve": "What was run had been reserved before.",
+    "settle-twice": "A reservation is settled once.",
+    "settle-above-reserve": "No more steps are run than were reserved.",
+    "release-without-reserve": "What is released had been reserved before.",
+    "release-unsettled": "What is released was settled before.",
+    "release-mismatch": "What is released is what was settled.",
+    "release-twice": "A reservation releases once.",
+    "refuse-twice": "A refusal of a run is recorded once for each reason.",
+    "witness-not-listed": "Only servers that the policy in force names, if it names any, have "
+    "signed the ledger's head.",
+}
+
+_LEDGER_MENDS = {
+    "not-a-ledger": _GIVE,
+    "empty": "Ask the site for the ledger; an empty file is what a failed copy leaves.",
+    "newer-version": "Update fedlite, and audit again.",
+    "grant": "Ask the data owner whether this change was allowed.",
+    "torn-line": "Nothing: the site mends it when it next opens the ledger.",
+    "clock": "Nothing, unless it happens often.",
+    "too-many": "Mend or replace the file first.",
+}
+
+
+def means(rule: str) -> str:
+    """Return what a rule says, in one or two sentences."""
+    if rule in AUDIT_RULES:
+        return AUDIT_RULES[rule][0]
+    return _ACCOUNT.get(rule) or rules.RULES.get(rule, "A rule of the ledger is broken.")
+
+
+def mend(rule: str) -> str:
+    """Return what an auditor should do about it."""
+    if rule in AUDIT_RULES:
+        return AUDIT_RULES[rule][1]
+    return _LEDGER_MENDS.get(rule, _CHAIN if rule in rules.RULES else _ASK_SITE)

@@ -1,0 +1,301 @@
+"""What servers saw of ledgers (`witness.jsonl`), verified line by line and held against them.
+
+A line is signed by the server (its proof), and the head in it by the site. A seen line also holds
+the server's countersignature, which the site keeps in its ledger: so each side can show what the
+other has hidden.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedlite.privacy.audit.book import Book
+from fedlite.privacy.audit.rules import Issue
+from fedlite.privacy.audit.sources import MOST_LINE, as_object
+from fedlite.privacy.ledger import keys
+from fedlite.privacy.ledger.rows import canonical, row_message, witness_message
+
+LINE_DOMAIN = b"fedlite-witness-line-v1\n"
+_WHY = ("regress", "fork", "new-ledger", "forged")
+# An accusation with these words rests on a head that the site itself has signed.
+_SIGNED = ("regress", "fork", "new-ledger")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of `witness.jsonl`, without its proof. Keys, hashes and signatures are hex.
+
+    kind: "seen" or "refused" (then `why` says for what). run, payload: empty for a hello.
+    """
+
+    kind: str
+    site: str
+    ledger: str
+    key: str
+    seq: int
+    hash: str
+    signature: str
+    payload: str
+    run: str
+    round: int
+    time: str
+    why: str
+    witness: str
+    countersignature: str
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """A witness file: its genuine lines with their numbers, and the keys that signed them.
+
+    run: the run directory's own name of the run ("" for a bare file, which may hold many runs).
+    whole: whether every line was genuine.
+    """
+
+    path: Path
+    lines: tuple[tuple[int, Line], ...]
+    issues: tuple[Issue, ...]
+    run: str = ""
+
+    @property
+    def keys(self) -> set[str]:
+        """The servers that signed lines."""
+        return {line.witness for _, line in self.lines}
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a line could not be used."""
+        return any(issue.severity == "finding" for issue in self.issues)
+
+
+def _hex(*digits: int) -> Callable[[Any], bool]:
+    pattern = re.compile("|".join(f"[0-9a-f]{{{n}}}" for n in digits))
+    return lambda value: isinstance(value, str) and bool(pattern.fullmatch(value))
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 200
+
+
+def _number(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**32
+
+
+_FORM: dict[str, Callable[[Any], bool]] = {
+    "kind": lambda value: value in ("seen", "refused"),
+    "site": _text,
+    "ledger": _hex(0, 64),
+    "key": _hex(0, 64),
+    "seq": _number,
+    "hash": _hex(0, 64),
+    "signature": _hex(0, 128),
+    "payload": _hex(0, 64),
+    "run": _hex(0, 16),
+    "round": _number,
+    "time": _text,
+    "why": _text,
+    "witness": _hex(64),
+    "countersignature": _hex(0, 128),
+    "proof": _hex(128),
+}
+
+
+def read(path: Path, data: bytes, run: str = "") -> Witnessed:
+    """Verify every line of a witness file; lines that are not genuine are issues and left out."""
+    *whole, torn = data.split(b"\n")
+    lines: list[tuple[int, Line]] = []
+    issues: list[Issue] = []
+    for number, text in enumerate(whole):
+        try:
+            lines.append((number, _line(text)))
+        except _Wrong as wrong:
+            issues.append(Issue(wrong.rule, str(wrong), str(path), wrong.site, number))
+    if torn:
+        said = f"{len(torn)} bytes without a line end: the server stopped while it wrote them"
+        issues.append(Issue("torn-line", said, str(path), "", len(whole), "note"))
+    return Witnessed(path, tuple(lines), tuple(issues), run)
+
+
+class _Wrong(Exception):
+    def __init__(self, rule: str, text: str, site: str = "") -> None:
+        super().__init__(text)
+        self.rule, self.site = rule, site
+
+
+def _line(text: bytes) -> Line:
+    row = as_object(text) if len(text) <= MOST_LINE else None
+    try:
+        good = row is not None and canonical(row) == text
+    except (ValueError, RecursionError):
+        good = False
+    if row is None or not good:
+        raise _Wrong("witness-damaged", "is not one JSON object in canonical form")
+    wrong = sorted(
+        name
+        for name in row.keys() | _FORM.keys()
+        if name not in row or name not in _FORM or not _FORM[name](row[name])
+    )
+    if wrong:
+        named = ", ".join(map(repr, wrong))[:200]
+        raise _Wrong("witness-damaged", f"these keys are missing, unknown or ill-formed: {named}")
+    proof = row.pop("proof")
+    line = Line(**row)
+    if not keys.verify(line.witness, proof, LINE_DOMAIN + canonical(row)):
+        raise _Wrong("witness-forged", "the server that it names has not signed it", line.site)
+    _check_head(line)
+    return line
+
+
+def _check_head(line: Line) -> None:
+    """Check that the site has signed the head, and the server what a seen line promises."""
+    signed = line.hash and keys.verify(line.key, line.signature, row_message(line.hash))
+    if line.kind == "seen":
+        if not signed:
+            raise _Wrong("witness-forged", f"the key {line.key[:16]} has not signed it", line.site)
+        message = witness_message(line.ledger, line.seq, line.hash) if line.ledger else b""
+        if not keys.verify(line.witness, line.countersignature, message):
+            raise _Wrong("witness-forged", "the countersignature is not the server's", line.site)
+    elif line.why in _SIGNED and line.hash and not signed:
+        text = f"it accuses the site of {line.why!r} by a head that the site has not signed"
+        raise _Wrong("witness-forged", text, line.site)
+
+
+def refusals(witnessed: Witnessed) -> list[Issue]:
+    """Return what the server refused: each is a finding about that site."""
+    issues = []
+    for number, line in witnessed.lines:
+        if line.kind == "refused":
+            rule = f"refused-{line.why}" if line.why in _WHY else "refused-other"
+            when = f"round {line.round} of run {line.run}" if line.run else "a hello"
+            head = f"row {line.seq}, hash {line.hash[:16]}" if line.hash else "no head"
+            text = f"refused at {line.time} in {when}: {line.why} ({head})"
+            issues.append(Issue(rule, text, str(witnessed.path), line.site, number))
+    return issues
+
+
+def forks(files: Iterable[Witnessed]) -> list[Issue]:
+    """Return where servers countersigned two different rows under one number."""
+    first: dict[tuple[str, int], str] = {}
+    issues = []
+    for witnessed in files:
+        for number, line in witnessed.lines:
+            if line.kind == "seen":
+                known = first.setdefault((line.ledger, line.seq), line.hash)
+                if known != line.hash:
+                    text = f"row {line.seq} was seen with the hashes {known[:16]}, {line.hash[:16]}"
+                    issues.append(Issue("fork", text, str(witnessed.path), line.site, number))
+    return issues
+
+
+def join(book: Book, witnessed: Witnessed) -> list[Issue]:
+    """Hold one ledger against every head and payload that a server saw of it."""
+    lines = [line for _, line in witnessed.lines if line.ledger == book.id and book.rows]
+    # Other refused lines need not have come from the site.
+    lines = [line for line in lines if line.kind == "seen" or line.why in _SIGNED]
+    found = _heads(book, [line for line in lines if line.kind == "seen"])
+    found += _payloads(book, [line for line in lines if line.payload])
+    where = f" ({witnessed.path})"
+    return [replace(issue, text=issue.text + where) for issue in found]
+
+
+def _heads(book: Book, lines: Sequence[Line]) -> list[Issue]:
+    """Return where a head that was seen is not in the ledger, one issue a kind."""
+    end = len(book.rows)
+    beyond = [line for line in lines if line.seq >= end]
+    within = [line for line in lines if line.seq < end]
+    forked = [line for line in within if book.rows[line.seq].hash != line.hash]
+    strange = [line for line in within if line not in forked and line.key != book.key_at(line.seq)]
+    issues = []
+    if beyond:
+        last = max(beyond, key=lambda line: line.seq)
+        text = f"the server saw row {last.seq} at {last.time}, and the ledger ends with {end - 1}"
+        if book.intact:
+            issues.append(book.issue("truncated", text, end - 1))
+        else:
+            text += "; the rows after the first error could not be compared"
+            issues.append(book.issue("not-compared", text, end - 1).as_note())
+    if forked:
+        first = min(forked, key=lambda line: line.seq)
+        text = (
+            f"the server saw row {first.seq} with the hash {first.hash[:16]}, and here it has "
+            f"{book.rows[first.seq].hash[:16]}{_more(forked)}"
+        )
+        issues.append(book.issue("fork", text, first.seq))
+    if strange:
+        first = strange[0]
+        text = f"signed by {first.key[:16]}, which is not the ledger's key{_more(strange)}"
+        issues.append(book.issue("witness-forged", text, first.seq))
+    return issues
+
+
+def _payloads(book: Book, lines: Sequence[Line]) -> list[Issue]:
+    """Return which payloads the ledger did not release, or not then, one issue a kind."""
+    none, late, other = [], [], []
+    for line in lines:
+        places = book.releases.get(line.payload, [])
+        rounds = [(book.reserves.get(of, {}).get(k) for k in ("run", "round")) for _, of in places]
+        if not places:
+            none.append(line)
+        elif line.kind == "seen" and all(seq > line.seq for seq, _ in places):
+            late.append(line)
+        elif (line.run, line.round) not in map(tuple, rounds):
+            other.append(line)
+    issues = []
+    # Past an error, a release row may stand that can not be relied on.
+    if none and book.intact:
+        text = f"the server received {_what(none)}, and there is no release row"
+        issues.append(book.issue("unrecorded-release", text))
+    if late:
+        at = book.releases[late[0].payload][0][0]
+        text = (
+            f"the server received {_what(late)} with row {late[0].seq}, and the release was "
+            f"recorded only in row {at}"
+        )
+        issues.append(book.issue("unrecorded-release", text, at))
+    if other:
+        seq, of = book.releases[other[0].payload][0]
+        said = book.reserves.get(of, {}).get("round")
+        text = f"the server received {_what(other)}, and the ledger released it in round {said}"
+        issues.append(book.issue("other-round", text, seq))
+    return issues
+
+
+def _what(lines: Sequence[Line]) -> str:
+    first = lines[0]
+    return f"payload {first.payload[:16]} in round {first.round} of run {first.run}{_more(lines)}"
+
+
+def _more(lines: Sequence[Line]) -> str:
+    return f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+
+
+def missing(book: Book, files: Sequence[Witnessed]) -> list[Issue]:
+    """Return the countersignatures in a ledger of which the server's own record says nothing."""
+    recorded = {
+        (line.ledger, line.seq, line.hash, line.witness)
+        for witnessed in files
+        for _, line in witnessed.lines
+        if line.kind == "seen"
+    }
+    given = {witnessed.run for witnessed in files if witnessed.run}
+    bare: set[str] = set().union(*(w.keys for w in files if not w.run))
+    issues, elsewhere = [], 0
+    for row in book.witnesses:
+        seq, hash, witness = (row.body[name] for name in ("seq", "hash", "witness"))
+        if (book.id, seq, hash, witness) in recorded:
+            continue
+        # Seen in the run that the row belongs to, or in the one that brought the signature.
+        runs = {book.run_before(seq), book.run_after(row.seq)} - {""}
+        if witness in bare or runs <= given:
+            text = f"the server {witness[:16]} signed that it saw row {seq}; it has no such line"
+            issues.append(book.issue("witness-missing-line", text, row.seq))
+        else:
+            elsewhere += 1
+    if elsewhere and files:
+        text = f"{elsewhere} countersignatures are of runs whose witness.jsonl was not given"
+        issues.append(book.issue("not-compared", text).as_note())
+    return issues
