@@ -14,10 +14,11 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from clients import egress
 from clients.site import Decline, Site, default_state_directory, open_simulated_site
 from fedlite import flower
 from fedlite.config import ScenarioError, from_run_config
-from fedlite.messages import Code, Instruction
+from fedlite.messages import Code, Hello, Instruction, Reply
 from fedlite.training.share import settle_process
 
 log = logging.getLogger("fedlite.site")
@@ -49,38 +50,44 @@ def _site(context: Context) -> Site:
     return _open[key]
 
 
-def _guarded(message: Message, work: Callable[[], bytes]) -> Message:
+def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | Reply]) -> Message:
+    """Answer with what `work` returns, if the site's policy lets it leave, or else with a code."""
     try:
-        return flower.answer(work(), message)
+        site = _site(context)
+        return egress.send(work(site), message, site.policy(), site.unit)
     except Decline as decline:
         log.warning("declined (%s): %s", decline.code, decline)
-        return flower.decline(decline.code, message)
+        code = decline.code
+    except egress.NotAllowed as error:
+        log.error("%s", error)
+        code = Code.POLICY
     except ScenarioError as error:
         log.error("%s", error)
-        return flower.decline(Code.CONFIG, message)
+        code = Code.CONFIG
     except ValueError as error:
         log.error("%s", error)
-        return flower.decline(Code.DATA, message)
+        code = Code.DATA
     except Exception:
         log.exception("the round failed at this site")
-        return flower.decline(Code.FAILED, message)
+        code = Code.FAILED
+    return egress.send(code, message, None, "none")
 
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
     """Answer with the site's name and the layout of the model that it would train."""
-    return _guarded(message, lambda: _site(context).hello().encode())
+    return _guarded(message, context, Site.hello)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round and answer with one compressed update."""
 
-    def work() -> bytes:
+    def work(site: Site) -> Reply:
         try:
             instruction = Instruction.decode(flower.unwrap(message))
         except ValueError as error:
             raise Decline(Code.BAD_INSTRUCTION, str(error)) from None
-        return _site(context).take_part(instruction)
+        return site.take_part(instruction)
 
-    return _guarded(message, work)
+    return _guarded(message, context, work)

@@ -9,15 +9,28 @@ from pathlib import Path
 import numpy as np
 
 import fedlite
+from clients.home import Home, code_digest, open_home
+from clients.policy import SitePolicy, for_scenario
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
 from fedlite.config import Link, Scenario
 from fedlite.data.spread import spread
-from fedlite.messages import Code, Hello, Instruction, site_id
+from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
 from fedlite.parameters import Vector, vector_digest
-from fedlite.privacy import RecordMechanism
+from fedlite.privacy import Mechanism
+from fedlite.privacy.budget import Budget, Refused, plan_unit
+from fedlite.privacy.ledger import Ledger, keys
 from fedlite.training import Learner
-from fedlite.training.share import plan_mechanism, settle_batch
+from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
+
+# Another run at this site may be using the ledger; a round there takes seconds, not minutes.
+_LEDGER_WAIT = 120.0
+_CODES = {
+    "fork": Code.LEDGER,
+    "regress": Code.LEDGER,
+    "unit": Code.POLICY,
+    "server": Code.POLICY,
+}
 
 
 class Decline(Exception):
@@ -31,25 +44,52 @@ class Decline(Exception):
 
 @dataclass
 class Site:
-    """A site that is ready to train. `mechanism` is None when no privacy unit is set."""
+    """A site that is ready to train.
+
+    mechanism: what protects its records; None when no privacy unit is set. path: the file of what
+    it remembers of this run. home: its policy, keys and ledgers; None only for a site without
+    privacy that nobody gave a policy.
+    """
 
     scenario: Scenario
     name: str
     learner: Learner
-    mechanism: RecordMechanism | None
+    mechanism: Mechanism | None
     path: Path
+    home: Home | None = None
+    commitment: str = ""
 
     @property
     def number(self) -> int:
         """The number that binds this site's frames to its name."""
         return site_id(self.name)
 
+    @property
+    def unit(self) -> str:
+        """What protects an update, as policies and ledgers name it."""
+        if self.mechanism is None or not self.scenario.claims_privacy:
+            return "none"
+        return plan_unit(self.mechanism)
+
+    def policy(self) -> SitePolicy:
+        """Return what the site allows now; without a home, what the scenario needs."""
+        return self.home.policy() if self.home else for_scenario(self.scenario, self.name)
+
     def hello(self) -> Hello:
         """Return what the server may know of the site: its name and the model it would train."""
-        return Hello(self.name, self.learner.layout.digest.hex(), fedlite.__version__)
+        head: LedgerHead | None = None
+        rotations: tuple[str, ...] = ()
+        if self.unit != "none" and self.home is not None and self.home.ledger.exists():
+            with exclusive(self.path), self._ledger(self.home) as ledger:
+                head = self._head(self.home, ledger, named=True)
+                rotations = tuple(
+                    row.line.decode().rstrip() for row in ledger.rows if row.kind == "key-rotate"
+                )
+        layout = self.learner.layout.digest.hex()
+        return Hello(self.name, layout, fedlite.__version__, head, rotations)
 
-    def take_part(self, instruction: Instruction) -> bytes:
-        """Return this site's update frame for the round.
+    def take_part(self, instruction: Instruction) -> Reply:
+        """Return this site's update for the round, with the head of its ledger when it is private.
 
         Asked again for a round that it has answered from the same model, it sends the same frame
         again: a repeated message costs no privacy, training again would.
@@ -59,9 +99,33 @@ class Site:
         if instruction.site != self.number:
             raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another site")
         with exclusive(self.path):
-            return self._take_part(instruction)
+            if not self.policy().allows(self.unit):
+                raise Decline(Code.POLICY, f"site.toml: budget.units does not hold {self.unit!r}")
+            if self.unit == "none":
+                return Reply(self._take_part(instruction, None))
+            if self.home is None or self.mechanism is None:
+                raise Decline(Code.CONFIG, "privacy is claimed, and the site has no ledger")
+            try:
+                with self._ledger(self.home) as ledger:
+                    budget = Budget(ledger, siblings=(self.home.ledgers,))
+                    if instruction.receipt is not None:
+                        budget.witness(instruction.receipt)
+                    frame = self._take_part(instruction, budget)
+                    named = instruction.receipt is None
+                    return Reply(frame, self._head(self.home, ledger, named=named))
+            except Refused as refused:
+                raise Decline(_CODES.get(refused.why, Code.BUDGET), str(refused)) from None
 
-    def _take_part(self, instruction: Instruction) -> bytes:
+    def _ledger(self, home: Home) -> Ledger:
+        return Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT)
+
+    def _head(self, home: Home, ledger: Ledger, *, named: bool) -> LedgerHead:
+        head = ledger.head
+        key = keys.public_hex(home.key())
+        names = (bytes.fromhex(head.ledger), bytes.fromhex(key)) if named else (b"", b"")
+        return LedgerHead(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.signature), *names)
+
+    def _take_part(self, instruction: Instruction, budget: Budget | None) -> bytes:
         state = load(self.path) or SiteState(
             replica=self.learner.initial, residual=np.zeros_like(self.learner.initial)
         )
@@ -72,13 +136,18 @@ class Site:
             and pending.round == instruction.round
             and pending.base == instruction.model
         ):
+            self._release(budget, instruction, pending.payload)
             return pending.payload
         state.settle(instruction.acknowledged)
         state.replica = replica
-        if self.mechanism is not None:
-            self._reserve(state, self.mechanism)
+        if budget is not None:
+            self._reserve(budget, instruction)
         delta = self.learner.delta(replica, instruction.round, self.number, self.mechanism)
-        return self._send(state, delta, instruction)
+        payload = self._compress(state, delta, instruction)
+        # The state first: a release that is on record can then always be sent again.
+        save(self.path, state)
+        self._release(budget, instruction, payload)
+        return payload
 
     def _compressor(self, link: Link) -> compression.Compressor:
         sizes = self.learner.layout.sizes
@@ -128,22 +197,34 @@ class Site:
             raise Decline(Code.NEED_FULL_MODEL, "the chain does not lead to the model named")
         return current
 
-    def _reserve(self, state: SiteState, mechanism: RecordMechanism) -> None:
-        """Write down the steps of this round before the first of them is taken.
+    def _reserve(self, budget: Budget, instruction: Instruction) -> None:
+        """Write down the steps of this round, durably, before the first of them is taken.
 
         A crash in between costs the site a round of its budget, never an unrecorded release.
         """
-        steps = self.scenario.training.steps
-        if state.steps_reserved + steps > mechanism.steps:
-            raise Decline(
-                Code.BUDGET,
-                f"{state.steps_reserved} of {mechanism.steps} planned private steps are spent",
-            )
-        state.steps_reserved += steps
-        save(self.path, state)
+        if self.home is None or self.mechanism is None:
+            raise ValueError("home: a private site needs one, got none")
+        run, steps = instruction.run.hex(), steps_per_round(self.scenario)
+        budget.begin(
+            run,
+            self.mechanism,
+            self.home.policy(),
+            asked_epsilon=self.scenario.privacy.epsilon,
+            delta=self.scenario.privacy.delta,
+            dataset=self.home.dataset,
+            commitment=self.commitment,
+            code=code_digest(),
+            round_steps=steps,
+        )
+        budget.reserve(run, instruction.round, steps, instruction.model.hex())
 
-    def _send(self, state: SiteState, delta: Vector, instruction: Instruction) -> bytes:
-        """Compress the delta, remember both possible residuals, and return the frame."""
+    def _release(self, budget: Budget | None, instruction: Instruction, payload: bytes) -> None:
+        """Write down, durably, that the payload leaves; the same one again costs nothing."""
+        if budget is not None:
+            budget.release(instruction.run.hex(), instruction.round, payload)
+
+    def _compress(self, state: SiteState, delta: Vector, instruction: Instruction) -> bytes:
+        """Compress the delta into a frame and keep both possible residuals in `state`."""
         link = self.scenario.uplink
         compressor = self._compressor(link)
         residual = compression.Residual(state.residual) if link.error_feedback else None
@@ -165,8 +246,6 @@ class Site:
             unsent=delta if residual is None else delta + residual.value,
             residual=left.value if link.error_feedback else np.zeros_like(delta),
         )
-        state.releases += 1
-        save(self.path, state)
         return payload
 
 
@@ -178,7 +257,7 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     federation = scenario.federation
     source, sites = spread(scenario.data, federation.sites, federation.seed)
     data = sites[index]
-    if scenario.private and scenario.privacy.delta >= 1 / len(data.train):
+    if scenario.privacy.unit == "record" and scenario.privacy.delta >= 1 / len(data.train):
         raise ValueError(
             f"privacy.delta: must be less than 1 / records, which is 1 / {len(data.train)} at "
             f"{data.name}, got {scenario.privacy.delta}; use 1e-5 or less"
@@ -186,7 +265,24 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     scenario = settle_batch(scenario, len(source.train))
     mechanism = plan_mechanism(scenario) if scenario.private else None
     learner = Learner(scenario, data.train, source.classes)
-    return Site(scenario, data.name, learner, mechanism, directory / f"{data.name}.safetensors")
+    default = for_scenario(scenario, data.name)
+    home = open_home(
+        _homes(scenario, directory) / data.name, data.name, scenario.data.name, default
+    )
+    return Site(
+        scenario,
+        data.name,
+        learner,
+        mechanism,
+        directory / f"{data.name}.safetensors",
+        home,
+        home.commitment(data.train) if scenario.claims_privacy else "",
+    )
+
+
+def _homes(scenario: Scenario, directory: Path) -> Path:
+    given = scenario.simulation.sites
+    return Path(given).expanduser() if given else directory / "homes"
 
 
 def default_state_directory(run: int) -> Path:

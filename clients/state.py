@@ -1,8 +1,8 @@
 """What a site must remember between rounds, on its own disk, in one atomic file.
 
 Flower's client state lives in memory and dies with the process, so a site keeps its own: the model
-it holds, its error-feedback residual, the update whose fate it does not know yet, and the number of
-private steps that it has reserved.
+it holds, its error-feedback residual, and the update whose fate it does not know yet. What it has
+spent of its privacy is not here but in its ledger, which outlives the run.
 """
 
 from __future__ import annotations
@@ -58,8 +58,6 @@ class SiteState:
     replica: Vector
     residual: Vector
     pending: Pending | None = None
-    steps_reserved: int = 0
-    releases: int = 0
 
     def settle(self, acknowledged: int) -> None:
         """Keep the residual of the pending update if it was acknowledged, else take it back.
@@ -76,10 +74,7 @@ class SiteState:
 def save(path: Path, state: SiteState) -> None:
     """Write the state durably; raises OSError and leaves the old file when that fails."""
     arrays: dict[str, np.ndarray] = {"replica": state.replica, "residual": state.residual}
-    meta: dict[str, int | str] = {
-        "steps_reserved": state.steps_reserved,
-        "releases": state.releases,
-    }
+    meta: dict[str, int | str] = {}
     if state.pending is not None:
         arrays["pending.unsent"] = state.pending.unsent
         arrays["pending.residual"] = state.pending.residual
@@ -93,7 +88,7 @@ def save(path: Path, state: SiteState) -> None:
 def load(path: Path) -> SiteState | None:
     """Read the state, or return None when the site has none for this run.
 
-    Raises ValueError when the file is damaged: a site must not silently forget what it has spent.
+    Raises ValueError when the file is damaged: a site must not silently forget its residual.
     """
     if not path.exists():
         return None
@@ -114,8 +109,6 @@ def load(path: Path) -> SiteState | None:
             replica=arrays["replica"],
             residual=arrays["residual"],
             pending=pending,
-            steps_reserved=meta["steps_reserved"],
-            releases=meta["releases"],
         )
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(

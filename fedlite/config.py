@@ -22,32 +22,33 @@ class ScenarioError(ValueError):
     """One or more keys of a scenario are wrong; the text has one line for each."""
 
 
-def _key(default: Any, rule: str, check: Callable[[Any], bool]) -> Any:
+def setting(default: Any, rule: str, check: Callable[[Any], bool]) -> Any:
+    """Return a dataclass field with its default, its rule in words, and the check of a value."""
     return field(default=default, metadata={"rule": rule, "check": check})
 
 
 def _choice(default: str, *options: str) -> Any:
-    return _key(default, "one of " + ", ".join(options), lambda v: v in options)
+    return setting(default, "one of " + ", ".join(options), lambda v: v in options)
 
 
 def _positive(default: float) -> Any:
-    return _key(default, "greater than 0", lambda v: v > 0)
+    return setting(default, "greater than 0", lambda v: v > 0)
 
 
 def _at_least(default: float, low: float) -> Any:
-    return _key(default, f"at least {low}", lambda v: v >= low)
+    return setting(default, f"at least {low}", lambda v: v >= low)
 
 
 def _between(default: float, low: float, high: float) -> Any:
-    return _key(default, f"from {low} to {high}", lambda v: low <= v <= high)
+    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
 
 
 def _fraction(default: float) -> Any:
-    return _key(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
+    return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
 
 
 def _anything(default: Any) -> Any:
-    return _key(default, "", lambda v: True)
+    return setting(default, "", lambda v: True)
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,18 @@ class Federation:
     the released one; 0 releases the last model.
     """
 
-    name: str = _key("custom", "a non-empty name without '/'", lambda v: v and "/" not in v)
+    name: str = setting("custom", "a non-empty name without '/'", lambda v: v and "/" not in v)
     rounds: int = _at_least(30, 1)
     sites: int = _at_least(5, 1)
     participation: float = _fraction(1.0)
     seed: int = _at_least(1, 0)
     quorum: int = _at_least(1, 1)
     deadline_seconds: float = _positive(600.0)
-    strategy: str = _key("fedavg", "a non-empty name", bool)
+    strategy: str = setting("fedavg", "a non-empty name", bool)
     weighting: str = _choice("uniform", "uniform", "records")
     update_norm: float = _at_least(0.0, 0.0)
     server_learning_rate: float = _positive(1.0)
-    server_momentum: float = _key(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
+    server_momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
     average_last: float = _between(0.0, 0.0, 1.0)
     evaluate_every: int = _at_least(1, 0)
 
@@ -79,15 +80,15 @@ class Federation:
 class Data:
     """Which records, and how they are spread over the sites."""
 
-    name: str = _key("digits", "a non-empty name", bool)
+    name: str = setting("digits", "a non-empty name", bool)
     partition: str = _choice("iid", "iid", "dirichlet", "natural")
     alpha: float = _positive(0.3)
-    test_fraction: float = _key(0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5)
+    test_fraction: float = setting(0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5)
     fold: int = _at_least(0, 0)
     path: str = _anything("")
     target: str = _anything("")
     scaling: str = _choice("site", "site", "none")
-    shape: str = _key(
+    shape: str = setting(
         "", "empty, or sizes such as 6x100", lambda v: all(p.isdigit() for p in v.split("x") if v)
     )
 
@@ -96,7 +97,7 @@ class Data:
 class Model:
     """Which branched model is trained."""
 
-    name: str = _key("cosine", "a non-empty name", bool)
+    name: str = setting("cosine", "a non-empty name", bool)
 
 
 @dataclass(frozen=True)
@@ -115,23 +116,23 @@ class Training:
     schedule: str = _choice("constant", "constant", "linear")
     hold: float = _between(0.5, 0.0, 1.0)
     final: float = _fraction(0.1)
-    momentum: float = _key(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
+    momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
     clip_norm: float = _at_least(0.0, 0.0)
     weight_decay: float = _at_least(0.0, 0.0)
     exit_weight: float = _between(0.5, 0.0, 1.0)
     distill: float = _at_least(0.0, 0.0)
     temperature: float = _positive(3.0)
     logit_adjustment: bool = _anything(False)
-    device: str = _key("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
+    device: str = setting("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
 
 
 @dataclass(frozen=True)
 class Link:
     """How vectors are compressed in one direction."""
 
-    compressor: str = _key("topk", "a non-empty name", bool)
+    compressor: str = setting("topk", "a non-empty name", bool)
     density: float = _fraction(0.03)
-    values: str = _key("sign", "a non-empty name", bool)
+    values: str = setting("sign", "a non-empty name", bool)
     error_feedback: bool = _anything(True)
 
 
@@ -140,18 +141,39 @@ class Privacy:
     """The privacy unit and what may be spent on it.
 
     With unit `record`, each site's whole participation is (epsilon, delta)-differentially private
-    for one record of that site. `expected_batch` is the public constant that the noised sum of
-    clipped gradients is divided by; 0 derives it from the public size of the data source.
+    for one record of that site. With unit `client` it is so for all that the site holds: `noise_at`
+    says whether the site adds the noise itself, or the server that it must then trust.
+    `expected_batch` is the public constant that the noised sum of clipped gradients is divided by;
+    0 derives it from the public size of the data source. `max_batch` > 0 cuts a larger Poisson
+    sample to that size, at sites of at most `max_records` records.
     `simulate_seed` >= 0 makes the noise repeatable, and then no privacy is claimed.
     """
 
-    unit: str = _choice("none", "none", "record")
-    epsilon: float = _key(3.0, "greater than 0 and at most 100", lambda v: 0 < v <= 100)
-    delta: float = _key(1e-5, "greater than 0 and less than 1", lambda v: 0 < v < 1)
+    unit: str = _choice("none", "none", "record", "client")
+    noise_at: str = _choice("site", "site", "server")
+    epsilon: float = setting(3.0, "greater than 0 and at most 100", lambda v: 0 < v <= 100)
+    delta: float = setting(1e-5, "greater than 0 and less than 1", lambda v: 0 < v < 1)
     clip: float = _positive(0.1)
     sampling_rate: float = _fraction(1.0)
     expected_batch: int = _at_least(0, 0)
+    max_batch: int = _at_least(0, 0)
+    max_records: int = _at_least(0, 0)
     simulate_seed: int = _at_least(-1, -1)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What only a simulation has to be told; nothing here changes the federation.
+
+    `sites` is a folder where the simulated sites keep keys, ledgers and `site.toml` from run to run
+    (empty: in the run directory). `ceiling` is the epsilon of the `site.toml` that is written for a
+    new site (0: the plan's). `witness` is a file to which the server appends every ledger head that
+    it has seen, and which it reads at the start of the next run (empty: the run directory only).
+    """
+
+    sites: str = _anything("")
+    ceiling: float = _between(0.0, 0.0, 100.0)
+    witness: str = _anything("")
 
 
 @dataclass(frozen=True)
@@ -179,6 +201,7 @@ class Scenario:
     uplink: Link = field(default_factory=Link)
     downlink: Link = field(default_factory=Link)
     privacy: Privacy = field(default_factory=Privacy)
+    simulation: Simulation = field(default_factory=Simulation)
     inference: Inference = field(default_factory=Inference)
     report: Report = field(default_factory=Report)
 
@@ -186,6 +209,11 @@ class Scenario:
     def private(self) -> bool:
         """Whether the sites add noise (claimed or, with `simulate_seed`, only simulated)."""
         return self.privacy.unit != "none"
+
+    @property
+    def claims_privacy(self) -> bool:
+        """Whether epsilons are claimed, budgets kept and ledgers written."""
+        return self.private and self.privacy.simulate_seed < 0
 
     @property
     def repeatable(self) -> bool:
@@ -216,6 +244,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "uplink": Link,
     "downlink": Link,
     "privacy": Privacy,
+    "simulation": Simulation,
     "inference": Inference,
     "report": Report,
 }
@@ -230,13 +259,13 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
     sections: dict[str, Any] = {}
     for name in tables:
         if name not in _SECTIONS:
-            errors.append(f"[{name}]: no such section{_did_you_mean(name, _SECTIONS)}")
+            errors.append(f"[{name}]: no such section{did_you_mean(name, _SECTIONS)}")
     for name, kind in _SECTIONS.items():
         table = tables.get(name, {})
         if not isinstance(table, Mapping):
             errors.append(f"{name}: must be a table, got {table!r}; write [{name}] above its keys")
             continue
-        sections[name] = _section(name, kind, table, errors)
+        sections[name] = section(name, kind, table, errors)
     if not errors:
         scenario = Scenario(**sections)
         errors = _cross_checks(scenario)
@@ -245,12 +274,13 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
     raise ScenarioError("\n".join(errors))
 
 
-def _section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]) -> Any:
+def section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]) -> Any:
+    """Return a `kind` from a TOML table; whatever is wrong is added to `errors`, a line each."""
     known = {f.name: f for f in fields(kind)}
     values: dict[str, Value] = {}
     for key, value in table.items():
         if key not in known:
-            errors.append(f"{name}.{key}: no such key{_did_you_mean(key, known)}")
+            errors.append(f"{name}.{key}: no such key{did_you_mean(key, known)}")
             continue
         spec, default = known[key], _default(kind, key)
         expected = type(default)
@@ -299,47 +329,104 @@ def _cross_checks(scenario: Scenario) -> list[str]:
             f"(1 / data.test_fraction), got {data.fold}; lower it"
         )
     if scenario.private:
-        if scenario.training.steps == 0:
-            errors.append(
-                "training.steps: must be at least 1 when privacy.unit is not none, got 0; the "
-                "number of private steps is part of the plan, so epochs cannot stand for it"
-            )
-        for key in ("momentum", "weight_decay"):
-            if getattr(scenario.training, key):
-                errors.append(
-                    f"training.{key}: must be 0 under record-level privacy, got "
-                    f"{getattr(scenario.training, key)}; use federation.server_momentum, which "
-                    "sees noised updates only"
-                )
-        if data.name == "csv" and not scenario.privacy.expected_batch:
-            errors.append(
-                "privacy.expected_batch: must be set when privacy.unit is not none and data.name "
-                'is "csv" (rule: a public constant may not be computed from private records), got '
-                "0; use about sampling_rate x records per site, the same number for every site"
-            )
-        if scenario.training.logit_adjustment:
-            errors.append(
-                "training.logit_adjustment: must be false when privacy.unit is not none (rule: a "
-                "record's gradient must depend on that record only), got true; leave it out"
-            )
-        if data.name == "csv" and data.scaling == "site":
-            errors.append(
-                "data.scaling: must be none when privacy.unit is not none (rule: a record may not "
-                "change how other records are scaled), got 'site'; scale the columns by ranges "
-                "that are known without looking at the data"
-            )
-        if federation.weighting == "records":
-            errors.append(
-                "federation.weighting: must be uniform when privacy.unit is not none (rule: no "
-                "record count leaves a private site), got 'records'; privacy.expected_batch gives "
-                "larger sites their weight without telling their size"
-            )
+        errors += _private_checks(scenario)
     for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
         if link.compressor == "topk" and name == "downlink" and not link.error_feedback:
             errors.append(
                 "downlink.error_feedback: must be true with topk, got false; without it the sites' "
                 "model drifts away from the server's for ever"
             )
+    return errors
+
+
+def _private_checks(scenario: Scenario) -> list[str]:
+    """Combinations for which no privacy can be proven; each is refused with its rule."""
+    errors = []
+    federation, data, privacy = scenario.federation, scenario.data, scenario.privacy
+    if federation.weighting == "records":
+        errors.append(
+            "federation.weighting: must be uniform when privacy.unit is not none (rule: no "
+            "record count leaves a private site), got 'records'; privacy.expected_batch gives "
+            "larger sites their weight without telling their size"
+        )
+    if bool(privacy.max_batch) != bool(privacy.max_records):
+        errors.append(
+            "privacy.max_batch: needs privacy.max_records and the other way round (rule: how "
+            "often a sample is cut depends on the size of the site), got "
+            f"{privacy.max_batch} and {privacy.max_records}; set both or neither"
+        )
+    if privacy.unit == "client":
+        return errors + _client_checks(scenario)
+    if privacy.noise_at == "server":
+        errors.append(
+            "privacy.noise_at: must be site when privacy.unit is record (rule: noise that protects "
+            "a record is added before anything leaves the site), got 'server'"
+        )
+    if scenario.training.steps == 0:
+        errors.append(
+            "training.steps: must be at least 1 when privacy.unit is record, got 0; the "
+            "number of private steps is part of the plan, so epochs cannot stand for it"
+        )
+    for key in ("momentum", "weight_decay"):
+        if getattr(scenario.training, key):
+            errors.append(
+                f"training.{key}: must be 0 under record-level privacy, got "
+                f"{getattr(scenario.training, key)}; use federation.server_momentum, which "
+                "sees noised updates only"
+            )
+    if data.name == "csv" and not privacy.expected_batch:
+        errors.append(
+            "privacy.expected_batch: must be set when privacy.unit is record and data.name "
+            'is "csv" (rule: a public constant may not be computed from private records), got '
+            "0; use about sampling_rate x records per site, the same number for every site"
+        )
+    if scenario.training.logit_adjustment:
+        errors.append(
+            "training.logit_adjustment: must be false when privacy.unit is record (rule: a "
+            "record's gradient must depend on that record only), got true; leave it out"
+        )
+    if data.name == "csv" and data.scaling == "site":
+        errors.append(
+            "data.scaling: must be none when privacy.unit is record (rule: a record may not "
+            "change how other records are scaled), got 'site'; scale the columns by ranges "
+            "that are known without looking at the data"
+        )
+    return errors
+
+
+def _client_checks(scenario: Scenario) -> list[str]:
+    """Rules of the unit `client`: all that one site ever sends."""
+    errors = []
+    privacy = scenario.privacy
+    if privacy.sampling_rate != 1.0:
+        errors.append(
+            "privacy.sampling_rate: must be 1 when privacy.unit is client (rule: no amplification "
+            "is claimed against the server that chooses the sites), got "
+            f"{privacy.sampling_rate}; leave it out"
+        )
+    for key in ("max_batch", "expected_batch"):
+        if getattr(privacy, key):
+            errors.append(
+                f"privacy.{key}: must be 0 when privacy.unit is client, got "
+                f"{getattr(privacy, key)}; it belongs to the unit record"
+            )
+    if privacy.noise_at == "server":
+        if scenario.uplink.error_feedback:
+            errors.append(
+                "uplink.error_feedback: must be false when privacy.noise_at is server (rule: what "
+                "the server clips may not carry earlier rounds), got true"
+            )
+        if scenario.federation.update_norm:
+            errors.append(
+                "federation.update_norm: must be 0 when privacy.noise_at is server (rule: "
+                "sensitivity, clip and noise come from one object), got "
+                f"{scenario.federation.update_norm}; privacy.clip bounds the updates"
+            )
+    if privacy.delta >= 1 / scenario.federation.sites:
+        errors.append(
+            f"privacy.delta: must be less than 1 / sites when privacy.unit is client, which is "
+            f"1 / {scenario.federation.sites}, got {privacy.delta}; use 1e-5 or less"
+        )
     return errors
 
 
@@ -411,7 +498,8 @@ def with_values(scenario: Scenario, section: str, **values: Value) -> Scenario:
     return from_dict(replace(scenario, **{section: table}).to_dict())
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about an unknown name: the nearest one, or all there are."""
     close = difflib.get_close_matches(name, list(known), n=1)
     options = ", ".join(sorted(known))
     return f"; did you mean {close[0]}?" if close else f"; the known ones are {options}"

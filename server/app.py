@@ -14,16 +14,17 @@ from flwr.serverapp import Grid, ServerApp
 from fedlite.config import Scenario, from_run_config
 from fedlite.models import build
 from fedlite.parameters import Layout, Vector, to_vector
-from fedlite.privacy import RecordMechanism, accounting
+from fedlite.privacy import ClientMechanism, Mechanism, accounting
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import total_bytes, write_summary
 from fedlite.reporting.report import report
 from fedlite.storage import write_atomic
-from fedlite.training.share import plan_mechanism, settle_batch
+from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
 from server.evaluation import Evaluator
 from server.rounds import Rounds, RunFailed
 from server.summary import summarize, write_model
+from server.witness import Witness
 
 log = logging.getLogger("fedlite.server")
 
@@ -83,7 +84,16 @@ def run_scenario(
 
     directory.mkdir(parents=True, exist_ok=True)
     _same_scenario(directory, scenario)
-    rounds = Rounds(grid, scenario, directory, run=run, layout=layout, initial=initial)
+    rounds = Rounds(
+        grid,
+        scenario,
+        directory,
+        run=run,
+        layout=layout,
+        initial=initial,
+        central=central_mechanism(mechanism),
+        witness=_witness(scenario, directory),
+    )
     meter = EnergyMeter.started()
     budget = scenario.privacy.epsilon if mechanism else None
     with Progress(scenario.federation.rounds, budget, quiet=quiet) as progress:
@@ -111,6 +121,24 @@ def run_scenario(
     log.info("run directory: %s", directory)
 
 
+def central_mechanism(mechanism: Mechanism | None) -> ClientMechanism | None:
+    """Return the mechanism when it is the server that adds its noise."""
+    if isinstance(mechanism, ClientMechanism) and mechanism.at == "server":
+        return mechanism
+    return None
+
+
+def _witness(scenario: Scenario, directory: Path) -> Witness | None:
+    """Return what remembers the sites' ledgers, in a run in which they keep any."""
+    if not scenario.claims_privacy:
+        return None
+    given = scenario.simulation.witness
+    sink = Path(given).expanduser() if given else None
+    # A server that remembers from run to run signs with the same key each time.
+    key = sink.with_suffix(".pem") if sink else directory / "checkpoint" / "witness.pem"
+    return Witness(directory, key, sink)
+
+
 def _same_scenario(directory: Path, scenario: Scenario) -> None:
     """Write `scenario.toml`, or check that the run to be resumed began with the same scenario."""
     path, text = directory / "scenario.toml", scenario.to_toml()
@@ -122,10 +150,10 @@ def _same_scenario(directory: Path, scenario: Scenario) -> None:
         )
 
 
-def _loss(scenario: Scenario, mechanism: RecordMechanism | None, asked: int) -> float | None:
-    if mechanism is None or scenario.privacy.simulate_seed >= 0:
+def _loss(scenario: Scenario, mechanism: Mechanism | None, asked: int) -> float | None:
+    if mechanism is None or not scenario.claims_privacy:
         return None
-    steps = min(asked * scenario.training.steps, mechanism.steps)
+    steps = min(asked * steps_per_round(scenario), mechanism.steps)
     return accounting.running(mechanism, steps, scenario.privacy.delta)
 
 
@@ -143,7 +171,14 @@ def _every(
     return evaluate
 
 
-def run_number(scenario: Scenario) -> int:
-    """Return a run id from 0 to 2**63 - 1 that depends on the scenario alone: runs repeat."""
-    digest = hashlib.sha256(scenario.to_toml().encode()).digest()
+def run_number(scenario: Scenario, directory: Path) -> int:
+    """Return a run id from 0 to 2**63 - 1 that depends on the scenario alone: runs repeat.
+
+    Where sites keep their ledgers from run to run, every directory is a run of its own: a site
+    would take a second run under the same id for the first, whose plan is spent.
+    """
+    text = scenario.to_toml()
+    if scenario.simulation.sites:
+        text += str(directory)
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -24,6 +24,7 @@ class SiteRecord:
     held: the round whose replica the site is known to hold (1: the initial model; None: unknown).
     acknowledged: last round whose update was used. asked: rounds it was invited to, each of which
     may have cost it privacy. releases: updates that arrived, used or not. used: those used.
+    spent: it has declined because its own privacy budget is spent, and is not asked again.
     """
 
     held: int | None = 1
@@ -31,6 +32,7 @@ class SiteRecord:
     asked: int = 0
     releases: int = 0
     used: int = 0
+    spent: bool = False
 
 
 @dataclass

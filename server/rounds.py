@@ -6,6 +6,7 @@ dropped, counted and named, and the round goes on with the others.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +16,13 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from fedlite import compression, flower
 from fedlite.config import Scenario, participants
-from fedlite.messages import Code, Hello, Instruction, site_id
+from fedlite.messages import REPLY_BYTES, Code, Hello, Instruction, Reply, site_id
 from fedlite.parameters import Layout, Vector
+from fedlite.privacy import ClientMechanism, client
 from fedlite.reporting.record import (
     RoundRecord,
     append_round,
@@ -28,7 +31,8 @@ from fedlite.reporting.record import (
 )
 from server import broadcast, checkpoint
 from server.checkpoint import Checkpoint, SiteRecord
-from strategies import ServerState, Strategy, make
+from server.witness import Disagreement, Witness
+from strategies import ServerState, Strategy, make, weighted_mean
 
 log = logging.getLogger("fedlite.server")
 
@@ -57,8 +61,10 @@ class Rounds:
     """A run from its first round, or from its checkpoint, to its last.
 
     grid: Flower's way to the sites. layout: the model's layout. initial: float32 [n], the
-    model that every site builds from the public seed. epsilon(asked) returns the privacy loss of a
-    site that was asked so often. evaluate(round, model) returns accuracy and AUC by branch.
+    model that every site builds from the public seed. central: the mechanism whose noise the server
+    adds, if it does. witness: remembers the heads of the sites' ledgers, when they keep any.
+    epsilon(asked) returns the privacy loss of a site that was asked so often. evaluate(round,
+    model) returns accuracy and AUC by branch.
     """
 
     def __init__(
@@ -70,12 +76,15 @@ class Rounds:
         run: bytes,
         layout: Layout,
         initial: Vector,
+        central: ClientMechanism | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """Start afresh, or go on after the last checkpoint in `directory`."""
         self.grid = grid
         self.scenario = scenario
         self.directory = directory
         self.layout = layout.digest
+        self._witness = witness
         self.roster: dict[str, int] = {}
         self.refused: dict[int, str] = {}
         self._greeted: dict[str, tuple[int, float]] = {}
@@ -102,8 +111,15 @@ class Rounds:
             )
             for link in (scenario.uplink, scenario.downlink)
         )
-        self._longest = compression.HEADER_BYTES + self._compressor.limit(initial.size)
-        self._strategy: Strategy = make(scenario.federation)
+        self._longest = (
+            REPLY_BYTES + compression.HEADER_BYTES + self._compressor.limit(initial.size)
+        )
+        self._central = central
+        # The noise of the server and the bound that it is made for come from the same object.
+        self._bound = central.clip if central else scenario.federation.update_norm
+        self._strategy: Strategy = make(
+            scenario.federation, weighted_mean if central is None else self._noised_mean
+        )
 
     def play(
         self,
@@ -117,6 +133,9 @@ class Rounds:
         Raises RunFailed when too few sites can be found, or answer, several times in a row.
         """
         federation = self.scenario.federation
+        for site in self.point.sites.values():
+            # A ceiling may have been raised while the run was interrupted.
+            site.spent = False
         self._gather_sites()
         void = 0
         for number in range(self.point.round + 1, federation.rounds + 1):
@@ -154,16 +173,26 @@ class Rounds:
                 seconds=round(time.monotonic() - started, 4),
                 cpu_seconds=round(cpu_seconds() - cpu, 4),
             )
+            if self._witness is not None:
+                self._witness.flush()
             append_round(self.directory, record)
             checkpoint.save(self.directory / "checkpoint", self.point)
             self.records.append(record)
             yield record
+            if self._out_of_budget():
+                log.warning("too few sites have privacy budget left; the run ends here")
+                return
             if void >= _VOID_ROUNDS:
                 raise RunFailed(
                     f"federation.quorum: {federation.quorum} updates a round are needed, and "
                     f"{void} rounds in a row had fewer (last: {self._why(outcome)}); mend the "
                     f"sites, then resume {self.directory}"
                 )
+
+    def _out_of_budget(self) -> bool:
+        """Whether the sites whose own budgets are spent leave too few for any further round."""
+        spent = [name for name in self.roster if self.point.sites[name].spent]
+        return bool(spent) and len(self.roster) - len(spent) < self.scenario.federation.quorum
 
     def _why(self, outcome: Outcome) -> str:
         parts = [f"{name} {code}" for name, code in sorted(outcome.dropped.items())]
@@ -224,6 +253,12 @@ class Rounds:
             else:
                 if hello.layout != self.layout.hex() or hello.site in self.roster:
                     code = Code.CONFIG
+                elif self._witness is not None:
+                    try:
+                        self._witness.greet(hello.site, hello.head, hello.rotations)
+                    except Disagreement as error:
+                        code = Code.LEDGER
+                        log.error("%s", error)
         if code is None:
             self.roster[hello.site] = node
             self.point.sites.setdefault(hello.site, SiteRecord())
@@ -273,7 +308,7 @@ class Rounds:
         down.advance(point.state.model, self._down, self.layout, run)
         point.broadcast = down
 
-        names = sorted(self.roster)
+        names = sorted(name for name in self.roster if not point.sites[name].spent)
         rng = np.random.default_rng([federation.seed, number])
         wanted = min(participants(federation), len(names))
         chosen = sorted(names[i] for i in rng.choice(len(names), wanted, replace=False))
@@ -306,6 +341,7 @@ class Rounds:
                 acknowledged=record.acknowledged,
                 model=digest,
                 frames=point.broadcast.frames_for(record.held, self.layout, point.run),
+                receipt=self._witness.receipt(name) if self._witness else None,
             ).encode()
             outcome.bytes_down += len(blob)
             outcome.asked += 1
@@ -330,6 +366,10 @@ class Rounds:
                     log.warning("%s: %s", name, error)
             if code is not None:
                 outcome.dropped[name] = code.value
+                if code is Code.BUDGET:
+                    # It took no step, and will take none for as long as this run is its plan.
+                    record = point.sites[name]
+                    record.asked, record.spent = record.asked - 1, True
             else:
                 outcome.bytes_up += len(blob)
                 outcome.replies += 1
@@ -351,13 +391,19 @@ class Rounds:
             base=point.broadcast.digest,
         )
         try:
+            reply = Reply.decode(blob)
+            self._check_head(name, number, reply)
             codec, records, body = compression.unpack(
-                blob, envelope, limit=self._compressor.limit(size)
+                reply.frame, envelope, limit=self._compressor.limit(size)
             )
             if codec != self._compressor.codec:
                 raise ValueError(f"codec: must be {self._compressor.codec}, got {codec}")
             decoded = self._clip(self._compressor.decompress(body, size))
             self._strategy.add(decoded, records)
+        except Disagreement as error:
+            log.error("%s", error)
+            outcome.dropped[name] = Code.LEDGER.value
+            return
         except ValueError as error:
             log.warning("%s: the update was dropped: %s", name, error)
             outcome.dropped[name] = Code.BAD_UPDATE.value
@@ -365,12 +411,27 @@ class Rounds:
         outcome.used.append(name)
         point.sites[name].held = number
 
+    def _check_head(self, name: str, number: int, reply: Reply) -> None:
+        if self._witness is not None:
+            payload = hashlib.sha256(reply.frame).hexdigest()
+            run = self.point.run.hex()
+            self._witness.see(name, reply.head, run=run, number=number, payload=payload)
+        elif reply.head is not None:
+            raise ValueError("reply: holds a ledger's head in a run that claims no privacy")
+
     def _clip(self, update: compression.Decoded) -> compression.Decoded:
-        bound = self.scenario.federation.update_norm
-        norm = float(np.linalg.norm(update.values.astype(np.float64)))
-        if not bound or norm <= bound:
+        if not self._bound:
             return update
-        return replace(update, values=update.values * np.float32(bound / norm))
+        return replace(update, values=client.clip(update.values, self._bound))
+
+    def _noised_mean(self, total: NDArray[np.float64], weight: float) -> Vector:
+        if self._central is None:
+            raise ValueError("central: the mechanism is needed for the server's noise, got none")
+        seed, number = self.scenario.privacy.simulate_seed, self.point.round + 1
+        noise = client.entropy(seed, number, 0)
+        return client.noised_mean(
+            total, participants(self.scenario.federation), self._central, noise
+        )
 
 
 class _InOrder:

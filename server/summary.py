@@ -16,9 +16,10 @@ import fedlite
 from fedlite.config import Scenario
 from fedlite.models import Branched
 from fedlite.parameters import Layout, Vector
-from fedlite.privacy import RecordMechanism, accounting
+from fedlite.privacy import Mechanism, accounting
 from fedlite.reporting.record import RoundRecord, total_bytes
 from fedlite.storage import write_atomic
+from fedlite.training.share import steps_per_round
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
 
@@ -26,19 +27,19 @@ _PACKAGES = ("flwr", "torch", "opacus", "dp-accounting", "numpy")
 
 
 def privacy_of(
-    scenario: Scenario, mechanism: RecordMechanism | None, records: dict[str, SiteRecord]
+    scenario: Scenario, mechanism: Mechanism | None, records: dict[str, SiteRecord]
 ) -> dict[str, Any]:
     """Return the privacy part of the summary.
 
-    The unit is one record of a site. A site's loss is that of all the steps it may have taken: of
-    every round it was asked for, whether or not its update arrived.
+    A site's loss is that of all the steps it may have taken: of every round it was asked for and
+    did not decline for its budget, whether or not its update arrived.
     """
     if mechanism is None:
         return {"unit": "none"}
     privacy = scenario.privacy
     sites = {}
     for name, record in sorted(records.items()):
-        steps = min(record.asked * scenario.training.steps, mechanism.steps)
+        steps = min(record.asked * steps_per_round(scenario), mechanism.steps)
         loss = accounting.spent(mechanism, steps, privacy.delta)
         sites[name] = {
             "epsilon": {"pld": loss.pld, "prv": loss.prv, "rdp": loss.rdp},
@@ -47,17 +48,19 @@ def privacy_of(
             "budget": privacy.epsilon,
             "releases": record.releases,
             "steps": steps,
+            "out_of_budget": record.spent,
         }
     return {
-        "unit": "record",
-        "adjacency": "add or remove one record",
-        "claimed": privacy.simulate_seed < 0,
+        "unit": privacy.unit,
+        "noise_at": privacy.noise_at,
+        "adjacency": mechanism.adjacency,
+        "claimed": scenario.claims_privacy,
         "delta": privacy.delta,
         "clip": mechanism.clip,
         "noise_multiplier": mechanism.noise_multiplier,
         "sampling_rate": mechanism.sampling_rate,
         "steps": mechanism.steps,
-        "expected_batch": mechanism.expected_batch,
+        "expected_batch": privacy.expected_batch,
         "sites": sites,
     }
 
@@ -91,7 +94,7 @@ def summarize(
     engine: str,
     layout: Layout,
     model: Branched,
-    mechanism: RecordMechanism | None,
+    mechanism: Mechanism | None,
     evaluator: Evaluator,
     energy: dict[str, Any],
 ) -> dict[str, Any]:
@@ -103,6 +106,7 @@ def summarize(
         "seed": scenario.federation.seed,
         "run": point.run.hex(),
         "rounds": point.round,
+        "planned_rounds": scenario.federation.rounds,
         "sites": sorted(point.sites),
         "parameters": layout.size,
         "engine": engine,

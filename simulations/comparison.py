@@ -31,7 +31,7 @@ from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import read_summary, write_summary
 from fedlite.reporting.report import report
 from fedlite.training import Learner, home
-from fedlite.training.share import plan_mechanism, settle_process
+from fedlite.training.share import plan_mechanism, record_mechanism, settle_process
 from server.evaluation import area_under_curve
 from simulations.grid import SimulationGrid, make_engine
 
@@ -265,12 +265,12 @@ def _fold(scenario: Scenario) -> _Fold:
     fold, count = _Fold(model, sites, federation.seed), len(sites)
     fold.own = [fold.ridge(x, y, fold.zero()) for x, y in zip(fold.x, fold.y, strict=True)]
     fold.add(ALONE, fold.own)
-    if scenario.private:
+    if scenario.privacy.unit == "record":
         fold.add(f"alone, epsilon {scenario.privacy.epsilon:g}", _alone(scenario, model, sites))
     pooled = fold.ridge(np.concatenate(fold.x), np.concatenate(fold.y), fold.zero())
     fold.add(POOLED, [pooled] * count)
-    if scenario.private:
-        clear = replace(plan_mechanism(scenario), noise_multiplier=_NO_NOISE)
+    if scenario.privacy.unit == "record":
+        clear = replace(record_mechanism(scenario), noise_multiplier=_NO_NOISE)
         load_vector(model, train_here(scenario, [site.train for site in sites], clear))
         fold.add(FEDERATED_CLEAR, [home.deep_head(model)] * count)
     name = federated_name(scenario)
@@ -302,7 +302,7 @@ def _alone(scenario: Scenario, model: Branched, sites: tuple[SiteData, ...]) -> 
     heads = []
     for site in sites:
         batch = max(1, round(scenario.privacy.sampling_rate * len(site.train)))
-        mechanism = replace(plan_mechanism(scenario), expected_batch=batch)
+        mechanism = replace(record_mechanism(scenario), expected_batch=batch)
         load_vector(model, train_here(scenario, [site.train], mechanism))
         heads.append(home.deep_head(model))
     return heads
@@ -334,8 +334,12 @@ def federate(scenario: Scenario) -> Vector:
 
     Nothing else of it is kept. Raises RuntimeError when a site did not take part in every round.
     """
+    from server.app import central_mechanism
     from server.rounds import Rounds
 
+    if scenario.claims_privacy:
+        # Nobody gets to see this model: it claims nothing and spends from no ledger.
+        scenario = with_values(scenario, "privacy", simulate_seed=secrets.randbits(31))
     source, _ = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
     model = build(scenario.model.name, source.shape, source.classes, seed=scenario.federation.seed)
     sites, run_id = scenario.federation.sites, secrets.randbits(63)
@@ -358,6 +362,7 @@ def federate(scenario: Scenario) -> Vector:
             run=run_id.to_bytes(8, "little"),
             layout=Layout.of(model),
             initial=to_vector(model),
+            central=central_mechanism(plan_mechanism(scenario) if scenario.private else None),
         )
         for record in rounds.play(
             epsilon=lambda _: None,
@@ -422,7 +427,7 @@ def note(scenario: Scenario, found: Comparison, accuracy: dict[str, dict[str, fl
         "All rows but the last are the deep branch. Alone and pooled, not private: ridge logistic "
         "regression, its strength chosen by log loss on inner folds of the training part."
     ]
-    if scenario.private:
+    if scenario.privacy.unit == "record":
         parts.append(
             f"{FEDERATED_CLEAR.capitalize()}: the private recipe, its clipping included, without "
             "noise and compression. Every fold is a fresh simulation; epsilon speaks of one "

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedlite import data
 from fedlite.config import Scenario, ScenarioError, load
 from fedlite.data.spread import spread
+from fedlite.storage import write_atomic
 from fedlite.training.share import settle_batch
 
 ENGINES = ("auto", "serial", "pool", "ray")
@@ -61,7 +62,7 @@ def check(scenario: Scenario) -> Scenario:
             f"of its own, got {scenario.data.test_fraction}; 0.2 holds out a fifth at each site"
         )
     model = build(scenario.model.name, source.shape, source.classes, seed=federation.seed)
-    if scenario.private:
+    if scenario.privacy.unit == "record":
         from fedlite.privacy.dpsgd import check_model
 
         check_model(model)
@@ -88,7 +89,7 @@ def choose_engine(name: str, scenario: Scenario) -> str:
     model = build(scenario.model.name, source.shape, source.classes, seed=0)
     macs = sum(part["macs"] for part in model.costs().values())
     records = sum(len(site.train) for site in sites)
-    if scenario.private:
+    if scenario.privacy.unit == "record":
         passes = training.steps * scenario.privacy.sampling_rate
     else:
         passes = training.epochs
@@ -117,16 +118,30 @@ def simulate(
     engine = choose_engine(engine, scenario)
     directory = directory.absolute()
     _check_space(directory)
-    if engine == "ray":
-        from simulations.ray import run_with_ray
+    try:
+        if engine == "ray":
+            from simulations.ray import run_with_ray
 
-        run_with_ray(scenario, directory, quiet=quiet)
-    else:
-        _run_here(scenario, directory, engine, quiet)
+            run_with_ray(scenario, directory, quiet=quiet)
+        else:
+            _run_here(scenario, directory, engine, quiet)
+    finally:
+        _collect_ledgers(scenario, directory)
     if scenario.inference.home_head or scenario.report.baseline_repeats:
         from simulations.comparison import add_comparisons
 
         add_comparisons(scenario, directory, quiet=quiet)
+
+
+def _collect_ledgers(scenario: Scenario, directory: Path) -> None:
+    """Copy what the sites have written down into the run's record, for whoever audits it."""
+    given = scenario.simulation.sites
+    roots = [Path(given).expanduser()] if given else (directory / "checkpoint").rglob("homes")
+    for root in sorted(roots):
+        for ledger in sorted(root.glob(f"*/ledgers/{scenario.data.name}.jsonl")):
+            (directory / "ledgers").mkdir(exist_ok=True)
+            site = ledger.parent.parent.name
+            write_atomic(directory / "ledgers" / f"{site}.jsonl", ledger.read_bytes())
 
 
 def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> None:
@@ -137,7 +152,7 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
     from simulations.grid import SimulationGrid, make_engine
 
     settle_process()
-    run_id = run_number(scenario)
+    run_id = run_number(scenario, directory)
     run_config = scenario.to_run_config() | {
         "run.directory": str(directory),
         "run.quiet": quiet,

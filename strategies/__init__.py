@@ -7,7 +7,7 @@ from typing import Protocol
 
 from fedlite.compression import Decoded
 from fedlite.config import Federation
-from strategies.fedavg import FedAvg, ServerState
+from strategies.fedavg import FedAvg, Mean, ServerState, weighted_mean
 
 
 class Strategy(Protocol):
@@ -23,17 +23,21 @@ class Strategy(Protocol):
         """Return the state after the round."""
 
 
-STRATEGIES: dict[str, Callable[[Federation], Strategy]] = {"fedavg": FedAvg}
+STRATEGIES: dict[str, Callable[[Federation, Mean], Strategy]] = {"fedavg": FedAvg}
 
 
-def make(federation: Federation) -> Strategy:
-    """Return the strategy that the scenario names; raises ValueError when there is none."""
+def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:
+    """Return the strategy that the scenario names; raises ValueError when there is none.
+
+    `mean` turns a round's sum and weight into its mean. A strategy sees the sum through it only, so
+    that noise which the server adds cannot be forgotten.
+    """
     if federation.strategy not in STRATEGIES:
         raise ValueError(
             f"federation.strategy: must be one of {', '.join(sorted(STRATEGIES))}, got "
             f"{federation.strategy!r}"
         )
-    return STRATEGIES[federation.strategy](federation)
+    return STRATEGIES[federation.strategy](federation, mean)
 
 
-__all__ = ["STRATEGIES", "FedAvg", "ServerState", "Strategy", "make"]
+__all__ = ["STRATEGIES", "FedAvg", "Mean", "ServerState", "Strategy", "make", "weighted_mean"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +42,14 @@ class ServerState:
         return (self.total / self.averaged).astype(np.float32)
 
 
+Mean = Callable[[NDArray[np.float64], float], Vector]
+
+
+def weighted_mean(total: NDArray[np.float64], weight: float) -> Vector:
+    """Return `total / weight`, float32 [n]: the mean without privacy."""
+    return (total / weight).astype(np.float32)
+
+
 class FedAvg:
     """McMahan et al. 2017; server momentum as in Hsu, Qi, Brown 2019; streaming.
 
@@ -52,9 +61,10 @@ class FedAvg:
     (Polyak and Juditsky 1992): it averages out noise, of privacy or of compression.
     """
 
-    def __init__(self, federation: Federation) -> None:
-        """Keep the settings."""
+    def __init__(self, federation: Federation, mean: Mean = weighted_mean) -> None:
+        """Keep the settings, and how a sum and its weight become a mean (with noise or without)."""
         self._settings = federation
+        self._mean = mean
         self._sum: NDArray[np.float64] = np.zeros(0)
         self._weight = 0.0
 
@@ -82,7 +92,7 @@ class FedAvg:
         settings = self._settings
         momentum = state.momentum
         if self._weight:
-            mean = (self._sum / self._weight).astype(np.float32)
+            mean = self._mean(self._sum, self._weight)
             momentum = np.float32(settings.server_momentum) * momentum + mean
         model = state.model
         if self._weight:

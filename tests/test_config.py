@@ -37,7 +37,7 @@ def refusal(tables: dict[str, Any]) -> str:
         ("privacy", "epsilon", -3, "greater than 0", "3.0"),
         ("privacy", "delta", 1.0, "less than 1", "1e-05"),
         ("privacy", "delta", 0.0, "greater than 0", "1e-05"),
-        ("privacy", "unit", "client", "one of none, record", '"none"'),
+        ("privacy", "unit", "group", "one of none, record, client", '"none"'),
         ("privacy", "clip", 0.0, "greater than 0", "0.1"),
         ("privacy", "sampling_rate", 1.5, "at most 1", "1.0"),
         ("federation", "rounds", 0, "at least 1", "30"),

@@ -104,7 +104,19 @@ def test_the_check_of_commands_can_fail(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [[], ["simulate"], ["report"], ["data", "list"], ["data", "fetch"]]
+    "path",
+    [
+        [],
+        ["simulate"],
+        ["report"],
+        ["data", "list"],
+        ["data", "fetch"],
+        ["audit", "ledgers"],
+        ["site", "owner"],
+        ["site", "grant"],
+        ["site", "raise"],
+        ["site", "recover"],
+    ],
 )
 def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
     assert CliRunner().invoke(app, [*path, "--help"]).exit_code == 0
@@ -114,8 +126,10 @@ def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
 
 def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
-    assert set(top.commands) == {"simulate", "report", "data"}
+    assert set(top.commands) == {"simulate", "report", "data", "audit", "site"}
     assert set(top.commands["data"].commands) == {"list", "fetch"}
+    assert set(top.commands["audit"].commands) == {"ledgers"}
+    assert set(top.commands["site"].commands) == {"owner", "grant", "raise", "recover"}
 
 
 def test_make_targets_and_modules_exist() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedlite.compression.compressor import COMPRESSORS, Compressor, Decoded, Dense, TopK, make
 from fedlite.compression.feedback import Residual, compress
-from fedlite.compression.frame import HEADER_BYTES, Envelope, pack, unpack
+from fedlite.compression.frame import HEADER_BYTES, Envelope, disclosed_records, pack, unpack
 from fedlite.compression.quantization import QUANTIZERS, Quantizer
 from fedlite.compression.selection import count, top_k
 
@@ -21,6 +21,7 @@ __all__ = [
     "TopK",
     "compress",
     "count",
+    "disclosed_records",
     "make",
     "pack",
     "top_k",

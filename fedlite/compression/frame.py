@@ -152,6 +152,11 @@ def unpack(blob: bytes, envelope: Envelope, *, limit: int) -> tuple[int, int, by
     return codec, records, blob[HEADER_BYTES:]
 
 
+def disclosed_records(frame: bytes) -> int:
+    """Return the record count that a frame made here tells its receiver; 0 means none."""
+    return int(_HEADER.unpack_from(frame)[-1])
+
+
 def _require_u32(name: str, value: int) -> None:
     if not 0 <= value < _U32:
         raise ValueError(f"{name} must be in [0, {_U32 - 1}], got {value}")

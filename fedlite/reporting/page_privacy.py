@@ -14,7 +14,10 @@ _DISCLOSED = {
     "loss": "its loss",
     "accuracy": "its accuracy",
 }
-_UNDER = {"record": "each site's own code and random numbers"}
+_TRUSTED = {
+    "site": "each site's own code and random numbers",
+    "server": "the server: its clipping, its noise and what it forgets",
+}
 
 
 def what_left(summary: Mapping[str, Any]) -> list[str]:
@@ -98,9 +101,9 @@ def _error(privacy: Mapping[str, Any]) -> str:
 def _mechanism(privacy: Mapping[str, Any]) -> list[tuple[str, object]]:
     name = str(privacy["unit"])
     return [
-        ("unit", f"{name}: {wording.unit(privacy)}" if name == "record" else name),
+        ("unit", f"{name}: {wording.unit(privacy)}"),
         ("neighbouring data", privacy.get("adjacency")),
-        ("who must be trusted", _UNDER.get(name)),
+        ("who must be trusted", _TRUSTED.get(str(privacy.get("noise_at", "site")))),
         ("delta", markup.general(privacy.get("delta"))),
         ("noise multiplier (sigma)", markup.general(privacy.get("noise_multiplier"))),
         ("sampling rate (q)", markup.general(privacy.get("sampling_rate"))),

@@ -167,7 +167,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             f"{who} {megabytes(sent['up'] / sites)} instead of "
             f"{megabytes(sent['dense_up'] / sites)} ({times(sent['up_ratio'])})."
         )
-    lines += [_quality(summary), _privacy(summary["privacy"])]
+    lines += [_quality(summary), _privacy(summary["privacy"]), _spent(summary)]
     if not whole:
         dropped, missing = updates.get("dropped", 0), updates.get("missing", 0)
         lines.append(f"Updates dropped: {dropped:,}; missing at the deadline: {missing:,}.")
@@ -206,6 +206,23 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
         f"No site's privacy loss exceeds epsilon {epsilon(highest)} at delta "
         f"{privacy['delta']:g}; what is protected is {unit(privacy)}."
     )
+
+
+def _spent(summary: Mapping[str, Any]) -> str:
+    """Return who stopped because its own budget was spent, and whether that ended the run."""
+    sites = summary["privacy"].get("sites", {})
+    out = [plain(name) for name, row in sites.items() if row.get("out_of_budget")]
+    if not out:
+        return ""
+    who = ", ".join(out) if len(out) <= 5 else f"{len(out)} sites"
+    text = f"Stopped because its own privacy budget was spent: {who}."
+    planned = summary.get("planned_rounds", summary["rounds"])
+    if summary["rounds"] < planned:
+        text += (
+            f" The run ended after {summary['rounds']} of {planned} planned rounds, as too few "
+            "sites were left."
+        )
+    return text
 
 
 def overspent(privacy: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from fedlite.config import Scenario, with_values
 from fedlite.data import Dataset
 from fedlite.models import Branched, build, losses
 from fedlite.parameters import Layout, Vector, load_vector, to_vector
-from fedlite.privacy import RecordMechanism, accounting
+from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting, client
 from fedlite.training import local
 
 
@@ -67,14 +67,14 @@ def settle_batch(scenario: Scenario, records: int) -> Scenario:
     The size of a named source is public, and so is the number of sites: their quotient tells
     nothing of how many records one site holds. A value that was set is left as it is.
     """
-    if not scenario.private or scenario.privacy.expected_batch:
+    if scenario.privacy.unit != "record" or scenario.privacy.expected_batch:
         return scenario
     kept = records * (1.0 - scenario.data.test_fraction)
     batch = round(scenario.privacy.sampling_rate * kept / scenario.federation.sites)
     return with_values(scenario, "privacy", expected_batch=max(1, batch))
 
 
-def plan_mechanism(scenario: Scenario) -> RecordMechanism:
+def plan_mechanism(scenario: Scenario) -> Mechanism:
     """Return the mechanism that spends `privacy.epsilon` over all planned rounds, by PLD.
 
     A site and its server compute it from the same public settings and get the same numbers. The
@@ -83,21 +83,50 @@ def plan_mechanism(scenario: Scenario) -> RecordMechanism:
     Raises ValueError when `privacy.expected_batch` has not been settled.
     """
     privacy = scenario.privacy
+    if privacy.unit == "record":
+        return record_mechanism(scenario)
+    return ClientMechanism(
+        clip=privacy.clip,
+        noise_multiplier=accounting.calibrate(
+            privacy.epsilon, privacy.delta, 1.0, scenario.federation.rounds
+        ),
+        steps=scenario.federation.rounds,
+        at="server" if privacy.noise_at == "server" else "site",
+    )
+
+
+def record_mechanism(scenario: Scenario) -> RecordMechanism:
+    """Return the planned mechanism of a scenario whose privacy unit is one record."""
+    privacy = scenario.privacy
+    steps = scenario.federation.rounds * scenario.training.steps
     if privacy.expected_batch < 1:
         raise ValueError(
             "privacy.expected_batch: must be at least 1 before training starts, got "
             f"{privacy.expected_batch}; set it to about sampling_rate x records per site, the same "
             "public number for every site"
         )
-    steps = scenario.federation.rounds * scenario.training.steps
-    sigma = accounting.calibrate(privacy.epsilon, privacy.delta, privacy.sampling_rate, steps)
+    sigma = accounting.calibrate(
+        privacy.epsilon,
+        privacy.delta,
+        privacy.sampling_rate,
+        steps,
+        max_batch=privacy.max_batch,
+        max_records=privacy.max_records,
+    )
     return RecordMechanism(
         clip=privacy.clip,
         noise_multiplier=sigma,
         sampling_rate=privacy.sampling_rate,
         steps=steps,
         expected_batch=privacy.expected_batch,
+        max_batch=privacy.max_batch,
+        max_records=privacy.max_records,
     )
+
+
+def steps_per_round(scenario: Scenario) -> int:
+    """Return how many releases of the mechanism one round takes: DP-SGD steps, or one update."""
+    return scenario.training.steps if scenario.privacy.unit == "record" else 1
 
 
 class Learner:
@@ -123,27 +152,27 @@ class Learner:
         self._offsets = (
             class_offsets(self.labels, classes) if scenario.training.logit_adjustment else None
         )
-        self._flat = None if scenario.private else local.flatten(self.model)
+        self._flat = None if scenario.privacy.unit == "record" else local.flatten(self.model)
 
     def delta(
         self,
         received: Vector,
         round_number: int,
         site: int,
-        mechanism: RecordMechanism | None,
+        mechanism: Mechanism | None,
     ) -> Vector:
         """Train from `received` and return trained minus received, float32 [n].
 
-        Under record-level privacy (`mechanism` given) the result is a noised release that anybody
-        may see; otherwise it depends on the records in the clear.
+        With a mechanism whose noise the site adds, the result is a noised release that anybody may
+        see; otherwise it depends on the records in the clear.
         """
         load_vector(self.model, received)
         settings = self.scenario.training
         loss = self._loss
         rate = learning_rate(self.scenario, round_number)
-        if mechanism is None:
+        if not isinstance(mechanism, RecordMechanism):
             if self._flat is None:
-                raise ValueError("mechanism: needed because privacy.unit is not none, got none")
+                raise ValueError("mechanism: needed because privacy.unit is record, got none")
             local.train(
                 self.model,
                 self._flat,
@@ -171,7 +200,11 @@ class Learner:
                 sampler=sampler,
                 noise=noise,
             )
-        return to_vector(self.model) - received
+        change: Vector = to_vector(self.model) - received
+        if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
+            seed = self.scenario.privacy.simulate_seed
+            return client.privatize(change, mechanism, client.entropy(seed, round_number, site))
+        return change
 
     def _loss(self, shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
         settings = self.scenario.training

@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clients.home import open_home
+from clients.policy import SitePolicy, for_scenario, write
 from clients.site import Decline, Site, open_simulated_site
 from clients.state import load
 from fedlite import compression
 from fedlite.config import Scenario, from_dict
-from fedlite.messages import Code, Instruction, site_id
+from fedlite.messages import Code, Instruction, Receipt, site_id
 from fedlite.parameters import Layout, Vector, vector_digest
 from fedlite.privacy import RecordMechanism
+from fedlite.privacy.budget import Budget
+from fedlite.privacy.ledger import keys, read
+from fedlite.privacy.ledger.rows import witness_message
 from server import broadcast
 
 N, RUN = 300, b"run-0001"
@@ -77,7 +82,7 @@ def test_sent_plus_residual_is_the_sum_of_all_deltas_whatever_was_lost(tmp_path:
     rng = np.random.default_rng(0)
     acknowledged, received = 0, np.zeros(N)
     for number in range(1, 31):
-        payload = member.take_part(invite(number, base, acknowledged=acknowledged))
+        payload = member.take_part(invite(number, base, acknowledged=acknowledged)).frame
         if rng.random() < 0.5:
             received += decoded(payload, number, base, member.scenario)
             acknowledged = number
@@ -95,7 +100,7 @@ def test_without_error_feedback_nothing_is_carried_over(tmp_path: Path) -> None:
     member = site(tmp_path, plan)
     base = StubLearner.initial
     for number in (1, 2, 3):
-        payload = member.take_part(invite(number, base, acknowledged=number - 1))
+        payload = member.take_part(invite(number, base, acknowledged=number - 1)).frame
         sent = decoded(payload, number, base, plan)
         largest = np.argsort(-np.abs(member.learner.deltas[-1]))[:15]  # type: ignore[attr-defined]
         assert set(np.flatnonzero(sent)) == set(largest)
@@ -103,39 +108,115 @@ def test_without_error_feedback_nothing_is_carried_over(tmp_path: Path) -> None:
         assert state is not None and not state.residual.any()
 
 
-def test_a_repeated_message_gets_the_same_frame_and_spends_nothing(tmp_path: Path) -> None:
-    plan = scenario(training={"steps": 1})
+def spent(member: Site) -> tuple[int, int]:
+    """Return steps reserved and updates released, as the ledger has them."""
+    assert member.home is not None
+    rows = read(member.home.ledger)
+    reserved = sum(row.body["steps"] for row in rows if row.kind == "reserve")
+    return reserved, sum(row.kind == "release" for row in rows)
+
+
+def private(tmp_path: Path, steps: int) -> Site:
+    """Return a site whose plan has four steps, with a ledger in `tmp_path`."""
+    plan = scenario(
+        federation={"rounds": 4 // steps},
+        training={"steps": steps},
+        privacy={"unit": "record", "epsilon": 90.0, "expected_batch": 1},
+    )
+    home = open_home(tmp_path / "home", "site-01", "digits", for_scenario(plan, "site-01"))
     member = site(tmp_path, plan, MECHANISM)
+    return replace(member, home=home, commitment="ab" * 32)
+
+
+def test_a_repeated_message_gets_the_same_frame_and_spends_nothing(tmp_path: Path) -> None:
+    member = private(tmp_path, steps=1)
     instruction = invite(1, StubLearner.initial)
     first = member.take_part(instruction)
+    assert first.head is not None and first.head.ledger
     before = member.path.read_bytes()
     assert member.take_part(instruction) == first
-    assert site(tmp_path, plan, MECHANISM).take_part(instruction) == first
+    assert private(tmp_path, steps=1).take_part(instruction) == first
     assert member.path.read_bytes() == before
-    state = load(member.path)
-    assert state is not None and (state.steps_reserved, state.releases) == (1, 1)
+    assert spent(member) == (1, 1)
     assert len(member.learner.deltas) == 1  # type: ignore[attr-defined]
 
 
 def test_steps_are_on_disk_before_the_first_is_taken_and_end_with_the_plan(
     tmp_path: Path,
 ) -> None:
-    plan = scenario(training={"steps": 2})
-    member = site(tmp_path, plan, MECHANISM)
+    member = private(tmp_path, steps=2)
     base = StubLearner.initial
     member.learner.failing = True  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="power cut"):
         member.take_part(invite(1, base))
-    state = load(member.path)
-    assert state is not None and (state.steps_reserved, state.releases) == (2, 0)
+    assert spent(member) == (2, 0)
     # A crash costs that round's steps: a restarted site has one round left, not two.
-    again = site(tmp_path, plan, MECHANISM)
+    again = private(tmp_path, steps=2)
     again.take_part(invite(1, base))
     before = again.path.read_bytes()
     assert refused(again, invite(2, base, acknowledged=1)) is Code.BUDGET
     assert again.path.read_bytes() == before
+    assert spent(again) == (4, 1)
     assert len(again.learner.deltas) == 1  # type: ignore[attr-defined]
     assert again.take_part(invite(1, base))
+
+
+def test_an_update_that_was_stored_but_not_yet_recorded_is_recorded_before_it_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member, instruction = private(tmp_path, steps=1), invite(1, StubLearner.initial)
+    with monkeypatch.context() as patch:
+        patch.setattr(Budget, "release", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError, match="disk"):
+            member.take_part(instruction)
+    assert spent(member) == (1, 0)
+    reply = member.take_part(instruction)
+    assert spent(member) == (1, 1) and reply.head is not None
+    assert len(member.learner.deltas) == 1  # type: ignore[attr-defined]
+
+
+def test_a_private_site_without_a_ledger_does_not_train(tmp_path: Path) -> None:
+    member = replace(private(tmp_path, steps=1), home=None)
+    assert refused(member, invite(1, StubLearner.initial)) is Code.CONFIG
+    assert not member.learner.deltas  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("units", "private_run"), [(("record",), False), (("none",), True)])
+def test_a_unit_that_the_policy_does_not_allow_is_declined_before_training(
+    tmp_path: Path, units: tuple[str, ...], private_run: bool
+) -> None:
+    member = private(tmp_path, steps=1)
+    assert member.home is not None
+    write(member.home.path / "site.toml", SitePolicy(site="site-01", units=units))
+    if not private_run:
+        member = replace(member, scenario=scenario(), mechanism=None)
+    assert refused(member, invite(1, StubLearner.initial)) is Code.POLICY
+    assert not member.home.ledger.exists() if member.home else True
+    assert not member.learner.deltas  # type: ignore[attr-defined]
+
+
+def test_a_server_that_has_seen_more_than_the_site_has_stops_it(tmp_path: Path) -> None:
+    member, base = private(tmp_path, steps=1), StubLearner.initial
+    server = keys.generate(tmp_path / "server.pem")
+
+    def receipt(seq: int, digest: str) -> Receipt:
+        assert member.home is not None
+        ledger = read(member.home.ledger)[0].hash
+        signature = keys.sign(server, witness_message(ledger, seq, digest))
+        return Receipt(bytes.fromhex(keys.public_hex(server)), seq, bytes.fromhex(signature))
+
+    first = member.take_part(invite(1, base)).head
+    assert first is not None
+    good = receipt(first.seq, first.hash.hex())
+    later = replace(invite(2, base, acknowledged=1), receipt=good)
+    second = member.take_part(later).head
+    # The server has shown that it knows the ledger, so its names are not sent again.
+    assert second is not None and second.seq > first.seq and not second.ledger
+    spent_before = spent(member)
+    for seq, digest in ((second.seq + 1, second.hash.hex()), (first.seq, "00" * 32)):
+        asked = replace(invite(3, base, acknowledged=2), receipt=receipt(seq, digest))
+        assert refused(member, asked) is Code.LEDGER
+    assert spent(member) == spent_before
 
 
 def test_an_instruction_for_somebody_else_is_refused_before_anything_is_read(
@@ -217,7 +298,7 @@ def test_the_record_count_leaves_only_when_the_scenario_says_so(tmp_path: Path) 
     for weighting, expected in (("uniform", 0), ("records", 17)):
         plan = scenario(federation={"weighting": weighting})
         member = site(tmp_path / weighting, plan)
-        payload = member.take_part(invite(1, base))
+        payload = member.take_part(invite(1, base)).frame
         assert int.from_bytes(payload[20:24], "little") == expected
 
 

@@ -17,10 +17,9 @@ def pending() -> Pending:
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "site.safetensors"
     assert load(path) is None
-    save(path, SiteState(ONE, TWO, pending(), steps_reserved=4, releases=2))
+    save(path, SiteState(ONE, TWO, pending()))
     found = load(path)
     assert found is not None and found.pending is not None
-    assert (found.steps_reserved, found.releases) == (4, 2)
     np.testing.assert_array_equal(found.replica, ONE)
     np.testing.assert_array_equal(found.residual, TWO)
     assert (found.pending.round, found.pending.base) == (3, b"12345678")
@@ -45,7 +44,7 @@ def test_only_an_acknowledged_update_is_given_up(acknowledged: int, kept: float)
 @pytest.mark.parametrize("cut", [0, 4, 60, -1])
 def test_a_damaged_file_is_never_taken_for_a_fresh_start(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "site.safetensors"
-    save(path, SiteState(ONE, TWO, pending(), steps_reserved=4))
+    save(path, SiteState(ONE, TWO, pending()))
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"site\.safetensors: the site's state is damaged"):
         load(path)

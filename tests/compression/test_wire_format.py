@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedlite.compression import HEADER_BYTES, Envelope, make, pack, positions, unpack
-from fedlite.messages import Hello, Instruction, site_id
+from fedlite.messages import Hello, Instruction, LedgerHead, Receipt, Reply, site_id
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "wire-format.md"
 VECTORS = {
@@ -38,7 +38,7 @@ SECTIONS = (3, 5)
 
 
 def test_the_page_has_a_vector_for_every_format() -> None:
-    assert set(VECTORS) == {*FRAMES, "positions", "instruction", "hello"}
+    assert set(VECTORS) == {*FRAMES, "positions", "instruction", "receipt", "reply", "hello"}
     assert SITE == 2642780990
     assert VECTORS["dense"][12:20] == UPDATE.binding
 
@@ -83,3 +83,19 @@ def test_the_hello_is_the_documented_one() -> None:
     hello = Hello("site-01", LAYOUT.hex(), "0.1.0")
     assert hello.encode() == VECTORS["hello"]
     assert Hello.decode(VECTORS["hello"]) == hello
+
+
+def test_a_receipt_follows_the_frames() -> None:
+    receipt = Receipt(b"\xaa" * 32, 7, b"\xbb" * 64)
+    plain = Instruction.decode(VECTORS["instruction"])
+    blob = VECTORS["instruction"] + VECTORS["receipt"]
+    assert Instruction.decode(blob).receipt == receipt
+    assert Instruction.decode(blob).frames == plain.frames
+    assert Instruction.decode(blob).encode() == blob
+
+
+def test_a_reply_is_the_documented_one() -> None:
+    reply = Reply(VECTORS["sign"], LedgerHead(7, b"\xcc" * 32, b"\xdd" * 64))
+    assert reply.encode().hex() == VECTORS["reply"].hex()
+    assert Reply.decode(VECTORS["reply"]) == reply
+    assert Reply(VECTORS["sign"]).encode() == VECTORS["sign"]

@@ -63,7 +63,7 @@ class Member:
 
     def honest(self, message: Message, instruction: Instruction) -> Message:
         try:
-            return flower.answer(self.site.take_part(instruction), message)
+            return flower.answer(self.site.take_part(instruction).encode(), message)
         except Decline as decline:
             return flower.decline(decline.code, message)
 
@@ -142,7 +142,7 @@ class World:
         self.grid = FakeGrid({100 + n: member for n, member in enumerate(self.members)})
         flower.identify(1, 0)
 
-    def rounds(self) -> Rounds:
+    def rounds(self, **more: Any) -> Rounds:
         grid: Any = self.grid
         return Rounds(
             grid,
@@ -151,6 +151,7 @@ class World:
             run=RUN,
             layout=LAYOUT,
             initial=INITIAL,
+            **more,
         )
 
     def play(self, rounds: Rounds | None = None) -> Rounds:

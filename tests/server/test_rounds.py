@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 
 from clients.state import load
 from fedlite import compression, flower
-from fedlite.messages import Code, Hello, Instruction
+from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply
+from fedlite.privacy import ClientMechanism
 from fedlite.reporting.record import read_rounds
 from server import checkpoint
 from server.rounds import RunFailed
+from server.witness import Witness
 
 World = Callable[..., Any]
 N = 400
+INITIAL = np.linspace(-1, 1, N).astype(np.float32)
 
 
 def frame(member: Any, instruction: Instruction, **changes: Any) -> bytes:
@@ -104,7 +109,7 @@ def test_a_hostile_reply_is_dropped_counted_and_named(world: World, name: str) -
     ("error", "code"),
     [
         (Error(100, "fedlite:data"), "data"),
-        (Error(100, "fedlite:budget"), "budget"),
+        (Error(100, "fedlite:policy"), "policy"),
         (Error(100, "fedlite:nonsense\nname: value"), "failed"),
         (Error(2, "Traceback: patient 4711"), "failed"),
         (Error(0), "failed"),
@@ -118,6 +123,84 @@ def test_an_error_message_is_a_code_and_its_text_is_not_recorded(
     played = some.play()
     assert all(r.dropped == {"site-1": code} for r in played.records)
     assert "4711" not in (some.directory / "rounds.jsonl").read_text()
+
+
+def out_of_budget(member: Any, message: Message, instruction: Any) -> list[Message]:
+    return [Message(Error(100, "fedlite:budget"), reply_to=message)]
+
+
+def test_a_site_out_of_budget_is_not_asked_again_and_the_run_goes_on(world: World) -> None:
+    some = world(sites=3, federation={"quorum": 2})
+    some.members[0].tricks[2] = out_of_budget
+    played = some.play()
+    assert [r.dropped for r in played.records] == [{}, {"site-1": "budget"}, {}, {}]
+    assert [r.accepted for r in played.records] == [3, 2, 2, 2]
+    assert len(some.members[0].asked) == 2
+    # It declined before it trained: that round did not cost it anything.
+    assert played.point.sites["site-1"].asked == 1 and played.point.sites["site-2"].asked == 4
+    # Its owner may have raised the ceiling before the run goes on.
+    again = some.rounds()
+    assert again.point.sites["site-1"].spent
+
+
+def test_a_run_ends_in_order_when_too_few_sites_have_budget_left(world: World) -> None:
+    some = world(sites=3, federation={"quorum": 2, "rounds": 9})
+    some.members[0].tricks[2] = some.members[1].tricks[4] = out_of_budget
+    played = some.play()
+    assert [r.round for r in played.records] == [1, 2, 3, 4]
+    assert [r.accepted for r in played.records] == [3, 2, 2, 0]
+    assert played.point.round == 4
+
+
+def test_the_server_bounds_sums_and_noises_what_clients_send(world: World) -> None:
+    """The model moves by (sum of updates cut to the clip + noise) / planned sites."""
+    quiet = ClientMechanism(clip=0.5, noise_multiplier=1e-9, steps=4, at="server")
+    tables = {
+        "uplink": {"compressor": "dense", "error_feedback": False},
+        "downlink": {"compressor": "dense"},
+        "privacy": {"unit": "client", "noise_at": "server", "clip": 0.5, "simulate_seed": 1},
+        "federation": {"rounds": 1},
+    }
+    some = world(sites=4, **tables)
+    some.members[3].always = lambda *_: []
+    played = some.play(some.rounds(central=quiet))
+    moved = (played.point.state.model - INITIAL).astype(np.float64)
+    deltas = [m.learner.deltas[1] for m in some.members[:3]]
+    cut = [d * min(1.0, 0.5 / np.linalg.norm(d)) for d in deltas]
+    # Divided by the four that were planned, though three answered.
+    np.testing.assert_allclose(moved, np.sum(cut, axis=0) / 4, atol=1e-6)
+
+    loud = ClientMechanism(clip=0.5, noise_multiplier=40.0, steps=4, at="server")
+    noisy = world(folder="noisy", sites=4, **tables)
+    noisy.members[3].always = lambda *_: []
+    played = noisy.play(noisy.rounds(central=loud))
+    noise = played.point.state.model - INITIAL - moved
+    assert noise.std() == pytest.approx(40 * 0.5 / 4, rel=6 / np.sqrt(2 * N))
+
+
+def test_a_head_is_remembered_and_a_reply_without_one_is_dropped(
+    world: World, tmp_path: Path
+) -> None:
+    some = world(sites=2, federation={"rounds": 2})
+    witness = Witness(some.directory, tmp_path / "witness.pem")
+    played = some.play(some.rounds(witness=witness))
+    assert [r.dropped for r in played.records] == [
+        dict.fromkeys(("site-1", "site-2"), "ledger")
+    ] * 2
+    rows = [json.loads(x) for x in (some.directory / "witness.jsonl").read_text().splitlines()]
+    assert [(r["kind"], r["why"], r["round"]) for r in rows[:2]] == [("refused", "missing", 1)] * 2
+
+
+def test_a_head_in_a_run_without_privacy_is_refused(world: World) -> None:
+    some = world(sites=2, federation={"rounds": 1})
+
+    def boast(member: Any, message: Message, instruction: Any) -> list[Message]:
+        reply = member.site.take_part(instruction)
+        head = LedgerHead(3, bytes(32), bytes(64), bytes(32), bytes(32))
+        return [flower.answer(Reply(reply.frame, head).encode(), message)]
+
+    some.members[1].always = boast
+    assert some.play().records[0].dropped == {"site-2": "bad-update"}
 
 
 def test_duplicate_replies_count_once(world: World) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fedlite import flower
 from fedlite.config import Scenario, from_dict
@@ -83,3 +87,56 @@ def outcome() -> Callable[[Path], tuple[bytes, list[dict[str, Any]]]]:
         return (directory / "model.safetensors").read_bytes(), rows
 
     return read
+
+
+def _killed(work: Callable[[], None], arm: Callable[[pytest.MonkeyPatch], None]) -> bool:
+    """Run `work` in a child in which `arm` has set a trap; say whether the trap killed it."""
+    torch.set_num_threads(1)
+    child = os.fork()
+    if child == 0:
+        try:
+            arm(pytest.MonkeyPatch())
+            work()
+        finally:
+            os._exit(0)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise AssertionError("the child did not end")
+
+
+def _trap(target: Any, name: str, call: int, when: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Return what makes the process kill itself before or after a call of a function."""
+
+    def arm(patch: pytest.MonkeyPatch) -> None:
+        real, count = getattr(target, name), iter(range(1, 10_000))
+
+        def fatal(*arguments: Any, **named: Any) -> Any:
+            hit = next(count) == call
+            if hit and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **named)
+            if hit and when == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        patch.setattr(target, name, fatal)
+
+    return arm
+
+
+@pytest.fixture
+def killed() -> Callable[[Callable[[], None], Callable[[pytest.MonkeyPatch], None]], bool]:
+    """Return a runner of work in a child that a trap kills."""
+    return _killed
+
+
+@pytest.fixture
+def trap() -> Callable[[Any, str, int, str], Callable[[pytest.MonkeyPatch], None]]:
+    """Return a maker of traps: `trap(module, name, call, "before" | "after")`."""
+    return _trap

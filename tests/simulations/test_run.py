@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
-from clients import state
 from fedlite.cli import app
-from fedlite.config import Scenario, ScenarioError
+from fedlite.config import Scenario, ScenarioError, with_values
+from fedlite.privacy.budget import Budget
+from fedlite.privacy.ledger import read
 from server import checkpoint
 from simulations import run
 from simulations.run import simulate
@@ -25,6 +24,9 @@ from simulations.run import simulate
 Plan = Callable[..., Scenario]
 Outcome = Callable[[Path], tuple[bytes, list[dict[str, Any]]]]
 Wire = dict[str, dict[Any, Any]]
+Arm = Callable[[pytest.MonkeyPatch], None]
+Killed = Callable[[Callable[[], None], Arm], bool]
+Trap = Callable[[Any, str, int, str], Arm]
 ROOT = Path(__file__).parents[2]
 
 
@@ -86,47 +88,6 @@ def test_bytes_in_the_record_are_the_bytes_on_the_grid(
 # A process that is killed ------------------------------------------------------------------------
 
 
-def killed(work: Callable[[], None], arm: Callable[[pytest.MonkeyPatch], None]) -> bool:
-    """Run `work` in a child in which `arm` has set a trap; say whether the trap killed it."""
-    torch.set_num_threads(1)
-    child = os.fork()
-    if child == 0:
-        try:
-            arm(pytest.MonkeyPatch())
-            work()
-        finally:
-            os._exit(0)
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise AssertionError("the child did not end")
-
-
-def trap(target: Any, name: str, call: int, when: str) -> Callable[[pytest.MonkeyPatch], None]:
-    """Return what makes the process kill itself before or after a call of a function."""
-
-    def arm(patch: pytest.MonkeyPatch) -> None:
-        real, count = getattr(target, name), iter(range(1, 10_000))
-
-        def fatal(*arguments: Any, **named: Any) -> Any:
-            hit = next(count) == call
-            if hit and when == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*arguments, **named)
-            if hit and when == "after":
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        patch.setattr(target, name, fatal)
-
-    return arm
-
-
 def points() -> Iterator[tuple[str, str, int, str]]:
     # Every durable change is one rename: scenario, record, 3 x 3 site states, 3 checkpoints.
     for call, when in ((2, "after"), (4, "before"), (5, "after"), (9, "before"), (13, "after")):
@@ -153,6 +114,8 @@ def truths() -> dict[bool, tuple[bytes, list[dict[str, Any]]]]:
     ],
 )
 def test_a_killed_run_that_goes_on_equals_one_that_was_not_killed(
+    killed: Killed,
+    trap: Trap,
     plan: Plan,
     tmp_path: Path,
     outcome: Outcome,
@@ -176,22 +139,20 @@ def test_a_killed_run_that_goes_on_equals_one_that_was_not_killed(
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_kill_after_the_reservation_costs_that_round_and_never_more_than_the_plan(
-    plan: Plan, tmp_path: Path, outcome: Outcome
+    killed: Killed, trap: Trap, plan: Plan, tmp_path: Path, outcome: Outcome
 ) -> None:
-    import clients.site
-
     directory = tmp_path / "run"
-    # Each private site saves twice a round: the reservation, then the update.
-    arm = trap(clients.site, "save", 3, "after")
-    assert killed(lambda: simulate(plan(True), directory, engine="serial", quiet=True), arm)
+    real = with_values(plan(True), "privacy", simulate_seed=-1)
+    # The second site's reservation in the first round.
+    arm = trap(Budget, "reserve", 2, "after")
+    assert killed(lambda: simulate(real, directory, engine="serial", quiet=True), arm)
     simulate(run.resume_scenario(directory), directory, engine="serial", quiet=True)
     rows = outcome(directory)[1]
     assert [row["dropped"] for row in rows] == [{}, {}, {"site-02": "budget"}]
     for number in (1, 2, 3):
-        path = directory / "checkpoint" / "sites" / f"site-0{number}.safetensors"
-        kept = state.load(path)
-        assert kept is not None
-        assert kept.steps_reserved == 3 and kept.releases == (2 if number == 2 else 3)
+        kinds = [row.kind for row in read(directory / "ledgers" / f"site-0{number}.jsonl")]
+        assert kinds.count("reserve") == 3
+        assert kinds.count("release") == (2 if number == 2 else 3)
 
 
 @pytest.mark.usefixtures("undrawn")

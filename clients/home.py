@@ -1,0 +1,94 @@
+"""A site's own folder: policy, keys and ledgers, which outlive every run and every server.
+
+```
+HOME/site.toml               what the site allows (clients.policy)
+HOME/keys/ledger.pem         signs the rows of its ledgers; never leaves the site
+HOME/keys/data.secret        makes the commitment to the data set unguessable
+HOME/ledgers/DATASET.jsonl   what has been spent on that data set
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import fedlite
+from clients import policy
+from clients.policy import SitePolicy
+from fedlite.data import Dataset
+from fedlite.privacy.ledger import keys
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where one site keeps what must outlive a run. `dataset` names the data that runs train on."""
+
+    path: Path
+    site: str
+    dataset: str
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger of this data set."""
+        return self.ledgers / f"{self.dataset}.jsonl"
+
+    @property
+    def ledgers(self) -> Path:
+        """The folder of all its ledgers: a person may appear in several data sets."""
+        return self.path / "ledgers"
+
+    def policy(self) -> SitePolicy:
+        """Return the policy as the file says it now; raises ValueError when it is wrong."""
+        return policy.load(self.path / "site.toml")
+
+    def key(self) -> keys.Key:
+        """Return the key that signs the ledgers, made when there is none."""
+        return keys.load_or_generate(self.path / "keys" / "ledger.pem")
+
+    def commitment(self, data: Dataset) -> str:
+        """Return a commitment to exactly these records, HMAC-SHA256 in hex.
+
+        Whoever gets the secret from the data's owner can check it; nobody else learns anything,
+        not even whether two sites hold the same records.
+        """
+        digest = hashlib.sha256()
+        for array in (data.x, data.y):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.tobytes())
+        secret = keys.secret(self.path / "keys" / "data.secret")
+        return hmac.new(secret, digest.digest(), hashlib.sha256).hexdigest()
+
+
+def open_home(path: Path, site: str, dataset: str, default: SitePolicy) -> Home:
+    """Return the home at `path`; `default` is written as its site.toml when it has none."""
+    home = Home(path, site, dataset)
+    if not (path / "site.toml").exists():
+        path.mkdir(parents=True, exist_ok=True)
+        policy.write(path / "site.toml", default)
+    return home
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return SHA-256, hex, over the names and contents of the code that trains at this site."""
+    digest = hashlib.sha256()
+    for name, content in _sources():
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _sources() -> Iterator[tuple[str, bytes]]:
+    for label, folder in (
+        ("fedlite", Path(fedlite.__file__).parent),
+        ("clients", Path(__file__).parent),
+    ):
+        for path in sorted(folder.rglob("*.py")):
+            relative = path.relative_to(folder)
+            # A wheel carries the app folders inside the package; they are counted once.
+            if label == "clients" or relative.parts[0] != "app":
+                yield f"{label}/{relative.as_posix()}", path.read_bytes()

@@ -1,0 +1,242 @@
+"""The server as a witness: it remembers, signs and compares every ledger head that it sees.
+
+A site's ledger is a chain that the site itself can cut short, restore from an old copy or write
+anew; nobody can see that from the ledger alone. What the server has seen, it does not forget: a
+head that went backwards, forked or belongs to another ledger is refused and recorded. Its signature
+travels back with the next instruction, so that an honest site finds out first (its machine was
+restored from a snapshot, or cloned) and takes no private step.
+
+Every line of `witness.jsonl` is signed by the server by itself; an auditor needs nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlite.messages import LedgerHead, Receipt
+from fedlite.privacy.ledger import keys, rows
+from fedlite.privacy.ledger.rules import LedgerError
+
+FILE = "witness.jsonl"
+LINE_DOMAIN = b"fedlite-witness-line-v1\n"
+
+
+class Disagreement(ValueError):
+    """A head that does not continue what the server has seen; `why` is the recorded word."""
+
+    def __init__(self, why: str, text: str) -> None:
+        """Keep the word for the record, and the sentence for the log."""
+        super().__init__(text)
+        self.why = why
+
+
+@dataclass(frozen=True)
+class _Seen:
+    ledger: str
+    key: str
+    seq: int
+    hash: str
+    signature: str
+
+
+class Witness:
+    """What this server knows of every site's ledger.
+
+    directory: the run directory; its `witness.jsonl` gets the lines. key: PEM file of the server's
+    Ed25519 key, made when it is missing. sink: one more append-only file for the same lines, which
+    is also read at the start, so that heads are remembered from run to run.
+    """
+
+    def __init__(self, directory: Path, key: Path, sink: Path | None = None) -> None:
+        """Read what was seen before; raises ValueError when a line is damaged or not ours."""
+        self._key = keys.load_or_generate(key)
+        self.public = keys.public_hex(self._key)
+        self._files = [directory / FILE] + ([sink] if sink else [])
+        self._seen: dict[str, _Seen] = {}
+        self._lines: list[bytes] = []
+        for path in reversed(self._files):
+            self._remember(path)
+
+    def _remember(self, path: Path) -> None:
+        if not path.exists():
+            return
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) != len(data):
+            # The line was being written when the machine stopped; its reply will come again.
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                proof = row.pop("proof")
+                genuine = keys.verify(row["witness"], proof, LINE_DOMAIN + rows.canonical(row))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                genuine = False
+            if not genuine:
+                raise ValueError(
+                    f"{path}: line {number} is damaged or was not written by the witness it names "
+                    "(rule: what was seen is never edited); restore the file from a copy"
+                )
+            if row["kind"] == "seen" and row["witness"] == self.public:
+                self._keep(row["site"], _Seen(*(row[k] for k in _Seen.__dataclass_fields__)))
+
+    def _keep(self, site: str, seen: _Seen) -> None:
+        known = self._seen.get(site)
+        if known is None or seen.seq >= known.seq:
+            self._seen[site] = seen
+
+    def receipt(self, site: str) -> Receipt | None:
+        """Return the signature over the last head seen from `site`, or None when there is none."""
+        seen = self._seen.get(site)
+        if seen is None:
+            return None
+        return Receipt(bytes.fromhex(self.public), seen.seq, bytes.fromhex(self._sign(seen)))
+
+    def _sign(self, seen: _Seen) -> str:
+        return keys.sign(self._key, rows.witness_message(seen.ledger, seen.seq, seen.hash))
+
+    def greet(self, site: str, head: LedgerHead | None, rotations: tuple[str, ...]) -> None:
+        """Compare the head in a site's hello with what was seen; raises Disagreement."""
+        if head is None:
+            if site in self._seen:
+                self._refuse(site, None, "new-ledger", run="", number=0, payload="")
+            return
+        known = self._seen.get(site)
+        if known is not None and head.key.hex() != known.key:
+            key = _rotated(known.ledger, known.key, rotations)
+            if key == head.key.hex():
+                self._seen[site] = _Seen(known.ledger, key, known.seq, known.hash, known.signature)
+        self.see(site, head, run="", number=0, payload="")
+
+    def see(
+        self, site: str, head: LedgerHead | None, *, run: str, number: int, payload: str
+    ) -> None:
+        """Record the head that came with a reply, or refuse it.
+
+        payload: SHA-256 of the frame that came with it, hex, or empty for a hello.
+
+        Raises Disagreement when there is no head, it is not signed by the ledger's key, or it does
+        not continue what was seen.
+        """
+        known = self._seen.get(site)
+        seen, why = self._compare(head, known)
+        if seen is None or why:
+            self._refuse(site, head, why, run=run, number=number, payload=payload)
+        elif known is None or seen != known or payload:
+            self._append("seen", site, seen, self._sign(seen), run, number, payload, "")
+            self._seen[site] = seen
+
+    def _compare(self, head: LedgerHead | None, known: _Seen | None) -> tuple[_Seen | None, str]:
+        if head is None:
+            return None, "missing"
+        if not head.ledger and known is None:
+            return None, "unknown"
+        seen = _Seen(
+            head.ledger.hex() or (known.ledger if known else ""),
+            head.key.hex() or (known.key if known else ""),
+            head.seq,
+            head.hash.hex(),
+            head.signature.hex(),
+        )
+        if not keys.verify(seen.key, seen.signature, rows.row_message(seen.hash)):
+            return seen, "forged"
+        if known is None:
+            return seen, ""
+        if seen.ledger != known.ledger:
+            return seen, "new-ledger"
+        if seen.key != known.key:
+            return seen, "forged"
+        if seen.seq < known.seq:
+            return seen, "regress"
+        if seen.seq == known.seq and seen.hash != known.hash:
+            return seen, "fork"
+        return seen, ""
+
+    def _refuse(
+        self,
+        site: str,
+        head: LedgerHead | None,
+        why: str,
+        *,
+        run: str,
+        number: int,
+        payload: str,
+    ) -> None:
+        empty = _Seen("", "", 0, "", "")
+        if head is not None:
+            known = self._seen.get(site, empty)
+            empty = _Seen(
+                head.ledger.hex() or known.ledger,
+                head.key.hex() or known.key,
+                head.seq,
+                head.hash.hex(),
+                head.signature.hex(),
+            )
+        self._append("refused", site, empty, "", run, number, payload, why)
+        raise Disagreement(why, f"{site}: its ledger was refused: {why}")
+
+    def _append(
+        self,
+        kind: str,
+        site: str,
+        seen: _Seen,
+        countersignature: str,
+        run: str,
+        number: int,
+        payload: str,
+        why: str,
+    ) -> None:
+        row: dict[str, Any] = {
+            "kind": kind,
+            "site": site,
+            "run": run,
+            "round": number,
+            "payload": payload,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "why": why,
+            "witness": self.public,
+            "countersignature": countersignature,
+        } | vars(seen)
+        row["proof"] = keys.sign(self._key, LINE_DOMAIN + rows.canonical(row))
+        self._lines.append(rows.canonical(row) + b"\n")
+
+    def flush(self) -> None:
+        """Write the new lines durably; called once a round, before anything depends on them."""
+        if not self._lines:
+            return
+        data = b"".join(self._lines)
+        for path in self._files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        self._lines = []
+
+
+def _rotated(ledger: str, key: str, lines: tuple[str, ...]) -> str:
+    """Return the key to which rotations lead from `key`; one that does not follow changes nothing.
+
+    A rotation is a row of the ledger, signed by the old key, that holds the new key's own proof.
+    """
+    for line in lines:
+        try:
+            row = rows.parse(line.encode() + b"\n")
+        except (LedgerError, UnicodeEncodeError):
+            return key
+        digest = rows.row_hash(row.seq, row.prev, row.kind, row.time, row.body)
+        if row.kind != "key-rotate" or row.hash != digest:
+            return key
+        handed_over = keys.verify(key, row.signature, rows.row_message(digest))
+        proven = keys.verify(
+            row.body["key"], row.body["proof"], rows.rotate_message(ledger, row.prev)
+        )
+        if handed_over and proven:
+            key = row.body["key"]
+    return key
