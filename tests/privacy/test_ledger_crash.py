@@ -574,7 +574,8 @@ def test_another_process_sees_the_poison(tmp_path: Path) -> None:
         with pytest.raises(LedgerPoisoned), Ledger.open(path, KEY, files=Failing(2, 5)) as book:
             book.create(GENESIS)
         code = (
-            "import sys\nfrom fedlite.privacy import ledger\nfrom fedlite.privacy.ledger import keys\n"
+            "import sys\nfrom fedlite.privacy import ledger\n"
+            "from fedlite.privacy.ledger import keys\n"
             "try: ledger.Ledger.open(sys.argv[1], keys.Key.generate())\n"
             "except ledger.LedgerPoisoned as error: print(error.rule)\n"
         )

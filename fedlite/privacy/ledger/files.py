@@ -156,7 +156,8 @@ def check_poison(path: str) -> None:
     if why is not None:
         raise LedgerPoisoned(
             "poisoned",
-            f"{why}, so nobody knows what the disk holds; mend the disk, then run `fedlite site recover`",
+            f"{why}, so nobody knows what the disk holds; mend the disk, then run `fedlite site "
+            "recover`",
         )
 
 
