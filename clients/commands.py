@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +79,30 @@ def apply_grant(home: Path, path: Path) -> dict[str, Any]:
         budget = Budget(opened)
         budget.raise_to(wanted, signature)
         return budget.account.policy.body()
+
+
+def rotate_key(home: Path) -> tuple[str, int]:
+    """Replace the key that signs a site's ledgers; return its public half and their number.
+
+    Each ledger gets a row, signed by the old key, that hands over to the new one. Interrupted, it
+    goes on where it stopped when it is called again; until then the site declines.
+    """
+    current, coming = home / "keys" / "ledger.pem", home / "keys" / "ledger.next.pem"
+    old, new = keys.load(current), keys.load_or_generate(coming)
+    ledgers = sorted((home / "ledgers").glob("*.jsonl"))
+    for path in ledgers:
+        if _signer(path) != keys.public_hex(new):
+            with Ledger.open(path, old, wait=60.0) as ledger:
+                ledger.rotate(new)
+    os.replace(coming, current)
+    return keys.public_hex(new), len(ledgers)
+
+
+def _signer(path: Path) -> str:
+    """Return the key in force at a ledger's end."""
+    rows = read(path)
+    rotated = [row.body["key"] for row in rows if row.kind == "key-rotate"]
+    return str((rotated or [rows[0].body["key"]])[-1])
 
 
 def recover_ledger(home: Path, dataset: str, *, drop_damaged_tail: bool) -> int:

@@ -145,7 +145,10 @@ def simulate(
             simulation.simulate(chosen, directory, engine=engine, quiet=as_json)
         except KeyboardInterrupt:
             _fail(f"interrupted; go on with: fedlite simulate --resume {directory}", 130)
-        _show(directory, as_json, _next(chosen.federation.name, directory))
+        step = _next(chosen.federation.name, directory)
+        if chosen.claims_privacy:
+            step = f"fedlite audit ledgers {directory}, then {step}"
+        _show(directory, as_json, step)
 
 
 def _next(name: str, directory: Path) -> str:
@@ -348,6 +351,21 @@ def site_raise(
             _print_json(policy)
         else:
             typer.echo(f"epsilon {policy['epsilon']:g} at delta {policy['delta']:g} is in force")
+
+
+@site_app.command("rotate")
+def site_rotate(
+    home: Annotated[Path, typer.Argument(help="The site's folder.")], as_json: Json = False
+) -> None:
+    """Replace the key that signs the site's ledgers; each of them records it."""
+    with _told():
+        from clients import commands
+
+        public, ledgers = commands.rotate_key(home)
+        if as_json:
+            _print_json({"home": str(home), "key": public, "ledgers": ledgers})
+        else:
+            typer.echo(f"{ledgers} ledgers are signed by {public} from here on")
 
 
 @site_app.command("recover")

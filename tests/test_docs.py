@@ -115,6 +115,7 @@ def test_the_check_of_commands_can_fail(line: str) -> None:
         ["site", "owner"],
         ["site", "grant"],
         ["site", "raise"],
+        ["site", "rotate"],
         ["site", "recover"],
     ],
 )
@@ -129,7 +130,7 @@ def test_every_command_is_in_that_list() -> None:
     assert set(top.commands) == {"simulate", "report", "data", "audit", "site"}
     assert set(top.commands["data"].commands) == {"list", "fetch"}
     assert set(top.commands["audit"].commands) == {"ledgers"}
-    assert set(top.commands["site"].commands) == {"owner", "grant", "raise", "recover"}
+    assert set(top.commands["site"].commands) == {"owner", "grant", "raise", "rotate", "recover"}
 
 
 def test_make_targets_and_modules_exist() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clients import policy
+from clients import commands, policy
 from clients.home import open_home
 from clients.policy import SitePolicy
 from fedlite.cli import app
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.budget import Account, Budget
-from fedlite.privacy.ledger import Ledger, read
+from fedlite.privacy.ledger import Ledger, LedgerPoisoned, forget, keys, read
+from fedlite.privacy.ledger.files import marker
 
 MECHANISM = RecordMechanism(0.1, 13.2, 1.0, steps=90, expected_batch=10)
 
@@ -90,3 +91,34 @@ def test_another_key_another_ledger_and_other_files_are_refused(tmp_path: Path, 
         code, output = run("raise", site, out)
         assert code == 1 and "is no grant" in output
     assert Account.of(read(ledger)).policy.epsilon == 1.0
+
+
+def test_a_rotated_key_signs_every_later_row_also_after_an_interruption(
+    tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, before = site / "ledgers" / "digits.jsonl", (site / "keys" / "ledger.pem").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(commands.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("cut")))
+        assert run("rotate", site)[0] == 1
+    assert (site / "keys" / "ledger.pem").read_bytes() == before
+    code, output = run("rotate", site, "--json")
+    assert code == 0 and json.loads(output)["ledgers"] == 1
+    rows = read(ledger)
+    assert [row.kind for row in rows] == ["genesis", "key-rotate"]
+    assert rows[1].body["key"] == json.loads(output)["key"]
+    assert not (site / "keys" / "ledger.next.pem").exists()
+    with Ledger.open(ledger, keys.load(site / "keys" / "ledger.pem")) as opened:
+        Budget(opened).reserve("ab" * 8, 1, 1, "00" * 8)
+    assert CliRunner().invoke(app, ["audit", "ledgers", str(site)]).exit_code == 0
+
+
+def test_a_poisoned_ledger_works_again_once_it_is_recovered(site: Path) -> None:
+    ledger = site / "ledgers" / "digits.jsonl"
+    Path(marker(str(ledger))).write_text("write failed")
+    forget(ledger)
+    key = keys.load(site / "keys" / "ledger.pem")
+    with pytest.raises(LedgerPoisoned, match="fedlite site recover"):
+        Ledger.open(ledger, key)
+    assert run("recover", site, "digits") == (0, "digits: 1 rows verified and written anew\n")
+    with Ledger.open(ledger, key) as opened:
+        Budget(opened).reserve("ab" * 8, 1, 1, "00" * 8)
