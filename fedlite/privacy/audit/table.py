@@ -130,19 +130,31 @@ def _table(statements: Sequence[Statement]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    # Eighty columns are few: what is the same for all is said above, and plans are in the sentence.
+    sets = {statement.dataset for statement in statements}
+    hidden = {"plans"} | ({"data set"} if len(sets) == 1 else set())
+    table = Table(
+        title=wording.plain(f"data set {sets.pop()}") if len(sets) == 1 else None,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for name in COLUMNS:
+        if name in hidden:
+            continue
         # Only these may shrink on a narrow terminal: a cut figure would be a wrong figure.
         words = name in _WORDS
         table.add_column(
-            name.replace(" of ", " of\n").replace("releases", "re-\nleases"),
+            name.replace(" of ", " of\n"),
             justify="left" if words else "right",
             no_wrap=not words and name != "PRV",
             overflow="fold",
         )
     for statement in statements[:_SHOWN]:
         style = "" if statement.verdict == CLEAN else "red"
-        table.add_row(*(_cell(text) for text in cells(statement)), style=style)
+        row = zip(COLUMNS, cells(statement), strict=True)
+        table.add_row(*(_cell(text) for name, text in row if name not in hidden), style=style)
     return table
 
 
