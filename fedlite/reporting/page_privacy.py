@@ -34,8 +34,8 @@ def what_left(summary: Mapping[str, Any]) -> list[str]:
     else:
         parts.append(
             markup.paragraph(
-                "The compressed update and nothing else: no record, no loss, no accuracy, "
-                "no exact count of records."
+                f"The compressed update{_head(summary)} and nothing else: no record, no loss, "
+                "no accuracy, no exact count of records."
             )
         )
     if summary.get("engine") in _SIMULATED:
@@ -47,6 +47,11 @@ def what_left(summary: Mapping[str, Any]) -> list[str]:
             )
         )
     return parts
+
+
+def _head(summary: Mapping[str, Any]) -> str:
+    private = wording.claimed(summary["privacy"])
+    return ", the signed head of its privacy ledger," if private else ""
 
 
 def privacy_section(privacy: Mapping[str, Any], sites: Sequence[str]) -> list[str]:
