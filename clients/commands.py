@@ -52,20 +52,21 @@ def apply_grant(home: Path, path: Path) -> dict[str, Any]:
     Returns the policy that is then in force. Raises ValueError when the grant is no grant, for
     another ledger, not by its owner, or has been used, and when site.toml allows less.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; the data owner makes it with `fedlite site grant`")
     try:
         grant = json.loads(path.read_text(encoding="utf-8"))
-        wanted = Policy.of(grant["policy"])
-        if not isinstance(grant, dict) or set(grant) != _KEYS:
+        if set(grant) != _KEYS:
             raise TypeError
-        ledger = home / "ledgers" / f"{grant['dataset']}.jsonl"
+        wanted = Policy.of(grant["policy"])
         signature = str(grant["grant"])
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError(
-            f"{path}: is no grant ({type(error).__name__}); the data owner makes one with "
-            "`fedlite site grant`"
+            f"{path}: is no grant; the data owner makes one with `fedlite site grant`"
         ) from None
-    if "/" in str(grant["dataset"]) or not ledger.exists():
-        raise ValueError(f"{ledger}: no such ledger; the grant is for {grant['dataset']!r}")
+    ledger = _ledger(home, str(grant["dataset"]))
+    if read(ledger)[0].hash != grant["ledger"]:
+        raise ValueError(f"{path}: is for another ledger than {ledger}, of {grant['site']!r}")
     # What the site's own file allows less of would be written back, and the grant be used up.
     held_back = wanted.beyond(site_policy.load(home / "site.toml"))
     if held_back:
@@ -74,8 +75,6 @@ def apply_grant(home: Path, path: Path) -> dict[str, Any]:
             "lower of the two counts; raise it there first"
         )
     with Ledger.open(ledger, keys.load(home / "keys" / "ledger.pem"), wait=60.0) as opened:
-        if opened.id != grant["ledger"]:
-            raise ValueError(f"{path}: is for another ledger than {ledger}")
         budget = Budget(opened)
         budget.raise_to(wanted, signature)
         return budget.account.policy.body()
@@ -94,8 +93,22 @@ def rotate_key(home: Path) -> tuple[str, int]:
         if _signer(path) != keys.public_hex(new):
             with Ledger.open(path, old, wait=60.0) as ledger:
                 ledger.rotate(new)
+        with Ledger.open(path, new, wait=60.0) as ledger:
+            if ledger.rows[-1].kind == "key-rotate":
+                # A head is shown to servers with the key that signed it: this one is the new key's.
+                policy = Account.of(ledger.rows).policy.body()
+                ledger.append(("policy", {"policy": policy, "grant": ""}))
     os.replace(coming, current)
     return keys.public_hex(new), len(ledgers)
+
+
+def _ledger(home: Path, dataset: str) -> Path:
+    """Return the ledger of a data set; raises ValueError, naming those that there are."""
+    found = {path.stem: path for path in sorted((home / "ledgers").glob("*.jsonl"))}
+    if dataset not in found:
+        known = ", ".join(found) or "none; is it a site's folder?"
+        raise ValueError(f"{home}: has no ledger for {dataset!r}; those here: {known}")
+    return found[dataset]
 
 
 def _signer(path: Path) -> str:
@@ -111,7 +124,7 @@ def recover_ledger(home: Path, dataset: str, *, drop_damaged_tail: bool) -> int:
     Raises LedgerError when it cannot be verified; with `drop_damaged_tail` its damaged end, which
     was never flushed, is given up.
     """
-    ledger = home / "ledgers" / f"{dataset}.jsonl"
+    ledger = _ledger(home, dataset)
     key = keys.load(home / "keys" / "ledger.pem")
     head = recover(ledger, key, drop_damaged_tail=drop_damaged_tail)
     return 0 if head is None else head.seq + 1

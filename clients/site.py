@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,12 @@ class Site:
             return "none"
         return plan_unit(self.mechanism)
 
+    @property
+    def protection(self) -> str:
+        """Unit, records and plan in one word: what a residual may be carried over within."""
+        told = f"{self.unit}|{self.commitment}|{self.mechanism}|{self.scenario.uplink}"
+        return hashlib.sha256(told.encode()).hexdigest()
+
     def policy(self) -> SitePolicy:
         """Return what the site allows now; without a home, what the scenario needs."""
         return self.home.policy() if self.home else for_scenario(self.scenario, self.name)
@@ -129,6 +136,7 @@ class Site:
         state = load(self.path) or SiteState(
             replica=self.learner.initial, residual=np.zeros_like(self.learner.initial)
         )
+        state.guard(self.protection)
         replica = self._receive(state.replica, instruction)
         pending = state.pending
         if (
@@ -243,7 +251,7 @@ class Site:
             round=instruction.round,
             base=instruction.model,
             payload=payload,
-            unsent=delta if residual is None else delta + residual.value,
+            unsent=np.zeros_like(delta) if residual is None else delta + residual.value,
             residual=left.value if link.error_feedback else np.zeros_like(delta),
         )
         return payload
@@ -257,11 +265,6 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     federation = scenario.federation
     source, sites = spread(scenario.data, federation.sites, federation.seed)
     data = sites[index]
-    if scenario.privacy.unit == "record" and scenario.privacy.delta >= 1 / len(data.train):
-        raise ValueError(
-            f"privacy.delta: must be less than 1 / records, which is 1 / {len(data.train)} at "
-            f"{data.name}, got {scenario.privacy.delta}; use 1e-5 or less"
-        )
     scenario = settle_batch(scenario, len(source.train))
     mechanism = plan_mechanism(scenario) if scenario.private else None
     learner = Learner(scenario, data.train, source.classes)
@@ -269,6 +272,13 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     home = open_home(
         _homes(scenario, directory) / data.name, data.name, scenario.data.name, default
     )
+    # The site's own delta, and not the server's: who may choose it could find out the number.
+    delta = home.policy().delta
+    if scenario.privacy.unit == "record" and delta >= 1 / len(data.train):
+        raise ValueError(
+            f"site.toml: budget.delta must be less than 1 / records, which is "
+            f"1 / {len(data.train)} at {data.name}, got {delta}; use 1e-5 or less"
+        )
     return Site(
         scenario,
         data.name,

@@ -53,11 +53,24 @@ class Pending:
 
 @dataclass
 class SiteState:
-    """Everything a site remembers of one run. Vectors are float32 [n]."""
+    """Everything a site remembers of one run. Vectors are float32 [n].
+
+    protection: what residual and pending update were made under: unit, data set and plan.
+    """
 
     replica: Vector
     residual: Vector
     pending: Pending | None = None
+    protection: str = ""
+
+    def guard(self, protection: str) -> None:
+        """Drop the residual and the pending update if they were made under another protection.
+
+        What a clear delta left over may never enter an update that is accounted as private.
+        """
+        if self.protection != protection:
+            self.residual, self.pending = np.zeros_like(self.residual), None
+            self.protection = protection
 
     def settle(self, acknowledged: int) -> None:
         """Keep the residual of the pending update if it was acknowledged, else take it back.
@@ -74,7 +87,7 @@ class SiteState:
 def save(path: Path, state: SiteState) -> None:
     """Write the state durably; raises OSError and leaves the old file when that fails."""
     arrays: dict[str, np.ndarray] = {"replica": state.replica, "residual": state.residual}
-    meta: dict[str, int | str] = {}
+    meta: dict[str, int | str] = {"protection": state.protection}
     if state.pending is not None:
         arrays["pending.unsent"] = state.pending.unsent
         arrays["pending.residual"] = state.pending.residual
@@ -109,6 +122,7 @@ def load(path: Path) -> SiteState | None:
             replica=arrays["replica"],
             residual=arrays["residual"],
             pending=pending,
+            protection=meta["protection"],
         )
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(

@@ -365,7 +365,7 @@ def site_rotate(
         if as_json:
             _print_json({"home": str(home), "key": public, "ledgers": ledgers})
         else:
-            typer.echo(f"{ledgers} ledgers are signed by {public} from here on")
+            typer.echo(f"ledgers signed by {public} from here on: {ledgers}")
 
 
 @site_app.command("recover")

@@ -153,7 +153,7 @@ class Privacy:
     noise_at: str = _choice("site", "site", "server")
     epsilon: float = setting(3.0, "greater than 0 and at most 100", lambda v: 0 < v <= 100)
     delta: float = setting(1e-5, "greater than 0 and less than 1", lambda v: 0 < v < 1)
-    clip: float = _positive(0.1)
+    clip: float = setting(0.1, "from 1e-6 to 1e6", lambda v: 1e-6 <= v <= 1e6)
     sampling_rate: float = _fraction(1.0)
     expected_batch: int = _at_least(0, 0)
     max_batch: int = _at_least(0, 0)
@@ -370,9 +370,9 @@ def _private_checks(scenario: Scenario) -> list[str]:
     for key in ("momentum", "weight_decay"):
         if getattr(scenario.training, key):
             errors.append(
-                f"training.{key}: must be 0 under record-level privacy, got "
-                f"{getattr(scenario.training, key)}; use federation.server_momentum, which "
-                "sees noised updates only"
+                f"training.{key}: must be 0 under record-level privacy (rule: private steps are "
+                f"plain SGD), got {getattr(scenario.training, key)}; leave it out"
+                + ("; federation.server_momentum sees noised updates only" * (key == "momentum"))
             )
     if data.name == "csv" and not privacy.expected_batch:
         errors.append(

@@ -115,6 +115,7 @@ def run_scenario(
             mechanism=mechanism,
             evaluator=evaluator,
             energy=meter.since(sum(r.cpu_seconds for r in rounds.records)),
+            refused=rounds.refused.values(),
         )
         write_summary(directory, summary)
         report(directory)

@@ -180,6 +180,11 @@ class Rounds:
             self.records.append(record)
             yield record
             if self._out_of_budget():
+                if not any(r.accepted for r in self.records):
+                    raise RunFailed(
+                        "privacy.epsilon: no site's own budget lets one round of this plan (last: "
+                        f"{self._why(outcome)}); ask for less, or see each site's site.toml and log"
+                    )
                 log.warning("too few sites have privacy budget left; the run ends here")
                 return
             if void >= _VOID_ROUNDS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -97,8 +98,9 @@ def summarize(
     mechanism: Mechanism | None,
     evaluator: Evaluator,
     energy: dict[str, Any],
+    refused: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Return the summary of a finished run."""
+    """Return the summary of a finished run; `refused` has a code for each site not let in."""
     seconds = [r.seconds for r in records]
     cpu = sum(r.cpu_seconds for r in records)
     summary: dict[str, Any] = {
@@ -124,6 +126,7 @@ def summarize(
             "dropped": sum(len(r.dropped) for r in records),
             "missing": sum(len(r.missing) for r in records),
         },
+        "refused": sorted(refused),
         "privacy": privacy_of(scenario, mechanism, point.sites),
         "disclosed": ["records"] if scenario.federation.weighting == "records" else [],
         "seconds": {

@@ -12,7 +12,7 @@ from fedlite import data
 from fedlite.config import Scenario, ScenarioError, load
 from fedlite.data.spread import spread
 from fedlite.storage import write_atomic
-from fedlite.training.share import settle_batch
+from fedlite.training.share import plan_mechanism, settle_batch
 
 ENGINES = ("auto", "serial", "pool", "ray")
 _FREE_BYTES = 200_000_000
@@ -73,7 +73,13 @@ def check(scenario: Scenario) -> Scenario:
                 f"1 / {len(smallest.train)} ({smallest.name}), got {scenario.privacy.delta}; "
                 "use 1e-5 or less"
             )
-    return settle_batch(scenario, len(source.train))
+    settled = settle_batch(scenario, len(source.train))
+    if scenario.private:
+        try:
+            plan_mechanism(settled)
+        except ValueError as error:
+            raise ScenarioError(f"privacy: {error}") from None
+    return settled
 
 
 def choose_engine(name: str, scenario: Scenario) -> str:

@@ -38,7 +38,7 @@ def refusal(tables: dict[str, Any]) -> str:
         ("privacy", "delta", 1.0, "less than 1", "1e-05"),
         ("privacy", "delta", 0.0, "greater than 0", "1e-05"),
         ("privacy", "unit", "group", "one of none, record, client", '"none"'),
-        ("privacy", "clip", 0.0, "greater than 0", "0.1"),
+        ("privacy", "clip", 0.0, "from 1e-6 to 1e6", "0.1"),
         ("privacy", "sampling_rate", 1.5, "at most 1", "1.0"),
         ("federation", "rounds", 0, "at least 1", "30"),
         ("federation", "participation", 0.0, "greater than 0 and at most 1", "1.0"),

@@ -25,22 +25,40 @@ def entropy(simulate_seed: int, *keys: int) -> np.random.Generator:
 
 
 def clip(update: Vector, bound: float) -> Vector:
-    """Return `update`, float32 [n], scaled down if its L2 norm is more than `bound`."""
-    norm = float(np.linalg.norm(update.astype(np.float64)))
-    if norm <= bound * _MARGIN:
-        return update
-    return (update * (bound / norm * _MARGIN)).astype(np.float32)
+    """Return `update`, float32 [n], scaled down if its L2 norm is more than `bound`.
+
+    Raises ValueError unless every value is finite.
+    """
+    exact = _cut(update, bound)
+    clipped: Vector = update if exact is None else exact.astype(np.float32)
+    return clipped
+
+
+def _cut(update: Vector, bound: float) -> NDArray[np.float64] | None:
+    """Return the update cut to the bound, float64 [n], or None when it is short enough."""
+    exact = update.astype(np.float64)
+    norm = float(np.linalg.norm(exact))
+    if not np.isfinite(norm):
+        raise ValueError("update: every value must be finite, got NaN or infinity")
+    # In float64 throughout: a tiny factor would lose its digits in float32.
+    return None if norm <= bound * _MARGIN else exact * (bound / norm * _MARGIN)
 
 
 def privatize(update: Vector, mechanism: ClientMechanism, noise: np.random.Generator) -> Vector:
     """Return one site's noised release of its whole update, float32 [n].
 
     The privacy unit is everything the site holds; replacing all of it moves the clipped update by
-    at most `mechanism.sensitivity`, which is twice the clip.
+    at most `mechanism.sensitivity`, which is twice the clip. An update that is not finite counts as
+    zero: its failure would tell something of the records.
     """
-    clipped = clip(update, mechanism.clip).astype(np.float64)
+    exact = update.astype(np.float64)
+    if np.isfinite(exact).all():
+        cut = _cut(update, mechanism.clip)
+        exact = exact if cut is None else cut
+    else:
+        exact = np.zeros_like(exact)
     drawn = noise.normal(scale=mechanism.noise_std, size=update.size)
-    return (clipped + drawn).astype(np.float32)
+    return (exact + drawn).astype(np.float32)
 
 
 def noised_mean(

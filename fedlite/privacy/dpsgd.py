@@ -82,9 +82,9 @@ def train(
 
     inputs: [n, ...] float32; labels: [n] int64; loss(exit_logits, deep_logits, labels) -> [n].
     The privacy unit is one row of `inputs`. An empty Poisson sample is still a step: it adds noise
-    and is counted. A sample larger than `mechanism.max_batch` is cut to it at random. Plain SGD
-    only: a momentum buffer would have to be accounted with the state that a site keeps between
-    rounds.
+    and is counted. A record whose gradient is not finite counts as zero. A sample larger than
+    `mechanism.max_batch` is cut to it at random. Plain SGD only: a momentum buffer would have to be
+    accounted with the state that a site keeps between rounds.
 
     Raises ValueError when the model mixes records, and when there are more rows than the records
     that the cost of the cap was computed for.
@@ -118,14 +118,20 @@ def train(
             rows = poisson_sample(
                 len(labels), mechanism.sampling_rate, sampler, mechanism.max_batch
             )
-            chosen = torch.from_numpy(rows).to(labels.device)
-            wrapped.enable_hooks()
-            with warnings.catch_warnings():
-                # The inputs need no gradient; torch warns about that for full backward hooks.
-                warnings.simplefilter("ignore", UserWarning)
-                shallow, deep = wrapped(inputs[chosen])
-                losses = loss(shallow, deep, labels[chosen])
-                DPTensorFastGradientClipping(wrapped, optimizer, losses, "sum").backward()
+            chosen, usable = torch.from_numpy(rows).to(labels.device), None
+            # A record whose gradient is not finite (a hostile model can choose which) counts as
+            # zero: else the whole step would fail for it, and the failure tell that it is there.
+            while usable is None or not usable.all():
+                chosen = chosen if usable is None else chosen[usable]
+                optimizer.zero_grad(set_to_none=True)
+                wrapped.enable_hooks()
+                with warnings.catch_warnings():
+                    # The inputs need no gradient; torch warns about that for full backward hooks.
+                    warnings.simplefilter("ignore", UserWarning)
+                    shallow, deep = wrapped(inputs[chosen])
+                    losses = loss(shallow, deep, labels[chosen])
+                    DPTensorFastGradientClipping(wrapped, optimizer, losses, "sum").backward()
+                usable = torch.isfinite(wrapped.per_sample_gradient_norms) & torch.isfinite(losses)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     finally:

@@ -115,7 +115,8 @@ class ClientMechanism:
     """A whole update clipped and noised; the privacy unit is all that one client ever sends.
 
     at="server": the server clips every decoded update to C, sums with a fixed public denominator
-    and noises all coordinates of the sum. Adjacency: add or remove one client, sensitivity C. The
+    and noises all coordinates of the sum. Adjacency: all that one client sends is replaced by zero,
+    while who takes part and when is public; sensitivity C. The
     server is trusted; a client may compute its update in any way, error feedback included.
     at="site": the site clips and noises its own update before anything is selected from it.
     Adjacency: any other data at that client, for which two updates of norm C differ by at most 2C.
@@ -157,7 +158,7 @@ class ClientMechanism:
     def adjacency(self) -> str:
         """Which two federations must be hard to tell apart."""
         if self.at == "server":
-            return "add or remove one client with everything that it sends"
+            return "replace everything that one client sends by zero; who takes part is public"
         return "replace everything that one client holds"
 
     @property

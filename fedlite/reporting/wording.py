@@ -168,6 +168,10 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             f"{megabytes(sent['dense_up'] / sites)} ({times(sent['up_ratio'])})."
         )
     lines += [_quality(summary), _privacy(summary["privacy"]), _spent(summary)]
+    refused = summary.get("refused", [])
+    if refused:
+        codes = ", ".join(sorted(set(map(plain, refused))))
+        lines.append(f"Refused before its first round: {count(len(refused), 'site')} ({codes}).")
     if not whole:
         dropped, missing = updates.get("dropped", 0), updates.get("missing", 0)
         lines.append(f"Updates dropped: {dropped:,}; missing at the deadline: {missing:,}.")

@@ -86,7 +86,7 @@ def test_another_key_another_ledger_and_other_files_are_refused(tmp_path: Path, 
         out.write_text(json.dumps(grant | change))
         code, output = run("raise", site, out)
         assert code == 1, (change, output)
-    for text in ("", "[]", '"x"', "{}"):
+    for text in ("", "[]", '"x"', "{}", "7", '{"policy": 1}', json.dumps(grant | {"policy": 1})):
         out.write_text(text)
         code, output = run("raise", site, out)
         assert code == 1 and "is no grant" in output
@@ -104,9 +104,12 @@ def test_a_rotated_key_signs_every_later_row_also_after_an_interruption(
     code, output = run("rotate", site, "--json")
     assert code == 0 and json.loads(output)["ledgers"] == 1
     rows = read(ledger)
-    assert [row.kind for row in rows] == ["genesis", "key-rotate"]
+    # The last row is the new key's own: what a server is shown next must be signed by it.
+    assert [row.kind for row in rows] == ["genesis", "key-rotate", "policy"]
     assert rows[1].body["key"] == json.loads(output)["key"]
     assert not (site / "keys" / "ledger.next.pem").exists()
+    code, output = run("recover", site, "nosuch")
+    assert code == 1 and "those here: digits" in output
     with Ledger.open(ledger, keys.load(site / "keys" / "ledger.pem")) as opened:
         Budget(opened).reserve("ab" * 8, 1, 1, "00" * 8)
     assert CliRunner().invoke(app, ["audit", "ledgers", str(site)]).exit_code == 0

@@ -316,5 +316,36 @@ def test_a_simulated_site_holds_its_own_part_and_refuses_a_loose_delta(tmp_path:
     hello = members[0].hello()
     assert hello.layout == members[1].learner.layout.digest.hex()
     private = replace(plan, privacy=replace(plan.privacy, unit="record", delta=0.01))
-    with pytest.raises(ValueError, match=r"privacy.delta: must be less than 1 / records"):
-        open_simulated_site(private, 0, tmp_path)
+    with pytest.raises(ValueError, match=r"budget.delta must be less than 1 / records"):
+        open_simulated_site(private, 0, tmp_path / "new")
+
+
+def test_what_a_clear_round_left_over_never_enters_a_private_update(tmp_path: Path) -> None:
+    """A server that reuses a run's id cannot have the clear delta sent as a private one."""
+    base = StubLearner.initial
+    clear = replace(private(tmp_path, steps=1), mechanism=None, scenario=scenario())
+    assert clear.home is not None
+    write(clear.home.path / "site.toml", SitePolicy(site="site-01", units=("none",)))
+    clear.take_part(invite(1, base))
+    (left,) = clear.learner.deltas  # type: ignore[attr-defined]
+    write(clear.home.path / "site.toml", SitePolicy(site="site-01", epsilon=90.0))
+    member = private(tmp_path, steps=1)
+    member.take_part(invite(2, base))
+    state = load(member.path)
+    assert state is not None and state.pending is not None
+    (noised,) = member.learner.deltas  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(state.pending.unsent, noised)
+    assert not np.allclose(state.pending.unsent, noised + left)
+
+
+def test_other_records_or_another_plan_begin_without_a_residual(tmp_path: Path) -> None:
+    base = StubLearner.initial
+    private(tmp_path, steps=1).take_part(invite(1, base))
+    member = replace(private(tmp_path, steps=1), commitment="cd" * 32)
+    member.take_part(invite(2, base))
+    state = load(member.path)
+    assert state is not None and state.pending is not None
+    np.testing.assert_array_equal(
+        state.pending.unsent,
+        member.learner.deltas[0],  # type: ignore[attr-defined]
+    )

@@ -562,7 +562,7 @@ def test_more_releases_than_were_recorded_are_found(world: World) -> None:
 )
 def test_a_summary_of_another_mechanism_is_found(world: World, change: dict[str, Any]) -> None:
     world.summarize(**change)
-    assert found(world.run) == {"summary-mismatch"}
+    assert {"summary-mismatch"} <= found(world.run) <= {"summary-mismatch", "summary-damaged"}
 
 
 def test_a_summary_that_hides_the_unit_or_a_site_is_found(world: World) -> None:

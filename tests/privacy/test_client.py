@@ -61,3 +61,20 @@ def test_noise_cannot_be_repeated_unless_it_is_only_simulated() -> None:
     assert not np.array_equal(draw(-1), draw(-1))
     np.testing.assert_array_equal(draw(3, 1, 2), draw(3, 1, 2))
     assert not np.array_equal(draw(3, 1, 2), draw(3, 2, 2))
+
+
+@pytest.mark.parametrize("bound", [1e-6, 1e-3, 0.1])
+def test_the_bound_holds_for_the_largest_numbers_that_there_are(bound: float) -> None:
+    update = np.full(200_000, 3.4e38, np.float32)
+    assert np.linalg.norm(client.clip(update, bound).astype(np.float64)) <= bound
+    with pytest.raises(ValueError, match="finite"):
+        client.clip(np.array([1.0, np.inf], np.float32), bound)
+
+
+def test_an_update_that_is_not_finite_is_released_as_noise_alone() -> None:
+    plan = mechanism("site")
+    broken = np.full(N, np.nan, np.float32)
+    noised = client.privatize(broken, plan, client.entropy(5, 1))
+    np.testing.assert_array_equal(
+        noised, client.privatize(np.zeros(N, np.float32), plan, client.entropy(5, 1))
+    )

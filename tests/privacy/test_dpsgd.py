@@ -385,3 +385,33 @@ def test_no_hook_is_left_behind() -> None:
     for module in model.modules():
         assert not module._forward_hooks and not module._backward_hooks
     model(inputs)
+
+
+@pytest.mark.parametrize("value", [3e38, float("inf"), float("nan")])
+def test_a_record_that_overflows_counts_as_zero_and_does_not_show(value: float) -> None:
+    """A hostile model can choose which record overflows: the step must not fail for it."""
+
+    def step(rows: list[int]) -> Tensor:
+        model, x, y = linear()
+        x = x.clone()
+        x[3] = value
+        quiet = RecordMechanism(0.5, SILENT, 1.0, steps=1, expected_batch=4)
+        noise = torch.Generator().manual_seed(1)
+        dpsgd.train(
+            model,
+            x[rows],
+            y[rows],
+            loss,
+            quiet,
+            steps=1,
+            learning_rate=0.5,
+            sampler=np.random.default_rng(1),
+            noise=noise,
+        )
+        return torch.from_numpy(to_vector(model))
+
+    everybody = list(range(12))
+    without = [row for row in everybody if row != 3]
+    found = step(everybody)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found, step(without), rtol=0, atol=1e-7)

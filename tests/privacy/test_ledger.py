@@ -62,7 +62,7 @@ def genesis(key: keys.Key, owner: keys.Key | None = None, **changes: Any) -> dic
     body = {
         "version": 1, "site": "Städtische Klinik", "dataset": "heart", "key": keys.public_hex(key),
         "owner": keys.public_hex(owner) if owner else "", "commitment": "cd" * 32,
-        "code": "ef" * 20, "order": 12.5, "policy": POLICY, "plan": PLAN,
+        "code": "ef" * 20, "order": 12.0, "policy": POLICY, "plan": PLAN,
     }  # fmt: skip
     return body | changes
 
@@ -400,7 +400,7 @@ def odd(begun: Path, **changes: Any) -> list[str]:
 @pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_number_that_is_not_finite_is_found(begun: Path, word: str) -> None:
     data = begun.read_bytes()
-    for old in (b'"clip":0.1', b'"order":12.5', b'"epsilon":3.0'):
+    for old in (b'"clip":0.1', b'"order":12.0', b'"epsilon":3.0'):
         edited = data.replace(old, old.split(b":")[0] + b":" + word.encode())
         assert rules(edited) == ["not-finite"]
     edited = data.replace(b'"round":2', b'"round":' + word.encode())

@@ -51,7 +51,7 @@ KEY = keys.Key.from_private_bytes(b"k" * 32)
 NEW = keys.Key.from_private_bytes(b"n" * 32)
 GENESIS: dict[str, Any] = {
     "version": 1, "site": "a", "dataset": "heart", "key": keys.public_hex(KEY), "owner": "",
-    "commitment": "cd" * 32, "code": "ef" * 20, "order": 12.5, "policy": POLICY, "plan": PLAN,
+    "commitment": "cd" * 32, "code": "ef" * 20, "order": 12.0, "policy": POLICY, "plan": PLAN,
 }  # fmt: skip
 
 
@@ -498,7 +498,7 @@ def test_a_failure_of_any_call_poisons_until_recovered(
             Ledger.open(path, KEY)
         forget(path)
         assert os.path.lexists(f"{path}.poisoned")  # An empty marker is one as well.
-        with pytest.raises(LedgerPoisoned, match="call recover"):  # and in the next
+        with pytest.raises(LedgerPoisoned, match="site recover"):  # and in the next
             Ledger.open(path, KEY)
         assert not path.exists() or set(sent) <= recorded(read(path))
         key = key_of(path) if path.exists() else KEY

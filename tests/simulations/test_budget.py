@@ -133,7 +133,8 @@ def test_a_site_whose_machine_was_restored_from_a_copy_takes_no_step(
         if row.kind in ("plan", "reserve")
     ]
     assert len(reserved) == before.count(b'"kind":"reserve"')
-    assert len(json.loads((third_run / "summary.json").read_text())["privacy"]["sites"]) == 2
+    summary = json.loads((third_run / "summary.json").read_text())
+    assert len(summary["privacy"]["sites"]) == 2 and summary["refused"] == ["ledger"]
     code, found = audited(third_run, homes)
     assert code == 1 and "regress" in json.dumps(found)
 
@@ -170,3 +171,54 @@ def test_one_flipped_byte_in_a_ledger_of_a_run_is_found(plan: Plan, tmp_path: Pa
         assert audited(directory)[0] == 1
     path.write_bytes(data)
     assert audited(directory)[0] == 0
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_site_with_a_new_key_is_followed_by_old_and_new_servers(
+    plan: Plan, tmp_path: Path
+) -> None:
+    homes = tmp_path / "homes"
+    old = {"sites": str(homes), "ceiling": 8.0, "witness": str(tmp_path / "seen.jsonl")}
+    simulate(private(plan, 1.0, 2, **old), tmp_path / "first", engine="serial", quiet=True)
+    for site in SITES:
+        result = CliRunner().invoke(app, ["site", "rotate", str(homes / site)])
+        assert result.exit_code == 0, result.output
+    for name, settings in (("old", old), ("new", old | {"witness": str(tmp_path / "b.jsonl")})):
+        run_here = tmp_path / name
+        simulate(private(plan, 1.0, 3, **settings), run_here, engine="serial", quiet=True)
+        summary = json.loads((run_here / "summary.json").read_text())
+        assert summary["updates"] == {"accepted": 9, "dropped": 0, "missing": 0}
+    code, found = audited(*(tmp_path / name for name in ("first", "old", "new")), homes)
+    assert code == 0, json.dumps(found["findings"], indent=1)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_no_site_can_afford_fails_and_says_why(plan: Plan, tmp_path: Path) -> None:
+    asked = private(plan, 8.0, 1, ceiling=0.1)
+    with pytest.raises(RuntimeError, match=r"no site's own budget.*site-01 budget"):
+        simulate(asked, tmp_path / "run", engine="serial", quiet=True)
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda s: s.update(run="ff" * 8), "summary-mismatch"),
+        (lambda s: s["privacy"].update(unit="none"), "summary-mismatch"),
+        (lambda s: s["privacy"].update(claimed=False), "summary-mismatch"),
+        (lambda s: s["privacy"].update(claimed="yes"), "summary-damaged"),
+        (lambda s: s["privacy"].pop("noise_multiplier"), "summary-damaged"),
+        (lambda s: s["privacy"].update(noise_multiplier=10**400), "summary"),
+    ],
+)
+def test_an_edited_summary_is_found(
+    plan: Plan, tmp_path: Path, change: Callable[[dict[str, Any]], object], rule: str
+) -> None:
+    directory = tmp_path / "run"
+    simulate(private(plan, 1.0, 2), directory, engine="serial", quiet=True)
+    summary = json.loads((directory / "summary.json").read_text())
+    change(summary)
+    (directory / "summary.json").write_text(json.dumps(summary))
+    code, found = audited(directory)
+    assert code == 1 and rule in json.dumps(found["findings"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +18,12 @@ from fedlite.privacy.audit.sources import Run, as_object
 from fedlite.privacy.audit.witness import Line
 from fedlite.reporting.record import ROUNDS, SUMMARY
 
+SCENARIO = "scenario.toml"
+
 # Where the summary names the mechanism, and where a plan does.
 _MECHANISM = ("noise_multiplier", "sampling_rate", "clip", "expected_batch", "max_batch", "delta")
 _WHOLE = ("expected_batch", "max_batch")
+_NEEDED = ("noise_multiplier", "sampling_rate", "clip", "delta", "steps")
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Claims:
     run: its name, 16 hex digits, or "". unit: "record", "client", "none", or "" where unknown.
     claimed: whether it claims any privacy. sites: its `privacy.sites`. declined: by site, the
     rounds that it declined for its budget. unread: by site, how many replies were no updates.
+    round_steps: private steps of one round by the scenario; 0 where unknown.
     """
 
     source: Run
@@ -39,13 +44,17 @@ class Claims:
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     declined: dict[str, set[int]] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
+    round_steps: int = 0
     issues: list[Issue] = field(default_factory=list)
 
     @property
     def sentence(self) -> str:
         """What there is to say of the run as a whole."""
         if self.source.summary is None:
-            return "no summary.json: the run has not finished, and its claims were not checked."
+            return (
+                "no summary.json: the run has not finished, or it was removed; what it claims "
+                "was not checked."
+            )
         if not self.unit:
             return "its claims could not be checked."
         if self.unit == "none":
@@ -76,10 +85,43 @@ def read(source: Run) -> Claims:
             if claims.unit != "none" and not good:
                 text = "privacy.sites must hold an object a site"
                 claims.issues.append(claims.issue("summary-damaged", text))
+            if claims.unit != "none" and type(privacy.get("claimed")) is not bool:
+                text = "privacy.claimed must be true or false"
+                claims.issues.append(claims.issue("summary-damaged", text))
+            missing = [n for n in _NEEDED if _number(privacy.get(n)) is None]
+            if claims.claimed and missing:
+                text = f"privacy must name the mechanism; no number for {', '.join(missing)}"
+                claims.issues.append(claims.issue("summary-damaged", text))
             claims.sites = sites if good else {}
+            _read_scenario(claims)
     if source.rounds is not None:
         _read_rounds(claims, source.rounds)
     return claims
+
+
+def _read_scenario(claims: Claims) -> None:
+    """Hold the summary against the scenario beside it, and take the steps of a round from that."""
+    path = claims.source.path / SCENARIO
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        privacy, training = tables.get("privacy", {}), tables.get("training", {})
+        unit, seed = privacy.get("unit"), privacy.get("simulate_seed", -1)
+        steps = training.get("steps", 0) if unit == "record" else 1
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError, AttributeError):
+        claims.issues.append(Issue("summary-damaged", "cannot be read as a scenario", str(path)))
+        return
+    if unit is None:
+        return
+    said = f"the scenario says unit {unit!r}"
+    if unit != claims.unit:
+        text = f"says unit {claims.unit!r}, and {said}"
+        claims.issues.append(claims.issue("summary-mismatch", text))
+    elif unit != "none" and claims.claimed is not (seed == -1):
+        text = f"says claimed {claims.claimed}, and the scenario has simulate_seed {seed!r}"
+        claims.issues.append(claims.issue("summary-mismatch", text))
+    claims.round_steps = steps if type(steps) is int and steps > 0 else 0
 
 
 def _read_rounds(claims: Claims, data: bytes) -> None:
@@ -106,6 +148,17 @@ def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> l
     for line in lines:
         if line.payload and line.run == claims.run:
             payloads.setdefault(line.site, set()).add(line.payload)
+    if (
+        claims.claimed
+        and not payloads
+        and not any(plan.run == claims.run for book in books.values() for plan in book.plans)
+    ):
+        known = sorted({plan.run for book in books.values() for plan in book.plans})
+        if known:
+            text = (
+                f"names run {claims.run[:64]!r}, and the ledgers know only {', '.join(known[:3])}"
+            )
+            issues.append(claims.issue("summary-mismatch", text))
     for site, row in claims.sites.items():
         issues += _counted(claims, site, row, len(payloads.get(site, ())))
     for site, book in books.items():
@@ -173,13 +226,13 @@ def _spending(
     elif releases > recorded and book.intact:
         text = f"{releases} updates arrived by the summary, and the ledger released {recorded}"
         issues.append(claims.issue("unrecorded-release", text, site))
+    issues += _rounds(claims, site, book, plans)
     reserved = book.reserved(claims.run)
     parts = parts_of(plans, [reserved[plan.number] for plan in plans])
     delta = plans[0].body["delta"]
     try:
-        slack = slack_of(
-            plans, plans[0].body["epsilon_asked"] or claims.privacy.get("epsilon", 1.0)
-        )
+        asked = plans[0].body["epsilon_asked"] or _number(claims.privacy.get("epsilon")) or 1.0
+        slack = slack_of(plans, asked)
         cost = loss_of(parts, left_of(plans, delta, slack))
     except (ValueError, OverflowError):
         return issues  # told where the plan is judged by itself
@@ -202,7 +255,25 @@ def _spending(
     return issues
 
 
+def _rounds(claims: Claims, site: str, book: Book, plans: list[Plan]) -> list[Issue]:
+    """Find releases for which fewer steps were reserved than a round of the scenario takes."""
+    numbers = {plan.number for plan in plans}
+    used = {reserve for found in book.releases.values() for _, reserve in found}
+    for row, body in book.reserves.items():
+        if row in used and body["plan"] in numbers and body["steps"] < claims.round_steps:
+            text = (
+                f"the scenario takes {claims.round_steps} steps a round, and the ledger reserved "
+                f"{body['steps']} for round {body['round']}"
+            )
+            return [book.issue("summary-mismatch", text, row)]
+    return []
+
+
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) else None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -66,6 +66,13 @@ def _delta(value: Any) -> None:
         raise _must("less than 1", value)
 
 
+def _order(value: Any) -> None:
+    _real(2.0, 1024.0)(value)
+    # At other orders the loss of sampled Gaussians is not computed exactly.
+    if value != int(value):
+        raise _must("a whole number, as a float", value)
+
+
 def _hex(digits: int, *, or_empty: bool = False) -> Check:
     pattern = re.compile(rf"[0-9a-f]{{{digits}}}")
 
@@ -182,7 +189,7 @@ KINDS: dict[str, Check] = {
             "owner": _hex(64, or_empty=True),
             "commitment": _hex(64),
             "code": _digest,
-            "order": _real(1.0, above=True),
+            "order": _order,
             "policy": _POLICY,
             "plan": _PLAN,
         }
