@@ -30,7 +30,9 @@ def test_a_site_that_may_send_anything_else_differs_by_twice_the_clip() -> None:
     assert (at_server.sensitivity, at_server.noise_std) == (0.5, 2.0)
     # The same event: what replacing changes is in the noise, not in the accountants' adjacency.
     assert AT_SITE.event == at_server.event == Event(4.0, 1.0)
-    assert AT_SITE.adjacency.startswith("replace") and at_server.adjacency.startswith("add")
+    assert AT_SITE.adjacency.startswith("replace") and at_server.adjacency.endswith(
+        "by zero; who takes part is public"
+    )
     assert {m.unit for m in (AT_SITE, at_server)} == {"client"}
     assert AT_SITE.delta_slack(3.0) == 0.0
 

@@ -193,6 +193,15 @@ def test_a_site_with_a_new_key_is_followed_by_old_and_new_servers(
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_two_ledgers_of_one_site_and_data_set_are_pointed_out(plan: Plan, tmp_path: Path) -> None:
+    for name in "ab":
+        simulate(private(plan, 1.0, 2), tmp_path / name, engine="serial", quiet=True)
+    code, found = audited(tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert sum("adds up" in note["text"] for note in found["notes"]) == len(SITES)
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_no_site_can_afford_fails_and_says_why(plan: Plan, tmp_path: Path) -> None:
     asked = private(plan, 8.0, 1, ceiling=0.1)
     with pytest.raises(RuntimeError, match=r"no site's own budget.*site-01 budget"):

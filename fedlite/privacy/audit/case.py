@@ -110,9 +110,17 @@ class Case:
     def _same_key(self) -> None:
         """One key keeps one ledger for a data set; a second one forgets what the first spent."""
         first: dict[tuple[str, str, str], Book] = {}
+        names: dict[tuple[str, str], Book] = {}
         for books in self.groups:
             book = books[0]
             if book.rows:
+                namesake = names.setdefault((book.site, book.dataset), book)
+                if namesake is not book:
+                    text = (
+                        f"a second ledger with this site and data set is at {namesake.path}; if "
+                        "both are of the same records, what they spent adds up"
+                    )
+                    self.issues.append(book.issue("not-compared", text).as_note())
                 key = book.site, book.dataset, book.rows[0].body["key"]
                 other = first.setdefault(key, book)
                 if other is not book:
