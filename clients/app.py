@@ -52,20 +52,22 @@ def _site(context: Context) -> Site:
 
 def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | Reply]) -> Message:
     """Answer with what `work` returns, if the site's policy lets it leave, or else with a code."""
+    name = "a site"
     try:
         site = _site(context)
+        name = site.name
         return egress.send(work(site), message, site.policy(), site.unit)
     except Decline as decline:
-        log.warning("declined (%s): %s", decline.code, decline)
+        log.warning("%s declined (%s): %s", name, decline.code, decline)
         code = decline.code
     except egress.NotAllowed as error:
-        log.error("%s", error)
+        log.error("%s: %s", name, error)
         code = Code.POLICY
     except ScenarioError as error:
-        log.error("%s", error)
+        log.error("%s: %s", name, error)
         code = Code.CONFIG
     except ValueError as error:
-        log.error("%s", error)
+        log.error("%s: %s", name, error)
         code = Code.DATA
     except Exception:
         log.exception("the round failed at this site")

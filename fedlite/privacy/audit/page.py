@@ -103,9 +103,9 @@ def _sites(audit: Audit) -> list[str]:
         f'<div class="audit">{table}</div>',
         markup.paragraph(
             "PLD, PRV and RDP are what the reserved steps cost, by three accountants from two "
-            "independent libraries, rounded up. Charged is what the whole plans cost, by the bound "
-            "that the ceiling is held against: PLD for a ledger's first plan, a Renyi filter for "
-            "all plans together.",
+            "independent libraries, rounded up; PRV includes its own error of 0.01. Charged is "
+            "what the whole plans cost, by the bound that the ceiling is held against: PLD for a "
+            "ledger's first plan, a Renyi filter for all plans together.",
             "soft",
         ),
         f"<ul>{sentences}</ul>",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from fedlite.privacy.accounting import PRV_ERROR
 from fedlite.privacy.audit.cost import Loss, libraries
 from fedlite.privacy.audit.inspection import Audit
 from fedlite.privacy.audit.rules import Issue, mend
@@ -120,7 +121,8 @@ def notes(issues: Sequence[Issue]) -> list[str]:
 
 def _legend() -> str:
     return (
-        "PLD, PRV and RDP: epsilon of the steps reserved, by three accountants, rounded up. "
+        "PLD, PRV and RDP: epsilon of the steps reserved, by three accountants, rounded up; "
+        f"PRV includes its own error of {PRV_ERROR:g}. "
         "Charged: the whole plans, by the bound that the ceiling is held against. "
         f"Computed with {', '.join(dict.fromkeys(v for v in libraries().values() if v))}."
     )

@@ -179,7 +179,7 @@ class Budget:
         if total > plan.steps:
             cut = f" (asked for {plan.asked})" if plan.asked > plan.steps else ""
             self._refuse(
-                run, round, "plan-spent", f"{total} steps of the {plan.steps} planned{cut}"
+                run, round, "plan-spent", f"all {plan.steps} steps of the plan are used{cut}"
             )
         if _CEILINGS & set(self.account.opened[number].beyond(policy)):
             fits = self._still(number, policy)
