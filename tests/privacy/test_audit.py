@@ -886,3 +886,12 @@ def test_every_rule_of_accounts_is_explained() -> None:
     assert len(words) > 12
     for word in words - {"plan-above-ceiling"}:
         assert audit_rules.means(word) != audit_rules.means("no such rule"), word
+
+
+def test_what_was_passed_over_is_named(world: World, tmp_path: Path) -> None:
+    (world.run / "more").mkdir()
+    (world.run / "ledgers" / ".hidden.jsonl").write_text("?")
+    (world.root / "elsewhere").symlink_to(tmp_path)
+    result = audit([world.root])
+    named = {Path(issue.path).name for issue in result.notes if issue.rule == "not-audited"}
+    assert {"more", ".hidden.jsonl", "elsewhere"} <= named

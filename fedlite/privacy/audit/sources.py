@@ -93,6 +93,10 @@ class Sources:
         why = getattr(error, "strerror", None) or str(error)
         self.issues.append(Issue("unreadable", f"cannot be read: {why}", str(path)))
 
+    def passed_over(self, path: Path, why: str) -> None:
+        """Note what lies there and was not looked at."""
+        self.issues.append(Issue("not-audited", why, str(path)).as_note())
+
     def first_time(self, path: Path) -> bool:
         """Tell whether `path`, which can be audited, has not been visited before."""
         self.hits += 1
@@ -138,8 +142,10 @@ def _folder(sources: Sources, path: Path, depth: int) -> None:
     else:
         for name in names:
             inner = path / name
-            # A link could lead round in a circle; what it leads to can be given by itself.
-            if inner.is_dir() and not inner.is_symlink():
+            if inner.is_dir() and inner.is_symlink():
+                # It could lead round in a circle; what it leads to can be given by itself.
+                sources.passed_over(inner, "is a link to a folder, and was not followed")
+            elif inner.is_dir():
                 _folder(sources, inner, depth + 1)
             elif name.endswith(".jsonl"):
                 _file(sources, inner)
@@ -161,6 +167,9 @@ def _run(sources: Sources, path: Path, held: set[str]) -> None:
         sources.read(path / name) if name in held else None for name in (WITNESS, SUMMARY, ROUNDS)
     )
     sources.runs.append(Run(path, tuple(ledgers), witness, summary, rounds))
+    for name in sorted(held - {LEDGERS, "checkpoint", "figures"}):
+        if (path / name).is_dir():
+            sources.passed_over(path / name, "is no part of a run directory, and was not searched")
 
 
 def _site(sources: Sources, path: Path, held: set[str]) -> None:
@@ -177,13 +186,12 @@ def _ledgers(sources: Sources, folder: Path, home: str) -> list[LedgerFile]:
     found = []
     for name in _names(sources, folder) or []:
         path = folder / name
-        if name.endswith(_LOCK) or name.startswith("."):
+        if name.endswith(_LOCK):
             continue
         if name.endswith(_POISONED):
             _poisoned(sources, folder / name.removesuffix(_POISONED))
-        elif not name.endswith(".jsonl"):
-            text = "is no ledger by its name, and was not read"
-            sources.issues.append(Issue("not-audited", text, str(path)).as_note())
+        elif not name.endswith(".jsonl") or name.startswith("."):
+            sources.passed_over(path, "is no ledger by its name, and was not read")
         elif sources.first_time(path):
             data = sources.read(path)
             if data is not None:
