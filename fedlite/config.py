@@ -328,6 +328,12 @@ def _cross_checks(scenario: Scenario) -> list[str]:
             f"data.fold: must be less than {round(1 / data.test_fraction)} "
             f"(1 / data.test_fraction), got {data.fold}; lower it"
         )
+    if scenario.simulation.witness and not scenario.simulation.sites:
+        errors.append(
+            "simulation.sites: must be set when simulation.witness is (rule: a server that "
+            "remembers ledgers refuses sites that begin new ones), got nothing; name the folder "
+            "where the sites keep theirs from run to run"
+        )
     if scenario.private:
         errors += _private_checks(scenario)
     for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):

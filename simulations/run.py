@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from fedlite import data
-from fedlite.config import Scenario, ScenarioError, load
+from fedlite.config import Scenario, ScenarioError, load, with_values
 from fedlite.data.spread import spread
 from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch
@@ -123,6 +123,7 @@ def simulate(
         raise ScenarioError(str(error)) from error
     engine = choose_engine(engine, scenario)
     directory = directory.absolute()
+    scenario = _with_absolute_paths(scenario)
     _check_space(directory)
     try:
         if engine == "ray":
@@ -137,6 +138,13 @@ def simulate(
         from simulations.comparison import add_comparisons
 
         add_comparisons(scenario, directory, quiet=quiet)
+
+
+def _with_absolute_paths(scenario: Scenario) -> Scenario:
+    """Return the scenario with absolute folders: workers, and a later --resume, start elsewhere."""
+    given = {"sites": scenario.simulation.sites, "witness": scenario.simulation.witness}
+    absolute = {k: str(Path(v).expanduser().absolute()) for k, v in given.items() if v}
+    return with_values(scenario, "simulation", **absolute)
 
 
 def _collect_ledgers(scenario: Scenario, directory: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlite.cli import app
-from fedlite.config import Scenario
+from fedlite.config import Scenario, ScenarioError, load
 from fedlite.privacy.accounting import pld
 from fedlite.privacy.ledger import read
 from fedlite.privacy.ledger.rows import Row
@@ -199,6 +199,20 @@ def test_two_ledgers_of_one_site_and_data_set_are_pointed_out(plan: Plan, tmp_pa
     code, found = audited(tmp_path / "a", tmp_path / "b")
     assert code == 0
     assert sum("adds up" in note["text"] for note in found["notes"]) == len(SITES)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_folders_are_kept_as_absolute_paths_wherever_a_run_goes_on(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = private(plan, 1.0, 1, sites="homes", witness="seen.jsonl")
+    simulate(asked, tmp_path / "run", engine="serial", quiet=True)
+    kept = load(tmp_path / "run" / "scenario.toml").simulation
+    assert (kept.sites, kept.witness) == (str(tmp_path / "homes"), str(tmp_path / "seen.jsonl"))
+    assert (tmp_path / "homes" / "site-01" / "site.toml").exists()
+    with pytest.raises(ScenarioError, match=r"simulation\.sites: must be set"):
+        private(plan, 1.0, 1, witness="seen.jsonl")
 
 
 @pytest.mark.usefixtures("undrawn")
