@@ -737,24 +737,6 @@ def test_only_listed_servers_are_believed(site: Site) -> None:
 # Reports, and the room.
 
 
-def test_what_was_spent_is_told_three_ways(site: Site) -> None:
-    site.begin(gaussian(20.0, 100))
-    site.reserve(25)
-    with site.open() as budget:
-        spent = budget.spent()
-    assert spent.delta == DELTA
-    for loss, steps in ((spent.used, 25), (spent.charged, 100)):
-        exact = epsilon_of((20.0, steps))
-        assert exact <= loss.pld <= exact + 2e-3
-        assert loss.agree
-    assert spent.enforced == site.plan()["charged"]
-
-
-def test_where_nothing_was_done_nothing_is_spent(site: Site) -> None:
-    with site.open() as budget:
-        assert budget.spent().charged.pld == budget.spent().enforced == 0.0
-
-
 def test_a_ledger_that_makes_no_sense_is_not_spent_from(site: Site) -> None:
     site.begin(gaussian(20.0, 100))
     with Ledger.open(site.path, KEY, files=FILES) as ledger:

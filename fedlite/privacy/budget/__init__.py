@@ -3,6 +3,5 @@
 from fedlite.privacy.budget.account import Account
 from fedlite.privacy.budget.budget import WHYS, Budget, Refused
 from fedlite.privacy.budget.plans import plan_unit
-from fedlite.privacy.budget.spending import Spent
 
-__all__ = ["WHYS", "Account", "Budget", "Refused", "Spent", "plan_unit"]
+__all__ = ["WHYS", "Account", "Budget", "Refused", "plan_unit"]

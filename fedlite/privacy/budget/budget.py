@@ -17,16 +17,13 @@ from typing import NoReturn
 from fedlite.messages import Receipt
 from fedlite.privacy.budget.account import Account, Reservation
 from fedlite.privacy.budget.ceilings import admissible
-from fedlite.privacy.budget.plans import Plan, asked_plan, check_run, plan_unit
+from fedlite.privacy.budget.plans import Plan, asked_plan, check_run
 from fedlite.privacy.budget.policy import Policy, SitePolicy
 from fedlite.privacy.budget.siblings import Siblings
-from fedlite.privacy.budget.spending import Spent, spent
 from fedlite.privacy.filter import order_for
 from fedlite.privacy.ledger import Ledger, LedgerError, Row, keys
 from fedlite.privacy.ledger.rows import witness_message
 from fedlite.privacy.mechanism import Mechanism, check_count
-
-__all__ = ["WHYS", "Account", "Budget", "Refused", "Spent", "plan_unit"]
 
 WHYS = {
     "ceiling": "not one round fits under the site's ceilings, or the ceiling has been lowered",
@@ -282,10 +279,6 @@ class Budget:
                 "witness": witness,
                 "signature": signature,
             }
-
-    def spent(self) -> Spent:
-        """Return what the data set has lost so far; nothing where there is no ledger."""
-        return spent(self.account)
 
     def _append(self, kind: str, body: dict[str, object]) -> Row:
         return self._append_all((kind, body))

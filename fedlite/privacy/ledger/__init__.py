@@ -1,22 +1,16 @@
 """What a site writes down of its privacy: rows in a chain, signed, flushed before they count."""
 
-from fedlite.privacy.ledger.ledger import (
-    FILES,
+from fedlite.privacy.ledger.chain import Verified, verify
+from fedlite.privacy.ledger.files import FILES, Files
+from fedlite.privacy.ledger.ledger import Ledger, forget, read, recover
+from fedlite.privacy.ledger.rows import Head, Row
+from fedlite.privacy.ledger.rules import (
     RULES,
-    Files,
     Finding,
-    Head,
     KeyFileError,
-    Ledger,
     LedgerBusy,
     LedgerError,
     LedgerPoisoned,
-    Row,
-    Verified,
-    forget,
-    read,
-    recover,
-    verify,
 )
 
 __all__ = [

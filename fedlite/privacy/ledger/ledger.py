@@ -24,7 +24,7 @@ from typing import Any
 from fedlite.privacy.ledger import files as disk
 from fedlite.privacy.ledger import keys
 from fedlite.privacy.ledger.bodies import check_body
-from fedlite.privacy.ledger.chain import Chain, Verified, verify
+from fedlite.privacy.ledger.chain import Chain
 from fedlite.privacy.ledger.files import FILES, Files
 from fedlite.privacy.ledger.lock import Lock
 from fedlite.privacy.ledger.rows import (
@@ -37,33 +37,9 @@ from fedlite.privacy.ledger.rows import (
     row_message,
 )
 from fedlite.privacy.ledger.rules import (
-    RULES,
-    Finding,
-    KeyFileError,
-    LedgerBusy,
     LedgerError,
-    LedgerPoisoned,
     located,
 )
-
-__all__ = [
-    "FILES",
-    "RULES",
-    "Files",
-    "Finding",
-    "Head",
-    "KeyFileError",
-    "Ledger",
-    "LedgerBusy",
-    "LedgerError",
-    "LedgerPoisoned",
-    "Row",
-    "Verified",
-    "forget",
-    "read",
-    "recover",
-    "verify",
-]
 
 _APPEND = os.O_RDWR | os.O_APPEND
 # What this process has verified, by real path.

@@ -57,8 +57,6 @@ RULES = {
     "key-kind": "A ledger is signed with an Ed25519 key.",
 }
 
-NOTES = frozenset({"torn-line", "clock"})
-
 
 class LedgerError(ValueError):
     """A ledger breaks a rule, or cannot be used.
