@@ -20,7 +20,7 @@ from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_i
 from fedlite.parameters import Vector, vector_digest
 from fedlite.privacy import Mechanism
 from fedlite.privacy.budget import Budget, Refused, plan_unit
-from fedlite.privacy.ledger import Ledger, keys
+from fedlite.privacy.ledger import Ledger
 from fedlite.training import Learner
 from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
 
@@ -88,7 +88,7 @@ class Site:
         rotations: tuple[str, ...] = ()
         if self.unit != "none" and self.home is not None and self.home.ledger.exists():
             with exclusive(self.path), self._ledger(self.home) as ledger:
-                head = self._head(self.home, ledger, named=True)
+                head = _head(ledger, named=True)
                 rotations = tuple(
                     row.line.decode().rstrip() for row in ledger.rows if row.kind == "key-rotate"
                 )
@@ -119,18 +119,12 @@ class Site:
                         budget.witness(instruction.receipt)
                     frame = self._take_part(instruction, budget)
                     named = instruction.receipt is None
-                    return Reply(frame, self._head(self.home, ledger, named=named))
+                    return Reply(frame, _head(ledger, named=named))
             except Refused as refused:
                 raise Decline(_CODES.get(refused.why, Code.BUDGET), str(refused)) from None
 
     def _ledger(self, home: Home) -> Ledger:
         return Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT)
-
-    def _head(self, home: Home, ledger: Ledger, *, named: bool) -> LedgerHead:
-        head = ledger.head
-        key = keys.public_hex(home.key())
-        names = (bytes.fromhex(head.ledger), bytes.fromhex(key)) if named else (b"", b"")
-        return LedgerHead(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.signature), *names)
 
     def _take_part(self, instruction: Instruction, budget: Budget | None) -> bytes:
         state = load(self.path) or SiteState(
@@ -255,6 +249,12 @@ class Site:
             residual=left.value if link.error_feedback else np.zeros_like(delta),
         )
         return payload
+
+
+def _head(ledger: Ledger, *, named: bool) -> LedgerHead:
+    head = ledger.head
+    names = (bytes.fromhex(head.ledger), bytes.fromhex(ledger.key)) if named else (b"", b"")
+    return LedgerHead(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.signature), *names)
 
 
 def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site:
