@@ -236,10 +236,7 @@ def data_fetch(
         from fedlite import data
 
         path = data.fetch(name)
-        if as_json:
-            _print_json({"name": name, "path": str(path)})
-        else:
-            typer.echo(f"{name}: {path}")
+        _tell({"name": name, "path": str(path)}, f"{name}: {path}", as_json)
 
 
 @audit_app.command("ledgers")
@@ -307,10 +304,7 @@ def site_owner(key: OwnerKey, as_json: Json = False) -> None:
         from clients import commands
 
         public = commands.owner_key(key)
-        if as_json:
-            _print_json({"key": str(key), "owner": public})
-        else:
-            typer.echo(f'owner = "{public}"')
+        _tell({"key": str(key), "owner": public}, f'owner = "{public}"', as_json)
 
 
 @site_app.command("grant")
@@ -330,10 +324,7 @@ def site_grant(
         wanted = {"epsilon": epsilon, "person": person, "per_run": per_run}
         changes = {name: value for name, value in wanted.items() if value is not None}
         grant = commands.make_grant(ledger, key, changes, out)
-        if as_json:
-            _print_json(grant)
-        else:
-            typer.echo(f"{out}: at the site, run: fedlite site raise HOME {out}")
+        _tell(grant, f"{out}: at the site, run: fedlite site raise HOME {out}", as_json)
 
 
 @site_app.command("raise")
@@ -347,10 +338,11 @@ def site_raise(
         from clients import commands
 
         policy = commands.apply_grant(home, grant)
-        if as_json:
-            _print_json(policy)
-        else:
-            typer.echo(f"epsilon {policy['epsilon']:g} at delta {policy['delta']:g} is in force")
+        _tell(
+            policy,
+            f"epsilon {policy['epsilon']:g} at delta {policy['delta']:g} is in force",
+            as_json,
+        )
 
 
 @site_app.command("rotate")
@@ -362,10 +354,11 @@ def site_rotate(
         from clients import commands
 
         public, ledgers = commands.rotate_key(home)
-        if as_json:
-            _print_json({"home": str(home), "key": public, "ledgers": ledgers})
-        else:
-            typer.echo(f"ledgers signed by {public} from here on: {ledgers}")
+        _tell(
+            {"home": str(home), "key": public, "ledgers": ledgers},
+            f"ledgers signed by {public} from here on: {ledgers}",
+            as_json,
+        )
 
 
 @site_app.command("recover")
@@ -382,10 +375,19 @@ def site_recover(
         from clients import commands
 
         rows = commands.recover_ledger(home, dataset, drop_damaged_tail=drop_damaged_tail)
-        if as_json:
-            _print_json({"home": str(home), "dataset": dataset, "rows": rows})
-        else:
-            typer.echo(f"{dataset}: {rows} rows verified and written anew")
+        _tell(
+            {"home": str(home), "dataset": dataset, "rows": rows},
+            f"{dataset}: {rows} rows verified and written anew",
+            as_json,
+        )
+
+
+def _tell(value: dict[str, Any], text: str, as_json: bool) -> None:
+    """Print a result: one JSON object for scripts, one line for people."""
+    if as_json:
+        _print_json(value)
+    else:
+        typer.echo(text)
 
 
 def _print_json(value: dict[str, Any]) -> None:
