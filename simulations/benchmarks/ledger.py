@@ -18,13 +18,13 @@ from statistics import median
 from typing import Any
 
 from fedlite.messages import LedgerHead
-from fedlite.privacy.accounting import compose_pld
+from fedlite.privacy import RecordMechanism
 from fedlite.privacy.audit import audit
-from fedlite.privacy.filter import order_for
+from fedlite.privacy.budget import Budget
+from fedlite.privacy.budget.policy import SitePolicy
 from fedlite.privacy.ledger import Ledger, keys
 from fedlite.privacy.ledger.chain import verify
 from fedlite.privacy.ledger.rows import Head
-from fedlite.privacy.mechanism import Event
 from server.summary import machine
 from server.witness import Witness
 
@@ -34,48 +34,6 @@ ROUNDS, QUICK_ROUNDS = 200, 20
 ROWS_A_ROUND = 4
 SITE, RUN, EPSILON, DELTA, SIGMA = "site-1", "00000000000000aa", 3.0, 1e-5, 200.0
 ZEROS = "00" * 32
-
-
-def genesis(key: keys.Key, steps: int) -> dict[str, Any]:
-    """Return the body of a first row whose plan has `steps` steps."""
-    plan = {
-        "run": RUN,
-        "unit": "record",
-        "noise_multiplier": SIGMA,
-        "sampling_rate": 1.0,
-        "steps": steps,
-        "asked": steps,
-        "clip": 0.1,
-        "expected_batch": 32,
-        "max_batch": 0,
-        "max_records": 0,
-        "delta": DELTA,
-        "epsilon_asked": EPSILON,
-        "bound": "pld",
-        "charged": compose_pld([(Event(SIGMA), steps)], DELTA),
-        "code": ZEROS,
-    }
-    policy = {
-        "epsilon": EPSILON,
-        "delta": DELTA,
-        "person": 0.0,
-        "per_run": 0.0,
-        "units": ["record"],
-        "metrics": [],
-        "servers": [],
-    }
-    return {
-        "version": 1,
-        "site": SITE,
-        "dataset": "digits",
-        "key": keys.public_hex(key),
-        "owner": "",
-        "commitment": ZEROS,
-        "code": ZEROS,
-        "order": order_for(EPSILON, DELTA),
-        "policy": policy,
-        "plan": plan,
-    }
 
 
 class Run:
@@ -89,7 +47,16 @@ class Run:
         self.key = keys.generate(directory / "site.pem")
         self.witness = Witness(directory, directory / "witness.pem")
         self.ledger = Ledger.open(self.path, self.key)
-        self.ledger.create(genesis(self.key, rounds))
+        Budget(self.ledger).begin(
+            RUN,
+            RecordMechanism(0.1, SIGMA, 1.0, steps=rounds, expected_batch=32),
+            SitePolicy(site=SITE, epsilon=EPSILON, delta=DELTA),
+            asked_epsilon=EPSILON,
+            delta=DELTA,
+            dataset="digits",
+            commitment=ZEROS,
+            code=ZEROS,
+        )
         self.receipt: list[tuple[str, dict[str, Any]]] = []
 
     def play(self, number: int) -> tuple[float, float]:
