@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from fedlite.compression.compressor import COMPRESSORS, Compressor, Decoded, Dense, TopK, make
+from fedlite.compression.compressor import COMPRESSORS, make
+from fedlite.compression.dense import Dense
 from fedlite.compression.feedback import Residual, compress
 from fedlite.compression.frame import HEADER_BYTES, Envelope, disclosed_records, pack, unpack
+from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.quantization import QUANTIZERS, Quantizer
 from fedlite.compression.selection import count, top_k
+from fedlite.compression.topk import TopK
 
 __all__ = [
     "COMPRESSORS",
     "HEADER_BYTES",
+    "NOTHING",
     "QUANTIZERS",
     "Compressor",
+    "Context",
     "Decoded",
     "Dense",
     "Envelope",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.compression.compressor import Compressor, Decoded
+from fedlite.compression.interface import Compressor, Decoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ def compress(
     Raises:
         ValueError: the shapes differ, or the sum is not a finite float32[n].
 
-    >>> from fedlite.compression.compressor import TopK
+    >>> from fedlite.compression.topk import TopK
     >>> delta = np.array([4.0, 1.0, -2.0], dtype=np.float32)
     >>> body, decoded, residual = compress(TopK(0.3, "fp32"), delta, None)
     >>> decoded.dense(), residual.value

@@ -17,6 +17,8 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from fedlite.compression.interface import Context
+
 MAGIC = b"FL"
 VERSION = 1
 
@@ -67,6 +69,11 @@ class Envelope:
         """The 8 bytes that tie a frame to this run, round, site, base model and layout."""
         packed = _BINDING.pack(self.run, self.round, self.site, self.base, self.layout)
         return hashlib.sha256(packed).digest()[:8]
+
+    @property
+    def context(self) -> Context:
+        """What sender and receiver both know, for compressors that draw public randomness."""
+        return Context(self.run + self.round.to_bytes(4, "little"), self.site)
 
 
 def pack(envelope: Envelope, codec: int, body: bytes, records: int = 0) -> bytes:

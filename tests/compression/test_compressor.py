@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from fedlite.compression.compressor import COMPRESSORS, Compressor, Decoded, Dense, TopK, make
+from fedlite.compression import Compressor, Decoded, Dense, TopK, make
+from fedlite.compression.compressor import COMPRESSORS
 from fedlite.compression.frame import HEADER_BYTES, Envelope, pack, unpack
 from fedlite.compression.quantization import QUANTIZERS
 from fedlite.compression.selection import count

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlite.compression.compressor import Compressor, Dense, TopK
+from fedlite.compression import Compressor, Dense, TopK
 from fedlite.compression.feedback import Residual, compress
 
 
