@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedlite import compression, flower
-from fedlite.config import Scenario, participants
+from fedlite.config import Scenario
 from fedlite.messages import REPLY_BYTES, Code, Hello, Instruction, Reply, site_id
 from fedlite.parameters import Layout, Vector
 from fedlite.privacy import ClientMechanism, client
@@ -315,7 +315,7 @@ class Rounds:
 
         names = sorted(name for name in self.roster if not point.sites[name].spent)
         rng = np.random.default_rng([federation.seed, number])
-        wanted = min(participants(federation), len(names))
+        wanted = min(federation.participants, len(names))
         chosen = sorted(names[i] for i in rng.choice(len(names), wanted, replace=False))
 
         outcome = Outcome()
@@ -435,7 +435,7 @@ class Rounds:
         seed, number = self.scenario.privacy.simulate_seed, self.point.round + 1
         noise = client.entropy(seed, number, 0)
         return client.noised_mean(
-            total, participants(self.scenario.federation), self._central, noise
+            total, self.scenario.federation.participants, self._central, noise
         )
 
 

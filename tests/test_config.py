@@ -16,7 +16,6 @@ from fedlite.config import (
     from_dict,
     from_run_config,
     load,
-    participants,
     with_values,
 )
 
@@ -180,5 +179,5 @@ def test_files_and_overrides_that_cannot_be_read(
 
 @given(st.integers(1, 1000), st.integers(1, 100))
 def test_the_asked_share_is_rounded_up_exactly(sites: int, percent: int) -> None:
-    asked = participants(Federation(sites=sites, participation=percent / 100))
+    asked = Federation(sites=sites, participation=percent / 100).participants
     assert asked == max(1, math.ceil(Fraction(percent, 100) * sites))
