@@ -1,12 +1,20 @@
-"""A sorted set of coordinates in few bits: Rice-coded gaps, or a bitmap where that is smaller.
+"""A sorted set of coordinates in few bits: Golomb-coded gaps, one bit plane after the other.
 
 Layout of a set of `count` out of `size`: nothing at all when it is empty or full; otherwise one
-mode byte, then either a bitmap of `size` bits (mode 255), or, with the Rice parameter b as the
-mode, b planes of `count` remainder bits followed by the quotients of all gaps in unary (zeros ended
-by a one). Bits run from the lowest of each byte; the last byte is filled up with zeros. Neither
-`size` nor `count` is in the stream: both ends know them.
+mode byte and a stream of bits, from the lowest of each byte, the last byte filled up with zeros.
+Neither `size` nor `count` is in the stream: both ends know them.
 
-Source: Rice 1979, "Some practical universal noiseless coding techniques"; Golomb 1966.
+The mode names the divisor m of the code: mode 2s stands for 2**s, mode 2s + 1 for 3 * 2**s. A gap
+is the distance from the index before, less 1. The stream holds, each for all gaps in turn: the s
+lowest bits, a plane of `count` bits for each; with an odd mode, whether the next digit, in base 3,
+is above 0, and, only where it is, whether it is 2; at last the quotients gap // m in unary, that
+many zeros and a one. Planes instead of one code word after the other let whole arrays be coded at
+once. For random sets of 0.1 % to 10 % and a sign each, powers of two alone (Rice) cost up to 1.8 %
+more than the entropy, where the best divisor falls between two of them; the thirds make it 0.9 %.
+
+Source: Golomb 1966, "Run-length encodings"; Gallager and van Voorhis 1975, "Optimal source codes
+for geometrically distributed integer alphabets"; Rice 1979, "Some practical universal noiseless
+coding techniques".
 """
 
 from __future__ import annotations
@@ -14,7 +22,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_BITMAP = 255
+# Below it every sum that decoding makes fits into 32 bits.
+_SIZES = 2**28
+# Gaps that are enough to choose the divisor by.
+_SAMPLE = 8192
+
+Indices = NDArray[np.int32] | NDArray[np.int64]
+Bits = NDArray[np.uint8]
 
 
 def limit(size: int, count: int) -> int:
@@ -26,48 +40,45 @@ def limit(size: int, count: int) -> int:
     _require_plan(size, count)
     if count in (0, size):
         return 0
-    rice = min(_rice_bits(size, count, b) for b in range(_most(size, count) + 1))
-    return 1 + _bytes(min(size, rice))
+    return 1 + _bytes(_most_bits(size, count, _safest(size, count)))
 
 
-def encode(indices: NDArray[np.int64], size: int) -> bytes:
-    """Return the bytes for a strictly increasing int64[count] of indices below `size`.
+def encode(indices: Indices, size: int) -> bytes:
+    """Return the bytes for a strictly increasing int32[count] or int64[count] below `size`.
 
     Raises:
-        ValueError: the indices are not int64, not strictly increasing, or outside [0, size).
+        ValueError: the indices are of another type, not strictly increasing, or outside
+            [0, size), or `size` is not below 2**28.
 
     >>> encode(np.array([3, 14, 15, 92]), 100).hex()
-    '0431a887'
+    '0831a887'
     """
-    if indices.ndim != 1 or indices.dtype != np.int64:
+    if indices.ndim != 1 or indices.dtype not in (np.int32, np.int64):
         raise ValueError(
-            f"indices must be int64 with one dimension, got {indices.dtype} {indices.shape}"
+            f"indices must be int32 or int64 with one dimension, got {indices.dtype} "
+            f"{indices.shape}"
         )
     count = indices.size
     _require_plan(size, count)
     if count == 0:
         return b""
-    gaps = np.diff(indices, prepend=-1) - 1
-    if int(gaps.min()) < 0 or int(indices[-1]) >= size:
+    if int(indices.min()) < 0 or int(indices.max()) >= size or np.any(indices[1:] <= indices[:-1]):
         raise ValueError(
             f"indices must be strictly increasing and in [0, {size}); sort them, drop duplicates"
         )
     if count == size:
         return b""
-    b, unary = _best(gaps, size)
-    if count * b + unary > size:
-        bits = np.zeros(size, dtype=np.bool_)
-        bits[indices] = True
-        return bytes([_BITMAP]) + _pack(bits)
-    bits = np.zeros(count * b + unary, dtype=np.bool_)
-    for plane in range(b):
-        np.not_equal(gaps & (1 << plane), 0, out=bits[plane * count : (plane + 1) * count])
-    bits[count * b :][np.cumsum((gaps >> b) + 1) - 1] = True
-    return bytes([b]) + _pack(bits)
+    gaps = indices.astype(np.int32)
+    gaps[1:] -= indices[:-1] + 1
+    mode, safest = _best(gaps, size), _safest(size, count)
+    bits = _encode(gaps, mode)
+    if bits.size > _most_bits(size, count, safest):
+        mode, bits = safest, _encode(gaps, safest)
+    return bytes([mode]) + np.packbits(bits, bitorder="little").tobytes()
 
 
-def decode(data: bytes, size: int, count: int) -> NDArray[np.int64]:
-    """Return the int64[count] of strictly increasing indices below `size` that `data` holds.
+def decode(data: bytes | memoryview, size: int, count: int) -> NDArray[np.int32]:
+    """Return the int32[count] of strictly increasing indices below `size` that `data` holds.
 
     `data` may be hostile. Memory is bounded by `size` and `count`, which are the caller's own.
 
@@ -75,114 +86,161 @@ def decode(data: bytes, size: int, count: int) -> NDArray[np.int64]:
         ValueError: the length, the mode, the pad bits, the number of indices or their range is off.
 
     >>> decode(encode(np.array([3, 14, 15, 92]), 100), 100, 4)
-    array([ 3, 14, 15, 92])
+    array([ 3, 14, 15, 92], dtype=int32)
     """
     most = limit(size, count)
-    if len(data) > most:
+    stream = np.frombuffer(data, dtype=np.uint8)
+    if stream.size > most:
         raise ValueError(
-            f"positions of {count} out of {size} take at most {most} bytes, got {len(data)}"
+            f"positions of {count} out of {size} take at most {most} bytes, got {stream.size}"
         )
     if count in (0, size):
-        return np.arange(count, dtype=np.int64)
-    if not data:
+        return np.arange(count, dtype=np.int32)
+    if stream.size == 0:
         raise ValueError(f"positions of {count} out of {size} are missing; they are truncated")
-    mode = data[0]
-    if mode == _BITMAP:
-        return _decode_bitmap(data, size, count)
-    if mode > _most(size, count):
+    mode = int(stream[0])
+    if mode > _last_mode(size, count):
         raise ValueError(
-            f"positions mode must be {_BITMAP} or a Rice parameter up to {_most(size, count)} for "
-            f"{count} out of {size}, got {mode}"
+            f"positions mode must be at most {_last_mode(size, count)} for {count} out of {size}, "
+            f"got {mode}"
         )
-    return _decode_rice(data, mode, size, count)
+    if stream[-1] == 0:
+        raise ValueError("positions end in the byte of their last one; trailing bytes")
+    return _decode(np.unpackbits(stream[1:], bitorder="little"), mode, size, count)
 
 
-def _decode_bitmap(data: bytes, size: int, count: int) -> NDArray[np.int64]:
-    if len(data) != 1 + _bytes(size):
-        raise ValueError(f"a bitmap of {size} takes {1 + _bytes(size)} bytes, got {len(data)}")
-    packed = np.frombuffer(data, dtype=np.uint8, offset=1)
-    # Counting ones before expanding keeps a hostile payload from asking for 64 times its size.
-    _require_ones(int(np.bitwise_count(packed).sum()), count)
-    if size % 8 and int(packed[-1]) >> (size % 8):
-        raise ValueError(f"pad bits after a bitmap of {size} must be 0")
-    return np.flatnonzero(_unpack(packed, size))
+def _encode(gaps: NDArray[np.int32], mode: int) -> Bits:
+    """Return the stream as one byte a bit, 0 or not."""
+    shift, odd = divmod(mode, 2)
+    count = gaps.size
+    high = gaps >> shift
+    digits: list[Bits] = []
+    if odd:
+        quotients = high // 3
+        digit = (high - 3 * quotients).astype(np.uint8)
+        twos = digit[np.flatnonzero(digit > 0)] > 1
+        high, digits = quotients, [digit, twos.view(np.uint8)]
+    ends = np.cumsum(high + 1, dtype=np.int32)
+    ends -= 1
+    planes = shift * count
+    bits = np.zeros(planes + sum(d.size for d in digits) + int(ends[-1]) + 1, dtype=np.uint8)
+    for first in range(0, shift, 8):
+        octet = (gaps >> first).astype(np.uint8)
+        for plane in range(first, min(shift, first + 8)):
+            into = bits[plane * count : (plane + 1) * count]
+            np.bitwise_and(octet, 1 << (plane - first), out=into)
+    for part in digits:
+        bits[planes : planes + part.size] = part
+        planes += part.size
+    bits[planes:][ends.astype(np.intp)] = 1
+    return bits
 
 
-def _decode_rice(data: bytes, b: int, size: int, count: int) -> NDArray[np.int64]:
-    packed = np.frombuffer(data, dtype=np.uint8, offset=1)
-    least, most = _bytes(count * (b + 1)), _bytes(_rice_bits(size, count, b))
-    if not least <= packed.size <= most:
-        raise ValueError(
-            f"a Rice code of {count} out of {size} with parameter {b} takes {least} to {most} "
-            f"bytes, got {packed.size}; truncated or trailing bytes"
-        )
-    if packed[-1] == 0:
-        raise ValueError("a Rice code ends in the byte of its last one; trailing bytes")
-    bits = _unpack(packed, 8 * packed.size)
-    unary = bits[count * b :]
-    _require_ones(int(np.count_nonzero(unary)), count)
-    gaps = (np.diff(np.flatnonzero(unary), prepend=-1) - 1) << b
-    for plane in range(b):
-        gaps |= bits[plane * count : (plane + 1) * count].astype(np.int64) << plane
-    indices = np.cumsum(gaps + 1) - 1
-    if int(indices[-1]) >= size:
-        raise ValueError(f"positions must be below {size}, got {int(indices[-1])}")
+def _decode(bits: Bits, mode: int, size: int, count: int) -> NDArray[np.int32]:
+    """Return the indices in a stream of one byte a bit, which may be hostile."""
+    shift, odd = divmod(mode, 2)
+    planes = shift * count
+    _require_bits(bits, planes + (1 + odd) * count, count)
+    digit = np.zeros(count, dtype=np.uint8)
+    unary = bits[planes:]
+    if odd:
+        digit += unary[:count]
+        above = np.flatnonzero(digit.view(np.bool_))
+        _require_bits(bits, planes + 2 * count + above.size, count)
+        digit[above] += unary[count : count + above.size]
+        unary = unary[count + above.size :]
+    ones = np.count_nonzero(unary)
+    if ones != count:
+        raise ValueError(f"positions must be {count} in number, got {ones}")
+    quotients = np.flatnonzero(unary.view(np.bool_)).astype(np.int32)
+    quotients -= np.arange(count, dtype=np.int32)
+    # That sums the quotients up, and shows that no product below leaves 32 bits.
+    divisor = (3 if odd else 1) << shift
+    _require_below(int(quotients[-1]) * divisor, size)
+    indices = digit.astype(np.int32) << shift
+    for first in range(0, shift, 8):
+        octet = np.zeros(count, dtype=np.uint8)
+        for plane in range(first, min(shift, first + 8)):
+            octet |= bits[plane * count : (plane + 1) * count] << (plane - first)
+        indices |= octet.astype(np.int32) << first
+    indices += 1
+    np.cumsum(indices, out=indices)
+    quotients *= divisor
+    indices += quotients
+    indices -= 1
+    _require_below(int(indices[-1]), size)
     return indices
 
 
-def _best(gaps: NDArray[np.int64], size: int) -> tuple[int, int]:
-    """Return the Rice parameter with the shortest code and the bits of its unary part.
+def _best(gaps: NDArray[np.int32], size: int) -> int:
+    """Return a mode with a short code for these gaps: the best one, as far as a sample tells.
 
-    The code length count * (b + 1) + sum(gaps >> b) is convex in b: the step from b to b + 1 saves
-    sum(ceil((gaps >> b) / 2)), which never grows with b. So walking downhill finds the minimum.
+    The length of a Rice code is convex in s: the step to s + 1 costs a bit a gap and saves
+    sum(ceil((gaps >> s) / 2)), which never grows with s. So walking downhill finds the minimum, and
+    a divisor of three can only be better next to it.
     """
-    count = gaps.size
-    most = _most(size, count)
+    last = _last_mode(size, gaps.size)
+    # Gaps of a matrix may repeat from row to row: an odd stride does not fall into step.
+    sample = gaps[:: (gaps.size // _SAMPLE) | 1]
 
-    def unary(b: int) -> int:
-        return count + int((gaps >> b).sum())
+    def length(mode: int) -> int:
+        high = sample >> (mode // 2)
+        bits = sample.size * (mode // 2 + 1)
+        if mode % 2:
+            bits += sample.size + int(np.count_nonzero(high % 3))
+            high //= 3
+        return bits + int(high.sum(dtype=np.int64))
 
-    b = max(0, most - 1)
-    best = unary(b)
-    for step in (-1, 1):
-        while 0 <= b + step <= most:
-            bits = unary(b + step)
-            if bits + step * count >= best:
+    best = max(0, last - 4)
+    shortest = length(best)
+    for step in (-2, 2):
+        while 0 <= best + step <= last:
+            found = length(best + step)
+            if found >= shortest:
                 break
-            b, best = b + step, bits
-    return b, best
+            best, shortest = best + step, found
+    thirds = [mode for mode in (best - 3, best - 1, best + 1) if 0 < mode <= last]
+    return min([best, *thirds], key=length)
 
 
-def _most(size: int, count: int) -> int:
-    """Return the largest Rice parameter that can be the best one.
+def _last_mode(size: int, count: int) -> int:
+    """Return the largest mode: 2s for the least 2**s above size / count.
 
-    Above it the step to b + 1 costs `count` bits and saves less, as sum(gaps) < size < count << b.
+    The step beyond it costs `count` bits and saves less, as sum(gaps) < size < count << s.
     """
-    return (size // count).bit_length()
+    return 2 * (size // count).bit_length()
 
 
-def _rice_bits(size: int, count: int, b: int) -> int:
-    """Return the most bits of a Rice code: all gaps together are size - count at most."""
-    return count * (b + 1) + ((size - count) >> b)
+def _safest(size: int, count: int) -> int:
+    """Return the mode whose longest code is shortest; a divisor of three is never that."""
+    modes = range(0, _last_mode(size, count) + 1, 2)
+    return min(modes, key=lambda mode: _most_bits(size, count, mode))
+
+
+def _most_bits(size: int, count: int, mode: int) -> int:
+    """Return the most bits in an even mode: all gaps together are size - count at most."""
+    return count * (mode // 2 + 1) + ((size - count) >> (mode // 2))
 
 
 def _bytes(bits: int) -> int:
     return (bits + 7) // 8
 
 
-def _pack(bits: NDArray[np.bool_]) -> bytes:
-    return np.packbits(bits, bitorder="little").tobytes()
-
-
-def _unpack(packed: NDArray[np.uint8], bits: int) -> NDArray[np.bool_]:
-    return np.unpackbits(packed, count=bits, bitorder="little").view(np.bool_)
-
-
 def _require_plan(size: int, count: int) -> None:
-    if not 0 <= count <= size:
-        raise ValueError(f"count must be in [0, size], got count {count} and size {size}")
+    if not 0 <= count <= size < _SIZES:
+        raise ValueError(
+            f"count must be in [0, size] and size below {_SIZES}, got count {count} and size "
+            f"{size}; cut a longer vector into blocks"
+        )
 
 
-def _require_ones(ones: int, count: int) -> None:
-    if ones != count:
-        raise ValueError(f"positions must be {count} in number, got {ones}")
+def _require_bits(bits: Bits, least: int, count: int) -> None:
+    if bits.size < least:
+        raise ValueError(
+            f"positions of {count} take at least {least} bits, got {bits.size}; they are truncated"
+        )
+
+
+def _require_below(index: int, size: int) -> None:
+    if index >= size:
+        raise ValueError(f"positions must be below {size}, got {index}")

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-_CHUNK = 262_144
-_SAMPLE = 131_072
+_CHUNK = 131_072
+_SAMPLE = 65_536
+
+# A float32 without its sign bit, read as an integer: magnitudes keep their order, and infinity and
+# NaN come after them all.
+_MAGNITUDE = 0x7FFF_FFFF
+_LOW_BITS = 15
+
+Bits = NDArray[np.int32]
+Found = tuple[NDArray[np.int32], Bits]
 
 
 def count(size: int, density: float) -> int:
@@ -35,6 +44,15 @@ def count(size: int, density: float) -> int:
     return max(1, math.ceil(Fraction(repr(float(density))) * size))
 
 
+def require_form(vector: NDArray[np.float32]) -> None:
+    """Raise ValueError unless `vector` is a one-dimensional float32 array."""
+    if vector.ndim != 1 or vector.dtype != np.float32:
+        raise ValueError(
+            f"vector must be float32 with one dimension, got {vector.dtype} of shape "
+            f"{vector.shape}; flatten and cast it first"
+        )
+
+
 def require_finite(vector: NDArray[np.float32]) -> None:
     """Raise ValueError unless `vector` is a one-dimensional float32 array without NaN or infinity.
 
@@ -43,11 +61,7 @@ def require_finite(vector: NDArray[np.float32]) -> None:
     ...
     ValueError: vector must be finite, but 1 of 2 values are NaN or infinite; drop this update
     """
-    if vector.ndim != 1 or vector.dtype != np.float32:
-        raise ValueError(
-            f"vector must be float32 with one dimension, got {vector.dtype} of shape "
-            f"{vector.shape}; flatten and cast it first"
-        )
+    require_form(vector)
     if vector.size == 0:
         return
     # NaN and infinity survive min and max, so the usual case needs no temporary array.
@@ -62,12 +76,10 @@ def require_finite(vector: NDArray[np.float32]) -> None:
 def top_k(vector: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Return the indices of the `k` largest magnitudes of `vector`, ascending.
 
-    Exact and deterministic: of equal magnitudes the lowest index wins. A strided sample proposes a
-    threshold a little too low, one pass in cache-sized chunks collects what reaches it, and the
-    collected few are trimmed exactly. Where the sample misleads, everything is partitioned instead.
+    Exact and deterministic: of equal magnitudes the lowest index wins.
 
     Args:
-        vector: float32[n], finite.
+        vector: float32[n], finite, n < 2**31.
         k: 0 <= k <= n.
 
     Returns:
@@ -79,53 +91,144 @@ def top_k(vector: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     >>> top_k(np.array([1, -3, 2, 3, -1], dtype=np.float32), 3)
     array([1, 2, 3])
     """
-    require_finite(vector)
-    n = vector.size
+    return select(vector, k)[0].astype(np.int64)
+
+
+def select(
+    vector: NDArray[np.float32], k: int, start: int = 0, stop: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return where in `vector[start:stop]` the `k` largest magnitudes are, and what is there.
+
+    A strided sample proposes a threshold a little too low, one pass in cache-sized chunks collects
+    what reaches it, and the collected few are trimmed exactly. Where the sample misleads, two
+    histograms of the numbers' bits find the exact threshold. Neither way holds much more than its
+    result.
+
+    Args:
+        vector: float32[n], finite.
+        k: from 0 to the length of the part.
+        start: where the part begins.
+        stop: where it ends, None for n; a part has less than 2**31 values.
+
+    Returns:
+        int32[k], strictly increasing and counted from `start`, and the float32[k] found there.
+
+    Raises:
+        ValueError: `vector` is not float32[n], a value of the part is not finite, or `k` is out of
+            range.
+
+    >>> select(np.array([1, -3, 2, 3, -1], dtype=np.float32), 2, start=2)
+    (array([0, 1], dtype=int32), array([2., 3.], dtype=float32))
+    """
+    require_form(vector)
+    part = vector[start:stop]
+    n = part.size
     if not 0 <= k <= n:
         raise ValueError(f"k must be in [0, {n}] for a vector of {n} values, got {k}")
     if k == 0:
-        return np.empty(0, dtype=np.int64)
-    if k == n:
-        return np.arange(n, dtype=np.int64)
-    if n > _SAMPLE:
-        candidates = _candidates(vector, k)
-        if candidates is not None:
-            return candidates[_partition(np.abs(vector[candidates]), k)]
-    return _partition(np.abs(vector), k)
+        require_finite(part)
+    bits = part.view(np.int32)
+    if k in (0, n):
+        indices, chosen = np.arange(k, dtype=np.int32), bits[:k].copy()
+    elif n <= _SAMPLE:
+        indices, chosen = _trim(np.arange(n, dtype=np.int32), bits, k)
+    else:
+        found = _candidates(bits, k)
+        indices, chosen = _exact(bits, k) if found is None else _trim(*found, k)
+    values = chosen.view(np.float32)
+    # In the order of the bits NaN and infinity are the largest of all, so they have been chosen.
+    if not np.isfinite(values).all():
+        require_finite(vector)
+    return indices, values
 
 
-def _partition(magnitude: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the indices of the k >= 1 largest entries, lowest index first among equals."""
+def _trim(indices: NDArray[np.int32], bits: Bits, k: int) -> Found:
+    """Return the k >= 1 largest of some candidates, lowest index first among equals."""
+    magnitude = bits & _MAGNITUDE
     cut = magnitude.size - k
     threshold = np.partition(magnitude, cut)[cut]
-    above = np.flatnonzero(magnitude > threshold)
-    level = np.flatnonzero(magnitude == threshold)[: k - above.size]
-    return np.sort(np.concatenate([above, level])).astype(np.int64, copy=False)
+    keep = magnitude > threshold
+    short = k - np.count_nonzero(keep)
+    keep[np.flatnonzero(magnitude == threshold)[:short]] = True
+    at = np.flatnonzero(keep)
+    return indices[at], bits[at]
 
 
-def _candidates(vector: NDArray[np.float32], k: int) -> NDArray[np.int64] | None:
-    """Return every index that reaches a sampled threshold: at least k, not many more, or None."""
-    n = vector.size
-    # An odd stride does not fall into step with the row lengths of weight matrices.
-    sample = np.abs(vector[:: (n // _SAMPLE) | 1])
+def _candidates(bits: Bits, k: int) -> Found | None:
+    """Return everything that reaches a sampled threshold: at least k, not many more, or None."""
+    n = bits.size
+    sample = bits[:: _stride(n)] & _MAGNITUDE
     expected = k * sample.size / n
     rank = math.ceil(expected + 4.0 * math.sqrt(expected)) + 16
     if rank >= sample.size:
         return None
     cut = sample.size - rank
-    threshold = np.partition(sample, cut)[cut]
+    sample.partition(cut)
+    threshold = sample[cut]
 
     most = 2 * k + _SAMPLE
-    magnitude = np.empty(_CHUNK, dtype=np.float32)
-    found: list[NDArray[np.int64]] = []
+    found: list[Found] = []
     total = 0
-    for start in range(0, n, _CHUNK):
-        chunk = vector[start : start + _CHUNK]
-        part = np.abs(chunk, out=magnitude[: chunk.size])
-        hits = np.flatnonzero(part >= threshold)
-        hits += start
+    for start, magnitude in _magnitudes(bits):
+        hits = np.flatnonzero(magnitude >= threshold)
         total += hits.size
         if total > most:
             return None
-        found.append(hits)
-    return np.concatenate(found) if total >= k else None
+        found.append(_at(bits, start, hits))
+    return _join(found) if total >= k else None
+
+
+def _stride(n: int) -> int:
+    # One that is odd does not fall into step with the row lengths of weight matrices.
+    return max(64, n // _SAMPLE) | 1
+
+
+def _exact(bits: Bits, k: int) -> Found:
+    """Return the k >= 1 largest of all, lowest index first among equals, whatever they are."""
+    high = np.zeros((_MAGNITUDE >> _LOW_BITS) + 1, dtype=np.int64)
+    for _, magnitude in _magnitudes(bits):
+        magnitude >>= _LOW_BITS
+        high += np.bincount(magnitude, minlength=high.size)
+    bucket, short = _reach(high, k)
+    low = np.zeros(1 << _LOW_BITS, dtype=np.int64)
+    for _, magnitude in _magnitudes(bits):
+        inside = magnitude[magnitude >> _LOW_BITS == bucket] & (low.size - 1)
+        low += np.bincount(inside, minlength=low.size)
+    last, short = _reach(low, short)
+    threshold = (bucket << _LOW_BITS) + last
+
+    found: list[Found] = []
+    for start, magnitude in _magnitudes(bits):
+        keep = magnitude > threshold
+        level = np.flatnonzero(magnitude == threshold)[:short]
+        short -= level.size
+        keep[level] = True
+        found.append(_at(bits, start, np.flatnonzero(keep)))
+    return _join(found)
+
+
+def _reach(histogram: NDArray[np.int64], k: int) -> tuple[int, int]:
+    """Return the bin in which the k-th largest lies, and its rank within that bin, from 1."""
+    reached = np.cumsum(histogram[::-1])
+    place = int(np.searchsorted(reached, k))
+    at = histogram.size - 1 - place
+    return at, k - int(reached[place] - histogram[at])
+
+
+def _magnitudes(bits: Bits) -> Iterator[tuple[int, Bits]]:
+    """Yield the magnitudes in cache-sized chunks, each with its start, in one reused array."""
+    scratch = np.empty(min(bits.size, _CHUNK), dtype=np.int32)
+    for start in range(0, bits.size, _CHUNK):
+        chunk = bits[start : start + _CHUNK]
+        yield start, np.bitwise_and(chunk, _MAGNITUDE, out=scratch[: chunk.size])
+
+
+def _at(bits: Bits, start: int, hits: NDArray[np.intp]) -> Found:
+    # The values are fetched while their chunk is in the cache.
+    values = bits[start : start + _CHUNK][hits]
+    hits += start
+    return hits.astype(np.int32), values
+
+
+def _join(found: list[Found]) -> Found:
+    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.compression import positions
+from fedlite.compression import layers
 from fedlite.compression.interface import NOTHING, Context, Decoded
-from fedlite.compression.quantization import QUANTIZERS
-from fedlite.compression.selection import count, top_k
+from fedlite.compression.quantization import Splits, quantizer
+from fedlite.compression.selection import count, require_form, select
+
+Indices = NDArray[np.int32]
+
+BLOCK = 2**24
+"""Coordinates that are selected and written as one."""
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The largest coordinates by magnitude: their values, then their positions.
+    """The largest coordinates by magnitude, of every block of 2**24 coordinates for itself.
 
-    An all-zero vector gives an update of zeros, an empty vector an empty body.
+    Blocks bound the memory, and are small enough for 32-bit arithmetic; the last one is shorter.
+    Body, for every block in order: positions with their length (`layers`), then values. An all-zero
+    vector gives an update of zeros, an empty vector an empty body.
 
     Attributes:
-        density: the fraction that is sent, in (0, 1]; `count` turns it into a number.
-        values: a name in `quantization.QUANTIZERS`, "sign", "sign-per-tensor" or "fp32".
+        density: the fraction that is sent of every block, in (0, 1]; `count` makes it a number.
+        values: a name in `quantization.QUANTIZERS`.
         sections: sizes of the model's tensors, in their order; empty stands for one tensor.
+            A tensor that reaches over several blocks counts as one of its own in each of them.
 
     Raises:
         ValueError: `density` is out of range or `values` is not known.
@@ -45,48 +54,108 @@ class TopK:
     def __post_init__(self) -> None:
         """Check both fields."""
         count(0, self.density)
-        if self.values not in QUANTIZERS:
-            known = ", ".join(sorted(QUANTIZERS))
-            raise ValueError(f"values must be one of {known}; got {self.values!r}")
+        quantizer(self.values)
 
     @property
     def codec(self) -> int:
-        """The number of the values' format: 1 "sign", 2 "fp32", 3 "sign-per-tensor"."""
-        return QUANTIZERS[self.values].codec
+        """The number of the values' format."""
+        return quantizer(self.values).codec
 
     def compress(self, vector: NDArray[np.float32], context: Context = NOTHING) -> bytes:
-        """Return values and positions of the largest coordinates of a finite float32[n]."""
-        indices = top_k(vector, count(vector.size, self.density))
-        splits = self._splits(indices, vector.size)
-        selected = QUANTIZERS[self.values].encode(vector[indices], splits)
-        return selected + positions.encode(indices, vector.size)
+        """Return positions and values of the largest coordinates of a finite float32[n]."""
+        require_form(vector)
+        return self.write(
+            (block, *select(vector, block.count, block.start, block.stop))
+            for block in self.blocks(vector.size)
+        )
+
+    def write(self, chosen: Iterable[tuple[Block, Indices, NDArray[np.float32]]]) -> bytes:
+        """Return the body for a choice of coordinates: for every block, indices and values."""
+        form = quantizer(self.values)
+        parts = []
+        for block, indices, values in chosen:
+            parts.append(layers.encode(indices, block.size, block.layers))
+            parts.append(form.encode(values, block.splits(indices)))
+        return b"".join(parts)
 
     def decompress(self, body: bytes, size: int, context: Context = NOTHING) -> Decoded:
         """Return the sparse update; ValueError unless `body` has exactly the planned form."""
-        limit = self.limit(size)
+        blocks = list(self.blocks(size))
+        limit = self._limit(blocks)
         if len(body) > limit:
             raise ValueError(
                 f"a top-k body of {size} values at density {self.density} takes at most {limit} "
                 f"bytes, got {len(body)}"
             )
-        k, quantizer = count(size, self.density), QUANTIZERS[self.values]
-        # The positions say how many values each tensor has; both parts' places follow from k.
-        used = quantizer.limit(k, max(1, len(self.sections)))
-        indices = positions.decode(body[used:], size, k)
-        values, _ = quantizer.decode(body, k, self._splits(indices, size))
+        form = quantizer(self.values)
+        total = sum(block.count for block in blocks)
+        indices: NDArray[Any] = np.empty(total, dtype=np.int32 if size < 2**31 else np.int64)
+        values = np.empty(total, dtype=np.float32)
+        rest = memoryview(body)
+        done = 0
+        for block in blocks:
+            where, used = layers.decode(rest, block.size, block.count, block.layers)
+            rest = rest[used:]
+            into = slice(done, done + block.count)
+            values[into], used = form.decode(rest, block.count, block.splits(where))
+            np.add(where, block.start, out=indices[into])
+            rest, done = rest[used:], into.stop
+        if len(rest):
+            raise ValueError(f"a top-k body ends with its values, got {len(rest)} trailing bytes")
         return Decoded(size, indices, values)
 
     def limit(self, size: int) -> int:
         """Return the most bytes for any vector of `size` coordinates."""
-        k = count(size, self.density)
-        sections = max(1, len(self.sections))
-        return QUANTIZERS[self.values].limit(k, sections) + positions.limit(size, k)
+        return self._limit(list(self.blocks(size)))
 
-    def _splits(self, indices: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    def _limit(self, blocks: list[Block]) -> int:
+        form = quantizer(self.values)
+        total = 0
+        for block in blocks:
+            total += layers.limit(block.size, block.count)
+            total += form.limit(block.count, block.ends.size)
+        return total
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the blocks of a vector of `size` coordinates."""
+        starts = np.array(layers.begins(self.sections, size))
         ends = np.cumsum(self.sections or (size,))
-        if ends[-1] != size:
-            raise ValueError(
-                f"sections must add up to the vector's {size} values, got {ends[-1]}; "
-                "pass the sizes of the model's own tensors"
+        for start in range(0, size, BLOCK):
+            stop = min(size, start + BLOCK)
+            inside = np.unique(np.clip(ends, start, stop)) - start
+            among = starts[(starts > start) & (starts < stop)] - start
+            yield Block(
+                start,
+                stop,
+                count(stop - start, self.density),
+                inside[inside > 0],
+                [0, *among.tolist()],
             )
-        return np.concatenate(([0], np.searchsorted(indices, ends)))
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A run of coordinates that is coded by itself.
+
+    Attributes:
+        start: its first coordinate.
+        stop: the one after its last.
+        count: how many are sent.
+        ends: int64[t], where each of the t tensors in it ends, counted from `start`, ascending.
+        layers: where each layer in it begins, counted from `start`, ascending from 0.
+    """
+
+    start: int
+    stop: int
+    count: int
+    ends: NDArray[np.int64]
+    layers: list[int]
+
+    @property
+    def size(self) -> int:
+        """How many coordinates it has."""
+        return self.stop - self.start
+
+    def splits(self, indices: Indices) -> Splits:
+        """Return int64[t + 1]: where among `indices` each tensor's values begin and end."""
+        return np.concatenate(([0], np.searchsorted(indices, self.ends)))
