@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedlite.compression.compressor import COMPRESSORS, make
 from fedlite.compression.dense import Dense
-from fedlite.compression.feedback import Residual, compress
+from fedlite.compression.feedback import Residual, Sent, compress, restore
 from fedlite.compression.frame import HEADER_BYTES, Envelope, disclosed_records, pack, unpack
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.quantization import QUANTIZERS, Quantizer
@@ -23,12 +23,14 @@ __all__ = [
     "Envelope",
     "Quantizer",
     "Residual",
+    "Sent",
     "TopK",
     "compress",
     "count",
     "disclosed_records",
     "make",
     "pack",
+    "restore",
     "top_k",
     "unpack",
 ]

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedlite.compression.dense import Dense
+from fedlite.compression.eden import Eden
 from fedlite.compression.interface import Compressor
+from fedlite.compression.quantization import quantizer
+from fedlite.compression.randk import RandK
+from fedlite.compression.rotated import RotatedTopK
 from fedlite.compression.topk import TopK
 
 
@@ -17,22 +21,40 @@ class Settings:
     Attributes:
         density: the fraction of the coordinates that is sent, in (0, 1]; None for the
             compressor's own choice.
-        values: how a sent value is written; None for the compressor's own choice.
+        values: how a sent value is written: a name in `quantization.QUANTIZERS`; dense takes
+            all but fp16 for fp32. None for the compressor's own choice.
         bits: bits a rotated coordinate, 1 to 8.
+        unbiased: scale what is sent so that its expectation is the vector, for links without error
+            feedback; otherwise so that it is as near to the vector as it can be.
         sections: sizes of the model's tensors (`Layout.sizes`); empty stands for one tensor.
     """
 
     density: float | None = None
     values: str | None = None
     bits: int = 1
+    unbiased: bool = True
     sections: tuple[int, ...] = ()
 
 
+def _dense(settings: Settings) -> Dense:
+    """Return fp16 or else fp32: who tries dense may leave in the plan how values are written."""
+    if settings.values is not None:
+        quantizer(settings.values)
+    return Dense("fp16" if settings.values == "fp16" else "fp32")
+
+
 COMPRESSORS: dict[str, Callable[[Settings], Compressor]] = {
-    "dense": lambda s: Dense(),
+    "dense": _dense,
     "topk": lambda s: TopK(
         0.03 if s.density is None else s.density, s.values or "sign", s.sections
     ),
+    "randk": lambda s: RandK(
+        0.1 if s.density is None else s.density, s.values or "fp16", s.sections, s.unbiased
+    ),
+    "rotated-topk": lambda s: RotatedTopK(
+        0.03 if s.density is None else s.density, s.unbiased, s.sections
+    ),
+    "eden": lambda s: Eden(s.bits, s.unbiased),
 }
 
 
@@ -42,6 +64,7 @@ def make(
     density: float | None = None,
     values: str | None = None,
     bits: int = 1,
+    unbiased: bool = True,
     sections: tuple[int, ...] = (),
 ) -> Compressor:
     """Return the compressor that is registered under `name`, with the given `Settings`.
@@ -55,4 +78,4 @@ def make(
     if name not in COMPRESSORS:
         known = ", ".join(sorted(COMPRESSORS))
         raise ValueError(f"compressor must be one of {known}; got {name!r}")
-    return COMPRESSORS[name](Settings(density, values, bits, sections))
+    return COMPRESSORS[name](Settings(density, values, bits, unbiased, sections))
