@@ -14,7 +14,7 @@ from clients.home import Home, code_digest, open_home
 from clients.policy import SitePolicy, for_scenario
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
-from fedlite.config import Link, Scenario
+from fedlite.config import Scenario
 from fedlite.data.spread import spread
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
 from fedlite.parameters import Vector, vector_digest
@@ -131,7 +131,7 @@ class Site:
             replica=self.learner.initial, residual=np.zeros_like(self.learner.initial)
         )
         state.guard(self.protection)
-        replica = self._receive(state.replica, instruction)
+        replica, step = self._receive(state, instruction)
         pending = state.pending
         if (
             pending is not None
@@ -140,29 +140,32 @@ class Site:
         ):
             self._release(budget, instruction, pending.payload)
             return pending.payload
+        if self.scenario.uplink.aggregate_feedback and step is None:
+            raise Decline(Code.NEED_FULL_MODEL, "what the last broadcast changed is not known here")
         state.settle(instruction.acknowledged)
-        state.replica = replica
+        state.replica, state.round = replica, instruction.round
         if budget is not None:
             self._reserve(budget, instruction)
         delta = self.learner.delta(replica, instruction.round, self.number, self.mechanism)
-        payload = self._compress(state, delta, instruction)
+        payload = self._compress(state, delta, step, instruction)
         # The state first: a release that is on record can then always be sent again.
         save(self.path, state)
         self._release(budget, instruction, payload)
         return payload
 
-    def _compressor(self, link: Link) -> compression.Compressor:
-        sizes = self.learner.layout.sizes
-        return compression.make(
-            link.compressor, density=link.density, values=link.values, sections=sizes
-        )
+    def _receive(self, state: SiteState, instruction: Instruction) -> tuple[Vector, Vector | None]:
+        """Bring the site's model to the one that the instruction names, frame by frame.
 
-    def _receive(self, replica: Vector, instruction: Instruction) -> Vector:
-        """Bring the site's model to the one that the instruction names, frame by frame."""
-        sparse = self._compressor(self.scenario.downlink)
+        Returns that model, and what the last broadcast changed; None when the site cannot tell.
+        """
+        replica = state.replica
+        sparse = self.scenario.downlink.make(self.learner.layout.sizes)
         dense = compression.Dense()
         size = self.learner.layout.size
         current, digest = replica, vector_digest(replica)
+        # Before the first round there was no broadcast, so nothing has changed.
+        at = state.round
+        before = replica if instruction.round == 1 else None
         count = len(instruction.frames)
         for number, frame in enumerate(instruction.frames):
             if digest == instruction.model:
@@ -182,13 +185,15 @@ class Site:
                 codec, _, body = compression.unpack(frame, envelope, limit=compressor.limit(size))
                 if codec != compressor.codec:
                     raise ValueError(f"codec: must be {compressor.codec}, got {codec}")
-                decoded = compressor.decompress(body, size)
+                decoded = compressor.decompress(body, size, envelope.context)
             except ValueError as error:
                 if current is not replica:
                     raise Decline(Code.NEED_FULL_MODEL, f"frame {number}: {error}") from None
                 # The site may already be past the start of the chain: the server does not know of
                 # a round whose reply was lost.
                 continue
+            before = current if not full or at == envelope.round - 1 else None
+            at = envelope.round
             if full:
                 current = decoded.dense()
             else:
@@ -197,7 +202,7 @@ class Site:
             digest = vector_digest(current)
         if digest != instruction.model:
             raise Decline(Code.NEED_FULL_MODEL, "the chain does not lead to the model named")
-        return current
+        return current, None if before is None else current - before
 
     def _reserve(self, budget: Budget, instruction: Instruction) -> None:
         """Write down the steps of this round, durably, before the first of them is taken.
@@ -225,12 +230,16 @@ class Site:
         if budget is not None:
             budget.release(instruction.run.hex(), instruction.round, payload)
 
-    def _compress(self, state: SiteState, delta: Vector, instruction: Instruction) -> bytes:
+    def _compress(
+        self, state: SiteState, delta: Vector, step: Vector | None, instruction: Instruction
+    ) -> bytes:
         """Compress the delta into a frame and keep both possible residuals in `state`."""
         link = self.scenario.uplink
-        compressor = self._compressor(link)
+        compressor = link.make(self.learner.layout.sizes)
         residual = compression.Residual(state.residual) if link.error_feedback else None
-        body, _, left = compression.compress(compressor, delta, residual)
+        reference = None
+        if link.aggregate_feedback and step is not None:
+            reference = np.float32(link.aggregate_feedback) * step
         envelope = compression.Envelope(
             run=instruction.run,
             round=instruction.round,
@@ -238,15 +247,18 @@ class Site:
             layout=self.learner.layout.digest,
             base=instruction.model,
         )
+        sent = compression.compress(
+            compressor, delta, residual, reference=reference, context=envelope.context
+        )
         disclosed = self.scenario.federation.weighting == "records"
         records = len(self.learner.labels) if disclosed else 0
-        payload = compression.pack(envelope, compressor.codec, body, records)
+        payload = compression.pack(envelope, compressor.codec, sent.body, records)
         state.pending = Pending(
             round=instruction.round,
             base=instruction.model,
             payload=payload,
-            unsent=np.zeros_like(delta) if residual is None else delta + residual.value,
-            residual=left.value if link.error_feedback else np.zeros_like(delta),
+            unsent=sent.unsent.value if link.error_feedback else np.zeros_like(delta),
+            residual=sent.residual.value if link.error_feedback else np.zeros_like(delta),
         )
         return payload
 

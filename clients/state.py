@@ -55,13 +55,15 @@ class Pending:
 class SiteState:
     """Everything a site remembers of one run. Vectors are float32 [n].
 
-    protection: what residual and pending update were made under: unit, data set and plan.
+    round: whose replica that is; 1 for the initial model. protection: what residual and pending
+    update were made under: unit, data set and plan.
     """
 
     replica: Vector
     residual: Vector
     pending: Pending | None = None
     protection: str = ""
+    round: int = 1
 
     def guard(self, protection: str) -> None:
         """Drop the residual and the pending update if they were made under another protection.
@@ -87,7 +89,7 @@ class SiteState:
 def save(path: Path, state: SiteState) -> None:
     """Write the state durably; raises OSError and leaves the old file when that fails."""
     arrays: dict[str, np.ndarray] = {"replica": state.replica, "residual": state.residual}
-    meta: dict[str, int | str] = {"protection": state.protection}
+    meta: dict[str, int | str] = {"round": state.round, "protection": state.protection}
     if state.pending is not None:
         arrays["pending.unsent"] = state.pending.unsent
         arrays["pending.residual"] = state.pending.residual
@@ -121,6 +123,7 @@ def load(path: Path) -> SiteState | None:
         return SiteState(
             replica=arrays["replica"],
             residual=arrays["residual"],
+            round=meta["round"],
             pending=pending,
             protection=meta["protection"],
         )

@@ -13,9 +13,13 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fedlite.recommend import recommend
 from fedlite.rules import broken
+
+if TYPE_CHECKING:
+    from fedlite.compression import Compressor
 
 Value = str | int | float | bool
 
@@ -135,12 +139,39 @@ class Training:
 
 @dataclass(frozen=True)
 class Link:
-    """How vectors are compressed in one direction."""
+    """How vectors are compressed in one direction.
+
+    A link that names no key gets the one that `fedlite.recommend` picks. `density` 0 and `values`
+    "" leave the choice to the compressor. `bits` is for rotated coordinates (eden).
+    `error_feedback` keeps what was not sent for the next update; where the key is missing, topk and
+    dense have it, and the compressors that can be unbiased (eden, randk,
+    rotated-topk) are that instead.
+    `aggregate_feedback` > 0 is the share of the last broadcast that sites subtract from an update,
+    and the server adds again (up only).
+    """
 
     compressor: str = setting("topk", "a non-empty name", bool)
-    density: float = _fraction(0.03)
-    values: str = setting("sign", "a non-empty name", bool)
+    density: float = _between(0.0, 0.0, 1.0)
+    values: str = _anything("")
+    bits: int = _between(1, 1, 8)
     error_feedback: bool = _anything(True)
+    aggregate_feedback: float = _between(0.0, 0.0, 1.0)
+
+    def make(self, sections: tuple[int, ...] = ()) -> Compressor:
+        """Return the compressor for a model whose tensors have the sizes `sections`.
+
+        Raises ValueError when the compressor refuses its settings.
+        """
+        from fedlite import compression
+
+        return compression.make(
+            self.compressor,
+            density=self.density or None,
+            values=self.values or None,
+            bits=self.bits,
+            unbiased=not self.error_feedback,
+            sections=sections,
+        )
 
 
 @dataclass(frozen=True)
@@ -199,7 +230,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A whole federation; every field is one TOML table."""
+    """A whole federation; every field but one is a TOML table.
+
+    notes: what was chosen because the scenario named nothing, a line each.
+    """
 
     federation: Federation = field(default_factory=Federation)
     data: Data = field(default_factory=Data)
@@ -211,6 +245,7 @@ class Scenario:
     simulation: Simulation = field(default_factory=Simulation)
     inference: Inference = field(default_factory=Inference)
     report: Report = field(default_factory=Report)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def private(self) -> bool:
@@ -229,7 +264,7 @@ class Scenario:
 
     def to_dict(self) -> dict[str, dict[str, Value]]:
         """Return nested plain values, as in the TOML file."""
-        return asdict(self)
+        return {name: asdict(getattr(self, name)) for name in _SECTIONS}
 
     def to_run_config(self) -> dict[str, Value]:
         """Return Flower's flat run config with dotted keys."""
@@ -274,11 +309,31 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
             continue
         sections[name] = section(name, kind, table, errors)
     if not errors:
-        scenario = Scenario(**sections)
+        scenario = _with_links(Scenario(**sections), tables)
         errors = broken(scenario)
         if not errors:
             return scenario
     raise ScenarioError("\n".join(errors))
+
+
+_UNBIASED = ("eden", "randk", "rotated-topk")
+_LINK_KEYS = {"compressor", "density", "values", "bits", "error_feedback"}
+
+
+def _with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
+    """Return the scenario with the links that its tables leave open settled."""
+    notes, links = [], {"uplink": scenario.uplink, "downlink": scenario.downlink}
+    for name, link in links.items():
+        given = tables.get(name, {})
+        if not _LINK_KEYS & set(given):
+            chosen, why = recommend(scenario, name)
+            link = replace(chosen, aggregate_feedback=link.aggregate_feedback)
+            density = f" {100 * link.density:g} %" if link.density else ""
+            notes.append(f"{name}: {link.compressor}{density}, as the scenario names none ({why})")
+        elif "error_feedback" not in given and name == "uplink":
+            link = replace(link, error_feedback=link.compressor not in _UNBIASED)
+        links[name] = link
+    return replace(scenario, uplink=links["uplink"], downlink=links["downlink"], notes=tuple(notes))
 
 
 def section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]) -> Any:

@@ -35,12 +35,16 @@ def broken(scenario: Scenario) -> list[str]:
         )
     if scenario.private:
         errors += _private_checks(scenario)
-    for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
-        if link.compressor == "topk" and name == "downlink" and not link.error_feedback:
-            errors.append(
-                "downlink.error_feedback: must be true with topk, got false; without it the sites' "
-                "model drifts away from the server's for ever"
-            )
+    if scenario.downlink.compressor != "dense" and not scenario.downlink.error_feedback:
+        errors.append(
+            f"downlink.error_feedback: must be true with {scenario.downlink.compressor}, got "
+            "false; without it the sites' model drifts away from the server's for ever"
+        )
+    if scenario.downlink.aggregate_feedback:
+        errors.append(
+            "downlink.aggregate_feedback: must be 0 (rule: it is what sites subtract on the way "
+            f"up), got {scenario.downlink.aggregate_feedback}; uplink.aggregate_feedback is meant"
+        )
     return errors
 
 

@@ -23,11 +23,13 @@ class Broadcast:
 
     replica: float32 [n]. round: the round it is for. frames: for each recent round, the frame that
     leads from the round before to it, oldest first, consecutive, the last one for `round`.
+    before: the replica of the round before; not kept in the checkpoint, as every round sets it.
     """
 
     replica: Vector
     round: int = 0
     frames: list[tuple[int, bytes]] = field(default_factory=list)
+    before: Vector | None = None
 
     @property
     def digest(self) -> bytes:
@@ -42,27 +44,37 @@ class Broadcast:
         The first round needs no frame: every site builds the initial model from the public seed.
         """
         self.round += 1
+        self.before = self.replica
         if self.round == 1:
             return
         if compressor.codec == compression.Dense.codec:
             # A dense frame is a whole model: nothing is gained by sending a difference.
-            self.frames = [(self.round, self._full(model, layout, run))]
+            self.frames = [(self.round, self._full(model, self.round, layout, run))]
             self.replica = model.copy()
             return
-        body = compressor.compress(model - self.replica)
-        decoded = compressor.decompress(body, model.size)
         envelope = compression.Envelope(
             run=run, round=self.round, site=0, layout=layout, base=self.digest
         )
+        body = compressor.compress(model - self.replica, envelope.context)
+        decoded = compressor.decompress(body, model.size, envelope.context)
         self.frames.append((self.round, compression.pack(envelope, compressor.codec, body)))
         self.replica = self.replica.copy()
         decoded.add_to(self.replica, 1.0)
         self._forget(4 * model.size)
 
-    def frames_for(self, held: int | None, layout: bytes, run: bytes) -> tuple[bytes, ...]:
+    @property
+    def step(self) -> Vector:
+        """What the last broadcast changed, float32 [n]: the reference of aggregate feedback."""
+        return self.replica - (self.replica if self.before is None else self.before)
+
+    def frames_for(
+        self, held: int | None, layout: bytes, run: bytes, *, with_step: bool = False
+    ) -> tuple[bytes, ...]:
         """Return what brings a site up to date that holds the replica of round `held`.
 
         `held` is 1 for the initial model, None when nothing is known of what the site holds.
+        With `with_step` the site can also tell what the last broadcast changed: one that needs the
+        full model then gets that of the round before, and the last frame after it.
         """
         if held is not None:
             chain = [(number, frame) for number, frame in self.frames if number > held]
@@ -70,13 +82,14 @@ class Broadcast:
             dense_bytes = 4 * self.replica.size + compression.HEADER_BYTES
             if complete and sum(len(frame) for _, frame in chain) <= dense_bytes:
                 return tuple(frame for _, frame in chain)
-        return (self._full(self.replica, layout, run),)
+        if with_step and self.before is not None and self.frames:
+            full = self._full(self.before, self.round - 1, layout, run)
+            return (full, self.frames[-1][1])
+        return (self._full(self.replica, self.round, layout, run),)
 
-    def _full(self, model: Vector, layout: bytes, run: bytes) -> bytes:
+    def _full(self, model: Vector, number: int, layout: bytes, run: bytes) -> bytes:
         dense = compression.Dense()
-        envelope = compression.Envelope(
-            run=run, round=self.round, site=0, layout=layout, base=bytes(8)
-        )
+        envelope = compression.Envelope(run=run, round=number, site=0, layout=layout, base=bytes(8))
         return compression.pack(envelope, dense.codec, dense.compress(model))
 
     def _forget(self, dense_bytes: int) -> None:

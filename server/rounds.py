@@ -106,11 +106,10 @@ class Rounds:
         rewrite_rounds(directory, kept)
         self.records = kept
         self._compressor, self._down = (
-            compression.make(
-                link.compressor, density=link.density, values=link.values, sections=layout.sizes
-            )
-            for link in (scenario.uplink, scenario.downlink)
+            link.make(layout.sizes) for link in (scenario.uplink, scenario.downlink)
         )
+        self._aggregate = scenario.uplink.aggregate_feedback
+        self._reference: Vector | None = None
         self._longest = (
             REPLY_BYTES + compression.HEADER_BYTES + self._compressor.limit(initial.size)
         )
@@ -312,6 +311,7 @@ class Rounds:
         down.frames = list(down.frames)
         down.advance(point.state.model, self._down, self.layout, run)
         point.broadcast = down
+        self._reference = np.float32(self._aggregate) * down.step if self._aggregate else None
 
         names = sorted(name for name in self.roster if not point.sites[name].spent)
         rng = np.random.default_rng([federation.seed, number])
@@ -345,7 +345,9 @@ class Rounds:
                 site=site_id(name),
                 acknowledged=record.acknowledged,
                 model=digest,
-                frames=point.broadcast.frames_for(record.held, self.layout, point.run),
+                frames=point.broadcast.frames_for(
+                    record.held, self.layout, point.run, with_step=self._aggregate > 0
+                ),
                 receipt=self._witness.receipt(name) if self._witness else None,
             ).encode()
             outcome.bytes_down += len(blob)
@@ -403,8 +405,9 @@ class Rounds:
             )
             if codec != self._compressor.codec:
                 raise ValueError(f"codec: must be {self._compressor.codec}, got {codec}")
-            decoded = self._clip(self._compressor.decompress(body, size))
-            self._strategy.add(decoded, records)
+            decoded = self._compressor.decompress(body, size, envelope.context)
+            update = compression.restore(decoded, self._reference)
+            self._strategy.add(self._clip(update), records)
         except Disagreement as error:
             log.error("%s", error)
             outcome.dropped[name] = Code.LEDGER.value

@@ -44,7 +44,6 @@ def check(scenario: Scenario) -> Scenario:
 
     Raises ValueError or ScenarioError: whatever can be found wrong is found here, before training.
     """
-    from fedlite import compression
     from fedlite.models import build
     from strategies import make
 
@@ -53,7 +52,7 @@ def check(scenario: Scenario) -> Scenario:
     make(federation)
     for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
         try:
-            compression.make(link.compressor, density=link.density, values=link.values)
+            link.make()
         except ValueError as error:
             raise ScenarioError(f"{name}.{error}") from None
     if source.test is None and not any(len(site.test) for site in sites):
@@ -116,11 +115,14 @@ def simulate(
     holds the run's record, model, figures and report.
     """
     _fetch_missing(scenario, quiet)
+    notes = () if quiet else scenario.notes
     try:
         scenario = check(scenario)
     except ValueError as error:
         # Whatever is wrong here is wrong in what was asked for, and nothing has started yet.
         raise ScenarioError(str(error)) from error
+    for note in notes:
+        print(note, file=sys.stderr)
     engine = choose_engine(engine, scenario)
     directory = directory.absolute()
     scenario = _with_absolute_paths(scenario)

@@ -29,9 +29,9 @@ def refusal(tables: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("section", "key", "value", "rule", "mend"),
     [
-        ("uplink", "density", 0.0, "greater than 0 and at most 1", "0.03"),
-        ("uplink", "density", 1.01, "greater than 0 and at most 1", "0.03"),
-        ("downlink", "density", -1.0, "greater than 0 and at most 1", "0.03"),
+        ("uplink", "bits", 9, "from 1 to 8", "1"),
+        ("uplink", "density", 1.01, "from 0.0 to 1.0", "0.0"),
+        ("downlink", "density", -1.0, "from 0.0 to 1.0", "0.0"),
         ("privacy", "epsilon", 0.0, "greater than 0", "3.0"),
         ("privacy", "epsilon", -3, "greater than 0", "3.0"),
         ("privacy", "delta", 1.0, "less than 1", "1e-05"),
@@ -83,7 +83,7 @@ def test_a_key_that_is_unknown_or_of_the_wrong_type(tables: dict[str, Any], expe
 
 
 def test_all_wrong_keys_are_told_at_once() -> None:
-    text = refusal({"uplink": {"density": 0.0}, "privacy": {"epsilon": 0.0}, "dta": {}})
+    text = refusal({"uplink": {"density": 2.0}, "privacy": {"epsilon": 0.0}, "dta": {}})
     assert len(text.splitlines()) == 3
 
 
@@ -132,8 +132,8 @@ def test_rules_between_keys(tables: dict[str, Any], key: str, rule: str) -> None
 def test_every_default_obeys_its_own_rule_and_survives_toml_and_run_config(
     tmp_path: Path,
 ) -> None:
-    assert from_dict({}) == Scenario()
     assert from_dict(Scenario().to_dict()) == Scenario()
+    assert from_dict(from_dict({}).to_dict()) == from_dict({})
     changed = with_values(Scenario(), "privacy", epsilon=0.1 + 0.2)
     changed = with_values(changed, "federation", name='quote " and \\', seed=2**40)
     path = tmp_path / "other.toml"
@@ -181,3 +181,51 @@ def test_files_and_overrides_that_cannot_be_read(
 def test_the_asked_share_is_rounded_up_exactly(sites: int, percent: int) -> None:
     asked = Federation(sites=sites, participation=percent / 100).participants
     assert asked == max(1, math.ceil(Fraction(percent, 100) * sites))
+
+
+@pytest.mark.parametrize(
+    ("tables", "compressor"),
+    [
+        ({"federation": {"sites": 20}}, "rotated-topk"),
+        ({"federation": {"sites": 20, "participation": 0.25}}, "rotated-topk"),
+        ({"federation": {"sites": 20, "participation": 0.05}}, "topk"),
+        ({"federation": {"sites": 3}}, "rotated-topk"),
+        ({"federation": {"sites": 20}, "training": {"steps": 1}, "privacy": PRIVATE}, "topk"),
+        (
+            {"federation": {"sites": 3}, "privacy": {"unit": "client", "noise_at": "server"}},
+            "eden",
+        ),
+    ],
+)
+def test_a_link_that_names_nothing_gets_what_is_recommended_and_says_so(
+    tables: dict[str, Any], compressor: str
+) -> None:
+    scenario = from_dict(tables)
+    assert scenario.uplink.compressor == compressor
+    assert scenario.uplink.error_feedback == (compressor == "topk")
+    assert [note.split(":")[0] for note in scenario.notes] == ["uplink", "downlink"]
+    assert compressor in scenario.notes[0]
+    # What was chosen is written out, so that nothing is chosen twice.
+    assert from_dict(scenario.to_dict()) == scenario
+    assert from_dict(scenario.to_dict()).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("link", "feedback"),
+    [
+        ({"density": 0.1}, True),
+        ({"compressor": "dense"}, True),
+        ({"compressor": "eden"}, False),
+        ({"compressor": "randk"}, False),
+        ({"compressor": "rotated-topk", "density": 0.03}, False),
+        ({"compressor": "eden", "error_feedback": True}, True),
+        ({"error_feedback": False}, False),
+    ],
+)
+def test_error_feedback_is_left_out_where_a_compressor_can_be_unbiased(
+    link: dict[str, Any], feedback: bool
+) -> None:
+    scenario = from_dict({"federation": {"sites": 20}, "uplink": link})
+    assert scenario.uplink.error_feedback is feedback
+    assert scenario.uplink.compressor == link.get("compressor", "topk")
+    assert not [note for note in scenario.notes if note.startswith("uplink")]

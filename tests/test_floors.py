@@ -10,9 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("fedlite", "clients", "strategies", "server", "simulations")
-GROUND = (
-    "parameters storage config rules messages compression privacy models data reporting".split()
-)
+FILES = "parameters storage config rules recommend messages".split()
+GROUND = [*FILES, *"compression privacy models data reporting".split()]
 FLOORS = {
     **{f"fedlite.{name}": 0 for name in GROUND},
     "fedlite.training": 1,

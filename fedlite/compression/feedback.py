@@ -1,13 +1,19 @@
-"""Error feedback: what compression left out of one update is added to the next.
+"""What surrounds a compressor: the stages that keep what it loses from being lost for good.
 
-Source: Seide, Fu, Droppo, Li, Yu 2014, "1-bit stochastic gradient descent"; Karimireddy, Rebjock,
-Stich, Jaggi 2019, "Error feedback fixes SignSGD and other gradient compression schemes"; Sattler,
-Wiedemann, Mueller, Samek 2019, "Robust and communication-efficient federated learning from non-IID
-data".
+**Error feedback**: what compression left out of one update is added to the next. It costs a site a
+vector of memory, and is stale when the site was not asked for a while. Source: Seide, Fu, Droppo,
+Li, Yu 2014, "1-bit stochastic gradient descent"; Karimireddy, Rebjock, Stich, Jaggi 2019, "Error
+feedback fixes SignSGD and other gradient compression schemes"; Sattler, Wiedemann, Mueller, Samek
+2019, "Robust and communication-efficient federated learning from non-IID data".
+
+**Aggregate feedback**: the site subtracts what the server has just broadcast, which both ends know,
+and compresses the rest. It needs no memory at the site, so it serves sites that come once. Source:
+Ortega, Huang, Li, Jafarkhani 2025, "Communication compression for distributed learning with
+aggregate and server-guided feedback", arXiv 2512.22623 (CAFe).
 
 Privacy: under record-level privacy the delta must be the noised one. A residual of clean deltas
 would carry unprotected information into later messages. Under central client-level privacy error
-feedback is not used.
+feedback is not used. What the server has broadcast is public, so subtracting it costs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.compression.interface import Compressor, Decoded
+from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
+from fedlite.compression.selection import require_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,41 +52,84 @@ class Residual:
             )
 
 
-def compress(
-    compressor: Compressor, delta: NDArray[np.float32], residual: Residual | None
-) -> tuple[bytes, Decoded, Residual]:
-    """Compress `delta` plus `residual` and return body, what the receiver decodes, new residual.
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """One update as it goes out.
 
-    Neither argument is changed: the caller keeps the old residual until the receiver has
-    acknowledged the update, and takes it up again otherwise. Up to float32 rounding, decoded
-    plus new residual equals delta plus old residual; with a dense compressor the new one is zero.
+    Attributes:
+        body: what the compressor wrote.
+        update: float32[n], the update as the receiver will use it.
+        unsent: the residual if this body does not get through: nothing of it was said.
+        residual: the residual if it does. Up to rounding, update plus residual is unsent.
+    """
+
+    body: bytes
+    update: Decoded
+    unsent: Residual
+    residual: Residual
+
+
+def compress(
+    compressor: Compressor,
+    delta: NDArray[np.float32],
+    residual: Residual | None = None,
+    *,
+    reference: NDArray[np.float32] | None = None,
+    context: Context = NOTHING,
+) -> Sent:
+    """Compress `delta` plus `residual` minus `reference`, and say what is left in either case.
+
+    Nothing that is passed in is changed: the caller keeps both residuals until the receiver has
+    acknowledged the update or not.
 
     Args:
         compressor: the stage that loses something.
         delta: float32[n], finite.
         residual: of the last acknowledged update, or None at the start.
+        reference: float32[n] that the receiver will add again, or None.
+        context: what both ends know of this message.
 
     Raises:
         ValueError: the shapes differ, or the sum is not a finite float32[n].
 
     >>> from fedlite.compression.topk import TopK
     >>> delta = np.array([4.0, 1.0, -2.0], dtype=np.float32)
-    >>> body, decoded, residual = compress(TopK(0.3, "fp32"), delta, None)
-    >>> decoded.dense(), residual.value
+    >>> sent = compress(TopK(0.3, "fp32"), delta)
+    >>> sent.update.dense(), sent.residual.value
     (array([4., 0., 0.], dtype=float32), array([ 0.,  1., -2.], dtype=float32))
     """
-    if residual is None:
-        corrected = delta.copy()
-    elif residual.value.shape != delta.shape:
-        raise ValueError(
-            f"residual must have the shape of the delta, got {residual.value.shape} and "
-            f"{delta.shape}; a new model starts without a residual"
-        )
-    else:
-        # An overflow becomes infinite here and is refused by the compressor.
-        with np.errstate(over="ignore"):
-            corrected = delta + residual.value
-    body = compressor.compress(corrected)
-    decoded = compressor.decompress(body, corrected.size)
-    decoded.add_to(corrected, -1.0)
-    return body, decoded, Residual(corrected)
+    for name, other in (
+        ("residual", residual.value if residual else None),
+        ("reference", reference),
+    ):
+        if other is not None and other.shape != delta.shape:
+            raise ValueError(
+                f"{name} must have the shape of the delta, got {other.shape} and {delta.shape}; "
+                "a new model starts without one"
+            )
+    # An overflow becomes infinite here and is refused by the compressor.
+    with np.errstate(over="ignore", invalid="ignore"):
+        unsent = delta.copy() if residual is None else delta + residual.value
+        target = unsent if reference is None else unsent - reference
+    body = compressor.compress(target, context)
+    update = restore(compressor.decompress(body, delta.size, context), reference)
+    left = unsent.copy()
+    update.add_to(left, -1.0)
+    return Sent(body, update, Residual(unsent), Residual(left))
+
+
+def restore(update: Decoded, reference: NDArray[np.float32] | None) -> Decoded:
+    """Return `update` with the reference that its sender subtracted added again.
+
+    Raises:
+        ValueError: the sum is not finite, or the shapes differ.
+    """
+    if reference is None:
+        return update
+    if reference.shape != (update.size,):
+        raise ValueError(f"reference must have {update.size} values, got {reference.shape}")
+    total = reference.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        update.add_to(total, 1.0)
+    require_finite(total)
+    return Decoded(update.size, None, total)

@@ -62,7 +62,7 @@ def invite(
 
 def decoded(payload: bytes, number: int, base: Vector, plan: Scenario) -> np.ndarray:
     link = plan.uplink
-    compressor = compression.make(link.compressor, density=link.density, values=link.values)
+    compressor = link.make()
     envelope = compression.Envelope(
         RUN, number, site_id("site-01"), LAYOUT.digest, vector_digest(base)
     )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlite.compression import Compressor, Dense, TopK
-from fedlite.compression.feedback import Residual, compress
+from fedlite.compression.feedback import Residual, compress, restore
 
 
 @settings(deadline=None, max_examples=60)
@@ -26,8 +26,9 @@ def test_what_was_decoded_and_the_residual_sum_to_the_deltas(
     received = np.zeros(n)
     residual = None
     for delta in deltas:
-        _, decoded, residual = compress(TopK(density, values), delta, residual)
-        decoded.add_to(received, 1.0)
+        sent = compress(TopK(density, values), delta, residual)
+        residual = sent.residual
+        sent.update.add_to(received, 1.0)
     assert residual is not None
     np.testing.assert_allclose(received + residual.value, deltas.sum(axis=0), atol=1e-4)
 
@@ -37,9 +38,9 @@ def test_a_lossless_compressor_leaves_no_residual(compressor: Compressor) -> Non
     rng = np.random.default_rng(0)
     residual = Residual(rng.normal(size=30).astype(np.float32))
     delta = rng.normal(size=30).astype(np.float32)
-    _, decoded, after = compress(compressor, delta, residual)
-    np.testing.assert_array_equal(after.value, np.zeros(30))
-    np.testing.assert_array_equal(decoded.dense(), delta + residual.value)
+    sent = compress(compressor, delta, residual)
+    np.testing.assert_array_equal(sent.residual.value, np.zeros(30))
+    np.testing.assert_array_equal(sent.update.dense(), delta + residual.value)
 
 
 def test_a_small_coordinate_is_sent_once_it_has_grown() -> None:
@@ -47,9 +48,10 @@ def test_a_small_coordinate_is_sent_once_it_has_grown() -> None:
     sent = []
     residual = None
     for _ in range(4):
-        _, decoded, residual = compress(TopK(0.5, "fp32"), delta, residual)
-        assert decoded.indices is not None
-        sent.append(int(decoded.indices[0]))
+        out = compress(TopK(0.5, "fp32"), delta, residual)
+        residual = out.residual
+        assert out.update.indices is not None
+        sent.append(int(out.update.indices[0]))
     # The waiting coordinate grows by 0.4 a round: 0.4, 0.8, 1.2, and then it wins.
     assert sent == [0, 0, 1, 0]
 
@@ -57,10 +59,11 @@ def test_a_small_coordinate_is_sent_once_it_has_grown() -> None:
 def test_the_body_decodes_to_what_was_fed_back() -> None:
     compressor = TopK(0.1, "sign")
     delta = np.random.default_rng(3).normal(size=200).astype(np.float32)
-    body, decoded, residual = compress(compressor, delta, None)
-    received = compressor.decompress(body, 200).dense()
-    np.testing.assert_array_equal(received, decoded.dense())
-    np.testing.assert_array_equal(residual.value, delta - received)
+    sent = compress(compressor, delta)
+    received = compressor.decompress(sent.body, 200).dense()
+    np.testing.assert_array_equal(received, sent.update.dense())
+    np.testing.assert_array_equal(sent.residual.value, delta - received)
+    np.testing.assert_array_equal(sent.unsent.value, delta)
 
 
 def test_the_arguments_are_left_as_they_were() -> None:
@@ -70,6 +73,37 @@ def test_the_arguments_are_left_as_they_were() -> None:
     compress(TopK(0.5), delta, None)
     np.testing.assert_array_equal(delta, [1, 2, 3])
     np.testing.assert_array_equal(residual.value, [0.5, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_a_reference_is_subtracted_and_comes_back(error: bool) -> None:
+    """Whatever is subtracted: update plus what is left is what the site wanted to say."""
+    rng = np.random.default_rng(4)
+    delta, reference = rng.normal(size=(2, 300)).astype(np.float32)
+    residual = Residual(rng.normal(size=300).astype(np.float32)) if error else None
+    wanted = delta + (residual.value if residual else 0)
+    sent = compress(TopK(0.1), delta, residual, reference=reference)
+    received = restore(TopK(0.1).decompress(sent.body, 300), reference)
+    np.testing.assert_array_equal(received.dense(), sent.update.dense())
+    np.testing.assert_allclose(received.dense() + sent.residual.value, wanted, atol=1e-6)
+    np.testing.assert_allclose(sent.unsent.value, wanted, atol=1e-7)
+
+
+def test_a_good_reference_leaves_less_to_say() -> None:
+    rng = np.random.default_rng(5)
+    common = rng.normal(size=1000).astype(np.float32)
+    delta = common + np.float32(0.3) * rng.normal(size=1000).astype(np.float32)
+    plain = compress(TopK(0.05), delta).residual.value
+    helped = compress(TopK(0.05), delta, reference=common).residual.value
+    assert np.linalg.norm(helped) < 0.5 * np.linalg.norm(plain)
+
+
+def test_a_reference_that_overflows_the_update_is_refused() -> None:
+    large = np.full(3, np.finfo(np.float32).max, dtype=np.float32)
+    with pytest.raises(ValueError, match="must be finite"):
+        restore(Dense().decompress(large.tobytes(), 3), large)
+    with pytest.raises(ValueError, match="reference must have 3 values"):
+        restore(Dense().decompress(large.tobytes(), 3), large[:2])
 
 
 def test_another_shape_is_refused() -> None:

@@ -85,6 +85,27 @@ def test_frames_that_nobody_will_be_sent_are_forgotten() -> None:
     assert numbers == list(range(numbers[0], 401))
 
 
+def test_a_site_that_needs_the_full_model_can_be_told_the_last_step_too() -> None:
+    """For aggregate feedback: the model of the round before, and the frame that leads on."""
+    down = broadcast.initial(START)
+    for number in range(1, 5):
+        model = START + np.float32(number)
+        down.advance(model if number > 1 else START, LINK, LAYOUT, RUN)
+    frames = down.frames_for(None, LAYOUT, RUN, with_step=True)
+    assert len(frames) == 2 and frames[0][3] == 0 and frames[1][3] == LINK.codec
+    before = receive(np.zeros(N, np.float32), 3, frames[:1])
+    np.testing.assert_array_equal(receive(before, 4, frames[1:]), down.replica)
+    np.testing.assert_array_equal(down.replica - before, down.step)
+    assert down.step.any()
+
+
+def test_before_the_first_round_nothing_was_broadcast() -> None:
+    down = broadcast.initial(START)
+    down.advance(START, LINK, LAYOUT, RUN)
+    assert down.frames_for(1, LAYOUT, RUN, with_step=True) == ()
+    assert not down.step.any()
+
+
 @pytest.mark.parametrize("held", [1, 2, None])
 def test_a_dense_link_sends_the_model_itself(held: int | None) -> None:
     down = broadcast.initial(START)

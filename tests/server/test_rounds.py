@@ -28,7 +28,7 @@ INITIAL = np.linspace(-1, 1, N).astype(np.float32)
 def frame(member: Any, instruction: Instruction, **changes: Any) -> bytes:
     """Return a valid-looking update with some field changed."""
     link = member.site.scenario.uplink
-    compressor = compression.make(link.compressor, density=link.density, values=link.values)
+    compressor = link.make()
     values = changes.pop("values", np.ones(N, np.float32))
     records = changes.pop("records", 0)
     codec = changes.pop("codec", compressor.codec)
@@ -308,10 +308,15 @@ def test_two_void_rounds_and_a_good_one_do_not_end_the_run(world: World) -> None
     assert [r.accepted for r in played.records] == [0, 0, 3, 0, 0, 3]
 
 
+@pytest.mark.parametrize("share", [0.0, 0.7])
 def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    some = world(sites=4, federation={"rounds": 12, "participation": 0.75, "quorum": 2})
+    some = world(
+        sites=4,
+        federation={"rounds": 12, "participation": 0.75, "quorum": 2},
+        uplink={"aggregate_feedback": share},
+    )
     rng = np.random.default_rng(5)
     for member in some.members:
         for number in range(1, 13):
@@ -346,6 +351,33 @@ def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
         state.settle(rounds.point.sites[member.site.name].acknowledged)
         total = np.sum(list(member.learner.deltas.values()), axis=0, dtype=np.float64)
         np.testing.assert_allclose(used[member.site.name] + state.residual, total, atol=1e-4)
+
+
+@pytest.mark.parametrize("down", ["topk", "dense"])
+def test_what_sites_subtract_the_server_adds_again(world: World, down: str) -> None:
+    """With a lossless way up nothing changes, also for sites that come rarely or forget."""
+
+    def amnesia(member: Any, message: Message, i: Instruction) -> list[Message]:
+        member.site.path.unlink(missing_ok=True)
+        return [member.honest(message, i)]
+
+    played = []
+    for share in (0.0, 0.8):
+        some = world(
+            folder=f"{down}-{share}",
+            sites=5,
+            federation={"rounds": 12, "participation": 0.5},
+            uplink={"compressor": "dense", "aggregate_feedback": share},
+            downlink={"compressor": down},
+        )
+        some.members[1].tricks = dict.fromkeys((4, 7), amnesia)
+        played.append(some.play())
+        assert all(r.accepted == 3 and not r.dropped for r in played[-1].records)
+        if share:
+            pairs = [i for m in some.members for i in m.asked if i.round > 2 and len(i.frames) == 2]
+            assert any(len(i.frames[0]) == 4 * N + compression.HEADER_BYTES for i in pairs)
+    plain, shared = (run.point.state.model for run in played)
+    np.testing.assert_allclose(shared, plain, atol=1e-5)
 
 
 def test_sites_that_are_behind_get_the_chain_and_one_that_lost_its_model_gets_all(
@@ -468,9 +500,13 @@ def test_a_site_may_come_later(world: World) -> None:
     assert [r.accepted for r in played.records] == [2, 3, 3]
 
 
-def test_a_run_stopped_after_any_round_and_resumed_equals_one_that_was_not(world: World) -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_run_stopped_after_any_round_and_resumed_equals_one_that_was_not(
+    world: World, share: float
+) -> None:
     tables: dict[str, Any] = {
         "sites": 4,
+        "uplink": {"aggregate_feedback": share},
         "federation": {"rounds": 6, "participation": 0.5, "server_momentum": 0.9},
     }
     truth = world(folder="whole", **tables).play()

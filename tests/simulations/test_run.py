@@ -318,7 +318,7 @@ def cut(text: str, old: str, new: str) -> str:
         (CSV, ["downlink.values=int3"], ["downlink", "values", "sign", "int3"]),
         (CSV, ["federation.strategy=best"], ["federation.strategy", "fedavg", "best"]),
         (CSV, ["federation.quorum=3"], ["federation.quorum", "at most", "3", "lower it"]),
-        (CSV, ["uplink.density=0"], ["uplink.density", "greater than 0", "0", "0.03"]),
+        (CSV, ["uplink.density=2"], ["uplink.density", "from 0.0 to 1.0", "2", "0.0"]),
         (CSV, ["privacy.epsilon=-1"], ["privacy.epsilon", "greater than 0", "-1", "3.0"]),
         (
             CSV,
