@@ -1,7 +1,7 @@
-"""What top-k compression costs on Fashion-MNIST, against the same federation sent dense.
+"""What compression costs on Fashion-MNIST, against the same federation sent dense.
 
 `python -m simulations.benchmarks.fashion` trains the scenario `fashion` for every seed, dense and
-at each pair of densities, through the product's own path, and prints points lost (deep and exit)
+with every pair of links, through the product's own path, and prints points lost (deep and exit)
 beside the measured ratios. Paired: a seed fixes partition, first model and batch order.
 Runs are kept in `--out`, so an interrupted study goes on where it stopped.
 """
@@ -18,38 +18,71 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fedlite.config import Scenario, load, with_values
+from fedlite.config import Scenario, from_dict, load
 from fedlite.reporting.record import read_summary
 from server.summary import machine
 from simulations.run import resume_scenario, scenario_path, simulate
 
-# Density up and down; dense float32 both ways is always the twin.
-DENSE = (0.0, 0.0)
 BRANCHES = ("deep", "shallow")
-PAIRS = ("0.1/0.1", "0.03/0.03", "0.01/0.01")
+SIGNS = {"compressor": "topk", "values": "sign-per-tensor"}
+LINKS: dict[str, dict[str, Any]] = {
+    "dense": {"compressor": "dense"},
+    "fp16": {"compressor": "dense", "values": "fp16"},
+    # What "top 10 % of the gradients" usually means: float32 values, and the rest is forgotten.
+    "naive-10": {"compressor": "topk", "density": 0.1, "values": "fp32", "error_feedback": False},
+    "topk-30": SIGNS | {"density": 0.3},
+    "topk-10": SIGNS | {"density": 0.1},
+    "topk-9": SIGNS | {"density": 0.09},
+    "topk-3": SIGNS | {"density": 0.03},
+    "topk-1": SIGNS | {"density": 0.01},
+    "levels-3": {"compressor": "topk", "density": 0.03, "values": "levels-4"},
+    "cafe-3": SIGNS | {"density": 0.03, "error_feedback": False, "aggregate_feedback": 1.0},
+    "randk-10": {"compressor": "randk", "density": 0.1},
+    "eden-1bit": {"compressor": "eden"},
+    "rotated-10": {"compressor": "rotated-topk", "density": 0.1},
+    "rotated-3": {"compressor": "rotated-topk", "density": 0.03},
+    "rotated-1": {"compressor": "rotated-topk", "density": 0.01},
+}
+# Link up and link down; dense float32 both ways is always the twin.
+DENSE = "dense/dense"
+METHODS = (
+    "naive-10/dense",
+    "topk-10/dense",
+    "topk-3/dense",
+    "cafe-3/dense",
+    "randk-10/dense",
+    "eden-1bit/dense",
+    "rotated-3/dense",
+    "rotated-1/dense",
+    "rotated-3/topk-10",
+    "rotated-3/topk-3",
+)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training run; density 0 stands for dense float32."""
+    """One training run."""
 
     scenario: str
     seed: int
-    pair: tuple[float, float]
+    method: str
     rounds: int
+    participation: float
     directory: Path
 
 
 def configure(job: Job) -> Scenario:
     """Return the scenario of one run."""
     scenario = load(scenario_path(job.scenario))
-    scenario = with_values(scenario, "federation", seed=job.seed, rounds=job.rounds)
-    for direction, density in zip(("uplink", "downlink"), job.pair, strict=True):
-        link: dict[str, Any] = {"compressor": "dense"}
-        if density:
-            link = {"compressor": "topk", "density": density}
-        scenario = with_values(scenario, direction, **link)
-    return scenario
+    tables: dict[str, dict[str, Any]] = scenario.to_dict()
+    federation = tables["federation"]
+    asked = job.participation * federation["sites"]
+    federation |= {"seed": job.seed, "rounds": job.rounds, "participation": job.participation}
+    federation |= {"quorum": min(federation["quorum"], max(1, int(asked) // 2))}
+    # Scoring 10,000 images costs as much as a site's training; the end is always scored.
+    federation |= {"evaluate_every": max(federation["evaluate_every"], job.rounds // 5)}
+    up, _, down = job.method.partition("/")
+    return from_dict(tables | {"uplink": LINKS[up], "downlink": LINKS[down]})
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -62,12 +95,13 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def table(jobs: list[Job], summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for every pair of densities: means over seeds, and points lost to the twin."""
-    found = {(j.seed, j.pair): s for j, s in zip(jobs, summaries, strict=True)}
+    """Return a row for every method: means over seeds, and points lost to the twin."""
+    found = {(j.seed, j.method): s for j, s in zip(jobs, summaries, strict=True)}
     rows = []
-    for pair in dict.fromkeys(j.pair for j in jobs):
-        mine = {seed: s for (seed, p), s in found.items() if p == pair}
-        row: dict[str, Any] = {"up": _name(pair[0]), "down": _name(pair[1]), "seeds": len(mine)}
+    for method in dict.fromkeys(j.method for j in jobs):
+        mine = {seed: s for (seed, m), s in found.items() if m == method}
+        up, _, down = method.partition("/")
+        row: dict[str, Any] = {"up": up, "down": down, "seeds": len(mine)}
         for branch in BRANCHES:
             scores = [100 * s["accuracy"][branch] for s in mine.values()]
             lost = [
@@ -82,10 +116,6 @@ def table(jobs: list[Job], summaries: list[dict[str, Any]]) -> list[dict[str, An
         row["round_seconds"] = mean(s["seconds"]["round_median"] for s in mine.values())
         rows.append(row)
     return rows
-
-
-def _name(density: float) -> str:
-    return f"top {100 * density:g} %" if density else "dense"
 
 
 def render(rows: list[dict[str, Any]]) -> str:
@@ -109,28 +139,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
     parser.add_argument("--scenario", default="fashion")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pairs", nargs="+", default=PAIRS, metavar="UP/DOWN")
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, metavar="UP/DOWN", help=", ".join(LINKS)
+    )
     parser.add_argument("--rounds", type=int, default=0, help="0: as the scenario says")
-    parser.add_argument("--quick", action="store_true", help="1 seed, 3 rounds, top 10 %% only")
+    parser.add_argument("--participation", type=float, default=0.0, help="0: as the scenario says")
+    parser.add_argument("--quick", action="store_true", help="1 seed, 3 rounds, the seventh method")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None, help="write the rows to this file")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     seeds = 1 if arguments.quick else arguments.seeds
-    wanted = arguments.pairs[:1] if arguments.quick else arguments.pairs
-    pairs = [(float(up), float(down)) for up, _, down in (p.partition("/") for p in wanted)]
-    rounds = arguments.rounds or (
-        3 if arguments.quick else load(scenario_path(arguments.scenario)).federation.rounds
-    )
+    methods = arguments.methods[6:7] or arguments.methods[:1]
+    methods = methods if arguments.quick else arguments.methods
+    for link in (link for method in methods for link in method.split("/")):
+        if link not in LINKS:
+            parser.error(f"--methods: a link must be one of {', '.join(LINKS)}, got {link!r}")
+    federation = load(scenario_path(arguments.scenario)).federation
+    rounds = arguments.rounds or (3 if arguments.quick else federation.rounds)
+    participation = arguments.participation or federation.participation
     if arguments.quick:
         # Kept runs would answer for code that has changed since.
         out = arguments.out or Path(tempfile.mkdtemp(prefix="fedlite-bench-"))
     else:
-        out = arguments.out or Path("runs") / f"bench-{arguments.scenario}-{rounds}"
+        name = f"bench-{arguments.scenario}-{rounds}-{participation:g}"
+        out = arguments.out or Path("runs") / name
     jobs = [
-        Job(arguments.scenario, seed, pair, rounds, out / f"seed{seed}-{pair[0]:g}-{pair[1]:g}")
+        Job(
+            arguments.scenario,
+            seed,
+            method,
+            rounds,
+            participation,
+            out / f"seed{seed}-{method.replace('/', '-down-')}",
+        )
         for seed in range(1, seeds + 1)
-        for pair in (DENSE, *pairs)
+        for method in dict.fromkeys((DENSE, *methods))
     ]
     with multiprocessing.get_context("spawn").Pool(min(arguments.workers, len(jobs))) as pool:
         summaries = []
@@ -139,16 +183,22 @@ def main() -> None:
             scores = " ".join(
                 f"{branch} {100 * summary['accuracy'][branch]:.2f}" for branch in BRANCHES
             )
-            up, down = (_name(density) for density in job.pair)
-            print(f"seed {job.seed}, {up} up, {down} down: {scores}", flush=True)
+            print(f"seed {job.seed}, {job.method}: {scores}", flush=True)
     rows = table(jobs, summaries)
-    print(f"\n{arguments.scenario}, {rounds} rounds, {seeds} seeds, {machine()}\n")
+    print(
+        f"\n{arguments.scenario}, {rounds} rounds, participation {participation:g}, "
+        f"{seeds} seeds, {machine()}\n"
+    )
     print(render(rows))
     if arguments.json:
         figures = [
             {
                 "what": "accuracy against bytes",
-                "parameters": {"scenario": arguments.scenario, "rounds": rounds},
+                "parameters": {
+                    "scenario": arguments.scenario,
+                    "rounds": rounds,
+                    "participation": participation,
+                },
                 "units": {"deep": "%", "shallow": "%", "round_seconds": "s"},
                 "figures": row,
             }
