@@ -163,12 +163,11 @@ class Site:
         dense = compression.Dense()
         size = self.learner.layout.size
         current, digest = replica, vector_digest(replica)
-        # Before the first round there was no broadcast, so nothing has changed.
-        at = state.round
-        before = replica if instruction.round == 1 else None
+        at, before = state.round, None
         count = len(instruction.frames)
         for number, frame in enumerate(instruction.frames):
-            if digest == instruction.model:
+            # Aggregate feedback asks what the last frame changed, also when that was nothing.
+            if digest == instruction.model and not self.scenario.uplink.aggregate_feedback:
                 break
             # A dense frame is a whole model and starts from nothing.
             full = frame[3:4] == bytes([dense.codec])
@@ -202,6 +201,9 @@ class Site:
             digest = vector_digest(current)
         if digest != instruction.model:
             raise Decline(Code.NEED_FULL_MODEL, "the chain does not lead to the model named")
+        if instruction.round == 1:
+            # There was no broadcast before the first round, so nothing has changed.
+            before = current
         return current, None if before is None else current - before
 
     def _reserve(self, budget: Budget, instruction: Instruction) -> None:

@@ -34,6 +34,14 @@ class Layout:
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
 
+    def __post_init__(self) -> None:
+        """Refuse tensors without values, which compressors would have nothing to say of."""
+        for name, size in zip(self.names, self.sizes, strict=True):
+            if not size:
+                raise ValueError(
+                    f"{name}: a trainable tensor must have a value at least, got none; freeze it"
+                )
+
     @classmethod
     def of(cls, module: nn.Module) -> Layout:
         """Return the layout of the parameters of `module` that require a gradient."""

@@ -380,6 +380,25 @@ def test_what_sites_subtract_the_server_adds_again(world: World, down: str) -> N
     np.testing.assert_allclose(shared, plain, atol=1e-5)
 
 
+@pytest.mark.parametrize("down", ["topk", "dense", "eden"])
+def test_a_round_that_changed_nothing_does_not_end_aggregate_feedback(
+    world: World, down: str
+) -> None:
+    """The broadcast after it changes nothing, and sites must know that it was nothing."""
+    silent: Any = lambda m, message, i: (m.honest(message, i), [])[1]  # noqa: E731
+    some = world(
+        sites=3,
+        federation={"rounds": 6, "quorum": 2},
+        uplink={"compressor": "dense", "aggregate_feedback": 1.0},
+        downlink={"compressor": down, "density": 1.0, "values": "fp32"},
+    )
+    for member in some.members[:2]:
+        member.tricks[1] = member.tricks[3] = silent
+    records = some.play().records
+    assert [r.accepted for r in records] == [0, 3, 0, 3, 3, 3]
+    assert not any(r.dropped for r in records)
+
+
 def test_sites_that_are_behind_get_the_chain_and_one_that_lost_its_model_gets_all(
     world: World,
 ) -> None:

@@ -1,0 +1,81 @@
+"""A picture of the compressors: points lost against how many times fewer bytes went up.
+
+`python -m simulations.benchmarks.pareto A.json B.json --figure FILE.png` draws the rows that
+`simulations.benchmarks.fashion --json` has written, one colour a study. The lower right is better.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+BRANCHES = (("deep", "deep branch"), ("shallow", "early exit"))
+
+
+def read(files: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Return the figures of every study, by what the study was; the dense twin is left out."""
+    studies: dict[str, list[dict[str, Any]]] = {}
+    for file in files:
+        for row in json.loads(file.read_text(encoding="utf-8")):
+            told, figures = row["parameters"], row["figures"]
+            name = f"{told['rounds']} rounds, {100 * told['participation']:g} % of the sites"
+            if figures["up"] != "dense":
+                studies.setdefault(name, []).append(figures)
+    return studies
+
+
+def draw(studies: dict[str, list[dict[str, Any]]], figure: Path) -> None:
+    """Draw one panel for each branch into a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(canvas)
+    panels = canvas.subplots(1, 2, sharex=True, sharey=True)
+    for panel, (key, title) in zip(panels, BRANCHES, strict=True):
+        for number, (name, rows) in enumerate(studies.items()):
+            # The way down is the same everywhere but where the label says so.
+            for row in rows:
+                panel.errorbar(
+                    row["up_ratio"],
+                    row[f"{key}_lost"],
+                    yerr=row[f"{key}_lost_sd"],
+                    fmt="os^D"[number % 4],
+                    color=f"C{number}",
+                    markersize=5,
+                    linewidth=1,
+                    alpha=0.85,
+                )
+                down = "" if row["down"] == "dense" else f", {row['down']} down"
+                panel.annotate(
+                    row["up"] + down,
+                    (row["up_ratio"], row[f"{key}_lost"]),
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=6.5,
+                    color=f"C{number}",
+                )
+            panel.plot([], [], "os^D"[number % 4], color=f"C{number}", label=name)
+        panel.axhline(0.0, color="0.6", linewidth=0.8)
+        panel.set_xscale("log")
+        panel.set_title(title)
+        panel.set_xlabel("dense float32 / sent, on the way up")
+    panels[0].set_ylabel("points of accuracy lost to dense")
+    panels[0].legend(fontsize=8)
+    canvas.savefig(figure, dpi=140)
+
+
+def main() -> None:
+    """Read the studies and draw them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
+    parser.add_argument("files", nargs="+", type=Path, help="what fashion --json has written")
+    parser.add_argument("--figure", type=Path, required=True, metavar="FILE.png")
+    arguments = parser.parse_args()
+    draw(read(arguments.files), arguments.figure)
+    print(arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
