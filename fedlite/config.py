@@ -141,8 +141,9 @@ class Training:
 class Link:
     """How vectors are compressed in one direction.
 
-    A link that names no key gets the one that `fedlite.recommend` picks. `density` 0 and `values`
-    "" leave the choice to the compressor. `bits` is for rotated coordinates (eden).
+    A link that names no compressor, density or values gets what `fedlite.recommend` picks.
+    `density` 0 and `values` "" leave the choice to the compressor. `bits` is for rotated
+    coordinates (eden).
     `error_feedback` keeps what was not sent for the next update; where the key is missing, topk and
     dense have it, and the compressors that can be unbiased (eden, randk,
     rotated-topk) are that instead.
@@ -317,7 +318,7 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
 
 
 _UNBIASED = ("eden", "randk", "rotated-topk")
-_LINK_KEYS = {"compressor", "density", "values", "bits", "error_feedback"}
+_LINK_KEYS = {"compressor", "density", "values"}
 
 
 def _with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
@@ -327,11 +328,12 @@ def _with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
         given = tables.get(name, {})
         if not _LINK_KEYS & set(given):
             chosen, why = recommend(scenario, name)
-            link = replace(chosen, aggregate_feedback=link.aggregate_feedback)
+            link = Link(**(chosen | given))
             density = f" {100 * link.density:g} %" if link.density else ""
             notes.append(f"{name}: {link.compressor}{density}, as the scenario names none ({why})")
         elif "error_feedback" not in given and name == "uplink":
-            link = replace(link, error_feedback=link.compressor not in _UNBIASED)
+            clipped = scenario.privacy.unit == "client" and scenario.privacy.noise_at == "server"
+            link = replace(link, error_feedback=not clipped and link.compressor not in _UNBIASED)
         links[name] = link
     return replace(scenario, uplink=links["uplink"], downlink=links["downlink"], notes=tuple(notes))
 

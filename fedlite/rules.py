@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from fedlite.config import Scenario
 
 
+_EXACT = ("fp16", "fp32")
+
+
 def broken(scenario: Scenario) -> list[str]:
     """Return a line for each rule that the scenario breaks: key, rule, value and mend."""
     errors = []
@@ -39,6 +42,13 @@ def broken(scenario: Scenario) -> list[str]:
         errors.append(
             f"downlink.error_feedback: must be true with {scenario.downlink.compressor}, got "
             "false; without it the sites' model drifts away from the server's for ever"
+        )
+    up = scenario.uplink
+    if up.compressor == "randk" and not up.error_feedback and up.values not in ("", *_EXACT):
+        errors.append(
+            "uplink.values: must be fp16 or fp32 for randk without error_feedback (rule: what "
+            "nobody remembers may not be biased, and a magnitude for many values is), got "
+            f"{up.values!r}; set uplink.values to fp16"
         )
     if scenario.downlink.aggregate_feedback:
         errors.append(

@@ -38,6 +38,8 @@ log = logging.getLogger("fedlite.server")
 
 _POLL_SECONDS = 0.1
 _VOID_ROUNDS = 3
+# Beyond it a rotation, or the sum of a difference and a replica, may leave what float32 can hold.
+_LARGEST = np.float32(1e24)
 
 
 class RunFailed(RuntimeError):
@@ -144,9 +146,8 @@ class Rounds:
             outcome, state = self._round(number)
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
-            # The next broadcast is the difference, which overflows before the model does.
-            if enough and not np.isfinite(state.model - self.point.broadcast.replica).all():
-                log.error("round %d: the updates' sum overflowed and is not used", number)
+            if enough and not _sendable(state.model, self.point.broadcast.replica):
+                log.error("round %d: the updates' sum is too large and is not used", number)
                 enough = False
             void = 0 if enough else void + 1
             if not void:
@@ -440,6 +441,11 @@ class Rounds:
         return client.noised_mean(
             total, self.scenario.federation.participants, self._central, noise
         )
+
+
+def _sendable(model: Vector, replica: Vector) -> bool:
+    """Whether every compressor can send the model, or what it differs by; NaN never can."""
+    return all(bool((np.abs(v) <= _LARGEST).all()) for v in (model, model - replica))
 
 
 class _InOrder:

@@ -122,6 +122,12 @@ PRIVATE = {"unit": "record", "delta": 1e-5}
         ({"data": {"name": "csv"}}, "data.path", "needed"),
         ({"data": {"test_fraction": 0.2, "fold": 5}}, "data.fold", "less than 5"),
         ({"downlink": {"error_feedback": False}}, "downlink.error_feedback", "must be true"),
+        ({"downlink": {"aggregate_feedback": 0.5}}, "downlink.aggregate_feedback", "must be 0"),
+        (
+            {"uplink": {"compressor": "randk", "values": "sign"}},
+            "uplink.values",
+            "must be fp16 or fp32",
+        ),
     ],
 )
 def test_rules_between_keys(tables: dict[str, Any], key: str, rule: str) -> None:
@@ -190,6 +196,7 @@ def test_the_asked_share_is_rounded_up_exactly(sites: int, percent: int) -> None
         ({"federation": {"sites": 20, "participation": 0.25}}, "rotated-topk"),
         ({"federation": {"sites": 20, "participation": 0.05}}, "topk"),
         ({"federation": {"sites": 3}}, "rotated-topk"),
+        ({"federation": {"sites": 20, "update_norm": 1.0}}, "topk"),
         ({"federation": {"sites": 20}, "training": {"steps": 1}, "privacy": PRIVATE}, "topk"),
         (
             {"federation": {"sites": 3}, "privacy": {"unit": "client", "noise_at": "server"}},
@@ -219,7 +226,6 @@ def test_a_link_that_names_nothing_gets_what_is_recommended_and_says_so(
         ({"compressor": "randk"}, False),
         ({"compressor": "rotated-topk", "density": 0.03}, False),
         ({"compressor": "eden", "error_feedback": True}, True),
-        ({"error_feedback": False}, False),
     ],
 )
 def test_error_feedback_is_left_out_where_a_compressor_can_be_unbiased(
@@ -229,3 +235,23 @@ def test_error_feedback_is_left_out_where_a_compressor_can_be_unbiased(
     assert scenario.uplink.error_feedback is feedback
     assert scenario.uplink.compressor == link.get("compressor", "topk")
     assert not [note for note in scenario.notes if note.startswith("uplink")]
+
+
+def test_what_a_link_does_name_is_kept() -> None:
+    tables = {"federation": {"sites": 20}, "uplink": {"aggregate_feedback": 0.5}}
+    assert from_dict(tables).uplink.aggregate_feedback == 0.5
+    assert from_dict(tables).uplink.compressor == "rotated-topk"
+
+
+def test_the_compressors_that_can_be_unbiased_are_known() -> None:
+    from fedlite.compression.compressor import COMPRESSORS, Settings
+    from fedlite.config import _UNBIASED
+
+    able = {name for name, build in COMPRESSORS.items() if hasattr(build(Settings()), "unbiased")}
+    assert able == set(_UNBIASED)
+
+
+def test_dense_needs_no_word_on_error_feedback_where_the_server_clips() -> None:
+    privacy = {"unit": "client", "noise_at": "server"}
+    scenario = from_dict({"uplink": {"compressor": "dense"}, "privacy": privacy})
+    assert scenario.uplink.error_feedback is False

@@ -16,6 +16,8 @@ from fedlite.compression.selection import require_finite, select
 from fedlite.compression.topk import BLOCK, Block, TopK
 
 _MOST = 2**16
+# Random signs and Hadamard transforms of fewer values are too few different rotations.
+_LEAST = 128
 
 Signs = NDArray[np.float32]
 
@@ -31,6 +33,9 @@ class RotatedTopK:
     the squared error of one update, in units of its squared norm, is about 1.4 at density 0.1, 3.9
     at 0.03 and 9.6 at 0.01, and that of a mean over m sites is an m-th of it. Top-k without a
     rotation, at the same bytes, is biased and needs error feedback.
+
+    A model of fewer than about 32 values has too few different rotations for that: of two values,
+    the smaller would never be sent.
 
     Without `unbiased` the length is the one of least error, so that error feedback can be used.
 
@@ -97,7 +102,8 @@ class RotatedTopK:
         return self._plan(size).limit(size)
 
     def _plan(self, size: int) -> TopK:
-        return TopK(self.density, "sign-per-tensor", chunks(self.sections, size))
+        # A layer of which nothing is sent would be lost for good: nobody remembers it.
+        return TopK(self.density, "sign-per-tensor", chunks(self.sections, size), each=True)
 
     def _choose(
         self, part: NDArray[np.float32], block: Block, random: np.random.Philox
@@ -129,12 +135,16 @@ def chunks(sections: tuple[int, ...], size: int) -> tuple[int, ...]:
     """Return the lengths of what is rotated by itself: a layer, or a part of at most 2**16 of it.
 
     Layers (`layers.begins`) are also cut at multiples of 2**24, and into parts of nearly equal
-    length.
+    length; one of fewer than 128 values is rotated with the layer before it, or with the next.
 
     >>> chunks((144, 16, 4608, 32), 4800), chunks((), 150_000)
     ((160, 4640), (50000, 50000, 50000))
     """
-    edges = sorted({0, size, *layers.begins(sections, size), *range(0, size, BLOCK)})
+    begins = [0]
+    for begin in layers.begins(sections, size):
+        if min(begin - begins[-1], size - begin) >= _LEAST:
+            begins.append(begin)
+    edges = sorted({*begins, size, *range(0, size, BLOCK)})
     found: list[int] = []
     for begin, end in zip(edges, edges[1:], strict=False):
         parts = -(-(end - begin) // _MOST)

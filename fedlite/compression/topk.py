@@ -33,6 +33,7 @@ class TopK:
         values: a name in `quantization.QUANTIZERS`.
         sections: sizes of the model's tensors, in their order; empty stands for one tensor.
             A tensor that reaches over several blocks counts as one of its own in each of them.
+        each: send at least as many coordinates of a block as it has tensors.
 
     Raises:
         ValueError: `density` is out of range or `values` is not known.
@@ -50,6 +51,7 @@ class TopK:
     density: float
     values: str = "sign"
     sections: tuple[int, ...] = ()
+    each: bool = False
 
     def __post_init__(self) -> None:
         """Check both fields."""
@@ -98,7 +100,7 @@ class TopK:
             rest = rest[used:]
             into = slice(done, done + block.count)
             values[into], used = form.decode(rest, block.count, block.splits(where))
-            np.add(where, block.start, out=indices[into])
+            np.add(where, block.start, out=indices[into], dtype=indices.dtype)
             rest, done = rest[used:], into.stop
         if len(rest):
             raise ValueError(f"a top-k body ends with its values, got {len(rest)} trailing bytes")
@@ -123,14 +125,12 @@ class TopK:
         for start in range(0, size, BLOCK):
             stop = min(size, start + BLOCK)
             inside = np.unique(np.clip(ends, start, stop)) - start
+            ends_inside = inside[inside > 0]
             among = starts[(starts > start) & (starts < stop)] - start
-            yield Block(
-                start,
-                stop,
-                count(stop - start, self.density),
-                inside[inside > 0],
-                [0, *among.tolist()],
-            )
+            number = count(stop - start, self.density)
+            if self.each:
+                number = max(number, ends_inside.size)
+            yield Block(start, stop, number, ends_inside, [0, *among.tolist()])
 
 
 @dataclass(frozen=True, eq=False)

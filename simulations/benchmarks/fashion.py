@@ -32,7 +32,7 @@ LINKS: dict[str, dict[str, Any]] = {
     "naive-10": {"compressor": "topk", "density": 0.1, "values": "fp32", "error_feedback": False},
     "topk-30": SIGNS | {"density": 0.3},
     "topk-10": SIGNS | {"density": 0.1},
-    "topk-9": SIGNS | {"density": 0.09},
+    "topk-8": SIGNS | {"density": 0.08},
     "topk-3": SIGNS | {"density": 0.03},
     "topk-1": SIGNS | {"density": 0.01},
     "levels-3": {"compressor": "topk", "density": 0.03, "values": "levels-4"},

@@ -64,6 +64,17 @@ def test_spikes_are_unbiased_too(size: int, spikes: dict[int, float]) -> None:
     assert error(np.mean(got, axis=0, dtype=np.float64), vector) < 2 * single / sites
 
 
+def test_every_layer_is_sent_even_of_a_tiny_model() -> None:
+    """At 1 % of 600 values six would be sent, of seven layers: the seventh would be lost."""
+    sections = (150,) * 7
+    vector = np.repeat(np.float32([1e-3, 1, 1, 1, 1, 1, 1]), 150)
+    vector *= np.random.default_rng(2).normal(size=1050).astype(np.float32)
+    compressor = RotatedTopK(0.005, sections=sections)
+    got = np.mean([decoded(compressor, vector, site) for site in range(3000)], axis=0)
+    first = np.corrcoef(got[:150], vector[:150])[0, 1]
+    assert first > 0.9
+
+
 def test_without_unbiased_a_residual_shrinks() -> None:
     compressor, left = RotatedTopK(0.03, unbiased=False, sections=SECTIONS), layers()
     before = float(np.linalg.norm(left))
@@ -140,6 +151,9 @@ def test_a_rotation_is_orthonormal_from_its_definition() -> None:
 
 def test_small_tensors_join_the_layer_before_them() -> None:
     assert chunks(SECTIONS, N) == (160, 4640, 2890)
+    # A layer that is too short for many different rotations joins a neighbour.
+    assert chunks((40, 1000, 50, 900, 60), 2050) == (1040, 1010)
+    assert chunks((40,), 40) == (40,)
     assert sum(chunks((2**24 - 5, 2**20), 2**24 - 5 + 2**20)) == 2**24 - 5 + 2**20
     assert max(chunks((), 10**6)) <= 2**16
     ends = np.cumsum(chunks((2**24 + 7,), 2**24 + 7))

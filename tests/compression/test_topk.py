@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from fedlite.compression import TopK, topk
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.compression.quantization import quantizer
 from fedlite.compression.selection import count
+from fedlite.compression.topk import Block
 
 VALUES = ["sign", "sign-per-tensor", "fp32", "fp16", "levels-4"]
 VECTORS = hnp.arrays(
@@ -281,3 +283,17 @@ def test_each_quantizer_keeps_its_codec() -> None:
         assert TopK(0.1, values).codec == quantizer(values).codec
     with pytest.raises(ValueError, match="values must be one of"):
         TopK(0.1, "int8")
+
+
+def test_positions_beyond_two_to_the_31st_come_back() -> None:
+    """Built from its parts: the dense vector would take 8 GB."""
+    size = 2**31 + 2**24
+    compressor = TopK(1e-9, "sign")
+
+    def parts() -> Iterator[tuple[Block, NDArray[np.int32], NDArray[np.float32]]]:
+        for block in compressor.blocks(size):
+            yield block, np.array([block.size - 1], np.int32), np.ones(1, np.float32)
+
+    decoded = compressor.decompress(compressor.write(parts()), size)
+    assert decoded.indices is not None and decoded.indices.dtype == np.int64
+    np.testing.assert_array_equal(decoded.indices, np.arange(1, 130) * 2**24 - 1)

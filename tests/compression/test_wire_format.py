@@ -70,8 +70,9 @@ FRAMES: dict[str, tuple[int, str, dict[str, Any], list[float]]] = {
         + numbers("0.13007917 0.020360483 0.5218142 -0.0059548593"),
     ),
     "rotated-topk": (
-        *(9, "rotated-topk", {"density": 0.5}),
-        [0.25735933, 1.4999999, -0.8786796, -2.4375, 0.8125, 0.8125, 0.8125, 0.0],
+        *(9, "rotated-topk", {"density": 0.875}),
+        numbers("0 1.8103447 0.6034481 -2.4137928")
+        + numbers("-0.60344815 4.2146848e-08 4.2146848e-08 0.60344815"),
     ),
 }
 SETS = {
@@ -338,7 +339,7 @@ def decode(body: bytes, plan: Plan) -> list[float]:
         found = decode_eden(reader, plan, own)
     else:
         chunks = chunks_of(plan)
-        found = decode_topk(reader, replace(plan, values="sign-per-tensor"), chunks)
+        found = decode_topk(reader, replace(plan, values="sign-per-tensor"), chunks, each=True)
         for start, stop in pairwise(ends_of(chunks)):
             found[start:stop] = unrotate(found[start:stop], own)
     assert not reader.data
@@ -355,7 +356,9 @@ def share_of(density: float, m: int) -> int:
     return max(1, math.ceil(Fraction(str(density)) * m))
 
 
-def decode_topk(reader: Reader, plan: Plan, sections: tuple[int, ...]) -> list[float]:
+def decode_topk(
+    reader: Reader, plan: Plan, sections: tuple[int, ...], each: bool = False
+) -> list[float]:
     n = sum(sections)
     out = [0.0] * n
     for start in range(0, n, plan.block):
@@ -363,7 +366,8 @@ def decode_topk(reader: Reader, plan: Plan, sections: tuple[int, ...]) -> list[f
         cut = [e for e in starts_of(sections) if start < e < stop]
         ends = [start, *(e for e in ends_of(sections) if start < e < stop), stop]
         m = stop - start
-        at = read_layers(reader, m, share_of(plan.density, m), [0, *(e - start for e in cut)])
+        k = max(share_of(plan.density, m), len(ends) - 1 if each else 0)
+        at = read_layers(reader, m, k, [0, *(e - start for e in cut)])
         at = [start + i for i in at]
         for i, value in zip(at, read_values(reader, plan.values, at, ends), strict=True):
             out[i] = value
@@ -402,7 +406,11 @@ def decode_eden(reader: Reader, plan: Plan, own: Iterator[int]) -> list[float]:
 
 def chunks_of(plan: Plan) -> tuple[int, ...]:
     n = sum(plan.sections)
-    edges = sorted({*starts_of(plan.sections), *range(0, n, plan.block), n})
+    begins = [0]
+    for start in starts_of(plan.sections):
+        if start - begins[-1] >= 128 and n - start >= 128:
+            begins.append(start)
+    edges = sorted({*begins, *range(0, n, plan.block), n})
     found: list[int] = []
     for start, stop in pairwise(edges):
         m = stop - start
@@ -457,6 +465,7 @@ PLANS: list[dict[str, Any]] = [
     {"kind": "randk", "density": 0.3, "values": "fp32", "unbiased": False},
     *({"kind": "eden", "bits": bits} for bits in range(1, 9)),
     {"kind": "rotated-topk", "density": 0.03},
+    {"kind": "rotated-topk", "density": 0.001},
     {"kind": "rotated-topk", "density": 0.3, "unbiased": False},
 ]
 

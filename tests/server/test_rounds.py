@@ -432,11 +432,15 @@ def test_bytes_in_the_record_are_the_bytes_on_the_grid(world: World) -> None:
     assert all(r.dense_down >= 4 * N * 3 for r in rows)
 
 
-@pytest.mark.parametrize("size", [3.0e38, -3.0e38])
-def test_an_update_that_overflows_the_sum_does_not_stop_the_run(world: World, size: float) -> None:
+@pytest.mark.parametrize("size", [3.0e38, -3.0e38, 1.0e36, 1e26])
+@pytest.mark.parametrize("down", ["topk", "eden", "rotated-topk", "randk", "dense"])
+def test_an_update_that_overflows_the_sum_does_not_stop_the_run(
+    world: World, size: float, down: str
+) -> None:
     some = world(
         federation={"server_momentum": 0.9, "server_learning_rate": 9.0},
         uplink={"values": "fp32"},
+        downlink={"compressor": down, "error_feedback": True},
     )
     some.members[0].tricks[2] = says(lambda m, i: frame(m, i, values=np.full(N, size, np.float32)))
     played = some.play()
