@@ -23,7 +23,7 @@ from fedlite.compression.rotated import RotatedTopK
 from fedlite.compression.selection import count
 
 ENVELOPE = Envelope(run=b"run-0001", round=2, site=1, layout=b"layout-1", base=b"model-at")
-FRAMES = 5600
+FRAMES = 6000
 CASES: list[tuple[Compressor, int]] = [
     (Dense(), 60),
     (Dense("fp16"), 200),
