@@ -22,6 +22,17 @@ from fedlite.compression.positions import Indices
 _PART = 128
 
 
+def ends(sections: tuple[int, ...], size: int) -> NDArray[np.int64]:
+    """Return int64[t], where each of the t tensors ends; arguments and errors as in `begins`."""
+    found = np.cumsum(sections or (size,), dtype=np.int64)
+    if found[-1] != size:
+        raise ValueError(
+            f"sections must add up to the vector's {size} values, got {found[-1]}; "
+            "pass the sizes of the model's own tensors"
+        )
+    return found
+
+
 def begins(sections: tuple[int, ...], size: int) -> list[int]:
     """Return where layers begin: a tensor with the smaller ones that follow it is a layer.
 
@@ -36,12 +47,7 @@ def begins(sections: tuple[int, ...], size: int) -> list[int]:
     ([0, 160], [0])
     """
     given = np.array(sections or (size,), dtype=np.int64)
-    starts = np.cumsum(given) - given
-    if int(given.sum()) != size:
-        raise ValueError(
-            f"sections must add up to the vector's {size} values, got {int(given.sum())}; "
-            "pass the sizes of the model's own tensors"
-        )
+    starts = ends(sections, size) - given
     return sorted({0, *(int(start) for start in starts[given * _PART >= max(1, size)])})
 
 

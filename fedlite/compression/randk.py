@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.compression import layers
 from fedlite.compression.interface import NOTHING, Context, Decoded
 from fedlite.compression.quantization import quantizer
 from fedlite.compression.selection import count, require_finite
@@ -99,12 +100,7 @@ class RandK:
         return edges[:-1] + below(words, lengths), lengths
 
     def _splits(self, indices: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-        ends = np.cumsum(self.sections or (size,))
-        if ends[-1] != size:
-            raise ValueError(
-                f"sections must add up to the vector's {size} values, got {ends[-1]}; "
-                "pass the sizes of the model's own tensors"
-            )
+        ends = layers.ends(self.sections, size)
         return np.concatenate(([0], np.searchsorted(indices, ends)))
 
 

@@ -121,7 +121,7 @@ class TopK:
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the blocks of a vector of `size` coordinates."""
         starts = np.array(layers.begins(self.sections, size))
-        ends = np.cumsum(self.sections or (size,))
+        ends = layers.ends(self.sections, size)
         for start in range(0, size, BLOCK):
             stop = min(size, start + BLOCK)
             inside = np.unique(np.clip(ends, start, stop)) - start
