@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clients.policy import PolicyError, SitePolicy, for_scenario, load, write
+from clients.policy import (
+    ApprovedBundle,
+    DataSet,
+    Limits,
+    PolicyError,
+    SitePolicy,
+    approve,
+    for_data,
+    for_scenario,
+    load,
+    revoke,
+    write,
+)
 from fedlite.config import from_dict
 
 KEY = "1a" * 32
@@ -46,6 +58,22 @@ FULL = SitePolicy(
     servers=(KEY, "2b" * 32),
     site='Søsterhus "B" \\ 3',
     owner="3c" * 32,
+    data=(
+        DataSet("heart-disease", "heart-disease", part="cleveland", epsilon=1.5),
+        DataSet("own scans", "csv", path="data/ä b.csv", target='the "label"'),
+    ),
+    limits=Limits("cpu", 4, 1000, 2000, 60, sandbox=False),
+    bundles=(
+        ApprovedBundle(
+            "4d" * 32,
+            "heart",
+            "2026-11-22T15:00:00Z",
+            "operator",
+            {"federation.rounds": 30, "privacy.delta": 1e-5, "x.y": True, "data.name": "a\n\x7f"},
+            {"federation.rounds": 90, "privacy.delta": 0.1},
+        ),
+        ApprovedBundle("5e" * 32),
+    ),
 )
 
 
@@ -58,14 +86,16 @@ def test_what_is_written_is_read_again(tmp_path: Path, policy: SitePolicy) -> No
 
 def test_a_written_policy_explains_every_key(tmp_path: Path) -> None:
     file = tmp_path / "site.toml"
-    write(file, FULL)
+    write(file, SitePolicy())
     lines = file.read_text(encoding="utf-8").splitlines()
     above = ""
     for line in lines:
         if " = " in line and not line.startswith("#"):
-            assert above.startswith(("#", "[site]")) or line.startswith("delta")
+            assert above.startswith(("#", "[site]")) or line.startswith(("delta", "down"))
         above = line
-    assert sum(" = " in line for line in lines if line[:1] != "#") == 9
+    assert sum(" = " in line for line in lines if line[:1] != "#") == 15
+    for field in fields(DataSet)[1:]:
+        assert any(line.startswith(f"#   {field.name} = ") for line in lines)
 
 
 def test_the_documented_example_is_the_default(tmp_path: Path) -> None:
@@ -74,7 +104,8 @@ def test_the_documented_example_is_the_default(tmp_path: Path) -> None:
     example = (policy.__doc__ or "").split("```toml\n")[1].split("```")[0]
     assert load(saved(tmp_path, example)) == SitePolicy(site="site-01")
     assert {k for t in tomllib.loads(example).values() for k in t} == {
-        *("name", "owner", "epsilon", "delta", "person", "per_run", "units", "metrics", "keys")
+        *("name", "owner", "epsilon", "delta", "person", "per_run", "units", "metrics", "keys"),
+        *(field.name for field in fields(Limits)),
     }
 
 
@@ -104,6 +135,15 @@ def test_a_whole_number_is_a_number_and_a_repetition_says_nothing(tmp_path: Path
         ("budget", "units", "[1]", "a list of record"),
         ("egress", "metrics", '["loss"]', "a list of records"),
         ("servers", "keys", '["1a"]', "64 lower-case hex"),
+        ("limits", "device", '"gpu"', "auto, cpu or cuda"),
+        ("limits", "threads", "65", "from 1 to 64"),
+        ("limits", "threads", "true", "a whole number"),
+        ("limits", "up", "0", "from 1 to"),
+        ("limits", "down", "-1", "from 1 to"),
+        ("limits", "seconds", "1.5", "a whole number"),
+        ("limits", "sandbox", '"no"', "true or false"),
+        ("data.heart-disease", "epsilon", "-1.0", "from 0 to 100"),
+        ("data.heart-disease", "part", '"a\\nb"', "one printable line"),
     ],
 )
 def test_a_wrong_value_is_named_with_rule_and_mend(
@@ -176,3 +216,130 @@ def test_without_privacy_a_record_count_leaves_only_where_it_is_needed() -> None
     assert for_scenario(scenario(), "north").metrics == ()
     weighted = scenario(federation={"weighting": "records"})
     assert for_scenario(weighted, "north").metrics == ("records",)
+
+
+DIGEST = "ab" * 32
+BUNDLE = ApprovedBundle(
+    DIGEST, "heart", "2026-11-22T15:00:00Z", "operator", {"federation.rounds": 30}
+)
+
+
+def test_a_data_set_is_answered_by_the_source_of_its_name_unless_said(tmp_path: Path) -> None:
+    policy = load(saved(tmp_path, "[data.heart-disease]\n[data.mine]\nsource = 'digits'\n"))
+    assert policy.data_set("heart-disease") == DataSet("heart-disease", "heart-disease")
+    assert policy.data_set("mine") == DataSet("mine", "digits")
+    assert policy.data_set("digits") is None
+
+
+def test_a_file_of_one_s_own_starts_at_the_site_s_folder(tmp_path: Path) -> None:
+    assert DataSet("a", "csv", path="x.csv").file(tmp_path) == tmp_path / "x.csv"
+    assert DataSet("a", "csv", path="/x.csv").file(tmp_path) == Path("/x.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[data.hart]", "data.hart.source: must be one of digits"),
+        ("[data.csv]\ntarget = 'y'", "data.csv.path: must be given for csv"),
+        ('[data.csv]\npath = "a"', "data.csv.target: must be given for csv"),
+        ('[data.digits]\npath = "a"', "data.digits.path: is only for source 'csv'"),
+        ('[data.digits]\nname = "a"', "data.digits.name: no such key"),
+        ('[data.digits]\nsourc = "a"', "data.digits.sourc: no such key; did you mean source"),
+        ('[data."a/b"]\nsource = "digits"', "[data]: a data set's name must be"),
+        ("[data]\ndigits = 1", "data.digits: must be a table"),
+        ("data = 1", "data: must be a table"),
+        ("bundles = 1", "bundles: must be a table"),
+        (f"[bundles]\n{DIGEST} = 1", f"bundles.{DIGEST}: must be a table"),
+        ("[bundles.abc]", "[bundles.abc]: must be named by 64"),
+        (f"[bundles.{DIGEST}]\nsha256 = 'x'", f"bundles.{DIGEST}.sha256: no such key"),
+        (f"[bundles.{DIGEST}]\nwho = 'x'", f"bundles.{DIGEST}.who: no such key"),
+        (f"[bundles.{DIGEST}]\nsettings = 3", f"bundles.{DIGEST}.settings: must be a table"),
+        (f"[bundles.{DIGEST}.settings]\na = [1]", f"bundles.{DIGEST}.settings.a: must be a text"),
+        (f"[bundles.{DIGEST}.settings]\na.b = 1", "quote a key that holds dots"),
+        (f"[bundles.{DIGEST}.settings]\na = nan", f"bundles.{DIGEST}.settings.a: must be"),
+        (f"[bundles.{DIGEST}.at_most]\na = 1", "at least the approved one, None, got 1"),
+        (f"[bundles.{DIGEST}]\nsettings.a = 2\nat_most.a = 1", "approved one, 2, got 1"),
+        (f"[bundles.{DIGEST}]\nsettings.a = true\nat_most.a = 1", "approved one, True"),
+        (f"[bundles.{DIGEST}]\nsettings.a = 1\nat_most.a = true", "got True"),
+    ],
+)
+def test_a_wrong_table_of_data_or_bundles_is_named(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    (line,) = errors(tmp_path, text)
+    assert expected in line
+
+
+def test_the_lower_ceiling_of_budget_and_data_set_counts() -> None:
+    policy = SitePolicy(
+        epsilon=2.0, data=(DataSet("low", epsilon=1.0), DataSet("high", epsilon=9.0), DataSet("no"))
+    )
+    assert [for_data(policy, n).epsilon for n in ("low", "high", "no", "?")] == [1.0, 2.0, 2.0, 2.0]
+    assert for_data(replace(policy, epsilon=0.0), "low").epsilon == 0.0
+    assert for_data(policy, "low").data == policy.data
+
+
+TEXTS = [
+    "",
+    "# mine, without an end",
+    "\n\n[budget] # mine\r\nepsilon = 2 # two\r\n\n\n# the end\n\n",
+    f"[bundles.{'0f' * 32}]\nname = 'other'\n# behind\n",
+    '[site]\nname = "x" # [bundles]\n\t[ limits ]\nup = 5\n',
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_an_approval_leaves_every_other_byte_and_can_be_taken_back(
+    tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "site.toml"
+    file.write_bytes(text.encode())
+    before = load(file)
+    assert approve(file, BUNDLE) == load(file)
+    assert load(file) == replace(before, bundles=(*before.bundles, BUNDLE))
+    assert file.read_bytes().startswith(text.encode())
+    again = replace(BUNDLE, name="again", at_most={"federation.rounds": 60})
+    once = len(file.read_bytes())
+    approve(file, again)
+    assert load(file).bundle(DIGEST) == again and len(file.read_bytes()) < once + 200
+    assert revoke(file, DIGEST) == before
+    end = "" if text.endswith("\n") or not text else "\n"
+    assert file.read_bytes() == (text + end).encode()
+
+
+def test_what_the_operator_wrote_behind_an_approval_stays(tmp_path: Path) -> None:
+    file = saved(tmp_path, "# first\n")
+    approve(file, BUNDLE)
+    other = replace(BUNDLE, sha256="cd" * 32)
+    behind = "\n# why so low?\n[limits]\nup = 7\n"
+    file.write_bytes(file.read_bytes() + behind.encode())
+    approve(file, other)
+    revoke(file, DIGEST)
+    assert file.read_text().startswith("# first\n" + behind)
+    assert load(file).bundles == (other,) and load(file).limits.up == 7
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'bundles = {{ {DIGEST} = {{ name = "x" }} }}\n',
+        f"[bundles]\n{DIGEST}.name = 'x'\n",
+    ],
+)
+def test_a_table_written_in_another_way_is_not_edited_by_guesses(tmp_path: Path, text: str) -> None:
+    file = saved(tmp_path, text)
+    with pytest.raises(PolicyError):
+        revoke(file, DIGEST)
+    assert file.read_text() == text
+
+
+def test_an_approval_is_not_written_into_a_file_that_is_wrong(tmp_path: Path) -> None:
+    file = saved(tmp_path, "[budget]\nepsilon = 'x'\n")
+    with pytest.raises(PolicyError, match="a number"):
+        approve(file, BUNDLE)
+    good = saved(tmp_path, "")
+    with pytest.raises(PolicyError, match="64 lower-case hex"):
+        approve(good, replace(BUNDLE, sha256="abc"))
+    with pytest.raises(PolicyError, match="no such table"):
+        revoke(good, DIGEST)
+    assert good.read_bytes() == b""
