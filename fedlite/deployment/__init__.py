@@ -1,0 +1,1 @@
+"""What sites and coordinators exchange and keep: bundles, invitations, requests, journals."""
