@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -53,6 +54,15 @@ def _fraction(default: float) -> Any:
     return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
+def _distinct(text: str) -> bool:
+    names = _names(text)
+    return len(names) != 1 and all(names) and len(set(names)) == len(names)
+
+
 def _anything(default: Any) -> Any:
     return setting(default, "", lambda v: True)
 
@@ -89,7 +99,11 @@ class Federation:
 
 @dataclass(frozen=True)
 class Data:
-    """Which records, and how they are spread over the sites."""
+    """Which records, and how they are spread over the sites.
+
+    `labels` fixes the class numbers of a CSV, so that sites with a file each agree on them. A `csv`
+    without a `path` is at the sites only: `shape` and `labels` are then all that is known of it.
+    """
 
     name: str = setting("digits", "a non-empty name", bool)
     partition: str = _choice("iid", "iid", "dirichlet", "natural")
@@ -100,8 +114,26 @@ class Data:
     target: str = _anything("")
     scaling: str = _choice("site", "site", "none")
     shape: str = setting(
-        "", "empty, or sizes such as 6x100", lambda v: all(p.isdigit() for p in v.split("x") if v)
+        "",
+        "empty, or sizes such as 6x100",
+        lambda v: re.fullmatch(r"([1-9][0-9]*(x[1-9][0-9]*)*)?", v) is not None,
     )
+    labels: str = setting("", "empty, or two or more names, each once, split by commas", _distinct)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape of one record; empty where the source says it."""
+        return tuple(int(size) for size in self.shape.split("x") if size)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by their numbers; empty where the source says them."""
+        return _names(self.labels)
+
+    @property
+    def at_sites(self) -> bool:
+        """Whether the records are at the sites only, so that no coordinator can evaluate."""
+        return self.name == "csv" and not self.path
 
 
 @dataclass(frozen=True)

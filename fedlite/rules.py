@@ -21,10 +21,13 @@ def broken(scenario: Scenario) -> list[str]:
             f"federation.quorum: must be at most the {asked} sites asked in a round "
             f"(sites x participation), got {federation.quorum}; lower it or add sites"
         )
-    if data.name == "csv":
-        for key in ("path", "target"):
-            if not getattr(data, key):
-                errors.append(f'data.{key}: needed when data.name is "csv", got nothing; set it')
+    if data.at_sites and not (data.shape and data.labels):
+        errors.append(
+            'data.path: needed when data.name is "csv", got nothing; set it and data.target, or '
+            "data.shape and data.labels where the sites alone hold the records"
+        )
+    if data.name == "csv" and data.path and not data.target:
+        errors.append('data.target: needed when data.name is "csv", got nothing; set it')
     if data.test_fraction and data.fold >= round(1 / data.test_fraction):
         errors.append(
             f"data.fold: must be less than {round(1 / data.test_fraction)} "

@@ -66,8 +66,13 @@ def privacy_of(
     }
 
 
-def accuracy_of(evaluator: Evaluator, vector: Vector) -> dict[str, Any]:
-    """Return the `accuracy` part (and `auc`, when the task is binary) for the released model."""
+def accuracy_of(evaluator: Evaluator | None, vector: Vector) -> dict[str, Any]:
+    """Return the `accuracy` part (and `auc`, when the task is binary) for the released model.
+
+    Without an evaluator, as where only the sites hold records, there is no figure in it.
+    """
+    if evaluator is None:
+        return {"accuracy": {"by_site": {}}}
     overall, sites = evaluator.overall(vector), evaluator.by_site(vector)
     held = {site.name: len(site.test) for site in evaluator.sites}
     result: dict[str, Any] = {
@@ -96,7 +101,7 @@ def summarize(
     layout: Layout,
     model: Branched,
     mechanism: Mechanism | None,
-    evaluator: Evaluator,
+    evaluator: Evaluator | None,
     energy: dict[str, Any],
     refused: Iterable[str] = (),
 ) -> dict[str, Any]:
@@ -117,7 +122,8 @@ def summarize(
         "data": {
             "name": scenario.data.name,
             "partition": scenario.data.partition,
-            "origin": evaluator.source.origin,
+            "origin": evaluator.source.origin if evaluator else "the sites' own files",
+            "at_sites": evaluator is None,
         },
         "model": {"name": scenario.model.name, "costs": model.costs()},
         "bytes": total_bytes(records),

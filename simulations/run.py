@@ -39,46 +39,63 @@ def scenario_path(name: str) -> Path:
     return folder / f"{name}.toml"
 
 
-def check(scenario: Scenario) -> Scenario:
+def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     """Load and spread the data before anything else starts, and settle the privacy plan.
+
+    deployed: for real sites, which may be the only ones that hold the records.
 
     Raises ValueError or ScenarioError: whatever can be found wrong is found here, before training.
     """
     from fedlite.models import build
     from strategies import make
 
-    federation = scenario.federation
-    source, sites = spread(scenario.data, federation.sites, federation.seed)
+    federation, data = scenario.federation, scenario.data
+    if not data.at_sites:
+        scenario, shape, classes = _check_data(scenario)
+    elif deployed:
+        shape, classes = data.sizes, len(data.class_names)
+    else:
+        raise ScenarioError(
+            "data.path: must be set in a simulation (rule: its sites read their records on this "
+            "machine), got nothing; set data.path and data.target, or hand the scenario to real "
+            "sites with `fedlite server submit`"
+        )
     make(federation)
     for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
         try:
             link.make()
         except ValueError as error:
             raise ScenarioError(f"{name}.{error}") from None
+    model = build(scenario.model.name, shape, classes, seed=federation.seed)
+    if scenario.privacy.unit == "record":
+        from fedlite.privacy.dpsgd import check_model
+
+        check_model(model)
+    if scenario.private:
+        try:
+            plan_mechanism(scenario)
+        except ValueError as error:
+            raise ScenarioError(f"privacy: {error}") from None
+    return scenario
+
+
+def _check_data(scenario: Scenario) -> tuple[Scenario, tuple[int, ...], int]:
+    """Return the scenario with its batch settled, the shape of a record, the number of classes."""
+    federation = scenario.federation
+    source, sites = spread(scenario.data, federation.sites, federation.seed)
     if source.test is None and not any(len(site.test) for site in sites):
         raise ScenarioError(
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
             f"of its own, got {scenario.data.test_fraction}; 0.2 holds out a fifth at each site"
         )
-    model = build(scenario.model.name, source.shape, source.classes, seed=federation.seed)
-    if scenario.privacy.unit == "record":
-        from fedlite.privacy.dpsgd import check_model
-
-        check_model(model)
-        smallest = min(sites, key=lambda site: len(site.train))
-        if scenario.privacy.delta >= 1 / len(smallest.train):
-            raise ScenarioError(
-                f"privacy.delta: must be less than 1 / records of the smallest site, which is "
-                f"1 / {len(smallest.train)} ({smallest.name}), got {scenario.privacy.delta}; "
-                "use 1e-5 or less"
-            )
-    settled = settle_batch(scenario, len(source.train))
-    if scenario.private:
-        try:
-            plan_mechanism(settled)
-        except ValueError as error:
-            raise ScenarioError(f"privacy: {error}") from None
-    return settled
+    smallest = min(sites, key=lambda site: len(site.train))
+    if scenario.privacy.unit == "record" and scenario.privacy.delta >= 1 / len(smallest.train):
+        raise ScenarioError(
+            f"privacy.delta: must be less than 1 / records of the smallest site, which is "
+            f"1 / {len(smallest.train)} ({smallest.name}), got {scenario.privacy.delta}; "
+            "use 1e-5 or less"
+        )
+    return settle_batch(scenario, len(source.train)), source.shape, source.classes
 
 
 def choose_engine(name: str, scenario: Scenario) -> str:

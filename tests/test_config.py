@@ -46,6 +46,11 @@ def refusal(tables: dict[str, Any]) -> str:
         ("federation", "server_momentum", 1.0, "less than 1", "0.0"),
         ("data", "test_fraction", 0.6, "at most 0.5", "0.2"),
         ("data", "shape", "6xa", "sizes such as 6x100", '""'),
+        ("data", "shape", "6x0", "sizes such as 6x100", '""'),
+        ("data", "shape", "²", "sizes such as 6x100", '""'),
+        ("data", "labels", "only", "two or more names", '""'),
+        ("data", "labels", "a,,b", "two or more names", '""'),
+        ("data", "labels", "a, b, a", "each once", '""'),
         ("training", "batch_size", 0, "at least 1", "32"),
         ("training", "learning_rate", 0.0, "greater than 0", "0.1"),
         ("training", "exit_weight", 1.1, "from 0.0 to 1.0", "0.5"),
@@ -120,6 +125,18 @@ PRIVATE = {"unit": "record", "delta": 1e-5}
             "must be none",
         ),
         ({"data": {"name": "csv"}}, "data.path", "needed"),
+        ({"data": {"name": "csv", "shape": "3"}}, "data.labels", "needed"),
+        ({"data": {"name": "csv", "labels": "a,b"}}, "data.shape", "needed"),
+        ({"data": {"name": "csv", "path": "a"}}, "data.target", "needed"),
+        (
+            {
+                "privacy": PRIVATE,
+                "training": {"steps": 1},
+                "data": {"name": "csv", "shape": "3", "labels": "a,b", "scaling": "none"},
+            },
+            "privacy.expected_batch",
+            "must be set when privacy.unit is record",
+        ),
         ({"data": {"test_fraction": 0.2, "fold": 5}}, "data.fold", "less than 5"),
         ({"downlink": {"error_feedback": False}}, "downlink.error_feedback", "must be true"),
         ({"downlink": {"aggregate_feedback": 0.5}}, "downlink.aggregate_feedback", "must be 0"),
@@ -255,3 +272,11 @@ def test_dense_needs_no_word_on_error_feedback_where_the_server_clips() -> None:
     privacy = {"unit": "client", "noise_at": "server"}
     scenario = from_dict({"uplink": {"compressor": "dense"}, "privacy": privacy})
     assert scenario.uplink.error_feedback is False
+
+
+def test_records_at_the_sites_only_are_described_by_shape_and_labels() -> None:
+    data = from_dict({"data": {"name": "csv", "shape": "6x100", "labels": "no, 1 ,ja"}}).data
+    assert data.at_sites and data.sizes == (6, 100) and data.class_names == ("no", "1", "ja")
+    data = from_dict({"data": {"name": "csv", "path": "a.csv", "target": "y"}}).data
+    assert not data.at_sites and data.sizes == () and data.class_names == ()
+    assert not Scenario().data.at_sites

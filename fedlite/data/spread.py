@@ -15,8 +15,13 @@ from fedlite.data.standardization import standardize
 
 def load_source(data: Data) -> Source:
     """Return the source that the settings name; raises ValueError as `load` does."""
-    shape = tuple(int(size) for size in data.shape.split("x") if size)
-    return load(data.name, path=data.path, target=data.target, shape=shape)
+    return load(
+        data.name,
+        path=data.path,
+        target=data.target,
+        shape=data.sizes,
+        labels=data.class_names,
+    )
 
 
 @lru_cache(maxsize=4)

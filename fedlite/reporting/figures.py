@@ -90,7 +90,7 @@ def _rounds(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> Figure
     panels = 3 if private else 2
     figure = Figure(figsize=(_WIDTH, 2.25 * panels + 0.4), layout="constrained")
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-    _quality_panel(axes[0], rounds)
+    _quality_panel(axes[0], rounds, wording.unmeasured(summary) or "not measured")
     _bytes_panel(axes[1], rounds)
     if private:
         _epsilon_panel(axes[2], rounds, summary["privacy"])
@@ -103,7 +103,7 @@ def _rounds(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> Figure
     return figure
 
 
-def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
+def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord], without: str) -> None:
     binary = any(record.auc for record in rounds)
     axes.set_title(f"{'AUC' if binary else 'Accuracy'} on held-out data")
     axes.set_ylabel("AUC" if binary else "accuracy (%)")
@@ -118,7 +118,8 @@ def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
                 (final, f"{name} {final:.3f}" if binary else _percent(name, final), colour)
             )
     if not labels:
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=GREY)
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, without, transform=axes.transAxes, ha="center", color=GREY)
     _label_ends(axes, labels)
 
 

@@ -58,6 +58,8 @@ def _top(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> list[str]
     binary = bool(summary.get("auc"))
     quality = summary["auc"] if binary else summary["accuracy"]
     best = wording.score(quality.get("deep")) if binary else wording.share(quality.get("deep"))
+    if wording.unmeasured(summary):
+        best = "not measured"
     loss = wording.epsilon(wording.worst(privacy)) if wording.claimed(privacy) else "not claimed"
     over = wording.claimed(privacy) and wording.overspent(privacy)
     parts = [
@@ -87,7 +89,8 @@ def _top(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> list[str]
 def _rounds_figure(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], figures: Path) -> str:
     what = "AUC" if summary.get("auc") else "accuracy"
     private = any(record.epsilon is not None for record in rounds)
-    shown = f"{what}, bytes sent" + (" and privacy loss" if private else "")
+    shown = "bytes sent" if wording.unmeasured(summary) else f"{what}, bytes sent"
+    shown += " and privacy loss" if private else ""
     return markup.figure(
         figures / ROUNDS_PNG,
         f"{shown} over {wording.count(len(rounds), 'round')}; the figures are in the tables below",
@@ -99,6 +102,10 @@ def _sites(summary: Mapping[str, Any]) -> list[str]:
     quality, ranks = summary["accuracy"], summary.get("auc", {})
     rows_of, ranks_of = quality.get("by_site") or {}, ranks.get("by_site") or {}
     home = _home(summary)
+    if summary.get("data", {}).get("at_sites"):
+        names = ", ".join(map(str, summary["sites"]))
+        text = f"{wording.unmeasured(summary).capitalize()}. Took part: {names}."
+        return [markup.heading("Site by site"), markup.paragraph(text)]
     head = ["site", "records", "accuracy, shallow", "accuracy, deep"]
     head += ["AUC, shallow", "AUC, deep"] if ranks else []
     head += [f"{name}, home head" for name, _, _ in home]

@@ -42,6 +42,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
     if sent["down_ratio"] > 0:
         line += f", received {wording.times(sent['down_ratio'])}"
     parts: list[RenderableType] = [_table(summary), Text(line)]
+    if why := wording.unmeasured(summary):
+        parts.append(Text(why))
     privacy = summary["privacy"]
     if privacy.get("unit", "none") != "none" and not wording.claimed(privacy):
         parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))

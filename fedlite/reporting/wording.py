@@ -179,6 +179,14 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     return [line for line in lines if line]
 
 
+def unmeasured(summary: Mapping[str, Any]) -> str:
+    """Return that no accuracy was measured, and why; "" when there is one."""
+    if _number(summary["accuracy"].get("deep")) is not None:
+        return ""
+    why = ": the coordinator holds no records" if summary.get("data", {}).get("at_sites") else ""
+    return f"no accuracy was measured{why}"
+
+
 def _quality(summary: Mapping[str, Any]) -> str:
     quality, on = summary["accuracy"], plain(summary["accuracy"].get("on", "held-out data"))
     ranks = summary.get("auc", {})
@@ -187,8 +195,8 @@ def _quality(summary: Mapping[str, Any]) -> str:
             f"On the {on} its AUC is {score(ranks['deep'])} with the deep branch "
             f"and {score(ranks.get('shallow'))} with the shallow one."
         )
-    if _number(quality.get("deep")) is None:
-        return "No accuracy was measured."
+    if why := unmeasured(summary):
+        return f"{why.capitalize()}."
     return (
         f"On the {on} it is right {share(quality['deep'])} of the time with the deep branch "
         f"and {share(quality.get('shallow'))} with the shallow one."

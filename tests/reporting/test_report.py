@@ -214,6 +214,22 @@ def test_a_single_bare_round_can_be_drawn(make_run: Make, write_run: Make, tmp_p
     assert "No accuracy was measured." in text and "None" not in text
 
 
+def test_a_coordinator_without_records_says_that_it_measured_nothing(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    rounds, summary = make_run()
+    rounds = [replace(record, accuracy={}) for record in rounds]
+    summary |= {"accuracy": {"by_site": {}}, "engine": "network"}
+    summary["data"] = {"name": "csv", "origin": "the sites' own files", "at_sites": True}
+    directory = write_run(tmp_path / "run", (rounds, summary))
+    report(directory)
+    text, _ = read(directory / "report.html")
+    assert text.count("No accuracy was measured: the coordinator holds no records.") == 2
+    assert "site-01, site-02, site-03" in text and "epsilon 2.89" in text
+    for wrong in ("None", "held-out", "Held-out", "0.0 %", "simulation"):
+        assert wrong not in text
+
+
 def test_a_report_can_be_made_again(private: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -106,3 +106,11 @@ def test_json_is_one_object_with_finite_figures(make_run: Callable[..., Any]) ->
     summary["cpu_seconds"] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
         as_json(summary)
+
+
+def test_what_was_not_measured_is_said(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    _, summary = make_run(private=True)
+    summary |= {"accuracy": {"by_site": {}}, "data": {"name": "csv", "at_sites": True}}
+    text = printed(summary, tmp_path)
+    assert "no accuracy was measured: the coordinator holds no records\n" in text
+    assert row(text, "site-01") == ["site-01", "-", "-", "2.89", "/", "3.00"]

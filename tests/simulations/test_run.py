@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlite.cli import app
-from fedlite.config import Scenario, ScenarioError, with_values
+from fedlite.config import Scenario, ScenarioError, from_dict, with_values
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import read
 from server import checkpoint
@@ -378,3 +378,40 @@ def test_an_engine_is_chosen_by_the_work(plan: Plan) -> None:
     assert run.choose_engine("auto", plan()) == "serial"
     with pytest.raises(ScenarioError, match=r"--engine: must be one of .* got 'gpu'"):
         run.choose_engine("gpu", plan())
+
+
+AT_SITES = {
+    "federation": {"sites": 2, "rounds": 1},
+    "data": {"name": "csv", "shape": "3", "labels": "no,yes", "scaling": "none"},
+    "model": {"name": "mlp"},
+    "training": {"steps": 1},
+}
+
+
+def test_a_simulation_needs_the_records_and_a_deployment_does_not(tmp_path: Path) -> None:
+    scenario = from_dict(AT_SITES)
+    with pytest.raises(ScenarioError, match=r"data\.path: must be set in a simulation.*set data"):
+        simulate(scenario, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    assert run.check(scenario, deployed=True) == scenario
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"model": {"name": "cnn"}}, "cnn"),
+        ({"model": {"name": "none-such"}}, "none-such"),
+        ({"federation": {"strategy": "none-such"}}, "none-such"),
+        ({"uplink": {"compressor": "none-such"}}, r"uplink\."),
+        (
+            {"privacy": {"unit": "record", "expected_batch": 5, "epsilon": 1e-6, "delta": 1e-9}},
+            r"privacy: ",
+        ),
+    ],
+)
+def test_everything_else_is_checked_for_a_deployment_too(
+    tables: dict[str, Any], message: str
+) -> None:
+    scenario = from_dict(AT_SITES | tables)
+    with pytest.raises(ValueError, match=message):
+        run.check(scenario, deployed=True)
