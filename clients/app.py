@@ -15,7 +15,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients import egress
-from clients.site import Decline, Site, default_state_directory, open_simulated_site
+from clients.opening import default_state_directory, open_deployed_site, open_simulated_site
+from clients.site import Decline, Site
 from fedlite import flower
 from fedlite.config import ScenarioError, from_run_config
 from fedlite.messages import Code, Hello, Instruction, Reply
@@ -35,19 +36,27 @@ def _site(context: Context) -> Site:
     # A run's number comes from its scenario, so two runs of one scenario differ only by the path.
     key = (context.run_id, context.node_id, given)
     if key not in _open:
-        settle_process()
-        if "partition-id" not in context.node_config:
-            raise ScenarioError(
-                "node config: needs partition-id, which Flower's simulation gives; got none"
-            )
-        directory = Path(given) if given else default_state_directory(context.run_id)
-        _open[key] = open_simulated_site(
-            from_run_config(context.run_config), int(context.node_config["partition-id"]), directory
-        )
+        _open[key] = _opened(context, given)
         if len(_open) > _KEEP:
             _open.popitem(last=False)
     _open.move_to_end(key)
     return _open[key]
+
+
+def _opened(context: Context, given: str) -> Site:
+    """Build the site: a deployed one when its own node, and never its server, names its home."""
+    scenario = from_run_config(context.run_config)
+    home = str(context.node_config.get("home", ""))
+    settle_process(int(context.node_config.get("threads", 1)))
+    if home:
+        return open_deployed_site(scenario, Path(home), str(context.run_config.get("run.id", "")))
+    if "partition-id" not in context.node_config:
+        raise ScenarioError(
+            "node config: needs partition-id, which Flower's simulation gives, or home, which "
+            "`fedlite site start` gives; got neither"
+        )
+    directory = Path(given) if given else default_state_directory(context.run_id)
+    return open_simulated_site(scenario, int(context.node_config["partition-id"]), directory)
 
 
 def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | Reply]) -> Message:

@@ -43,8 +43,8 @@ class Home:
         return self.path / "ledgers"
 
     def policy(self) -> SitePolicy:
-        """Return the policy as the file says it now; raises ValueError when it is wrong."""
-        return policy.load(self.path / "site.toml")
+        """Return the policy for this data set as the file says it now; raises ValueError."""
+        return policy.for_data(policy.load(self.path / "site.toml"), self.dataset)
 
     def key(self) -> keys.Key:
         """Return the key that signs the ledgers, made when there is none."""

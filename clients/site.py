@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 import fedlite
-from clients.home import Home, code_digest, open_home
+from clients.home import Home, code_digest
 from clients.policy import SitePolicy, for_scenario
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
 from fedlite.config import Scenario
-from fedlite.data.spread import spread
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
 from fedlite.parameters import Vector, vector_digest
 from fedlite.privacy import Mechanism
 from fedlite.privacy.budget import Budget, Refused, plan_unit
 from fedlite.privacy.ledger import Ledger
 from fedlite.training import Learner
-from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
+from fedlite.training.share import steps_per_round
 
 # Another run at this site may be using the ledger; a round there takes seconds, not minutes.
 _LEDGER_WAIT = 120.0
@@ -269,47 +267,3 @@ def _head(ledger: Ledger, *, named: bool) -> LedgerHead:
     head = ledger.head
     names = (bytes.fromhex(head.ledger), bytes.fromhex(ledger.key)) if named else (b"", b"")
     return LedgerHead(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.signature), *names)
-
-
-def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site:
-    """Build simulated site `index` (from 0); its state lives in `directory`.
-
-    Raises ValueError when the data, the model or the privacy plan is not usable.
-    """
-    federation = scenario.federation
-    source, sites = spread(scenario.data, federation.sites, federation.seed)
-    data = sites[index]
-    scenario = settle_batch(scenario, len(source.train))
-    mechanism = plan_mechanism(scenario) if scenario.private else None
-    learner = Learner(scenario, data.train, source.classes)
-    default = for_scenario(scenario, data.name)
-    home = open_home(
-        _homes(scenario, directory) / data.name, data.name, scenario.data.name, default
-    )
-    # The site's own delta, and not the server's: who may choose it could find out the number.
-    delta = home.policy().delta
-    if scenario.privacy.unit == "record" and delta >= 1 / len(data.train):
-        raise ValueError(
-            f"site.toml: budget.delta must be less than 1 / records, which is "
-            f"1 / {len(data.train)} at {data.name}, got {delta}; use 1e-5 or less"
-        )
-    return Site(
-        scenario,
-        data.name,
-        learner,
-        mechanism,
-        directory / f"{data.name}.safetensors",
-        home,
-        home.commitment(data.train) if scenario.claims_privacy else "",
-    )
-
-
-def _homes(scenario: Scenario, directory: Path) -> Path:
-    given = scenario.simulation.sites
-    return Path(given).expanduser() if given else directory / "homes"
-
-
-def default_state_directory(run: int) -> Path:
-    """Return where a simulated site keeps its state when nobody said where."""
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "fedlite" / f"{run:016x}"

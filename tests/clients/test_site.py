@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from clients.home import open_home
+from clients.opening import open_simulated_site
 from clients.policy import SitePolicy, for_scenario, write
-from clients.site import Decline, Site, open_simulated_site
+from clients.site import Decline, Site
 from clients.state import load
 from fedlite import compression
 from fedlite.config import Scenario, from_dict
