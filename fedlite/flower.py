@@ -7,6 +7,8 @@ imported: a site that was promised that nothing but its update leaves must not c
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 for _switch, _value in (
     ("FLWR_TELEMETRY_ENABLED", "0"),
@@ -19,6 +21,7 @@ from flwr.app import (  # noqa: E402
     Array,
     ArrayRecord,
     ConfigRecord,
+    Context,
     Error,
     Message,
     RecordDict,
@@ -74,7 +77,12 @@ def answer(blob: bytes, message: Message) -> Message:
 
 def decline(code: Code, message: Message) -> Message:
     """Return the reply that carries a code, and no text that could quote a record."""
-    return Message(Error(_ERROR_CODE, f"fedlite:{code.value}"), reply_to=message)
+    return Message(error(code), reply_to=message)
+
+
+def error(code: Code) -> Error:
+    """Return Flower's error that stands for a code."""
+    return Error(_ERROR_CODE, f"fedlite:{code.value}")
 
 
 def code_of(message: Message) -> Code | None:
@@ -102,6 +110,20 @@ def from_bytes(data: bytes) -> Message:
 def identify(run_id: int, node_id: int) -> None:
     """Tell Flower which run this process belongs to; outside its own engines nobody else does."""
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, node_id, 1
+
+
+def context(
+    run_id: int, node_id: int, node_config: Mapping[str, Any], run_config: Mapping[str, Any]
+) -> Context:
+    """Return what an app is called with, and tell Flower whose this process is."""
+    identify(run_id, node_id)
+    return Context(
+        run_id=run_id,
+        node_id=node_id,
+        node_config=dict(node_config),
+        state=RecordDict(),
+        run_config=dict(run_config),
+    )
 
 
 def set_message_id(message: Message, message_id: str) -> None:

@@ -37,6 +37,7 @@ class Code(StrEnum):
     NEED_FULL_MODEL = "need-full-model"  # the chain does not start at the model the site has
     BAD_INSTRUCTION = "bad-instruction"  # the server's message is malformed or for another model
     CONFIG = "config"  # the scenario is wrong, or asks for what the site cannot do
+    UNAPPROVED = "unapproved"  # the site's operator has not approved this bundle and its settings
     FAILED = "failed"  # anything else; the site's own log has the text
     BAD_UPDATE = "bad-update"  # server side: the reply is no valid update for this round
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -21,31 +22,52 @@ from fedlite.reporting.record import total_bytes, write_summary
 from fedlite.reporting.report import report
 from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
+from server.deployment import Deployment, from_environment
 from server.evaluation import Evaluator
+from server.grid import without_waits
 from server.rounds import Rounds, RunFailed
 from server.summary import summarize, write_model
 from server.witness import Witness
 
 log = logging.getLogger("fedlite.server")
 
+# In the run directory of a run that failed for a reason, and will fail again for it.
+FAILED = "failed.json"
+# In a run directory until its first round: whom it waits for.
+GATHERING = "gathering.txt"
+
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the scenario in the run config; `run.directory` says where (default: `runs/NAME`)."""
+    """Run the scenario in the run config.
+
+    `run.directory` says where (default: `runs/NAME`), `run.id` which run it is, in 16 hex digits
+    (default: Flower's own number): one that is started anew under its id goes on.
+    """
     scenario = from_run_config(context.run_config)
     given = str(context.run_config.get("run.directory", ""))
     directory = Path(given) if given else free_directory(Path("runs"), scenario.federation.name)
-    run_scenario(
-        grid,
-        scenario,
-        directory.absolute(),
-        run=context.run_id.to_bytes(8, "little", signed=False),
-        engine=str(getattr(grid, "engine", "ray")),
-        quiet=bool(context.run_config.get("run.quiet", False)),
-        cpu_seconds=getattr(grid, "cpu_seconds", time.process_time),
-    )
+    run = bytes.fromhex(str(context.run_config.get("run.id", "")))
+    deployment = from_environment()
+    try:
+        run_scenario(
+            grid,
+            scenario,
+            directory.absolute(),
+            run=run or context.run_id.to_bytes(8, "little", signed=False),
+            engine="network" if deployment else str(getattr(grid, "engine", "ray")),
+            quiet=bool(context.run_config.get("run.quiet", False)),
+            cpu_seconds=getattr(grid, "cpu_seconds", time.process_time),
+            deployment=deployment,
+            wait=float(str(context.run_config.get("run.wait", 0.0))),
+        )
+    except (RunFailed, ValueError, OSError) as error:
+        # Without it, whoever started this process cannot tell a failure from a crash.
+        if directory.is_dir():
+            write_atomic(directory / FAILED, json.dumps({"reason": str(error)}).encode())
+        raise
 
 
 def free_directory(parent: Path, name: str) -> Path:
@@ -66,19 +88,25 @@ def run_scenario(
     engine: str,
     quiet: bool = False,
     cpu_seconds: Callable[[], float] = time.process_time,
+    deployment: Deployment | None = None,
+    wait: float = 0.0,
 ) -> None:
     """Run all rounds that are left and write the run directory.
 
+    deployment: the coordinator's, whose approved sites alone may take part; None in a simulation.
+    Only in a deployment may the records be at the sites alone; no accuracy is measured then.
+    wait: seconds for which the first round waits for all sites; 0 is the deadline of a round.
+
     Raises RunFailed, ValueError or OSError with a text for a person; the last checkpoint is whole.
     """
-    evaluator = Evaluator(scenario)
-    scenario = settle_batch(scenario, len(evaluator.source.train))
-    model = build(
-        scenario.model.name,
-        evaluator.source.shape,
-        evaluator.source.classes,
-        seed=scenario.federation.seed,
-    )
+    evaluator = None
+    if deployment is not None and scenario.data.at_sites:
+        shape, classes = scenario.data.sizes, len(scenario.data.class_names)
+    else:
+        evaluator = Evaluator(scenario)
+        scenario = settle_batch(scenario, len(evaluator.source.train))
+        shape, classes = evaluator.source.shape, evaluator.source.classes
+    model = build(scenario.model.name, shape, classes, seed=scenario.federation.seed)
     layout, initial = Layout.of(model), to_vector(model)
     mechanism = plan_mechanism(scenario) if scenario.private else None
 
@@ -92,11 +120,17 @@ def run_scenario(
         layout=layout,
         initial=initial,
         central=central_mechanism(mechanism),
-        witness=_witness(scenario, directory),
+        witness=_witness(scenario, directory, deployment),
+        enrolled=deployment.site if deployment else None,
+        wait=wait,
+        notice=lambda text: write_atomic(directory / GATHERING, text.encode()),
     )
+    without_waits(grid, rounds.longest, scenario.federation.deadline_seconds)
     meter = EnergyMeter.started()
     budget = scenario.privacy.epsilon if mechanism else None
     with Progress(scenario.federation.rounds, budget, quiet=quiet) as progress:
+        if evaluator is None:
+            progress.status("no accuracy is measured: the coordinator holds no records")
         for record in rounds.play(
             epsilon=lambda asked: _loss(scenario, mechanism, asked),
             evaluate=_every(evaluator, scenario),
@@ -129,10 +163,13 @@ def central_mechanism(mechanism: Mechanism | None) -> ClientMechanism | None:
     return None
 
 
-def _witness(scenario: Scenario, directory: Path) -> Witness | None:
+def _witness(scenario: Scenario, directory: Path, deployment: Deployment | None) -> Witness | None:
     """Return what remembers the sites' ledgers, in a run in which they keep any."""
     if not scenario.claims_privacy:
         return None
+    if deployment is not None:
+        lines = deployment.witness_lines(scenario.data.name)
+        return Witness(directory, deployment.witness_key, lines)
     given = scenario.simulation.witness
     sink = Path(given).expanduser() if given else None
     # A server that remembers from run to run signs with the same key each time.
@@ -159,12 +196,12 @@ def _loss(scenario: Scenario, mechanism: Mechanism | None, asked: int) -> float 
 
 
 def _every(
-    evaluator: Evaluator, scenario: Scenario
+    evaluator: Evaluator | None, scenario: Scenario
 ) -> Callable[[int, Vector], tuple[dict[str, float], dict[str, float]]]:
     every, last = scenario.federation.evaluate_every, scenario.federation.rounds
 
     def evaluate(number: int, vector: Vector) -> tuple[dict[str, float], dict[str, float]]:
-        if not every or (number % every and number != last):
+        if evaluator is None or not every or (number % every and number != last):
             return {}, {}
         scores = evaluator.overall(vector)
         return scores.accuracy, scores.auc

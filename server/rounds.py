@@ -31,6 +31,7 @@ from fedlite.reporting.record import (
 )
 from server import broadcast, checkpoint
 from server.checkpoint import Checkpoint, SiteRecord
+from server.deployment import Enrolled
 from server.witness import Disagreement, Witness
 from strategies import ServerState, Strategy, make, weighted_mean
 
@@ -38,6 +39,8 @@ log = logging.getLogger("fedlite.server")
 
 _POLL_SECONDS = 0.1
 _VOID_ROUNDS = 3
+# A site that has not approved the bundle is asked again: its operator may be reading it.
+_ASK_AGAIN_SECONDS = 5.0
 # Beyond it a rotation, or the sum of a difference and a replica, may leave what float32 can hold.
 _LARGEST = np.float32(1e24)
 
@@ -65,6 +68,9 @@ class Rounds:
     grid: Flower's way to the sites. layout: the model's layout. initial: float32 [n], the
     model that every site builds from the public seed. central: the mechanism whose noise the server
     adds, if it does. witness: remembers the heads of the sites' ledgers, when they keep any.
+    enrolled(node) returns which approved site a node is; without it, every node is who it says.
+    wait: seconds for which the first round waits for all sites; 0 is the deadline of a round.
+    notice is told, for a person, whom the run waits for.
     epsilon(asked) returns the privacy loss of a site that was asked so often. evaluate(round,
     model) returns accuracy and AUC by branch.
     """
@@ -80,15 +86,23 @@ class Rounds:
         initial: Vector,
         central: ClientMechanism | None = None,
         witness: Witness | None = None,
+        enrolled: Callable[[int], Enrolled | None] | None = None,
+        wait: float = 0.0,
+        notice: Callable[[str], object] = log.debug,
     ) -> None:
         """Start afresh, or go on after the last checkpoint in `directory`."""
+        self._notice = notice
         self.grid = grid
+        self._enrolled = enrolled
+        self._wait = wait or scenario.federation.deadline_seconds
         self.scenario = scenario
         self.directory = directory
         self.layout = layout.digest
         self._witness = witness
         self.roster: dict[str, int] = {}
         self.refused: dict[int, str] = {}
+        # Whose operators have not approved the bundle yet, and when they were last asked.
+        self.unapproved: dict[int, float] = {}
         self._greeted: dict[str, tuple[int, float]] = {}
         found = checkpoint.load(directory / "checkpoint")
         if found is None:
@@ -112,9 +126,8 @@ class Rounds:
         )
         self._aggregate = scenario.uplink.aggregate_feedback
         self._reference: Vector | None = None
-        self._longest = (
-            REPLY_BYTES + compression.HEADER_BYTES + self._compressor.limit(initial.size)
-        )
+        # Bytes of the longest reply that the plan allows.
+        self.longest = REPLY_BYTES + compression.HEADER_BYTES + self._compressor.limit(initial.size)
         self._central = central
         # The noise of the server and the bound that it is made for come from the same object.
         self._bound = central.clip if central else scenario.federation.update_norm
@@ -209,18 +222,34 @@ class Rounds:
     def _gather_sites(self) -> None:
         """Wait for the scenario's number of sites, but no longer than the deadline."""
         federation = self.scenario.federation
-        until = time.monotonic() + federation.deadline_seconds
+        until, said = time.monotonic() + self._wait, ""
         while len(self.roster) + len(self.refused) < federation.sites:
-            if not self._meet():
+            met = self._meet()
+            if (text := self._gathered()) != said:
+                said = text
+                self._notice(text)
+            if not met:
                 if time.monotonic() > until:
                     break
                 time.sleep(_POLL_SECONDS)
         if len(self.roster) < federation.quorum:
-            why = ", ".join(sorted(set(self.refused.values()))) or "nobody else answered"
+            codes = set(self.refused.values()) | ({"unapproved"} if self.unapproved else set())
+            why = ", ".join(sorted(codes)) or "nobody else answered"
             raise RunFailed(
                 f"federation.quorum: needs {federation.quorum} sites, only {len(self.roster)} can "
                 f"take part ({why}); the refused sites' own logs say why"
             )
+
+    def _gathered(self) -> str:
+        ready = f"{len(self.roster)} of {self.scenario.federation.sites} sites ready"
+        parts = [f"{ready} ({', '.join(sorted(self.roster))})" if self.roster else ready]
+        if self.unapproved:
+            found = [self._enrolled(node) if self._enrolled else None for node in self.unapproved]
+            names = sorted(site.name for site in found if site is not None)
+            parts.append(f"not approved there yet: {', '.join(names) or len(self.unapproved)}")
+        if self.refused:
+            parts.append("refused: " + ", ".join(sorted(self.refused.values())))
+        return "; ".join(parts)
 
     def _meet(self) -> int:
         """Ask nodes that are new for their name; return how many have answered since last time.
@@ -234,6 +263,7 @@ class Rounds:
             if now - asked > self.scenario.federation.deadline_seconds:
                 del self._greeted[message_id]
         waiting = {node for node, _ in self._greeted.values()}
+        waiting |= {n for n, at in self.unapproved.items() if now - at < _ASK_AGAIN_SECONDS}
         new = sorted(here - set(self.roster.values()) - set(self.refused) - waiting)
         questions = [flower.ask(b"?", node, "query", "hello") for node in new]
         for node, message_id in zip(new, self.grid.push_messages(questions), strict=False):
@@ -249,27 +279,42 @@ class Rounds:
 
     def _enter(self, node: int, message: Message) -> None:
         """Enter a node that fits into the roster, or remember why it does not."""
-        code = flower.code_of(message)
+        code, hello = flower.code_of(message), None
         if code is None:
             try:
                 hello = Hello.decode(flower.unwrap(message))
-            except ValueError:
+                code = self._problem(node, hello)
+            except ValueError as error:
+                log.error("a hello was refused: %s", error)
                 code = Code.BAD_UPDATE
-            else:
-                if hello.layout != self.layout.hex() or hello.site in self.roster:
-                    code = Code.CONFIG
-                elif self._witness is not None:
-                    try:
-                        self._witness.greet(hello.site, hello.head, hello.rotations)
-                    except Disagreement as error:
-                        code = Code.LEDGER
-                        log.error("%s", error)
-        if code is None:
+        self.unapproved.pop(node, None)
+        if code is None and hello is not None:
             self.roster[hello.site] = node
             self.point.sites.setdefault(hello.site, SiteRecord())
-        else:
+        elif code is Code.UNAPPROVED:
+            self.unapproved[node] = time.monotonic()
+        elif code is not None:
             self.refused[node] = code.value
             log.warning("a site cannot take part: %s", code.value)
+
+    def _problem(self, node: int, hello: Hello) -> Code | None:
+        """Return why a site may not take part, or None when it may."""
+        if hello.layout != self.layout.hex() or hello.site in self.roster:
+            log.error("%s: another model, or a name that is taken", hello.site)
+            return Code.CONFIG
+        site = self._enrolled(node) if self._enrolled else None
+        if self._enrolled and (site is None or site.name != hello.site):
+            log.error("a node says that it is %s, and is not approved as that", hello.site)
+            return Code.CONFIG
+        if self._witness is not None:
+            if site is not None:
+                self._witness.expect(site.name, site.ledger_key)
+            try:
+                self._witness.greet(hello.site, hello.head, hello.rotations)
+            except Disagreement as error:
+                log.error("%s", error)
+                return Code.LEDGER
+        return None
 
     def _replies(self, messages: list[Message]) -> Iterator[Message]:
         """Push messages and yield their replies as they come, until the deadline."""
@@ -383,7 +428,7 @@ class Rounds:
                 outcome.replies += 1
                 point.sites[name].releases += 1
                 # What waits for its turn may not fill the memory: too long a reply never waits.
-                fold.blobs[name] = blob[: self._longest + 1]
+                fold.blobs[name] = blob[: self.longest + 1]
             for ready in fold.ready():
                 self._use(ready, number, fold.blobs.pop(ready), outcome)
         return again

@@ -58,6 +58,7 @@ class Witness:
         self.public = keys.public_hex(self._key)
         self._files = [directory / FILE] + ([sink] if sink else [])
         self._seen: dict[str, _Seen] = {}
+        self._expected: dict[str, str] = {}
         self._lines: list[bytes] = []
         for path in reversed(self._files):
             self._remember(path)
@@ -101,6 +102,10 @@ class Witness:
     def _sign(self, seen: _Seen) -> str:
         return keys.sign(self._key, rows.witness_message(seen.ledger, seen.seq, seen.hash))
 
+    def expect(self, site: str, key: str) -> None:
+        """Accept a ledger that was never seen only from the holder of `key` (public, hex)."""
+        self._expected.setdefault(site, key)
+
     def greet(self, site: str, head: LedgerHead | None, rotations: tuple[str, ...]) -> None:
         """Compare the head in a site's hello with what was seen; raises Disagreement."""
         if head is None:
@@ -112,6 +117,8 @@ class Witness:
             key = _rotated(known.ledger, known.key, rotations)
             if key == head.key.hex():
                 self._seen[site] = _Seen(known.ledger, key, known.seq, known.hash, known.signature)
+        elif known is None and site in self._expected:
+            self._expected[site] = _rotated(head.ledger.hex(), self._expected[site], rotations)
         self.see(site, head, run="", number=0, payload="")
 
     def see(
@@ -125,14 +132,16 @@ class Witness:
         not continue what was seen.
         """
         known = self._seen.get(site)
-        seen, why = self._compare(head, known)
+        seen, why = self._compare(head, known, self._expected.get(site, ""))
         if seen is None or why:
             self._refuse(site, head, why, run=run, number=number, payload=payload)
         elif known is None or seen != known or payload:
             self._append("seen", site, seen, self._sign(seen), run, number, payload, "")
             self._seen[site] = seen
 
-    def _compare(self, head: LedgerHead | None, known: _Seen | None) -> tuple[_Seen | None, str]:
+    def _compare(
+        self, head: LedgerHead | None, known: _Seen | None, expected: str
+    ) -> tuple[_Seen | None, str]:
         if head is None:
             return None, "missing"
         if not head.ledger and known is None:
@@ -147,7 +156,7 @@ class Witness:
         if not keys.verify(seen.key, seen.signature, rows.row_message(seen.hash)):
             return seen, "forged"
         if known is None:
-            return seen, ""
+            return seen, "forged" if expected and seen.key != expected else ""
         if seen.ledger != known.ledger:
             return seen, "new-ledger"
         if seen.key != known.key:

@@ -18,7 +18,7 @@ def test_the_run_config_of_the_app_is_the_quickstart() -> None:
     """`flwr run .` must do what `fedlite simulate` does, and know every key."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
-    assert tables.pop("run") == {"directory": "", "quiet": False}
+    assert tables.pop("run") == {"directory": "", "id": "", "quiet": False, "wait": 0.0}
     assert tables == load(scenario_path("quickstart")).to_dict()
 
 
