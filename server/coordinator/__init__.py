@@ -1,0 +1,1 @@
+"""What a coordinator runs itself: never shipped to a site."""
