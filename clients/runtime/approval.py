@@ -1,0 +1,304 @@
+"""What the operator sees of a bundle before it may run here, and what a yes or a no does.
+
+A site runs code that it installed itself, or that its operator has looked at: every file is
+compared with the app that came with the fedlite of this machine. The plan is held against
+`site.toml`; what is beyond it is refused here, before anybody is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clients import policy as site_policy
+from clients.policy import ApprovedBundle, SitePolicy, for_data, for_scenario, is_number
+from fedlite.compression.frame import HEADER_BYTES
+from fedlite.config import Scenario, from_run_config, parse_value
+from fedlite.deployment import bundle as bundles
+from fedlite.deployment.bundle import Bundle
+from fedlite.deployment.journal import Journal
+from fedlite.rooms import app_root
+
+# What travels with a frame: Flower's record around it, and the ledger's head.
+_AROUND = 1024
+_SHORTEST = 8
+
+
+@dataclass(frozen=True)
+class Review:
+    """What there is to see of a bundle.
+
+    scenario: its plan, with every loosened number at its most. same: how many files are those
+    installed here. changed: the others by name. facts: title and text, for people. refused: why it
+    cannot be approved as `site.toml` stands. warnings: what to think about.
+    """
+
+    bundle: Bundle
+    scenario: Scenario
+    at_most: Mapping[str, int | float]
+    same: int
+    changed: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    refused: tuple[str, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for scripts."""
+        return {
+            "sha256": self.bundle.sha256,
+            "name": self.bundle.name,
+            "files": {"same": self.same, "changed": list(self.changed)},
+            "facts": dict(self.facts),
+            "at_most": dict(self.at_most),
+            "refused": list(self.refused),
+            "warnings": list(self.warnings),
+        }
+
+
+def waiting(home: Path) -> list[Path]:
+    """Return the bundles that the site has refused and kept, the newest first."""
+    found = (home / "bundles" / "waiting").glob("*.fab")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def find(home: Path, given: str) -> Bundle:
+    """Return the bundle in a file, or the one waiting whose SHA-256 begins so.
+
+    Raises ValueError when there is none, or when the bundle breaks a rule.
+    """
+    path = Path(given)
+    if path.is_file():
+        return bundles.read(path)
+    among = {path.stem: path for path in waiting(home)}
+    digest = _only(given, list(among), "bundle", f"list them with `fedlite site approve {home}`")
+    bundle = bundles.read(among[digest])
+    if bundle.sha256 != digest:
+        raise ValueError(
+            f"{among[digest]}: must hold what its name says, got {bundle.sha256}; remove the file"
+        )
+    return bundle
+
+
+def _only(given: str, digests: Sequence[str], what: str, mend: str) -> str:
+    fitting = [d for d in digests if d.startswith(given)] if len(given) >= _SHORTEST else []
+    if len(fitting) != 1:
+        raise ValueError(
+            f"{what}: must be a file, or the first {_SHORTEST} or more digits of the SHA-256 of "
+            f"exactly one, got {given!r}, which fits {len(fitting)}; {mend}"
+        )
+    return fitting[0]
+
+
+def loosened(bundle: Bundle, given: Sequence[str]) -> dict[str, int | float]:
+    """Read `KEY=VALUE` texts: what a numeric setting of the bundle may rise to.
+
+    Raises ValueError for an unknown key, and for a value that is no number of its kind or is lower
+    than the setting.
+    """
+    at_most: dict[str, int | float] = {}
+    for text in given:
+        key, _, value = text.partition("=")
+        approved, most = bundle.settings.get(key), parse_value(value)
+        if type(approved) is float and type(most) is int:
+            most = float(most)
+        good = is_number(approved) and type(most) is type(approved)
+        if not good or not float(most) >= float(approved or 0):
+            raise ValueError(
+                f"--at-most {text}: must be a numeric setting of the bundle and a number of its "
+                f"kind that is not lower, the bundle has {approved!r}; for example "
+                "federation.rounds=90"
+            )
+        at_most[key] = most
+    return at_most
+
+
+def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Review:
+    """Hold a bundle against the code installed here and against `site.toml`.
+
+    Raises ValueError when the settings are no scenario, or `site.toml` is wrong.
+    """
+    policy = site_policy.load(home / "site.toml")
+    scenario = from_run_config({**bundle.settings, **at_most})
+    changed = tuple(sorted(name for name in bundle.files if not _installed(bundle, name)))
+    refused = _beyond(policy, scenario)
+    warnings = []
+    facts = _plan(scenario, at_most)
+    data = policy.data_set(scenario.data.name)
+    facts.append(("data set", f"[data.{data.name}] of site.toml" if data else "none"))
+    try:
+        if data is not None:
+            more, too_much = _sizes(home, policy, scenario)
+            facts += more
+            refused += too_much
+    except (ValueError, OSError) as error:
+        warnings.append(f"model and bytes are not known, as the data set does not load: {error}")
+    if changed:
+        warnings.append(
+            f"{len(changed)} files are not those installed here; they run at this site with "
+            "your data, so read them first"
+        )
+    if not policy.limits.sandbox:
+        warnings.append("limits.sandbox is false: the code can read all that this user can")
+    count = len(bundle.files) - 1 - len(changed)
+    return Review(
+        bundle,
+        scenario,
+        dict(at_most),
+        count,
+        changed,
+        tuple(facts),
+        tuple(refused),
+        tuple(warnings),
+    )
+
+
+def approve(home: Path, seen: Review, by: str) -> ApprovedBundle:
+    """Let the bundle run here from now on; `by` names who said so.
+
+    Raises ValueError when the review refuses it.
+    """
+    if seen.refused:
+        raise ValueError("; ".join(seen.refused))
+    bundle = seen.bundle
+    approved = ApprovedBundle(
+        sha256=bundle.sha256,
+        name=bundle.name,
+        approved=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        by=by,
+        settings=dict(bundle.settings),
+        at_most=dict(seen.at_most),
+    )
+    (home / "bundles").mkdir(mode=0o700, exist_ok=True)
+    bundles.unpack(bundle, home / "bundles" / bundle.sha256)
+    site_policy.approve(home / "site.toml", approved)
+    Journal(home / "audit").write(
+        "approve", bundle=bundle.sha256, name=bundle.name, changed_files=len(seen.changed)
+    )
+    _forget(home, bundle.sha256)
+    return approved
+
+
+def refuse(home: Path, seen: Review, why: str) -> None:
+    """Write down that the bundle was not approved; it goes on waiting."""
+    Journal(home / "audit").write("refuse", bundle=seen.bundle.sha256, why=why)
+
+
+def revoke(home: Path, given: str) -> str:
+    """Take an approval back, named by the first digits of its SHA-256, which is returned whole.
+
+    It counts from the next message on. Raises ValueError when there is no such approval.
+    """
+    digests = [one.sha256 for one in site_policy.load(home / "site.toml").bundles]
+    digest = _only(given, digests, "--revoke", "see the tables [bundles.*] of site.toml")
+    site_policy.revoke(home / "site.toml", digest)
+    Journal(home / "audit").write("revoke", bundle=digest)
+    bundles.remove(home / "bundles" / digest)
+    return digest
+
+
+def _forget(home: Path, digest: str) -> None:
+    (home / "bundles" / "waiting" / f"{digest}.fab").unlink(missing_ok=True)
+
+
+def _installed(bundle: Bundle, name: str) -> bool:
+    """Return whether a file is byte for byte the one that fedlite brought to this machine.
+
+    The project file is no code: what it says was read, and is shown as the plan.
+    """
+    if name == bundles.CONFIG:
+        return True
+    path = app_root() / name
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == bundle.files[name]
+
+
+def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
+    """Return what of the plan is beyond `site.toml`, each naming the key and the mend."""
+    found, asked, privacy = [], for_scenario(scenario, policy.site), scenario.privacy
+    (unit,) = asked.units
+    if policy.data_set(scenario.data.name) is None:
+        name = json.dumps(scenario.data.name)
+        found.append(f"data: must have a table [data.{name}], as the plan trains on it; add one")
+    if not policy.allows(unit):
+        found.append(f"budget.units: must hold {unit!r}, has {', '.join(policy.units) or 'none'}")
+    if scenario.claims_privacy:
+        ceiling = for_data(policy, scenario.data.name).epsilon
+        for key, most in (("budget.epsilon", ceiling), ("budget.per_run", policy.per_run)):
+            if privacy.epsilon > most and (most or key == "budget.epsilon"):
+                found.append(
+                    f"{key}: {most:g} is below the plan's epsilon, {privacy.epsilon:g}; ask for a "
+                    "plan with less"
+                )
+    missing = set(asked.metrics) - set(policy.metrics)
+    if missing:
+        found.append(f"egress.metrics: must hold {', '.join(sorted(missing))}, which would leave")
+    if scenario.training.device == "cuda" and policy.limits.device == "cpu":
+        found.append("limits.device: is 'cpu', and the plan needs 'cuda'")
+    return found
+
+
+def _plan(scenario: Scenario, at_most: Mapping[str, int | float]) -> list[tuple[str, str]]:
+    federation, training, privacy = scenario.federation, scenario.training, scenario.privacy
+    work = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
+    protection = "none: updates leave without noise"
+    if scenario.claims_privacy:
+        where = f", noise at the {privacy.noise_at}" if privacy.unit == "client" else ""
+        protection = (
+            f"{privacy.unit}{where}: epsilon {privacy.epsilon:g} at delta {privacy.delta:g} over "
+            f"all rounds, clip {privacy.clip:g}"
+        )
+    facts = [
+        (
+            "rounds",
+            f"{federation.rounds}, with {federation.participants} of {federation.sites} sites each",
+        ),
+        ("training", f"{work} a round, batches of {training.batch_size}, on {training.device}"),
+        ("data", f"{json.dumps(scenario.data.name)}, {scenario.data.partition}"),
+        ("privacy", protection),
+        ("metrics", "number of records" if federation.weighting == "records" else "none"),
+    ]
+    if at_most:
+        facts.append(("at most", ", ".join(f"{k} = {v}" for k, v in at_most.items())))
+    return facts
+
+
+def _sizes(
+    home: Path, policy: SitePolicy, scenario: Scenario
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return the model's size and the bytes of a round as facts, and what is over the limits."""
+    from fedlite import data as catalog
+    from fedlite.models import build
+    from fedlite.parameters import Layout
+
+    chosen = policy.data_set(scenario.data.name)
+    if chosen is None:
+        return [], []
+    own: dict[str, Any] = {}
+    if chosen.source == "csv":
+        shape = tuple(int(size) for size in scenario.data.shape.split("x") if size)
+        own = {"path": str(chosen.file(home)), "target": chosen.target, "shape": shape}
+    source = catalog.load(chosen.source, **own)
+    name = scenario.model.name
+    model = build(name, source.shape, source.classes, seed=scenario.federation.seed)
+    layout = Layout.of(model)
+    up, down = (
+        HEADER_BYTES + link.make(layout.sizes).limit(layout.size)
+        for link in (scenario.uplink, scenario.downlink)
+    )
+    whole = HEADER_BYTES + 4 * layout.size
+    facts = [
+        ("model", f"{json.dumps(name)}, {layout.size:,} parameters"),
+        ("leaves", f"at most {up:,} bytes a round ({scenario.uplink.compressor})"),
+        ("comes in", f"at most {down:,} bytes a round, the whole model with {whole:,}"),
+    ]
+    limits = policy.limits
+    refused = [
+        f"limits.{key}: {most:,} is below the {size + _AROUND:,} bytes of a message; raise it"
+        for key, most, size in (("up", limits.up, up), ("down", limits.down, max(down, whole)))
+        if size + _AROUND > most
+    ]
+    return facts, refused

@@ -1,0 +1,254 @@
+"""Is this site fit to train? One line for each check, with the mend for what is not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import fedlite
+from clients import policy as site_policy
+from clients.policy import DataSet, SitePolicy
+from clients.runtime import setup
+from clients.runtime.reach import reach
+from fedlite.deployment import nodekey, sandbox
+from fedlite.deployment.invitation import Invitation, same_release
+from fedlite.privacy.ledger import keys, read
+
+OK, WARNING, FAIL = "ok", "warning", "fail"
+_FREE_BYTES = 10**9
+# Flower refuses a node whose clock is further off.
+_SKEW_WARN, _SKEW_FAIL = 60.0, 300.0
+_EXPIRES_DAYS = 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at. `state`: "ok", "warning" or "fail"; `mend`: "" when ok."""
+
+    name: str
+    state: str
+    what: str
+    mend: str = ""
+
+
+def examine(home: Path) -> Iterator[Check]:
+    """Look at everything, in the order in which it is mended; never changes anything."""
+    yield from _versions()
+    yield from _permissions(home)
+    yield from _guarded("keys", lambda: _keys(home))
+    policy: SitePolicy | None = None
+    try:
+        policy = site_policy.load(home / setup.POLICY)
+        yield Check("site.toml", OK, f"site {policy.site!r}")
+    except ValueError as error:
+        yield Check("site.toml", FAIL, str(error), "correct these lines")
+    if policy is not None:
+        yield from _data(home, policy)
+    yield _disk(home)
+    yield from _ledgers(home)
+    if policy is not None:
+        yield _sandbox(policy)
+        yield from _device(policy)
+    yield from _guarded("coordinator", lambda: _coordinator(home, policy))
+
+
+def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """Pass on the checks; an error that tells its own mend becomes the last of them."""
+    try:
+        yield from checks()
+    except (ValueError, OSError) as error:
+        yield Check(name, FAIL, str(error), "see the text")
+
+
+def _versions() -> Iterator[Check]:
+    here = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    yield Check(
+        "python", OK if good else FAIL, here, "" if good else "install Python 3.11 or later"
+    )
+    try:
+        flower = version("flwr")
+    except PackageNotFoundError:
+        flower = "missing"
+    good = flower.startswith("1.41.")
+    yield Check(
+        "flwr", OK if good else FAIL, flower, "" if good else "pip install 'flwr>=1.41,<1.42'"
+    )
+    yield Check("fedlite", OK, fedlite.__version__)
+
+
+def _permissions(home: Path) -> Iterator[Check]:
+    for path in (home, home / "keys"):
+        name = f"permissions of {path}"
+        try:
+            found = path.stat()
+        except OSError as error:
+            yield Check(
+                name, FAIL, error.strerror or str(error), f"run `fedlite site init {home}` again"
+            )
+            continue
+        mode = stat.S_IMODE(found.st_mode)
+        if found.st_uid != os.geteuid():
+            mend = "run fedlite as the user that owns the folder"
+            yield Check(name, FAIL, f"belongs to user {found.st_uid}", mend)
+        elif mode & 0o077:
+            mend = f"chmod 700 {path}"
+            yield Check(name, FAIL, f"mode {mode:04o}: others can enter", mend)
+        else:
+            yield Check(name, OK, f"mode {mode:04o}")
+
+
+def _keys(home: Path) -> Iterator[Check]:
+    node = nodekey.public(nodekey.load(home / setup.NODE))
+    yield Check("node key", OK, nodekey.fingerprint(node))
+    yield Check("ledger key", OK, keys.public_hex(keys.load(home / setup.LEDGER)))
+    if not (home / setup.SECRET).exists():
+        mend = f"run `fedlite site init {home} --name NAME` again"
+        yield Check("data secret", FAIL, f"{home / setup.SECRET} is missing", mend)
+    else:
+        keys.secret(home / setup.SECRET)
+        yield Check("data secret", OK, "there")
+    if (home / setup.NEXT).exists():
+        mend = f"when the coordinator has approved it: fedlite site rotate-key {home} --finish"
+        yield Check("next node key", WARNING, "a change of key is under way", mend)
+
+
+def _data(home: Path, policy: SitePolicy) -> Iterator[Check]:
+    if not policy.data:
+        mend = f"add a table [data.NAME] to {home / setup.POLICY}"
+        yield Check("data", FAIL, "no data set, so no run can train here", mend)
+    for one in policy.data:
+        yield from _guarded(f"data {one.name}", lambda one=one: _load(home, one))  # type: ignore[misc]
+
+
+def _load(home: Path, one: DataSet) -> Iterator[Check]:
+    from fedlite import data
+
+    name = f"data {one.name}"
+    path = str(one.file(home)) if one.path else ""
+    source = data.load(one.source, path=path, target=one.target)
+    if one.part and one.part not in source.group_names:
+        known = ", ".join(source.group_names) or "none"
+        mend = f"correct part in [data.{one.name}]"
+        yield Check(name, FAIL, f"has no part {one.part!r}; there are: {known}", mend)
+        return
+    # How many records there are is nobody's business, not even on a screen that is shared.
+    yield Check(name, OK, f"{one.source} loads, {source.classes} classes")
+
+
+def _disk(home: Path) -> Check:
+    try:
+        free = shutil.disk_usage(home).free
+    except OSError as error:
+        return Check("disk", FAIL, error.strerror or str(error), "check the path")
+    text = f"{free / 1e9:.1f} GB free"
+    if free < _FREE_BYTES:
+        return Check("disk", WARNING, text, f"free at least {_FREE_BYTES / 1e9:g} GB")
+    return Check("disk", OK, text)
+
+
+def _ledgers(home: Path) -> Iterator[Check]:
+    for path in sorted((home / "ledgers").glob("*.jsonl")):
+        name = f"ledger {path.stem}"
+        try:
+            rows = read(path)
+            yield Check(name, OK, f"{len(rows)} rows verify")
+        except (ValueError, OSError, RuntimeError) as error:
+            mend = f"fedlite site recover {home} {path.stem}, or restore it from a copy"
+            yield Check(name, FAIL, str(error), mend)
+
+
+def _sandbox(policy: SitePolicy) -> Check:
+    there = sandbox.available() > 0
+    if there and policy.limits.sandbox:
+        return Check("sandbox", OK, "approved code runs under Landlock")
+    if there:
+        return Check("sandbox", WARNING, "turned off", "set sandbox = true in [limits]")
+    mend = "use a Linux kernel with Landlock, 5.13 or later"
+    if policy.limits.sandbox:
+        mend += "; or, if you trust every bundle that you approve, set [limits] sandbox = false"
+        return Check("sandbox", FAIL, "this kernel has no Landlock", mend)
+    return Check("sandbox", WARNING, "approved code reads whatever this user can", mend)
+
+
+def _device(policy: SitePolicy) -> Iterator[Check]:
+    if policy.limits.device != "cuda":
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        yield Check("device", OK, torch.cuda.get_device_name())
+    else:
+        mend = 'install the driver and a CUDA build of torch, or set device = "auto" in [limits]'
+        yield Check("device", FAIL, "torch sees no GPU", mend)
+
+
+def _coordinator(home: Path, policy: SitePolicy | None) -> Iterator[Check]:
+    if not (home / setup.COORDINATOR).exists():
+        mend = f"fedlite site join {home} INVITATION"
+        yield Check("coordinator", WARNING, "none joined yet", mend)
+        return
+    invitation = setup.joined(home)
+    yield from _joined(home, policy, invitation)
+    found = reach(invitation.host, invitation.port, home / setup.CA)
+    if found.failed:
+        what, _, mend = found.why.partition("; ")
+        yield Check("connection", FAIL, f"{invitation.address}: {what}", mend)
+        return
+    yield Check("connection", OK, f"{invitation.address} answers, TLS is good")
+    yield from _clocks(found.skew, found.expires)
+    yield from _activation(home)
+
+
+def _joined(home: Path, policy: SitePolicy | None, invitation: Invitation) -> Iterator[Check]:
+    good = same_release(invitation.fedlite, fedlite.__version__)
+    mend = "" if good else "install the coordinator's major.minor of fedlite"
+    what = f"{invitation.name!r} at {invitation.address}, fedlite {invitation.fedlite}"
+    yield Check("coordinator", OK if good else FAIL, what, mend)
+    if (home / setup.CA).read_bytes() != invitation.ca_pem.encode("ascii"):
+        mend = f"run `fedlite site join {home} INVITATION` again"
+        yield Check("ca.crt", FAIL, f"is not that of {setup.COORDINATOR}", mend)
+    if policy is not None and policy.servers and invitation.witness not in policy.servers:
+        mend = f"add {invitation.witness} to keys in [servers] of {home / setup.POLICY}"
+        yield Check("witness key", FAIL, "site.toml does not list the coordinator's", mend)
+
+
+def _clocks(skew: float | None, expires: datetime | None) -> Iterator[Check]:
+    if expires is not None:
+        days = (expires - datetime.now(UTC)).days
+        text = f"the gateway's certificate ends on {expires:%Y-%m-%d}"
+        mend = "" if days >= _EXPIRES_DAYS else "ask the coordinator's operator to renew it"
+        yield Check("certificate", WARNING if mend else OK, text, mend)
+    if skew is None:
+        mend = "check by hand that this machine keeps its time by NTP"
+        yield Check("clock", WARNING, "the gateway does not tell the time", mend)
+        return
+    text = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the gateway's"
+    state = FAIL if abs(skew) > _SKEW_FAIL else WARNING if abs(skew) > _SKEW_WARN else OK
+    yield Check("clock", state, text, "" if state == OK else "set the clock: timedatectl set-ntp 1")
+
+
+def _activation(home: Path) -> Iterator[Check]:
+    """Ask whether the coordinator knows the node key; returns nothing where nobody can tell."""
+    try:
+        from clients.runtime import fleet
+    except ImportError:
+        return
+    # getattr: the runtime may be one that cannot ask.
+    ask: Any = getattr(fleet, "check_activation", None)
+    if ask is None:
+        return
+    try:
+        ask(home)
+        yield Check("node key accepted", OK, "the coordinator knows this site")
+    except (OSError, ValueError, RuntimeError) as error:
+        mend = f"send {home / setup.REQUEST} to the coordinator's operator"
+        yield Check("node key accepted", FAIL, str(error), mend)

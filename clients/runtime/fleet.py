@@ -1,0 +1,319 @@
+"""One authenticated connection to the coordinator: the only module that knows Flower's Fleet API.
+
+Flower's own SuperNode starts a Python process a message and sleeps seconds between messages; this
+speaks the same protocol in one process. Everything imported from `flwr` below is private to
+Flower 1.41, which the project pins.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto, user_config_from_proto
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_push_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, push_objects
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from clients.runtime import setup
+from fedlite import flower
+from fedlite.deployment import nodekey
+
+log = logging.getLogger("fedlite.site")
+
+# Flower's least: a site that died is seen as gone after twice this many seconds.
+HEARTBEAT_SECONDS = 10.0
+# In a site's folder: held by the one process that works from it.
+LOCK = "node.lock"
+_POLL_SECONDS = 0.05
+_UPLOAD_SECONDS = 60.0
+
+
+class Unreachable(ConnectionError):
+    """The coordinator cannot be reached now; trying again later may help."""
+
+
+class Refused(PermissionError):
+    """The coordinator refuses this site, or is not the one that it joined; a person must act."""
+
+
+class RunOver(Exception):
+    """The run that a message belongs to has ended; nobody waits for its reply."""
+
+
+class TooLarge(ValueError):
+    """A message is larger than the site's policy lets in."""
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A message that waits for this site; its content has not been pulled yet."""
+
+    stub: Message
+    tree: ObjectTree
+
+    @property
+    def run(self) -> int:
+        """Flower's number of the run."""
+        return int(self.stub.metadata.run_id)
+
+
+class Fleet:
+    """A site's connection: activate, then receive and push; not for several threads.
+
+    address: `host:port` of the gateway. ca: PEM of the coordinator's own authority; no other is
+    trusted. key: the node key, NIST P-384. Every call raises Unreachable or Refused.
+    """
+
+    def __init__(self, address: str, ca: bytes, key: ec.EllipticCurvePrivateKey) -> None:
+        """Prepare the connection; nothing is sent yet."""
+        self._address = address
+        self._public = public_key_to_bytes(key.public_key())
+        self._client = FleetHttpClient.from_server_address(
+            address,
+            False,
+            ca,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(key, key.public_key()),
+            ],
+        )
+        self._node = Node()
+        self._stop = threading.Event()
+        self._heartbeat: threading.Thread | None = None
+        self._failed: Refused | None = None
+
+    @property
+    def node_id(self) -> int:
+        """Flower's number of this node; 0 before activation."""
+        return int(self._node.node_id)
+
+    def activate(self) -> int:
+        """Say that this site is there, keep saying so from a thread, and return its number."""
+        request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
+        self._node = Node(node_id=self._call(self._client.ActivateNode, request).node_id)
+        self._failed = None
+        if self._heartbeat is None:
+            self._heartbeat = threading.Thread(target=self._beat, daemon=True)
+            self._heartbeat.start()
+        return self.node_id
+
+    def close(self) -> None:
+        """Say that this site leaves, so that it can come back at once."""
+        self._stop.set()
+        if self.node_id:
+            try:
+                self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=self.node_id))
+            except (Unreachable, Refused) as error:
+                log.info("left without a word: %s", error)
+        self._client._client.close()
+
+    def _beat(self) -> None:
+        # A little more often than promised: one lost packet must not take the site off line.
+        while not self._stop.wait(0.6 * HEARTBEAT_SECONDS):
+            try:
+                answer = self._call(
+                    self._client.SendNodeHeartbeat,
+                    SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_SECONDS),
+                )
+                if not answer.success:
+                    self._failed = Refused("the coordinator does not know this site any more")
+            except Unreachable as error:
+                log.debug("no heartbeat: %s", error)
+            except Refused as error:
+                self._failed = error
+            except RunOver:
+                continue
+
+    # Messages ----------------------------------------------------------------------------------
+
+    def receive(self) -> Incoming | None:
+        """Return the next message's outline, or None."""
+        if self._failed is not None:
+            raise self._failed
+        answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        if not answer.messages_list:
+            return None
+        return Incoming(message_from_proto(answer.messages_list[0]), answer.message_object_trees[0])
+
+    def run_config(self, run: int) -> tuple[str, dict[str, Any]]:
+        """Return what the coordinator says of a run: its bundle's hash, and its run config."""
+        answer = self._call(self._client.GetRun, GetRunRequest(node=self._node, run_id=run))
+        return answer.run.fab_hash, user_config_from_proto(answer.run.override_config)
+
+    def bundle(self, claimed: str, run: int) -> bytes:
+        """Return the bytes of a run's bundle; what they are, their own hash says."""
+        request = GetFabRequest(node=self._node, hash_str=claimed, run_id=run)
+        return bytes(self._call(self._client.GetFab, request).fab.content)
+
+    def content(self, incoming: Incoming, limit: int) -> Message:
+        """Pull all of a message's objects and return it whole; raises TooLarge beyond `limit`."""
+        run, tree = incoming.run, incoming.tree
+        contents: dict[str, bytes] = {}
+        until = time.monotonic() + _UPLOAD_SECONDS
+        for name in dict.fromkeys(node.object_id for node in iterate_object_tree(tree)):
+            request = PullObjectRequest(node=self._node, run_id=run, object_id=name)
+            while True:
+                answer = self._call(self._client.PullObject, request)
+                if answer.object_available:
+                    break
+                # The server announces a message before it has uploaded all of it.
+                if not answer.object_found or time.monotonic() > until:
+                    raise RunOver(f"run {run}: a message was taken back before it was whole")
+                time.sleep(_POLL_SECONDS)
+            contents[name] = answer.object_content
+            if sum(map(len, contents.values())) > limit:
+                raise TooLarge(f"limits.down: a message may have {limit} bytes, this has more")
+        message = inflate_object_from_contents(tree.object_id, contents)
+        if not isinstance(message, Message):
+            raise RunOver(f"run {run}: what came is no message")
+        flower.set_message_id(message, tree.object_id)
+        return message
+
+    def confirm(self, incoming: Incoming) -> None:
+        """Tell the coordinator that it need not keep the message any longer."""
+        request = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=incoming.run, message_object_id=incoming.tree.object_id
+        )
+        self._call(self._client.ConfirmMessageReceived, request)
+
+    def push(self, reply: Message, seconds: float) -> None:
+        """Send a reply; sent again, it is the same reply to the coordinator.
+
+        seconds: how long it took, for Flower's own statistics.
+        """
+        flower.set_message_id(reply, reply.object_id)
+        run = int(reply.metadata.run_id)
+        with no_object_id_recompute():
+            tree, objects = get_object_tree(reply), get_all_nested_objects(reply)
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(reply))],
+                message_object_trees=[tree],
+                clientapp_runtime_list=[seconds],
+            )
+            answer = self._call(self._client.PushMessages, request)
+            push_objects(
+                objects,
+                make_push_object_fn_protobuf(
+                    lambda asked: self._call(self._client.PushObject, asked),
+                    self._node,
+                    run,
+                    answer.session_id,
+                ),
+                object_ids_to_push=set(answer.objects_to_push),
+            )
+
+    def _call(self, method: Callable[[Any], Any], request: Any) -> Any:
+        """Make one call and turn what can go wrong into a text for the operator."""
+        try:
+            return method(request)
+        except httpx.HTTPStatusError as error:
+            raise self._explained(error) from None
+        except httpx.TransportError as error:
+            raise transport_problem(error, self._address) from None
+        except ValueError as error:
+            raise Unreachable(
+                f"{self._address}: answers, but not as Flower does ({error})"
+            ) from None
+
+    def _explained(self, error: httpx.HTTPStatusError) -> Exception:
+        status, where = error.response.status_code, self._address
+        told = FlowerError.from_json(error.response.text)
+        code = told.code if told is not None else None
+        if code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
+            return Refused(
+                f"{where}: does not accept this site's key: it is not approved (send request.json "
+                "to the coordinator), or was revoked, or another process uses it at this moment "
+                f"(one that was killed is forgotten after {2 * HEARTBEAT_SECONDS:.0f} s)"
+            )
+        if status == httpx.codes.UNAUTHORIZED:
+            return Refused(
+                f"{where}: the key was revoked, or this machine's clock is off by more than five "
+                "minutes; `fedlite site doctor` says which"
+            )
+        if code is not None and status < 500:
+            return RunOver(f"{where}: {told.message}" if told else where)
+        if status == httpx.codes.FORBIDDEN:
+            return RunOver(f"{where}: the run has ended")
+        if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            return RunOver(f"{where}: the gateway does not take so large a message")
+        return Unreachable(f"{where}: answers with HTTP {status}; its SuperLink may be starting")
+
+
+def transport_problem(error: Exception, address: str) -> Exception:
+    """Return what a failed connection means for the operator, and whether waiting can help."""
+    text = str(error)
+    if "certificate has expired" in text:
+        return Refused(f"{address}: its certificate has expired; the coordinator must renew it")
+    if "not yet valid" in text:
+        return Refused(f"{address}: its certificate is not valid yet; check this machine's clock")
+    if "ostname mismatch" in text or "IP address mismatch" in text:
+        return Refused(f"{address}: its certificate is for another name; was the address changed?")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return Refused(
+            f"{address}: is not the coordinator that this site has joined (its certificate is "
+            "signed by another authority); ask for a new invitation, or find out who answers there"
+        )
+    if "WRONG_VERSION_NUMBER" in text or "HTTP_REQUEST" in text:
+        return Refused(f"{address}: answers without TLS, and this site sends nothing in the clear")
+    if "Name or service not known" in text or "nodename" in text or "name resolution" in text:
+        return Unreachable(f"{address}: the name does not resolve; check it, or the name server")
+    if "refused" in text:
+        return Unreachable(f"{address}: nobody listens there; is the coordinator running?")
+    return Unreachable(f"{address}: cannot be reached ({text or type(error).__name__})")
+
+
+def connection(home: Path, key: str = "keys/node.pem") -> Fleet:
+    """Return a connection of the site whose folder is `home`, by one of its node keys."""
+    invitation = setup.joined(home)
+    ca = invitation.ca_pem.encode()
+    return Fleet(invitation.address, ca, nodekey.load(home / key))
+
+
+def check_activation(home: Path) -> None:
+    """Find out whether the coordinator accepts the site's key; a site that runs is not disturbed.
+
+    Raises Refused or Unreachable.
+    """
+    with (home / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return  # its own process holds it, and says in `fedlite site status` how it is
+        fleet = connection(home)
+        try:
+            fleet.activate()
+        finally:
+            fleet.close()

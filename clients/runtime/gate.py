@@ -1,0 +1,63 @@
+"""What may run: a message is looked at here before any of its run's code is.
+
+The hash is of the bytes that came, never the one that the sender names. It covers the code and the
+settings inside; what a run sends beside them is compared here with what the operator saw.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from clients.policy import ApprovedBundle, SitePolicy
+from fedlite.deployment import bundle as bundles
+
+# What Flower's side tells of a run; nothing of it reaches the training.
+EXEMPT = ("run.id", "run.directory", "run.quiet", "run.wait")
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class NotApproved(Exception):
+    """The site has not approved this; the text says in one sentence what differs."""
+
+
+def check(policy: SitePolicy, bundle_bytes: bytes, run_config: Mapping[str, Any]) -> ApprovedBundle:
+    """Return the approval under which the bundle may run with these settings beside it.
+
+    Raises NotApproved when the bundle is not in the policy or is damaged, when a setting differs
+    from the approved one (a number may rise to `at_most`), and when one is unknown. Types count: 1
+    is not true and not 1.0, but a whole number stands for a number where that was approved.
+    """
+    digest = bundles.digest(bundle_bytes)
+    approved = policy.bundle(digest)
+    if approved is None:
+        raise NotApproved(f"bundle {digest[:16]} is not approved by this site")
+    try:
+        own = bundles.read(bundle_bytes).settings
+    except bundles.BundleError as error:
+        raise NotApproved(str(error)) from None
+    for key, value in run_config.items():
+        if key not in own and key not in EXEMPT:
+            raise NotApproved(f"run config: {key!r} is no setting of the approved bundle")
+        if key == "run.id" and not (isinstance(value, str) and _RUN_ID.fullmatch(value)):
+            raise NotApproved(f"run.id: must be 16 lower-case hex digits, got {value!r:.80}")
+    fused = {key: value for key, value in {**own, **run_config}.items() if key not in EXEMPT}
+    wanted = {key: value for key, value in approved.settings.items() if key not in EXEMPT}
+    for key in sorted(fused.keys() | wanted.keys()):
+        if key not in fused or key not in wanted:
+            raise NotApproved(f"{key}: is not both in the bundle and in its approval")
+        if not _may(fused[key], wanted[key], approved.at_most.get(key)):
+            most = f" at most {approved.at_most[key]!r}" if key in approved.at_most else ""
+            raise NotApproved(
+                f"{key}: must be the approved {wanted[key]!r}{most}, got {fused[key]!r:.80}"
+            )
+    return approved
+
+
+def _may(value: Any, approved: Any, at_most: int | float | None) -> bool:
+    same_kind = type(value) is type(approved) or (type(value), type(approved)) == (int, float)
+    if not same_kind:
+        return False
+    # NaN is neither equal nor below anything.
+    return bool(value == approved or (at_most is not None and value <= at_most))

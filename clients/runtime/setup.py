@@ -1,0 +1,373 @@
+"""Making a site, joining a coordinator, and changing the key by which it knows the site.
+
+Every step can be repeated: what is there stays, what is missing is made, no key is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+import fedlite
+from clients import policy as site_policy
+from clients.policy import DataSet, SitePolicy
+from clients.runtime import unit
+from clients.runtime.reach import resolves
+from fedlite.deployment import document, nodekey
+from fedlite.deployment.invitation import Invitation, same_release
+from fedlite.deployment.journal import Journal
+from fedlite.deployment.request import Request
+from fedlite.privacy.budget.policy import site_problem
+from fedlite.privacy.ledger import keys
+from fedlite.storage import write_atomic
+
+FOLDERS = ("keys", "ledgers", "bundles", "bundles/waiting", "state", "inflight", "audit")
+POLICY, COORDINATOR, CA, REQUEST = "site.toml", "coordinator.json", "ca.crt", "request.json"
+NODE, NEXT, LEDGER, SECRET = (
+    f"keys/{name}" for name in ("node.pem", "node.next.pem", "ledger.pem", "data.secret")
+)
+
+
+class Unconfirmed(ValueError):
+    """Nobody has confirmed the coordinator's fingerprint."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What joining did: where the request is, and what the operator should look at."""
+
+    invitation: Invitation
+    request: Path
+    warnings: tuple[str, ...]
+
+
+def init(
+    home: Path, name: str, *, data: DataSet | None = None, epsilon: float | None = None
+) -> dict[str, str]:
+    """Make the site's folder, keys and policy, or complete them, and return the public keys.
+
+    data: the first data set of the policy. epsilon: the ceiling of the budget. Both are for a new
+    site.toml; raises ValueError when one is there that says otherwise, when the folder holds
+    another site or other files, and when a key is missing that was in use.
+    """
+    if problem := site_problem(name):
+        raise ValueError(problem)
+    path = home / POLICY
+    wanted = SitePolicy(site=name, data=() if data is None else (data,))
+    if epsilon is not None:
+        wanted = replace(wanted, epsilon=epsilon)
+    fresh = not path.exists()
+    if fresh:
+        _refuse_other_files(home)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.chmod(0o700)
+        _write_policy(path, wanted)
+    else:
+        _refuse_other_policy(path, wanted, data, epsilon)
+    for folder in FOLDERS:
+        (home / folder).mkdir(mode=0o700, exist_ok=True)
+        (home / folder).chmod(0o700)
+    spent = any((home / "ledgers").glob("*.jsonl"))
+    _refuse_lost_key(home / LEDGER, spent, "ledgers can only be continued with it")
+    _refuse_lost_key(home / SECRET, spent, "the ledgers commit to the data with it")
+    _refuse_lost_key(home / NODE, (home / COORDINATOR).exists(), "the coordinator knows it")
+    node = nodekey.public(nodekey.load_or_generate(home / NODE))
+    ledger = keys.public_hex(keys.load_or_generate(home / LEDGER))
+    keys.secret(home / SECRET)
+    if not (home / unit.NAME).exists():
+        write_atomic(home / unit.NAME, unit.text(home.resolve(), _command(), _user()))
+    if fresh:
+        Journal(home / "audit").write("init", site=name, node_key=nodekey.fingerprint(node))
+    return {"home": str(home), "site": name, "node_key": node, "ledger_key": ledger}
+
+
+def join(
+    home: Path,
+    path: Path,
+    *,
+    fingerprint: str = "",
+    confirm: Callable[[Invitation], bool] | None = None,
+) -> Joined:
+    """Take an invitation: keep it, trust its CA, list its witness key, and write a join request.
+
+    fingerprint: what the coordinator's operator told by another way; without it `confirm` is
+    asked. Raises Unconfirmed when neither says yes, ValueError when the invitation is wrong, for
+    another release of fedlite, or not of the coordinator that the site has joined.
+    """
+    policy = site_policy.load(home / POLICY)
+    invitation = _invitation(path)
+    with _refusals(home, "join", invitation):
+        _refuse_other_coordinator(home, invitation)
+        _refuse_unusable(invitation)
+        _confirm(invitation, fingerprint, confirm)
+    request = Request(
+        site=policy.site,
+        node_key=nodekey.public(nodekey.load(home / NODE)),
+        ledger_key=keys.public_hex(keys.load(home / LEDGER)),
+        invitation=invitation.fingerprint,
+        fedlite=fedlite.__version__,
+    )
+    signed = request.encode(nodekey.load(home / NODE), keys.load(home / LEDGER))
+    warnings = []
+    if not policy.servers:
+        list_server(home / POLICY, invitation.witness)
+    elif invitation.witness not in policy.servers:
+        warnings.append(
+            f"{home / POLICY}: [servers] keys does not list this coordinator, {invitation.witness};"
+            " the site refuses its runs until you add it"
+        )
+    if problem := resolves(invitation.host):
+        warnings.append(f"{invitation.address}: {problem}")
+    write_atomic(home / CA, invitation.ca_pem.encode("ascii"))
+    write_atomic(home / REQUEST, signed)
+    # The last: from here on the site has joined.
+    write_atomic(home / COORDINATOR, invitation.encode())
+    Journal(home / "audit").write(
+        "join",
+        coordinator=invitation.name,
+        address=invitation.address,
+        fingerprint=invitation.fingerprint,
+    )
+    return Joined(invitation, home / REQUEST, tuple(warnings))
+
+
+def rotate_key(home: Path) -> Path:
+    """Make the next node key, and a request for it that the present key signs; return its path.
+
+    Called again it writes the same request: the next key is made once.
+    """
+    policy, invitation = site_policy.load(home / POLICY), joined(home)
+    node, ledger = nodekey.load(home / NODE), keys.load(home / LEDGER)
+    coming = nodekey.load_or_generate(home / NEXT)
+    request = Request(
+        site=policy.site,
+        node_key=nodekey.public(coming),
+        ledger_key=keys.public_hex(ledger),
+        invitation=invitation.fingerprint,
+        fedlite=fedlite.__version__,
+        previous_node_key=nodekey.public(node),
+    )
+    write_atomic(home / REQUEST, request.encode(coming, ledger, node))
+    Journal(home / "audit").write(
+        "rotate",
+        old=nodekey.fingerprint(request.previous_node_key),
+        new=nodekey.fingerprint(request.node_key),
+    )
+    return home / REQUEST
+
+
+def finish_rotation(home: Path) -> str:
+    """Put the next node key in the place of the present one; return its public half.
+
+    The coordinator must have approved it: it knows one key of a site. Raises ValueError when no
+    change of key is under way.
+    """
+    if not (home / NEXT).exists():
+        raise ValueError(
+            f"{home / NEXT}: no such file, so no change of key is under way; begin one with "
+            f"`fedlite site rotate-key {home}`"
+        )
+    public = nodekey.public(nodekey.load(home / NEXT))
+    os.replace(home / NEXT, home / NODE)
+    directory = os.open(home / "keys", os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    Journal(home / "audit").write("rotate-finish", new=nodekey.fingerprint(public))
+    return public
+
+
+def joined(home: Path) -> Invitation:
+    """Return the invitation that the site has taken; raises ValueError when there is none."""
+    path = home / COORDINATOR
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file, so the site has not joined a coordinator; run "
+            f"`fedlite site join {home} INVITATION`"
+        )
+    return _invitation(path)
+
+
+def list_server(path: Path, key: str) -> None:
+    """Write `keys = ["KEY"]` into the empty [servers] of a site.toml; all else stays as it is.
+
+    Raises ValueError, and changes nothing, where the text is too unusual to be edited.
+    """
+    text = path.read_text(encoding="utf-8")
+    before = tomllib.loads(text)
+    entry = f"keys = {json.dumps([key])}"
+    lines, table, edited = text.splitlines(keepends=True), "", False
+    for number, line in enumerate(lines):
+        plain = line.split("#", 1)[0].replace(" ", "").strip()
+        if plain.startswith("["):
+            table = plain
+        elif table == "[servers]" and plain == "keys=[]":
+            lines[number] = line.replace(line.split("#", 1)[0].strip(), entry, 1)
+            edited = True
+            break
+    if not edited and "servers" not in before:
+        lines += ["" if text.endswith("\n") or not text else "\n", f"\n[servers]\n{entry}\n"]
+    content = "".join(lines)
+    try:
+        good = tomllib.loads(content) == before | {"servers": {"keys": [key]}}
+    except tomllib.TOMLDecodeError:
+        good = False
+    if not good:
+        raise ValueError(
+            f"{path}: [servers] keys cannot be told from the rest; write this there by hand: "
+            f"{entry}"
+        )
+    write_atomic(path, content.encode())
+
+
+def _invitation(path: Path) -> Invitation:
+    try:
+        with path.open("rb") as file:
+            data = file.read(document.MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{path}: no such file; the coordinator's operator sends it to you"
+        ) from None
+    try:
+        return Invitation.decode(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _confirm(
+    invitation: Invitation, told: str, confirm: Callable[[Invitation], bool] | None
+) -> None:
+    if told:
+        if "".join(told.split()).replace(":", "").upper() != invitation.fingerprint.replace(
+            ":", ""
+        ):
+            raise ValueError(
+                f"--fingerprint: must be that of the invitation, {invitation.fingerprint}, got "
+                f"{told[:100]!r}; somebody may have changed the invitation: ask its sender"
+            )
+    elif confirm is None:
+        raise Unconfirmed(
+            "--fingerprint: must be given where nobody can be asked; the coordinator's operator "
+            "tells it by telephone, for example"
+        )
+    elif not confirm(invitation):
+        raise Unconfirmed("the fingerprint was not confirmed; nothing was changed")
+
+
+def _refuse_unusable(invitation: Invitation) -> None:
+    if not same_release(invitation.fedlite, fedlite.__version__):
+        raise ValueError(
+            f"fedlite: must be the coordinator's release, {invitation.fedlite}, got "
+            f"{fedlite.__version__}; install the same major.minor here"
+        )
+    certificate = x509.load_pem_x509_certificate(invitation.ca_pem.encode("ascii"))
+    now = datetime.now(UTC)
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        raise ValueError(
+            f"ca_pem: is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
+            f"{certificate.not_valid_after_utc:%Y-%m-%d}, and today is {now:%Y-%m-%d}; set this "
+            "machine's clock, or ask for a new invitation"
+        )
+
+
+def _refuse_other_coordinator(home: Path, invitation: Invitation) -> None:
+    if not (home / COORDINATOR).exists():
+        return
+    known = joined(home)
+    if known.fingerprint != invitation.fingerprint:
+        raise ValueError(
+            f"{home}: has joined {known.name!r} ({known.fingerprint}), and this invitation is of "
+            f"{invitation.name!r} ({invitation.fingerprint}); a site has one coordinator: make "
+            "another folder with `fedlite site init`, or, to leave the old one for good, remove "
+            f"{home / COORDINATOR} and its key from [servers] in {home / POLICY}"
+        )
+
+
+def _refuse_other_files(home: Path) -> None:
+    # What a crash left of the first write is no other file.
+    strange = [
+        path.name
+        for path in (home.iterdir() if home.exists() else ())
+        if not path.name.startswith(f".{POLICY}.")
+    ]
+    if strange:
+        raise ValueError(
+            f"{home}: is no site's folder and holds other files, such as {strange[0]!r}; name a "
+            "new folder"
+        )
+
+
+def _refuse_other_policy(
+    path: Path, wanted: SitePolicy, data: DataSet | None, epsilon: float | None
+) -> None:
+    policy = site_policy.load(path)
+    if policy.site != wanted.site:
+        raise ValueError(
+            f"{path}: is of site {policy.site!r}, got --name {wanted.site!r}; a site keeps its "
+            "name: use that one, or another folder"
+        )
+    if epsilon is not None and policy.epsilon != epsilon:
+        raise ValueError(
+            f"{path}: budget.epsilon is {policy.epsilon:g}, got --epsilon {epsilon:g}; a policy "
+            "that is there is only changed by hand"
+        )
+    if data is not None and policy.data_set(data.name) != data:
+        raise ValueError(
+            f"{path}: has no such [data.{data.name}]; a policy that is there is only changed by "
+            "hand: add the table"
+        )
+
+
+def _refuse_lost_key(path: Path, needed: bool, why: str) -> None:
+    if needed and not os.path.lexists(path):
+        raise ValueError(
+            f"{path}: no such file, and {why}; restore it from a copy, or begin a new site in "
+            "another folder under another name"
+        )
+
+
+def _write_policy(path: Path, policy: SitePolicy) -> None:
+    """Write the policy and read it back, so that no wrong one stays."""
+    part = path.with_name(f".{POLICY}.new")
+    site_policy.write(part, policy)
+    try:
+        site_policy.load(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user may have no name; systemd takes the number
+        return str(os.getuid())
+
+
+def _command() -> str:
+    beside = Path(sys.executable).with_name("fedlite")
+    return str(beside) if beside.exists() else shutil.which("fedlite") or str(beside)
+
+
+@contextmanager
+def _refusals(home: Path, action: str, invitation: Invitation) -> Iterator[None]:
+    """Write a refusal into the journal before it is told."""
+    try:
+        yield
+    except ValueError as error:
+        facts: dict[str, Any] = {"what": action, "fingerprint": invitation.fingerprint}
+        Journal(home / "audit").write("refuse", **facts, why=str(error)[:500])
+        raise

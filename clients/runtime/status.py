@@ -1,0 +1,144 @@
+"""What a site is doing, and what it has spent: read from its folder alone, at any time.
+
+Nothing is locked and nobody is asked, so it answers also while a round is trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from clients import policy as site_policy
+from clients.policy import SitePolicy
+from clients.runtime import setup
+from fedlite.privacy.budget import Account
+from fedlite.privacy.ledger import LedgerError, read
+
+STATUS = "status.json"
+_SHOWN = ("state", "since", "coordinator", "run", "round", "bytes_up", "bytes_down")
+_COLUMNS = ("time", "run", "round", "seconds", "bytes_up", "bytes_down", "outcome")
+
+
+def status(home: Path) -> dict[str, Any]:
+    """Return everything as one object for JSON.
+
+    running: whether the process that wrote the status lives. budget: for each data set with a
+    ledger the epsilon charged, the ceiling that counts, or `error` where it does not verify.
+    Raises ValueError when the folder is no site's or its status cannot be read.
+    """
+    policy = site_policy.load(home / setup.POLICY)
+    told = _told(home / STATUS)
+    running = _alive(told.get("pid"))
+    waiting = (home / "bundles" / "waiting").glob("*.fab")
+    return {
+        "site": policy.site,
+        "running": running,
+        "pid": told.get("pid") if running else None,
+        **{name: told.get(name) for name in _SHOWN},
+        "rounds": [row for row in told.get("rounds", []) if isinstance(row, dict)],
+        "budget": [_budget(path, policy) for path in sorted((home / "ledgers").glob("*.jsonl"))],
+        "bundles": {
+            "approved": {one.sha256: one.name for one in policy.bundles},
+            "waiting": sorted(path.stem for path in waiting),
+        },
+        "joined": (home / setup.COORDINATOR).exists(),
+    }
+
+
+def print_status(home: Path, found: dict[str, Any]) -> None:
+    """Print it for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    say(f"{found['site']}: {_state(found)}")
+    if not found["joined"]:
+        say(f"no coordinator joined yet: fedlite site join {home} INVITATION")
+    for one in found["budget"]:
+        if "error" in one:
+            say(f"{one['dataset']}: {one['error']}")
+            continue
+        say(
+            f"{one['dataset']}: epsilon {one['spent']:.3g} of {one['ceiling']:g} spent, at delta "
+            f"{one['delta']:g}, in {one['plans']} run{'s' * (one['plans'] != 1)}"
+        )
+    if found["rounds"]:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for column in _COLUMNS:
+            right = column in ("round", "seconds", "bytes_up", "bytes_down")
+            table.add_column(
+                column.replace("bytes_", "bytes "), justify="right" if right else "left"
+            )
+        for row in found["rounds"]:
+            table.add_row(*(_cell(row.get(column)) for column in _COLUMNS))
+        console.print(table)
+        say(f"sent {found['bytes_up'] or 0:,} bytes, received {found['bytes_down'] or 0:,}")
+    bundles = found["bundles"]
+    say(f"bundles: {len(bundles['approved'])} approved, {len(bundles['waiting'])} waiting")
+    for name in bundles["waiting"]:
+        say(f"  {name}")
+    if bundles["waiting"]:
+        say(f"see and decide: fedlite site approve {home}")
+
+
+def _state(found: dict[str, Any]) -> str:
+    if not found["running"]:
+        return "not running"
+    text = f"{found['state']} since {found['since']}, coordinator {found['coordinator']}"
+    return text + (f", run {found['run']} round {found['round']}" if found["run"] else "")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value if value is not None else "")
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """Return what the runtime wrote last; nothing when it never ran."""
+    try:
+        told = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        told = error
+    if not isinstance(told, dict) or not isinstance(told.get("rounds", []), list):
+        raise ValueError(
+            f"{path}: must be a JSON object, as the site writes it; remove it, and the running "
+            "site writes it anew"
+        )
+    return told
+
+
+def _alive(pid: Any) -> bool:
+    if type(pid) is not int or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _budget(path: Path, policy: SitePolicy) -> dict[str, Any]:
+    try:
+        account = Account.of(read(path))
+    except (LedgerError, OSError) as error:
+        return {"dataset": path.stem, "error": str(error)}
+    in_force = account.policy.meet(site_policy.for_data(policy, path.stem))
+    return {
+        "dataset": path.stem,
+        # What a plan was charged is the cost of all plans up to it.
+        "spent": account.plans[-1].charged if account.plans else 0.0,
+        "ceiling": in_force.epsilon,
+        "delta": account.policy.delta,
+        "plans": len(account.plans),
+    }

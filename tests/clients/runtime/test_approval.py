@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from clients import policy
+from clients.policy import DataSet, Limits, SitePolicy
+from clients.runtime import approval, gate
+from fedlite.cli_approval import approve as command
+from fedlite.config import from_dict
+from fedlite.deployment import bundle as bundles
+from fedlite.deployment import journal
+from fedlite.rooms import app_root
+
+CODE = (app_root() / "clients" / "state.py").read_bytes()
+app = typer.Typer()
+app.command()(command)
+
+
+def made(more: dict[str, bytes] | None = None, **tables: dict[str, Any]) -> bytes:
+    import tomli_w
+
+    plan: dict[str, Any] = {
+        "federation": {"name": "heart", "rounds": 5},
+        "privacy": {"unit": "record", "epsilon": 2.0},
+        "training": {"steps": 1},
+    }
+    for name, table in tables.items():
+        plan[name] = plan.get(name, {}) | table
+    config = from_dict(plan).to_dict()
+    components = {"serverapp": "server.app:app", "clientapp": "clients.app:app"}
+    project = {"tool": {"flwr": {"app": {"components": components, "config": config}}}}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("pyproject.toml", tomli_w.dumps(project))
+        for name, data in {"clients/state.py": CODE, **(more or {})}.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    policy.write(tmp_path / "site.toml", SitePolicy(data=(DataSet("digits", "digits"),)))
+    return tmp_path
+
+
+def wait(home: Path, content: bytes) -> str:
+    digest = bundles.digest(content)
+    folder = home / "bundles" / "waiting"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{digest}.fab").write_bytes(content)
+    return digest
+
+
+def call(*words: object, answer: str = "") -> tuple[int, str]:
+    done = CliRunner().invoke(app, [str(word) for word in words], input=answer)
+    return done.exit_code, done.output
+
+
+def test_an_approval_lets_exactly_this_bundle_run(home: Path) -> None:
+    content = made()
+    digest = wait(home, content)
+    code, output = call(home, digest[:8], "--at-most", "federation.rounds=9", answer="y\n")
+    assert code == 0, output
+    for part in (digest, "1 files are those installed here, 0 are not", "20,640 parameters",
+                 "epsilon 2 at delta 1e-05", "9, with 5 of 5 sites", "bytes a round"):  # fmt: skip
+        assert part in output, part
+    held = policy.load(home / "site.toml")
+    approved = gate.check(held, content, {"run.id": "0" * 16, "federation.rounds": 9})
+    assert approved.name == "heart" and approved.settings == bundles.read(content).settings
+    assert (home / "bundles" / digest / "clients/state.py").read_bytes() == CODE
+    assert approval.waiting(home) == []
+    (line,) = journal.read(home / "audit")
+    assert (line["action"], line["bundle"]) == ("approve", digest)
+    with pytest.raises(gate.NotApproved):
+        gate.check(held, content, {"federation.rounds": 10})
+
+    code, output = call(home, "--revoke", digest[:10])
+    assert code == 0 and not (home / "bundles" / digest).exists()
+    with pytest.raises(gate.NotApproved):
+        gate.check(policy.load(home / "site.toml"), content, {})
+    assert journal.read(home / "audit")[-1]["action"] == "revoke"
+    assert call(home, "--revoke", digest[:10])[0] == 1
+
+
+def test_a_no_changes_nothing_and_is_written_down(home: Path) -> None:
+    digest, before = wait(home, made()), (home / "site.toml").read_bytes()
+    code, output = call(home, digest, answer="n\n")
+    assert code == 1 and "the operator said no" in output
+    assert (home / "site.toml").read_bytes() == before
+    assert not (home / "bundles" / digest).exists() and len(approval.waiting(home)) == 1
+    assert journal.read(home / "audit")[-1]["action"] == "refuse"
+
+
+def test_other_code_than_the_installed_is_named_and_needs_a_word(
+    home: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "x.fab"
+    file.write_bytes(made({"clients/app.py": b"import os\n", "torch.py": b""}))
+    code, output = call(home, file, "--yes")
+    assert code == 1 and "--changed-code" in output
+    assert "clients/app.py" in output and "torch.py" in output and "2 are not" in output
+    assert policy.load(home / "site.toml").bundles == ()
+    assert call(home, file, "--yes", "--changed-code")[0] == 0
+    assert len(policy.load(home / "site.toml").bundles) == 1
+
+
+@pytest.mark.parametrize(
+    ("tables", "allowed", "key"),
+    [
+        ({"privacy": {"epsilon": 3.5}}, {}, "budget.epsilon"),
+        ({}, {"data": (DataSet("digits", "digits", epsilon=1.0),)}, "budget.epsilon"),
+        ({}, {"per_run": 1.0}, "budget.per_run"),
+        ({"privacy": {"unit": "none"}, "training": {"steps": 0}}, {}, "budget.units"),
+        ({"privacy": {"simulate_seed": 3}}, {}, "budget.units"),
+        ({}, {"data": ()}, "data: must have a table"),
+        ({}, {"limits": Limits(up=1100)}, "limits.up"),
+        ({}, {"limits": Limits(down=80_000)}, "limits.down"),
+        ({"training": {"device": "cuda"}}, {"limits": Limits(device="cpu")}, "limits.device"),
+        ({"privacy": {"unit": "none"}, "federation": {"weighting": "records"}},
+         {"units": ("none",)}, "egress.metrics"),
+    ],
+)  # fmt: skip
+def test_a_plan_beyond_the_site_s_policy_is_refused_by_the_key(
+    home: Path, tables: dict[str, Any], allowed: dict[str, Any], key: str
+) -> None:
+    given = {"data": (DataSet("digits", "digits"),), **allowed}
+    policy.write(home / "site.toml", SitePolicy(**given))
+    code, output = call(home, wait(home, made(**tables)), "--yes", "--changed-code")
+    assert code == 1 and key in output
+    assert policy.load(home / "site.toml").bundles == ()
+
+
+def test_what_is_loosened_is_held_against_the_policy_at_its_most(home: Path) -> None:
+    digest = wait(home, made())
+    assert call(home, digest, "--yes", "--at-most", "privacy.epsilon=3.5")[0] == 1
+    for wrong in ("privacy.epsilon=1", "federation.rounds=9.5", "federation.name=x", "x=1",
+                  "federation.rounds", "privacy.epsilon=nan",
+                  "training.logit_adjustment=true"):  # fmt: skip
+        code, output = call(home, digest, "--yes", "--at-most", wrong)
+        assert code == 1 and "--at-most" in output, wrong
+    assert call(home, digest, "--yes", "--at-most", "privacy.epsilon=3")[0] == 0
+
+
+def test_bundles_that_wait_are_listed_and_found_by_their_first_digits(home: Path) -> None:
+    assert "No bundle is waiting" in call(home)[1]
+    digest = wait(home, made())
+    (home / "bundles/waiting" / f"{'0' * 64}.fab").write_bytes(b"junk")
+    code, output = call(home)
+    assert code == 0 and f"{digest}  heart" in output and "zip archive" in output
+    rows = json.loads(call(home, "--json")[1])["waiting"]
+    assert {row["sha256"] for row in rows} == {digest, "0" * 64}
+    for wrong in (digest[:7], "f" * 8, ""):
+        with pytest.raises(ValueError, match="must be a file, or the first 8"):
+            approval.find(home, wrong)
+    (home / "bundles/waiting" / f"{'1' * 64}.fab").write_bytes(made())
+    with pytest.raises(ValueError, match="must hold what its name says"):
+        approval.find(home, "1" * 8)
+
+
+def test_scripts_get_one_object_and_are_not_asked(home: Path) -> None:
+    digest = wait(home, made())
+    assert call(home, digest, "--json")[0] == 2
+    code, output = call(home, digest, "--json", "--yes")
+    found = json.loads(output)
+    assert code == 0 and found["approved"] and found["sha256"] == digest
+
+
+def test_data_that_do_not_load_leave_only_the_sizes_out(home: Path) -> None:
+    given = DataSet("digits", "csv", path="missing.csv", target="y")
+    policy.write(home / "site.toml", SitePolicy(data=(given,)))
+    seen = approval.review(home, bundles.read(made()), {})
+    assert "model" not in dict(seen.facts) and not seen.refused
+    assert "does not load" in seen.warnings[0]
+
+
+def test_a_name_cannot_steer_the_terminal(home: Path) -> None:
+    name = "\x1b[2Jheart[bold]"
+    _, output = call(home, wait(home, made(federation={"name": name})), answer="n\n")
+    assert "\x1b" not in output and "heart[bold]" in output

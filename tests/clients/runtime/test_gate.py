@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any
+
+import pytest
+
+from clients.policy import ApprovedBundle, SitePolicy
+from clients.runtime.gate import NotApproved, check
+from fedlite.deployment import bundle
+
+PROJECT = """
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "clients.app:app"
+[tool.flwr.app.config]
+federation = { name = "heart", rounds = 30 }
+privacy = { epsilon = 3.0, simulate_seed = -1 }
+run = { id = "", directory = "", quiet = false }
+training = { logit_adjustment = false, steps = 1 }
+"""
+
+
+def content(project: str = PROJECT, code: str = "") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("pyproject.toml", project)
+        archive.writestr("clients/app.py", code)
+    return buffer.getvalue()
+
+
+CONTENT = content()
+FOUND = bundle.read(CONTENT)
+APPROVED = ApprovedBundle(
+    FOUND.sha256,
+    settings=FOUND.settings,
+    at_most={"federation.rounds": 90, "privacy.epsilon": 4.0},
+)
+POLICY = SitePolicy(bundles=(APPROVED,))
+RUN = {"run.id": "00ff" * 4, "run.directory": "/anywhere", "run.quiet": True}
+
+
+def test_an_approved_bundle_runs_with_what_every_run_brings_along() -> None:
+    assert check(POLICY, CONTENT, {}) is APPROVED
+    assert check(POLICY, CONTENT, RUN) is APPROVED
+
+
+def test_one_changed_byte_is_another_bundle() -> None:
+    for other in (content(code="#"), CONTENT + b"\n", b"", PROJECT.encode()):
+        with pytest.raises(NotApproved, match="is not approved by this site"):
+            check(POLICY, other, {})
+    with pytest.raises(NotApproved, match="is not approved"):
+        check(SitePolicy(), CONTENT, {})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"federation.rounds": 30},
+        {"federation.rounds": 90},
+        {"federation.rounds": 1},
+        {"privacy.epsilon": 4.0},
+        {"privacy.epsilon": 3},
+        {"training.steps": 1},
+        {"federation.name": "heart"},
+    ],
+)
+def test_what_equals_or_stays_below_what_was_loosened_passes(config: dict[str, Any]) -> None:
+    assert check(POLICY, CONTENT, {**RUN, **config}) is APPROVED
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"federation.rounds": 91},
+        {"federation.rounds": 30.0},
+        {"federation.rounds": True},
+        {"federation.rounds": "30"},
+        {"privacy.epsilon": 4.1},
+        {"privacy.epsilon": float("nan")},
+        {"privacy.epsilon": float("inf")},
+        {"privacy.simulate_seed": 1},
+        {"privacy.simulate_seed": -2},
+        {"training.steps": True},
+        {"training.steps": 1.0},
+        {"training.logit_adjustment": 0},
+        {"training.logit_adjustment": True},
+        {"federation.name": "other"},
+    ],
+)
+def test_any_other_value_or_kind_is_refused_by_its_name(config: dict[str, Any]) -> None:
+    (key,) = config
+    with pytest.raises(NotApproved, match=f"{key}: must be the approved"):
+        check(POLICY, CONTENT, {**RUN, **config})
+
+
+@pytest.mark.parametrize("key", ["federation.extra", "rounds", "run.other", "", "Run.id"])
+def test_an_unknown_key_is_refused(key: str) -> None:
+    with pytest.raises(NotApproved, match="is no setting"):
+        check(POLICY, CONTENT, {key: 1})
+
+
+@pytest.mark.parametrize(
+    "value", ["", "00FF" * 4, "0" * 15, "0" * 17, "../../../../etc/", 1, "0" * 16 + "\n"]
+)
+def test_a_run_s_id_is_sixteen_hex_digits(value: Any) -> None:
+    with pytest.raises(NotApproved, match=r"run\.id: must be 16"):
+        check(POLICY, CONTENT, {"run.id": value})
+
+
+def test_an_approval_that_does_not_show_every_setting_allows_nothing() -> None:
+    for settings in (
+        {},
+        {k: v for k, v in FOUND.settings.items() if k != "training.steps"},
+        {**FOUND.settings, "training.more": 1},
+    ):
+        less = ApprovedBundle(FOUND.sha256, settings=settings)
+        with pytest.raises(NotApproved, match="is not both"):
+            check(SitePolicy(bundles=(less,)), CONTENT, {})
+
+
+def test_an_approved_archive_that_breaks_the_rules_does_not_run_either() -> None:
+    bad = content("tool = 1")
+    policy = SitePolicy(bundles=(ApprovedBundle(bundle.digest(bad)),))
+    with pytest.raises(NotApproved, match=r"pyproject\.toml"):
+        check(policy, bad, {})

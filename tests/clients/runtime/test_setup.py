@@ -1,0 +1,290 @@
+"""Making a site and joining: every step repeated, interrupted, and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from typer.testing import CliRunner
+
+import fedlite
+from clients import policy
+from clients.policy import DataSet
+from clients.runtime import setup, unit
+from fedlite.cli import app
+from fedlite.deployment import journal, nodekey
+from fedlite.deployment.invitation import Invitation
+from fedlite.deployment.request import Request
+from fedlite.privacy.ledger import KeyFileError, keys
+
+WITNESS = "ab" * 32
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["site", *map(str, arguments)])
+    return result.exit_code, result.output
+
+
+def invitation(name: str = "hospitals", days: int = 9, **fields: str) -> Invitation:
+    key = ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    end = datetime.now(UTC) + timedelta(days=days)
+    pem = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(end - timedelta(days=20))
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA384())
+        .public_bytes(Encoding.PEM)
+        .decode()
+    )
+    made = Invitation(name, "127.0.0.1:9", pem, WITNESS, fedlite.__version__, "default")
+    return replace(made, **fields)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    setup.init(tmp_path / "home", "site-01", data=DataSet("digits", "digits"))
+    return tmp_path / "home"
+
+
+def invite(tmp_path: Path, one: Invitation) -> Path:
+    path = tmp_path / f"{one.name}.json"
+    path.write_bytes(one.encode())
+    return path
+
+
+def content(home: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
+def test_init_makes_all_and_called_again_changes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "deep" / "home"
+    words = ("init", home, "--name", "site-01", "--data", "digits", "--epsilon", 2)
+    code, output = run(*words, "--json")
+    assert code == 0, output
+    made = json.loads(output)
+    assert policy.load(home / "site.toml") == policy.SitePolicy(
+        site="site-01", epsilon=2.0, data=(DataSet("digits", "digits"),)
+    )
+    for path in [home, *home.rglob("*")]:
+        if path.is_dir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
+        elif path.parent.name == "keys":
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert made["node_key"].startswith("ecdsa-sha2-nistp384 ")
+    assert [line["action"] for line in journal.read(home / "audit")] == ["init"]
+    before = content(home)
+    assert run(*words)[0] == 0
+    assert content(home) == before
+
+
+def test_init_completes_what_a_crash_left(home: Path) -> None:
+    before = content(home)
+    (home / unit.NAME).unlink()
+    shutil.rmtree(home / "inflight")
+    (home / "keys" / "data.secret").unlink()
+    setup.init(home, "site-01")
+    after = content(home)
+    changed = {Path(path).name for path in before if after.get(path) != before[path]}
+    assert changed == {"data.secret"} and set(after) == set(before)
+    # The very first write was interrupted: a part of site.toml is all there is.
+    fresh = home.parent / "fresh"
+    fresh.mkdir()
+    (fresh / ".site.toml.77.part").write_text("[si")
+    setup.init(fresh, "site-02")
+    assert policy.load(fresh / "site.toml").site == "site-02"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--name", "site-02"), "is of site 'site-01'"),
+        (("--name", "site-01", "--epsilon", "9"), "budget.epsilon is 3, got --epsilon 9"),
+        (("--name", "site-01", "--data", "heart-disease"), "no such [data.heart-disease]"),
+        (("--name", ".x"), "1 to 64 printable"),
+    ],
+)
+def test_init_never_changes_a_site(home: Path, words: tuple[str, ...], text: str) -> None:
+    before = content(home)
+    code, output = run("init", home, *words)
+    assert code == 1 and text in output
+    assert content(home) == before
+
+
+def test_init_refuses_other_folders_and_wrong_words(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("mine")
+    code, output = run("init", tmp_path / "home", "--name", "s")
+    assert code == 1 and "'thesis.tex'" in output
+    assert run("init", tmp_path / "n", "--name", "s", "--part", "x")[0] == 2
+    assert run("init", tmp_path / "n", "--name", "s", "--data", "d", "--path", "x.csv")[0] == 2
+    # A data set that nobody knows leaves no site behind.
+    code, output = run("init", tmp_path / "n", "--name", "s", "--data", "digitz")
+    assert code == 1 and "data.digitz.source" in output
+    assert not (tmp_path / "n" / "site.toml").exists()
+    assert run("init", tmp_path / "n", "--name", "s", "--data", "digits")[0] == 0
+
+
+def test_a_key_in_use_is_never_made_anew(home: Path, tmp_path: Path) -> None:
+    (home / "ledgers" / "digits.jsonl").write_text("")
+    (home / "keys" / "ledger.pem").rename(tmp_path / "kept")
+    code, output = run("init", home, "--name", "site-01")
+    assert code == 1 and "restore it from a copy" in output
+    (tmp_path / "kept").rename(home / "keys" / "ledger.pem")
+    setup.join(home, invite(tmp_path, one := invitation()), fingerprint=one.fingerprint)
+    (home / "keys" / "node.pem").unlink()
+    with pytest.raises(ValueError, match="the coordinator knows it"):
+        setup.init(home, "site-01")
+
+
+def test_a_readable_key_is_refused(home: Path, tmp_path: Path) -> None:
+    (home / "keys" / "node.pem").chmod(0o644)
+    with pytest.raises(KeyFileError, match="chmod 600"):
+        setup.join(home, invite(tmp_path, one := invitation()), fingerprint=one.fingerprint)
+
+
+def test_join_writes_a_request_that_verifies(home: Path, tmp_path: Path) -> None:
+    one = invitation()
+    path = invite(tmp_path, one)
+    # As it is read out on the telephone.
+    told = one.fingerprint.replace(":", " ").lower()
+    code, output = run("join", home, path, "--fingerprint", told, "--json")
+    assert code == 0, output
+    assert json.loads(output)["warnings"] == []
+    request = Request.decode((home / "request.json").read_bytes())
+    assert request.site == "site-01" and request.invitation == one.fingerprint
+    assert request.node_key == nodekey.public(nodekey.load(home / "keys" / "node.pem"))
+    assert request.ledger_key == keys.public_hex(keys.load(home / "keys" / "ledger.pem"))
+    assert setup.joined(home) == one
+    assert (home / "ca.crt").read_text() == one.ca_pem
+    assert policy.load(home / "site.toml").servers == (WITNESS,)
+    text = (home / "site.toml").read_text()
+    assert "# Public keys of the servers" in text and text.count("[servers]") == 1
+    assert journal.read(home / "audit")[-1]["fingerprint"] == one.fingerprint
+    assert run("join", home, path, "--fingerprint", told)[0] == 0
+
+
+def test_join_needs_somebody_who_says_yes(home: Path, tmp_path: Path) -> None:
+    one = invitation()
+    path, before = invite(tmp_path, one), content(home)
+    code, output = run("join", home, path)
+    assert code == 2 and "--fingerprint: must be given" in output
+    code, output = run("join", home, path, "--fingerprint", invitation().fingerprint)
+    assert code == 1 and "must be that of the invitation" in output
+    asked: list[Any] = []
+    with pytest.raises(setup.Unconfirmed):
+        setup.join(home, path, confirm=lambda shown: bool(asked.append(shown)))
+    assert asked == [one]
+    refused = [line["action"] for line in journal.read(home / "audit")]
+    assert refused == ["init", "refuse", "refuse", "refuse"]
+    audit = str(home / "audit")
+    assert {p: c for p, c in content(home).items() if audit not in p} == {
+        p: c for p, c in before.items() if audit not in p
+    }
+    assert setup.join(home, path, confirm=lambda shown: True).invitation == one
+
+
+@pytest.mark.parametrize(
+    ("one", "text"),
+    [
+        (invitation(fedlite="99.1.0"), "must be the coordinator's release, 99.1.0"),
+        (invitation(days=-1), "is valid from"),
+    ],
+)
+def test_join_refuses_what_cannot_work(
+    home: Path, tmp_path: Path, one: Invitation, text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        setup.join(home, invite(tmp_path, one), fingerprint=one.fingerprint)
+    assert not (home / "coordinator.json").exists()
+
+
+def test_a_site_has_one_coordinator(home: Path, tmp_path: Path) -> None:
+    first, other = invitation(), invitation("others")
+    setup.join(home, invite(tmp_path, first), fingerprint=first.fingerprint)
+    code, output = run("join", home, invite(tmp_path, other), "--fingerprint", other.fingerprint)
+    assert code == 1 and "has joined 'hospitals'" in output and "another folder" in output
+    # The same coordinator at a new address.
+    moved = replace(first, address="no-such-host.invalid:443", witness="cd" * 32)
+    done = setup.join(home, invite(tmp_path, moved), fingerprint=first.fingerprint)
+    assert setup.joined(home).address == "no-such-host.invalid:443"
+    assert len(done.warnings) == 2 and "[servers] keys does not list" in done.warnings[0]
+    assert policy.load(home / "site.toml").servers == (WITNESS,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a = 1\n[servers]\nkeys = []  # mine\n", 'a = 1\n[servers]\nkeys = ["k"]  # mine\n'),
+        ("[servers] # all\n\n  keys=[ ]\n[x]\nkeys = []\n", None),
+        ("[site]\nname = 's'", "[site]\nname = 's'\n\n[servers]\nkeys = [\"k\"]\n"),
+        ("[x]\nkeys = []\n", '[x]\nkeys = []\n\n[servers]\nkeys = ["k"]\n'),
+    ],
+)
+def test_editing_keeps_the_operators_text(tmp_path: Path, text: str, expected: str | None) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    setup.list_server(path, "k")
+    assert path.read_text() == (expected or '[servers] # all\n\n  keys = ["k"]\n[x]\nkeys = []\n')
+
+
+@pytest.mark.parametrize("text", ["servers = {keys = []}\n", "[servers]\nkeys = [\n]\n"])
+def test_an_unusual_text_is_not_edited_by_guesses(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="by hand"):
+        setup.list_server(path, "k")
+    assert path.read_text() == text
+
+
+def test_changing_the_node_key(home: Path, tmp_path: Path) -> None:
+    code, output = run("rotate-key", home)
+    assert code == 1 and "has not joined" in output
+    one = invitation()
+    setup.join(home, invite(tmp_path, one), fingerprint=one.fingerprint)
+    old = nodekey.public(nodekey.load(home / "keys" / "node.pem"))
+    assert "no change of key is under way" in run("rotate-key", home, "--finish")[1]
+    assert run("rotate-key", home)[0] == 0
+    first = Request.decode((home / "request.json").read_bytes())
+    assert first.previous_node_key == old != first.node_key
+    # Interrupted and called again: the same key, and the present one still in use.
+    assert run("rotate-key", home)[0] == 0
+    assert Request.decode((home / "request.json").read_bytes()) == first
+    assert nodekey.public(nodekey.load(home / "keys" / "node.pem")) == old
+    code, output = run("rotate-key", home, "--finish", "--json")
+    assert json.loads(output)["node_key"] == nodekey.fingerprint(first.node_key)
+    assert nodekey.public(nodekey.load(home / "keys" / "node.pem")) == first.node_key
+    assert not (home / "keys" / "node.next.pem").exists()
+    assert (home / "request.json").exists()
+    said = [line["action"] for line in journal.read(home / "audit")]
+    assert said == ["init", "join", "rotate", "rotate", "rotate-finish"]
+
+
+def test_the_unit_quotes_its_paths(tmp_path: Path) -> None:
+    home = tmp_path / "a $home 100%"
+    text = unit.text(home, "/opt/fed lite/bin/fedlite", "fl").decode()
+    shown = str(home)
+    assert f'ReadWritePaths="{shown.replace("%", "%%")}"' in text
+    start = shown.replace("$", "$$").replace("%", "%%")
+    assert f'ExecStart="/opt/fed lite/bin/fedlite" site start "{start}"' in text
+    assert "Restart=always" in text and "RestartSec=15" in text
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    path = tmp_path / "fedlite-site.service"
+    path.write_bytes(unit.text(tmp_path, "/bin/true", "root"))
+    said = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    assert "fedlite-site" not in said.stderr, said.stderr

@@ -1,0 +1,128 @@
+"""What `fedlite site status` says, from files alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from clients import policy
+from clients.policy import DataSet
+from clients.runtime import setup
+from clients.runtime.status import status
+from fedlite.cli import app
+from fedlite.privacy import RecordMechanism
+from fedlite.privacy.budget import Budget
+from fedlite.privacy.ledger import Ledger, keys
+
+MECHANISM = RecordMechanism(0.1, 13.2, 1.0, steps=90, expected_batch=10)
+ROUND = {
+    "time": "2026-01-02T03:04:05Z",
+    "run": "ab" * 8,
+    "round": 7,
+    "seconds": 1.25,
+    "bytes_up": 12345,
+    "bytes_down": 678,
+    "outcome": "sent",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    setup.init(tmp_path / "home", "site-01", data=DataSet("digits", "digits", epsilon=2.0))
+    return tmp_path / "home"
+
+
+def write(home: Path, pid: int) -> None:
+    told = {
+        "pid": pid,
+        "state": "connected",
+        "since": "2026-01-01T00:00:00Z",
+        "coordinator": "fl.example.org:443",
+        "run": "ab" * 8,
+        "round": 7,
+        "rounds": [ROUND],
+        "bytes_up": 12345,
+        "bytes_down": 678,
+    }
+    (home / "status.json").write_text(json.dumps(told))
+
+
+def spend(home: Path) -> float:
+    """Open a run and return what its plan was charged."""
+    key = keys.load(home / "keys" / "ledger.pem")
+    with Ledger.open(home / "ledgers" / "digits.jsonl", key) as ledger:
+        budget = Budget(ledger)
+        mine = policy.for_data(policy.load(home / "site.toml"), "digits")
+        budget.begin(
+            "ab" * 8,
+            MECHANISM,
+            mine,
+            asked_epsilon=3.0,
+            delta=1e-5,
+            dataset="digits",
+            commitment="cd" * 32,
+            code="ef" * 32,
+        )
+        return budget.account.plans[0].charged
+
+
+def shown(home: Path) -> str:
+    result = CliRunner().invoke(app, ["site", "status", str(home)], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_site_that_never_ran(home: Path) -> None:
+    output = shown(home)
+    assert "site-01: not running" in output and "fedlite site join" in output
+    found = status(home)
+    assert found["running"] is False and found["rounds"] == [] and found["budget"] == []
+
+
+def test_a_site_at_work(home: Path) -> None:
+    charged = spend(home)
+    write(home, os.getpid())
+    (home / "bundles" / "waiting" / f"{'cd' * 32}.fab").write_bytes(b"x")
+    policy.approve(home / "site.toml", policy.ApprovedBundle("ab" * 32, "heart"))
+    output = shown(home)
+    assert "connected since 2026-01-01" in output and "fl.example.org:443" in output
+    assert f"digits: epsilon {charged:.3g} of 2 spent, at delta 1e-05, in 1 run" in output
+    assert "12,345" in output and "sent" in output and "1.25" in output
+    assert "1 approved, 1 waiting" in output and "cd" * 32 in output
+    result = CliRunner().invoke(app, ["site", "status", str(home), "--json"])
+    found = json.loads(result.output)
+    assert found["budget"] == [
+        {"dataset": "digits", "spent": charged, "ceiling": 2.0, "delta": 1e-5, "plans": 1}
+    ]
+    assert found["rounds"] == [ROUND] and found["pid"] == os.getpid()
+    assert found["bundles"] == {"approved": {"ab" * 32: "heart"}, "waiting": ["cd" * 32]}
+
+
+def test_a_dead_process_is_not_running(home: Path) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    write(home, process.pid)
+    assert "not running" in shown(home)
+    assert status(home)["pid"] is None and status(home)["rounds"] == [ROUND]
+
+
+def test_a_damaged_ledger_is_told(home: Path) -> None:
+    spend(home)
+    path = home / "ledgers" / "digits.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"13.2", b"13.3", 1))
+    found = status(home)["budget"]
+    assert found[0]["dataset"] == "digits" and "spent" not in found[0]
+    assert found[0]["error"] in shown(home)
+
+
+def test_a_damaged_status_is_told(home: Path) -> None:
+    for text in ("{", "[]", '{"rounds": 3}'):
+        (home / "status.json").write_text(text)
+        with pytest.raises(ValueError, match="remove it"):
+            status(home)
+    assert CliRunner().invoke(app, ["site", "status", str(home.parent)]).exit_code == 1
