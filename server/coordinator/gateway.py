@@ -1,0 +1,241 @@
+"""The gateway: the one door to the coordinator, and what keeps its processes running.
+
+Flower's Control API has no authentication of its own and shares a port with the Fleet API. So the
+SuperLink listens on this machine only, and nginx lets ten paths through to it: those that a site
+needs, by POST, over TLS. It encrypts anew to the SuperLink, which authenticates every site itself.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fedlite
+from fedlite.storage import write_atomic
+from server.coordinator.folder import Coordinator
+
+FLEET = (
+    "activate-node",
+    "deactivate-node",
+    "send-node-heartbeat",
+    "pull-messages",
+    "push-messages",
+    "get-run",
+    "get-fab",
+    "pull-object",
+    "push-object",
+    "confirm-message-received",
+)
+_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+def nginx() -> str:
+    """Return nginx's path; raises ValueError with the mend when it is not installed."""
+    # Debian has it where only root's PATH leads.
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    found = shutil.which("nginx", path=places)
+    if found is None:
+        raise ValueError(
+            "nginx: must be installed on the coordinator's machine, got none; for example sudo "
+            "apt install nginx-light"
+        )
+    return found
+
+
+def command(coordinator: Coordinator) -> list[str]:
+    """Return how nginx is started in the foreground."""
+    conf, error_log = coordinator.nginx_conf, coordinator.logs / "gateway.log"
+    return [nginx(), "-p", str(coordinator.gateway), "-e", str(error_log), "-c", str(conf)]
+
+
+def write(coordinator: Coordinator) -> None:
+    """Write nginx's configuration, and make the folders that it names."""
+    folder = coordinator.gateway / "temporary"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(coordinator.nginx_conf, config(coordinator).encode())
+
+
+def check(coordinator: Coordinator) -> None:
+    """Raise ValueError when nginx refuses the configuration."""
+    done = subprocess.run([*command(coordinator), "-t"], capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(
+            f"{coordinator.nginx_conf}: nginx refuses it ({done.stderr.strip()[-500:]}); mend "
+            "coordinator.toml"
+        )
+
+
+def config(coordinator: Coordinator) -> str:
+    """Return nginx's configuration."""
+    settings, gateway, logs = coordinator.settings, coordinator.gateway, coordinator.logs
+    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    temporary = "\n".join(
+        f'  {name}_temp_path "{gateway}/temporary/{name}";' for name in _TEMPORARY
+    )
+    return f"""\
+# Written anew at every start from coordinator.toml; change it there.
+{_user()}daemon off;
+worker_processes 1;
+worker_rlimit_nofile 16384;
+pid "{gateway}/nginx.pid";
+error_log "{logs}/gateway.log" warn;
+events {{ worker_connections 8192; }}
+http {{
+  server_tokens off;
+{temporary}
+  # Every site asks several times a second: only what went wrong is logged.
+  map $status $wrong {{ ~^[23] 0; default 1; }}
+  log_format short '$time_iso8601 $remote_addr $request_method $uri $status $request_length';
+  access_log "{logs}/gateway-refused.log" short if=$wrong;
+  limit_conn_zone $binary_remote_addr zone=connections:10m;
+  limit_req_zone $binary_remote_addr zone=requests:10m rate={settings.requests}r/s;
+  upstream superlink {{ server 127.0.0.1:{settings.superlink_port}; keepalive 64; }}
+  server {{
+    listen {host}:{settings.gateway_port} ssl;
+    server_name _;
+    ssl_certificate "{coordinator.server_cert}";
+    ssl_certificate_key "{coordinator.server_key}";
+    ssl_protocols TLSv1.2 TLSv1.3;
+    ssl_session_cache shared:tls:10m;
+    keepalive_timeout 75s;
+    keepalive_requests 100000;
+    client_header_timeout 15s;
+    client_body_timeout 60s;
+    send_timeout 60s;
+    client_max_body_size {settings.message_bytes};
+    limit_conn connections {settings.connections};
+    limit_conn_status 429;
+    limit_req zone=requests burst={2 * settings.requests} nodelay;
+    limit_req_status 429;
+    # Nothing that a site sends is written to a disk here.
+    proxy_request_buffering off;
+    proxy_max_temp_file_size 0;
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $host;
+    proxy_connect_timeout 5s;
+    proxy_read_timeout 60s;
+    proxy_send_timeout 60s;
+    proxy_ssl_verify on;
+    proxy_ssl_name localhost;
+    proxy_ssl_server_name on;
+    proxy_ssl_protocols TLSv1.2 TLSv1.3;
+    proxy_ssl_trusted_certificate "{coordinator.ca_cert}";
+    location ~ ^/v1/fleet/({"|".join(FLEET)})$ {{
+      limit_except POST {{ deny all; }}
+      proxy_pass https://superlink/v1/fleet/$1;
+    }}
+    location / {{ return 403; }}
+  }}
+}}
+"""
+
+
+def _user() -> str:
+    """Return the line by which nginx's workers give up root, or nothing where it is not root."""
+    if os.geteuid() != 0:
+        return ""
+    for name in ("www-data", "nginx", "nobody"):
+        try:
+            group = grp.getgrgid(pwd.getpwnam(name).pw_gid).gr_name
+        except KeyError:
+            continue
+        return f"user {name} {group};\n"
+    return ""
+
+
+def write_services(coordinator: Coordinator) -> None:
+    """Write what keeps the coordinator running: a systemd unit, and a container's description."""
+    coordinator.unit.parent.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(coordinator.unit, unit(coordinator).encode())
+    write_atomic(coordinator.compose, compose(coordinator).encode())
+
+
+def unit(coordinator: Coordinator) -> str:
+    """Return a hardened systemd unit that runs the coordinator as the user who made it."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    program = Path(sys.executable).parent / "fedlite"
+    low = coordinator.settings.gateway_port < 1024
+    capability = "CAP_NET_BIND_SERVICE" if low else ""
+    return f"""\
+# Install: sudo systemctl enable --now "{coordinator.unit}"
+[Unit]
+Description=fedlite coordinator
+After=network-online.target
+Wants=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+User={user}
+ExecStart="{program}" server start --foreground --coordinator "{coordinator.path}"
+WorkingDirectory={coordinator.path}
+Restart=always
+RestartSec=10
+TimeoutStopSec=60
+KillMode=mixed
+UMask=0077
+LimitNOFILE=16384
+NoNewPrivileges=yes
+CapabilityBoundingSet={capability}
+AmbientCapabilities={capability}
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths="{coordinator.path}"
+PrivateTmp=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def compose(coordinator: Coordinator) -> str:
+    """Return a compose file that runs the coordinator in a container, its folder as a volume."""
+    port = coordinator.settings.gateway_port
+    return f"""\
+# In this folder: docker compose up -d --build
+# A command: docker compose exec coordinator fedlite server status
+services:
+  coordinator:
+    build:
+      dockerfile_inline: |
+        FROM python:3.11-slim
+        RUN apt-get update \\
+         && apt-get install -y --no-install-recommends nginx-light \\
+         && rm -rf /var/lib/apt/lists/*
+        RUN pip install --no-cache-dir \\
+            --extra-index-url https://download.pytorch.org/whl/cpu fedlite=={fedlite.__version__}
+    command: [fedlite, server, start, --foreground]
+    environment:
+      FEDLITE_COORDINATOR_DIR: /coordinator
+      HOME: /tmp
+    # The owner of this folder, as its keys are for him alone.
+    user: "{os.getuid()}:{os.getgid()}"
+    volumes: [".:/coordinator"]
+    ports: ["{port}:{port}"]
+    restart: unless-stopped
+    init: true
+    read_only: true
+    tmpfs: [/tmp]
+    cap_drop: [ALL]
+    security_opt: ["no-new-privileges:true"]
+    stop_grace_period: 60s
+"""

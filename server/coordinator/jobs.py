@@ -1,0 +1,266 @@
+"""The runs that were submitted, one file each, and what keeps them going.
+
+Flower ends a run with the process that ran it, and has no resume. So a run that is over without a
+result or a reason was interrupted: the same bundle is started again under the same `run.id`, and
+goes on from its checkpoint. That holds for a crash of the run, of the SuperLink and of the machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from fedlite.config import Value
+from fedlite.reporting.record import ROUNDS, SUMMARY
+from fedlite.storage import write_atomic
+from server.coordinator.folder import Coordinator
+
+log = logging.getLogger("fedlite.coordinator")
+
+RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
+# What the ServerApp leaves in the run directory when it gave up for a reason.
+REASON = "failed.json"
+MAX_RESTARTS = 3
+
+
+class Runs(Protocol):
+    """What is needed of Flower's Control API (`server.coordinator.control.Control`)."""
+
+    def start_run(self, fab: bytes, run_config: Mapping[str, Value], /) -> int:
+        """Start a bundle; return Flower's number of the run."""
+
+    def runs(self) -> dict[int, str]:
+        """Return the status of every run."""
+
+    def stop_run(self, run_id: int, /) -> None:
+        """End a run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submitted run.
+
+    run_id: fedlite's, 16 hex digits, kept over restarts. bundle, directory: relative to the
+    coordinator's folder, which may move. flower_run: Flower's number, None before it is started.
+    wait: seconds for which its first round waits for all sites, 0 for a round's deadline.
+    restarts: how often it was started again without a new round; rounds_at_restart: how many
+    rounds it had then.
+    """
+
+    name: str
+    run_id: str
+    bundle: str
+    directory: str
+    flower_run: int | None = None
+    state: str = RUNNING
+    reason: str = ""
+    restarts: int = 0
+    rounds_at_restart: int = 0
+    wait: float = 0.0
+
+
+def load(coordinator: Coordinator, name: str) -> Job:
+    """Return a run by name; raises ValueError when there is none, or its file is damaged."""
+    path = coordinator.jobs / f"{name}.json"
+    try:
+        if Path(name).name != name:
+            raise FileNotFoundError
+        return Job(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in coordinator.jobs.glob("*.json"))) or "none yet"
+        raise ValueError(f"run: must be one of {known}, got {name!r}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}: must be a run's file ({error}); restore it from a copy"
+        ) from None
+
+
+def load_all(coordinator: Coordinator) -> list[Job]:
+    """Return every run whose file can be read, the last that changed first."""
+    paths = sorted(coordinator.jobs.glob("*.json"), key=lambda p: (-_born(p), p.name))
+    found = []
+    for path in paths:
+        try:
+            found.append(load(coordinator, path.stem))
+        except ValueError as error:
+            log.error("%s", error)
+    return found
+
+
+def save(coordinator: Coordinator, job: Job) -> None:
+    """Write a run's file; call it under `locked`."""
+    data = json.dumps(asdict(job), indent=2, sort_keys=True).encode()
+    write_atomic(coordinator.jobs / f"{job.name}.json", data + b"\n")
+
+
+@contextmanager
+def locked(coordinator: Coordinator) -> Iterator[None]:
+    """Let one process at a time change the runs' files; the lock ends with the process."""
+    handle = os.open(coordinator.jobs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def stop(coordinator: Coordinator, name: str, control: Runs | None) -> Job:
+    """End a run for good, whether or not the coordinator runs (`control` None).
+
+    Raises ValueError when it is over already.
+    """
+    with locked(coordinator):
+        job = load(coordinator, name)
+        if job.state != RUNNING:
+            raise ValueError(f"run {name}: must be running to be stopped, but it is {job.state}")
+        job = replace(job, state=STOPPED, reason="stopped by the operator")
+        save(coordinator, job)
+        coordinator.journal.write("run-end", run=name, state=job.state, reason=job.reason)
+        if control is not None and job.flower_run is not None:
+            control.stop_run(job.flower_run)
+    return job
+
+
+def resume(coordinator: Coordinator, name: str) -> Job:
+    """Let a run that has failed or was stopped go on from its last checkpoint.
+
+    Raises ValueError when it is running or finished.
+    """
+    with locked(coordinator):
+        job = load(coordinator, name)
+        if job.state not in (FAILED, STOPPED):
+            raise ValueError(
+                f"run {name}: must have failed or been stopped to be resumed, but it is {job.state}"
+            )
+        (coordinator.path / job.directory / REASON).unlink(missing_ok=True)
+        job = replace(job, state=RUNNING, reason="", flower_run=None, restarts=0)
+        save(coordinator, job)
+        coordinator.journal.write("resume", run=name, why="asked for by the operator")
+    return job
+
+
+def rounds(coordinator: Coordinator, job: Job) -> int:
+    """Return how many rounds are in a run's record."""
+    try:
+        return (coordinator.path / job.directory / ROUNDS).read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+class Keeper:
+    """Starts what was submitted, notes what is over, and starts again what was interrupted."""
+
+    def __init__(self, coordinator: Coordinator, control: Runs) -> None:
+        """Take over the runs; whatever an earlier SuperLink ran, has ended with it."""
+        self._coordinator, self._control = coordinator, control
+        # How many SuperLinks there have been, and how many of them `tick` knows of.
+        self._started, self._known = 1, 0
+
+    def superlink_died(self) -> None:
+        """Say that the SuperLink had to be started again: the processes of its runs are gone."""
+        self._started += 1
+
+    def tick(self) -> None:
+        """Look once at every run; raises ConnectionError when the SuperLink does not answer."""
+        started = self._started
+        status = self._control.runs()
+        if started != self._known:
+            self._forget(status)
+        for name in [job.name for job in load_all(self._coordinator) if job.state == RUNNING]:
+            with locked(self._coordinator):
+                self._look(load(self._coordinator, name), status, fresh=started != self._known)
+        self._known = started
+
+    def _forget(self, status: Mapping[int, str]) -> None:
+        """End what Flower still takes for running: a run may never go on twice at a time."""
+        for number, text in status.items():
+            if not _over(text):
+                try:
+                    self._control.stop_run(number)
+                except RuntimeError as error:
+                    log.warning("%s", error)
+
+    def _look(self, job: Job, status: Mapping[int, str], *, fresh: bool) -> None:
+        if job.state != RUNNING:
+            return
+        if job.flower_run is None:
+            self._start(job)
+            return
+        if not fresh and not _over(status.get(job.flower_run, "finished")):
+            return
+        directory = self._coordinator.path / job.directory
+        if (directory / SUMMARY).is_file():
+            self._end(job, FINISHED, "")
+        elif (directory / REASON).is_file():
+            self._end(job, FAILED, _reason(directory / REASON))
+        else:
+            self._again(job)
+
+    def _again(self, job: Job) -> None:
+        done = rounds(self._coordinator, job)
+        restarts = 0 if done > job.rounds_at_restart else job.restarts
+        # A reboot, or a coordinator that was stopped, is not the run's fault.
+        if self._known:
+            if restarts >= MAX_RESTARTS:
+                why = (
+                    f"crashed {restarts + 1} times without a new round; see "
+                    f"{self._coordinator.logs}, then resume it with fedlite server submit --resume "
+                    f"{job.name}"
+                )
+                self._end(job, FAILED, why)
+                return
+            restarts += 1
+        self._coordinator.journal.write("resume", run=job.name, rounds=done, restarts=restarts)
+        self._start(replace(job, restarts=restarts, rounds_at_restart=done))
+
+    def _start(self, job: Job) -> None:
+        folder = self._coordinator.path
+        try:
+            content = (folder / job.bundle).read_bytes()
+        except OSError as error:
+            self._end(job, FAILED, f"{folder / job.bundle}: cannot be read ({error.strerror})")
+            return
+        beside: dict[str, Value] = {
+            "run.id": job.run_id,
+            "run.directory": str(folder / job.directory),
+            "run.wait": job.wait,
+        }
+        try:
+            number = self._control.start_run(content, beside)
+        except RuntimeError as error:
+            if job.restarts >= MAX_RESTARTS:
+                self._end(job, FAILED, str(error))
+            else:
+                save(self._coordinator, replace(job, flower_run=None, restarts=job.restarts + 1))
+            return
+        save(self._coordinator, replace(job, flower_run=number))
+
+    def _end(self, job: Job, state: str, reason: str) -> None:
+        save(self._coordinator, replace(job, state=state, reason=reason))
+        self._coordinator.journal.write("run-end", run=job.name, state=state, reason=reason[:500])
+
+
+def _over(status: str) -> bool:
+    return status.startswith("finished")
+
+
+def _reason(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_bytes())["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{path}: cannot be read"
+
+
+def _born(path: Path) -> float:
+    # Written again at every change, so the time in the file system is that of the last one.
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,227 @@
+"""From a checked scenario to a bundle, from a bundle to a run, and what people see of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+
+# Private to Flower 1.41, which the project pins: the function behind `flwr build`.
+from flwr.cli.build import build_fab_from_files
+
+from fedlite.config import Scenario, Simulation, from_run_config
+from fedlite.deployment import bundle as bundles
+from fedlite.reporting.progress import Progress
+from fedlite.reporting.record import read_rounds, total_bytes
+from fedlite.storage import write_atomic
+from server.coordinator import authority, jobs, superlink
+from server.coordinator.control import Control
+from server.coordinator.folder import Coordinator
+from server.coordinator.jobs import Job
+
+Answer = TypeVar("Answer")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What is said beside the bundle, when its run starts; Flower wants every key to be there before.
+RUN = {"directory": "", "id": "", "quiet": False, "wait": 0.0}
+# What the ServerApp writes into a run directory until the first round.
+GATHERING = "gathering.txt"
+_PROJECT = ("name", "version", "description", "license")
+
+
+def build(scenario: Scenario, root: Path) -> bytes:
+    """Return the bundle of a scenario: the app folders under `root`, and every setting.
+
+    The same scenario and files give the same bytes. What only a simulation has to be told is left
+    out. Raises ValueError when the scenario is not settled, or the bundle breaks a rule of sites.
+    """
+    if scenario.privacy.unit == "record" and not scenario.privacy.expected_batch:
+        raise ValueError(
+            "privacy.expected_batch: must be settled before a bundle is built, got 0; set it, or "
+            "check the scenario first"
+        )
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    flower: dict[str, Any] = project["tool"]["flwr"]["app"]
+    settings = scenario.to_dict() | {"simulation": asdict(Simulation())}
+    app = {key: flower[key] for key in ("publisher", "fab-include", "components")}
+    text = tomli_w.dumps(
+        {
+            "project": {key: project["project"][key] for key in _PROJECT},
+            "tool": {"flwr": {"app": app | {"config": settings | {"run": RUN}}}},
+        }
+    )
+    files: dict[str, bytes | Path] = {
+        path.relative_to(root).as_posix(): path
+        for pattern in flower["fab-include"]
+        for path in sorted(root.glob(pattern))
+    }
+    content, _ = build_fab_from_files(files | {bundles.CONFIG: text.encode()})
+    bundles.read(content)
+    return content
+
+
+def submit(coordinator: Coordinator, scenario: Scenario, root: Path, *, wait: float = 0.0) -> Job:
+    """Hand a checked scenario to the coordinator, which starts it within a second or two.
+
+    wait: seconds for which the first round waits for all sites; 0: the deadline of a round.
+    Raises ConnectionError when the coordinator does not run.
+    """
+    require_running(coordinator)
+    name = scenario.federation.name
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            "federation.name: must be letters, digits and . _ - here, as it names files, got "
+            f"{name!r}; use --set federation.name=NAME"
+        )
+    content = build(scenario, root)
+    sha256 = bundles.digest(content)
+    with jobs.locked(coordinator):
+        free, number = name, 1
+        while any(
+            path.exists() for path in (coordinator.jobs / f"{free}.json", coordinator.runs / free)
+        ):
+            number += 1
+            free = f"{name}-{number}"
+        bundle = coordinator.bundles / f"{free}-{sha256[:8]}.fab"
+        write_atomic(bundle, content)
+        job = Job(
+            name=free,
+            run_id=secrets.token_hex(8),
+            bundle=bundle.relative_to(coordinator.path).as_posix(),
+            directory=(coordinator.runs / free).relative_to(coordinator.path).as_posix(),
+            wait=wait,
+        )
+        # A run that fails before its first line leaves its reason there.
+        (coordinator.runs / free).mkdir(mode=0o700)
+        jobs.save(coordinator, job)
+    coordinator.journal.write("submit", run=free, run_id=job.run_id, sha256=sha256)
+    return job
+
+
+def require_running(coordinator: Coordinator) -> None:
+    """Raise ConnectionError when the coordinator does not run."""
+    if superlink.running(coordinator) is None:
+        raise ConnectionError(
+            f"{coordinator.path}: the coordinator is not running; start it with fedlite server "
+            "start"
+        )
+
+
+def follow(coordinator: Coordinator, name: str, *, quiet: bool = False) -> Job:
+    """Show a run's progress until it is over, as a simulation shows it; return how it ended.
+
+    A KeyboardInterrupt ends only the showing.
+    """
+    job = jobs.load(coordinator, name)
+    scenario = _scenario(coordinator, job)
+    budget = scenario.privacy.epsilon if scenario.claims_privacy else None
+    directory, seen, looked = coordinator.path / job.directory, 0, 0.0
+    with Progress(scenario.federation.rounds, budget, quiet=quiet) as progress:
+        while True:
+            job = jobs.load(coordinator, name)
+            records = read_rounds(directory)
+            # Rounds after the checkpoint are run again by a run that goes on.
+            seen = min(seen, len(records))
+            for number in range(seen, len(records)):
+                progress.update(records[number], total_bytes(records[: number + 1]))
+            seen = len(records)
+            if job.state != jobs.RUNNING:
+                return job
+            if time.monotonic() - looked > 2.0 and (not seen or not superlink.running(coordinator)):
+                progress.status(_waiting(coordinator, scenario, job))
+                looked = time.monotonic()
+            time.sleep(0.2)
+
+
+def _scenario(coordinator: Coordinator, job: Job) -> Scenario:
+    return from_run_config(bundles.read(coordinator.path / job.bundle).settings)
+
+
+def _waiting(coordinator: Coordinator, scenario: Scenario, job: Job) -> str:
+    if superlink.running(coordinator) is None:
+        return "the coordinator is not running; the run goes on after fedlite server start"
+    try:
+        count = online(coordinator)
+    except ConnectionError:
+        return "the coordinator is starting"
+    try:
+        gathered = (coordinator.path / job.directory / GATHERING).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        gathered = f"{scenario.federation.sites} wanted"
+    return f"waiting for sites: {count} online, {gathered.strip()}"
+
+
+def online(coordinator: Coordinator) -> int:
+    """Return how many nodes are online; raises ConnectionError when the coordinator is not."""
+    nodes = _with_control(coordinator, lambda control: control.nodes())
+    return sum(1 for node in nodes if node["status"] == "online")
+
+
+def stop_run(coordinator: Coordinator, name: str) -> Job:
+    """End one run for good."""
+    if superlink.running(coordinator) is None:
+        return jobs.stop(coordinator, name, None)
+    return _with_control(coordinator, lambda control: jobs.stop(coordinator, name, control))
+
+
+def _with_control(coordinator: Coordinator, use: Callable[[Control], Answer]) -> Answer:
+    control = Control(coordinator)
+    try:
+        return use(control)
+    finally:
+        control.close()
+
+
+def overview(coordinator: Coordinator) -> dict[str, Any]:
+    """Return what there is to see of a coordinator, as plain values.
+
+    pid, sites.online: None when it does not run. runs: the last that changed first.
+    """
+    pid = superlink.running(coordinator)
+    try:
+        count = online(coordinator) if pid is not None else None
+    except (ConnectionError, RuntimeError):
+        count = None
+    sites = json.loads(coordinator.sites.read_bytes())
+    return {
+        "coordinator": str(coordinator.path),
+        "name": coordinator.settings.name,
+        "address": coordinator.settings.address,
+        "pid": pid,
+        "answers": pid is not None and superlink.answers(coordinator),
+        "certificate_days": authority.days_left(coordinator.server_cert),
+        "authority_days": authority.days_left(coordinator.ca_cert),
+        "sites": {
+            "approved": sum(not site["revoked"] for site in sites.values()),
+            "online": count,
+        },
+        "runs": [_row(coordinator, job) for job in jobs.load_all(coordinator)],
+    }
+
+
+def _row(coordinator: Coordinator, job: Job) -> dict[str, Any]:
+    try:
+        planned = _scenario(coordinator, job).federation.rounds
+        records = read_rounds(coordinator.path / job.directory)
+    except ValueError as error:
+        planned, records = 0, []
+        job = replace(job, reason=job.reason or str(error))
+    total = total_bytes(records)
+    return {
+        "name": job.name,
+        "state": job.state,
+        "round": len(records),
+        "rounds": planned,
+        "bytes_up": int(total["up"]),
+        "bytes_down": int(total["down"]),
+        "restarts": job.restarts,
+        "reason": job.reason,
+        "directory": str(coordinator.path / job.directory),
+    }
