@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from fedlite import cli_enrolment as enrolment
+from fedlite.cli_output import FAILED, WRONG_USE, Json, fail, print_json, tell, told
+from fedlite.cli_server import server_app
+from fedlite.cli_site import site_app
+
+app = typer.Typer(help="What a coordinator's operator does.", no_args_is_help=True)
 
 app = typer.Typer(
     help="Federated learning with small messages, valid privacy and budgets kept at the site.",
@@ -23,56 +26,9 @@ app.add_typer(data_app, name="data")
 audit_app = typer.Typer(help="Check from files alone what was spent.", no_args_is_help=True)
 app.add_typer(audit_app, name="audit")
 
-site_app = typer.Typer(help="What a partner site's operator does.", no_args_is_help=True)
 app.add_typer(site_app, name="site")
-
-FAILED, WRONG_USE = 1, 2
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-def app_root() -> Path:
-    """Return the folder that holds `clients/`, `server/`, `strategies/` and `simulations/`.
-
-    In a checkout that is the repository; an installed wheel carries them inside the package.
-    """
-    package = Path(__file__).resolve().parent
-    inside = package / "app"
-    return inside if inside.is_dir() else package.parent
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Turn the errors that a person can mend into one message and an exit code."""
-    root = str(app_root())
-    if root not in sys.path:
-        sys.path.insert(0, root)
-    from fedlite.config import ScenarioError
-
-    try:
-        yield
-    except typer.Exit:
-        raise  # a RuntimeError to Python, and already told
-    except ScenarioError as error:
-        _fail(str(error), WRONG_USE)
-    except (ValueError, ConnectionError, RuntimeError) as error:
-        _fail(str(error), FAILED)
-    except OSError as error:
-        _fail(_disk(error), FAILED)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-
-
-def _disk(error: OSError) -> str:
-    if error.strerror is None:
-        return str(error)
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror.lower()}; what was written before is whole"
-
-
-def _fail(text: str, code: int) -> None:
-    typer.echo(f"fedlite: {text}", err=True)
-    raise typer.Exit(code)
+enrolment.add_to(server_app)
+app.add_typer(server_app, name="server")
 
 
 def _version(wanted: bool) -> None:
@@ -115,7 +71,7 @@ def simulate(
     as_json: Json = False,
 ) -> None:
     """Simulate a federation on this machine and write its record, model and report."""
-    with _told():
+    with told():
         from fedlite.config import ScenarioError, load
         from server.app import free_directory
         from simulations import run as simulation
@@ -144,7 +100,7 @@ def simulate(
         try:
             simulation.simulate(chosen, directory, engine=engine, quiet=as_json)
         except KeyboardInterrupt:
-            _fail(f"interrupted; go on with: fedlite simulate --resume {directory}", 130)
+            fail(f"interrupted; go on with: fedlite simulate --resume {directory}", 130)
         step = _next(chosen.federation.name, directory)
         if chosen.claims_privacy:
             step = f"fedlite audit ledgers {directory}, then {step}"
@@ -177,12 +133,12 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Draw a run's figures and page again, and print its table."""
-    with _told():
+    with told():
         from fedlite.reporting.report import report as draw
 
         made = draw(run)
         if as_json:
-            _print_json(made)
+            print_json(made)
         else:
             _show(run, False, f"open {made['page']}")
 
@@ -190,7 +146,7 @@ def report(
 @data_app.command("list")
 def data_list(as_json: Json = False) -> None:
     """List the data sources and whether they are on this machine."""
-    with _told():
+    with told():
         from fedlite import data
 
         rows = [
@@ -206,7 +162,7 @@ def data_list(as_json: Json = False) -> None:
             for entry in data.entries()
         ]
         if as_json:
-            _print_json({"sources": rows})
+            print_json({"sources": rows})
             return
         from rich.console import Console
         from rich.table import Table
@@ -232,11 +188,11 @@ def data_fetch(
     as_json: Json = False,
 ) -> None:
     """Bring a data source into the cache and verify it."""
-    with _told():
+    with told():
         from fedlite import data
 
         path = data.fetch(name)
-        _tell({"name": name, "path": str(path)}, f"{name}: {path}", as_json)
+        tell({"name": name, "path": str(path)}, f"{name}: {path}", as_json)
 
 
 @audit_app.command("ledgers")
@@ -260,12 +216,12 @@ def audit_ledgers(
 
     Exits with 1 when there is any finding, or anything that could not be checked.
     """
-    with _told():
+    with told():
         from fedlite.privacy.audit import audit
         from fedlite.privacy.audit import page as audit_page
 
         if html is not None and not audit_page.may_write(html):
-            _fail(f"--html {html}: is no audit page, and is not overwritten", WRONG_USE)
+            fail(f"--html {html}: is no audit page, and is not overwritten", WRONG_USE)
         found = audit(paths)
         page = html
         if html is not None:
@@ -273,7 +229,7 @@ def audit_ledgers(
         elif len(found.run_directories) == 1:
             page = _page_beside(found, found.run_directories[0] / audit_page.PAGE)
         if as_json:
-            _print_json(found.as_dict() | {"page": str(page) if page else None})
+            print_json(found.as_dict() | {"page": str(page) if page else None})
         else:
             from fedlite.privacy.audit.table import print_audit
 
@@ -292,106 +248,6 @@ def _page_beside(found: Any, path: Path) -> Path | None:
         typer.echo(f"fedlite: no page was written: {error}", err=True)
         return None
     return path
-
-
-OwnerKey = Annotated[Path, typer.Option("--key", help="The data owner's private key, PEM.")]
-
-
-@site_app.command("owner")
-def site_owner(key: OwnerKey, as_json: Json = False) -> None:
-    """Make the data owner's key, or read it, and print the public half for site.toml."""
-    with _told():
-        from clients import commands
-
-        public = commands.owner_key(key)
-        _tell({"key": str(key), "owner": public}, f'owner = "{public}"', as_json)
-
-
-@site_app.command("grant")
-def site_grant(
-    ledger: Annotated[Path, typer.Argument(help="The ledger whose ceiling is to be raised.")],
-    key: OwnerKey,
-    out: Annotated[Path, typer.Option(help="Where to write the grant.")] = Path("grant.json"),
-    epsilon: Annotated[float | None, typer.Option(help="New ceiling of the data set.")] = None,
-    person: Annotated[float | None, typer.Option(help="New ceiling of a person.")] = None,
-    per_run: Annotated[float | None, typer.Option(help="New ceiling of one run.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Sign, as the data owner, a higher ceiling for one ledger; the site then applies it."""
-    with _told():
-        from clients import commands
-
-        wanted = {"epsilon": epsilon, "person": person, "per_run": per_run}
-        changes = {name: value for name, value in wanted.items() if value is not None}
-        grant = commands.make_grant(ledger, key, changes, out)
-        _tell(grant, f"{out}: at the site, run: fedlite site raise HOME {out}", as_json)
-
-
-@site_app.command("raise")
-def site_raise(
-    home: Annotated[Path, typer.Argument(help="The site's folder.")],
-    grant: Annotated[Path, typer.Argument(help="The data owner's grant.")],
-    as_json: Json = False,
-) -> None:
-    """Put a data owner's grant in force."""
-    with _told():
-        from clients import commands
-
-        policy = commands.apply_grant(home, grant)
-        _tell(
-            policy,
-            f"epsilon {policy['epsilon']:g} at delta {policy['delta']:g} is in force",
-            as_json,
-        )
-
-
-@site_app.command("rotate")
-def site_rotate(
-    home: Annotated[Path, typer.Argument(help="The site's folder.")], as_json: Json = False
-) -> None:
-    """Replace the key that signs the site's ledgers; each of them records it."""
-    with _told():
-        from clients import commands
-
-        public, ledgers = commands.rotate_key(home)
-        _tell(
-            {"home": str(home), "key": public, "ledgers": ledgers},
-            f"ledgers signed by {public} from here on: {ledgers}",
-            as_json,
-        )
-
-
-@site_app.command("recover")
-def site_recover(
-    home: Annotated[Path, typer.Argument(help="The site's folder.")],
-    dataset: Annotated[str, typer.Argument(help="The data set whose ledger refuses.")],
-    drop_damaged_tail: Annotated[
-        bool, typer.Option(help="Give up an end that was never flushed and does not verify.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Verify a ledger after its disk has failed, and write it anew, so that it works again."""
-    with _told():
-        from clients import commands
-
-        rows = commands.recover_ledger(home, dataset, drop_damaged_tail=drop_damaged_tail)
-        _tell(
-            {"home": str(home), "dataset": dataset, "rows": rows},
-            f"{dataset}: {rows} rows verified and written anew",
-            as_json,
-        )
-
-
-def _tell(value: dict[str, Any], text: str, as_json: bool) -> None:
-    """Print a result: one JSON object for scripts, one line for people."""
-    if as_json:
-        _print_json(value)
-    else:
-        typer.echo(text)
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, indent=2, sort_keys=True))
 
 
 def main() -> None:

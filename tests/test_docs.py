@@ -103,22 +103,39 @@ def test_the_check_of_commands_can_fail(line: str) -> None:
         parse(line)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        [],
-        ["simulate"],
-        ["report"],
-        ["data", "list"],
-        ["data", "fetch"],
-        ["audit", "ledgers"],
-        ["site", "owner"],
-        ["site", "grant"],
-        ["site", "raise"],
-        ["site", "rotate"],
-        ["site", "recover"],
-    ],
-)
+COMMANDS: list[list[str]] = [
+    [],
+    ["simulate"],
+    ["report"],
+    ["data", "list"],
+    ["data", "fetch"],
+    ["audit", "ledgers"],
+    ["server", "init"],
+    ["server", "start"],
+    ["server", "stop"],
+    ["server", "status"],
+    ["server", "submit"],
+    ["server", "bundle"],
+    ["server", "invite"],
+    ["server", "approve"],
+    ["server", "revoke"],
+    ["server", "sites"],
+    ["site", "init"],
+    ["site", "join"],
+    ["site", "approve"],
+    ["site", "doctor"],
+    ["site", "start"],
+    ["site", "status"],
+    ["site", "rotate-key"],
+    ["site", "owner"],
+    ["site", "grant"],
+    ["site", "raise"],
+    ["site", "rotate"],
+    ["site", "recover"],
+]
+
+
+@pytest.mark.parametrize("path", COMMANDS)
 def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
     assert CliRunner().invoke(app, [*path, "--help"]).exit_code == 0
     told = {tuple(shlex.split(c)[1 : 1 + len(path)]) for t in TEXTS.values() for c in commands(t)}
@@ -127,10 +144,12 @@ def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
 
 def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
-    assert set(top.commands) == {"simulate", "report", "data", "audit", "site"}
+    assert set(top.commands) == {"simulate", "report", "data", "audit", "server", "site"}
     assert set(top.commands["data"].commands) == {"list", "fetch"}
     assert set(top.commands["audit"].commands) == {"ledgers"}
-    assert set(top.commands["site"].commands) == {"owner", "grant", "raise", "rotate", "recover"}
+    for name in ("server", "site"):
+        listed = {path[1] for path in COMMANDS if path[:1] == [name]}
+        assert set(top.commands[name].commands) == listed
 
 
 def test_make_targets_and_modules_exist() -> None:

@@ -10,19 +10,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("fedlite", "clients", "strategies", "server", "simulations")
-FILES = "parameters storage config rules recommend messages".split()
+FILES = "parameters storage config rules recommend rooms messages".split()
 GROUND = [*FILES, *"compression privacy models data reporting".split()]
+CLI = ("", "_output", "_site", "_server", "_enrolment", "_approval")
 FLOORS = {
     **{f"fedlite.{name}": 0 for name in GROUND},
     "fedlite.training": 1,
     "fedlite.inference": 1,
     "fedlite.flower": 1,
+    "fedlite.deployment": 1,
     "strategies": 2,
     "clients": 2,
     "server": 3,
     "simulations": 4,
     # The command opens any room, and only when its command is called.
-    "fedlite.cli": 5,
+    **{f"fedlite.cli{part}": 5 for part in CLI},
 }
 FLOWER = "fedlite.flower"
 
