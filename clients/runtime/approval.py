@@ -243,6 +243,10 @@ def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
 
 def _plan(scenario: Scenario, at_most: Mapping[str, int | float]) -> list[tuple[str, str]]:
     federation, training, privacy = scenario.federation, scenario.training, scenario.privacy
+    # Private steps draw each record by itself; the batch size is not used.
+    batches = f"batches of {training.batch_size}"
+    if privacy.unit == "record":
+        batches = f"each record with probability {privacy.sampling_rate:g}"
     work = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
     protection = "none: updates leave without noise"
     if scenario.claims_privacy:
@@ -256,7 +260,7 @@ def _plan(scenario: Scenario, at_most: Mapping[str, int | float]) -> list[tuple[
             "rounds",
             f"{federation.rounds}, with {federation.participants} of {federation.sites} sites each",
         ),
-        ("training", f"{work} a round, batches of {training.batch_size}, on {training.device}"),
+        ("training", f"{work} a round, {batches}, on {training.device}"),
         ("data", f"{json.dumps(scenario.data.name)}, {scenario.data.partition}"),
         ("privacy", protection),
         ("metrics", "number of records" if federation.weighting == "records" else "none"),

@@ -20,7 +20,7 @@ from flwr.cli.build import build_fab_from_files
 from fedlite.config import Scenario, Simulation, from_run_config
 from fedlite.deployment import bundle as bundles
 from fedlite.reporting.progress import Progress
-from fedlite.reporting.record import read_rounds, total_bytes
+from fedlite.reporting.record import RoundRecord, read_rounds, total_bytes
 from fedlite.storage import write_atomic
 from server.coordinator import authority, jobs, superlink
 from server.coordinator.control import Control
@@ -164,6 +164,19 @@ def online(coordinator: Coordinator) -> int:
     return sum(1 for node in nodes if node["status"] == "online")
 
 
+def _note(coordinator: Coordinator, job: Job, records: list[RoundRecord]) -> str:
+    """Return what a running run waits for, or whom it misses."""
+    if job.state != jobs.RUNNING:
+        return ""
+    if records:
+        missing = ", ".join(records[-1].missing)
+        return f"missing in round {records[-1].round}: {missing}" if missing else ""
+    try:
+        return (coordinator.path / job.directory / GATHERING).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return "starting"
+
+
 def stop_run(coordinator: Coordinator, name: str) -> Job:
     """End one run for good."""
     if superlink.running(coordinator) is None:
@@ -222,6 +235,6 @@ def _row(coordinator: Coordinator, job: Job) -> dict[str, Any]:
         "bytes_up": int(total["up"]),
         "bytes_down": int(total["down"]),
         "restarts": job.restarts,
-        "reason": job.reason,
+        "reason": job.reason or _note(coordinator, job, records),
         "directory": str(coordinator.path / job.directory),
     }
