@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -35,6 +36,8 @@ log = logging.getLogger("fedlite.server")
 FAILED = "failed.json"
 # In a run directory until its first round: whom it waits for.
 GATHERING = "gathering.txt"
+# In the run directory of a deployment: what the server noticed, for its operator.
+LOG = "server.log"
 
 app = ServerApp()
 
@@ -51,6 +54,9 @@ def main(grid: Grid, context: Context) -> None:
     directory = Path(given) if given else free_directory(Path("runs"), scenario.federation.name)
     run = bytes.fromhex(str(context.run_config.get("run.id", "")))
     deployment = from_environment()
+    deployment = from_environment()
+    if deployment is not None:
+        _log_into(directory)
     try:
         run_scenario(
             grid,
@@ -64,10 +70,23 @@ def main(grid: Grid, context: Context) -> None:
             wait=float(str(context.run_config.get("run.wait", 0.0))),
         )
     except (RunFailed, ValueError, OSError) as error:
-        # Without it, whoever started this process cannot tell a failure from a crash.
-        if directory.is_dir():
+        # Without it, whoever started this process cannot tell a failure from a crash. What passes
+        # by itself, or once there is room, is no reason to give a run up.
+        passing = isinstance(error, ConnectionError) or (
+            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        )
+        if directory.is_dir() and not passing:
             write_atomic(directory / FAILED, json.dumps({"reason": str(error)}).encode())
         raise
+
+
+def _log_into(directory: Path) -> None:
+    """Keep what this process has to say in the run directory: nobody sees its terminal."""
+    directory.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(directory / LOG, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
 
 
 def free_directory(parent: Path, name: str) -> Path:

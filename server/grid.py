@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 from flwr.app import Message
 from flwr.app.message import make_message
 from flwr.common.serde import message_from_proto
@@ -57,9 +58,15 @@ class NetworkGrid(HttpGrid):
         """Return the replies to these messages that are whole; never waits."""
         wanted = set(message_ids)
         arriving: dict[str, _Arriving] = self.__dict__.setdefault("_arriving", {})
-        answer = self._runtime_client.PullMessages(
-            PullAppMessagesRequest(message_ids=sorted(wanted))
-        )
+        # Flower forgets a question with its reply; asked again it would answer with an error.
+        known = {reply.outline.metadata.reply_to_message_id for reply in arriving.values()}
+        try:
+            answer = self._runtime_client.PullMessages(
+                PullAppMessagesRequest(message_ids=sorted(wanted - known))
+            )
+        except httpx.HTTPError as error:
+            log.warning("the SuperLink did not answer (%s); it is asked again", error)
+            return []
         now = time.monotonic()
         for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
             outline = message_from_proto(proto)
@@ -69,10 +76,14 @@ class NetworkGrid(HttpGrid):
         for name, reply in list(arriving.items()):
             if now - reply.since > self.patience:
                 found: Message | None = _in_place_of(reply, "it did not become whole")
-            elif reply.outline.metadata.reply_to_message_id in wanted:
-                found = self._look_at(name, reply)
-            else:
+            elif reply.outline.metadata.reply_to_message_id not in wanted:
                 continue
+            else:
+                try:
+                    found = self._look_at(name, reply)
+                except httpx.HTTPError as error:
+                    log.warning("a part of a reply did not come (%s); it is asked again", error)
+                    continue
             if found is not None:
                 del arriving[name]
                 replies.append(found)

@@ -402,6 +402,9 @@ class Rounds:
             questions.append(flower.ask(blob, self.roster[name], "train", str(number)))
         for message in self._replies(questions):
             name = by_node.get(message.metadata.src_node_id, "")
+            if not name and message.has_error():
+                # Flower answers itself for a node that it takes for gone.
+                log.warning("round %d: Flower says: %s", number, message.error.reason)
             if not name or name in fold.seen:
                 continue
             code = flower.code_of(message)
