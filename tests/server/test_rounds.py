@@ -16,7 +16,8 @@ from fedlite import compression, flower
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply
 from fedlite.privacy import ClientMechanism
 from fedlite.reporting.record import read_rounds
-from server import checkpoint
+from server import checkpoint, rounds
+from server.deployment import Enrolled
 from server.rounds import RunFailed
 from server.witness import Witness
 
@@ -496,6 +497,38 @@ def test_nobody_takes_the_name_of_another(world: World) -> None:
     played = some.play()
     assert played.roster["site-1"] == 100
     assert played.refused == {102: "config"}
+
+
+def test_a_node_is_only_the_site_that_it_was_approved_for(world: World) -> None:
+    """Names are the coordinator's: 101 says that it is site-3, 102 was never approved."""
+    some = world(federation={"rounds": 1})
+    some.members[1].hello = some.members[2].hello
+    approved = {100: Enrolled("site-1", ""), 101: Enrolled("site-2", "")}
+    played = some.play(some.rounds(enrolled=approved.get))
+    assert played.roster == {"site-1": 100}
+    assert played.refused == {101: "config", 102: "config"}
+
+
+def test_a_site_that_approves_late_takes_part_and_is_named_until_then(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "_ASK_AGAIN_SECONDS", 0.1)
+    some = world(federation={"rounds": 1})
+    late, hello, asked, told = some.members[1], some.members[1].hello, [], []
+
+    def reply(message: Message) -> list[Message]:
+        if message.metadata.message_type == "query":
+            asked.append(message)
+            if len(asked) < 3:
+                return [flower.decline(Code.UNAPPROVED, message)]
+            return [flower.answer(hello or b"", message)]
+        return [late.honest(message, Instruction.decode(flower.unwrap(message)))]
+
+    monkeypatch.setattr(late, "reply", reply)
+    approved = {100 + n: Enrolled(f"site-{n + 1}", "") for n in range(3)}
+    played = some.play(some.rounds(enrolled=approved.get, wait=20.0, notice=told.append))
+    assert played.records[0].accepted == 3 and len(asked) == 3
+    assert "not approved there yet: site-2" in " | ".join(told)
 
 
 @pytest.mark.parametrize("answering", [0, 1])

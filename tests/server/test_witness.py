@@ -219,6 +219,37 @@ def test_a_rotated_key_is_taken_only_with_its_proof(
     assert server().receipt("site-1") is not None
 
 
+def test_a_first_ledger_is_taken_only_from_the_key_that_was_enrolled(
+    tmp_path: Path, chain: Chain, server: Callable[[], Witness]
+) -> None:
+    other = keys.public_hex(keys.generate(tmp_path / "other.pem"))
+    witness = server()
+    witness.expect("site-1", other)
+    with pytest.raises(Disagreement, match="forged"):
+        witness.greet("site-1", chain.grow(), ())
+    assert refused(witness, chain.head()) == "forged"
+    witness = server()
+    witness.expect("site-1", keys.public_hex(chain.key))
+    witness.greet("site-1", chain.head(), ())
+    see(witness, chain.grow())
+
+
+def test_an_enrolled_key_may_have_been_rotated_before_the_first_run(
+    tmp_path: Path, chain: Chain, server: Callable[[], Witness]
+) -> None:
+    enrolled, new = keys.public_hex(chain.key), keys.generate(tmp_path / "new.pem")
+    chain.grow()
+    with Ledger.open(chain.path, chain.key) as ledger:
+        rotation = ledger.rotate(new).line.decode().rstrip()
+    chain.key = new
+    witness = server()
+    witness.expect("site-1", enrolled)
+    with pytest.raises(Disagreement, match="forged"):
+        witness.greet("site-1", chain.grow(), ())
+    witness.greet("site-1", chain.head(), (rotation,))
+    see(witness, chain.grow())
+
+
 def test_the_second_file_is_remembered_from_run_to_run(tmp_path: Path, chain: Chain) -> None:
     sink = tmp_path / "all-runs.jsonl"
     first = Witness(tmp_path / "a", tmp_path / "w.pem", sink)
