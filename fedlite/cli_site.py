@@ -126,8 +126,9 @@ def site_rotate_key(
         request = setup.rotate_key(home)
         key = nodekey.fingerprint(nodekey.public(nodekey.load(home / setup.NEXT)))
         text = (
-            f"send {request} to the coordinator's operator; when it is approved: "
-            f"fedlite site rotate-key {home} --finish"
+            f"send {request} to the coordinator's operator, and tell by another way the new node "
+            f"key {key}.\nWhen it is approved, a site that runs goes over to it by itself; for "
+            f"one that does not: fedlite site rotate-key {home} --finish"
         )
         tell({"home": str(home), "request": str(request), "node_key": key}, text, as_json)
 

@@ -54,6 +54,17 @@ class NetworkGrid(HttpGrid):
     limit: int = 1 << 40
     patience: float = 600.0
 
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Push messages one by one; return their ids in order, "" for one that was not taken.
+
+        Flower's own announces all of them before it uploads the first: meanwhile every site asks
+        again and again for its parts, which the upload then has to wait for.
+        """
+        ids: list[str] = []
+        for message in messages:
+            ids.append(next(iter(super().push_messages([message])), "") or "")
+        return ids
+
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies to these messages that are whole; never waits."""
         wanted = set(message_ids)
@@ -91,8 +102,7 @@ class NetworkGrid(HttpGrid):
 
     def _look_at(self, name: str, reply: _Arriving) -> Message | None:
         """Fetch the parts that are here; return the reply when all are, None while some lack."""
-        late = []
-        for part in reply.missing:
+        for at, part in enumerate(reply.missing):
             answer = self._runtime_client.PullObject(
                 PullObjectRequest(node=self.node, run_id=self.run.run_id, object_id=part)
             )
@@ -101,12 +111,11 @@ class NetworkGrid(HttpGrid):
             if answer.object_available:
                 reply.parts[part] = answer.object_content
             else:
-                late.append(part)
+                # What comes after it is late as well, and each question keeps the SuperLink busy.
+                reply.missing = reply.missing[at:]
+                return None
             if sum(map(len, reply.parts.values())) > self.limit + _ENVELOPE_BYTES:
                 return _in_place_of(reply, f"it is larger than the {self.limit} bytes of the plan")
-        reply.missing = late
-        if late:
-            return None
         self._runtime_client.ConfirmMessageReceived(
             ConfirmMessageReceivedRequest(
                 node=self.node, run_id=self.run.run_id, message_object_id=name

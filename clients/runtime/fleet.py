@@ -56,7 +56,7 @@ log = logging.getLogger("fedlite.site")
 HEARTBEAT_SECONDS = 10.0
 # In a site's folder: held by the one process that works from it.
 LOCK = "node.lock"
-_POLL_SECONDS = 0.05
+_LONGEST_POLL_SECONDS = 1.0
 _UPLOAD_SECONDS = 60.0
 
 
@@ -153,8 +153,9 @@ class Fleet:
                 log.debug("no heartbeat: %s", error)
             except Refused as error:
                 self._failed = error
-            except RunOver:
-                continue
+            except Exception:
+                # Without this thread the site would be off line for good, and not know it.
+                log.exception("no heartbeat")
 
     # Messages ----------------------------------------------------------------------------------
 
@@ -183,7 +184,7 @@ class Fleet:
         contents: dict[str, bytes] = {}
         until = time.monotonic() + _UPLOAD_SECONDS
         for name in dict.fromkeys(node.object_id for node in iterate_object_tree(tree)):
-            request = PullObjectRequest(node=self._node, run_id=run, object_id=name)
+            request, wait = PullObjectRequest(node=self._node, run_id=run, object_id=name), 0.05
             while True:
                 answer = self._call(self._client.PullObject, request)
                 if answer.object_available:
@@ -191,7 +192,9 @@ class Fleet:
                 # The server announces a message before it has uploaded all of it.
                 if not answer.object_found or time.monotonic() > until:
                     raise RunOver(f"run {run}: a message was taken back before it was whole")
-                time.sleep(_POLL_SECONDS)
+                # Longer each time: where many sites ask, the upload itself waits for its turn.
+                time.sleep(wait)
+                wait = min(2 * wait, _LONGEST_POLL_SECONDS)
             contents[name] = answer.object_content
             if sum(map(len, contents.values())) > limit:
                 raise TooLarge(f"limits.down: a message may have {limit} bytes, this has more")
@@ -241,7 +244,7 @@ class Fleet:
             return method(request)
         except httpx.HTTPStatusError as error:
             raise self._explained(error) from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise transport_problem(error, self._address) from None
         except ValueError as error:
             raise Unreachable(

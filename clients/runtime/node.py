@@ -2,16 +2,19 @@
 
 Nothing of a bundle is imported here. What a worker returns is read, measured and packed anew: a
 reply holds one blob or one code and nothing else. A message that was taken is on disk until its
-reply has arrived, so a site that is killed at any moment answers it when it is back.
+reply has arrived, so a site that is killed at any moment answers it when it is back: with the reply
+that was ready, or by saying that there is none.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
 import os
 import random
+import shutil
 import threading
 import time
 from collections import deque
@@ -20,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, MessageType
 
 from clients import policy as site_policy
 from clients.policy import SitePolicy
@@ -34,7 +37,8 @@ from clients.runtime.fleet import (
     Unreachable,
     connection,
 )
-from clients.runtime.warm import Worker, WorkerFailed
+from clients.runtime.pace import Pace
+from clients.runtime.warm import Worker
 from fedlite import flower
 from fedlite.data import cache_folder
 from fedlite.deployment import bundle as bundles
@@ -45,12 +49,13 @@ from fedlite.storage import write_atomic
 
 log = logging.getLogger("fedlite.site")
 
-# A site asks often while rounds follow each other, and seldom while nothing happens: each question
-# costs Flower's SuperLink some 20 ms, and it answers those of all sites one by one.
-_POLL_SECONDS, _IDLE_POLL_SECONDS, _POLL_SHARE = 0.25, 3.0, 0.1
 _LONGEST_WAIT = 30.0
+# A site that was killed is let in again as soon as the coordinator has forgotten it.
+_REFUSED_WAIT = 2.0
 _KEPT_WAITING = 5
 _KEPT_ROUNDS = 20
+# Below it nothing is trained: a ledger whose write failed refuses everything until a person acts.
+_ROOM_BYTES = 16 << 20
 # A bundle or an answer in a file: what it is for, then its bytes.
 _MESSAGE, _REPLY = "message", "reply"
 
@@ -86,6 +91,8 @@ class Runtime:
         self._rounds: deque[dict[str, Any]] = deque(maxlen=_KEPT_ROUNDS)
         self._bytes = [0, 0]
         self._state, self._since = "starting", _now()
+        # Whether the message in flight was taken by this process, not by one that was killed.
+        self._own = False
 
     # Life --------------------------------------------------------------------------------------
 
@@ -102,6 +109,12 @@ class Runtime:
                     self._work(stop)
                 except Unreachable as error:
                     self._tell("unreachable", str(error))
+                except Refused as error:
+                    if self._state == "refused":
+                        raise
+                    # It may be the old key's: connecting tries the next one, and gives up in time.
+                    self._tell("refused", f"{error}; trying again")
+                    stop.wait(_REFUSED_WAIT)
         finally:
             self._tell("stopped", "")
             self.close()
@@ -129,9 +142,10 @@ class Runtime:
                     continue
                 if time.monotonic() > until:
                     self._tell("refused", "")
-                    self._journal.write("refused", why=str(error))
+                    self._note("refused", why=str(error))
                     raise
                 self._tell("refused", f"{error}; trying again")
+                wait = min(wait, _REFUSED_WAIT)
             # Sites that lost the same coordinator should not all come back in the same second.
             stop.wait(wait * random.uniform(0.7, 1.3))  # noqa: S311
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -148,30 +162,43 @@ class Runtime:
         finally:
             fleet.close()
         setup.finish_rotation(self.home)
+        self._fleet.close()
         self._fleet = connection(self.home)
         self._tell("starting", "the coordinator has taken the new node key")
         return True
 
     def _work(self, stop: threading.Event) -> None:
-        self._finish_interrupted()
-        lost, last = 0.0, time.monotonic()
+        """Take messages and answer them; only `stop` and a lasting refusal end it."""
+        lost, pace = 0.0, Pace()
+        # The coordinator gives a message out once: one that is not on disk yet must not be dropped.
+        held: Incoming | None = None
         while not stop.is_set():
             try:
-                incoming = self._fleet.receive()
+                if self._finish_interrupted():
+                    held = None
+                asked = time.monotonic()
+                held = held or self._fleet.receive()
                 if lost:
                     self._tell("connected", "connected again")
                 lost = 0.0
-                if incoming is None:
-                    idle = _POLL_SHARE * (time.monotonic() - last)
-                    stop.wait(min(max(idle, _POLL_SECONDS), _IDLE_POLL_SECONDS))
+                if held is None:
+                    stop.wait(pace.pause(time.monotonic() - asked))
                 else:
-                    self._handle(incoming)
-                    last = time.monotonic()
+                    self._handle(held)
+                    pace.answered(held.run)
+                    held = None
             except Unreachable as error:
                 lost = min(2 * lost or 0.5, _LONGEST_WAIT)
                 self._tell("unreachable", f"{error}; trying again")
                 stop.wait(lost * random.uniform(0.7, 1.3))  # noqa: S311
-                self._finish_interrupted()
+            except Refused:
+                raise
+            except Exception:
+                # Whatever one message did to it, the site must be there for the next.
+                log.exception("a message could not be answered; it is given up")
+                self._forget()
+                held = None
+                stop.wait(1.0)
 
     # One message -------------------------------------------------------------------------------
 
@@ -186,19 +213,26 @@ class Runtime:
             message = self._fleet.content(incoming, self._policy.limits.down)
             # On disk before the coordinator forgets it: nobody would ever send it again.
             self._keep(_MESSAGE, message)
+            self._own = True
             self._fleet.confirm(incoming)
         except TooLarge as error:
             self._say(str(error))
-            self._journal.write("refuse", why=str(error))
+            self._note("refuse", why=str(error))
             self._fleet.push(flower.decline(Code.POLICY, incoming.stub), 0.0)
             return
         except RunOver as error:
             log.info("%s", error)
             return
+        except (Unreachable, Refused):
+            raise
         except OSError as error:
             # Without its message on disk a round that is interrupted could not be answered.
             self._say(f"no room to keep a message ({error}); free some space")
             self._fleet.push(flower.decline(Code.FAILED, incoming.stub), 0.0)
+            return
+        except ValueError as error:
+            self._say(f"declined: {error}")
+            self._fleet.push(flower.decline(Code.DATA, incoming.stub), 0.0)
             return
         self._answer(message, approved)
 
@@ -225,17 +259,20 @@ class Runtime:
         """Let the worker answer; pack what it says anew. Returns the reply and a word for it."""
         limits = self._policy.limits
         try:
+            if message.metadata.message_type == MessageType.TRAIN:
+                self._check_room()
             worker = self._worker_for(message, approved)
             answer = flower.from_bytes(worker.ask(flower.to_bytes(message), limits.seconds))
             code = flower.code_of(answer)
             if code is not None:
                 return flower.decline(code, message), code.value
             blob = flower.unwrap(answer)
-        except (WorkerFailed, ValueError, TypeError) as error:
+        except Exception as error:
+            # The bytes are those of approved code: Flower's decoders raise what they like.
             log.error("%s", error)
             return flower.decline(Code.FAILED, message), Code.FAILED.value
         if len(blob) > limits.up:
-            self._journal.write("refuse", why=f"limits.up: {len(blob)} bytes were to leave")
+            self._note("refuse", why=f"limits.up: {len(blob)} bytes were to leave")
             return flower.decline(Code.POLICY, message), Code.POLICY.value
         return flower.answer(blob, message), "sent"
 
@@ -255,7 +292,7 @@ class Runtime:
             self._refuse(content, str(error))
             return Code.UNAPPROVED
         except ValueError as error:
-            self._journal.write("refuse", why=str(error))
+            self._note("refuse", why=str(error))
             return Code.UNAPPROVED
         return _Approved(bundle, {**bundle.settings, **given})
 
@@ -270,7 +307,7 @@ class Runtime:
         write_atomic(path, content)
         for old in sorted(folder.glob("*.fab"), key=os.path.getmtime)[:-_KEPT_WAITING]:
             old.unlink()
-        self._journal.write("refuse", bundle=digest, why=why)
+        self._note("refuse", bundle=digest, why=why)
         self._say(
             f"refused bundle {digest[:12]}: {why}; see it with `fedlite site approve {self.home}`"
         )
@@ -339,8 +376,25 @@ class Runtime:
         for what in (_REPLY, _MESSAGE):
             (self.home / "inflight" / what).unlink(missing_ok=True)
 
-    def _finish_interrupted(self) -> None:
-        """Send the reply that was ready, or answer the message that was taken, before any other."""
+    def _check_room(self) -> None:
+        free = shutil.disk_usage(self.home).free
+        if free < _ROOM_BYTES:
+            raise OSError(
+                errno.ENOSPC, f"{free:,} bytes are free, {_ROOM_BYTES:,} are needed", str(self.home)
+            )
+
+    def _note(self, action: str, **facts: str) -> None:
+        """Write into the journal; what is refused stays refused where that fails."""
+        try:
+            self._journal.write(action, **facts)
+        except OSError as error:
+            log.error("the journal could not be written: %s", error)
+
+    def _finish_interrupted(self) -> bool:
+        """Send the reply that was ready, or answer the message that was taken, before any other.
+
+        Returns whether there was one.
+        """
         folder = self.home / "inflight"
         if (folder / _REPLY).exists():
             reply = flower.from_bytes((folder / _REPLY).read_bytes())
@@ -349,6 +403,11 @@ class Runtime:
         elif (folder / _MESSAGE).exists():
             message = flower.from_bytes((folder / _MESSAGE).read_bytes())
             flower.identify(int(message.metadata.run_id), self._fleet.node_id)
+            if not self._own:
+                # A killed site is let in again only once its rounds have gone on without it. To
+                # train now would spend privacy on an update that nobody waits for.
+                self._deliver(flower.decline(Code.FAILED, message), 0.0)
+                return True
             try:
                 approved = self._approve(Incoming(message, None))  # type: ignore[arg-type]
             except RunOver:
@@ -357,6 +416,9 @@ class Runtime:
                 self._forget()
             else:
                 self._answer(message, approved)
+        else:
+            return False
+        return True
 
     def _count(
         self,

@@ -108,12 +108,15 @@ class Coordinator:
         private key.
         """
         coordinator = cls(_absolute(path))
-        for needed in (coordinator.toml, coordinator.invitation):
+        if not coordinator.invitation.is_file():
+            raise ValueError(
+                f"{coordinator.path}: must be a coordinator's folder, but has no "
+                f"{coordinator.invitation.name}; run fedlite server init {path}"
+            )
+        # Init is complete, so nothing of it may be made anew: every site trusts this authority.
+        for needed in (coordinator.toml, coordinator.ca_cert):
             if not needed.is_file():
-                raise ValueError(
-                    f"{coordinator.path}: must be a coordinator's folder, but has no "
-                    f"{needed.name}; run fedlite server init {path}"
-                )
+                raise ValueError(f"{needed}: no such file; restore it from a copy")
         _ = coordinator.settings
         _check_folder(coordinator.path)
         nodekey.load(coordinator.ca_key)

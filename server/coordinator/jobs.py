@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,8 @@ RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 # What the ServerApp leaves in the run directory when it gave up for a reason.
 REASON = "failed.json"
 MAX_RESTARTS = 3
+# A run is started again only with so much room, and twice its checkpoint, on the disk.
+_ROOM_BYTES = 16 << 20
 
 
 class Runs(Protocol):
@@ -162,6 +165,7 @@ class Keeper:
         self._coordinator, self._control = coordinator, control
         # How many SuperLinks there have been, and how many of them `tick` knows of.
         self._started, self._known = 1, 0
+        self._waiting: set[str] = set()
 
     def superlink_died(self) -> None:
         """Say that the SuperLink had to be started again: the processes of its runs are gone."""
@@ -191,7 +195,8 @@ class Keeper:
         if job.state != RUNNING:
             return
         if job.flower_run is None:
-            self._start(job)
+            if self._room(job):
+                self._start(job)
             return
         if not fresh and not _over(status.get(job.flower_run, "finished")):
             return
@@ -200,8 +205,25 @@ class Keeper:
             self._end(job, FINISHED, "")
         elif (directory / REASON).is_file():
             self._end(job, FAILED, _reason(directory / REASON))
-        else:
+        elif self._room(job):
             self._again(job)
+
+    def _room(self, job: Job) -> bool:
+        """Whether the disk has room for the run; one without it would crash again, and waits."""
+        folder = self._coordinator.path / job.directory
+        kept = sum(path.stat().st_size for path in (folder / "checkpoint").glob("*.safetensors"))
+        places = [self._coordinator.path, folder if folder.is_dir() else folder.parent]
+        free = min(shutil.disk_usage(place).free for place in places if place.is_dir())
+        needed = _ROOM_BYTES + 2 * kept
+        if free < needed and job.name not in self._waiting:
+            log.error(
+                "run %s waits for room on the disk: %d bytes are free, %d are needed; free some",
+                job.name,
+                free,
+                needed,
+            )
+        (self._waiting.add if free < needed else self._waiting.discard)(job.name)
+        return free >= needed
 
     def _again(self, job: Job) -> None:
         done = rounds(self._coordinator, job)
@@ -240,7 +262,12 @@ class Keeper:
             else:
                 save(self._coordinator, replace(job, flower_run=None, restarts=job.restarts + 1))
             return
-        save(self._coordinator, replace(job, flower_run=number))
+        try:
+            save(self._coordinator, replace(job, flower_run=number))
+        except OSError:
+            # Nobody would know of it, and the next look would start the run a second time.
+            self._control.stop_run(number)
+            raise
 
     def _end(self, job: Job, state: str, reason: str) -> None:
         save(self._coordinator, replace(job, state=state, reason=reason))

@@ -389,8 +389,13 @@ def _run(coordinator: Coordinator, stopping: threading.Event) -> None:
                 # Its runs must be gone before another SuperLink can start them again.
                 _kill(descendants(coordinator))
                 keeper.superlink_died()
-            superlink.watch()
-            nginx.watch()
+            try:
+                superlink.watch()
+                nginx.watch()
+            except OSError as error:
+                # No room for a log, no memory: what passes must not end the one that watches.
+                log.error("a program could not be started: %s", error)
+                stopping.wait(1.0)
             now = time.monotonic()
             if now < next_look:
                 continue
