@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -150,6 +151,10 @@ class Lab:
         self.fedlite("server", "approve", request, "--fingerprint", joined["node_key"])
         return partner
 
+    def partner(self, name: str) -> Partner:
+        """Return a site whose folder somebody else makes."""
+        return self.partners.setdefault(name, Partner(self, name))
+
     def bundle(self, scenario: str, *words: object) -> Path:
         path = self.root / f"{scenario}.fab"
         path.unlink(missing_ok=True)
@@ -220,7 +225,7 @@ class Lab:
             self.fedlite("server", "stop")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def needs_nginx() -> None:
     if shutil.which("nginx") is None and not Path("/usr/sbin/nginx").exists():
         if os.environ.get("FEDLITE_REQUIRE_DATA") == "1":
@@ -238,6 +243,24 @@ def lab(tmp_path: Path, needs_nginx: None) -> Iterator[Lab]:
         made.close()
 
 
+@pytest.fixture(scope="module")
+def running_lab(tmp_path_factory: pytest.TempPathFactory, needs_nginx: None) -> Iterator[Lab]:
+    """A coordinator that runs, for all tests of a module; its sites are up to them."""
+    made = Lab(tmp_path_factory.mktemp("lab"))
+    try:
+        made.init()
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
 @pytest.fixture
 def hospitals() -> Sequence[str]:
     return HOSPITALS
+
+
+@pytest.fixture(scope="session")
+def wait() -> Callable[..., Any]:
+    """Return what waits for a condition, for as long as a busy machine may need."""
+    return functools.partial(wait_for, seconds=240.0)
