@@ -54,7 +54,6 @@ def main(grid: Grid, context: Context) -> None:
     directory = Path(given) if given else free_directory(Path("runs"), scenario.federation.name)
     run = bytes.fromhex(str(context.run_config.get("run.id", "")))
     deployment = from_environment()
-    deployment = from_environment()
     if deployment is not None:
         _log_into(directory)
     try:

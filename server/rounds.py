@@ -155,7 +155,7 @@ class Rounds:
         for number in range(self.point.round + 1, federation.rounds + 1):
             started, cpu = time.monotonic(), cpu_seconds()
             if number > 1:
-                self._meet()
+                self._wait_for_quorum()
             outcome, state = self._round(number)
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
@@ -272,10 +272,23 @@ class Rounds:
         answered = 0
         for message in self._pull(set(self._greeted)) if self._greeted else []:
             found = self._greeted.pop(message.metadata.reply_to_message_id, None)
-            if found is not None:
+            if found is not None and not _by_flower(message):
                 self._enter(found[0], message)
                 answered += 1
         return answered
+
+    def _wait_for_quorum(self) -> None:
+        """Meet who is new; where too few are there, wait for them, but no longer than the deadline.
+
+        A cut connection takes all sites off line at once: rounds without them would only be void.
+        """
+        until = time.monotonic() + self.scenario.federation.deadline_seconds
+        while True:
+            self._meet()
+            there = [name for name in self.roster if not self.point.sites[name].spent]
+            if len(there) >= self.scenario.federation.quorum or time.monotonic() > until:
+                return
+            time.sleep(_POLL_SECONDS)
 
     def _enter(self, node: int, message: Message) -> None:
         """Enter a node that fits into the roster, or remember why it does not."""
@@ -489,6 +502,11 @@ class Rounds:
         return client.noised_mean(
             total, self.scenario.federation.participants, self._central, noise
         )
+
+
+def _by_flower(message: Message) -> bool:
+    """Whether Flower itself answered for a node that has gone; the site said nothing."""
+    return message.has_error() and not (message.error.reason or "").startswith("fedlite:")
 
 
 def _sendable(model: Vector, replica: Vector) -> bool:
