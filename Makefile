@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup simulate test lint bench clean
+.PHONY: setup simulate test test-faults lint bench clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,9 @@ simulate: setup
 test: setup
 	$(BIN)/python -m pytest
 
+test-faults: setup
+	$(BIN)/python -m pytest -m faults
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,9 +30,11 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m simulations.benchmarks.codec --quick
+	$(BIN)/python -m simulations.benchmarks.deployment --quick
 	$(BIN)/python -m simulations.benchmarks.fashion --quick
 	$(BIN)/python -m simulations.benchmarks.heart --quick
 	$(BIN)/python -m simulations.benchmarks.ledger --quick
+	$(BIN)/python -m simulations.benchmarks.soak --quick
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

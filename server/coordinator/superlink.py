@@ -54,7 +54,7 @@ def environment(coordinator: Coordinator) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
         # At INFO it logs every request, and every site asks several times a second.
         "FLWR_LOG_LEVEL": "WARNING",
         "PYTHONUNBUFFERED": "1",
