@@ -42,7 +42,8 @@ def test_a_process_is_read_from_proc() -> None:
         assert found[child.pid].parent == os.getpid()
         assert found[os.getpid()].rss > 10_000_000
         assert found[os.getpid()].cpu > 0.1
-        assert set(found) == {os.getpid(), child.pid}
+        # Other tests in this process may have left children of their own; its parent is none.
+        assert os.getppid() not in found
     finally:
         child.communicate(b"\n")
     assert lab.parse(7, "7 (a) R (b) S 3 " + "0 " * 40, "flower-superlink\0x").role == "superlink"
