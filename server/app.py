@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
@@ -88,6 +89,10 @@ def _log_into(directory: Path) -> None:
     log.setLevel(logging.INFO)
 
 
+def _gathering(directory: Path, text: str) -> None:
+    write_atomic(directory / GATHERING, text.encode())
+
+
 def free_directory(parent: Path, name: str) -> Path:
     """Return `parent/name`, or the first of `name-2`, `name-3`, ... that does not exist yet."""
     candidate, number = parent / name, 1
@@ -141,7 +146,7 @@ def run_scenario(
         witness=_witness(scenario, directory, deployment),
         enrolled=deployment.site if deployment else None,
         wait=wait,
-        notice=lambda text: write_atomic(directory / GATHERING, text.encode()),
+        notice=partial(_gathering, directory) if deployment else log.debug,
     )
     without_waits(grid, rounds.longest, scenario.federation.deadline_seconds)
     meter = EnergyMeter.started()
