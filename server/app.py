@@ -20,7 +20,7 @@ from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, accounting
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
-from fedlite.reporting.record import total_bytes, write_summary
+from fedlite.reporting.record import FAILURE, GATHERING, total_bytes, write_summary
 from fedlite.reporting.report import report
 from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
@@ -33,10 +33,6 @@ from server.witness import Witness
 
 log = logging.getLogger("fedlite.server")
 
-# In the run directory of a run that failed for a reason, and will fail again for it.
-FAILED = "failed.json"
-# In a run directory until its first round: whom it waits for.
-GATHERING = "gathering.txt"
 # In the run directory of a deployment: what the server noticed, for its operator.
 LOG = "server.log"
 
@@ -76,7 +72,7 @@ def main(grid: Grid, context: Context) -> None:
             isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         )
         if directory.is_dir() and not passing:
-            write_atomic(directory / FAILED, json.dumps({"reason": str(error)}).encode())
+            write_atomic(directory / FAILURE, json.dumps({"reason": str(error)}).encode())
         raise
 
 

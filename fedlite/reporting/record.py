@@ -18,6 +18,10 @@ from fedlite.storage import write_atomic
 
 ROUNDS = "rounds.jsonl"
 SUMMARY = "summary.json"
+# Only in a deployment: until its first round, whom a run waits for; why a run failed, and will
+# fail again.
+GATHERING = "gathering.txt"
+FAILURE = "failed.json"
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Protocol
 
 from fedlite.config import Value
-from fedlite.reporting.record import ROUNDS, SUMMARY
+from fedlite.reporting.record import FAILURE, ROUNDS, SUMMARY
 from fedlite.storage import write_atomic
 from server.coordinator.folder import Coordinator
 
 log = logging.getLogger("fedlite.coordinator")
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
-# What the ServerApp leaves in the run directory when it gave up for a reason.
-REASON = "failed.json"
 MAX_RESTARTS = 3
 # A run is started again only with so much room, and twice its checkpoint, on the disk.
 _ROOM_BYTES = 16 << 20
@@ -142,7 +140,7 @@ def resume(coordinator: Coordinator, name: str) -> Job:
             raise ValueError(
                 f"run {name}: must have failed or been stopped to be resumed, but it is {job.state}"
             )
-        (coordinator.path / job.directory / REASON).unlink(missing_ok=True)
+        (coordinator.path / job.directory / FAILURE).unlink(missing_ok=True)
         job = replace(job, state=RUNNING, reason="", flower_run=None, restarts=0)
         save(coordinator, job)
         coordinator.journal.write("resume", run=name, why="asked for by the operator")
@@ -203,8 +201,8 @@ class Keeper:
         directory = self._coordinator.path / job.directory
         if (directory / SUMMARY).is_file():
             self._end(job, FINISHED, "")
-        elif (directory / REASON).is_file():
-            self._end(job, FAILED, _reason(directory / REASON))
+        elif (directory / FAILURE).is_file():
+            self._end(job, FAILED, _reason(directory / FAILURE))
         elif self._room(job):
             self._again(job)
 

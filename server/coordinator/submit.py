@@ -20,7 +20,7 @@ from flwr.cli.build import build_fab_from_files
 from fedlite.config import Scenario, Simulation, from_run_config
 from fedlite.deployment import bundle as bundles
 from fedlite.reporting.progress import Progress
-from fedlite.reporting.record import RoundRecord, read_rounds, total_bytes
+from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
 from fedlite.storage import write_atomic
 from server.coordinator import authority, jobs, superlink
 from server.coordinator.control import Control
@@ -31,8 +31,6 @@ Answer = TypeVar("Answer")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # What is said beside the bundle, when its run starts; Flower wants every key to be there before.
 RUN = {"directory": "", "id": "", "quiet": False, "wait": 0.0}
-# What the ServerApp writes into a run directory until the first round.
-GATHERING = "gathering.txt"
 _PROJECT = ("name", "version", "description", "license")
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from fedlite.config import Value
 from fedlite.deployment import journal
-from server import app
 from server.coordinator import jobs
 from server.coordinator.folder import Coordinator, init
 from server.coordinator.jobs import Job, Keeper
@@ -181,7 +180,3 @@ def test_one_damaged_file_does_not_hide_the_others(
     Keeper(coordinator, flower).tick()
     assert [job.name for job in jobs.load_all(coordinator)] == ["a"]
     assert len(flower.started) == 1
-
-
-def test_the_names_of_files_are_those_of_the_server() -> None:
-    assert jobs.REASON == app.FAILED

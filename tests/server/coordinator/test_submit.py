@@ -18,9 +18,8 @@ from typer.testing import CliRunner, Result
 from fedlite.cli import app
 from fedlite.config import Scenario, from_dict, from_run_config, load, with_values
 from fedlite.deployment import bundle as bundles
-from fedlite.reporting.record import RoundRecord, append_round
+from fedlite.reporting.record import GATHERING, RoundRecord, append_round
 from fedlite.rooms import app_root
-from server import app as server_app
 from server.coordinator import jobs, submit, superlink
 from server.coordinator.folder import Coordinator, init
 
@@ -134,7 +133,7 @@ def test_following_shows_every_round_and_the_end(
     with pretended(coordinator):
         job = submit.submit(coordinator, SCENARIO, ROOT)
         directory = coordinator.path / job.directory
-        (directory / submit.GATHERING).write_text("1 of 2 sites ready")
+        (directory / GATHERING).write_text("1 of 2 sites ready")
 
         def run() -> None:
             time.sleep(0.5)
@@ -222,7 +221,3 @@ def test_a_run_is_stopped_and_resumed_by_name(coordinator: Coordinator) -> None:
 def test_a_folder_that_is_none_is_told_with_the_mend(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["server", "status", str(tmp_path)])
     assert result.exit_code == 1 and f"fedlite server init {tmp_path}" in result.stderr
-
-
-def test_the_names_of_files_are_those_of_the_server() -> None:
-    assert submit.GATHERING == server_app.GATHERING
