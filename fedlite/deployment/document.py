@@ -6,9 +6,11 @@ They come by mail from people who are not trusted yet, so nothing in them is tak
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
+Document = TypeVar("Document")
 MAX_BYTES = 16384
 VERSION = 1
 
@@ -49,6 +51,22 @@ def decode(kind: str, names: Iterable[str], data: bytes) -> dict[str, str]:
         if not isinstance(read[name], str):
             raise ValueError(f"{kind}: {name} must be text, got {type(read[name]).__name__}")
     return {name: read[name] for name in wanted}
+
+
+def read(path: Path, decode: Callable[[bytes], Document], mend: str) -> Document:
+    """Return what `decode` makes of a file, of which no more is read than may be in one.
+
+    mend: what to do where there is no such file. Raises ValueError, which names the file.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; {mend}") from None
+    try:
+        return decode(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def check_text(field: str, value: str, longest: int = 64) -> None:

@@ -112,7 +112,11 @@ def approve(
     """
     folder = coordinator.path
     with _locked(folder), _refusals(folder, request_path.name):
-        request = _read(request_path)
+        request = document.read(
+            request_path,
+            Request.decode,
+            "the site sends you its request.json, which `fedlite site join` wrote",
+        )
         sites = load(folder)
         _check_answer(folder, request)
         notes = _check_identity(sites, request, again)
@@ -201,21 +205,6 @@ def sites(coordinator: Folder, control: Nodes | None) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _read(path: Path) -> Request:
-    try:
-        with path.open("rb") as file:
-            data = file.read(document.MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise ValueError(
-            f"{path}: no such file; the site sends you its request.json, which `fedlite site join` "
-            "wrote"
-        ) from None
-    try:
-        return Request.decode(data)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _check_answer(folder: Path, request: Request) -> None:

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import fedlite
+from fedlite.deployment import unit as units
 from fedlite.storage import write_atomic
 from server.coordinator.folder import Coordinator
 
@@ -31,6 +32,14 @@ FLEET = (
     "push-object",
     "confirm-message-received",
 )
+# Of the unit's [Service].
+_SETTINGS = """\
+RestartSec=10
+KillMode=mixed
+LimitNOFILE=16384
+RestrictNamespaces=yes
+SystemCallFilter=@system-service
+"""
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -152,59 +161,24 @@ def _user() -> str:
 def write_services(coordinator: Coordinator) -> None:
     """Write what keeps the coordinator running: a systemd unit, and a container's description."""
     coordinator.unit.parent.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(coordinator.unit, unit(coordinator).encode())
+    write_atomic(coordinator.unit, unit(coordinator))
     write_atomic(coordinator.compose, compose(coordinator).encode())
 
 
-def unit(coordinator: Coordinator) -> str:
+def unit(coordinator: Coordinator) -> bytes:
     """Return a hardened systemd unit that runs the coordinator as the user who made it."""
-    user = pwd.getpwuid(os.getuid()).pw_name
-    program = Path(sys.executable).parent / "fedlite"
+    program = str(Path(sys.executable).parent / "fedlite")
+    words = ["server", "start", "--foreground", "--coordinator", str(coordinator.path)]
     low = coordinator.settings.gateway_port < 1024
-    capability = "CAP_NET_BIND_SERVICE" if low else ""
-    return f"""\
-# Install: sudo systemctl enable --now "{coordinator.unit}"
-[Unit]
-Description=fedlite coordinator
-After=network-online.target
-Wants=network-online.target
-StartLimitIntervalSec=0
-
-[Service]
-User={user}
-ExecStart="{program}" server start --foreground --coordinator "{coordinator.path}"
-WorkingDirectory={coordinator.path}
-Restart=always
-RestartSec=10
-TimeoutStopSec=60
-KillMode=mixed
-UMask=0077
-LimitNOFILE=16384
-NoNewPrivileges=yes
-CapabilityBoundingSet={capability}
-AmbientCapabilities={capability}
-ProtectSystem=strict
-ProtectHome=read-only
-ReadWritePaths="{coordinator.path}"
-PrivateTmp=yes
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-LockPersonality=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallErrorNumber=EPERM
-
-[Install]
-WantedBy=multi-user.target
-"""
+    return units.text(
+        coordinator.unit,
+        "fedlite coordinator",
+        [program, *words],
+        coordinator.path,
+        pwd.getpwuid(os.getuid()).pw_name,
+        _SETTINGS,
+        capability="CAP_NET_BIND_SERVICE" if low else "",
+    )
 
 
 def compose(coordinator: Coordinator) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import stat
-import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +20,7 @@ from typer.testing import CliRunner
 import fedlite
 from clients import policy
 from clients.policy import DataSet
-from clients.runtime import setup, unit
+from clients.runtime import setup
 from fedlite.cli import app
 from fedlite.deployment import journal, nodekey
 from fedlite.deployment.invitation import Invitation
@@ -92,7 +91,7 @@ def test_init_makes_all_and_called_again_changes_nothing(tmp_path: Path) -> None
 
 def test_init_completes_what_a_crash_left(home: Path) -> None:
     before = content(home)
-    (home / unit.NAME).unlink()
+    (home / setup.UNIT).unlink()
     shutil.rmtree(home / "inflight")
     (home / "keys" / "data.secret").unlink()
     setup.init(home, "site-01")
@@ -270,21 +269,3 @@ def test_changing_the_node_key(home: Path, tmp_path: Path) -> None:
     assert (home / "request.json").exists()
     said = [line["action"] for line in journal.read(home / "audit")]
     assert said == ["init", "join", "rotate", "rotate", "rotate-finish"]
-
-
-def test_the_unit_quotes_its_paths(tmp_path: Path) -> None:
-    home = tmp_path / "a $home 100%"
-    text = unit.text(home, "/opt/fed lite/bin/fedlite", "fl").decode()
-    shown = str(home)
-    assert f'ReadWritePaths="{shown.replace("%", "%%")}"' in text
-    start = shown.replace("$", "$$").replace("%", "%%")
-    assert f'ExecStart="/opt/fed lite/bin/fedlite" site start "{start}"' in text
-    assert "Restart=always" in text and "RestartSec=15" in text
-
-
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    path = tmp_path / "fedlite-site.service"
-    path.write_bytes(unit.text(tmp_path, "/bin/true", "root"))
-    said = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
-    assert "fedlite-site" not in said.stderr, said.stderr

@@ -53,7 +53,7 @@ def test_the_unit_is_hardened(tmp_path: Path, port: int, capability: str) -> Non
     unit.optionxform = str  # type: ignore[method-assign,assignment]
     unit.read_string(made.unit.read_text())
     service = unit["Service"]
-    assert service["ExecStart"].endswith(f'server start --foreground --coordinator "{made.path}"')
+    assert service["ExecStart"].endswith(f'"--foreground" "--coordinator" "{made.path}"')
     assert service["Restart"] == "always" and service["RestartSec"] == "10"
     assert service["NoNewPrivileges"] == "yes" and service["ProtectSystem"] == "strict"
     assert service["ReadWritePaths"] == f'"{made.path}"'

@@ -1,0 +1,70 @@
+"""A systemd unit that keeps a service running, with no more rights than it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def text(
+    path: Path,
+    description: str,
+    command: Sequence[str],
+    home: Path,
+    user: str,
+    settings: str,
+    *,
+    capability: str = "",
+) -> bytes:
+    """Return a hardened unit that runs `command` as `user` and may write in `home` only.
+
+    path: where the unit will stand, absolute as `home` is. settings: the lines of [Service] that
+    are this service's own. capability: the one that it keeps, if any.
+    """
+    words = " ".join([_word(command[0], expand=False), *(_word(word) for word in command[1:])])
+    return f"""\
+# Install: sudo systemctl enable --now {_word(str(path).replace(chr(10), " "), expand=False)}
+[Unit]
+Description={description}
+After=network-online.target
+Wants=network-online.target
+# Never give up: the other side may be away for days.
+StartLimitIntervalSec=0
+
+[Service]
+User={user}
+ExecStart={words}
+WorkingDirectory={str(home).replace("%", "%%")}
+Restart=always
+TimeoutStopSec=60
+UMask=0077
+NoNewPrivileges=yes
+CapabilityBoundingSet={capability}
+AmbientCapabilities={capability}
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={_word(str(home), expand=False)}
+PrivateTmp=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+LockPersonality=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallErrorNumber=EPERM
+{settings.rstrip()}
+
+[Install]
+WantedBy=multi-user.target
+""".encode()
+
+
+def _word(word: str, *, expand: bool = True) -> str:
+    """Quote one word; `expand`: where systemd would replace $NAME, as in a command's arguments."""
+    quoted = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return '"' + (quoted.replace("$", "$$") if expand else quoted) + '"'
