@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlite.cli_output import WRONG_USE, Json, fail, print_json, tell, told
+from fedlite.cli_output import (
+    HERE,
+    WRONG_USE,
+    CoordinatorFolder,
+    Json,
+    fail,
+    print_json,
+    tell,
+    told,
+)
 
 if TYPE_CHECKING:
     from server.coordinator.enrolment import Question
-
-Folder = Annotated[
-    Path,
-    typer.Option(
-        "--coordinator",
-        envvar="FEDLITE_COORDINATOR_DIR",
-        metavar="COORD",
-        help="The coordinator's folder.",
-    ),
-]
-HERE = Path("coordinator")
 
 
 def add_to(server_app: typer.Typer) -> None:
@@ -37,7 +35,7 @@ def add_to(server_app: typer.Typer) -> None:
 
 def invite(
     out: Annotated[Path | None, typer.Option(help="Copy the invitation there, to be sent.")] = None,
-    coordinator: Folder = HERE,
+    coordinator: CoordinatorFolder = HERE,
     as_json: Json = False,
 ) -> None:
     """Show the invitation to send to partner sites, and the fingerprint to tell them."""
@@ -68,7 +66,7 @@ def approve(
         str, typer.Option(metavar="SHA256:..", help="The node key's, told by another way.")
     ] = "",
     again: Annotated[bool, typer.Option("--again", help="Also when it was revoked.")] = False,
-    coordinator: Folder = HERE,
+    coordinator: CoordinatorFolder = HERE,
     as_json: Json = False,
 ) -> None:
     """Let a site take part, or change its key. Called again, complete what was interrupted."""
@@ -112,7 +110,7 @@ def _question(fingerprint: str) -> Callable[[Question], bool]:
 
 def revoke(
     name: Annotated[str, typer.Argument(help="The site's name.")],
-    coordinator: Folder = HERE,
+    coordinator: CoordinatorFolder = HERE,
     as_json: Json = False,
 ) -> None:
     """Take a site out: no run uses it, and its key never connects again."""
@@ -124,7 +122,7 @@ def revoke(
         tell(value, f"{name}: revoked; it can only come back with a new key, by --again", as_json)
 
 
-def sites(coordinator: Folder = HERE, as_json: Json = False) -> None:
+def sites(coordinator: CoordinatorFolder = HERE, as_json: Json = False) -> None:
     """List the sites: approved, revoked, online."""
     with told():
         from server.coordinator import enrolment

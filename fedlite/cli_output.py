@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,16 @@ from fedlite.rooms import app_root
 FAILED, WRONG_USE = 1, 2
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+CoordinatorFolder = Annotated[
+    Path,
+    typer.Option(
+        "--coordinator",
+        envvar="FEDLITE_COORDINATOR_DIR",
+        metavar="COORD",
+        help="The coordinator's folder.",
+    ),
+]
+HERE = Path("coordinator")
 
 
 @contextmanager

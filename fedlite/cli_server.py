@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlite.cli_output import FAILED, WRONG_USE, Json, fail, print_json, tell, told
+from fedlite.cli_output import (
+    FAILED,
+    HERE,
+    WRONG_USE,
+    CoordinatorFolder,
+    Json,
+    fail,
+    print_json,
+    tell,
+    told,
+)
 from fedlite.rooms import app_root
 
 if TYPE_CHECKING:
@@ -16,15 +26,6 @@ if TYPE_CHECKING:
 
 server_app = typer.Typer(help="What a coordinator's operator does.", no_args_is_help=True)
 
-Folder = Annotated[
-    Path,
-    typer.Option(
-        "--coordinator",
-        envvar="FEDLITE_COORDINATOR_DIR",
-        metavar="COORD",
-        help="The coordinator's folder.",
-    ),
-]
 Positional = Annotated[
     Path | None, typer.Argument(metavar="[COORD]", help="The same as --coordinator.")
 ]
@@ -34,7 +35,6 @@ Settings = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace one key; repeatable."),
 ]
 Rounds = Annotated[int | None, typer.Option(help="Replace federation.rounds.")]
-DEFAULT = Path("coordinator")
 
 
 @server_app.command()
@@ -52,7 +52,7 @@ def init(
         int, typer.Option(help="Of Flower's SuperLink, on 127.0.0.1 only.")
     ] = 9091,
     given: Positional = None,
-    folder: Folder = DEFAULT,
+    folder: CoordinatorFolder = HERE,
     as_json: Json = False,
 ) -> None:
     """Make a coordinator's folder: settings, keys, certificates, invitation."""
@@ -92,7 +92,7 @@ def init(
 @server_app.command()
 def start(
     given: Positional = None,
-    folder: Folder = DEFAULT,
+    folder: CoordinatorFolder = HERE,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay in the foreground, as systemd wants it.")
     ] = False,
@@ -124,7 +124,7 @@ def start(
 @server_app.command()
 def stop(
     given: Positional = None,
-    folder: Folder = DEFAULT,
+    folder: CoordinatorFolder = HERE,
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Stop this run only, for good.")
     ] = None,
@@ -171,7 +171,7 @@ def submit(
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the end of the run.")
     ] = False,
-    folder: Folder = DEFAULT,
+    folder: CoordinatorFolder = HERE,
     as_json: Json = False,
 ) -> None:
     """Run a scenario with the approved sites, and follow it to its end."""
@@ -211,7 +211,7 @@ def bundle(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write it.")],
     settings: Settings = None,
     rounds: Rounds = None,
-    folder: Folder = DEFAULT,
+    folder: CoordinatorFolder = HERE,
     as_json: Json = False,
 ) -> None:
     """Build the bundle of a scenario only, to be sent to the sites for their approval."""
@@ -228,7 +228,9 @@ def bundle(
 
 
 @server_app.command()
-def status(given: Positional = None, folder: Folder = DEFAULT, as_json: Json = False) -> None:
+def status(
+    given: Positional = None, folder: CoordinatorFolder = HERE, as_json: Json = False
+) -> None:
     """Show whether the coordinator runs, its sites, and its runs."""
     with told():
         from server.coordinator import submit as runs
