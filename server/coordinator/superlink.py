@@ -12,31 +12,27 @@ import http.client
 import logging
 import os
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from server.coordinator import authority, gateway, jobs
+from fedlite.deployment.signals import signals
+from server.coordinator import authority, gateway, jobs, processes
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
+from server.coordinator.service import Service, open_log
+from server.deployment import VARIABLE
 
 log = logging.getLogger("fedlite.coordinator")
 
-VARIABLE = "FEDLITE_COORDINATOR"
 # By which what the SuperLink has started is found again; nobody sets it by hand.
 _MARKER = "FEDLITE_SUPERVISED"
 START_SECONDS = 120.0
-_TERM_SECONDS = 10.0
-_LONGEST_PAUSE = 60.0
-_LOG_BYTES = 50_000_000
 _HOUR = 3600.0
 # A renewed certificate waits so long for a pause between runs; the old one has 30 days left.
 _PATIENCE = 20 * 24 * _HOUR
@@ -148,7 +144,7 @@ def start(coordinator: Coordinator) -> int:
     path = coordinator.logs / "coordinator.log"
     program = "from fedlite.cli import main; main()"
     words = ["server", "start", "--foreground", "--coordinator", str(coordinator.path)]
-    with _log(path) as output:
+    with open_log(path) as output:
         begin = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-c", program, *words],
@@ -178,9 +174,9 @@ def stop(coordinator: Coordinator) -> bool:
     """End the coordinator and everything it has started; returns whether anything ran."""
     pid = running(coordinator)
     if pid:
-        _end(pid)
+        processes.end(pid)
     left = leftovers(coordinator)
-    _kill(left)
+    processes.kill(left)
     return bool(pid or left)
 
 
@@ -193,7 +189,7 @@ def prepare(coordinator: Coordinator) -> None:
     authority.ensure(coordinator)
     gateway.nginx()
     command(coordinator)
-    _kill(leftovers(coordinator))
+    processes.kill(leftovers(coordinator))
     _check_port("bind, port", settings.bind, settings.gateway_port)
     _check_port("superlink_port", "127.0.0.1", settings.superlink_port)
     gateway.write(coordinator)
@@ -223,9 +219,9 @@ def leftovers(coordinator: Coordinator) -> list[int]:
     log_files = str(coordinator.logs / "gateway")
     return descendants(coordinator) + [
         pid
-        for pid in _processes()
-        if _read(pid, "cmdline").startswith(b"nginx:")
-        and any(target.startswith(log_files) for target in _open_files(pid))
+        for pid in processes.others()
+        if processes.read(pid, "cmdline").startswith(b"nginx:")
+        and any(target.startswith(log_files) for target in processes.open_files(pid))
     ]
 
 
@@ -234,123 +230,12 @@ def descendants(coordinator: Coordinator) -> list[int]:
     parent: they inherit its environment.
     """
     marker = f"{_MARKER}={coordinator.path}".encode()
-    return [pid for pid in _processes() if marker in _read(pid, "environ").split(b"\0")]
-
-
-def _processes() -> list[int]:
-    found = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in found if pid != os.getpid() and _alive(pid)]
-
-
-def _read(pid: int, name: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:
-        return b""  # it has ended meanwhile, or is another user's
-
-
-def _open_files(pid: int) -> list[str]:
-    found = []
-    for link in Path(f"/proc/{pid}/fd").glob("*"):
-        try:
-            found.append(os.readlink(link))
-        except OSError:
-            continue  # closed meanwhile
-    return found
-
-
-def _kill(pids: list[int]) -> None:
-    for pid in pids:
-        _signal(pid, signal.SIGKILL)
-    until = time.monotonic() + _TERM_SECONDS
-    while any(_alive(pid) for pid in pids) and time.monotonic() < until:
-        time.sleep(0.02)
-
-
-def _end(pid: int) -> None:
-    """End a process with its children's time to end, then without."""
-    _signal(pid, signal.SIGTERM)
-    until = time.monotonic() + 3 * _TERM_SECONDS
-    while _alive(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    if _alive(pid):
-        _kill([pid])
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        log.debug("process %d has ended already", pid)
-
-
-def _alive(pid: int) -> bool:
-    # The name in brackets may hold anything, the fields after it do not.
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
-    return bool(fields) and fields[0] != b"Z"
+    return [
+        pid for pid in processes.others() if marker in processes.read(pid, "environ").split(b"\0")
+    ]
 
 
 # Supervising ------------------------------------------------------------------------------------
-
-
-@dataclass
-class Service:
-    """A program that must always run; it pauses the longer, the more often it dies young."""
-
-    name: str
-    command: list[str]
-    log: Path
-    environment: Mapping[str, str]
-    process: subprocess.Popen[bytes] | None = None
-    started: float = 0.0
-    due: float = 0.0
-    failures: int = 0
-    patience: float = _TERM_SECONDS
-
-    @property
-    def dead(self) -> bool:
-        """Whether it was started and has ended by itself."""
-        return self.process is not None and self.process.poll() is not None
-
-    def watch(self) -> None:
-        """Start the program where it does not run and is due."""
-        now = time.monotonic()
-        if self.process is not None and self.dead:
-            self.failures = 0 if now - self.started > _LONGEST_PAUSE else self.failures + 1
-            pause = min(_LONGEST_PAUSE, 0.25 * 2**self.failures)
-            code = self.process.returncode
-            log.warning("%s ended (%s); it starts again in %.1f s", self.name, code, pause)
-            self.end()
-            self.due = now + pause
-        if self.process is not None or now < self.due:
-            return
-        with _log(self.log) as output:
-            self.process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=dict(self.environment),
-                start_new_session=True,
-                umask=0o077,
-            )
-        self.started = now
-
-    def end(self) -> None:
-        """End the program and what is left of its process group."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(self.patience)
-        except subprocess.TimeoutExpired:
-            log.warning("%s does not end; it is killed", self.name)
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            log.debug("nothing is left of %s", self.name)
-        self.process.wait()
-        self.process = None
 
 
 def supervise(coordinator: Coordinator) -> None:
@@ -363,10 +248,8 @@ def supervise(coordinator: Coordinator) -> None:
         pid_file.truncate(0)
         pid_file.write(f"{os.getpid()}\n".encode())
         pid_file.flush()
-        stopping = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
-        _run(coordinator, stopping)
+        with signals() as stopping:
+            _run(coordinator, stopping)
 
 
 def _run(coordinator: Coordinator, stopping: threading.Event) -> None:
@@ -387,7 +270,7 @@ def _run(coordinator: Coordinator, stopping: threading.Event) -> None:
         while not stopping.wait(0.1):
             if superlink.dead:
                 # Its runs must be gone before another SuperLink can start them again.
-                _kill(descendants(coordinator))
+                processes.kill(descendants(coordinator))
                 keeper.superlink_died()
             try:
                 superlink.watch()
@@ -407,13 +290,13 @@ def _run(coordinator: Coordinator, stopping: threading.Event) -> None:
                 renewed = 0.0
                 nginx.end()
                 superlink.end()
-                _kill(descendants(coordinator))
+                processes.kill(descendants(coordinator))
                 keeper.superlink_died()
     finally:
         stopping.set()
         nginx.end()
         superlink.end()
-        _kill(leftovers(coordinator))
+        processes.kill(leftovers(coordinator))
         coordinator.journal.write("stop")
 
 
@@ -430,10 +313,3 @@ def _keep(keeper: jobs.Keeper, stopping: threading.Event) -> None:
         except Exception:
             # Whatever is wrong with one run now, the others must be kept going.
             log.exception("the runs could not be looked after")
-
-
-def _log(path: Path) -> IO[bytes]:
-    """Open a log to append to; one that has grown long is put aside first."""
-    if path.exists() and path.stat().st_size > _LOG_BYTES:
-        path.replace(path.with_name(path.name + ".1"))
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")

@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fedlite.config import from_dict
 from fedlite.deployment import journal, nodekey
 from fedlite.rooms import app_root
-from server.coordinator import gateway, jobs, submit, superlink
+from server.coordinator import gateway, jobs, processes, submit, superlink
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator, init
+from server.coordinator.service import Service
 
 
 def free_port() -> int:
@@ -44,7 +45,7 @@ def until(what: Callable[[], object], seconds: float = 60.0) -> None:
 
 def programs(coordinator: Coordinator, name: str) -> list[int]:
     found = superlink.descendants(coordinator)
-    return [pid for pid in found if name.encode() in superlink._read(pid, "cmdline")]
+    return [pid for pid in found if name.encode() in processes.read(pid, "cmdline")]
 
 
 def asked(coordinator: Coordinator, path: str, method: str = "POST") -> int:
@@ -87,7 +88,7 @@ def test_stopping_what_does_not_run_is_no_error(tmp_path: Path) -> None:
 
 
 def test_a_program_that_dies_at_once_is_started_less_and_less_often(tmp_path: Path) -> None:
-    service = superlink.Service("x", ["false"], tmp_path / "log", dict(os.environ))
+    service = Service("x", ["false"], tmp_path / "log", dict(os.environ))
     starts, end = 0, time.monotonic() + 2.0
     while time.monotonic() < end:
         before = service.process
@@ -221,7 +222,7 @@ def test_a_killed_superlink_comes_back_and_its_run_goes_on(
     os.kill(old, signal.SIGKILL)
     until(lambda: (jobs.load(coordinator, "demo").flower_run or 0) != before.flower_run)
     after = jobs.load(coordinator, "demo")
-    assert not any(superlink._alive(pid) for pid in rest)
+    assert not any(processes.alive(pid) for pid in rest)
     assert after.run_id == before.run_id and after.restarts == 1 and after.state == "running"
     status = control.runs()
     assert status[int(before.flower_run or 0)].startswith("finished")
@@ -242,7 +243,7 @@ def test_a_killed_gateway_comes_back(coordinator: Coordinator) -> None:
 def test_stopping_leaves_nothing_behind(coordinator: Coordinator) -> None:
     pid = superlink.running(coordinator)
     assert pid and superlink.stop(coordinator) is True
-    assert not superlink._alive(pid) and superlink.leftovers(coordinator) == []
+    assert not processes.alive(pid) and superlink.leftovers(coordinator) == []
     for port in (coordinator.settings.gateway_port, coordinator.settings.superlink_port):
         socket.create_server(("127.0.0.1", port)).close()
     assert journal.read(coordinator.audit)[-1]["action"] == "stop"
