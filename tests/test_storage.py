@@ -71,6 +71,17 @@ def test_a_failed_write_leaves_the_old_content_and_no_debris(
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".file.{dead.pid}.part"
+    kept = {f".file.{os.getppid()}.part", f".other.{dead.pid}.part", ".file.mine.part"}
+    for name in (left.name, *kept):
+        (tmp_path / name).write_bytes(b"half")
+    write_atomic(tmp_path / "file", b"whole")
+    assert set(os.listdir(tmp_path)) == kept | {"file"}
+
+
 def test_sigkill_never_leaves_a_mixture(tmp_path: Path) -> None:
     path = tmp_path / "file"
     rng = random.Random(7)

@@ -36,7 +36,7 @@ def load(path: Path) -> NodeKey:
     Raises KeyFileError: "key-permissions" where others may read it, "key-unreadable" where it is
     no PEM file, "key-kind" where it is no P-384 key.
     """
-    data = keys._read(path)
+    data = keys.read_private(path)
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -60,7 +60,7 @@ def load_or_generate(path: Path) -> NodeKey:
     if not os.path.lexists(path):
         key = ec.generate_private_key(ec.SECP384R1())
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        keys._create(path, pem)
+        keys.create_private(path, pem)
     return load(path)
 
 

@@ -37,7 +37,7 @@ def generate(path: str | Path) -> Key:
     Raises KeyFileError "key-exists" where `path` exists, OSError where it cannot be written.
     """
     key = Ed25519PrivateKey.generate()
-    _create(Path(path), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    create_private(Path(path), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return key
 
 
@@ -48,7 +48,7 @@ def load(path: str | Path) -> Key:
     not a readable PEM file, "key-kind" where it holds another kind of key.
     """
     path = Path(path)
-    data = _read(path)
+    data = read_private(path)
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -84,8 +84,8 @@ def secret(path: str | Path) -> bytes:
     path = Path(path)
     if not os.path.lexists(path):
         with contextlib.suppress(KeyFileError):
-            _create(path, secrets.token_bytes(SECRET_BYTES))
-    data = _read(path)
+            create_private(path, secrets.token_bytes(SECRET_BYTES))
+    data = read_private(path)
     if len(data) != SECRET_BYTES:
         raise KeyFileError(
             "key-unreadable",
@@ -126,13 +126,15 @@ def _public(public: str) -> Ed25519PublicKey:
     return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
 
 
-def _read(path: Path) -> bytes:
+def read_private(path: Path) -> bytes:
+    """Return the bytes of a file that holds a secret; raises KeyFileError as `load` does."""
     try:
         # Not blocking: a pipe in the place of a key must not hang the site.
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise KeyFileError(
-            "key-unreadable", f"{path}: cannot be read ({error}); restore it or its permissions"
+            "key-unreadable",
+            f"{path}: cannot be read ({error.strerror}); restore it or its permissions",
         ) from error
     try:
         mode = os.fstat(handle).st_mode
@@ -147,7 +149,9 @@ def _read(path: Path) -> bytes:
             )
         data = os.read(handle, _MAX_BYTES + 1)
     except OSError as error:
-        raise KeyFileError("key-unreadable", f"{path}: cannot be read ({error})") from error
+        raise KeyFileError(
+            "key-unreadable", f"{path}: cannot be read ({error.strerror})"
+        ) from error
     finally:
         os.close(handle)
     if len(data) > _MAX_BYTES:
@@ -157,8 +161,11 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _create(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, flush it, and link it to `path` unless that exists."""
+def create_private(path: Path, data: bytes) -> None:
+    """Write a secret beside `path`, flush it, and link it to `path`.
+
+    Raises KeyFileError "key-exists" where `path` exists, OSError where it cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
