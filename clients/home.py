@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import fedlite
-from clients import policy
+from clients import policy, policy_file
 from clients.policy import SitePolicy
 from fedlite.data import Dataset
 from fedlite.privacy.ledger import keys
@@ -69,7 +69,7 @@ def open_home(path: Path, site: str, dataset: str, default: SitePolicy) -> Home:
     home = Home(path, site, dataset)
     if not (path / "site.toml").exists():
         path.mkdir(parents=True, exist_ok=True)
-        policy.write(path / "site.toml", default)
+        policy_file.write(path / "site.toml", default)
     return home
 
 

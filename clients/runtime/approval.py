@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from clients import policy as site_policy
+from clients import policy_file
 from clients.policy import ApprovedBundle, SitePolicy, for_data, for_scenario, is_number
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.config import Scenario, from_run_config, parse_value
@@ -175,7 +176,7 @@ def approve(home: Path, seen: Review, by: str) -> ApprovedBundle:
     )
     (home / "bundles").mkdir(mode=0o700, exist_ok=True)
     bundles.unpack(bundle, home / "bundles" / bundle.sha256)
-    site_policy.approve(home / "site.toml", approved)
+    policy_file.approve(home / "site.toml", approved)
     Journal(home / "audit").write(
         "approve", bundle=bundle.sha256, name=bundle.name, changed_files=len(seen.changed)
     )
@@ -195,7 +196,7 @@ def revoke(home: Path, given: str) -> str:
     """
     digests = [one.sha256 for one in site_policy.load(home / "site.toml").bundles]
     digest = _only(given, digests, "--revoke", "see the tables [bundles.*] of site.toml")
-    site_policy.revoke(home / "site.toml", digest)
+    policy_file.revoke(home / "site.toml", digest)
     Journal(home / "audit").write("revoke", bundle=digest)
     bundles.remove(home / "bundles" / digest)
     return digest

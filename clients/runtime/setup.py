@@ -22,6 +22,7 @@ from cryptography import x509
 
 import fedlite
 from clients import policy as site_policy
+from clients import policy_file
 from clients.policy import DataSet, SitePolicy
 from clients.runtime.reach import resolves
 from fedlite.deployment import document, nodekey, unit
@@ -338,7 +339,7 @@ def _refuse_lost_key(path: Path, needed: bool, why: str) -> None:
 def _write_policy(path: Path, policy: SitePolicy) -> None:
     """Write the policy and read it back, so that no wrong one stays."""
     part = path.with_name(f".{POLICY}.new")
-    site_policy.write(part, policy)
+    policy_file.write(part, policy)
     try:
         site_policy.load(part)
         os.replace(part, path)

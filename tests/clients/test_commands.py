@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clients import commands, policy
+from clients import commands, policy_file
 from clients.home import open_home
 from clients.policy import SitePolicy
 from fedlite.cli import app
@@ -58,7 +58,7 @@ def test_the_owner_signs_and_the_operator_applies(tmp_path: Path, site: Path) ->
     # The operator's own file still says 1: the grant would be used up for nothing.
     assert code == 1 and "allows less than the grant in epsilon" in output
     assert Account.of(read(ledger)).policy.epsilon == 1.0
-    policy.write(site / "site.toml", SitePolicy(site="s", epsilon=9.0))
+    policy_file.write(site / "site.toml", SitePolicy(site="s", epsilon=9.0))
     assert run("raise", site, out) == (0, "epsilon 2.5 at delta 1e-05 is in force\n")
     assert Account.of(read(ledger)).policy.epsilon == 2.5
     code, output = run("raise", site, out)
@@ -75,7 +75,7 @@ def test_another_key_another_ledger_and_other_files_are_refused(tmp_path: Path, 
     out = tmp_path / "g.json"
     run("grant", ledger, "--key", tmp_path / "owner.pem", "--epsilon", "2", "--out", out)
     grant = json.loads(out.read_text())
-    policy.write(site / "site.toml", SitePolicy(site="s", epsilon=90.0))
+    policy_file.write(site / "site.toml", SitePolicy(site="s", epsilon=90.0))
     for change in (
         {"grant": "00" * 64},
         {"ledger": "00" * 32},

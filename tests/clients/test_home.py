@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients import home, policy
+from clients import home, policy_file
 from clients.policy import SitePolicy
 from fedlite.data import Dataset
 
@@ -25,7 +25,7 @@ def opened(path: Path, dataset: str = "digits") -> home.Home:
 def test_a_home_is_made_once_and_its_policy_is_then_the_operators(tmp_path: Path) -> None:
     place = opened(tmp_path / "h")
     assert place.policy() == SitePolicy(site="site-01", epsilon=2.0)
-    policy.write(place.path / "site.toml", SitePolicy(site="site-01", epsilon=0.5))
+    policy_file.write(place.path / "site.toml", SitePolicy(site="site-01", epsilon=0.5))
     assert opened(tmp_path / "h").policy().epsilon == 0.5
     (place.path / "site.toml").write_text("[budget]\nepsilom = 9\n")
     with pytest.raises(ValueError, match=r"budget\.epsilom.*epsilon"):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from clients.opening import open_deployed_site, open_simulated_site
-from clients.policy import DataSet, SitePolicy, write
+from clients.policy import DataSet, SitePolicy
+from clients.policy_file import write
 from clients.site import Decline, Site
 from fedlite.config import Scenario, ScenarioError, from_dict, with_values
 from fedlite.data.spread import spread

@@ -8,21 +8,15 @@ from typing import Any
 import pytest
 
 from clients.policy import (
-    ApprovedBundle,
     DataSet,
     Limits,
     PolicyError,
     SitePolicy,
-    approve,
     for_data,
     for_scenario,
     load,
-    revoke,
-    write,
 )
 from fedlite.config import from_dict
-
-KEY = "1a" * 32
 
 
 def saved(path: Path, text: str) -> Path:
@@ -46,56 +40,6 @@ def test_what_is_not_said_is_safe(tmp_path: Path) -> None:
     assert (policy.epsilon, policy.delta, policy.owner) == (3.0, 1e-5, "")
     assert (policy.units, policy.metrics, policy.servers) == (("record",), (), ())
     assert not policy.allows("none")
-
-
-FULL = SitePolicy(
-    epsilon=2.5,
-    delta=1e-6,
-    person=4.0,
-    per_run=1.25,
-    units=("client-server", "client-site", "none", "record"),
-    metrics=("records",),
-    servers=(KEY, "2b" * 32),
-    site='Søsterhus "B" \\ 3',
-    owner="3c" * 32,
-    data=(
-        DataSet("heart-disease", "heart-disease", part="cleveland", epsilon=1.5),
-        DataSet("own scans", "csv", path="data/ä b.csv", target='the "label"'),
-    ),
-    limits=Limits("cpu", 4, 1000, 2000, 60, sandbox=False),
-    bundles=(
-        ApprovedBundle(
-            "4d" * 32,
-            "heart",
-            "2026-11-22T15:00:00Z",
-            "operator",
-            {"federation.rounds": 30, "privacy.delta": 1e-5, "x.y": True, "data.name": "a\n\x7f"},
-            {"federation.rounds": 90, "privacy.delta": 0.1},
-        ),
-        ApprovedBundle("5e" * 32),
-    ),
-)
-
-
-@pytest.mark.parametrize("policy", [FULL, SitePolicy(), SitePolicy(epsilon=0.0, units=())])
-def test_what_is_written_is_read_again(tmp_path: Path, policy: SitePolicy) -> None:
-    file = tmp_path / "site.toml"
-    write(file, policy)
-    assert load(file) == policy
-
-
-def test_a_written_policy_explains_every_key(tmp_path: Path) -> None:
-    file = tmp_path / "site.toml"
-    write(file, SitePolicy())
-    lines = file.read_text(encoding="utf-8").splitlines()
-    above = ""
-    for line in lines:
-        if " = " in line and not line.startswith("#"):
-            assert above.startswith(("#", "[site]")) or line.startswith(("delta", "down"))
-        above = line
-    assert sum(" = " in line for line in lines if line[:1] != "#") == 15
-    for field in fields(DataSet)[1:]:
-        assert any(line.startswith(f"#   {field.name} = ") for line in lines)
 
 
 def test_the_documented_example_is_the_default(tmp_path: Path) -> None:
@@ -219,9 +163,6 @@ def test_without_privacy_a_record_count_leaves_only_where_it_is_needed() -> None
 
 
 DIGEST = "ab" * 32
-BUNDLE = ApprovedBundle(
-    DIGEST, "heart", "2026-11-22T15:00:00Z", "operator", {"federation.rounds": 30}
-)
 
 
 def test_a_data_set_is_answered_by_the_source_of_its_name_unless_said(tmp_path: Path) -> None:
@@ -277,69 +218,3 @@ def test_the_lower_ceiling_of_budget_and_data_set_counts() -> None:
     assert [for_data(policy, n).epsilon for n in ("low", "high", "no", "?")] == [1.0, 2.0, 2.0, 2.0]
     assert for_data(replace(policy, epsilon=0.0), "low").epsilon == 0.0
     assert for_data(policy, "low").data == policy.data
-
-
-TEXTS = [
-    "",
-    "# mine, without an end",
-    "\n\n[budget] # mine\r\nepsilon = 2 # two\r\n\n\n# the end\n\n",
-    f"[bundles.{'0f' * 32}]\nname = 'other'\n# behind\n",
-    '[site]\nname = "x" # [bundles]\n\t[ limits ]\nup = 5\n',
-]
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_an_approval_leaves_every_other_byte_and_can_be_taken_back(
-    tmp_path: Path, text: str
-) -> None:
-    file = tmp_path / "site.toml"
-    file.write_bytes(text.encode())
-    before = load(file)
-    assert approve(file, BUNDLE) == load(file)
-    assert load(file) == replace(before, bundles=(*before.bundles, BUNDLE))
-    assert file.read_bytes().startswith(text.encode())
-    again = replace(BUNDLE, name="again", at_most={"federation.rounds": 60})
-    once = len(file.read_bytes())
-    approve(file, again)
-    assert load(file).bundle(DIGEST) == again and len(file.read_bytes()) < once + 200
-    assert revoke(file, DIGEST) == before
-    end = "" if text.endswith("\n") or not text else "\n"
-    assert file.read_bytes() == (text + end).encode()
-
-
-def test_what_the_operator_wrote_behind_an_approval_stays(tmp_path: Path) -> None:
-    file = saved(tmp_path, "# first\n")
-    approve(file, BUNDLE)
-    other = replace(BUNDLE, sha256="cd" * 32)
-    behind = "\n# why so low?\n[limits]\nup = 7\n"
-    file.write_bytes(file.read_bytes() + behind.encode())
-    approve(file, other)
-    revoke(file, DIGEST)
-    assert file.read_text().startswith("# first\n" + behind)
-    assert load(file).bundles == (other,) and load(file).limits.up == 7
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f'bundles = {{ {DIGEST} = {{ name = "x" }} }}\n',
-        f"[bundles]\n{DIGEST}.name = 'x'\n",
-    ],
-)
-def test_a_table_written_in_another_way_is_not_edited_by_guesses(tmp_path: Path, text: str) -> None:
-    file = saved(tmp_path, text)
-    with pytest.raises(PolicyError):
-        revoke(file, DIGEST)
-    assert file.read_text() == text
-
-
-def test_an_approval_is_not_written_into_a_file_that_is_wrong(tmp_path: Path) -> None:
-    file = saved(tmp_path, "[budget]\nepsilon = 'x'\n")
-    with pytest.raises(PolicyError, match="a number"):
-        approve(file, BUNDLE)
-    good = saved(tmp_path, "")
-    with pytest.raises(PolicyError, match="64 lower-case hex"):
-        approve(good, replace(BUNDLE, sha256="abc"))
-    with pytest.raises(PolicyError, match="no such table"):
-        revoke(good, DIGEST)
-    assert good.read_bytes() == b""

@@ -9,7 +9,8 @@ import pytest
 
 from clients.home import open_home
 from clients.opening import open_simulated_site
-from clients.policy import SitePolicy, for_scenario, write
+from clients.policy import SitePolicy, for_scenario
+from clients.policy_file import write
 from clients.site import Decline, Site
 from clients.state import load
 from fedlite import compression

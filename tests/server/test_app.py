@@ -14,7 +14,8 @@ from flwr.app import Context, Message, RecordDict
 from typer.testing import CliRunner
 
 from clients import app as client
-from clients.policy import DataSet, SitePolicy, write
+from clients.policy import DataSet, SitePolicy
+from clients.policy_file import write
 from fedlite import flower
 from fedlite.cli import app as command
 from fedlite.config import Scenario, from_dict
