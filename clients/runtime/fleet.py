@@ -7,7 +7,6 @@ Flower 1.41, which the project pins.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
 import time
@@ -46,7 +45,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from clients.runtime import setup
+from clients.runtime import lock, setup
 from fedlite import flower
 from fedlite.deployment import nodekey
 
@@ -54,8 +53,6 @@ log = logging.getLogger("fedlite.site")
 
 # Flower's least: a site that died is seen as gone after twice this many seconds.
 HEARTBEAT_SECONDS = 10.0
-# In a site's folder: held by the one process that works from it.
-LOCK = "node.lock"
 _LONGEST_POLL_SECONDS = 1.0
 _UPLOAD_SECONDS = 60.0
 
@@ -310,11 +307,11 @@ def check_activation(home: Path) -> None:
 
     Raises Refused or Unreachable.
     """
-    with (home / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return  # its own process holds it, and says in `fedlite site status` how it is
+    try:
+        held = lock.hold(home)
+    except lock.Held:
+        return  # its own process says in `fedlite site status` how it is
+    with held:
         fleet = connection(home)
         try:
             fleet.activate()

@@ -6,24 +6,42 @@ settings inside; what a run sends beside them is compared here with what the ope
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from clients.policy import ApprovedBundle, SitePolicy
+from clients.policy import SitePolicy
 from fedlite.deployment import bundle as bundles
+from fedlite.storage import write_atomic
 
 # What Flower's side tells of a run; nothing of it reaches the training.
 EXEMPT = ("run.id", "run.directory", "run.quiet", "run.wait")
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
+_KEPT_WAITING = 5
 
 
 class NotApproved(Exception):
     """The site has not approved this; the text says in one sentence what differs."""
 
 
-def check(policy: SitePolicy, bundle_bytes: bytes, run_config: Mapping[str, Any]) -> ApprovedBundle:
-    """Return the approval under which the bundle may run with these settings beside it.
+@dataclass(frozen=True)
+class ApprovedRun:
+    """A run whose bundle this site has approved, ready to be given to a worker.
+
+    config: the bundle's settings, with what the run sends beside them. policy: what it was held
+    against.
+    """
+
+    bundle: bundles.Bundle
+    config: dict[str, Any]
+    policy: SitePolicy
+
+
+def check(policy: SitePolicy, bundle_bytes: bytes, run_config: Mapping[str, Any]) -> ApprovedRun:
+    """Return what may run: the bundle, with these settings beside it.
 
     Raises NotApproved when the bundle is not in the policy or is damaged, when a setting differs
     from the approved one (a number may rise to `at_most`), and when one is unknown. Types count: 1
@@ -34,15 +52,16 @@ def check(policy: SitePolicy, bundle_bytes: bytes, run_config: Mapping[str, Any]
     if approved is None:
         raise NotApproved(f"bundle {digest[:16]} is not approved by this site")
     try:
-        own = bundles.read(bundle_bytes).settings
+        bundle = bundles.read(bundle_bytes)
     except bundles.BundleError as error:
         raise NotApproved(str(error)) from None
     for key, value in run_config.items():
-        if key not in own and key not in EXEMPT:
+        if key not in bundle.settings and key not in EXEMPT:
             raise NotApproved(f"run config: {key!r} is no setting of the approved bundle")
         if key == "run.id" and not (isinstance(value, str) and _RUN_ID.fullmatch(value)):
             raise NotApproved(f"run.id: must be 16 lower-case hex digits, got {value!r:.80}")
-    fused = {key: value for key, value in {**own, **run_config}.items() if key not in EXEMPT}
+    config = {**bundle.settings, **run_config}
+    fused = {key: value for key, value in config.items() if key not in EXEMPT}
     wanted = {key: value for key, value in approved.settings.items() if key not in EXEMPT}
     for key in sorted(fused.keys() | wanted.keys()):
         if key not in fused or key not in wanted:
@@ -52,7 +71,23 @@ def check(policy: SitePolicy, bundle_bytes: bytes, run_config: Mapping[str, Any]
             raise NotApproved(
                 f"{key}: must be the approved {wanted[key]!r}{most}, got {fused[key]!r:.80}"
             )
-    return approved
+    return ApprovedRun(bundle, config, policy)
+
+
+def keep_refused(home: Path, content: bytes) -> bool:
+    """Keep a refused bundle for the operator, of all only the last few; return whether it is new.
+
+    home: the site's folder.
+    """
+    folder = home / "bundles" / "waiting"
+    path = folder / f"{bundles.digest(content)}.fab"
+    if path.exists():
+        return False
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomic(path, content)
+    for old in sorted(folder.glob("*.fab"), key=os.path.getmtime)[:-_KEPT_WAITING]:
+        old.unlink()
+    return True
 
 
 def _may(value: Any, approved: Any, at_most: int | float | None) -> bool:

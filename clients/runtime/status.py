@@ -1,12 +1,18 @@
 """What a site is doing, and what it has spent: read from its folder alone, at any time.
 
-Nothing is locked and nobody is asked, so it answers also while a round is trained.
+The process that runs writes its part into one file. Nothing is locked and nobody is asked, so the
+command answers also while a round is trained.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +21,78 @@ from clients.policy import SitePolicy
 from clients.runtime import setup
 from fedlite.privacy.budget import Account
 from fedlite.privacy.ledger import LedgerError, read
+from fedlite.storage import write_atomic
+
+log = logging.getLogger("fedlite.site")
 
 STATUS = "status.json"
 _SHOWN = ("state", "since", "coordinator", "run", "round", "bytes_up", "bytes_down")
 _COLUMNS = ("time", "run", "round", "seconds", "bytes_up", "bytes_down", "outcome")
+_KEPT_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A message that the site has answered: in seconds, and in bytes as they were sent.
+
+    run, scenario: run.id and federation.name. outcome: `sent`, or the code that was sent instead.
+    """
+
+    run: str
+    scenario: str
+    round: str
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    outcome: str
+
+
+class StatusFile:
+    """What the running site writes about itself. state: the last that was told.
+
+    coordinator: its address. say: told of every new state.
+    """
+
+    def __init__(self, home: Path, coordinator: str, say: Callable[[str], None]) -> None:
+        """Begin as `starting`; nothing is written yet."""
+        self.state, self._since = "starting", _now()
+        self._path, self._coordinator, self._say = home / STATUS, coordinator, say
+        self._rounds: deque[dict[str, Any]] = deque(maxlen=_KEPT_ROUNDS)
+        self._up = self._down = 0
+
+    def tell(self, state: str, text: str = "") -> None:
+        """Write the state; say why when it is another than before."""
+        if state != self.state:
+            self.state, self._since = state, _now()
+            if text:
+                self._say(text)
+        self._write()
+
+    def count(self, answered: Answered) -> None:
+        """Write that a message was answered now."""
+        self._up += answered.bytes_up
+        self._down += answered.bytes_down
+        self._rounds.append({"time": _now(), **asdict(answered)})
+        self._write()
+
+    def _write(self) -> None:
+        last = self._rounds[-1] if self._rounds else {}
+        told = {
+            "pid": os.getpid(),
+            "state": self.state,
+            "since": self._since,
+            "coordinator": self._coordinator,
+            "run": last.get("run", ""),
+            "round": last.get("round", ""),
+            "rounds": list(self._rounds),
+            "bytes_up": self._up,
+            "bytes_down": self._down,
+        }
+        try:
+            write_atomic(self._path, json.dumps(told, indent=1).encode())
+        except OSError as error:
+            # The status is for people; a full disk must not end the process that reports it.
+            log.error("%s: %s", STATUS, error)
 
 
 def status(home: Path) -> dict[str, Any]:
@@ -142,3 +216,7 @@ def _budget(path: Path, policy: SitePolicy) -> dict[str, Any]:
         "delta": account.policy.delta,
         "plans": len(account.plans),
     }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,4 +1,7 @@
-"""Worker processes from outside: started early, given one bundle, asked, and ended in time."""
+"""Worker processes from outside: started early, given one bundle, asked, and ended in time.
+
+A site has one that answers, and before its first run one that only has torch loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,11 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from clients.policy import SitePolicy
+from clients.runtime import setup
+from clients.runtime.gate import ApprovedRun
+from fedlite.data import cache_folder
+from fedlite.deployment import bundle as bundles
 from fedlite.deployment.worker import Task
 
 _START_SECONDS = 180.0
@@ -107,6 +115,79 @@ class Worker:
         except EOFError:
             self.close()
             raise WorkerFailed(f"a worker {problem} or died; see {self._log}") from None
+
+
+class Workers:
+    """The workers of the site whose folder is `home`."""
+
+    def __init__(self, home: Path, policy: SitePolicy) -> None:
+        """Start one, which loads torch while nobody waits."""
+        self._home = home
+        self._worker: Worker | None = None
+        self._spare: Worker | None = self._start(policy)
+        self._stamp = self._policy_stamp()
+
+    def get(self, approved: ApprovedRun, run: int, node: int) -> Worker:
+        """Return the worker of this bundle and run; a changed policy means a fresh one.
+
+        run, node: Flower's numbers of the run and of this site. Raises WorkerFailed, and ValueError
+        or OSError when the bundle cannot be unpacked.
+        """
+        for name in ("ledgers", "state"):
+            (self._home / name).mkdir(exist_ok=True, mode=0o700)
+        task, stamp = _task(self._home, approved, run, node), self._policy_stamp()
+        worker = self._worker
+        if worker is not None and worker.alive and worker.task == task and stamp == self._stamp:
+            return worker
+        if worker is not None:
+            worker.close()
+        self._worker = None
+        bundles.unpack(approved.bundle, Path(task.folder))
+        worker = self._spare if self._spare is not None and self._spare.alive else None
+        if worker is None or stamp != self._stamp:
+            if worker is not None:
+                worker.close()
+            worker = self._start(approved.policy)
+        self._spare, self._stamp = None, stamp
+        worker.assign(task)
+        self._worker = worker
+        return worker
+
+    def close(self) -> None:
+        """End them, at once."""
+        for worker in (self._worker, self._spare):
+            if worker is not None:
+                worker.close()
+
+    def _start(self, policy: SitePolicy) -> Worker:
+        return Worker(self._home / "logs" / "worker.log", gpu=policy.limits.device != "cpu")
+
+    def _policy_stamp(self) -> tuple[int, int]:
+        # A worker may read the file that was there when it was shut in, not one put in its place.
+        found = (self._home / setup.POLICY).stat()
+        return found.st_ino, found.st_mtime_ns
+
+
+def _task(home: Path, approved: ApprovedRun, run: int, node: int) -> Task:
+    limits = approved.policy.limits
+    # The site's own files, without the node key: what runs may act for the site, not be it.
+    read = [
+        *(home / name for name in (setup.POLICY, setup.LEDGER, setup.SECRET)),
+        cache_folder(),
+        *(data.file(home) for data in approved.policy.data if data.path),
+    ]
+    return Task(
+        folder=str(home / "bundles" / approved.bundle.sha256),
+        app="clients.app:app",
+        run_id=run,
+        node_id=node,
+        node_config={"home": str(home), "threads": limits.threads},
+        run_config=approved.config,
+        read=[str(path.absolute()) for path in read],
+        write=[str(home / "ledgers"), str(home / "state")],
+        threads=limits.threads,
+        sandbox=limits.sandbox,
+    )
 
 
 def _environment(gpu: bool) -> dict[str, str]:

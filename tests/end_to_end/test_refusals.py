@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message
 from flwr.supernode import node_auth_http_interceptor
 
 import fedlite
@@ -34,8 +33,7 @@ from clients.runtime.node import Runtime
 from fedlite import config, data, flower
 from fedlite.deployment import bundle as bundles
 from fedlite.deployment import nodekey
-from fedlite.deployment.journal import Journal
-from fedlite.messages import Code, Hello
+from fedlite.messages import Hello
 from fedlite.models import build
 from fedlite.parameters import Layout
 from fedlite.rooms import app_root
@@ -308,33 +306,6 @@ def test_a_ceiling_holds_after_the_approval_too(lab: Any) -> None:
     assert lab.wait_end(name)["state"] == "finished", lab.logs()
     assert [r["accepted"] for r in lab.rounds(name)] == [1] * ROUNDS
     assert [r["dropped"] for r in lab.rounds(name)] == [{"a": "budget"}, {}]
-
-
-def test_what_a_worker_answers_is_measured_and_packed_anew(tmp_path: Path) -> None:
-    setup.init(tmp_path / "home", "a", data=DataSet("digits", "digits"))
-    change(tmp_path / "home", "up = 10000000", "up = 2000")
-    runtime = Runtime.__new__(Runtime)
-    runtime.home = tmp_path / "home"
-    runtime._policy, runtime._journal = runtime._read_policy(), Journal(tmp_path / "audit")
-    flower.identify(1, 2)
-    question = flower.ask(b"?", 2, "query", "hello")
-    said = b""
-    runtime._worker_for = lambda *given: SimpleNamespace(ask=lambda *given: said)  # type: ignore
-
-    def outcome(content: RecordDict) -> tuple[Code | None, str]:
-        nonlocal said
-        said = flower.to_bytes(Message(content, reply_to=question))
-        reply, word = runtime._ask(question, None)  # type: ignore[arg-type]
-        return flower.code_of(reply), word
-
-    assert outcome(flower.wrap(bytes(2000))) == (None, "sent")
-    assert outcome(flower.wrap(bytes(2001))) == (Code.POLICY, "policy")
-    assert "limits.up: 2001 bytes" in (next((tmp_path / "audit").iterdir())).read_text()
-    more = flower.wrap(b"1")
-    more["mean"] = MetricRecord({"age": 47.1})
-    assert outcome(more) == (Code.FAILED, "failed")
-    said = b"no message"
-    assert runtime._ask(question, None)[1] == "failed"  # type: ignore[arg-type]
 
 
 # Hostile sites ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from clients import policy
+from clients import policy, policy_file
 from clients.policy import DataSet, Limits, SitePolicy
 from clients.runtime import approval, gate
 from fedlite.cli_approval import approve as command
@@ -47,7 +47,7 @@ def made(more: dict[str, bytes] | None = None, **tables: dict[str, Any]) -> byte
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    policy.write(tmp_path / "site.toml", SitePolicy(data=(DataSet("digits", "digits"),)))
+    policy_file.write(tmp_path / "site.toml", SitePolicy(data=(DataSet("digits", "digits"),)))
     return tmp_path
 
 
@@ -73,8 +73,9 @@ def test_an_approval_lets_exactly_this_bundle_run(home: Path) -> None:
                  "epsilon 2 at delta 1e-05", "9, with 5 of 5 sites", "bytes a round"):  # fmt: skip
         assert part in output, part
     held = policy.load(home / "site.toml")
-    approved = gate.check(held, content, {"run.id": "0" * 16, "federation.rounds": 9})
+    (approved,) = held.bundles
     assert approved.name == "heart" and approved.settings == bundles.read(content).settings
+    gate.check(held, content, {"run.id": "0" * 16, "federation.rounds": 9})
     assert (home / "bundles" / digest / "clients/state.py").read_bytes() == CODE
     assert approval.waiting(home) == []
     (line,) = journal.read(home / "audit")
@@ -132,7 +133,7 @@ def test_a_plan_beyond_the_site_s_policy_is_refused_by_the_key(
     home: Path, tables: dict[str, Any], allowed: dict[str, Any], key: str
 ) -> None:
     given = {"data": (DataSet("digits", "digits"),), **allowed}
-    policy.write(home / "site.toml", SitePolicy(**given))
+    policy_file.write(home / "site.toml", SitePolicy(**given))
     code, output = call(home, wait(home, made(**tables)), "--yes", "--changed-code")
     assert code == 1 and key in output
     assert policy.load(home / "site.toml").bundles == ()
@@ -175,7 +176,7 @@ def test_scripts_get_one_object_and_are_not_asked(home: Path) -> None:
 
 def test_data_that_do_not_load_leave_only_the_sizes_out(home: Path) -> None:
     given = DataSet("digits", "csv", path="missing.csv", target="y")
-    policy.write(home / "site.toml", SitePolicy(data=(given,)))
+    policy_file.write(home / "site.toml", SitePolicy(data=(given,)))
     seen = approval.review(home, bundles.read(made()), {})
     assert "model" not in dict(seen.facts) and not seen.refused
     assert "does not load" in seen.warnings[0]

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clients.policy import ApprovedBundle, SitePolicy
-from clients.runtime.gate import NotApproved, check
+from clients.runtime.gate import ApprovedRun, NotApproved, check, keep_refused
 from fedlite.deployment import bundle
 
 PROJECT = """
@@ -42,8 +44,8 @@ RUN = {"run.id": "00ff" * 4, "run.directory": "/anywhere", "run.quiet": True}
 
 
 def test_an_approved_bundle_runs_with_what_every_run_brings_along() -> None:
-    assert check(POLICY, CONTENT, {}) is APPROVED
-    assert check(POLICY, CONTENT, RUN) is APPROVED
+    assert check(POLICY, CONTENT, {}) == ApprovedRun(FOUND, FOUND.settings, POLICY)
+    assert check(POLICY, CONTENT, RUN).config == {**FOUND.settings, **RUN}
 
 
 def test_one_changed_byte_is_another_bundle() -> None:
@@ -67,7 +69,7 @@ def test_one_changed_byte_is_another_bundle() -> None:
     ],
 )
 def test_what_equals_or_stays_below_what_was_loosened_passes(config: dict[str, Any]) -> None:
-    assert check(POLICY, CONTENT, {**RUN, **config}) is APPROVED
+    assert check(POLICY, CONTENT, {**RUN, **config}).config == {**FOUND.settings, **RUN, **config}
 
 
 @pytest.mark.parametrize(
@@ -125,3 +127,14 @@ def test_an_approved_archive_that_breaks_the_rules_does_not_run_either() -> None
     policy = SitePolicy(bundles=(ApprovedBundle(bundle.digest(bad)),))
     with pytest.raises(NotApproved, match=r"pyproject\.toml"):
         check(policy, bad, {})
+
+
+def test_of_refused_bundles_the_last_few_wait_and_each_is_told_once(tmp_path: Path) -> None:
+    waiting = tmp_path / "bundles" / "waiting"
+    for age, refused in enumerate([b"a", b"b", b"c", b"d", b"e", b"f", b"g"]):
+        assert keep_refused(tmp_path, refused)
+        assert not keep_refused(tmp_path, refused)
+        newest = waiting / f"{bundle.digest(refused)}.fab"
+        assert newest.read_bytes() == refused
+        os.utime(newest, (age, age))
+    assert {path.read_bytes() for path in waiting.iterdir()} == {b"c", b"d", b"e", b"f", b"g"}

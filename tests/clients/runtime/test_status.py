@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clients import policy
+from clients import policy, policy_file
 from clients.policy import DataSet
 from clients.runtime import setup
-from clients.runtime.status import status
+from clients.runtime.status import Answered, StatusFile, status
 from fedlite.cli import app
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.budget import Budget
@@ -88,7 +88,7 @@ def test_a_site_at_work(home: Path) -> None:
     charged = spend(home)
     write(home, os.getpid())
     (home / "bundles" / "waiting" / f"{'cd' * 32}.fab").write_bytes(b"x")
-    policy.approve(home / "site.toml", policy.ApprovedBundle("ab" * 32, "heart"))
+    policy_file.approve(home / "site.toml", policy.ApprovedBundle("ab" * 32, "heart"))
     output = shown(home)
     assert "connected since 2026-01-01" in output and "fl.example.org:443" in output
     assert f"digits: epsilon {charged:.3g} of 2 spent, at delta 1e-05, in 1 run" in output
@@ -126,3 +126,26 @@ def test_a_damaged_status_is_told(home: Path) -> None:
         with pytest.raises(ValueError, match="remove it"):
             status(home)
     assert CliRunner().invoke(app, ["site", "status", str(home.parent)]).exit_code == 1
+
+
+def test_what_the_process_writes_the_command_reads(home: Path) -> None:
+    said: list[str] = []
+    file = StatusFile(home, "fl.example.org:443", said.append)
+    file.tell("connected", "connected as node 7")
+    file.tell("connected", "connected as node 7")
+    for number in range(25):
+        file.count(Answered("ab" * 8, "heart", str(number), 1.25, 10, 3, "sent"))
+    found = status(home)
+    assert said == ["connected as node 7"] and file.state == "connected"
+    assert found["running"] and found["pid"] == os.getpid() and found["state"] == "connected"
+    assert found["coordinator"] == "fl.example.org:443" and found["run"] == "ab" * 8
+    assert [row["round"] for row in found["rounds"]] == [str(n) for n in range(5, 25)]
+    assert found["rounds"][0].keys() == {*ROUND, "scenario"} and found["round"] == "24"
+    assert (found["bytes_up"], found["bytes_down"]) == (250, 75)
+
+
+def test_a_status_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    StatusFile(tmp_path / "gone", "fl.example.org:443", print).tell("stopped")
+    assert "status.json" in caplog.text

@@ -1,0 +1,146 @@
+"""The site's own process, with a coordinator and a worker that stand in: what leaves it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+
+from clients.policy import DataSet, Limits, SitePolicy
+from clients.runtime import gate, node, setup
+from clients.runtime.fleet import Incoming
+from clients.runtime.gate import ApprovedRun
+from clients.runtime.inflight import InFlight
+from fedlite import flower
+from fedlite.deployment import journal
+from fedlite.messages import Code
+
+UP = 2000
+
+
+class Site:
+    """A site's process beside its connection: `waiting` goes in, `replies` come out."""
+
+    node_id = 2
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.waiting: list[Message] = []
+        self.replies: list[Message] = []
+        self.asked = 0
+        self.said = b""
+        self.stop = threading.Event()
+
+    def work(self) -> list[Message]:
+        """Let the process answer all that waits; return its replies."""
+        self.stop.clear()
+        self.replies = []
+        node.Runtime(self.home).serve(self.stop)
+        return self.replies
+
+    def outcome(self, content: RecordDict | bytes) -> tuple[Code | None, str]:
+        """Return the code of the reply when a worker answers so, and the word for it."""
+        question = message()
+        answer = content if isinstance(content, bytes) else Message(content, reply_to=question)
+        self.said = answer if isinstance(answer, bytes) else flower.to_bytes(answer)
+        self.waiting.append(question)
+        (reply,) = self.work()
+        (row,) = json.loads((self.home / "status.json").read_bytes())["rounds"]
+        return flower.code_of(reply), row["outcome"]
+
+    def ask(self, question: bytes, seconds: float) -> bytes:
+        self.asked += 1
+        return self.said
+
+    def get(self, approved: ApprovedRun, run: int, node: int) -> Site:
+        return self
+
+    def activate(self) -> int:
+        return self.node_id
+
+    def receive(self) -> Incoming | None:
+        if self.waiting:
+            return Incoming(self.waiting.pop(0), None)  # type: ignore[arg-type]
+        self.stop.set()
+        return None
+
+    def run_config(self, run: int) -> tuple[str, dict[str, Any]]:
+        return "", {}
+
+    def bundle(self, claimed: str, run: int) -> bytes:
+        return b""
+
+    def content(self, incoming: Incoming, limit: int) -> Message:
+        return incoming.stub
+
+    def confirm(self, incoming: Incoming) -> None:
+        assert (self.home / "inflight" / "message").exists(), "confirmed before it was kept"
+
+    def push(self, reply: Message, seconds: float) -> None:
+        self.replies.append(reply)
+
+    def close(self) -> None:
+        pass
+
+
+def message() -> Message:
+    flower.identify(1, 2)
+    return flower.ask(b"?", 2, "query", "hello")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    made = Site(tmp_path / "home")
+    setup.init(made.home, "a", data=DataSet("digits", "digits"))
+    run = ApprovedRun(None, {}, SitePolicy(limits=Limits(up=UP)))  # type: ignore[arg-type]
+    monkeypatch.setattr(setup, "joined", lambda home: SimpleNamespace(address="127.0.0.1:9"))
+    monkeypatch.setattr(node, "connection", lambda home: made)
+    monkeypatch.setattr(node, "Workers", lambda home, policy: made)
+    monkeypatch.setattr(gate, "check", lambda policy, content, given: run)
+    return made
+
+
+def test_what_a_worker_answers_is_measured_and_packed_anew(site: Site) -> None:
+    assert site.outcome(flower.wrap(bytes(UP))) == (None, "sent")
+    assert flower.unwrap(site.replies[0]) == bytes(UP)
+    assert site.outcome(flower.wrap(bytes(UP + 1))) == (Code.POLICY, "policy")
+    assert f"limits.up: {UP + 1} bytes" in journal.read(site.home / "audit")[-1]["why"]
+    more = flower.wrap(b"1")
+    more["mean"] = MetricRecord({"age": 47.1})
+    assert site.outcome(more) == (Code.FAILED, "failed")
+    assert site.outcome(b"no message") == (Code.FAILED, "failed")
+    assert not list((site.home / "inflight").iterdir())
+
+
+def test_what_a_killed_process_owed_is_answered_first_and_not_trained(site: Site) -> None:
+    question = message()
+    InFlight(site.home).take(question)
+    site.said = flower.to_bytes(flower.answer(b"new", question))
+    site.waiting.append(question)
+    first, second = site.work()
+    assert flower.code_of(first) == Code.FAILED and flower.unwrap(second) == b"new"
+    assert site.asked == 1
+
+    InFlight(site.home).take(question)
+    InFlight(site.home).ready(flower.answer(b"ready", question))
+    (only,) = site.work()
+    assert flower.unwrap(only) == b"ready" and site.asked == 1
+
+
+def test_a_run_that_is_not_approved_is_declined_and_its_bundle_waits(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise gate.NotApproved("training.steps: must be the approved 1, got 2")
+
+    monkeypatch.setattr(gate, "check", refuse)
+    site.waiting += [message(), message()]
+    assert [flower.code_of(reply) for reply in site.work()] == [Code.UNAPPROVED] * 2
+    assert len(list((site.home / "bundles" / "waiting").glob("*.fab"))) == 1
+    assert [row["action"] for row in journal.read(site.home / "audit")] == ["init", "refuse"]
+    assert site.asked == 0

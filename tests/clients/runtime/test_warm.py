@@ -1,0 +1,101 @@
+"""Which worker answers: the same for the same bundle and run, a fresh one otherwise."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients import policy
+from clients.policy import DataSet
+from clients.runtime import setup, warm
+from clients.runtime.gate import ApprovedRun
+from fedlite.deployment import bundle as bundles
+from fedlite.deployment.worker import Task
+
+PROJECT = """
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "clients.app:app"
+"""
+
+
+class Idle:
+    """Stands for a worker process."""
+
+    def __init__(self, log: Path, *, gpu: bool) -> None:
+        self.gpu, self.alive, self.task = gpu, True, None
+        STARTED.append(self)
+
+    task: Task | None
+
+    def assign(self, task: Task) -> None:
+        assert self.task is None, "a worker serves one bundle in its life"
+        self.task = task
+
+    def close(self) -> None:
+        self.alive = False
+
+
+STARTED: list[Idle] = []
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    setup.init(tmp_path / "home", "site-01", data=DataSet("digits", "digits"))
+    monkeypatch.setattr(warm, "Worker", Idle)
+    STARTED.clear()
+    return tmp_path / "home"
+
+
+def content() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("pyproject.toml", PROJECT)
+        archive.writestr("clients/app.py", "app = None\n")
+    return buffer.getvalue()
+
+
+BUNDLE = bundles.read(content())
+
+
+def approved(home: Path, **config: Any) -> ApprovedRun:
+    return ApprovedRun(BUNDLE, config, policy.load(home / "site.toml"))
+
+
+def test_the_worker_that_was_started_early_answers_the_whole_run(home: Path) -> None:
+    workers = warm.Workers(home, policy.load(home / "site.toml"))
+    run = approved(home)
+    first = workers.get(run, 1, 7)
+    assert workers.get(run, 1, 7) is first and STARTED == [first]
+    assert first.task is not None and (first.task.run_id, first.task.node_id) == (1, 7)
+    assert (Path(first.task.folder) / "clients/app.py").read_text() == "app = None\n"
+    assert not {str(home / name) for name in (setup.NODE, "keys", "")} & {*first.task.read}
+    workers.close()
+    assert not first.alive
+
+
+@pytest.mark.parametrize("what", ["run", "node", "settings", "death"])
+def test_anything_else_is_for_a_fresh_worker(home: Path, what: str) -> None:
+    workers = warm.Workers(home, policy.load(home / "site.toml"))
+    first: Any = workers.get(approved(home), 1, 7)
+    first.alive = what != "death"
+    settings = {"training.steps": 2} if what == "settings" else {}
+    second = workers.get(approved(home, **settings), 1 + (what == "run"), 7 + (what == "node"))
+    assert [first, second] == STARTED and not first.alive and second.alive
+
+
+def test_a_changed_policy_ends_the_one_that_waits_too(home: Path) -> None:
+    workers = warm.Workers(home, policy.load(home / "site.toml"))
+    run = approved(home)
+    on_cpu = replace(run.policy, limits=replace(run.policy.limits, device="cpu"))
+    os.utime(home / "site.toml", ns=(1, 1))
+    second: Any = workers.get(replace(run, policy=on_cpu), 1, 7)
+    assert second is STARTED[1] and not STARTED[0].alive and not second.gpu
+    os.utime(home / "site.toml", ns=(2, 2))
+    assert workers.get(run, 1, 7) is STARTED[2] and not second.alive
