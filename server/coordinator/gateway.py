@@ -103,7 +103,13 @@ http {{
   access_log "{logs}/gateway-refused.log" short if=$wrong;
   limit_conn_zone $binary_remote_addr zone=connections:10m;
   limit_req_zone $binary_remote_addr zone=requests:10m rate={settings.requests}r/s;
-  upstream superlink {{ server 127.0.0.1:{settings.superlink_port}; keepalive 64; }}
+  upstream superlink {{
+    server 127.0.0.1:{settings.superlink_port};
+    keepalive 64;
+    # The SuperLink closes a connection that was idle for 5 s: a question that is on its way at that
+    # moment would be answered with 502.
+    keepalive_timeout 3s;
+  }}
   server {{
     listen {host}:{settings.gateway_port} ssl;
     server_name _;

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import configparser
+import inspect
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from server.coordinator import gateway
 from server.coordinator.folder import Coordinator, init
@@ -38,6 +40,15 @@ def test_ten_paths_pass_and_nothing_else(made: Coordinator) -> None:
 def test_an_ipv6_address_is_written_in_brackets(tmp_path: Path) -> None:
     made = init(tmp_path / "c", "study", "[2001:db8::1]:8443", bind="::", port=1443)
     assert "listen [::]:1443 ssl;" in gateway.config(made)
+
+
+def test_the_gateway_gives_up_an_idle_connection_before_the_superlink_does(
+    tmp_path: Path,
+) -> None:
+    theirs = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
+    upstream = gateway.config(init(tmp_path / "c", "study", "h:8443")).partition("upstream")[2]
+    ours = re.search(r"keepalive_timeout (\d+)s;", upstream.partition("server {")[0])
+    assert ours is not None and 0 < int(ours[1]) < theirs
 
 
 def test_without_nginx_the_mend_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
