@@ -90,13 +90,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float) -> None:
-    """Return when the condition holds; raises TimeoutError when it does not within `seconds`."""
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+    """Return what the condition gives once it holds; raises TimeoutError after `seconds`."""
     until = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         if time.monotonic() > until:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
         time.sleep(0.05)
+    return found
 
 
 def lines(path: Path) -> int:

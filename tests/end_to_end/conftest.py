@@ -8,10 +8,7 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,23 +16,9 @@ from typing import Any
 
 import pytest
 
-FEDLITE = Path(sys.executable).parent / "fedlite"
+from simulations.benchmarks.lab import FEDLITE, free_port, wait_for
+
 HOSPITALS = ("cleveland", "hungary", "switzerland", "va-long-beach")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {seconds:g} s")
 
 
 class Partner:

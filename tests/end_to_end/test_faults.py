@@ -120,7 +120,7 @@ class Play:
 
         try:
             return int(self.wait(f"a whole round after {after}", found))
-        except AssertionError as error:
+        except TimeoutError as error:
             raise AssertionError(f"{error}\n{self.lab.logs()}") from None
 
     def note(
