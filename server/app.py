@@ -144,7 +144,7 @@ def run_scenario(
         wait=wait,
         notice=partial(_gathering, directory) if deployment else log.debug,
     )
-    without_waits(grid, rounds.longest, scenario.federation.deadline_seconds)
+    without_waits(grid, rounds.updates.longest, scenario.federation.deadline_seconds)
     meter = EnergyMeter.started()
     budget = scenario.privacy.epsilon if mechanism else None
     with Progress(scenario.federation.rounds, budget, quiet=quiet) as progress:
@@ -168,7 +168,7 @@ def run_scenario(
             mechanism=mechanism,
             evaluator=evaluator,
             energy=meter.since(sum(r.cpu_seconds for r in rounds.records)),
-            refused=rounds.refused.values(),
+            refused=rounds.roster.refused.values(),
         )
         write_summary(directory, summary)
         report(directory)

@@ -16,6 +16,9 @@ import numpy as np
 from fedlite import compression
 from fedlite.parameters import Vector, vector_digest
 
+# Beyond it a rotation, or the sum of a difference and a replica, may leave what float32 can hold.
+_LARGEST = np.float32(1e24)
+
 
 @dataclass
 class Broadcast:
@@ -61,6 +64,10 @@ class Broadcast:
         self.replica = self.replica.copy()
         decoded.add_to(self.replica, 1.0)
         self._forget(4 * model.size)
+
+    def can_send(self, model: Vector) -> bool:
+        """Whether every compressor can send `model`, or what it differs by; NaN never can."""
+        return all(bool((np.abs(v) <= _LARGEST).all()) for v in (model, model - self.replica))
 
     @property
     def step(self) -> Vector:

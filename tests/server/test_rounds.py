@@ -13,11 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 
 from clients.state import load
 from fedlite import compression, flower
-from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply
+from fedlite.messages import Code, Instruction, LedgerHead, Reply
 from fedlite.privacy import ClientMechanism
 from fedlite.reporting.record import read_rounds
-from server import checkpoint, rounds
-from server.deployment import Enrolled
+from server import checkpoint
 from server.rounds import RunFailed
 from server.witness import Witness
 
@@ -246,7 +245,7 @@ def test_a_reply_that_flower_cannot_read_does_not_stop_the_run(world: World) -> 
 def test_a_message_that_flower_does_not_take_is_a_missing_reply(world: World) -> None:
     some = world()
     rounds = some.rounds()
-    rounds._gather_sites()
+    rounds.roster.gather()
     some.grid.refuse_to_push.add(101)
     played = some.play(rounds)
     assert all(r.missing == ["site-2"] and r.accepted == 2 for r in played.records)
@@ -329,9 +328,9 @@ def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
     use, save = rounds._use, checkpoint.save
 
     def watch(name: str, number: int, blob: bytes, outcome: Any) -> None:
-        before = rounds._strategy._sum.copy()  # type: ignore[attr-defined]
+        before = rounds.updates._strategy._sum.copy()  # type: ignore[attr-defined]
         use(name, number, blob, outcome)
-        pending[name] = rounds._strategy._sum - before  # type: ignore[attr-defined]
+        pending[name] = rounds.updates._strategy._sum - before  # type: ignore[attr-defined]
 
     def settle(directory: Any, point: Any) -> None:
         for name, update in pending.items():
@@ -470,67 +469,6 @@ def test_a_claim_of_too_many_records_is_dropped(world: World) -> None:
     assert all(r.dropped == {"site-3": "bad-update"} for r in played.records)
 
 
-@pytest.mark.parametrize(
-    ("hello", "reason"),
-    [
-        (b"garbage", "bad-update"),
-        (Hello("site-9", "00" * 8, "0").encode(), "config"),
-        (None, ""),
-    ],
-)
-def test_a_site_that_does_not_introduce_itself_is_left_out(
-    world: World, hello: bytes | None, reason: str
-) -> None:
-    some = world(federation={"rounds": 2})
-    some.members[2].hello = hello
-    started = time.monotonic()
-    played = some.play()
-    assert sorted(played.roster) == ["site-1", "site-2"]
-    assert set(played.refused.values()) == ({reason} if reason else set())
-    assert all(r.accepted == 2 for r in played.records)
-    assert time.monotonic() - started < 3.0
-
-
-def test_nobody_takes_the_name_of_another(world: World) -> None:
-    some = world(federation={"rounds": 1})
-    some.members[2].hello = some.members[0].hello
-    played = some.play()
-    assert played.roster["site-1"] == 100
-    assert played.refused == {102: "config"}
-
-
-def test_a_node_is_only_the_site_that_it_was_approved_for(world: World) -> None:
-    """Names are the coordinator's: 101 says that it is site-3, 102 was never approved."""
-    some = world(federation={"rounds": 1})
-    some.members[1].hello = some.members[2].hello
-    approved = {100: Enrolled("site-1", ""), 101: Enrolled("site-2", "")}
-    played = some.play(some.rounds(enrolled=approved.get))
-    assert played.roster == {"site-1": 100}
-    assert played.refused == {101: "config", 102: "config"}
-
-
-def test_a_site_that_approves_late_takes_part_and_is_named_until_then(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rounds, "_ASK_AGAIN_SECONDS", 0.1)
-    some = world(federation={"rounds": 1})
-    late, hello, asked, told = some.members[1], some.members[1].hello, [], []
-
-    def reply(message: Message) -> list[Message]:
-        if message.metadata.message_type == "query":
-            asked.append(message)
-            if len(asked) < 3:
-                return [flower.decline(Code.UNAPPROVED, message)]
-            return [flower.answer(hello or b"", message)]
-        return [late.honest(message, Instruction.decode(flower.unwrap(message)))]
-
-    monkeypatch.setattr(late, "reply", reply)
-    approved = {100 + n: Enrolled(f"site-{n + 1}", "") for n in range(3)}
-    played = some.play(some.rounds(enrolled=approved.get, wait=20.0, notice=told.append))
-    assert played.records[0].accepted == 3 and len(asked) == 3
-    assert "not approved there yet: site-2" in " | ".join(told)
-
-
 @pytest.mark.parametrize("answering", [0, 1])
 def test_fewer_sites_than_the_quorum_end_the_run_before_it_starts(
     world: World, answering: int
@@ -541,19 +479,6 @@ def test_fewer_sites_than_the_quorum_end_the_run_before_it_starts(
     with pytest.raises(RunFailed, match=f"needs 2 sites, only {answering} can take part"):
         some.play()
     assert read_rounds(some.directory) == []
-
-
-def test_a_site_may_come_later(world: World) -> None:
-    some = world(federation={"rounds": 3})
-    late = some.grid.members.pop(102)
-
-    def come(member: Any, message: Message, i: Instruction) -> list[Message]:
-        some.grid.members[102] = late
-        return [member.honest(message, i)]
-
-    some.members[0].tricks[1] = come
-    played = some.play()
-    assert [r.accepted for r in played.records] == [2, 3, 3]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

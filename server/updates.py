@@ -1,0 +1,99 @@
+"""What an update has to pass before it counts: the server's own plan, the witness, the bound."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite import compression
+from fedlite.config import Scenario
+from fedlite.messages import REPLY_BYTES, Reply, site_id
+from fedlite.parameters import Layout, Vector
+from fedlite.privacy import ClientMechanism, client
+from server.checkpoint import Checkpoint
+from server.witness import Witness
+from strategies import ServerState, Strategy, make, weighted_mean
+
+
+class Updates:
+    """A round's updates on their way into the strategy.
+
+    layout: the model's. central: the mechanism whose noise the server adds, if it does. witness:
+    remembers the heads of the sites' ledgers, when they keep any.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        layout: Layout,
+        central: ClientMechanism | None = None,
+        witness: Witness | None = None,
+    ) -> None:
+        """Make the strategy of the scenario; call `start` before the first update."""
+        self._scenario = scenario
+        self._layout = layout
+        self._compressor = scenario.uplink.make(layout.sizes)
+        self._limit = self._compressor.limit(layout.size)
+        # Bytes of the longest reply that the plan allows.
+        self.longest = REPLY_BYTES + compression.HEADER_BYTES + self._limit
+        self._witness = witness
+        self._central = central
+        # The noise of the server and the bound that it is made for come from the same object.
+        self._bound = central.clip if central else scenario.federation.update_norm
+        self._strategy: Strategy = make(
+            scenario.federation, weighted_mean if central is None else self._noised_mean
+        )
+
+    def start(self, point: Checkpoint, number: int) -> None:
+        """Begin round `number`, in which sites train from what `point.broadcast` leads to."""
+        self._state, self._number = point.state, number
+        self._envelope = compression.Envelope(
+            run=point.run,
+            round=number,
+            site=0,
+            layout=self._layout.digest,
+            base=point.broadcast.digest,
+        )
+        share = self._scenario.uplink.aggregate_feedback
+        self._reference = np.float32(share) * point.broadcast.step if share else None
+        self._strategy.start(self._layout.size)
+
+    def add(self, name: str, blob: bytes) -> None:
+        """Decode a site's update, cut it to the bound and add it.
+
+        Raises Disagreement when its ledger's head contradicts the witness, ValueError when it is
+        in any other way no update of this site for this round.
+        """
+        envelope = replace(self._envelope, site=site_id(name))
+        reply = Reply.decode(blob)
+        self._check_head(name, reply)
+        codec, records, body = compression.unpack(reply.frame, envelope, limit=self._limit)
+        if codec != self._compressor.codec:
+            raise ValueError(f"codec: must be {self._compressor.codec}, got {codec}")
+        decoded = self._compressor.decompress(body, self._layout.size, envelope.context)
+        update = compression.restore(decoded, self._reference)
+        if self._bound:
+            update = replace(update, values=client.clip(update.values, self._bound))
+        self._strategy.add(update, records)
+
+    def finish(self) -> ServerState:
+        """Return the state that the round's updates lead to."""
+        return self._strategy.finish(self._state, self._number)
+
+    def _check_head(self, name: str, reply: Reply) -> None:
+        if self._witness is not None:
+            payload = hashlib.sha256(reply.frame).hexdigest()
+            run, number = self._envelope.run.hex(), self._number
+            self._witness.see(name, reply.head, run=run, number=number, payload=payload)
+        elif reply.head is not None:
+            raise ValueError("reply: holds a ledger's head in a run that claims no privacy")
+
+    def _noised_mean(self, total: NDArray[np.float64], weight: float) -> Vector:
+        if self._central is None:
+            raise ValueError("central: the mechanism is needed for the server's noise, got none")
+        noise = client.entropy(self._scenario.privacy.simulate_seed, self._number, 0)
+        participants = self._scenario.federation.participants
+        return client.noised_mean(total, participants, self._central, noise)
