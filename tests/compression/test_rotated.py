@@ -70,7 +70,7 @@ def test_every_layer_is_sent_even_of_a_tiny_model() -> None:
     vector = np.repeat(np.float32([1e-3, 1, 1, 1, 1, 1, 1]), 150)
     vector *= np.random.default_rng(2).normal(size=1050).astype(np.float32)
     compressor = RotatedTopK(0.005, sections=sections)
-    got = np.mean([decoded(compressor, vector, site) for site in range(3000)], axis=0)
+    got = np.mean([decoded(compressor, vector, site) for site in range(500)], axis=0)
     first = np.corrcoef(got[:150], vector[:150])[0, 1]
     assert first > 0.9
 
