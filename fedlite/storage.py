@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
+import time
 from pathlib import Path
+
+# Nobody writes one file for so long; by its age, as the writer's number says nothing about a
+# process in another container.
+_ABANDONED_SECONDS = 3600.0
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -13,14 +19,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     Writes a sibling file, flushes it to the device, renames it over `path` and flushes the
     directory, so that neither `kill -9` nor a power cut leaves half a file.
 
-    What a writer that was killed has left beside it is removed.
+    What a writer that was killed has left beside it is removed after an hour.
 
     Raises OSError (for example when the disk is full); `path` then still holds its old content.
     """
     # First, as the disk may be full of them: each is as large as the file.
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        if not _writing(left):
-            left.unlink(missing_ok=True)
+        # Another user's stays, and what has gone meanwhile need not be removed.
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
@@ -36,15 +44,3 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def _writing(temporary: Path) -> bool:
-    """Whether the process that wrote a temporary file lives, as far as can be told."""
-    number = temporary.name.split(".")[-2]
-    try:
-        os.kill(int(number), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, ValueError, OverflowError):
-        return True  # another user's, or no file of ours
-    return True
