@@ -1,4 +1,4 @@
-"""How `site.toml` is written, and how a bundle's table is put into it and taken out again.
+"""How `site.toml` is written, and how bundles and a coordinator's key are put into it.
 
 An edit leaves every other byte as the operator wrote it, and is one edit at a time: of two
 approvals at the same moment, neither is lost.
@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pathlib import Path
 from clients.policy import ApprovedBundle, PolicyError, SitePolicy, parse, read_file
 from fedlite.storage import write_atomic
 
-__all__ = ["approve", "revoke", "write"]
+__all__ = ["approve", "list_server", "revoke", "write"]
 
 
 def write(path: Path, policy: SitePolicy) -> None:
@@ -135,6 +136,40 @@ def revoke(path: Path, sha256: str) -> SitePolicy:
             raise PolicyError(f"{path}: [bundles.{sha256}]: no such table; nothing was removed")
         kept = tuple(one for one in old.bundles if one.sha256 != sha256)
         return _replace_by(path, _without(content, sha256), replace(old, bundles=kept))
+
+
+def list_server(path: Path, key: str) -> None:
+    """Write `keys = ["KEY"]` into the empty [servers] of a site.toml; all else stays as it is.
+
+    Raises ValueError, and changes nothing, where the text is too unusual to be edited, or
+    its folder cannot be locked.
+    """
+    with _alone(path):
+        text = path.read_text(encoding="utf-8")
+        before = tomllib.loads(text)
+        entry = f"keys = {json.dumps([key])}"
+        lines, table, edited = text.splitlines(keepends=True), "", False
+        for number, line in enumerate(lines):
+            plain = line.split("#", 1)[0].replace(" ", "").strip()
+            if plain.startswith("["):
+                table = plain
+            elif table == "[servers]" and plain == "keys=[]":
+                lines[number] = line.replace(line.split("#", 1)[0].strip(), entry, 1)
+                edited = True
+                break
+        if not edited and "servers" not in before:
+            lines += ["" if text.endswith("\n") or not text else "\n", f"\n[servers]\n{entry}\n"]
+        content = "".join(lines)
+        try:
+            good = tomllib.loads(content) == before | {"servers": {"keys": [key]}}
+        except tomllib.TOMLDecodeError:
+            good = False
+        if not good:
+            raise ValueError(
+                f"{path}: [servers] keys cannot be told from the rest; write this there by hand: "
+                f"{entry}"
+            )
+        write_atomic(path, content.encode())
 
 
 @contextmanager

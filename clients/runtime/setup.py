@@ -5,12 +5,10 @@ Every step can be repeated: what is there stays, what is missing is made, no key
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import shutil
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -133,7 +131,7 @@ def join(
     signed = request.encode(nodekey.load(home / NODE), keys.load(home / LEDGER))
     warnings = []
     if not policy.servers:
-        list_server(home / POLICY, invitation.witness)
+        policy_file.list_server(home / POLICY, invitation.witness)
     elif invitation.witness not in policy.servers:
         warnings.append(
             f"{home / POLICY}: [servers] keys does not list this coordinator, {invitation.witness};"
@@ -210,38 +208,6 @@ def joined(home: Path) -> Invitation:
             f"`fedlite site join {home} INVITATION`"
         )
     return document.read(path, Invitation.decode, _ASK)
-
-
-def list_server(path: Path, key: str) -> None:
-    """Write `keys = ["KEY"]` into the empty [servers] of a site.toml; all else stays as it is.
-
-    Raises ValueError, and changes nothing, where the text is too unusual to be edited.
-    """
-    text = path.read_text(encoding="utf-8")
-    before = tomllib.loads(text)
-    entry = f"keys = {json.dumps([key])}"
-    lines, table, edited = text.splitlines(keepends=True), "", False
-    for number, line in enumerate(lines):
-        plain = line.split("#", 1)[0].replace(" ", "").strip()
-        if plain.startswith("["):
-            table = plain
-        elif table == "[servers]" and plain == "keys=[]":
-            lines[number] = line.replace(line.split("#", 1)[0].strip(), entry, 1)
-            edited = True
-            break
-    if not edited and "servers" not in before:
-        lines += ["" if text.endswith("\n") or not text else "\n", f"\n[servers]\n{entry}\n"]
-    content = "".join(lines)
-    try:
-        good = tomllib.loads(content) == before | {"servers": {"keys": [key]}}
-    except tomllib.TOMLDecodeError:
-        good = False
-    if not good:
-        raise ValueError(
-            f"{path}: [servers] keys cannot be told from the rest; write this there by hand: "
-            f"{entry}"
-        )
-    write_atomic(path, content.encode())
 
 
 def _confirm(

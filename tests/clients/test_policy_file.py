@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clients.policy import ApprovedBundle, DataSet, Limits, PolicyError, SitePolicy, load
-from clients.policy_file import approve, revoke, write
+from clients.policy_file import approve, list_server, revoke, write
 
 ROOT = Path(__file__).parents[2]
 KEY = "1a" * 32
@@ -200,8 +200,11 @@ def test_threads_of_one_process_wait_for_each_other(tmp_path: Path) -> None:
     file = saved(tmp_path, "")
     digests = [f"{number:064x}" for number in range(16)]
     with ThreadPoolExecutor(8) as pool:
+        listed = pool.submit(list_server, file, "ab" * 32)
         list(pool.map(lambda digest: approve(file, ApprovedBundle(digest)), digests))
+        listed.result()
     assert sorted(one.sha256 for one in load(file).bundles) == digests
+    assert load(file).servers == ("ab" * 32,)
 
 
 def test_a_folder_that_cannot_be_locked_is_not_edited(
@@ -218,3 +221,30 @@ def test_a_folder_that_cannot_be_locked_is_not_edited(
     assert file.read_bytes() == b""
     with pytest.raises(PolicyError, match=r"cannot be opened .*fedlite site init"):
         revoke(tmp_path / "none" / "site.toml", DIGEST)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a = 1\n[servers]\nkeys = []  # mine\n", 'a = 1\n[servers]\nkeys = ["k"]  # mine\n'),
+        ("[servers] # all\n\n  keys=[ ]\n[x]\nkeys = []\n", None),
+        ("[site]\nname = 's'", "[site]\nname = 's'\n\n[servers]\nkeys = [\"k\"]\n"),
+        ("[x]\nkeys = []\n", '[x]\nkeys = []\n\n[servers]\nkeys = ["k"]\n'),
+    ],
+)
+def test_listing_a_server_keeps_the_operators_text(
+    tmp_path: Path, text: str, expected: str | None
+) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    list_server(path, "k")
+    assert path.read_text() == (expected or '[servers] # all\n\n  keys = ["k"]\n[x]\nkeys = []\n')
+
+
+@pytest.mark.parametrize("text", ["servers = {keys = []}\n", "[servers]\nkeys = [\n]\n"])
+def test_a_server_is_not_listed_by_guesses(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="by hand"):
+        list_server(path, "k")
+    assert path.read_text() == text

@@ -223,31 +223,6 @@ def test_a_site_has_one_coordinator(home: Path, tmp_path: Path) -> None:
     assert policy.load(home / "site.toml").servers == (WITNESS,)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a = 1\n[servers]\nkeys = []  # mine\n", 'a = 1\n[servers]\nkeys = ["k"]  # mine\n'),
-        ("[servers] # all\n\n  keys=[ ]\n[x]\nkeys = []\n", None),
-        ("[site]\nname = 's'", "[site]\nname = 's'\n\n[servers]\nkeys = [\"k\"]\n"),
-        ("[x]\nkeys = []\n", '[x]\nkeys = []\n\n[servers]\nkeys = ["k"]\n'),
-    ],
-)
-def test_editing_keeps_the_operators_text(tmp_path: Path, text: str, expected: str | None) -> None:
-    path = tmp_path / "site.toml"
-    path.write_text(text)
-    setup.list_server(path, "k")
-    assert path.read_text() == (expected or '[servers] # all\n\n  keys = ["k"]\n[x]\nkeys = []\n')
-
-
-@pytest.mark.parametrize("text", ["servers = {keys = []}\n", "[servers]\nkeys = [\n]\n"])
-def test_an_unusual_text_is_not_edited_by_guesses(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "site.toml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match="by hand"):
-        setup.list_server(path, "k")
-    assert path.read_text() == text
-
-
 def test_changing_the_node_key(home: Path, tmp_path: Path) -> None:
     code, output = run("rotate-key", home)
     assert code == 1 and "has not joined" in output
