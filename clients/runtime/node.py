@@ -182,6 +182,8 @@ class Runtime:
             self._note("refuse", why=str(error))
             approved = Code.POLICY
         except RunOver as error:
+            # Kept already where confirming told so: to train it would spend privacy for nobody.
+            self._inflight.forget()
             log.info("%s", error)
             return
         except (Unreachable, Refused):

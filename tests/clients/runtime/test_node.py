@@ -13,7 +13,7 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from clients.policy import DataSet, Limits, SitePolicy
 from clients.runtime import gate, node, setup
-from clients.runtime.fleet import Incoming
+from clients.runtime.fleet import Incoming, RunOver
 from clients.runtime.gate import ApprovedRun
 from clients.runtime.inflight import InFlight
 from fedlite import flower
@@ -144,3 +144,15 @@ def test_a_run_that_is_not_approved_is_declined_and_its_bundle_waits(
     assert len(list((site.home / "bundles" / "waiting").glob("*.fab"))) == 1
     assert [row["action"] for row in journal.read(site.home / "audit")] == ["init", "refuse"]
     assert site.asked == 0
+
+
+def test_a_message_of_a_run_that_is_over_is_not_trained(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def over(incoming: Incoming) -> None:
+        raise RunOver("the run has ended")
+
+    monkeypatch.setattr(site, "confirm", over)
+    site.waiting.append(message())
+    assert site.work() == [] and site.asked == 0
+    assert not list((site.home / "inflight").iterdir())
