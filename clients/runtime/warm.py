@@ -125,17 +125,18 @@ class Workers:
         self._home = home
         self._worker: Worker | None = None
         self._spare: Worker | None = self._start(policy)
-        self._stamp = self._policy_stamp()
+        self._stamp = _stamp(home, policy)
 
     def get(self, approved: ApprovedRun, run: int, node: int) -> Worker:
-        """Return the worker of this bundle and run; a changed policy means a fresh one.
+        """Return the worker of this bundle and run; changed policy or data mean a fresh one.
 
         run, node: Flower's numbers of the run and of this site. Raises WorkerFailed, and ValueError
         or OSError when the bundle cannot be unpacked.
         """
         for name in ("ledgers", "state"):
             (self._home / name).mkdir(exist_ok=True, mode=0o700)
-        task, stamp = _task(self._home, approved, run, node), self._policy_stamp()
+        task = _task(self._home, approved, run, node)
+        stamp = _stamp(self._home, approved.policy)
         worker = self._worker
         if worker is not None and worker.alive and worker.task == task and stamp == self._stamp:
             return worker
@@ -162,10 +163,20 @@ class Workers:
     def _start(self, policy: SitePolicy) -> Worker:
         return Worker(self._home / "logs" / "worker.log", gpu=policy.limits.device != "cpu")
 
-    def _policy_stamp(self) -> tuple[int, int]:
-        # A worker may read the file that was there when it was shut in, not one put in its place.
-        found = (self._home / setup.POLICY).stat()
-        return found.st_ino, found.st_mtime_ns
+
+def _stamp(home: Path, policy: SitePolicy) -> list[tuple[int, int] | None]:
+    """Return what tells whether policy and data are the files that they were.
+
+    A worker may read those that were there when it was shut in, not ones put in their place.
+    """
+    found = []
+    for path in (home / setup.POLICY, *(data.file(home) for data in policy.data if data.path)):
+        try:
+            seen = path.stat()
+            found.append((seen.st_ino, seen.st_mtime_ns))
+        except OSError:
+            found.append(None)  # not there, or not to be read; the worker says so itself
+    return found
 
 
 def _task(home: Path, approved: ApprovedRun, run: int, node: int) -> Task:

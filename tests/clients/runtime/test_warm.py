@@ -99,3 +99,21 @@ def test_a_changed_policy_ends_the_one_that_waits_too(home: Path) -> None:
     assert second is STARTED[1] and not STARTED[0].alive and not second.gpu
     os.utime(home / "site.toml", ns=(2, 2))
     assert workers.get(run, 1, 7) is STARTED[2] and not second.alive
+
+
+def test_data_that_came_or_was_replaced_is_read_by_a_fresh_worker(home: Path) -> None:
+    """One that was shut in before may not open the new file; see `deployment/test_sandbox.py`."""
+    own = DataSet("own", "csv", path="own.csv", target="y")
+    run = approved(home)
+    run = replace(run, policy=replace(run.policy, data=(own,)))
+    workers = warm.Workers(home, run.policy)
+    first: Any = workers.get(run, 1, 7)
+    assert workers.get(run, 1, 7) is first
+    (home / "own.csv").write_text("x,y\n")
+    second: Any = workers.get(run, 1, 7)
+    assert second is not first and not first.alive
+    (home / "new.csv").write_text("x,y\n")
+    (home / "new.csv").replace(home / "own.csv")
+    third = workers.get(run, 1, 7)
+    assert third is not second and not second.alive
+    assert workers.get(run, 1, 7) is third
