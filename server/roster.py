@@ -78,10 +78,11 @@ class Roster:
     def gather(self) -> None:
         """Wait for the scenario's number of sites, refused ones included, but no longer than told.
 
-        Afterwards there may be fewer than the quorum.
+        Refused ones that the quorum needs, and whose trouble may pass, are waited for. Afterwards
+        there may be fewer than the quorum.
         """
         until, said = time.monotonic() + self._wait, ""
-        while len(self.nodes) + len(self.refused) < self._federation.sites:
+        while not self._settled():
             met = self.meet()
             if (text := self._gathered()) != said:
                 said = text
@@ -90,6 +91,15 @@ class Roster:
                 if time.monotonic() > until:
                     return
                 time.sleep(POLL_SECONDS)
+
+    def _settled(self) -> bool:
+        if len(self.nodes) + len(self.refused) < self._federation.sites:
+            return False
+        # In a simulation nothing passes by itself.
+        passing = self._enrolled and any(
+            code in _AGAIN_SECONDS for code, _ in self._declined.values()
+        )
+        return len(self.nodes) >= self._federation.quorum or not passing
 
     def wait_for_quorum(self, spent: Set[str]) -> None:
         """Meet who is new; where too few are there, wait for them, but no longer than the deadline.

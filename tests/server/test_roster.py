@@ -12,6 +12,7 @@ from fedlite import flower
 from fedlite.messages import Code, Hello, Instruction
 from server import roster
 from server.deployment import Enrolled
+from server.rounds import RunFailed
 
 World = Callable[..., Any]
 
@@ -123,6 +124,23 @@ def test_a_site_whose_trouble_passes_is_not_waited_for_and_takes_part_later(
 
 
 AGAIN = {Code.UNAPPROVED: 5.0, Code.FAILED: 60.0, Code.DATA: 60.0}
+
+
+@pytest.mark.parametrize(("deployed", "ends"), [(True, ""), (False, "failed")])
+def test_trouble_that_the_quorum_cannot_do_without_is_waited_for_in_a_deployment(
+    world: World, clock: Clock, deployed: bool, ends: str
+) -> None:
+    some = world(federation={"rounds": 1, "quorum": 3})
+    asked = declining(some.members[2], Code.FAILED, 1)
+    enrolled = {100 + n: Enrolled(f"site-{n + 1}", "") for n in range(3)}
+    rounds = some.rounds(wait=1000.0, enrolled=enrolled.get if deployed else None)
+    if ends:
+        with pytest.raises(RunFailed, match=ends):
+            some.play(rounds)
+        assert len(asked) == 1 and clock.now < 1.0
+    else:
+        assert [r.accepted for r in some.play(rounds).records] == [3]
+        assert len(asked) == 2 and 60 <= clock.now < 100
 
 
 @pytest.mark.parametrize("code", list(Code))
