@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,12 +24,12 @@ def text(
     """
     words = " ".join([_word(command[0], expand=False), *(_word(word) for word in command[1:])])
     return f"""\
-# Install: sudo systemctl enable --now {_word(str(path).replace(chr(10), " "), expand=False)}
+# Install: sudo systemctl enable --now {shlex.quote(str(path).replace(chr(10), " "))}
 [Unit]
 Description={description}
 After=network-online.target
 Wants=network-online.target
-# Never give up: the other side may be away for days.
+# Never give up.
 StartLimitIntervalSec=0
 
 [Service]

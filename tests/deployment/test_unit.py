@@ -19,6 +19,7 @@ def test_paths_are_quoted(tmp_path: Path) -> None:
     assert f'ReadWritePaths="{shown.replace("%", "%%")}"' in text
     start = shown.replace("$", "$$").replace("%", "%%")
     assert f'ExecStart="/opt/fed lite/bin/fedlite" "site" "start" "{start}"' in text
+    assert text.startswith(f"# Install: sudo systemctl enable --now '{shown}/u.service'\n")
     assert "Restart=always" in text and "RestartSec=15" in text
 
 
