@@ -1,4 +1,4 @@
-"""Processes of this machine, as /proc tells: found by what they are, ended for certain."""
+"""Processes of this machine, as /proc tells: found by what they are, and ended."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def open_files(pid: int) -> list[str]:
 
 
 def kill(pids: list[int]) -> None:
-    """Kill processes and wait until they are gone."""
+    """Kill processes; wait until they are gone, for up to ten seconds."""
     for pid in pids:
         _signal(pid, signal.SIGKILL)
     until = time.monotonic() + TERM_SECONDS

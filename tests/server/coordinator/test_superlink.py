@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,24 +23,12 @@ from server.coordinator import gateway, jobs, processes, submit, superlink
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator, init
 from server.coordinator.service import Service
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-    return port
+from simulations.benchmarks.lab import free_port, wait_for
 
 
 def make(path: Path, **settings: object) -> Coordinator:
     given = {"bind": "127.0.0.1", "superlink_port": free_port(), **settings}
     return init(path, "study", f"localhost:{free_port()}", **given)
-
-
-def until(what: Callable[[], object], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def programs(coordinator: Coordinator, name: str) -> list[int]:
@@ -215,12 +203,15 @@ def test_a_killed_superlink_comes_back_and_its_run_goes_on(
 ) -> None:
     scenario = from_dict({"federation": {"name": "demo", "rounds": 2, "sites": 2}})
     submit.submit(coordinator, scenario, app_root())
-    until(lambda: programs(coordinator, "flwr-serverapp"))
+    wait_for("the run", lambda: programs(coordinator, "flwr-serverapp"))
     before = jobs.load(coordinator, "demo")
     (old,) = programs(coordinator, "flower-superlink")
     rest = superlink.descendants(coordinator)
     os.kill(old, signal.SIGKILL)
-    until(lambda: (jobs.load(coordinator, "demo").flower_run or 0) != before.flower_run)
+    wait_for(
+        "its next start",
+        lambda: (jobs.load(coordinator, "demo").flower_run or 0) != before.flower_run,
+    )
     after = jobs.load(coordinator, "demo")
     assert not any(processes.alive(pid) for pid in rest)
     assert after.run_id == before.run_id and after.restarts == 1 and after.state == "running"
@@ -236,8 +227,11 @@ def test_a_killed_superlink_comes_back_and_its_run_goes_on(
 def test_a_killed_gateway_comes_back(coordinator: Coordinator) -> None:
     master = int((coordinator.gateway / "nginx.pid").read_text())
     os.kill(master, signal.SIGKILL)
-    until(lambda: (coordinator.gateway / "nginx.pid").read_text().strip() not in ("", str(master)))
-    until(lambda: superlink.answers(coordinator))
+    wait_for(
+        "it",
+        lambda: (coordinator.gateway / "nginx.pid").read_text().strip() not in ("", str(master)),
+    )
+    wait_for("the gateway", lambda: superlink.answers(coordinator))
 
 
 def test_stopping_leaves_nothing_behind(coordinator: Coordinator) -> None:
