@@ -96,10 +96,8 @@ class Roster:
         if len(self.nodes) + len(self.refused) < self._federation.sites:
             return False
         # In a simulation nothing passes by itself.
-        passing = self._enrolled and any(
-            code in _AGAIN_SECONDS for code, _ in self._declined.values()
-        )
-        return len(self.nodes) >= self._federation.quorum or not passing
+        codes = {code for code, _ in self._declined.values()} if self._enrolled else set()
+        return len(self.nodes) >= self._federation.quorum or not codes & _AGAIN_SECONDS.keys()
 
     def wait_for_quorum(self, spent: Set[str]) -> None:
         """Meet who is new; where too few are there, wait for them, but no longer than the deadline.

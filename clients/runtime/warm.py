@@ -169,7 +169,7 @@ def _stamp(home: Path, policy: SitePolicy) -> list[tuple[int, int] | None]:
 
     A worker may read those that were there when it was shut in, not ones put in their place.
     """
-    found = []
+    found: list[tuple[int, int] | None] = []
     for path in (home / setup.POLICY, *(data.file(home) for data in policy.data if data.path)):
         try:
             seen = path.stat()
