@@ -1,13 +1,15 @@
 """A picture of the compressors: points lost against how many times fewer bytes went up.
 
 `python -m simulations.benchmarks.pareto A.json B.json --figure FILE.png` draws the rows that
-`simulations.benchmarks.fashion --json` has written, one colour a study. The lower right is better.
+`simulations.benchmarks.fashion --json` has written: a colour for each compressor, a
+marker for each study. The lower right is better.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +36,21 @@ def draw(studies: dict[str, list[dict[str, Any]]], figure: Path) -> None:
     canvas = Figure(figsize=(11, 4.6), layout="constrained")
     FigureCanvasAgg(canvas)
     panels = canvas.subplots(1, 2, sharex=True, sharey=True)
+    compressors = dict.fromkeys(row["up"] for rows in studies.values() for row in rows)
+    colors = {name: f"C{number}" for number, name in enumerate(compressors)}
     for panel, (key, title) in zip(panels, BRANCHES, strict=True):
-        for number, (name, rows) in enumerate(studies.items()):
+        for marker, rows in zip(cycle("os^D"), studies.values(), strict=False):
             for row in rows:
                 panel.errorbar(
                     row["up_ratio"],
                     row[f"{key}_lost"],
                     yerr=row[f"{key}_lost_sd"],
-                    fmt="os^D"[number % 4],
-                    color=f"C{number}",
-                    markersize=5,
+                    fmt=marker,
+                    color=colors[row["up"]],
+                    markersize=6,
                     linewidth=1,
-                    alpha=0.85,
+                    alpha=0.8,
                 )
-                panel.annotate(
-                    row["up"],
-                    (row["up_ratio"], row[f"{key}_lost"]),
-                    xytext=(5, 3 - 8 * (number % 2)),
-                    textcoords="offset points",
-                    fontsize=7.5,
-                    color=f"C{number}",
-                )
-            panel.plot([], [], "os^D"[number % 4], color=f"C{number}", label=name)
         panel.axhline(0.0, color="0.6", linewidth=0.8)
         panel.set_xscale("log")
         panel.set_xticks([10, 30, 100, 300], ["10", "30", "100", "300"])
@@ -63,7 +58,12 @@ def draw(studies: dict[str, list[dict[str, Any]]], figure: Path) -> None:
         panel.set_title(title)
         panel.set_xlabel("dense float32 / sent, on the way up")
     panels[0].set_ylabel("points of accuracy lost to dense")
-    panels[0].legend(fontsize=8)
+    for marker, name in zip(cycle("os^D"), studies, strict=False):
+        panels[0].plot([], [], marker, color="0.4", label=name)
+    for name, color in colors.items():
+        panels[1].plot([], [], "o", color=color, label=name)
+    for panel in panels:
+        panel.legend(fontsize=8)
     canvas.savefig(figure, dpi=140)
 
 
