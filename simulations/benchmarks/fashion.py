@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fedlite.config import Scenario, from_dict, load
+from fedlite.config import Scenario, ScenarioError, from_dict, load
 from fedlite.reporting.record import read_summary
 from server.summary import machine
 from simulations.run import resume_scenario, scenario_path, simulate
@@ -55,6 +55,7 @@ METHODS = (
     "rotated-3/dense",
     "rotated-1/dense",
     "rotated-3/topk-10",
+    "rotated-3/topk-8",
     "rotated-3/topk-3",
 )
 
@@ -69,11 +70,12 @@ class Job:
     rounds: int
     participation: float
     directory: Path
+    settings: tuple[str, ...] = ()
 
 
 def configure(job: Job) -> Scenario:
     """Return the scenario of one run."""
-    scenario = load(scenario_path(job.scenario))
+    scenario = load(scenario_path(job.scenario), job.settings)
     tables: dict[str, dict[str, Any]] = scenario.to_dict()
     federation = tables["federation"]
     asked = job.participation * federation["sites"]
@@ -144,6 +146,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=0, help="0: as the scenario says")
     parser.add_argument("--participation", type=float, default=0.0, help="0: as the scenario says")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="replace one key, for the dense twin too; repeatable",
+    )
     parser.add_argument("--quick", action="store_true", help="1 seed, 3 rounds, the seventh method")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None, help="write the rows to this file")
@@ -155,14 +164,19 @@ def main() -> None:
     for link in (link for method in methods for link in method.split("/")):
         if link not in LINKS:
             parser.error(f"--methods: a link must be one of {', '.join(LINKS)}, got {link!r}")
-    federation = load(scenario_path(arguments.scenario)).federation
+    try:
+        federation = load(scenario_path(arguments.scenario), arguments.set).federation
+    except ScenarioError as error:
+        parser.error(str(error))
     rounds = arguments.rounds or (3 if arguments.quick else federation.rounds)
     participation = arguments.participation or federation.participation
     if arguments.quick:
         # Kept runs would answer for code that has changed since.
         out = arguments.out or Path(tempfile.mkdtemp(prefix="fedlite-bench-"))
     else:
-        name = f"bench-{arguments.scenario}-{rounds}-{participation:g}"
+        name = "-".join(
+            ["bench", arguments.scenario, str(rounds), f"{participation:g}", *arguments.set]
+        )
         out = arguments.out or Path("runs") / name
     jobs = [
         Job(
@@ -172,6 +186,7 @@ def main() -> None:
             rounds,
             participation,
             out / f"seed{seed}-{method.replace('/', '-down-')}",
+            tuple(arguments.set),
         )
         for seed in range(1, seeds + 1)
         for method in dict.fromkeys((DENSE, *methods))
@@ -186,8 +201,8 @@ def main() -> None:
             print(f"seed {job.seed}, {job.method}: {scores}", flush=True)
     rows = table(jobs, summaries)
     print(
-        f"\n{arguments.scenario}, {rounds} rounds, participation {participation:g}, "
-        f"{seeds} seeds, {machine()}\n"
+        f"\n{' '.join([arguments.scenario, *arguments.set])}, {rounds} rounds, "
+        f"participation {participation:g}, {seeds} seeds, {machine()}\n"
     )
     print(render(rows))
     if arguments.json:
@@ -198,6 +213,7 @@ def main() -> None:
                     "scenario": arguments.scenario,
                     "rounds": rounds,
                     "participation": participation,
+                    "set": arguments.set,
                 },
                 "units": {"deep": "%", "shallow": "%", "round_seconds": "s"},
                 "figures": row,

@@ -23,6 +23,7 @@ def read(files: list[Path]) -> dict[str, list[dict[str, Any]]]:
         for row in json.loads(file.read_text(encoding="utf-8")):
             told, figures = row["parameters"], row["figures"]
             name = f"{told['rounds']} rounds, {100 * told['participation']:g} % of the sites"
+            name = ", ".join([name, *told.get("set", [])])
             if figures["down"] == "dense" and figures["up"] != "dense":
                 studies.setdefault(name, []).append(figures)
     return studies
