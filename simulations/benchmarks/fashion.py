@@ -34,6 +34,7 @@ LINKS: dict[str, dict[str, Any]] = {
     "topk-10": SIGNS | {"density": 0.1},
     "topk-8": SIGNS | {"density": 0.08},
     "topk-3": SIGNS | {"density": 0.03},
+    "topk-2.9": SIGNS | {"density": 0.029},
     "topk-1": SIGNS | {"density": 0.01},
     "levels-3": {"compressor": "topk", "density": 0.03, "values": "levels-4"},
     "cafe-3": SIGNS | {"density": 0.03, "error_feedback": False, "aggregate_feedback": 1.0},
