@@ -15,7 +15,7 @@ from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
 from fedlite.config import Scenario
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
-from fedlite.parameters import Vector, vector_digest
+from fedlite.parameters import LARGEST_DELTA, Vector, vector_digest
 from fedlite.privacy import Mechanism
 from fedlite.privacy.budget import Budget, Refused, plan_unit
 from fedlite.privacy.ledger import Ledger
@@ -145,6 +145,13 @@ class Site:
         if budget is not None:
             self._reserve(budget, instruction)
         delta = self.learner.delta(replica, instruction.round, self.number, self.mechanism)
+        # In a residual it would be sent again in every round, and be refused in every round.
+        if not np.abs(delta).max(initial=0.0) <= LARGEST_DELTA:
+            raise Decline(
+                Code.DATA,
+                f"training diverged: no parameter may move by more than {LARGEST_DELTA:g} in a "
+                "round; lower training.learning_rate, or see whether the server's model is sound",
+            )
         payload = self._compress(state, delta, step, instruction)
         # The state first: a release that is on record can then always be sent again.
         save(self.path, state)
@@ -163,6 +170,15 @@ class Site:
         current, digest = replica, vector_digest(replica)
         at, before = state.round, None
         count = len(instruction.frames)
+        # An honest chain has a frame a round at most. What a server may ask for is bounded by the
+        # plan, as every frame costs a copy and a digest of the model.
+        if count > instruction.round or instruction.round > self.scenario.federation.rounds:
+            raise Decline(
+                Code.BAD_INSTRUCTION,
+                f"round {instruction.round} of {self.scenario.federation.rounds} with {count} "
+                "frames: the plan has no such round, or no round needs so many",
+            )
+        limits = {c.codec: c.limit(size) for c in (sparse, dense)}
         for number, frame in enumerate(instruction.frames):
             # Aggregate feedback asks what the last frame changed, also when that was nothing.
             if digest == instruction.model and not self.scenario.uplink.aggregate_feedback:
@@ -179,10 +195,12 @@ class Site:
                     layout=self.learner.layout.digest,
                     base=bytes(8) if full else digest,
                 )
-                codec, _, body = compression.unpack(frame, envelope, limit=compressor.limit(size))
+                codec, _, body = compression.unpack(frame, envelope, limit=limits[compressor.codec])
                 if codec != compressor.codec:
                     raise ValueError(f"codec: must be {compressor.codec}, got {codec}")
                 decoded = compressor.decompress(body, size, envelope.context)
+                # Refused, too, when the sum is not finite.
+                after = decoded if full else compression.restore(decoded, current)
             except ValueError as error:
                 if current is not replica:
                     raise Decline(Code.NEED_FULL_MODEL, f"frame {number}: {error}") from None
@@ -191,11 +209,7 @@ class Site:
                 continue
             before = current if not full or at == envelope.round - 1 else None
             at = envelope.round
-            if full:
-                current = decoded.dense()
-            else:
-                current = current.copy()
-                decoded.add_to(current, 1.0)
+            current = after.dense()
             digest = vector_digest(current)
         if digest != instruction.model:
             raise Decline(Code.NEED_FULL_MODEL, "the chain does not lead to the model named")

@@ -16,7 +16,7 @@ from clients.state import load
 from fedlite import compression
 from fedlite.config import Scenario, from_dict
 from fedlite.messages import Code, Instruction, Receipt, site_id
-from fedlite.parameters import Layout, Vector, vector_digest
+from fedlite.parameters import LARGEST_DELTA, Layout, Vector, vector_digest
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import keys, read
@@ -291,7 +291,7 @@ def replay(frames: list[tuple[int, bytes]]) -> Vector:
 def test_hostile_frames_change_nothing(tmp_path: Path, frames: tuple[bytes, ...]) -> None:
     member = site(tmp_path)
     wanted = np.zeros(N, np.float32)
-    assert refused(member, invite(1, wanted, *frames)) is Code.NEED_FULL_MODEL
+    assert refused(member, invite(9, wanted, *frames)) is Code.NEED_FULL_MODEL
     assert not member.path.exists()
 
 
@@ -351,3 +351,62 @@ def test_other_records_or_another_plan_begin_without_a_residual(tmp_path: Path) 
         state.pending.unsent,
         member.learner.deltas[0],  # type: ignore[attr-defined]
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e26, -1.01 * LARGEST_DELTA])
+def test_a_diverged_delta_is_refused_and_nothing_of_it_is_kept(
+    tmp_path: Path, value: float
+) -> None:
+    member = site(tmp_path)
+    base = StubLearner.initial
+    member.take_part(invite(1, base))
+    before = member.path.read_bytes()
+    honest = member.learner.delta
+    member.learner.delta = lambda *a: np.full(N, value, np.float32)  # type: ignore[method-assign]
+    assert refused(member, invite(2, base, acknowledged=1)) is Code.DATA
+    assert member.path.read_bytes() == before
+    member.learner.delta = honest  # type: ignore[method-assign]
+    member.take_part(invite(3, base, acknowledged=1))
+    state = load(member.path)
+    assert state is not None and state.pending is not None
+    assert np.abs(state.pending.unsent).max() < 100
+
+
+def test_a_delta_at_the_bound_is_sent(tmp_path: Path) -> None:
+    member = site(tmp_path)
+    edge = np.full(N, LARGEST_DELTA, np.float32)
+    member.learner.delta = lambda *a: edge  # type: ignore[method-assign]
+    payload = member.take_part(invite(1, StubLearner.initial)).frame
+    sent = decoded(payload, 1, StubLearner.initial, member.scenario)
+    assert sent.max() == pytest.approx(LARGEST_DELTA)
+
+
+def test_what_a_server_may_ask_for_is_bounded_by_the_plan(tmp_path: Path) -> None:
+    member = site(tmp_path, scenario(federation={"rounds": 6}))
+    base = StubLearner.initial
+    frames = [b"FL" + bytes(40)] * 7
+    assert refused(member, invite(6, base, *frames)) is Code.BAD_INSTRUCTION
+    assert refused(member, invite(7, base)) is Code.BAD_INSTRUCTION
+    assert refused(member, invite(1, base, *frames[:2])) is Code.BAD_INSTRUCTION
+    assert not member.path.exists()
+    assert member.take_part(invite(6, base)).frame
+
+
+def test_a_chain_that_adds_up_to_infinity_is_not_taken(tmp_path: Path) -> None:
+    plan = scenario(downlink={"density": 0.05, "values": "fp32"})
+    member = site(tmp_path, plan)
+    base = np.full(N, 3e38, np.float32)
+    dense, sparse = compression.Dense(), plan.downlink.make()
+    full = compression.Envelope(RUN, 4, 0, LAYOUT.digest, bytes(8))
+    step = compression.Envelope(RUN, 5, 0, LAYOUT.digest, vector_digest(base))
+    body = sparse.compress(base, step.context)
+    end = base.copy()
+    with np.errstate(over="ignore"):
+        sparse.decompress(body, N, step.context).add_to(end, 1.0)
+    frames = (
+        compression.pack(full, dense.codec, dense.compress(base)),
+        compression.pack(step, sparse.codec, body),
+    )
+    assert np.isinf(end).any()
+    assert refused(member, invite(5, end, *frames)) is Code.NEED_FULL_MODEL
+    assert not member.path.exists()
