@@ -140,7 +140,11 @@ class Rounds:
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
             if enough and not self.point.broadcast.can_send(state.model):
-                log.error("round %d: the updates' sum is too large and is not used", number)
+                log.error(
+                    "round %d: the server's step is too long and is not taken; lower "
+                    "federation.server_learning_rate or server_momentum",
+                    number,
+                )
                 enough = False
             void = 0 if enough else void + 1
             if not void:

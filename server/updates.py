@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedlite import compression
 from fedlite.config import Scenario
 from fedlite.messages import REPLY_BYTES, Reply, site_id
-from fedlite.parameters import Layout, Vector
+from fedlite.parameters import LARGEST_UPDATE, Layout, Vector
 from fedlite.privacy import ClientMechanism, client
 from server.checkpoint import Checkpoint
 from server.witness import Witness
@@ -77,6 +77,10 @@ class Updates:
         update = compression.restore(decoded, self._reference)
         if self._bound:
             update = replace(update, values=client.clip(update.values, self._bound))
+        values = update.values
+        largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+        if largest > LARGEST_UPDATE:
+            raise ValueError(f"update: values must be at most {LARGEST_UPDATE:g}, got {largest:g}")
         self._strategy.add(update, records)
 
     def finish(self) -> ServerState:
