@@ -140,11 +140,7 @@ class Rounds:
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
             if enough and not self.point.broadcast.can_send(state.model):
-                log.error(
-                    "round %d: the server's step is too long and is not taken; lower "
-                    "federation.server_learning_rate or server_momentum",
-                    number,
-                )
+                log.error("round %d: the server's step is too long and is not taken", number)
                 enough = False
             void = 0 if enough else void + 1
             if not void:
@@ -184,6 +180,12 @@ class Rounds:
                     )
                 log.warning("too few sites have privacy budget left; the run ends here")
                 return
+            if void >= _VOID_ROUNDS and len(outcome.used) >= federation.quorum:
+                raise RunFailed(
+                    f"federation.server_learning_rate: {federation.server_learning_rate:g} makes "
+                    "steps that are too long to be sent; lower it, or federation.server_momentum, "
+                    "and begin anew in another directory"
+                )
             if void >= _VOID_ROUNDS:
                 raise RunFailed(
                     f"federation.quorum: {federation.quorum} updates a round are needed, and "
