@@ -42,7 +42,9 @@ class Updates:
         self._witness = witness
         self._central = central
         # The noise of the server and the bound that it is made for come from the same object.
-        self._bound = central.clip if central else scenario.federation.update_norm
+        self._bound = (
+            central.clip_bound(layout.size) if central else scenario.federation.update_norm
+        )
         self._strategy: Strategy = make(
             scenario.federation, weighted_mean if central is None else self._noised_mean
         )

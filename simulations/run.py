@@ -68,7 +68,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
             raise ScenarioError(f"{name}.{error}") from None
     model = build(scenario.model.name, shape, classes, seed=federation.seed)
     if scenario.privacy.unit == "record":
-        from fedlite.privacy.dpsgd import check_model
+        from fedlite.privacy.gradients import check_model
 
         check_model(model)
     if scenario.private:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import secrets
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.parameters import Vector
 from fedlite.privacy.mechanism import ClientMechanism
+from fedlite.privacy.noise import Stream, release
 
 # Rounding to float32 may lengthen a vector by a hair; the bound must hold after it.
 _MARGIN = 1.0 - 1e-6
 
 
-def entropy(simulate_seed: int, *keys: int) -> np.random.Generator:
-    """Return the generator for client-level noise, seeded by the operating system.
+def entropy(simulate_seed: int, *keys: int) -> Stream:
+    """Return the stream for client-level noise, keyed by the operating system.
 
     Only `simulate_seed` >= 0 makes it repeatable; a run that does so may not claim privacy.
     """
     if simulate_seed >= 0:
-        return np.random.default_rng([simulate_seed, *keys])
-    return np.random.default_rng(secrets.randbits(256))
+        return Stream.seeded("client", simulate_seed, *keys)
+    return Stream.fresh()
 
 
 def clip(update: Vector, bound: float) -> Vector:
@@ -44,8 +43,8 @@ def _cut(update: Vector, bound: float) -> NDArray[np.float64] | None:
     return None if norm <= bound * _MARGIN else exact * (bound / norm * _MARGIN)
 
 
-def privatize(update: Vector, mechanism: ClientMechanism, noise: np.random.Generator) -> Vector:
-    """Return one site's noised release of its whole update, float32 [n].
+def privatize(update: Vector, mechanism: ClientMechanism, noise: Stream) -> Vector:
+    """Return one site's noised release of its whole update, float32 [n], rounded from the grid.
 
     The privacy unit is everything the site holds; replacing all of it moves the clipped update by
     at most `mechanism.sensitivity`, which is twice the clip. An update that is not finite counts as
@@ -53,24 +52,20 @@ def privatize(update: Vector, mechanism: ClientMechanism, noise: np.random.Gener
     """
     exact = update.astype(np.float64)
     if np.isfinite(exact).all():
-        cut = _cut(update, mechanism.clip)
+        cut = _cut(update, mechanism.clip_bound(update.size))
         exact = exact if cut is None else cut
     else:
         exact = np.zeros_like(exact)
-    drawn = noise.normal(scale=mechanism.noise_std, size=update.size)
-    return (exact + drawn).astype(np.float32)
+    return release(exact, mechanism.noise_std, noise).astype(np.float32)
 
 
 def noised_mean(
-    total: NDArray[np.float64],
-    cohort: int,
-    mechanism: ClientMechanism,
-    noise: np.random.Generator,
+    total: NDArray[np.float64], cohort: int, mechanism: ClientMechanism, noise: Stream
 ) -> Vector:
     """Return the server's release of a round, float32 [n], from the sum of clipped updates.
 
-    The divisor is the planned number of sites, a public constant: dividing by how many answered
-    would make every coordinate depend on one site's presence. McMahan et al. 2018, estimator f~.
+    total: the sum, float64 [n], of updates cut to `mechanism.clip_bound(n)`. The divisor is the
+    planned number of sites, a public constant: dividing by how many answered would make every
+    coordinate depend on one site's presence. McMahan et al. 2018, estimator f~.
     """
-    drawn = noise.normal(scale=mechanism.noise_std, size=total.size)
-    return ((total + drawn) / cohort).astype(np.float32)
+    return (release(total, mechanism.noise_std, noise) / cohort).astype(np.float32)

@@ -6,8 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fedlite.privacy.grid import fine_cell
+
 MAX_SLACK = 0.01
 """Share of a delta that the capping of samples may use up."""
+
+LEAST_NOISE = 1e-6
+"""Noise multipliers below it are no noise, and their grid is finer than a float64 sum can carry."""
+
+# What a clip gives up for arithmetic: sums and norms in float64, of up to 90,000 records a step,
+# and the 2^-39 by which the discrete noise falls short of the continuous one.
+_ARITHMETIC = 2.0**-20
+# The most of a clip that rounding to the grid may take.
+_MOST_ROUNDING = 0.1
 
 
 @dataclass(frozen=True, order=True)
@@ -36,8 +47,10 @@ class RecordMechanism:
 
     Each step releases `(sum of clipped per-record gradients + N(0, noise_std^2 I)) /
     expected_batch` over a Poisson sample with rate `sampling_rate`, to everybody outside the site.
-    Adjacency: add or remove one record. `expected_batch` is public and the same for every site, so
-    the size of a site's data set is protected as well.
+    The sum is on a grid and the noise is discrete (`fedlite.privacy.noise`), which costs what the
+    continuous Gaussian does. Adjacency: add or remove one record of the site's table.
+    `expected_batch` is public and the same for every site, so the size of a site's data set is
+    protected as well.
 
     clip: bound C > 0 on the L2 norm of one record's gradient over *all* trained tensors.
     noise_multiplier: sigma > 0, in units of the sensitivity.
@@ -63,7 +76,7 @@ class RecordMechanism:
     def __post_init__(self) -> None:
         """Check every number."""
         check_positive("clip", self.clip)
-        check_positive("noise_multiplier", self.noise_multiplier)
+        check_noise(self.noise_multiplier)
         check_rate(self.sampling_rate)
         check_count("steps", self.steps, 1)
         check_count("expected_batch", self.expected_batch, 1)
@@ -83,7 +96,7 @@ class RecordMechanism:
     @property
     def adjacency(self) -> str:
         """Which two data sets must be hard to tell apart."""
-        return "add or remove one record of the site's training data"
+        return "add or remove one record of the site's table"
 
     @property
     def sensitivity(self) -> float:
@@ -99,6 +112,20 @@ class RecordMechanism:
     def event(self) -> Event:
         """One step for the accountants."""
         return Event(self.noise_multiplier, self.sampling_rate)
+
+    def clip_bound(self, coordinates: int) -> float:
+        """Return the L2 norm to which one record's gradient is clipped: a little less than `clip`.
+
+        Rounding the sum to the grid may move it by one fine cell a coordinate; what is clipped
+        leaves room for that and for the arithmetic, so that `sensitivity` holds for what is noised.
+        coordinates: length of the vector, at least 1. Raises ValueError where the room would be
+        more than a tenth of the clip.
+
+        >>> RecordMechanism(clip=0.1, noise_multiplier=8.0, sampling_rate=1.0, steps=30,
+        ...                 expected_batch=287).clip_bound(20_640) > 0.0999
+        True
+        """
+        return _clip_bound(self, coordinates)
 
     def delta_slack(self, epsilon: float) -> float:
         """Return the delta that cutting large samples costs over the plan, at `epsilon`.
@@ -144,7 +171,7 @@ class ClientMechanism:
     def __post_init__(self) -> None:
         """Check every number."""
         check_positive("clip", self.clip)
-        check_positive("noise_multiplier", self.noise_multiplier)
+        check_noise(self.noise_multiplier)
         check_count("steps", self.steps, 1)
         if self.at not in ("site", "server"):
             raise ValueError(f"at: must be 'site' or 'server', got {self.at!r}")
@@ -185,12 +212,41 @@ class ClientMechanism:
         """One participation for the accountants."""
         return Event(self.noise_multiplier, 1.0)
 
+    def clip_bound(self, coordinates: int) -> float:
+        """Return the L2 norm to which one client's update is clipped: a little less than `clip`.
+
+        Rounding the sum to the grid may move it by one fine cell a coordinate; what is clipped
+        leaves room for that and for the arithmetic, so that `sensitivity` holds for what is noised.
+        coordinates: length of the vector, at least 1. Raises ValueError where the room would be
+        more than a tenth of the clip.
+
+        >>> ClientMechanism(clip=1.0, noise_multiplier=8.0, steps=3, at="site").clip_bound(10**20)
+        Traceback (most recent call last):
+        ...
+        ValueError: noise_multiplier: must leave the clip room for rounding 100000000000000000000 \
+values to the noise's grid, got 8.0; use a smaller model or a larger epsilon
+        """
+        return _clip_bound(self, coordinates)
+
     def delta_slack(self, epsilon: float) -> float:
         """Return 0: nothing is cut."""
         return 0.0
 
 
 Mechanism = RecordMechanism | ClientMechanism
+
+
+def _clip_bound(mechanism: Mechanism, coordinates: int) -> float:
+    check_count("coordinates", coordinates, 1)
+    # In units of the sensitivity: 1 before rounding, and a cell for each coordinate in L2.
+    rounding = math.sqrt(coordinates) * fine_cell(mechanism.noise_multiplier)
+    if not rounding <= _MOST_ROUNDING:
+        raise ValueError(
+            "noise_multiplier: must leave the clip room for rounding "
+            f"{coordinates} values to the noise's grid, got {mechanism.noise_multiplier!r}; "
+            "use a smaller model or a larger epsilon"
+        )
+    return mechanism.clip * (1.0 - rounding - _ARITHMETIC)
 
 
 def cut_slack(
@@ -259,6 +315,14 @@ def check_positive(name: str, value: Any) -> None:
     # Comparisons with NaN are false, so the rule is stated as what must be true.
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name}: must be finite and greater than 0, got {value!r}")
+
+
+def check_noise(value: Any) -> None:
+    """Raise ValueError unless `value` is a noise multiplier of a mechanism."""
+    if not (math.isfinite(value) and value >= LEAST_NOISE):
+        raise ValueError(
+            f"noise_multiplier: must be finite and at least {LEAST_NOISE:g}, got {value!r}"
+        )
 
 
 def check_rate(value: Any) -> None:

@@ -186,9 +186,8 @@ class Learner:
         else:
             from fedlite.privacy import dpsgd
 
-            sampler, noise = dpsgd.entropy(
-                self.scenario.privacy.simulate_seed, round_number, site, device=self.device
-            )
+            seed = self.scenario.privacy.simulate_seed
+            sampler, noise = dpsgd.entropy(seed, round_number, site)
             dpsgd.train(
                 self.model,
                 self.inputs,

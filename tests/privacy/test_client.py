@@ -41,14 +41,15 @@ def test_noise_has_the_deviation_that_the_mechanism_says(at: str, factor: float)
     # The standard error of a standard deviation over N draws is 1 / sqrt(2 N): 6 of them.
     assert noised.std() == pytest.approx(plan.noise_std, rel=6 / np.sqrt(2 * N))
     assert abs(noised.mean()) < 6 * plan.noise_std / np.sqrt(N)
-    assert np.count_nonzero(noised) == N
+    # On a grid of 1 / 819 of a deviation about one in 2,050 draws is 0.
+    assert np.count_nonzero(noised) > N * (1 - 1 / 1000)
 
 
 def test_the_divisor_is_the_planned_number_of_sites_whoever_answered() -> None:
-    plan = mechanism("server", sigma=1e-9)
+    plan = mechanism("server", sigma=1e-6)
     total = np.full(5, 3.0)
     mean = client.noised_mean(total, 4, plan, client.entropy(-1))
-    np.testing.assert_allclose(mean, 0.75, rtol=1e-6)
+    np.testing.assert_allclose(mean, 0.75, rtol=1e-5)
 
 
 def test_noise_cannot_be_repeated_unless_it_is_only_simulated() -> None:
