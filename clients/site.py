@@ -266,7 +266,11 @@ class Site:
         )
         disclosed = self.scenario.federation.weighting == "records"
         records = len(self.learner.labels) if disclosed else 0
-        payload = compression.pack(envelope, compressor.codec, sent.body, records)
+        body = sent.body
+        if self.scenario.noised_at_server:
+            # Not noised yet: its length may not tell what was selected.
+            body = compression.pad(body, compressor.limit(delta.size))
+        payload = compression.pack(envelope, compressor.codec, body, records)
         state.pending = Pending(
             round=instruction.round,
             base=instruction.model,

@@ -286,6 +286,11 @@ class Scenario:
         return self.privacy.unit != "none"
 
     @property
+    def noised_at_server(self) -> bool:
+        """Whether sites send clear updates to a server that adds the noise."""
+        return self.privacy.unit == "client" and self.privacy.noise_at == "server"
+
+    @property
     def claims_privacy(self) -> bool:
         """Whether epsilons are claimed, budgets kept and ledgers written."""
         return self.private and self.privacy.simulate_seed < 0

@@ -36,7 +36,10 @@ class Updates:
         self._scenario = scenario
         self._layout = layout
         self._compressor = scenario.uplink.make(layout.sizes)
-        self._limit = self._compressor.limit(layout.size)
+        # What a site selects is not noised yet where the server adds the noise, so all its updates
+        # have one length.
+        padding = compression.PAD_BYTES if scenario.noised_at_server else 0
+        self._limit = self._compressor.limit(layout.size) + padding
         # Bytes of the longest reply that the plan allows.
         self.longest = REPLY_BYTES + compression.HEADER_BYTES + self._limit
         self._witness = witness
@@ -75,6 +78,8 @@ class Updates:
         codec, records, body = compression.unpack(reply.frame, envelope, limit=self._limit)
         if codec != self._compressor.codec:
             raise ValueError(f"codec: must be {self._compressor.codec}, got {codec}")
+        if self._scenario.noised_at_server:
+            body = compression.unpad(body)
         decoded = self._compressor.decompress(body, self._layout.size, envelope.context)
         update = compression.restore(decoded, self._reference)
         if self._bound:

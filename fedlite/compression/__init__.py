@@ -5,7 +5,16 @@ from __future__ import annotations
 from fedlite.compression.compressor import COMPRESSORS, make
 from fedlite.compression.dense import Dense
 from fedlite.compression.feedback import Residual, Sent, compress, restore
-from fedlite.compression.frame import HEADER_BYTES, Envelope, disclosed_records, pack, unpack
+from fedlite.compression.frame import (
+    HEADER_BYTES,
+    PAD_BYTES,
+    Envelope,
+    disclosed_records,
+    pack,
+    pad,
+    unpack,
+    unpad,
+)
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.quantization import QUANTIZERS, Quantizer
 from fedlite.compression.selection import count, top_k
@@ -15,6 +24,7 @@ __all__ = [
     "COMPRESSORS",
     "HEADER_BYTES",
     "NOTHING",
+    "PAD_BYTES",
     "QUANTIZERS",
     "Compressor",
     "Context",
@@ -30,7 +40,9 @@ __all__ = [
     "disclosed_records",
     "make",
     "pack",
+    "pad",
     "restore",
     "top_k",
     "unpack",
+    "unpad",
 ]

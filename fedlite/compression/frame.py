@@ -25,10 +25,14 @@ VERSION = 1
 _HEADER = struct.Struct("<2sBB4sI8sI")
 _CRC = struct.Struct("<I")
 _BINDING = struct.Struct("<8sII8s8s")
+_PAD = struct.Struct("<I")
 _U32 = 2**32
 
 HEADER_BYTES = _HEADER.size + _CRC.size
 """Bytes that a frame adds to its body: 28."""
+
+PAD_BYTES = _PAD.size
+"""Bytes that a padded body adds to the limit of a plain one: 4."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,30 @@ def unpack(blob: bytes, envelope: Envelope, *, limit: int) -> tuple[int, int, by
             "the run, the site or the base model differs from the plan"
         )
     return codec, records, blob[HEADER_BYTES:]
+
+
+def pad(body: bytes, limit: int) -> bytes:
+    """Return `body` behind its length and before zeros: `PAD_BYTES + limit` bytes, always.
+
+    For a body whose length would tell something of the records: the positions that a site selects
+    by clean values are written in more or fewer bytes, and a message's length is seen by whoever
+    sees the network or the record of the run.
+    """
+    return _PAD.pack(len(body)) + body + bytes(limit - len(body))
+
+
+def unpad(padded: bytes) -> bytes:
+    """Return the body; raises ValueError when it is not one that `pad` wrote.
+
+    >>> unpad(pad(b"body", 9))
+    b'body'
+    """
+    if len(padded) < PAD_BYTES:
+        raise ValueError(f"padded body: needs at least {PAD_BYTES} bytes, got {len(padded)}")
+    (length,) = _PAD.unpack_from(padded)
+    if length > len(padded) - PAD_BYTES or any(padded[PAD_BYTES + length :]):
+        raise ValueError(f"padded body: its length must be true and zeros follow, got {length}")
+    return padded[PAD_BYTES : PAD_BYTES + length]
 
 
 def disclosed_records(frame: bytes) -> int:

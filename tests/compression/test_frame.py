@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlite.compression.frame import HEADER_BYTES, Envelope, pack, unpack
+from fedlite.compression.frame import HEADER_BYTES, PAD_BYTES, Envelope, pack, pad, unpack, unpad
 
 ENVELOPE = Envelope(run=b"run-0001", round=9, site=4, layout=b"layout-1", base=b"model-at")
 BODY = b"some body"
@@ -129,3 +129,19 @@ def test_codec_and_records_must_fit_their_field() -> None:
         pack(ENVELOPE, 256, BODY)
     with pytest.raises(ValueError, match="records must be in"):
         pack(ENVELOPE, 1, BODY, records=-1)
+
+
+@given(st.binary(max_size=30), st.integers(0, 30))
+def test_padded_bodies_come_back_and_have_the_length_of_the_limit(body: bytes, more: int) -> None:
+    padded = pad(body, len(body) + more)
+    assert len(padded) == PAD_BYTES + len(body) + more
+    assert unpad(padded) == body
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [b"", b"\1\0\0", b"\3\0\0\0ab", b"\1\0\0\0ab", b"\xff\xff\xff\xff" + bytes(9)],
+)
+def test_a_padded_body_that_nobody_wrote_is_refused(wrong: bytes) -> None:
+    with pytest.raises(ValueError, match="padded body"):
+        unpad(wrong)

@@ -19,6 +19,7 @@ from fedlite.privacy import ClientMechanism
 from fedlite.reporting.record import read_rounds
 from server import checkpoint
 from server.rounds import RunFailed
+from server.updates import Updates
 from server.witness import Witness
 
 World = Callable[..., Any]
@@ -156,7 +157,7 @@ def test_a_run_ends_in_order_when_too_few_sites_have_budget_left(world: World) -
 
 def test_the_server_bounds_sums_and_noises_what_clients_send(world: World) -> None:
     """The model moves by (sum of updates cut to the clip + noise) / planned sites."""
-    quiet = ClientMechanism(clip=0.5, noise_multiplier=1e-9, steps=4, at="server")
+    quiet = ClientMechanism(clip=0.5, noise_multiplier=1e-6, steps=4, at="server")
     tables = {
         "uplink": {"compressor": "dense", "error_feedback": False},
         "downlink": {"compressor": "dense"},
@@ -178,6 +179,29 @@ def test_the_server_bounds_sums_and_noises_what_clients_send(world: World) -> No
     played = noisy.play(noisy.rounds(central=loud))
     noise = played.point.state.model - INITIAL - moved
     assert noise.std() == pytest.approx(40 * 0.5 / 4, rel=6 / np.sqrt(2 * N))
+
+
+def test_clear_updates_have_one_length_whatever_was_selected(world: World) -> None:
+    """Their positions take more or fewer bytes, and the record of a run tells how many came."""
+    some = world(
+        sites=4,
+        uplink={"compressor": "topk", "density": 0.2, "error_feedback": False},
+        privacy={"unit": "client", "noise_at": "server", "clip": 0.5, "simulate_seed": 1},
+        federation={"rounds": 3},
+    )
+    plan = ClientMechanism(clip=0.5, noise_multiplier=2.0, steps=4, at="server")
+    lengths, add = [], Updates.add
+
+    def counting(updates: Updates, name: str, blob: bytes) -> None:
+        lengths.append(len(blob))
+        add(updates, name, blob)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Updates, "add", counting)
+        played = some.play(some.rounds(central=plan))
+    assert len(lengths) == 12 and len(set(lengths)) == 1
+    assert {r.bytes_up for r in played.records} == {4 * lengths[0]}
+    assert all(r.accepted == 4 for r in played.records)
 
 
 def test_a_head_is_remembered_and_a_reply_without_one_is_dropped(
