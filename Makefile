@@ -34,6 +34,7 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.fashion --quick
 	$(BIN)/python -m simulations.benchmarks.heart --quick
 	$(BIN)/python -m simulations.benchmarks.ledger --quick
+	$(BIN)/python -m simulations.benchmarks.noise --quick
 	$(BIN)/python -m simulations.benchmarks.soak --quick
 
 clean:
