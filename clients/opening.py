@@ -6,21 +6,28 @@ its operator's `site.toml`; nothing that a server can choose names a file or a f
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from clients import policy as site_policy
+from clients.declared import beyond_declared
 from clients.home import Home, open_home
 from clients.policy import DataSet, for_scenario
 from clients.site import Decline, Site
 from fedlite.config import Scenario, ScenarioError
 from fedlite.data import SiteData, Source
-from fedlite.data.spread import spread
+from fedlite.data.spread import load_source, share_out, spread
 from fedlite.messages import Code
 from fedlite.training import Learner
 from fedlite.training.share import plan_mechanism, settle_batch
+
+log = logging.getLogger("fedlite.site")
 
 
 def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site:
@@ -28,23 +35,24 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
 
     Raises ValueError when the data, the model or the privacy plan is not usable.
     """
-    federation = scenario.federation
-    source, sites = spread(scenario.data, federation.sites, federation.seed)
+    source, sites = spread(scenario)
     data = sites[index]
     default = for_scenario(scenario, data.name)
     home = open_home(
         _homes(scenario, directory) / data.name, data.name, scenario.data.name, default
     )
     scenario = settle_batch(scenario, len(source.train))
-    return _ready(scenario, source, data, directory / f"{data.name}.safetensors", home)
+    state = directory / f"{data.name}.safetensors"
+    return _ready(scenario, source, data, state, home, most=scenario.privacy.max_records)
 
 
 def open_deployed_site(scenario: Scenario, home: Path, run: str) -> Site:
     """Build the site whose folder is `home`; what it remembers of the run is kept there by `run`.
 
     The records are those that `[data.NAME]` of its site.toml names, NAME being the scenario's
-    data.name. Raises Decline when there is no such table, ValueError as for a simulated site, and
-    ScenarioError when the plan leaves open what a site must not find out by itself.
+    data.name. Raises Decline when there is no such table, or it declares less than the plan needs,
+    ValueError as for a simulated site, and ScenarioError when the plan leaves open what a site must
+    not find out by itself.
     """
     if not re.fullmatch(r"[0-9a-f]{16}", run):
         raise ScenarioError(f"run.id: must be 16 lower-case hex digits, got {run!r:.40}")
@@ -60,44 +68,75 @@ def open_deployed_site(scenario: Scenario, home: Path, run: str) -> Site:
             Code.POLICY,
             f"site.toml: has no [data.{scenario.data.name}], so nothing here answers this scenario",
         )
+    if beyond := beyond_declared(policy, scenario):
+        raise Decline(Code.POLICY, "site.toml: " + "; ".join(beyond))
     source, data = _own_records(scenario, chosen, home, policy.site)
     place = Home(home, policy.site, scenario.data.name)
     folder = home / "state" / run
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return _ready(scenario, source, data, folder / "state.safetensors", place)
+    state = folder / "state.safetensors"
+    return _ready(scenario, source, data, state, place, most=chosen.records_at_most)
 
 
 def _own_records(
     scenario: Scenario, chosen: DataSet, home: Path, site: str
 ) -> tuple[Source, SiteData]:
-    """Return the records that the operator has named, under the site's own name."""
+    """Return the records that the operator has named, under the site's own name.
+
+    Where they are private, neither a row of a file that does not fit the plan nor a part without
+    rows stops the site: it trains on what is left, and on nothing if need be.
+    """
     path = str(chosen.file(home)) if chosen.path else ""
     settings = replace(scenario.data, name=chosen.source, path=path, target=chosen.target)
-    federation = scenario.federation
-    if not chosen.part:
-        source, (data,) = spread(replace(settings, partition="iid"), 1, federation.seed)
-        return source, replace(data, name=site)
-    source, parts = spread(settings, federation.sites, federation.seed)
-    found = {part.name: part for part in parts}
-    if chosen.part not in found:
-        raise ValueError(
-            f"site.toml: data.{chosen.name}.part: must be one of {', '.join(sorted(found))}, got "
-            f"{chosen.part!r}"
-        )
-    return source, replace(found[chosen.part], name=site)
+    private, federation = scenario.private, scenario.federation
+    source = load_source(settings, skip_wrong=private)
+    if chosen.part and settings.partition != "natural":
+        shares = share_out(source, settings, federation.sites, federation.seed, private=private)
+        found = {share.name: share for share in shares}
+        if chosen.part not in found:
+            raise _no_such_part(chosen, found)
+        return source, replace(found[chosen.part], name=site)
+    own = _of_part(source, chosen, private=private) if chosen.part else source
+    alone = replace(settings, partition="iid")
+    (data,) = share_out(own, alone, 1, federation.seed, private=private)
+    return source, replace(data, name=site)
 
 
-def _ready(scenario: Scenario, source: Source, data: SiteData, state: Path, home: Home) -> Site:
+def _of_part(source: Source, chosen: DataSet, *, private: bool) -> Source:
+    """Return the rows of one of the source's groups."""
+    names = source.group_names
+    if source.groups is None or (chosen.part not in names and not (private and chosen.path)):
+        raise _no_such_part(chosen, names)
+    if chosen.part not in names:
+        log.warning("data.%s.part: no row is of %r; see the file", chosen.name, chosen.part)
+    number = names.index(chosen.part) if chosen.part in names else -1
+    return replace(
+        source, train=source.train.take(np.flatnonzero(source.groups == number)), groups=None
+    )
+
+
+def _no_such_part(chosen: DataSet, known: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"site.toml: data.{chosen.name}.part: must be one of {', '.join(sorted(known)) or 'none'}, "
+        f"got {chosen.part!r}"
+    )
+
+
+def _ready(
+    scenario: Scenario, source: Source, data: SiteData, state: Path, home: Home, *, most: int
+) -> Site:
+    """Build the site; where its records are private, `most` cuts them (0: never).
+
+    A table that keeps what was declared of it is never cut. To refuse one that does not would tell
+    how many records it has; to train on all of it would cost more than the plan says.
+    """
+    train = data.train
+    if scenario.private and 0 < most < len(train):
+        log.warning("%s: only the first %d records count, as declared", data.name, most)
+        train = train.take(np.arange(most))
     mechanism = plan_mechanism(scenario) if scenario.private else None
-    learner = Learner(scenario, data.train, source.classes)
-    # The site's own delta, and not the server's: who may choose it could find out the number.
-    delta = home.policy().delta
-    if scenario.privacy.unit == "record" and delta >= 1 / len(data.train):
-        raise ValueError(
-            f"site.toml: budget.delta must be less than 1 / records, which is "
-            f"1 / {len(data.train)} at {data.name}, got {delta}; use 1e-5 or less"
-        )
-    commitment = home.commitment(data.train) if scenario.claims_privacy else ""
+    learner = Learner(scenario, train, source.classes)
+    commitment = home.commitment(train) if scenario.claims_privacy else train.digest().hex()
     return Site(scenario, data.name, learner, mechanism, state, home, commitment)
 
 

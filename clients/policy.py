@@ -100,7 +100,8 @@ class DataSet:
     source: a name of the catalogue, "csv" for a file of one's own. part: which site of a source
     that holds several; "" is all of it. path, target: the file and its label column, for csv only.
     epsilon: the ceiling of this data set beside that of the budget, of which the lower counts; 0
-    leaves the budget's.
+    leaves the budget's. records_at_most: a bound on its records that everybody may know, and that
+    is chosen without counting them; 0 declares none.
     """
 
     name: str = ""
@@ -109,6 +110,7 @@ class DataSet:
     path: str = _text()
     target: str = _text()
     epsilon: float = setting(0.0, "from 0 to 100", lambda v: 0 <= v <= 100)
+    records_at_most: int = _whole(0, 0, 10**9)
 
     def file(self, home: Path) -> Path:
         """Return the path of the site's own file; a relative one starts at the site's folder."""

@@ -83,6 +83,8 @@ sandbox = {json.dumps(limits.sandbox)}
 #   target = ""         csv only: the column of the labels
 #   epsilon = 0.0       ceiling of this data set; the lower of this and budget.epsilon counts.
 #                       0: budget.epsilon
+#   records_at_most = 0 how many records it has at most, as you are content to tell everybody: a
+#                       round number well above. What lies beyond it is not trained on. 0: not told
 """
     import tomli_w
 

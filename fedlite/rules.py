@@ -77,6 +77,12 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "often a sample is cut depends on the size of the site), got "
             f"{privacy.max_batch} and {privacy.max_records}; set both or neither"
         )
+    if data.name == "csv" and not data.labels:
+        errors.append(
+            'data.labels: must be set when privacy.unit is not none and data.name is "csv" (rule: '
+            "one record may not decide which classes there are, nor number the others), got "
+            'nothing; list all classes, for example "no,yes"'
+        )
     if privacy.unit == "client":
         return errors + _client_checks(scenario)
     if privacy.noise_at == "server":

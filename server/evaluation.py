@@ -37,7 +37,7 @@ class Evaluator:
     def __init__(self, scenario: Scenario) -> None:
         """Load the data and prepare it once."""
         federation = scenario.federation
-        self.source, self.sites = spread(scenario.data, federation.sites, federation.seed)
+        self.source, self.sites = spread(scenario)
         self.model = build(
             scenario.model.name,
             self.source.shape,

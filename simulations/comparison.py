@@ -110,7 +110,7 @@ def released_vector(scenario: Scenario, directory: Path) -> Vector:
     """Read the model that a run released, float32 [n]."""
     import safetensors.numpy
 
-    source, _ = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
+    source, _ = spread(scenario)
     model = build(scenario.model.name, source.shape, source.classes, seed=0)
     tensors = safetensors.numpy.load_file(directory / "model.safetensors")
     parts = [tensors[name].ravel() for name in Layout.of(model).names]
@@ -124,7 +124,7 @@ def home_scores(scenario: Scenario, vector: Vector) -> dict[str, dict[str, float
     Sites whose held-out part is empty, or of one class where the metric needs two, are left out.
     """
     seed = scenario.federation.seed
-    source, sites = spread(scenario.data, scenario.federation.sites, seed)
+    source, sites = spread(scenario)
     model = build(scenario.model.name, source.shape, source.classes, seed=seed)
     load_vector(model, vector)
     metric, score = _metric(source.classes)
@@ -162,7 +162,7 @@ def compare(scenario: Scenario, repeats: int, say: Callable[[str], None]) -> Com
                 rows[-1].append(_fold(_divided(scenario, repeat, fold)))
     first = rows[0][0]
     ways = tuple(first.scores)
-    _, sites = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
+    _, sites = spread(scenario)
     return Comparison(
         metric=first.metric,
         ways=ways,
@@ -260,7 +260,7 @@ class _Fold:
 
 def _fold(scenario: Scenario) -> _Fold:
     federation = scenario.federation
-    source, sites = spread(scenario.data, federation.sites, federation.seed)
+    source, sites = spread(scenario)
     model = build(scenario.model.name, source.shape, source.classes, seed=federation.seed)
     fold, count = _Fold(model, sites, federation.seed), len(sites)
     fold.own = [fold.ridge(x, y, fold.zero()) for x, y in zip(fold.x, fold.y, strict=True)]
@@ -315,7 +315,7 @@ def train_here(scenario: Scenario, parts: list[Dataset], mechanism: RecordMechan
     """
     from strategies import ServerState, make
 
-    source, _ = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
+    source, _ = spread(scenario)
     learners = [Learner(scenario, part, source.classes) for part in parts]
     strategy = make(scenario.federation)
     state = ServerState.initial(learners[0].initial)
@@ -340,7 +340,7 @@ def federate(scenario: Scenario) -> Vector:
     if scenario.claims_privacy:
         # Nobody gets to see this model: it claims nothing and spends from no ledger.
         scenario = with_values(scenario, "privacy", simulate_seed=secrets.randbits(31))
-    source, _ = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
+    source, _ = spread(scenario)
     model = build(scenario.model.name, source.shape, source.classes, seed=scenario.federation.seed)
     sites, run_id = scenario.federation.sites, secrets.randbits(63)
     # What will be thrown away need not reach a disk: in memory its many syncs cost nothing.
@@ -446,7 +446,7 @@ def note(scenario: Scenario, found: Comparison, accuracy: dict[str, dict[str, fl
 
 def _rarest_note(scenario: Scenario, found: Comparison) -> str:
     """Say how few records the coarsest site's AUC rests on, and what the mean of folds would be."""
-    source, sites = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
+    source, sites = spread(scenario)
     counts = {
         site.name: int(
             np.bincount(np.concatenate([site.train.y, site.test.y]), minlength=source.classes).min()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from fedlite import data
 from fedlite.config import Scenario, ScenarioError, load, with_values
+from fedlite.data.partition import check_expected
 from fedlite.data.spread import spread
 from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch
@@ -60,6 +62,8 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
             "machine), got nothing; set data.path and data.target, or hand the scenario to real "
             "sites with `fedlite server submit`"
         )
+    if scenario.privacy.unit == "record":
+        _check_size(scenario)
     make(federation)
     for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
         try:
@@ -81,21 +85,39 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
 
 def _check_data(scenario: Scenario) -> tuple[Scenario, tuple[int, ...], int]:
     """Return the scenario with its batch settled, the shape of a record, the number of classes."""
-    federation = scenario.federation
-    source, sites = spread(scenario.data, federation.sites, federation.seed)
+    source, sites = spread(scenario)
     if source.test is None and not any(len(site.test) for site in sites):
         raise ScenarioError(
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
             f"of its own, got {scenario.data.test_fraction}; 0.2 holds out a fifth at each site"
         )
-    smallest = min(sites, key=lambda site: len(site.train))
-    if scenario.privacy.unit == "record" and scenario.privacy.delta >= 1 / len(smallest.train):
-        raise ScenarioError(
-            f"privacy.delta: must be less than 1 / records of the smallest site, which is "
-            f"1 / {len(smallest.train)} ({smallest.name}), got {scenario.privacy.delta}; "
-            "use 1e-5 or less"
+    scenario = settle_batch(scenario, len(source.train))
+    if scenario.private and scenario.data.name != "csv":
+        chosen = scenario.data
+        check_expected(
+            source,
+            chosen.partition,
+            scenario.federation.sites,
+            alpha=chosen.alpha,
+            seed=scenario.federation.seed,
         )
-    return settle_batch(scenario, len(source.train)), source.shape, source.classes
+    return scenario, source.shape, source.classes
+
+
+def _check_size(scenario: Scenario) -> None:
+    """Hold the plan against how many records a site has by what is public, not by its records."""
+    privacy = scenario.privacy
+    records = math.ceil(privacy.expected_batch / privacy.sampling_rate)
+    if privacy.delta >= 1 / records:
+        raise ScenarioError(
+            "privacy.delta: must be less than 1 / records of a site, of which there are "
+            f"expected_batch / sampling_rate = {records}, got {privacy.delta}; use 1e-5 or less"
+        )
+    if 0 < privacy.max_records < records:
+        raise ScenarioError(
+            "privacy.max_records: must be at least the records of a site, of which there are "
+            f"expected_batch / sampling_rate = {records}, got {privacy.max_records}; raise it"
+        )
 
 
 def choose_engine(name: str, scenario: Scenario) -> str:
@@ -107,7 +129,7 @@ def choose_engine(name: str, scenario: Scenario) -> str:
     from fedlite.models import build
 
     federation, training = scenario.federation, scenario.training
-    source, sites = spread(scenario.data, federation.sites, federation.seed)
+    source, sites = spread(scenario)
     model = build(scenario.model.name, source.shape, source.classes, seed=0)
     macs = sum(part["macs"] for part in model.costs().values())
     records = sum(len(site.train) for site in sites)

@@ -124,6 +124,18 @@ PRIVATE = {"unit": "record", "delta": 1e-5}
             "data.scaling",
             "must be none",
         ),
+        *(
+            (
+                {
+                    "privacy": privacy,
+                    "training": {"steps": 1},
+                    "data": {"name": "csv", "path": "a", "target": "b", "scaling": "none"},
+                },
+                "data.labels",
+                "one record may not decide which classes there are",
+            )
+            for privacy in (PRIVATE | {"expected_batch": 5}, {"unit": "client"})
+        ),
         ({"data": {"name": "csv"}}, "data.path", "needed"),
         ({"data": {"name": "csv", "shape": "3"}}, "data.labels", "needed"),
         ({"data": {"name": "csv", "labels": "a,b"}}, "data.shape", "needed"),

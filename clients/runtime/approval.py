@@ -17,7 +17,8 @@ from typing import Any
 
 from clients import policy as site_policy
 from clients import policy_file
-from clients.policy import ApprovedBundle, SitePolicy, for_data, for_scenario, is_number
+from clients.declared import beyond_declared, most_records
+from clients.policy import ApprovedBundle, DataSet, SitePolicy, for_data, for_scenario, is_number
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.config import Scenario, from_run_config, parse_value
 from fedlite.deployment import bundle as bundles
@@ -133,6 +134,8 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
     facts.append(("data set", f"[data.{data.name}] of site.toml" if data else "none"))
     try:
         if data is not None:
+            facts.append(("its records", _bound(data)))
+            refused += beyond_declared(policy, scenario)
             more, too_much = _sizes(home, policy, scenario)
             facts += more
             refused += too_much
@@ -271,6 +274,11 @@ def _plan(scenario: Scenario, at_most: Mapping[str, int | float]) -> list[tuple[
     return facts
 
 
+def _bound(data: DataSet) -> str:
+    most = most_records(data)
+    return f"at most {most:,}, as declared or public" if most else "no bound is declared"
+
+
 def _sizes(
     home: Path, policy: SitePolicy, scenario: Scenario
 ) -> tuple[list[tuple[str, str]], list[str]]:
@@ -285,7 +293,9 @@ def _sizes(
     own: dict[str, Any] = {}
     if chosen.source == "csv":
         shape = tuple(int(size) for size in scenario.data.shape.split("x") if size)
+        labels = scenario.data.class_names
         own = {"path": str(chosen.file(home)), "target": chosen.target, "shape": shape}
+        own |= {"labels": labels}
     source = catalog.load(chosen.source, **own)
     name = scenario.model.name
     model = build(name, source.shape, source.classes, seed=scenario.federation.seed)

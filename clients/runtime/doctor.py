@@ -140,6 +140,10 @@ def _load(home: Path, one: DataSet) -> Iterator[Check]:
         mend = f"correct part in [data.{one.name}]"
         yield Check(name, FAIL, f"has no part {one.part!r}; there are: {known}", mend)
         return
+    if 0 < one.records_at_most < len(source.train):
+        mend = "raise it to a bound that holds, or train on fewer records"
+        yield Check(name, FAIL, f"has more than records_at_most = {one.records_at_most}", mend)
+        return
     # How many records there are is nobody's business, not even on a screen that is shared.
     yield Check(name, OK, f"{one.source} loads, {source.classes} classes")
 

@@ -60,10 +60,11 @@ def load(
     target: str = "",
     shape: tuple[int, ...] = (),
     labels: tuple[str, ...] = (),
+    skip_wrong: bool = False,
 ) -> Source:
     """Return the source called `name`, verified; never touches the network.
 
-    `path`, `target`, `shape` and `labels` are for `csv` only, see `load_csv`.
+    `path`, `target`, `shape`, `labels` and `skip_wrong` are for `csv` only, see `load_csv`.
 
     Raises ValueError on an unknown name, on settings that the source does not take, and when a
     file is missing or corrupt (the message then names `fedlite data fetch`).
@@ -72,7 +73,7 @@ def load(
     if name == _CSV.name:
         if not path:
             return entry.load()
-        return load_csv(path, target=target, shape=shape, labels=labels)
+        return load_csv(path, target=target, shape=shape, labels=labels, skip_wrong=skip_wrong)
     for key, value in (("path", path), ("target", target), ("shape", shape), ("labels", labels)):
         if value:
             raise ValueError(

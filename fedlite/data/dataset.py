@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +47,17 @@ class Dataset:
         """Return a copy of the records at `indices` (int64 [m]), in that order."""
         return Dataset(self.x[indices], self.y[indices])
 
+    def digest(self) -> bytes:
+        """Return SHA-256, 32 bytes, over exactly these records in this order.
+
+        It tells whoever can guess the records that he guessed right: keep it where they are.
+        """
+        digest = hashlib.sha256()
+        for array in (self.x, self.y):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.digest()
+
 
 @dataclass(frozen=True)
 class Source:
@@ -69,6 +81,15 @@ class Source:
     labels: tuple[str, ...]
     origin: str
 
+    def digest(self) -> bytes:
+        """Return SHA-256, 32 bytes, over all records and whose they are; see `Dataset.digest`."""
+        digest = hashlib.sha256(self.train.digest())
+        if self.test is not None:
+            digest.update(self.test.digest())
+        if self.groups is not None:
+            digest.update(repr(self.group_names).encode() + self.groups.tobytes())
+        return digest.digest()
+
     def __post_init__(self) -> None:
         """Refuse a source whose parts disagree."""
         for part, data in (("train", self.train), ("test", self.test)):
@@ -91,7 +112,7 @@ class Source:
             )
         if self.groups is not None and (
             self.groups.shape != self.train.y.shape
-            or not 0 <= int(self.groups.min()) <= int(self.groups.max()) < len(self.group_names)
+            or np.any((self.groups < 0) | (self.groups >= len(self.group_names)))
         ):
             raise ValueError(
                 f"{self.name}: groups must hold an index into the {len(self.group_names)} group "

@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlite.data.dataset import Indices, SiteData, Source
-from fedlite.data.folds import stratified_folds
+from fedlite.data.keyed import keyed_folds, keyed_owners
 
 KINDS = ("iid", "dirichlet", "natural")
-# One stream of draws per purpose, so that holding out more does not move records between sites.
-_ASSIGN, _HOLD_OUT = 0, 1
+# Keeps the draws of a division apart from every other use of the same seed.
+_ASSIGN = 0
+# Fewer on average, and by chance a site is left with next to nothing.
+_LEAST_EXPECTED = 10
 
 
 def describe(kind: str, sites: int, *, alpha: float, seed: int) -> str:
@@ -25,7 +28,9 @@ def describe(kind: str, sites: int, *, alpha: float, seed: int) -> str:
     return f"{kind} partition of {sites} sites ({details})"
 
 
-def partition(source: Source, kind: str, sites: int, *, alpha: float, seed: int) -> list[Indices]:
+def partition(
+    source: Source, kind: str, sites: int, *, alpha: float, seed: int, private: bool = False
+) -> list[Indices]:
     """Return, for each site, the ascending indices (int64) of its records in `source.train`.
 
     Every record goes to exactly one site, and the same arguments give the same division.
@@ -38,12 +43,17 @@ def partition(source: Source, kind: str, sites: int, *, alpha: float, seed: int)
       size instead, which cannot use every record. A site may be left with nothing: `check_sites`.
     - `natural`: the source's own groups, in the order of `group_names`.
 
+    With `private`, one record more or less moves no other: each is placed by a keyed hash of itself
+    (`fedlite.data.keyed`), for `dirichlet` into shares of the classes that only the seed decides.
+    Sizes are then binomial, and a site may be left with nothing.
+
     Raises ValueError on an unknown kind, or when `sites`, `alpha` or `seed` do not fit the source.
     """
     if kind not in KINDS:
         raise ValueError(f"partition: must be one of {', '.join(KINDS)}, got {kind!r}")
     n = len(source.train)
-    if not 1 <= sites <= n:
+    # Of private records not even their number may decide: a site without any trains on none.
+    if not 1 <= sites <= (sites if private else n):
         raise ValueError(
             f"sites: must lie in 1..{n}, the records of {source.name}, got {sites}; use fewer sites"
         )
@@ -51,15 +61,53 @@ def partition(source: Source, kind: str, sites: int, *, alpha: float, seed: int)
         raise ValueError(f"seed: must be 0 or greater, got {seed}")
     if kind == "natural":
         return _natural(source, sites)
-    rng = np.random.default_rng((_ASSIGN, seed))
-    if kind == "iid":
-        return [np.sort(part) for part in np.array_split(rng.permutation(n), sites)]
-    if not (math.isfinite(alpha) and alpha > 0):
+    if kind == "dirichlet" and not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(
             f"alpha: must be finite and greater than 0 for a dirichlet partition, got {alpha}; "
             "0.1 is very skewed, 100 nearly even"
         )
+    if private:
+        shares = class_shares(source.classes, kind, sites, alpha=alpha, seed=seed)
+        owner = keyed_owners(source.train, shares, seed)
+        return [np.flatnonzero(owner == site) for site in range(sites)]
+    rng = np.random.default_rng((_ASSIGN, seed))
+    if kind == "iid":
+        return [np.sort(part) for part in np.array_split(rng.permutation(n), sites)]
     return _dirichlet(source, sites, alpha, rng)
+
+
+def class_shares(
+    classes: int, kind: str, sites: int, *, alpha: float, seed: int
+) -> NDArray[np.float64]:
+    """Return each site's expected share of each class, float64 [classes, sites], from the seed.
+
+    For the kinds `iid` and `dirichlet` of a private partition. No record is looked at.
+    """
+    if kind == "iid":
+        return np.full((classes, sites), 1.0 / sites)
+    rng = np.random.default_rng((_ASSIGN, seed))
+    return rng.dirichlet(np.full(sites, alpha), size=classes)
+
+
+def check_expected(source: Source, kind: str, sites: int, *, alpha: float, seed: int) -> None:
+    """Refuse a private division that by chance may leave a site without records to train on.
+
+    Only what is public counts: the size of a named source, its number of classes, and the seed. The
+    groups of a `natural` partition are as they are.
+
+    Raises ValueError naming the first such site, the rule, the value and the mend.
+    """
+    if kind == "natural":
+        return
+    shares = class_shares(source.classes, kind, sites, alpha=alpha, seed=seed)
+    for name, share in zip(site_names(source, kind, sites), shares.mean(axis=0), strict=True):
+        expected = share * len(source.train)
+        if expected < _LEAST_EXPECTED:
+            raise ValueError(
+                f"{name}: must expect at least {_LEAST_EXPECTED} records, because how many a "
+                f"private site holds may stop no run later, got {expected:.1f} in the "
+                f"{describe(kind, sites, alpha=alpha, seed=seed)}; {_mend(kind)}"
+            )
 
 
 def _natural(source: Source, sites: int) -> list[Indices]:
@@ -124,36 +172,31 @@ def site_data(
     seed: int,
     test_fraction: float = 0.2,
     fold: int = 0,
+    private: bool = False,
 ) -> list[SiteData]:
     """Return what each site holds: its share of `source.train`, less its own held-out part.
 
-    The held-out part is fold number `fold` of round(1 / test_fraction) stratified folds, which are
-    disjoint and together cover the site's records. With `test_fraction` 0 it is empty. A global
-    test set of the source is left alone either way. Missing values stay NaN: see `standardize`.
+    The held-out part is fold number `fold` of round(1 / test_fraction) folds, which are disjoint
+    and together cover the site's records. A record's fold comes from a keyed hash of it alone, so
+    one record more or less in a site's table is one more or less in either part, and moves no other
+    (`fedlite.data.keyed`). With `test_fraction` 0 nothing is held out. A global test set of the
+    source is left alone either way. Missing values stay NaN: see `standardize`.
 
-    Raises ValueError as `partition` and `check_sites` do, and when a site has fewer records than
-    there are folds.
+    Raises ValueError as `partition` does and, unless the records are `private`, as `check_sites`
+    does: a refusal that depends on private records would tell something of them.
     """
     folds = _fold_count(test_fraction, fold)
-    where = describe(kind, sites, alpha=alpha, seed=seed)
-    result = []
-    shares = partition(source, kind, sites, alpha=alpha, seed=seed)
-    for number, (name, mine) in enumerate(
-        zip(site_names(source, kind, sites), shares, strict=True)
-    ):
-        if 0 < len(mine) < folds:
-            raise ValueError(
-                f"{name}: must have at least {folds} records to hold out a fraction of "
-                f"{test_fraction:g}, got {len(mine)} in the {where}; {_mend(kind)}"
-            )
-        if folds and len(mine):
-            rng = np.random.default_rng((_HOLD_OUT, seed, number))
-            held = stratified_folds(source.train.y[mine], folds, rng) == fold
-        else:
-            held = np.zeros(len(mine), np.bool_)
-        train, test = source.train.take(mine[~held]), source.train.take(mine[held])
-        result.append(SiteData(name, train, test))
-    check_sites(result, 1, where=where, mend=_mend(kind))
+    shares = partition(source, kind, sites, alpha=alpha, seed=seed, private=private)
+    held = np.zeros(len(source.train), np.bool_)
+    if folds:
+        held = keyed_folds(source.train, folds, seed) == fold
+    result = [
+        SiteData(name, source.train.take(mine[~held[mine]]), source.train.take(mine[held[mine]]))
+        for name, mine in zip(site_names(source, kind, sites), shares, strict=True)
+    ]
+    if not private:
+        where = describe(kind, sites, alpha=alpha, seed=seed)
+        check_sites(result, 1, where=where, mend=_mend(kind))
     return result
 
 
@@ -167,7 +210,7 @@ def _mend(kind: str) -> str:
 def check_sites(
     sites: Sequence[SiteData], minimum: int, *, where: str = "federation", mend: str = ""
 ) -> None:
-    """Refuse sites that cannot take part in training.
+    """Refuse sites that cannot take part in training without privacy.
 
     Each needs at least max(1, `minimum`) training records, of at least two classes: a site of one
     class only teaches the others to answer that class. `where` and `mend` go into the message.

@@ -6,35 +6,57 @@ from functools import lru_cache
 
 import numpy as np
 
-from fedlite.config import Data
+from fedlite.config import Data, Scenario
 from fedlite.data.catalog import load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.partition import site_data
 from fedlite.data.standardization import standardize
+from fedlite.data.table import NAME as CSV
 
 
-def load_source(data: Data) -> Source:
-    """Return the source that the settings name; raises ValueError as `load` does."""
+def load_source(data: Data, *, skip_wrong: bool = False) -> Source:
+    """Return the source that the settings name; raises ValueError as `load` does.
+
+    skip_wrong: leave out rows of a CSV that do not fit, as `load_csv` does.
+    """
     return load(
         data.name,
         path=data.path,
         target=data.target,
         shape=data.sizes,
         labels=data.class_names,
+        skip_wrong=skip_wrong,
     )
 
 
+def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
+    """Load a scenario's source and share it out to its sites; the last few results are kept.
+
+    Raises ValueError as `load` and `share_out` do.
+    """
+    federation = scenario.federation
+    return _spread(scenario.data, federation.sites, federation.seed, scenario.private)
+
+
 @lru_cache(maxsize=4)
-def spread(data: Data, sites: int, seed: int) -> tuple[Source, tuple[SiteData, ...]]:
-    """Load a source and spread it over simulated sites; the last few results are kept.
+def _spread(
+    data: Data, sites: int, seed: int, private: bool
+) -> tuple[Source, tuple[SiteData, ...]]:
+    source = load_source(data)
+    return source, tuple(share_out(source, data, sites, seed, private=private))
+
+
+def share_out(
+    source: Source, data: Data, sites: int, seed: int, *, private: bool
+) -> list[SiteData]:
+    """Return what each of `sites` sites holds of a source that is loaded already.
 
     With `scaling = "site"` each site scales a CSV's columns by its own training statistics; with
     `"none"` they are taken as they are and a missing value is 0. The catalogue's other sources come
     scaled by fixed public ranges already.
 
-    Raises ValueError as `load` and `site_data` do.
+    Raises ValueError as `site_data` does.
     """
-    source = load_source(data)
     parts = site_data(
         source,
         kind=data.partition,
@@ -43,10 +65,11 @@ def spread(data: Data, sites: int, seed: int) -> tuple[Source, tuple[SiteData, .
         seed=seed,
         test_fraction=data.test_fraction,
         fold=data.fold,
+        private=private,
     )
-    if data.name == "csv":
+    if source.name == CSV:
         parts = [standardize(p) if data.scaling == "site" else _filled(p) for p in parts]
-    return source, tuple(parts)
+    return parts
 
 
 def _filled(site: SiteData) -> SiteData:

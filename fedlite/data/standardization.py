@@ -29,7 +29,7 @@ def standardize(site: SiteData) -> SiteData:
     feature that is constant at the site is only centred; one that is missing throughout is 0. The
     held-out part is scaled by the same numbers and has no influence on them.
 
-    Raises ValueError when the training part is empty.
+    An empty training part leaves the held-out values as they are.
 
     >>> train = Dataset(np.array([[1.0], [3.0], [np.nan]], np.float32), np.array([0, 1, 1]))
     >>> test = Dataset(np.array([[5.0]], np.float32), np.array([1]))
@@ -37,11 +37,6 @@ def standardize(site: SiteData) -> SiteData:
     >>> scaled.train.x.ravel().tolist(), scaled.test.x.ravel().tolist()
     ([-1.0, 1.0, 0.0], [3.0])
     """
-    if not len(site.train):
-        raise ValueError(
-            f"{site.name}: standardising needs at least one training record, got 0; "
-            "give the site more records or fewer held-out ones"
-        )
     x = site.train.x.astype(np.float64)
     seen = ~np.isnan(x)
     count = np.maximum(seen.sum(axis=0), 1)

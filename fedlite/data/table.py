@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 import re
 from array import array
@@ -13,6 +14,8 @@ import numpy as np
 
 from fedlite.data.cache import sha256
 from fedlite.data.dataset import Dataset, Features, Indices, Source
+
+log = logging.getLogger("fedlite.site")
 
 NAME = "csv"
 SITE_COLUMN = "site"
@@ -90,13 +93,50 @@ def _header(names: list[str], path: str, target: str) -> None:
         raise _wrong(path, 1, "", "a feature column is needed", names, "add a numeric column")
 
 
+def _record(
+    row: list[str], path: str, line: int, names: list[str], target: str, labels: tuple[str, ...]
+) -> tuple[list[float], str, str]:
+    """Return a row's features, its label and its owner ("" without a column for it)."""
+    if len(row) != len(names):
+        rule = f"a row must have {len(names)} cells, as the header has"
+        raise _wrong(path, line, "", rule, len(row), "add or remove commas")
+    cell = dict(zip(names, (text.strip() for text in row), strict=True))
+    features = [
+        _feature(text, path, line, column)
+        for column, text in cell.items()
+        if column not in (target, SITE_COLUMN)
+    ]
+    label = _label(cell[target], path, line, target)
+    if labels and label not in labels:
+        rule = f"the label must be one of {', '.join(labels)}"
+        raise _wrong(path, line, target, rule, label, "correct it or extend `labels`")
+    return features, label, _site(cell[SITE_COLUMN], path, line) if SITE_COLUMN in cell else ""
+
+
+def _classes(found: list[str], path: str, target: str) -> tuple[str, ...]:
+    """Return the classes of a file whose labels nobody has fixed."""
+    if not found:
+        raise _wrong(path, 2, target, "at least one record is needed", 0, "add rows")
+    present = sorted(set(found), key=_numeric_first)
+    if not 2 <= len(present) <= MAX_CLASSES:
+        rule = f"the labels must form 2 to {MAX_CLASSES} classes"
+        shown = present[0] if len(present) == 1 else len(present)
+        raise _wrong(path, 2, target, rule, shown, "add records, or choose another target")
+    return tuple(present)
+
+
 def _numeric_first(label: str) -> tuple[bool, int, str]:
     number = re.fullmatch(r"-?\d+", label)
     return (number is None, int(label) if number else 0, label)
 
 
 def load_csv(
-    path: str, *, target: str, shape: tuple[int, ...] = (), labels: tuple[str, ...] = ()
+    path: str,
+    *,
+    target: str,
+    shape: tuple[int, ...] = (),
+    labels: tuple[str, ...] = (),
+    skip_wrong: bool = False,
 ) -> Source:
     """Return the records of a UTF-8, comma-separated file with a header.
 
@@ -105,7 +145,11 @@ def load_csv(
     until `standardize` fills them in at each site. `shape` reshapes the feature columns, in file
     order, for example (6, 100) for six channels of a hundred readings. `labels` fixes the class
     numbers; without it they follow the sorted labels of THIS file, so sites that hold one file
-    each must all give the same `labels`.
+    each must all give the same `labels`. With it, no class need occur in the file, nor a record.
+
+    skip_wrong: a row that does not fit counts as absent, and is named in the log of this machine
+    only. It is for a site whose records are private: a refusal for one row would tell outside that
+    the row is there.
 
     Raises ValueError naming file, line, column, rule, value and mend.
     """
@@ -127,8 +171,7 @@ def load_csv(
         raise _wrong(path, line, "", "the text must be UTF-8", value, "save it so") from error
 
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    cells, found, owners = array("d"), [], []
-    rows = 0
+    cells, found, owners = array("d"), list[str](), list[str]()
     try:
         names = [name.strip() for name in next(reader, [])]
         _header(names, path, target)
@@ -137,45 +180,37 @@ def load_csv(
             line = reader.line_num
             if not row:
                 continue
-            if len(row) != len(names):
-                rule = f"a row must have {len(names)} cells, as the header has"
-                raise _wrong(path, line, "", rule, len(row), "add or remove commas")
-            cell = dict(zip(names, (text.strip() for text in row), strict=True))
-            cells.extend(_feature(cell[column], path, line, column) for column in columns)
-            label = _label(cell[target], path, line, target)
-            if labels and label not in labels:
-                rule = f"the label must be one of {', '.join(labels)}"
-                raise _wrong(path, line, target, rule, label, "correct it or extend `labels`")
+            try:
+                features, label, owner = _record(row, path, line, names, target, labels)
+            except ValueError as error:
+                if not skip_wrong:
+                    raise
+                log.warning("a row counts as absent: %s", error)
+                continue
+            cells.extend(features)
             found.append(label)
-            if SITE_COLUMN in cell:
-                owners.append(_site(cell[SITE_COLUMN], path, line))
-            rows += 1
+            owners.append(owner)
     except csv.Error as error:
         line = reader.line_num
         raise _wrong(path, line, "", "the text must be CSV", str(error), "check quotes") from error
 
-    if not rows:
-        raise _wrong(path, 2, target, "at least one record is needed", 0, "add rows")
-    present = sorted(set(found), key=_numeric_first)
-    if not 2 <= len(present) <= MAX_CLASSES:
-        rule = f"the labels must form 2 to {MAX_CLASSES} classes"
-        shown = present[0] if len(present) == 1 else len(present)
-        raise _wrong(path, 2, target, rule, shown, "add records, or choose another target")
-    used = labels or tuple(present)
+    used = labels or _classes(found, path, target)
     if shape and math.prod(shape) != len(columns):
         raise ValueError(
             f"shape: must hold the {len(columns)} feature columns of {path}, got {shape} "
             f"({math.prod(shape)}); correct it, or leave it empty for ({len(columns)},)"
         )
     shape = shape or (len(columns),)
-    x: Features = np.frombuffer(cells, np.float64).astype(np.float32).reshape(rows, *shape)
+    x: Features = np.frombuffer(cells, np.float64).astype(np.float32).reshape(len(found), *shape)
     y: Indices = np.array([used.index(label) for label in found], np.int64)
-    groups = tuple(sorted(set(owners)))
+    # Without a column for it every owner is "".
+    owned = SITE_COLUMN in names
+    groups = tuple(sorted(set(owners))) if owned else ()
     return Source(
         name=NAME,
         train=Dataset(x, y),
         test=None,
-        groups=np.array([groups.index(o) for o in owners], np.int64) if owners else None,
+        groups=np.array([groups.index(o) for o in owners], np.int64) if owned else None,
         group_names=groups,
         shape=shape,
         classes=len(used),

@@ -47,8 +47,9 @@ def train(
 
     flat: what `flatten(model)` returned. inputs: [n, ...] float32; labels: [n] int64;
     loss(exit_logits, deep_logits, labels) -> [batch]. Runs `training.steps` batches, or
-    `training.epochs` passes when that is 0. A non-zero `training.clip_norm` bounds the norm of the
-    mini-batch gradient, which keeps a deep head alive under averaging; it protects no record.
+    `training.epochs` passes when that is 0; without records none. A non-zero `training.clip_norm`
+    bounds the norm of the mini-batch gradient, which keeps a deep head alive under averaging; it
+    protects no record.
     """
     values, gradients = flat
     velocity = torch.zeros_like(values)
@@ -81,6 +82,8 @@ def _batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield shuffled mini-batches, as slices of one gathered copy a pass."""
     n = len(labels)
+    if not n:
+        return
     size = min(training.batch_size, n)
     per_pass = -(-n // size)
     left = training.steps or training.epochs * per_pass

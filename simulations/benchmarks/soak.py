@@ -30,7 +30,7 @@ from clients.runtime.fleet import Fleet, Incoming, Refused, RunOver, Unreachable
 from clients.runtime.pace import Pace
 from fedlite import compression, flower
 from fedlite.config import Scenario, load
-from fedlite.data.spread import spread
+from fedlite.data.spread import load_source
 from fedlite.deployment import nodekey
 from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.request import Request
@@ -87,7 +87,7 @@ class Recording:
         Its codec must not depend on the round, as that of the quickstart does not.
         """
         seed = scenario.federation.seed
-        source, _ = spread(scenario.data, 1, seed)
+        source = load_source(scenario.data)
         model = build(scenario.model.name, source.shape, source.classes, seed=seed)
         layout = Layout.of(model)
         compressor = scenario.uplink.make(layout.sizes)

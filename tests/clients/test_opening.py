@@ -14,7 +14,6 @@ from clients.policy import DataSet, SitePolicy
 from clients.policy_file import write
 from clients.site import Decline, Site
 from fedlite.config import Scenario, ScenarioError, from_dict, with_values
-from fedlite.data.spread import spread
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.models import build
 from fedlite.parameters import Layout, vector_digest
@@ -53,7 +52,7 @@ def home(path: Path, **more: Any) -> Path:
     """A site's folder as `fedlite site init` leaves it, with a file of its own."""
     path.mkdir(parents=True)
     keys.generate(path / "keys" / "ledger.pem")
-    chosen = DataSet("csv", "csv", path="own.csv", target="ill")
+    chosen = DataSet("csv", "csv", path="own.csv", target="ill", records_at_most=100)
     policy = {"site": "north", "epsilon": 3.0, "delta": 1e-3, "units": ("record", "none")}
     write(path / "site.toml", SitePolicy(**(policy | {"data": (chosen,)} | more)))
     table(path / "own.csv")
@@ -102,7 +101,6 @@ def test_a_class_that_a_site_never_saw_keeps_its_number(tmp_path: Path) -> None:
     assert site.learner.layout.digest == server.digest
     assert train(site)
     table(place / "own.csv", ("no", "perhaps"))
-    spread.cache_clear()
     with pytest.raises(ValueError, match=r"must be one of no, maybe, yes, got 'perhaps'"):
         open_deployed_site(plan(), place, RUN)
 

@@ -135,8 +135,9 @@ def test_folds_are_disjoint_cover_the_site_and_leave_sites_alone(test_fraction: 
             ids = np.concatenate([site.train.x[:, 0], site.test.x[:, 0]])
             assert sorted(ids.tolist()) == part.tolist()
             assert np.array_equal(site.train.x[:, 1], site.train.y)
-            whole = np.bincount(data.train.y[part], minlength=3) / folds
-            assert np.all(np.abs(np.bincount(site.test.y, minlength=3) - whole) < 1)
+            # Binomial: five standard deviations.
+            expected = len(part) / folds
+            assert abs(len(site.test) - expected) < 5 * math.sqrt(expected * (1 - 1 / folds))
             held[number] += site.test.x[:, 0].tolist()
     assert [sorted(ids) for ids in held] == [part.tolist() for part in parts]
 
@@ -194,9 +195,24 @@ def test_a_site_without_records_is_named_with_the_mend() -> None:
         site_data(source(60), kind="dirichlet", sites=12, alpha=0.01, seed=seed, test_fraction=0.0)
 
 
-def test_a_site_too_small_for_its_folds_is_named() -> None:
-    with pytest.raises(ValueError, match=r"site-01: must have at least 5 records.*got 3"):
-        site_data(source(30), kind="iid", sites=10, alpha=1.0, seed=0)
+def test_a_site_whose_every_record_is_held_out_is_named() -> None:
+    groups = np.array([0] * 29 + [1])
+    found = set()
+    for fold in range(2):
+        with pytest.raises(ValueError, match=r"^g1: ") as caught:
+            site_data(
+                source(30, 2, groups=groups),
+                kind="natural",
+                sites=2,
+                alpha=1.0,
+                seed=0,
+                test_fraction=0.5,
+                fold=fold,
+            )
+        found.add(str(caught.value).split(" in the ")[0])
+    # Its only record is held out in one of the folds, and in the other all that it trains on.
+    assert len(found) == 2
+    assert "g1: must have at least 1 training records, got 0" in found
 
 
 def test_a_site_of_one_class_and_a_site_below_the_minimum_are_named() -> None:

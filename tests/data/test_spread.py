@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlite.config import Data
+from fedlite.config import Data, Federation, Scenario
 from fedlite.data.spread import load_source, spread
 
 
@@ -20,7 +20,7 @@ def test_the_labels_and_the_shape_of_the_scenario_reach_the_file(tmp_path: Path)
         test_fraction=0.0,
         scaling="none",
     )
-    source, (site,) = spread(data, 1, 0)
+    source, (site,) = spread(Scenario(Federation(sites=1), data))
     assert source.labels == ("yes", "maybe", "no") and source.classes == 3
     assert source.train.y.tolist() == [0, 2, 0, 2] and site.train.x.shape == (4, 2, 1)
     with pytest.raises(ValueError, match=r"the label must be one of yes, maybe, got 'no'"):

@@ -48,7 +48,8 @@ def test_the_input_is_left_alone() -> None:
     assert np.array_equal(before.train.x, copy, equal_nan=True)
 
 
-def test_an_empty_site_is_refused() -> None:
+def test_without_training_records_nothing_is_scaled() -> None:
     none = Dataset(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
-    with pytest.raises(ValueError, match=r"empty-site: .*at least one training record, got 0"):
-        standardize(SiteData("empty-site", none, none))
+    held = Dataset(np.array([[2.0, np.nan]], np.float32), np.zeros(1, np.int64))
+    scaled = standardize(SiteData("empty-site", none, held))
+    assert scaled.train.x.shape == (0, 2) and scaled.test.x.tolist() == [[2.0, 0.0]]

@@ -93,7 +93,7 @@ def test_the_home_scores_are_those_of_the_released_model(finished: Path, tiny: S
     from fedlite.parameters import load_vector
     from fedlite.training.home import deep_features, home_head
 
-    source, sites = spread(tiny.data, 4, tiny.federation.seed)
+    source, sites = spread(tiny)
     model = build("linear", source.shape, 2, seed=0)
     load_vector(model, comparison.released_vector(tiny, finished))
     summary = json.loads((finished / "summary.json").read_text())
@@ -113,7 +113,7 @@ def test_training_without_messages_is_the_federation_without_compression(
     scenario = tiny
     for link in ("uplink", "downlink"):
         scenario = with_values(scenario, link, compressor="dense", error_feedback=False)
-    _, sites = spread(scenario.data, 4, scenario.federation.seed)
+    _, sites = spread(scenario)
     here = train_here(scenario, [site.train for site in sites], plan_mechanism(scenario))
     there = comparison.federate(scenario)
     assert np.abs(there).max() > 0.5
@@ -125,7 +125,7 @@ def test_every_fold_is_another_part_and_every_repeat_another_division(tiny: Scen
     for repeat in range(2):
         for fold in range(2):
             scenario = comparison._divided(tiny, repeat, fold)
-            _, sites = spread(scenario.data, 4, scenario.federation.seed)
+            _, sites = spread(scenario)
             held[repeat, fold] = {row.tobytes() for row in sites[3].test.x}
     assert held[0, 0] != held[0, 1] and held[0, 0] != held[1, 0]
 
