@@ -15,7 +15,7 @@ from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
 from fedlite.config import Scenario
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
-from fedlite.parameters import LARGEST_DELTA, Vector, vector_digest
+from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
 from fedlite.privacy import Mechanism
 from fedlite.privacy.budget import Budget, Refused, plan_unit
 from fedlite.privacy.ledger import Ledger
@@ -47,7 +47,7 @@ class Site:
 
     mechanism: what protects its records; None when no privacy unit is set. path: the file of what
     it remembers of this run. home: its policy, keys and ledgers; None only for a site without
-    privacy that nobody gave a policy.
+    privacy that nobody gave a policy. commitment: to exactly the records that it trains on.
     """
 
     scenario: Scenario
@@ -125,9 +125,18 @@ class Site:
         return Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT)
 
     def _take_part(self, instruction: Instruction, budget: Budget | None) -> bytes:
-        state = load(self.path) or SiteState(
-            replica=self.learner.initial, residual=np.zeros_like(self.learner.initial)
+        known = load(self.path)
+        state = known or SiteState(
+            replica=self.learner.initial,
+            residual=np.zeros_like(self.learner.initial),
+            records=self.commitment,
         )
+        if state.records != self.commitment:
+            raise Decline(
+                Code.DATA,
+                "the records are not those that this run began with (rule: what a run spends is "
+                "spent on one table); put them back until it has ended, or take part in a new run",
+            )
         state.guard(self.protection)
         replica, step = self._receive(state, instruction)
         pending = state.pending
@@ -142,6 +151,9 @@ class Site:
             raise Decline(Code.NEED_FULL_MODEL, "what the last broadcast changed is not known here")
         state.settle(instruction.acknowledged)
         state.replica, state.round = replica, instruction.round
+        if known is None:
+            # A crash in the first training must not make the site forget which records it was of.
+            save(self.path, state)
         if budget is not None:
             self._reserve(budget, instruction)
         delta = self.learner.delta(replica, instruction.round, self.number, self.mechanism)
@@ -213,6 +225,12 @@ class Site:
             digest = vector_digest(current)
         if digest != instruction.model:
             raise Decline(Code.NEED_FULL_MODEL, "the chain does not lead to the model named")
+        if not np.abs(current).max(initial=0.0) <= LARGEST_WEIGHT:
+            raise Decline(
+                Code.BAD_INSTRUCTION,
+                f"the model has a weight beyond {LARGEST_WEIGHT:g} or not finite: no record is "
+                "touched by it; see whether the server's training has diverged",
+            )
         if instruction.round == 1:
             # There was no broadcast before the first round, so nothing has changed.
             before = current

@@ -56,7 +56,8 @@ class SiteState:
     """Everything a site remembers of one run. Vectors are float32 [n].
 
     round: whose replica that is; 1 for the initial model. protection: what residual and pending
-    update were made under: unit, data set and plan.
+    update were made under: unit, data set and plan. records: commitment to those that the run began
+    with; it goes on with no others.
     """
 
     replica: Vector
@@ -64,6 +65,7 @@ class SiteState:
     pending: Pending | None = None
     protection: str = ""
     round: int = 1
+    records: str = ""
 
     def guard(self, protection: str) -> None:
         """Drop the residual and the pending update if they were made under another protection.
@@ -89,7 +91,11 @@ class SiteState:
 def save(path: Path, state: SiteState) -> None:
     """Write the state durably; raises OSError and leaves the old file when that fails."""
     arrays: dict[str, np.ndarray] = {"replica": state.replica, "residual": state.residual}
-    meta: dict[str, int | str] = {"round": state.round, "protection": state.protection}
+    meta: dict[str, int | str] = {
+        "round": state.round,
+        "protection": state.protection,
+        "records": state.records,
+    }
     if state.pending is not None:
         arrays["pending.unsent"] = state.pending.unsent
         arrays["pending.residual"] = state.pending.residual
@@ -123,6 +129,7 @@ def load(path: Path) -> SiteState | None:
         return SiteState(
             replica=arrays["replica"],
             residual=arrays["residual"],
+            records=meta["records"],
             round=meta["round"],
             pending=pending,
             protection=meta["protection"],

@@ -15,6 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedlite.config import Scenario, from_run_config
+from fedlite.data import Source
 from fedlite.models import build
 from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, accounting
@@ -131,6 +132,8 @@ def run_scenario(
 
     directory.mkdir(parents=True, exist_ok=True)
     _same_scenario(directory, scenario)
+    if evaluator is not None:
+        _same_records(directory, evaluator.source)
     rounds = Rounds(
         grid,
         scenario,
@@ -204,6 +207,22 @@ def _same_scenario(directory: Path, scenario: Scenario) -> None:
     elif path.read_text(encoding="utf-8") != text:
         raise RunFailed(
             f"{path}: differs from the scenario given; resume without changes, or start a new run"
+        )
+
+
+def _same_records(directory: Path, source: Source) -> None:
+    """Keep the digest of the records, or check that the run to be resumed began with the same.
+
+    It is kept with what is secret: it would tell whoever guesses a record that he guessed right.
+    """
+    path, digest = directory / "checkpoint" / "records.sha256", source.digest().hex()
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, digest.encode())
+    elif path.read_text(encoding="ascii") != digest:
+        raise RunFailed(
+            f"{path}: the records are not those that the run began with ({source.origin}); put "
+            "them back, or start a new run"
         )
 
 
