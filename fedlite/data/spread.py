@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -35,12 +36,22 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
     Raises ValueError as `load` and `share_out` do.
     """
     federation = scenario.federation
-    return _spread(scenario.data, federation.sites, federation.seed, scenario.private)
+    stamp = _stamp(scenario.data.path) if scenario.data.path else None
+    return _spread(scenario.data, federation.sites, federation.seed, scenario.private, stamp)
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    """Return what tells whether a file is the one that was read."""
+    try:
+        seen = Path(path).expanduser().stat()
+    except OSError:
+        return None  # reading it says what is wrong
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
 @lru_cache(maxsize=4)
 def _spread(
-    data: Data, sites: int, seed: int, private: bool
+    data: Data, sites: int, seed: int, private: bool, _stamp: tuple[int, int, int] | None
 ) -> tuple[Source, tuple[SiteData, ...]]:
     source = load_source(data)
     return source, tuple(share_out(source, data, sites, seed, private=private))

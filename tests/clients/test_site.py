@@ -345,7 +345,7 @@ def test_other_records_may_not_go_on_with_a_run(tmp_path: Path) -> None:
     member = replace(private(tmp_path, steps=1), commitment=other)
     # Neither the next round nor the same one again: the frame that is kept is of other records.
     for number in (2, 1):
-        with pytest.raises(Decline, match=r"not those that this run began with") as no:
+        with pytest.raises(Decline, match=r"not those that this run began with") as e:
             member.take_part(invite(number, base))
         assert e.value.code is Code.DATA
     assert member.path.read_bytes() == kept and spent(member) == (1, 1)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from fedlite.cli import app
 from fedlite.config import Scenario, ScenarioError, from_dict, with_values
+from fedlite.data.spread import spread
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import read
 from server import checkpoint
@@ -277,6 +278,51 @@ def test_a_changed_scenario_is_not_resumed(plan: Plan, tmp_path: Path) -> None:
         simulate(plan(), directory, engine="serial", quiet=True)
 
 
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("unit", ["none", "record", "client"])
+@pytest.mark.parametrize("change", ["a label", "a test record", "a record more"])
+def test_a_run_does_not_go_on_with_other_records(
+    killed: Killed, trap: Trap, tmp_path: Path, unit: str, change: str
+) -> None:
+    table, directory = tmp_path / "own.csv", tmp_path / "run"
+    table.write_text(CSV)
+    scenario = from_dict(
+        {
+            "federation": {"rounds": 3, "sites": 2},
+            "data": {
+                "name": "csv",
+                "path": str(table),
+                "target": "label",
+                "labels": "0,1",
+                "partition": "natural",
+                "scaling": "none",
+                "test_fraction": 0.5,
+            },
+            "model": {"name": "mlp"},
+            "training": {"steps": 1},
+            "privacy": {"unit": unit} | ({"expected_batch": 5} if unit == "record" else {}),
+        }
+    )
+    arm = trap(checkpoint, "save", 2, "before")
+    assert killed(lambda: simulate(scenario, directory, engine="serial", quiet=True), arm)
+    kept = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    _, sites = spread(scenario)
+    part = sites[0].test if change == "a test record" else sites[0].train
+    row = next(r for r in CSV.splitlines() if r.startswith(f"h0,{part.x[0, 0]:.3f},"))
+    other = row + "\n" + row if change == "a record more" else row[:-1] + str(1 - int(row[-1]))
+    table.write_text(cut(CSV, row, other))
+    command = ["simulate", "--resume", str(directory), "--engine", "serial"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1, result.output
+    assert "the records are not those that the run began with" in result.output
+    assert "put them back" in result.output and "Traceback" not in result.output
+    kept_now = {p: p.read_bytes() for p in kept}
+    assert {p for p in kept if kept[p] != kept_now[p]} <= {directory / "failure.json"}
+    table.write_text(CSV)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+
+
 CSV = "site,a,b,label\n" + "".join(
     f"h{n % 2},{n / 7:.3f},{(n * 37 % 11) / 5},{n // 2 % 2}\n" for n in range(40)
 )
@@ -306,7 +352,7 @@ def cut(text: str, old: str, new: str) -> str:
         (
             "site,a,b,label\n" + "\n".join(["h0,1,2,0", "h0,2,1,1"] * 9 + ["h1,1,1,0"]),
             [],
-            ["h1", "at least 5 records", "1", "more records"],
+            ["h1", "two classes", "only class 0", "more records"],
         ),
         (CSV, ["federation.sites=3"], ["sites", "2 groups", "3", "set sites = 2"]),
         (CSV, ["data.target=outcome"], ["outcome", "target", "header"]),
@@ -326,10 +372,25 @@ def cut(text: str, old: str, new: str) -> str:
                 "privacy.unit=record",
                 "training.steps=1",
                 "data.scaling=none",
-                "privacy.delta=0.07",
+                "data.labels=0,1",
+                "privacy.delta=0.2",
                 "privacy.expected_batch=5",
             ],
-            ["privacy.delta", "less than 1 / records", "0.07", "use 1e-5"],
+            ["privacy.delta", "less than 1 / records", "0.2", "use 1e-5"],
+        ),
+        (
+            CSV,
+            [
+                "privacy.unit=record",
+                "training.steps=1",
+                "data.scaling=none",
+                "data.labels=0,1",
+                "privacy.expected_batch=9",
+                "privacy.sampling_rate=0.5",
+                "privacy.max_batch=17",
+                "privacy.max_records=17",
+            ],
+            ["privacy.max_records", "at least", "expected_batch / sampling_rate = 18", "got 17"],
         ),
         (CSV, ["trainig.steps=1"], ["trainig", "did you mean training?"]),
     ],
