@@ -17,7 +17,7 @@ from fedlite import compression
 from fedlite.config import Scenario, from_dict
 from fedlite.messages import Code, Instruction, Receipt, site_id
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Layout, Vector, vector_digest
-from fedlite.privacy import RecordMechanism
+from fedlite.privacy import ClientMechanism, RecordMechanism
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import keys, read
 from fedlite.privacy.ledger.rows import witness_message
@@ -406,6 +406,24 @@ def test_a_diverged_delta_is_refused_and_nothing_of_it_is_kept(
     state = load(member.path)
     assert state is not None and state.pending is not None
     assert np.abs(state.pending.unsent).max() < 100
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e26])
+def test_a_site_whose_clear_update_diverged_is_heard_where_the_server_adds_the_noise(
+    tmp_path: Path, value: float
+) -> None:
+    """Who sends is public there: whether it does may not hang on the site's records."""
+    plan = scenario(
+        federation={"rounds": 4},
+        privacy={"unit": "client", "noise_at": "server", "epsilon": 90.0, "clip": 1.0},
+        uplink={"compressor": "dense", "error_feedback": False},
+    )
+    home = open_home(tmp_path / "home", "site-01", "digits", for_scenario(plan, "site-01"))
+    member = site(tmp_path, plan, ClientMechanism(1.0, 1.0, steps=4, at="server"))
+    member = replace(member, home=home, commitment="ab" * 32)
+    member.learner.delta = lambda *a: np.full(N, value, np.float32)  # type: ignore[method-assign]
+    payload = member.take_part(invite(1, StubLearner.initial)).frame
+    assert not decoded(payload, 1, StubLearner.initial, plan).any()
 
 
 def test_a_delta_at_the_bound_is_sent(tmp_path: Path) -> None:
