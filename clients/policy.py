@@ -14,6 +14,7 @@ units = ["record"]        # record, client-site, client-server, none
 
 [egress]
 metrics = []              # what may leave beside an update: records
+clock = 0                 # seconds: replies leave at multiples of it only; 0: when they are ready
 
 [servers]
 keys = []                 # whose signatures are accepted; none listed: anybody's
@@ -150,8 +151,13 @@ class ApprovedBundle:
 
 @dataclass(frozen=True)
 class SitePolicy(budget_policy.SitePolicy):
-    """All that a `site.toml` says: what the ledgers keep, and what may run here on which data."""
+    """All that a `site.toml` says: what the ledgers keep, and what may run here on which data.
 
+    clock: a reply leaves no earlier than a multiple of so many seconds after its instruction came,
+    so that the time of its training tells nothing; 0 sends it when it is ready.
+    """
+
+    clock: int = 0
     data: tuple[DataSet, ...] = ()
     limits: Limits = Limits()
     bundles: tuple[ApprovedBundle, ...] = ()
@@ -187,6 +193,7 @@ class _Budget:
 @dataclass(frozen=True)
 class _Egress:
     metrics: tuple[str, ...] = _among(_DEFAULT.metrics, METRICS)
+    clock: int = _whole(0, 0, 86_400)
 
 
 @dataclass(frozen=True)
@@ -257,7 +264,7 @@ def parse(path: Path, content: bytes) -> SitePolicy:
     site, budget = read["site"], read["budget"]
     return SitePolicy(
         **vars(budget),
-        metrics=read["egress"].metrics,
+        **vars(read["egress"]),
         servers=read["servers"].keys,
         site=site.name,
         owner=site.owner,

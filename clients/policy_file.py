@@ -55,6 +55,10 @@ units = {json.dumps(policy.units)}
 [egress]
 # What may leave beside an update; "records" is the number of training records.
 metrics = {json.dumps(policy.metrics)}
+# Replies leave at multiples of so many seconds after their instruction came, so that their time
+# tells nothing of the records. Above what a round takes here, far below the run's deadline.
+# 0: when they are ready.
+clock = {policy.clock}
 
 [servers]
 # Public keys of the servers whose signature over the ledger's head is accepted. None: anybody's.

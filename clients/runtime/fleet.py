@@ -208,10 +208,10 @@ class Fleet:
         )
         self._call(self._client.ConfirmMessageReceived, request)
 
-    def push(self, reply: Message, seconds: float) -> None:
+    def push(self, reply: Message) -> None:
         """Send a reply; sent again, it is the same reply to the coordinator.
 
-        seconds: how long it took, for Flower's own statistics.
+        Flower's own statistics ask how long it took: how long a training takes depends on records.
         """
         flower.set_message_id(reply, reply.object_id)
         run = int(reply.metadata.run_id)
@@ -221,7 +221,7 @@ class Fleet:
                 node=self._node,
                 messages_list=[message_to_proto(remove_content_from_message(reply))],
                 message_object_trees=[tree],
-                clientapp_runtime_list=[seconds],
+                clientapp_runtime_list=[0.0],
             )
             answer = self._call(self._client.PushMessages, request)
             push_objects(

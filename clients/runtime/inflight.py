@@ -53,6 +53,13 @@ class InFlight:
         self._reply.unlink(missing_ok=True)
         self._message.unlink(missing_ok=True)
 
+    def came(self) -> float | None:
+        """Return when the message was taken, in seconds since 1970; None when none was."""
+        try:
+            return self._message.stat().st_mtime
+        except FileNotFoundError:
+            return None
+
     def check_room(self) -> None:
         """Raise OSError when the disk has too little room for what a training writes."""
         free = shutil.disk_usage(self._home).free

@@ -23,7 +23,7 @@ from clients.runtime import gate, lock, setup
 from clients.runtime.fleet import Incoming, Refused, RunOver, TooLarge, Unreachable, connection
 from clients.runtime.gate import ApprovedRun
 from clients.runtime.inflight import InFlight
-from clients.runtime.pace import Pace
+from clients.runtime.pace import Pace, until_tick
 from clients.runtime.status import Answered, StatusFile
 from clients.runtime.warm import Workers
 from fedlite import flower
@@ -59,6 +59,7 @@ class Runtime:
         self._runs: dict[int, tuple[bytes, dict[str, Any]]] = {}
         self._workers = Workers(self.home, policy)
         self._inflight = InFlight(self.home)
+        self._stop = threading.Event()
         self._status = StatusFile(self.home, self.address, say)
 
     # Life --------------------------------------------------------------------------------------
@@ -69,6 +70,7 @@ class Runtime:
         patience: seconds for which a refusal is taken as passing: a site that was killed is on
         line for the coordinator a while longer, and refused until it is not. Raises Refused.
         """
+        self._stop = stop
         try:
             while not stop.is_set():
                 try:
@@ -196,7 +198,7 @@ class Runtime:
             self._say(f"declined: {error}")
             approved = Code.DATA
         if isinstance(approved, Code):
-            self._deliver(flower.decline(approved, incoming.stub), 0.0)
+            self._deliver(flower.decline(approved, incoming.stub))
         else:
             self._answer(message, approved)
 
@@ -221,11 +223,21 @@ class Runtime:
             )
         )
         log.info("round %s: %s in %.1f s", name, outcome, seconds)
-        self._deliver(reply, seconds)
+        self._deliver_on_time(reply, approved.policy.clock)
 
-    def _deliver(self, reply: Message, seconds: float) -> None:
+    def _deliver_on_time(self, reply: Message, clock: int) -> None:
+        """Deliver a reply at the next tick of the site's clock since its message came.
+
+        Told to stop before that, leave it on disk: the next start delivers it.
+        """
+        came = self._inflight.came()
+        if clock and came is not None and self._stop.wait(until_tick(time.time() - came, clock)):
+            return
+        self._deliver(reply)
+
+    def _deliver(self, reply: Message) -> None:
         try:
-            self._fleet.push(reply, seconds)
+            self._fleet.push(reply)
         except RunOver as error:
             log.info("a reply came too late: %s", error)
         self._inflight.forget()
@@ -259,7 +271,7 @@ class Runtime:
         """
         if (reply := self._inflight.reply()) is not None:
             flower.identify(int(reply.metadata.run_id), self._fleet.node_id)
-            self._deliver(reply, 0.0)
+            self._deliver_on_time(reply, site_policy.load(self.home / setup.POLICY).clock)
             return True
         if (message := self._inflight.message()) is None:
             return False
@@ -268,7 +280,7 @@ class Runtime:
         if not self._inflight.own:
             # A killed site is let in again only once its rounds have gone on without it. To train
             # now would spend privacy on an update that nobody waits for.
-            self._deliver(flower.decline(Code.FAILED, message), 0.0)
+            self._deliver(flower.decline(Code.FAILED, message))
             return True
         try:
             approved = self._approve(run)

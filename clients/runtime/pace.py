@@ -18,6 +18,15 @@ _EARLY, _LONGEST_EARLY = 0.5, 5.0
 _COURTESY = 5.0
 
 
+def until_tick(elapsed: float, clock: int) -> float:
+    """Return the seconds until `elapsed` is a multiple of `clock`; 0 where there is no clock (0).
+
+    >>> until_tick(0.2, 30), until_tick(31.0, 30), until_tick(5.0, 0)
+    (29.8, 29.0, 0.0)
+    """
+    return -elapsed % clock if clock else 0.0
+
+
 class Pace:
     """Seldom while nothing can be expected, often when the next message is due.
 

@@ -151,7 +151,7 @@ class Site(threading.Thread):
         with _IDENTITY:
             flower.identify(incoming.run, self.fleet.node_id)
             reply = flower.answer(blob, message)
-        self.fleet.push(reply, 0.0)
+        self.fleet.push(reply)
         self.counts["answered"] += 1
 
 

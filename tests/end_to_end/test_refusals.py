@@ -340,7 +340,7 @@ class Hostile:
                     flower.identify(incoming.run, fleet.node_id)
                     message = fleet.content(incoming, 10**9)
                     fleet.confirm(incoming)
-                    fleet.push(flower.answer(says(message), message), 0.0)
+                    fleet.push(flower.answer(says(message), message))
                 except RunOver:
                     continue
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +23,11 @@ def question() -> Message:
 def test_a_restart_finds_the_message_and_the_reply(tmp_path: Path, question: Message) -> None:
     first = InFlight(tmp_path)
     assert first.message() is None and first.reply() is None and not first.own
+    assert first.came() is None
     first.take(question)
     assert first.own
+    came = first.came()
+    assert came is not None and abs(came - time.time()) < 5 and InFlight(tmp_path).came() == came
     again = InFlight(tmp_path)
     found = again.message()
     assert found is not None and flower.unwrap(found) == b"?" and again.reply() is None

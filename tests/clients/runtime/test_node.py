@@ -81,7 +81,7 @@ class Site:
     def confirm(self, incoming: Incoming) -> None:
         assert (self.home / "inflight" / "message").exists(), "confirmed before it was kept"
 
-    def push(self, reply: Message, seconds: float) -> None:
+    def push(self, reply: Message) -> None:
         self.replies.append(reply)
 
     def close(self) -> None:
@@ -156,3 +156,63 @@ def test_a_message_of_a_run_that_is_over_is_not_trained(
     site.waiting.append(message())
     assert site.work() == [] and site.asked == 0
     assert not list((site.home / "inflight").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("clock", "took", "leaves"),
+    [(30, 0.2, 30), (30, 29.9, 30), (30, 30.5, 60), (30, 95, 120), (7, 0, 0), (0, 12.5, 12.5)],
+)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_reply_leaves_on_a_tick_of_the_site_s_clock(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    clock: int,
+    took: float,
+    leaves: float,
+    restarted: bool,
+) -> None:
+    now, sent = [1000.0], []
+
+    def work(question: bytes, seconds: float) -> bytes:
+        now[0] += took
+        return site.said
+
+    def wait(seconds: float | None = None) -> bool:
+        now[0] += seconds or 0.0
+        return False
+
+    run = ApprovedRun(None, {}, SitePolicy(clock=clock))  # type: ignore[arg-type]
+    monkeypatch.setattr(gate, "check", lambda policy, content, given: run)
+    monkeypatch.setattr(node.time, "time", lambda: now[0])
+    monkeypatch.setattr(InFlight, "came", lambda self: 1000.0)
+    monkeypatch.setattr(site.stop, "wait", wait)
+    monkeypatch.setattr(site, "ask", work)
+    monkeypatch.setattr(site, "push", lambda reply: sent.append((now[0], reply)))
+    question = message()
+    site.said = flower.to_bytes(flower.answer(b"new", question))
+    if restarted:
+        toml = site.home / "site.toml"
+        toml.write_text(toml.read_text().replace("clock = 0", f"clock = {clock}"))
+        InFlight(site.home).take(question)
+        InFlight(site.home).ready(flower.answer(b"new", question))
+        now[0] += took
+    else:
+        site.waiting.append(question)
+    site.work()
+    ((when, reply),) = sent
+    assert when == pytest.approx(1000.0 + leaves) and flower.unwrap(reply) == b"new"
+
+
+def test_told_to_stop_before_the_tick_the_reply_waits_on_disk(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ApprovedRun(None, {}, SitePolicy(clock=3600))  # type: ignore[arg-type]
+    monkeypatch.setattr(gate, "check", lambda policy, content, given: run)
+    question = message()
+    site.said = flower.to_bytes(flower.answer(b"new", question))
+    site.waiting.append(question)
+    threading.Timer(0.3, site.stop.set).start()
+    assert site.work() == []
+    # The clock is off by now.
+    (reply,) = site.work()
+    assert flower.unwrap(reply) == b"new" and site.asked == 1
