@@ -146,6 +146,11 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
             f"{len(changed)} files are not those installed here; they run at this site with "
             "your data, so read them first"
         )
+    if policy.clock >= scenario.federation.deadline_seconds:
+        warnings.append(
+            f"egress.clock: {policy.clock} s is not below the plan's federation.deadline_seconds, "
+            f"{scenario.federation.deadline_seconds:g}: every reply would come too late"
+        )
     if not policy.limits.sandbox:
         warnings.append("limits.sandbox is false: the code can read all that this user can")
     count = len(bundle.files) - 1 - len(changed)

@@ -142,6 +142,14 @@ def test_a_plan_beyond_the_site_s_policy_is_refused_by_the_key(
     assert policy.load(home / "site.toml").bundles == ()
 
 
+def test_a_clock_that_no_reply_could_keep_is_told(home: Path) -> None:
+    digest = wait(home, made(federation={"deadline_seconds": 60.0}))
+    for clock, told in ((60, True), (59, False), (0, False)):
+        one = SitePolicy(data=(DataSet("digits", "digits"),), clock=clock)
+        policy_file.write(home / "site.toml", one)
+        assert ("egress.clock" in call(home, digest, answer="n")[1]) is told
+
+
 def test_what_is_loosened_is_held_against_the_policy_at_its_most(home: Path) -> None:
     digest = wait(home, made())
     assert call(home, digest, "--yes", "--at-most", "privacy.epsilon=3.5")[0] == 1

@@ -238,6 +238,8 @@ def test_troubles_at_home(home: Path) -> None:
     assert "site recover" in found["ledger digits"].mend
     assert "readable CSV file" in found["data x"].what
     assert "no part 'nobody'" in found["data digits"].what
+    (home / "site.toml").write_text(text.replace("records_at_most = 0", "records_at_most = 9"))
+    assert "more than records_at_most = 9" in failed(home)["data digits"].what
     (home / "site.toml").write_text("[sight]\n")
     assert "no such table" in failed(home)["site.toml"].what
 
