@@ -231,7 +231,7 @@ class Site:
             digest = vector_digest(current)
         if digest != instruction.model:
             raise Decline(Code.NEED_FULL_MODEL, "the chain does not lead to the model named")
-        if not np.abs(current).max(initial=0.0) <= LARGEST_WEIGHT:
+        if self.mechanism and not np.abs(current).max(initial=0.0) <= LARGEST_WEIGHT:
             raise Decline(
                 Code.BAD_INSTRUCTION,
                 f"the model has a weight beyond {LARGEST_WEIGHT:g} or not finite: no record is "

@@ -23,8 +23,8 @@ Vector = NDArray[np.float32]
 
 # A site whose training moved a parameter further has diverged, and sends nothing.
 LARGEST_DELTA = 1e6
-# A site takes no model with a larger weight: nobody trains one, and it could make a chosen record's
-# gradient overflow. Honest sites move a parameter by far less than a site may in a round.
+# In a private run a site takes no model with a larger weight: nobody trains one, it could make a
+# chosen record's gradient overflow, and budget spent on it would be spent for nothing.
 LARGEST_WEIGHT = 1e6
 # A server takes no update with a larger value. It is far above the other bound, as an unbiased
 # compressor and a residual multiply what they are given, and far below where float32 ends, so that

@@ -77,7 +77,7 @@ def deployed(tmp_path: Path, world: Callable[..., Any]) -> Callable[[Scenario], 
                 site=name,
                 delta=1e-3,
                 units=("record", "none"),
-                data=(DataSet("csv", "csv", path="own.csv", target="ill"),),
+                data=(DataSet("csv", "csv", path="own.csv", target="ill", records_at_most=100),),
             )
             write(home / "site.toml", policy)
             rows = np.random.default_rng(number).normal(size=(40, 4)).round(3)
