@@ -134,7 +134,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
     facts.append(("data set", f"[data.{data.name}] of site.toml" if data else "none"))
     try:
         if data is not None:
-            facts.append(("its records", _bound(data)))
+            facts.append(("records", _bound(data)))
             refused += beyond_declared(policy, scenario)
             more, too_much = _sizes(home, policy, scenario)
             facts += more

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlite.data import Dataset, SiteData, Source, check_sites, partition, site_data, site_names
+from fedlite.data.partition import check_expected, class_shares
 
 
 def source(
@@ -225,3 +227,29 @@ def test_a_site_of_one_class_and_a_site_below_the_minimum_are_named() -> None:
         check_sites([mixed, single], 1)
     with pytest.raises(ValueError, match="mixed: must have at least 5 training records, got 4"):
         check_sites([mixed], 5)
+
+
+def test_a_private_division_is_judged_by_what_is_public() -> None:
+    """The size of a named source, its classes and the seed; never by who ended where."""
+    check_expected(source(300), "iid", 30, alpha=1.0, seed=0)
+    with pytest.raises(ValueError, match=r"site-01: must expect at least 10 records.*got 9\.7 in"):
+        check_expected(source(300), "iid", 31, alpha=1.0, seed=0)
+    shares = class_shares(3, "dirichlet", 8, alpha=0.1, seed=2).mean(axis=0)
+    first = int(np.flatnonzero(300 * shares < 10)[0]) + 1
+    with pytest.raises(ValueError, match=rf"site-0{first}: must expect .*use a larger alpha"):
+        check_expected(source(300), "dirichlet", 8, alpha=0.1, seed=2)
+    # Records of one class only change nothing of it.
+    one = Dataset(source(300).train.x, np.zeros(300, np.int64))
+    with pytest.raises(ValueError, match=rf"site-0{first}: must expect"):
+        check_expected(replace(source(300), train=one), "dirichlet", 8, alpha=0.1, seed=2)
+    check_expected(source(20, groups=np.arange(20) % 4), "natural", 4, alpha=1.0, seed=0)
+
+
+def test_private_shares_are_those_of_the_seed_and_as_skewed_as_asked() -> None:
+    found = [class_shares(4, "dirichlet", 5, alpha=0.3, seed=seed) for seed in range(400)]
+    whole = np.array(found)
+    assert whole.shape == (400, 4, 5) and np.allclose(whole.sum(axis=2), 1.0)
+    variance = 4 / (25 * (5 * 0.3 + 1))
+    assert abs(float(whole.mean()) - 0.2) < 1e-9
+    assert whole.var() == pytest.approx(variance, rel=0.1)
+    assert np.array_equal(found[3], class_shares(4, "dirichlet", 5, alpha=0.3, seed=3))

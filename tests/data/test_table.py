@@ -113,3 +113,23 @@ def test_bad_input_names_file_line_column_value_and_mend(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path: .*nowhere\.csv.*No such file.*correct the path"):
         load("csv", path=str(tmp_path / "nowhere.csv"), target="y")
+
+
+def test_with_its_classes_fixed_a_file_may_lack_them_and_every_record(tmp_path: Path) -> None:
+    one = load("csv", path=write(tmp_path, "a,y\n1,no\n"), target="y", labels=("no", "yes"))
+    assert one.train.y.tolist() == [0] and one.classes == 2
+    none = load("csv", path=write(tmp_path, "a,b,site,y\n"), target="y", labels=("no", "yes"))
+    assert none.train.x.shape == (0, 2) and none.groups is not None and none.group_names == ()
+
+
+def test_a_row_that_does_not_fit_may_count_as_absent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "a,y\n1,no\nhigh,yes\n2,perhaps\n3\n4,yes\n"
+    found = load(
+        "csv", path=write(tmp_path, text), target="y", labels=("no", "yes"), skip_wrong=True
+    )
+    assert found.train.x.ravel().tolist() == [1.0, 4.0] and found.train.y.tolist() == [0, 1]
+    assert [record.getMessage().split(", ")[1] for record in caplog.records] == [
+        "line 3", "line 4", "line 5"
+    ]  # fmt: skip
