@@ -476,3 +476,13 @@ def test_everything_else_is_checked_for_a_deployment_too(
     scenario = from_dict(AT_SITES | tables)
     with pytest.raises(ValueError, match=message):
         run.check(scenario, deployed=True)
+
+
+def test_a_private_division_into_too_small_sites_is_refused_by_its_public_size(
+    plan: Plan, tmp_path: Path
+) -> None:
+    many = plan(True, federation={"sites": 150})
+    with pytest.raises(ScenarioError, match=r"site-001: must expect at least 10 records.*got 9\.6"):
+        simulate(many, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    assert run.check(plan(federation={"sites": 60}))
