@@ -27,6 +27,7 @@ from fedlite.data.spread import spread
 from fedlite.models import Branched, build
 from fedlite.parameters import Layout, Vector, load_vector, to_vector
 from fedlite.privacy import RecordMechanism
+from fedlite.privacy.mechanism import LEAST_NOISE
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import read_summary, write_summary
 from fedlite.reporting.report import report
@@ -41,8 +42,8 @@ Score = Callable[[NDArray[np.float64], NDArray[np.int64]], float]
 ALONE, POOLED = "alone, not private", "pooled, not private"
 FEDERATED_CLEAR = "federated, not private"
 COMMONEST = "always the commonest class"
-# Noise a thousand million times below the clip: the private recipe with nothing but its noise gone.
-_NO_NOISE = 1e-9
+# Noise a million times below the clip: the private recipe with nothing but its noise gone.
+_NO_NOISE = LEAST_NOISE
 _INNER = 71_300
 
 

@@ -51,7 +51,7 @@ def draws(size: int, repeats: int) -> dict[str, Any]:
 def step(name: str, repeats: int) -> dict[str, Any]:
     """Return milliseconds of a private step of a scenario, and of its noise alone."""
     scenario = load(Path(__file__).parent.parent / "scenarios" / f"{name}.toml")
-    source, sites = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
+    source, sites = spread(scenario)
     scenario = settle_batch(scenario, len(source.train))
     plan = record_mechanism(scenario)
     learner = Learner(scenario, sites[0].train, source.classes)

@@ -68,7 +68,10 @@ def decoded(payload: bytes, number: int, base: Vector, plan: Scenario) -> np.nda
     envelope = compression.Envelope(
         RUN, number, site_id("site-01"), LAYOUT.digest, vector_digest(base)
     )
-    _, _, body = compression.unpack(payload, envelope, limit=compressor.limit(N))
+    padded = plan.noised_at_server
+    limit = compressor.limit(N) + compression.PAD_BYTES * padded
+    _, _, body = compression.unpack(payload, envelope, limit=limit)
+    body = compression.unpad(body) if padded else body
     return compressor.decompress(body, N).dense()
 
 
