@@ -51,6 +51,8 @@ __all__ = [
 ]
 
 _COARSE = 1e-3
+# The coarse grid costs far less than this; beyond it the libraries contradict each other.
+_FARTHEST = 1.02
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ def calibrate(
     its stated error.
     `max_batch` and `max_records` as in `RecordMechanism`: 1 % of `delta` is kept for the cuts.
 
-    Raises ValueError when a number is outside its range, `max_batch` is too small, or no noise
-    multiplier up to 1,000,000 is enough.
+    Raises ValueError when a number is outside its range, `max_batch` is too small, no noise
+    multiplier up to 1,000,000 is enough, or the libraries do not agree on any near the smallest.
     """
     check_count("steps", steps, 1)
     check_delta(delta)
@@ -179,9 +181,15 @@ def calibrate(
         else:
             high = middle
     # The fine grid and the second library must agree that the plan fits.
+    found = high
     while (
         pld(high, rate, steps, delta) > epsilon
         or epsilon + PRV_ERROR < prv(high, rate, steps, delta) < math.inf
     ):
         high *= 1.0002
+        if high > _FARTHEST * found:
+            raise ValueError(
+                f"delta: must be one at which the accountants agree on the noise for epsilon "
+                f"{epsilon:g} over {steps} steps, got {delta:g}; set it higher, 1e-10 is enough"
+            )
     return high

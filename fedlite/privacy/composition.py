@@ -33,6 +33,9 @@ _PLD_POINTS = 500_000
 # Losses and steps beyond which a PLD grid is not worth its memory and time: RDP bounds them.
 _PLD_REACH = 10_000.0
 _PLD_STEPS = 1_000_000
+# The masses that a PLD cuts off add up to some 1e-15 a step and count as certain loss: of a delta
+# below this they are a part worth seeing, and below them PLD is infinite.
+_PLD_DELTA = 1e-9
 _PRV_POINTS = 3_000_000
 _REACH_ORDERS = (2, 3, 4, 6, 8, 16, 32, 64)
 
@@ -79,15 +82,20 @@ def compose_pld(parts: Parts, delta: float, interval: float = PLD_INTERVAL) -> f
     parts: (event, number of steps), fixed before the first step. The losses are rounded up to
     multiples of `interval` (of a coarser one where epsilon is about 25 or more). Where a grid would
     not fit or not resolve one step (epsilon beyond about 5,000, or more than 1,000,000 sampled
-    steps, or next to no loss in any), this is `compose_rdp`, an upper bound too. Infinite where a
-    noise multiplier is below 0.001.
+    steps, or next to no loss in any), this is `compose_rdp`, an upper bound too; where delta is
+    below 1e-9, the smaller of both. Infinite where a noise multiplier is below 0.001.
 
     Doroshenko, Ghazi, Kamath, Kumar, Manurangsi (2022): "Connect the dots".
     Raises ValueError when a number is outside its range.
     """
     check_delta(delta)
     check_positive("interval", interval)
-    return _pld(merge(parts), delta, interval)
+    merged = merge(parts)
+    loss = _pld(merged, delta, interval)
+    if delta < _PLD_DELTA or not math.isfinite(loss):
+        # Both are upper bounds, so the smaller one is.
+        loss = min(loss, _rdp(merged, delta, None))
+    return loss
 
 
 def compose_rdp(parts: Parts, delta: float) -> float:

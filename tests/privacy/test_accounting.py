@@ -14,6 +14,7 @@ from dp_accounting.pld import PLDAccountant
 from scipy import integrate
 
 from fedlite.privacy import ClientMechanism, Event, RecordMechanism, accounting, composition
+from fedlite.privacy.filter import admit
 
 # sigma, q, T, delta -> RDP (dp-accounting), PRV (Opacus, error 0.01), PLD, interval of its grid.
 REFERENCE = [
@@ -317,6 +318,31 @@ def test_calibration_refuses_what_has_no_meaning(key: str, value: Any) -> None:
 def test_an_epsilon_that_no_noise_can_meet_is_refused() -> None:
     with pytest.raises(ValueError, match=r"epsilon: must be one that a noise multiplier .* 1e-12"):
         accounting.calibrate(1e-12, 1e-12, 1.0, 1)
+
+
+@pytest.mark.parametrize("delta", [1e-12, 1e-15, 1e-30])
+def test_a_tiny_delta_is_charged_by_the_smaller_bound_and_planned_for(delta: float) -> None:
+    # The masses that a PLD cuts off are more than such a delta; Renyi DP has none.
+    by_renyi = accounting.rdp(1.0, 0.01, 1000, delta)
+    assert 0 < accounting.pld(1.0, 0.01, 1000, delta) <= by_renyi < math.inf
+    sigma = accounting.calibrate(3.0, delta, 0.01, 1000)
+    assert 3.0 * 0.998 < accounting.pld(sigma, 0.01, 1000, delta) <= 3.0
+    admitted = admit([], Event(3.0, 0.01), 10_000_000, epsilon=3.0, delta=delta, order=8.0)
+    assert 1000 < admitted.steps < 10_000_000 and admitted.charged <= 3.0
+
+
+def test_the_smaller_bound_is_no_smaller_than_the_truth() -> None:
+    # One Gaussian: the closed form has neither grid nor cut.
+    for delta in (1e-10, 1e-14, 1e-18):
+        exact = analytic_gaussian(0.5, delta)
+        assert exact <= accounting.pld(2.0, 1.0, 1, delta) <= 1.25 * exact
+
+
+def test_a_search_that_cannot_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounting, "pld", lambda sigma, *_: 1 / sigma)
+    monkeypatch.setattr(accounting, "prv", lambda *_: 1e6)
+    with pytest.raises(ValueError, match=r"delta: must be one at which .* set it higher"):
+        accounting.calibrate(2.5, 1e-7, 1.0, 2)
 
 
 def truncated(sigma: float, q: float, steps: int, cap: int, records: int, delta: float) -> float:

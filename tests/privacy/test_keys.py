@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -77,6 +78,48 @@ def test_the_order_of_the_group_added_to_a_signature_makes_it_invalid() -> None:
     other = int.from_bytes(signature[32:], "little") + order
     forged = signature[:32] + other.to_bytes(32, "little")
     assert not keys.verify(keys.public_hex(key), forged.hex(), b"x")
+
+
+# Every encoding of the 8 points of small order: canonical ones, and those with a needless sign or
+# a y that was not reduced (Chalkias, Garillot, Nikolaenko 2020, "Taming the many EdDSAs", table 2).
+CANONICAL = [
+    "01" + "00" * 31,
+    "ec" + "ff" * 30 + "7f",
+    "00" * 32,
+    "00" * 31 + "80",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+]
+OTHERS = [
+    "01" + "00" * 30 + "80",
+    "ec" + "ff" * 31,
+    "ed" + "ff" * 30 + "7f",
+    "ed" + "ff" * 31,
+    "ee" + "ff" * 30 + "7f",
+    "ee" + "ff" * 31,
+]
+
+
+@pytest.mark.parametrize("public", CANONICAL + OTHERS)
+def test_nobody_signs_with_a_key_of_small_order(public: str) -> None:
+    # With S = 0 and R one of the eight points, R = -hA holds for one R, or one message in a few.
+    messages = [b"%d" % n for n in range(16)]
+    forged = [r + "00" * 32 for r in CANONICAL]
+    bare = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+
+    def library(signature: str, message: bytes) -> bool:
+        try:
+            bare.verify(bytes.fromhex(signature), message)
+        except InvalidSignature:
+            return False
+        return True
+
+    pairs = [(signature, message) for signature in forged for message in messages]
+    taken = [pair for pair in pairs if library(*pair)]
+    assert taken, "the attack itself must work on the bare library"
+    assert not any(keys.verify(public, *pair) for pair in pairs)
 
 
 def test_generate_never_replaces_a_file(tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ from fedlite.privacy.ledger.rules import KeyFileError
 
 Key = Ed25519PrivateKey
 SECRET_BYTES = 32
+# The curve's field, and the y of its points of order 8 (with -y); 0, 1 and -1 are of order 4, 1, 2.
+_FIELD = 2**255 - 19
+_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL = {0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8}
 # An Ed25519 key in PEM has about 120 bytes; more is another kind of file.
 _MAX_BYTES = 16384
 
@@ -108,6 +112,9 @@ def sign(key: Key, data: bytes) -> str:
 def verify(public: str, signature: str, data: bytes) -> bool:
     """Tell whether `signature` (hex) of `data` is by the holder of `public` (hex); never raises.
 
+    A key of small order has no holder: anybody can make signatures that fit it. Such keys, and
+    encodings that no honest key has, sign nothing here.
+
     >>> key = Ed25519PrivateKey.generate()
     >>> verify(public_hex(key), sign(key, b"head"), b"head")
     True
@@ -123,7 +130,11 @@ def verify(public: str, signature: str, data: bytes) -> bool:
 
 @lru_cache(maxsize=256)
 def _public(public: str) -> Ed25519PublicKey:
-    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+    data = bytes.fromhex(public)
+    y = int.from_bytes(data, "little") & (2**255 - 1)
+    if y >= _FIELD or y in _SMALL:
+        raise ValueError("public key: must be the canonical form of a point of large order")
+    return Ed25519PublicKey.from_public_bytes(data)
 
 
 def read_private(path: Path) -> bytes:
