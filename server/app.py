@@ -21,16 +21,16 @@ from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, accounting
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
-from fedlite.reporting.record import FAILURE, GATHERING, total_bytes, write_summary
+from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
 from fedlite.reporting.report import report
 from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
+from server.closing import finish, witness_of
 from server.deployment import Deployment, from_environment
 from server.evaluation import Evaluator
 from server.grid import without_waits
 from server.rounds import Rounds, RunFailed
 from server.summary import summarize, write_model
-from server.witness import Witness
 
 log = logging.getLogger("fedlite.server")
 
@@ -134,6 +134,7 @@ def run_scenario(
     _same_scenario(directory, scenario)
     if evaluator is not None:
         _same_records(directory, evaluator.source)
+    witness = witness_of(scenario, directory, deployment)
     rounds = Rounds(
         grid,
         scenario,
@@ -142,7 +143,7 @@ def run_scenario(
         layout=layout,
         initial=initial,
         central=central_mechanism(mechanism),
-        witness=_witness(scenario, directory, deployment),
+        witness=witness,
         enrolled=deployment.site if deployment else None,
         wait=wait,
         notice=partial(_gathering, directory) if deployment else log.debug,
@@ -172,8 +173,9 @@ def run_scenario(
             evaluator=evaluator,
             energy=meter.since(sum(r.cpu_seconds for r in rounds.records)),
             refused=rounds.roster.refused.values(),
+            witness=witness,
         )
-        write_summary(directory, summary)
+        finish(directory, summary, witness)
         report(directory)
     log.info("run directory: %s", directory)
 
@@ -183,20 +185,6 @@ def central_mechanism(mechanism: Mechanism | None) -> ClientMechanism | None:
     if isinstance(mechanism, ClientMechanism) and mechanism.at == "server":
         return mechanism
     return None
-
-
-def _witness(scenario: Scenario, directory: Path, deployment: Deployment | None) -> Witness | None:
-    """Return what remembers the sites' ledgers, in a run in which they keep any."""
-    if not scenario.claims_privacy:
-        return None
-    if deployment is not None:
-        lines = deployment.witness_lines(scenario.data.name)
-        return Witness(directory, deployment.witness_key, lines)
-    given = scenario.simulation.witness
-    sink = Path(given).expanduser() if given else None
-    # A server that remembers from run to run signs with the same key each time.
-    key = sink.with_suffix(".pem") if sink else directory / "checkpoint" / "witness.pem"
-    return Witness(directory, key, sink)
 
 
 def _same_scenario(directory: Path, scenario: Scenario) -> None:

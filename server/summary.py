@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -23,32 +24,42 @@ from fedlite.storage import write_atomic
 from fedlite.training.share import steps_per_round
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
+from server.witness import Witness
 
 _PACKAGES = ("flwr", "torch", "opacus", "dp-accounting", "numpy")
 
 
 def privacy_of(
-    scenario: Scenario, mechanism: Mechanism | None, records: dict[str, SiteRecord]
+    scenario: Scenario,
+    mechanism: Mechanism | None,
+    records: dict[str, SiteRecord],
+    seen: Callable[[str], int] | None = None,
 ) -> dict[str, Any]:
     """Return the privacy part of the summary.
 
-    A site's loss is that of all the steps it may have taken: of every round it was asked for and
-    did not decline for its budget, whether or not its update arrived.
+    A site's loss is that of the whole plan, however early the run or the site stopped: whether it
+    did may have depended on what had been released. `prefix` tells what the steps that were asked
+    of it would have cost, had their number been fixed beforehand; it bounds nothing.
+
+    seen(site) returns how many updates the witness has seen; without it, those that arrived count.
     """
     if mechanism is None:
         return {"unit": "none"}
     privacy = scenario.privacy
+    loss = accounting.spent(mechanism, mechanism.steps, privacy.delta)
     sites = {}
     for name, record in sorted(records.items()):
         steps = min(record.asked * steps_per_round(scenario), mechanism.steps)
-        loss = accounting.spent(mechanism, steps, privacy.delta)
         sites[name] = {
             "epsilon": {"pld": loss.pld, "prv": loss.prv, "rdp": loss.rdp},
             "prv_error": loss.prv_error,
             "accountants_agree": loss.agree,
             "budget": privacy.epsilon,
-            "releases": record.releases,
-            "steps": steps,
+            "releases": seen(name) if seen else record.releases,
+            "prefix": {
+                "steps": steps,
+                "epsilon": accounting.running(mechanism, steps, privacy.delta),
+            },
             "out_of_budget": record.spent,
         }
     return {
@@ -104,8 +115,10 @@ def summarize(
     evaluator: Evaluator | None,
     energy: dict[str, Any],
     refused: Iterable[str] = (),
+    witness: Witness | None = None,
 ) -> dict[str, Any]:
     """Return the summary of a finished run; `refused` has a code for each site not let in."""
+    seen = partial(witness.releases, point.run.hex()) if witness else None
     seconds = [r.seconds for r in records]
     cpu = sum(r.cpu_seconds for r in records)
     summary: dict[str, Any] = {
@@ -133,7 +146,7 @@ def summarize(
             "missing": sum(len(r.missing) for r in records),
         },
         "refused": sorted(refused),
-        "privacy": privacy_of(scenario, mechanism, point.sites),
+        "privacy": privacy_of(scenario, mechanism, point.sites, seen),
         "disclosed": ["records"] if scenario.federation.weighting == "records" else [],
         "seconds": {
             "total": round(sum(seconds), 2),

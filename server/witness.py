@@ -6,24 +6,24 @@ head that went backwards, forked or belongs to another ledger is refused and rec
 travels back with the next instruction, so that an honest site finds out first (its machine was
 restored from a snapshot, or cloned) and takes no private step.
 
-Every line of `witness.jsonl` is signed by the server by itself; an auditor needs nothing else.
+Every line of `witness.jsonl` is signed by the server and holds the hash of the line before it; the
+last one closes the run. An auditor needs nothing else.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fedlite.messages import LedgerHead, Receipt
-from fedlite.privacy.ledger import keys, rows
+from fedlite.privacy.ledger import keys, lines, rows
 from fedlite.privacy.ledger.rules import LedgerError
+from server.chain import ChainFile
 
 FILE = "witness.jsonl"
-LINE_DOMAIN = b"fedlite-witness-line-v1\n"
 
 
 class Disagreement(ValueError):
@@ -44,6 +44,10 @@ class _Seen:
     signature: str
 
 
+# What a closing line says of a head; the site's signature is in the line that saw it.
+_NAMED = ("ledger", "seq", "hash")
+
+
 class Witness:
     """What this server knows of every site's ledger.
 
@@ -56,41 +60,31 @@ class Witness:
         """Read what was seen before; raises ValueError when a line is damaged or not ours."""
         self._key = keys.load_or_generate(key)
         self.public = keys.public_hex(self._key)
-        self._files = [directory / FILE] + ([sink] if sink else [])
+        self._run = ChainFile(directory / FILE)
+        # The run's own file last: what it says is then in the other one as well.
+        self._files = [*([ChainFile(sink)] if sink else []), self._run]
         self._seen: dict[str, _Seen] = {}
         self._expected: dict[str, str] = {}
-        self._lines: list[bytes] = []
-        for path in reversed(self._files):
-            self._remember(path)
-
-    def _remember(self, path: Path) -> None:
-        if not path.exists():
-            return
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) != len(data):
-            # The line was being written when the machine stopped; its reply will come again.
-            with path.open("r+b") as file:
-                file.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                proof = row.pop("proof")
-                genuine = keys.verify(row["witness"], proof, LINE_DOMAIN + rows.canonical(row))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                genuine = False
-            if not genuine:
-                raise ValueError(
-                    f"{path}: line {number} is damaged or was not written by the witness it names "
-                    "(rule: what was seen is never edited); restore the file from a copy"
-                )
-            if row["kind"] == "seen" and row["witness"] == self.public:
-                self._keep(row["site"], _Seen(*(row[k] for k in _Seen.__dataclass_fields__)))
+        self._payloads: dict[tuple[str, str], set[str]] = {}
+        self._lines: list[dict[str, Any]] = []
+        for file in self._files:
+            for row in file.load():
+                if row.get("kind") == "seen" and row["witness"] == self.public:
+                    self._keep(row["site"], _Seen(*(row[k] for k in _Seen.__dataclass_fields__)))
+                    self._count(row["run"], row["site"], row["payload"])
 
     def _keep(self, site: str, seen: _Seen) -> None:
         known = self._seen.get(site)
         if known is None or seen.seq >= known.seq:
             self._seen[site] = seen
+
+    def _count(self, run: str, site: str, payload: str) -> None:
+        if payload:
+            self._payloads.setdefault((run, site), set()).add(payload)
+
+    def releases(self, run: str, site: str) -> int:
+        """Return how many different updates of a site have been seen in a run (its name, hex)."""
+        return len(self._payloads.get((run, site), ()))
 
     def receipt(self, site: str) -> Receipt | None:
         """Return the signature over the last head seen from `site`, or None when there is none."""
@@ -138,6 +132,7 @@ class Witness:
         elif known is None or seen != known or payload:
             self._append("seen", site, seen, self._sign(seen), run, number, payload, "")
             self._seen[site] = seen
+            self._count(run, site, payload)
 
     def _compare(
         self, head: LedgerHead | None, known: _Seen | None, expected: str
@@ -201,32 +196,49 @@ class Witness:
         payload: str,
         why: str,
     ) -> None:
-        row: dict[str, Any] = {
+        row = {
             "kind": kind,
             "site": site,
             "run": run,
             "round": number,
             "payload": payload,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "time": _now(),
             "why": why,
             "witness": self.public,
             "countersignature": countersignature,
-        } | vars(seen)
-        row["proof"] = keys.sign(self._key, LINE_DOMAIN + rows.canonical(row))
-        self._lines.append(rows.canonical(row) + b"\n")
+        }
+        self._lines.append(row | vars(seen))
 
     def flush(self) -> None:
         """Write the new lines durably; called once a round, before anything depends on them."""
-        if not self._lines:
-            return
-        data = b"".join(self._lines)
-        for path in self._files:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        for file in self._files if self._lines else []:
+            file.append(self._lines, self._key)
         self._lines = []
+
+    def close(self, run: str, files: Mapping[str, str], sites: Iterable[str]) -> None:
+        """Sign, durably, that the run is over; a run that was closed with the same stays as it is.
+
+        run: its name, hex. files: the SHA-256 of each file of the run (`lines.RUN_FILES`), hex.
+        sites: all that took part; of each, the last head that was seen is named.
+        """
+        self.flush()
+        heads = {site: self._head_of(site) for site in sorted(sites)}
+        said = {"kind": lines.CLOSED, "run": run, "files": dict(files), "sites": heads}
+        if said.items() <= self._run.last.items():
+            return
+        more = {"lines": self._run.head, "time": _now(), "witness": self.public}
+        self._lines.append(said | more)
+        self.flush()
+
+    def _head_of(self, site: str) -> dict[str, Any] | None:
+        seen = self._seen.get(site)
+        if seen is None:
+            return None
+        return {name: value for name, value in asdict(seen).items() if name in _NAMED}
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _rotated(ledger: str, key: str, lines: tuple[str, ...]) -> str:

@@ -29,10 +29,11 @@ from fedlite.parameters import Layout, Vector, load_vector, to_vector
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.mechanism import LEAST_NOISE
 from fedlite.reporting.progress import Progress
-from fedlite.reporting.record import read_summary, write_summary
+from fedlite.reporting.record import read_summary
 from fedlite.reporting.report import report
 from fedlite.training import Learner, home
 from fedlite.training.share import plan_mechanism, record_mechanism, settle_process
+from server.closing import finish, witness_of
 from server.evaluation import area_under_curve
 from simulations.grid import SimulationGrid, make_engine
 
@@ -103,7 +104,7 @@ def add_comparisons(scenario: Scenario, directory: Path, *, quiet: bool) -> None
             found = compare(scenario, repeats, progress.status)
             summary["baselines"] = as_summary(scenario, found)
             progress.status("writing the report")
-    write_summary(directory, summary)
+    finish(directory, summary, witness_of(scenario, directory))
     report(directory)
 
 

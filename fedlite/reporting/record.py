@@ -31,9 +31,11 @@ class RoundRecord:
     `accuracy` and `auc` map `"deep"` and `"shallow"` to a share in [0, 1] on held-out data; both
     are empty in a round that was not evaluated, and `auc` is empty unless the task is binary.
     Byte counts are `len()` of the payloads that were sent; the dense ones are what float32 vectors
-    would have taken for the same messages. `epsilon` is the largest privacy loss of any site so far
-    (pessimistic PLD; None when no privacy is claimed). `dropped` maps a site to the code for which
-    its reply was not used; `missing` names sites that had not replied by the deadline.
+    would have taken for the same messages. `epsilon` is what the steps so far cost
+    at the site that was asked most often, had their number been fixed beforehand (pessimistic PLD;
+    None when no privacy is claimed): the bound is the whole plan's, in the summary. `dropped` maps
+    a site to the code for which its reply was not used; `missing` names sites that had not replied
+    by the deadline.
     """
 
     round: int
@@ -103,10 +105,14 @@ def total_bytes(records: Iterable[RoundRecord]) -> dict[str, float]:
     }
 
 
+def encode_summary(summary: Mapping[str, Any]) -> bytes:
+    """Return the bytes of `summary.json`; raises ValueError for a number that is not finite."""
+    return json.dumps(summary, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
 def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
     """Write `summary.json` atomically."""
-    text = json.dumps(summary, indent=2, sort_keys=True, allow_nan=False)
-    write_atomic(directory / SUMMARY, text.encode() + b"\n")
+    write_atomic(directory / SUMMARY, encode_summary(summary))
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

@@ -119,6 +119,14 @@ class Site:
             return ledger.head, payload
 
 
+# What a closing line names.
+FILES = ("model.json", "model.safetensors", "rounds.jsonl", "scenario.toml", "summary.json")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 class Server:
     """A witness that signs what it sees."""
 
@@ -130,7 +138,7 @@ class Server:
     def line(self, kind: str, site: Site, head: Head, **more: Any) -> dict[str, Any]:
         seen = kind == "seen"
         message = witness_message(head.ledger, head.seq, head.hash)
-        row = {
+        return {
             "kind": kind,
             "site": site.name,
             "ledger": head.ledger,
@@ -146,12 +154,21 @@ class Server:
             "witness": self.public,
             "countersignature": keys.sign(self.key, message) if seen else "",
         } | more
-        return row | {"proof": self.prove(row)}
 
     def prove(self, row: Mapping[str, Any]) -> str:
-        return keys.sign(self.key, b"fedlite-witness-line-v1\n" + canonical(dict(row)))
+        return keys.sign(self.key, b"fedlite-witness-line-v2\n" + canonical(dict(row)))
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def head(self) -> str:
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        return sha256(lines[-1]) if lines else NO_HASH
+
+    def write(self, *rows: Mapping[str, Any]) -> None:
+        """Add lines, chained and signed."""
+        for row in rows:
+            said = dict(row) | {"prev": self.head()}
+            self.write_as_it_is(said | {"proof": self.prove(said)})
+
+    def write_as_it_is(self, row: Mapping[str, Any]) -> None:
         with self.path.open("ab") as file:
             file.write(canonical(dict(row)) + b"\n")
 
@@ -172,7 +189,11 @@ class World:
     def __init__(self, root: Path, sites: int = 3, rounds: int = 6) -> None:
         self.root, self.run, self.rounds = root, root / "run", rounds
         (self.run / "ledgers").mkdir(parents=True)
-        (self.run / "scenario.toml").write_text("[federation]\n")
+        (self.run / "scenario.toml").write_text(
+            '[privacy]\nunit = "record"\nsimulate_seed = -1\n[training]\nsteps = 1\n'
+        )
+        (self.run / "model.json").write_text("{}")
+        (self.run / "model.safetensors").write_bytes(b"model")
         self.server = Server(self.run / "witness.jsonl")
         (self.run / "witness.pem").rename(root / "witness.pem")
         self.sites = [Site(root / "sites", f"site-{n + 1}") for n in range(sites)]
@@ -184,6 +205,7 @@ class World:
             self.record(number)
         self.collect()
         self.summarize()
+        self.close()
 
     def move(self, root: Path) -> World:
         """Return a copy of everything below another root, to be spoilt there."""
@@ -245,15 +267,52 @@ class World:
             "expected_batch": 32,
             "sites": sites,
         } | changes
-        summary = {"scenario": "small", "run": RUN, "rounds": self.rounds, "privacy": privacy}
+        summary = {
+            "scenario": "small",
+            "run": RUN,
+            "rounds": self.rounds,
+            "sites": sorted(privacy.get("sites", sites)),
+            "privacy": privacy,
+        }
         (self.run / "summary.json").write_text(json.dumps(summary, indent=2, sort_keys=True))
         return summary
 
-    def witness_lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.server.path.read_text().splitlines()]
+    def close(self, **changes: Any) -> None:
+        """Sign, as an honest server does at the end, what lies in the run directory."""
+        row = {
+            "kind": "closed",
+            "run": RUN,
+            "lines": self.server.head(),
+            "files": {name: sha256((self.run / name).read_bytes()) for name in FILES},
+            "sites": self.heads(),
+            "time": "2026-11-22T10:30:00Z",
+            "witness": self.server.public,
+        }
+        self.server.write(row | changes)
 
-    def write_witness(self, lines: list[dict[str, Any]]) -> None:
-        self.server.path.write_bytes(b"".join(canonical(line) + b"\n" for line in lines))
+    def heads(self) -> dict[str, Any]:
+        """Return what a closing line says of each site."""
+        lines = [row for row in self.witness_lines() if row["kind"] == "seen"]
+        return {row["site"]: {k: row[k] for k in ("ledger", "seq", "hash")} for row in lines}
+
+    def witness_lines(self) -> list[dict[str, Any]]:
+        """Return what the lines about heads say, without chain and proof."""
+        if not self.server.path.exists():
+            return []
+        lines = [json.loads(line) for line in self.server.path.read_text().splitlines()]
+        chain = ("prev", "proof")
+        return [
+            {k: v for k, v in line.items() if k not in chain}
+            for line in lines
+            if line["kind"] != "closed"
+        ]
+
+    def write_witness(self, lines: list[dict[str, Any]], *, close: bool = True) -> None:
+        """Write the file anew, as only the server itself can."""
+        self.server.path.unlink(missing_ok=True)
+        self.server.write(*lines)
+        if close:
+            self.close()
 
 
 def forge(

@@ -60,16 +60,17 @@ def site(tmp_path: Path) -> Site:
 
 
 def found(*paths: Path) -> set[str]:
-    """Return the rules of the findings, after checks that hold for every audit."""
+    """Return the rules of what makes an audit fail, after checks that hold for every audit."""
     result = audit(list(paths))
-    assert result.clean == (not result.findings)
-    assert ("NOT clean" in result.verdict) == (not result.clean)
+    assert result.clean == (not result.findings and not result.unchecked)
+    assert ("NOT clean" in result.verdict) == bool(result.findings)
+    assert ("NOT closed" in result.verdict) == (not result.findings and bool(result.unchecked))
     json.dumps(result.as_dict(), allow_nan=False)
-    for issue in (*result.findings, *result.notes):
+    for issue in (*result.findings, *result.unchecked, *result.notes):
         assert audit_rules.means(issue.rule) and audit_rules.mend(issue.rule)
     for statement in result.statements:
         assert (": clean." in statement.sentence) == (statement.verdict == "clean")
-    return {issue.rule for issue in result.findings}
+    return {issue.rule for issue in (*result.findings, *result.unchecked)}
 
 
 def noted(*paths: Path) -> set[str]:
@@ -157,6 +158,7 @@ def test_a_key_may_be_changed(world: World) -> None:
     with Ledger.open(site.path, site.key) as ledger:
         world.server.see(site, ledger.head)
     world.collect()
+    world.close()
     assert found(world.run) == set()
 
 
@@ -208,7 +210,9 @@ def test_what_was_left_out_is_noted(world: World) -> None:
     assert noted(world.run) == {"server-key"}
     (world.run / "ledgers" / "README").write_text("")
     (world.run / "summary.json").unlink()
-    assert found(world.run) == set()
+    assert found(world.run) == {"closed-otherwise"}
+    world.write_witness(world.witness_lines(), close=False)
+    assert found(world.run) == {"not-closed"}
     assert noted(world.run) == {"server-key", "not-audited", "not-compared"}
 
 
@@ -225,6 +229,10 @@ def test_without_a_privacy_unit_there_is_nothing_to_audit(tmp_path: Path) -> Non
 
 def test_a_run_that_claims_no_privacy_says_so(world: World) -> None:
     world.summarize(claimed=False)
+    (world.run / "scenario.toml").write_text(
+        '[privacy]\nunit = "record"\nsimulate_seed = 0\n[training]\nsteps = 1\n'
+    )
+    world.close()
     assert found(world.run) == set()
     shutil.rmtree(world.run / "ledgers")
     world.server.path.unlink()
@@ -343,6 +351,7 @@ def test_a_cloned_machine_is_refused_by_the_server_and_found(world: World) -> No
         head = clone.head
     line = world.server.line("refused", site, head, why="fork", payload="cc" * 32, round=6)
     world.server.write(line)
+    world.close()
     assert found(world.run) == {"refused-fork", "unrecorded-release"}
     assert {"refused-fork", "fork"} <= found(world.run, copy)
 
@@ -353,6 +362,7 @@ def test_what_the_server_refused_is_a_finding(world: World, why: str) -> None:
     head = Ledger.open(site.path, site.key)
     with head as ledger:
         world.server.write(world.server.line("refused", site, ledger.head, why=why))
+    world.close()
     rule = f"refused-{why}" if why not in ("missing", "unknown") else "refused-other"
     assert found(world.run) == {rule}
 
@@ -360,37 +370,35 @@ def test_what_the_server_refused_is_a_finding(world: World, why: str) -> None:
 # What the server wrote down.
 
 
-def spoil_proof(world: World, line: dict[str, Any]) -> dict[str, Any]:
-    return line | {"proof": "00" * 64}
+def spoil_proof(world: World, row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"proof": "00" * 64}
 
 
-def spoil_seq(world: World, line: dict[str, Any]) -> dict[str, Any]:
-    return line | {"seq": line["seq"] + 1}
+def spoil_seq(world: World, row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"seq": row["seq"] + 1, "proof": world.server.prove(row)}
 
 
-def spoil_by_another_key(world: World, line: dict[str, Any]) -> dict[str, Any]:
+def spoil_by_another_key(world: World, row: dict[str, Any]) -> dict[str, Any]:
     stranger = Server(world.root / "stranger.jsonl")
-    row = {k: v for k, v in line.items() if k != "proof"} | {"seq": line["seq"] + 3}
+    row = row | {"seq": row["seq"] + 3}
     return row | {"proof": stranger.prove(row)}
 
 
-def spoil_by_the_server_itself(world: World, line: dict[str, Any]) -> dict[str, Any]:
-    row = {k: v for k, v in line.items() if k != "proof"} | {"hash": "ab" * 32}
+def spoil_by_the_server_itself(world: World, row: dict[str, Any]) -> dict[str, Any]:
+    row = row | {"hash": "ab" * 32}
     return row | {"proof": world.server.prove(row)}
 
 
-def spoil_accusation(world: World, line: dict[str, Any]) -> dict[str, Any]:
-    row = {k: v for k, v in line.items() if k != "proof"}
-    row |= {"kind": "refused", "why": "fork", "hash": "ab" * 32, "countersignature": ""}
+def spoil_accusation(world: World, row: dict[str, Any]) -> dict[str, Any]:
+    row = row | {"kind": "refused", "why": "fork", "hash": "ab" * 32, "countersignature": ""}
     return row | {"proof": world.server.prove(row)}
 
 
-def spoil_key(world: World, line: dict[str, Any]) -> dict[str, Any]:
+def spoil_key(world: World, row: dict[str, Any]) -> dict[str, Any]:
     stranger = keys.generate(world.root / "stranger.pem")
-    row = {k: v for k, v in line.items() if k != "proof"}
-    row |= {
+    row = row | {
         "key": keys.public_hex(stranger),
-        "signature": keys.sign(stranger, row_message(line["hash"])),
+        "signature": keys.sign(stranger, row_message(row["hash"])),
     }
     return row | {"proof": world.server.prove(row)}
 
@@ -409,9 +417,11 @@ def spoil_key(world: World, line: dict[str, Any]) -> dict[str, Any]:
 def test_a_forged_witness_line_is_found(
     world: World, spoil: Callable[[World, dict[str, Any]], dict[str, Any]]
 ) -> None:
-    lines = world.witness_lines()
-    lines.append(spoil(world, lines[9]))
-    world.write_witness(lines)
+    heads = world.heads()
+    row = world.witness_lines()[9] | {"prev": world.server.head()}
+    world.server.write_as_it_is(spoil(world, row))
+    # Even where the server then closed the run over it.
+    world.close(sites=heads)
     assert found(world.run) == {"witness-forged"}
 
 
@@ -433,9 +443,12 @@ def test_a_damaged_witness_line_is_found(world: World, line: bytes) -> None:
 
 
 def test_witness_lines_with_other_types_are_damaged(world: World) -> None:
-    good = world.witness_lines()
+    good = world.server.path.read_bytes()
+    row, heads = world.witness_lines()[0], world.heads()
     for name, value in (("seq", "1"), ("round", -1), ("hash", "AB" * 32), ("why", 3), ("kind", [])):
-        world.write_witness([*good, good[0] | {name: value}])
+        world.server.path.write_bytes(good)
+        world.server.write(row | {name: value})
+        world.close(sites=heads)
         assert found(world.run) == {"witness-damaged"}, name
 
 
@@ -445,14 +458,19 @@ def test_witness_lines_with_other_types_are_damaged(world: World) -> None:
 @given(gone=st.sets(st.integers(0, 17), min_size=1))
 def test_removed_witness_lines_are_found(honest: World, tmp_path: Path, gone: set[int]) -> None:
     world = honest.move(tmp_path / "world")
-    lines = world.witness_lines()
-    world.write_witness([line for number, line in enumerate(lines) if number not in gone])
+    lines = world.server.path.read_bytes().splitlines(keepends=True)
+    kept = [line for number, line in enumerate(lines) if number not in gone]
+    world.server.path.write_bytes(b"".join(kept))
+    assert "witness-broken" in found(world.run)
+    # The server itself could chain and close what is left anew: the sites' ledgers remember.
+    rows = world.witness_lines()
+    world.write_witness(rows)
     assert "witness-missing-line" in found(world.run)
 
 
 def test_a_removed_witness_file_is_found(world: World) -> None:
     world.server.path.unlink()
-    assert found(world.run) == {"witness-missing"}
+    assert found(world.run) == {"witness-missing", "not-closed"}
 
 
 def test_a_witness_that_saw_two_rows_under_one_number_is_found(world: World) -> None:
@@ -462,6 +480,7 @@ def test_a_witness_that_saw_two_rows_under_one_number_is_found(world: World) -> 
     with Ledger.open(copy, site.key) as clone:
         clone.append(("dataset-change", {"commitment": "ab" * 32}))
         world.server.write(world.server.line("seen", site, clone.head))
+    world.close()
     assert found(world.run) == {"fork"}
 
 
@@ -482,7 +501,7 @@ def test_a_deleted_ledger_is_found(world: World) -> None:
     assert {issue.rule for issue in result.findings} == {"ledger-missing"}
     assert result.statements[-1].sentence == "site-3: NOT checked (ledger-missing)."
     world.server.path.unlink()
-    assert found(world.run) == {"ledger-missing", "witness-missing"}
+    assert found(world.run) == {"ledger-missing", "witness-missing", "not-closed"}
 
 
 def test_a_deleted_ledger_that_began_anew_is_found(world: World) -> None:
@@ -518,6 +537,7 @@ def claim(world: World, **changes: Any) -> set[str]:
         else:
             row[name] = value
     (world.run / "summary.json").write_text(json.dumps(summary))
+    world.close()
     return found(world.run)
 
 
@@ -539,8 +559,9 @@ def test_an_understated_site_is_found(world: World, changes: dict[str, Any], rul
     assert claim(world, **changes) == {rule}
 
 
-def test_a_summary_may_claim_more_than_was_spent(world: World) -> None:
-    assert claim(world, pld=2.9, prv=2.9, rdp=2.9, releases=5) == set()
+def test_a_summary_may_claim_more_than_was_spent_and_no_other_count(world: World) -> None:
+    assert claim(world, pld=2.9, prv=2.9, rdp=2.9) == set()
+    assert claim(world, releases=5) == {"summary-understates"}
 
 
 def test_more_releases_than_were_recorded_are_found(world: World) -> None:
@@ -562,16 +583,19 @@ def test_more_releases_than_were_recorded_are_found(world: World) -> None:
 )
 def test_a_summary_of_another_mechanism_is_found(world: World, change: dict[str, Any]) -> None:
     world.summarize(**change)
+    world.close()
     assert {"summary-mismatch"} <= found(world.run) <= {"summary-mismatch", "summary-damaged"}
 
 
 def test_a_summary_that_hides_the_unit_or_a_site_is_found(world: World) -> None:
     world.summarize(unit="none")
+    world.close()
     assert found(world.run) == {"summary-mismatch"}
     sites = world.summarize()["privacy"]["sites"]
     del sites["site-3"]
     world.summarize(sites=sites)
-    assert found(world.run) == {"summary-understates"}
+    world.close()
+    assert found(world.run) == {"summary-understates", "closed-otherwise"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"privacy": 3}', '{"privacy": {}}'])
@@ -585,7 +609,8 @@ def test_a_damaged_summary_is_found(world: World, text: str) -> None:
 )
 def test_damaged_rounds_are_found(world: World, text: str) -> None:
     (world.run / "rounds.jsonl").write_text(text)
-    assert found(world.run) == {"rounds-damaged"}
+    world.close()
+    assert found(world.run) == {"rounds-damaged", "rounds-mismatch"}
 
 
 def test_an_unrecorded_release_is_found(world: World) -> None:
@@ -593,7 +618,8 @@ def test_an_unrecorded_release_is_found(world: World) -> None:
     with Ledger.open(site.path, site.key) as ledger:
         head = ledger.head
     world.server.write(world.server.line("seen", site, head, payload="ee" * 32, round=7))
-    assert found(world.run) == {"unrecorded-release"}
+    world.close()
+    assert found(world.run) == {"unrecorded-release", "summary-understates", "rounds-mismatch"}
 
 
 def test_a_release_recorded_only_afterwards_is_found(world: World) -> None:
@@ -612,10 +638,9 @@ def test_a_release_recorded_only_afterwards_is_found(world: World) -> None:
 
 def test_a_payload_of_another_round_is_found(world: World) -> None:
     lines = world.witness_lines()
-    row = {k: v for k, v in lines[-1].items() if k != "proof"} | {"round": 5}
-    lines[-1] = row | {"proof": world.server.prove(row)}
+    lines[-1] |= {"round": 5}
     world.write_witness(lines)
-    assert found(world.run) == {"other-round"}
+    assert found(world.run) == {"other-round", "witness-missing-line"}
 
 
 # Plans and ceilings, written past the rules with the site's own key.

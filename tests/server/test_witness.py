@@ -12,9 +12,10 @@ import pytest
 
 from fedlite.messages import LedgerHead
 from fedlite.privacy.ledger import Ledger, forget, keys, rows
-from server.witness import FILE, LINE_DOMAIN, Disagreement, Witness
+from server.witness import FILE, Disagreement, Witness
 
 RUN = "00112233445566ff"
+LINE_DOMAIN = b"fedlite-witness-line-v2\n"
 POLICY = {
     "epsilon": 3.0,
     "delta": 1e-5,

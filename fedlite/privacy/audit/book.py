@@ -13,7 +13,7 @@ from typing import Any
 
 from fedlite.privacy import filter as admission
 from fedlite.privacy.accounting import Parts, compose_pld
-from fedlite.privacy.audit.cost import TOLERANCE, left_of, slack_of
+from fedlite.privacy.audit.cost import fits, left_of, slack_of
 from fedlite.privacy.audit.rules import Issue
 from fedlite.privacy.audit.sources import LedgerFile
 from fedlite.privacy.budget.account import Account
@@ -277,21 +277,21 @@ def _admitted(book: Book, plan: Plan, policy: Policy) -> list[Issue]:
     slack = slack_of(plans, ceiling)
     where = f"plan {plan.number} (run {plan.run})"
     issues = []
-    if not cost <= ceiling + TOLERANCE:
+    if not fits(cost, ceiling):
         text = (
-            f"{where}: with it the ledger costs epsilon {cost:.4f} ({bound}), and the ceiling "
+            f"{where}: with it the ledger costs epsilon {cost:.6g} ({bound}), and the ceiling "
             f"at that row is {ceiling:g} (delta {delta:g})"
         )
         issues.append(book.issue("plan-above-ceiling", text, plan.seq))
-    elif not slack <= MAX_SLACK * delta * (1 + TOLERANCE):
+    elif not fits(slack / delta, MAX_SLACK):
         text = f"{where}: the samples that its plans cut use up {slack:.2g} of delta {delta:g}"
         issues.append(book.issue("plan-above-ceiling", text, plan.seq))
-    if not cost <= said["charged"] + TOLERANCE:
-        text = f"{where}: charged epsilon {said['charged']:.4f}, recomputed {cost:.4f} ({bound})"
+    if not fits(cost, said["charged"]):
+        text = f"{where}: charged epsilon {said['charged']:.6g}, recomputed {cost:.6g} ({bound})"
         issues.append(book.issue("charge-understated", text, plan.seq))
     if policy["per_run"]:
         own, _ = charge([plan], policy["per_run"], delta, book.order)
-        if not own <= policy["per_run"] + TOLERANCE:
+        if not fits(own, policy["per_run"]):
             text = (
                 f"{where}: costs epsilon {own:.4f} by itself, and a run may cost "
                 f"{policy['per_run']:g}"
@@ -323,7 +323,7 @@ def _lowered(book: Book) -> list[Issue]:
             cost, bound = charge(plans, ceiling, delta, book.order, steps)
         except (ValueError, OverflowError):
             continue  # told where the plan is judged by itself
-        if not cost <= ceiling + TOLERANCE:
+        if not fits(cost, ceiling):
             text = (
                 f"plan {number} (run {plan.run}): {total} steps cost epsilon {cost:.4f} ({bound}), "
                 f"and the ceiling had been lowered to {ceiling:g}"

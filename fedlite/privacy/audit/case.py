@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedlite.privacy.audit import agreement
 from fedlite.privacy.audit import book as audit_book
 from fedlite.privacy.audit import claims as audit_claims
+from fedlite.privacy.audit import closing as audit_closing
+from fedlite.privacy.audit import lines as audit_lines
 from fedlite.privacy.audit import sources as audit_sources
 from fedlite.privacy.audit import witness as audit_witness
 from fedlite.privacy.audit.book import Book
 from fedlite.privacy.audit.claims import Claims
+from fedlite.privacy.audit.lines import Line, Witnessed
 from fedlite.privacy.audit.people import person_ceilings
 from fedlite.privacy.audit.rules import Issue
 from fedlite.privacy.audit.sources import Run, Sources
-from fedlite.privacy.audit.witness import Witnessed
 
 
 class Case:
@@ -23,23 +26,24 @@ class Case:
 
     books: every ledger, by its path. groups: the copies of each ledger together, the longest first.
     claims: of every run, by its path. witnessed: every witness file. absent: (site, run directory)
-    of ledgers that are missing. issues: all that was found, after `check`.
+    of ledgers that are missing. closed: the runs that are as the server closed them. issues: all
+    that was found, after `check`.
     """
 
-    def __init__(self, sources: Sources) -> None:
-        """Read and verify every file by itself."""
+    def __init__(self, sources: Sources, witness_keys: Collection[str] = ()) -> None:
+        """Read and verify every file by itself; `witness_keys`: those that may have signed."""
         self.sources = sources
+        self.witness_keys = witness_keys
+        self.closed: set[Path] = set()
         self.issues: list[Issue] = list(sources.issues)
         self.books = {file.path: audit_book.read(file) for file in sources.all_ledgers()}
         self.claims = {run.path: audit_claims.read(run) for run in sources.runs}
         self.of_run = {
-            run.path: audit_witness.read(
-                run.path / audit_sources.WITNESS, run.witness, str(run.path)
-            )
+            run.path: audit_lines.read(run.path / audit_sources.WITNESS, run.witness, str(run.path))
             for run in sources.runs
             if run.witness is not None
         }
-        bare = [audit_witness.read(path, data) for path, data in sources.witnesses]
+        bare = [audit_lines.read(path, data) for path, data in sources.witnesses]
         self.witnessed: list[Witnessed] = [*self.of_run.values(), *bare]
         for run in sources.runs:
             self._name(run)
@@ -88,6 +92,9 @@ class Case:
             for key in sorted(witnessed.keys):
                 text = f"signed by the server's key {key}"
                 self.issues.append(Issue("server-key", text, str(witnessed.path)).as_note())
+                if self.witness_keys and key not in self.witness_keys:
+                    text += ", which is not one that was given"
+                    self.issues.append(Issue("other-witness", text, str(witnessed.path)))
         fresh = self._fresh()
         for witnessed in fresh:
             self.issues += audit_witness.refusals(witnessed)
@@ -99,7 +106,7 @@ class Case:
 
     def _fresh(self) -> list[Witnessed]:
         """Return the witness files, each line once: a server may keep the same in two."""
-        seen: set[audit_witness.Line] = set()
+        seen: set[Line] = set()
         files = []
         for witnessed in self.witnessed:
             lines = tuple((n, line) for n, line in witnessed.lines if line not in seen)
@@ -178,6 +185,14 @@ class Case:
         self._notes(claims, bool(lines))
         books = self._present(run, claims, lines)
         self.issues += audit_claims.check(claims, books, lines)
+        if run.ledgers or witnessed or claims.claimed:
+            bare = [one for one in self.witnessed if not one.run]
+            closed, issues = audit_closing.check(claims, books, witnessed, bare)
+            self.issues += issues
+            if closed:
+                self.closed.add(run.path)
+        ended = bool(witnessed and witnessed.last)
+        self.issues += agreement.check(claims, books, lines, closed=ended)
 
     def _notes(self, claims: Claims, lines: bool) -> None:
         path, run = str(claims.source.path), claims.source
@@ -193,9 +208,7 @@ class Case:
         elif claims.claimed and not claims.sites and not run.ledgers:
             self.issues.append(Issue("no-ledger", "claims privacy and has no ledger", path))
 
-    def _present(
-        self, run: Run, claims: Claims, lines: Sequence[audit_witness.Line]
-    ) -> dict[str, Book]:
+    def _present(self, run: Run, claims: Claims, lines: Sequence[Line]) -> dict[str, Book]:
         """Return the run's ledgers by site, and note those that are missing or exchanged."""
         own = {file.name: self.books[file.path] for file in run.ledgers}
         ids: dict[str, list[str]] = {}
@@ -207,6 +220,12 @@ class Case:
             for site, row in claims.sites.items()
             if claims.claimed and row.get("releases") != 0
         }
+        witnessed = self.of_run.get(run.path)
+        for closing in witnessed.last[:1] if witnessed else ():
+            for site, head in closing.sites.items():
+                if head is not None:
+                    claimed.add(site)
+                    ids.setdefault(site, [head["ledger"]])
         found = dict(own)
         for site in sorted(set(ids) | claimed):
             seen = ids.get(site, [])
@@ -248,6 +267,10 @@ class Case:
             if witnessed.run and any(line.ledger in ids for _, line in witnessed.lines)
         }
         return [run for run in self.sources.runs if str(run.path) in paths]
+
+    def open_runs(self, books: list[Book]) -> bool:
+        """Tell whether a run that a ledger took part in is not here as the server closed it."""
+        return any(run.path not in self.closed for run in self._runs_of(books))
 
     def claims_of(self, books: list[Book]) -> list[Claims]:
         """Return the claims of the runs that a ledger took part in."""

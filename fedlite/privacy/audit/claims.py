@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedlite.messages import Code
 from fedlite.privacy.accounting import PRV_ERROR
 from fedlite.privacy.audit.book import Book, Plan, parts_of
-from fedlite.privacy.audit.cost import TOLERANCE, left_of, loss_of, slack_of
+from fedlite.privacy.audit.cost import fits, left_of, loss_of, slack_of
+from fedlite.privacy.audit.lines import Line
 from fedlite.privacy.audit.rules import Issue
-from fedlite.privacy.audit.sources import Run, as_object
-from fedlite.privacy.audit.witness import Line
+from fedlite.privacy.audit.sources import Run, as_object, why_not
 from fedlite.reporting.record import ROUNDS, SUMMARY
 
 SCENARIO = "scenario.toml"
@@ -26,14 +26,23 @@ _WHOLE = ("expected_batch", "max_batch")
 _NEEDED = ("noise_multiplier", "sampling_rate", "clip", "delta", "steps")
 
 
+@dataclass(frozen=True)
+class Round:
+    """A line of `rounds.jsonl`: its number, the updates used, and the epsilon it shows, if any."""
+
+    number: int
+    accepted: int
+    epsilon: object
+
+
 @dataclass
 class Claims:
     """What a run says of itself.
 
     run: its name, 16 hex digits, or "". unit: "record", "client", "none", or "" where unknown.
-    claimed: whether it claims any privacy. sites: its `privacy.sites`. declined: by site, the
-    rounds that it declined for its budget. unread: by site, how many replies were no updates.
-    round_steps: private steps of one round by the scenario; 0 where unknown.
+    claimed: whether it claims any privacy. sites: its `privacy.sites`. named, length: its `sites`
+    and `rounds`. rounds: its `rounds.jsonl`. declined: by site, the rounds that it declined for its
+    budget. round_steps: private steps of one round by the scenario; 0 where unknown.
     """
 
     source: Run
@@ -42,8 +51,10 @@ class Claims:
     claimed: bool = False
     privacy: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    named: Sequence[str] = ()
+    length: int = 0
+    rounds: list[Round] = field(default_factory=list)
     declined: dict[str, set[int]] = field(default_factory=dict)
-    unread: dict[str, int] = field(default_factory=dict)
     round_steps: int = 0
     issues: list[Issue] = field(default_factory=list)
 
@@ -75,28 +86,44 @@ def read(source: Run) -> Claims:
         summary = as_object(source.summary)
         privacy = summary.get("privacy") if summary else None
         if not summary or not isinstance(privacy, dict) or not isinstance(privacy.get("unit"), str):
-            claims.issues.append(claims.issue("summary-damaged", "has no readable privacy part"))
+            text = f"has no readable privacy part ({why_not(source.summary)})"
+            claims.issues.append(claims.issue("summary-damaged", text))
         else:
-            claims.run = str(summary.get("run", ""))
-            claims.unit, claims.privacy = privacy["unit"], privacy
-            claims.claimed = claims.unit != "none" and privacy.get("claimed") is True
-            sites = privacy.get("sites", {})
-            good = isinstance(sites, dict) and all(isinstance(v, dict) for v in sites.values())
-            if claims.unit != "none" and not good:
-                text = "privacy.sites must hold an object a site"
-                claims.issues.append(claims.issue("summary-damaged", text))
-            if claims.unit != "none" and type(privacy.get("claimed")) is not bool:
-                text = "privacy.claimed must be true or false"
-                claims.issues.append(claims.issue("summary-damaged", text))
-            missing = [n for n in _NEEDED if _number(privacy.get(n)) is None]
-            if claims.claimed and missing:
-                text = f"privacy must name the mechanism; no number for {', '.join(missing)}"
-                claims.issues.append(claims.issue("summary-damaged", text))
-            claims.sites = sites if good else {}
+            _read_summary(claims, summary, privacy)
             _read_scenario(claims)
     if source.rounds is not None:
         _read_rounds(claims, source.rounds)
     return claims
+
+
+def _read_summary(claims: Claims, summary: Mapping[str, Any], privacy: Mapping[str, Any]) -> None:
+    claims.run = str(summary.get("run", ""))
+    claims.unit, claims.privacy = privacy["unit"], privacy
+    claims.claimed = claims.unit != "none" and privacy.get("claimed") is True
+    sites = privacy.get("sites", {})
+    good = isinstance(sites, dict) and all(isinstance(v, dict) for v in sites.values())
+    damage = []
+    if claims.unit != "none" and not good:
+        damage.append("privacy.sites must hold an object a site")
+    if claims.unit != "none" and type(privacy.get("claimed")) is not bool:
+        damage.append("privacy.claimed must be true or false")
+    missing = [n for n in _NEEDED if _number(privacy.get(n)) is None]
+    if claims.claimed and missing:
+        damage.append(f"privacy must name the mechanism; no number for {', '.join(missing)}")
+    claims.sites = sites if good else {}
+    named, length = summary.get("sites"), summary.get("rounds")
+    if isinstance(named, list) and all(isinstance(site, str) for site in named):
+        claims.named = named
+    elif claims.unit != "none":
+        damage.append("sites must be a list of names")
+    if type(length) is int:
+        claims.length = length
+    elif claims.unit != "none":
+        damage.append("rounds must be a whole number")
+    if claims.claimed:
+        for site in sorted(set(claims.named) ^ set(claims.sites)):
+            damage.append(f"names {site[:64]!r} in one of sites and privacy.sites only")
+    claims.issues += [claims.issue("summary-damaged", text) for text in damage]
 
 
 def _read_scenario(claims: Claims) -> None:
@@ -105,14 +132,15 @@ def _read_scenario(claims: Claims) -> None:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         privacy, training = tables.get("privacy", {}), tables.get("training", {})
-        unit, seed = privacy.get("unit"), privacy.get("simulate_seed", -1)
+        unit, seed = privacy.get("unit", "none"), privacy.get("simulate_seed", -1)
         steps = training.get("steps", 0) if unit == "record" else 1
     except FileNotFoundError:
+        if claims.unit != "none":
+            text = "is missing, so the summary could not be held against what was to be run"
+            claims.issues.append(Issue("scenario-missing", text, str(path)))
         return
     except (OSError, ValueError, RecursionError, AttributeError):
         claims.issues.append(Issue("summary-damaged", "cannot be read as a scenario", str(path)))
-        return
-    if unit is None:
         return
     said = f"the scenario says unit {unit!r}"
     if unit != claims.unit:
@@ -127,18 +155,17 @@ def _read_scenario(claims: Claims) -> None:
 def _read_rounds(claims: Claims, data: bytes) -> None:
     for number, line in enumerate(data.split(b"\n")[:-1]):
         row = as_object(line)
-        dropped = row.get("dropped", {}) if row else None
-        which = row.get("round") if row else None
-        if not isinstance(dropped, dict) or type(which) is not int:
+        dropped, which = (row.get(name) for name in ("dropped", "round")) if row else (None, None)
+        accepted = row.get("accepted", 0) if row else None
+        if not isinstance(dropped, dict) or type(which) is not int or type(accepted) is not int:
             path = str(claims.source.path / ROUNDS)
-            text = f"line {number + 1} is not the record of a round"
+            text = f"line {number + 1} is not the record of a round ({why_not(line)})"
             claims.issues.append(Issue("rounds-damaged", text, path, row=number))
             return
+        claims.rounds.append(Round(which, accepted, row.get("epsilon") if row else None))
         for site, code in dropped.items():
             if code == Code.BUDGET:
                 claims.declined.setdefault(site, set()).add(which)
-            elif code == Code.BAD_UPDATE:
-                claims.unread[site] = claims.unread.get(site, 0) + 1
 
 
 def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> list[Issue]:
@@ -159,8 +186,6 @@ def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> l
                 f"names run {claims.run[:64]!r}, and the ledgers know only {', '.join(known[:3])}"
             )
             issues.append(claims.issue("summary-mismatch", text))
-    for site, row in claims.sites.items():
-        issues += _counted(claims, site, row, len(payloads.get(site, ())))
     for site, book in books.items():
         plans = [plan for plan in book.plans if plan.run == claims.run]
         if not claims.unit or not plans:
@@ -178,17 +203,6 @@ def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> l
         if claims.claimed:
             issues += _spending(claims, site, claims.sites[site], book, plans)
     return issues
-
-
-def _counted(claims: Claims, site: str, row: Mapping[str, Any], lines: int) -> list[Issue]:
-    if claims.source.witness is None or not claims.claimed:
-        return []
-    releases = row.get("releases")
-    # What could not even be read as a reply was counted, and held no head to witness.
-    if type(releases) is int and releases > lines + claims.unread.get(site, 0):
-        text = f"{releases} updates arrived by the summary, and witness.jsonl holds {lines}"
-        return [claims.issue("witness-missing-line", text, site)]
-    return []
 
 
 def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
@@ -227,29 +241,28 @@ def _spending(
         text = f"{releases} updates arrived by the summary, and the ledger released {recorded}"
         issues.append(claims.issue("unrecorded-release", text, site))
     issues += _rounds(claims, site, book, plans)
-    reserved = book.reserved(claims.run)
-    parts = parts_of(plans, [reserved[plan.number] for plan in plans])
     delta = plans[0].body["delta"]
     try:
         asked = plans[0].body["epsilon_asked"] or _number(claims.privacy.get("epsilon")) or 1.0
         slack = slack_of(plans, asked)
-        cost = loss_of(parts, left_of(plans, delta, slack))
+        # The whole plan: an earlier end may have depended on what was released.
+        cost = loss_of(parts_of(plans), left_of(plans, delta, slack))
     except (ValueError, OverflowError):
         return issues  # told where the plan is judged by itself
     epsilon = row.get("epsilon")
     figures = epsilon if isinstance(epsilon, dict) else {}
-    slacks = {"pld": TOLERANCE, "rdp": TOLERANCE, "prv": 2 * PRV_ERROR}
-    for name, slack in slacks.items():
+    errors = {"pld": 0.0, "rdp": 0.0, "prv": 2 * PRV_ERROR}
+    for name, error in errors.items():
         claim, real = _number(figures.get(name)), getattr(cost, name)
         if claim is None and name == "pld":
             text = "no epsilon by PLD is claimed for the site"
             issues.append(claims.issue("summary-damaged", text, site))
         if claim is None or real is None:
             continue
-        if not real <= claim + slack + 1e-4 * abs(claim):
+        if not fits(real, claim + error):
             text = (
-                f"claims epsilon {claim:.4f} ({name.upper()}), and the {sum(reserved)} steps "
-                f"reserved in the ledger cost {real:.4f}"
+                f"claims epsilon {claim:.6g} ({name.upper()}), and the {plans[0].steps} steps of "
+                f"the plan in the ledger cost {real:.6g}"
             )
             issues.append(claims.issue("summary-understates", text, site))
     return issues

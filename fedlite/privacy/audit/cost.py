@@ -18,8 +18,7 @@ from fedlite.privacy.accounting import (
 )
 from fedlite.privacy.mechanism import MAX_SLACK, cut_slack
 
-TOLERANCE = 2e-4
-"""Epsilons closer than this are the same: twice the grid of the PLD accountant."""
+_ROUNDING = 1e-9
 
 PRV_LIBRARY = "prv-accountant"
 
@@ -57,6 +56,14 @@ class Loss:
             name: value if value is not None and math.isfinite(value) else None
             for name, value in figures.items()
         }
+
+
+def fits(cost: float, ceiling: float) -> bool:
+    """Tell whether `cost` is at most `ceiling`, but for the last digits of a float.
+
+    What wrote a ledger computed the same figure with the same library: no more has to be forgiven.
+    """
+    return cost <= ceiling + _ROUNDING * max(1.0, abs(ceiling))
 
 
 def loss_of(parts: Parts, delta: float) -> Loss:

@@ -2,8 +2,9 @@
 
 The auditor was not there and trusts nobody. `audit` verifies every chain and signature, replays
 what the rows mean, recomputes every epsilon by three accountants, and holds the ledgers against
-what the servers saw (`witness.jsonl`) and what the run claims (`summary.json`). What could not be
-checked is a finding; what by nature is optional is a note. Needs neither torch nor Flower.
+what the servers saw and signed (`witness.jsonl`) and what the run claims (`summary.json`). What
+could not be checked is a finding; what by nature is optional is a note. Needs neither torch nor
+Flower.
 
 What no file can prove: that a site added the noise that its ledger speaks of.
 """
@@ -11,7 +12,7 @@ What no file can prove: that a site added the noise that its ledger speaks of.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,14 @@ class Audit:
 
     statements: one a ledger, and one a site whose ledger is missing. runs: every run directory's
     claims. findings: what is wrong or could not be checked. notes: what to know besides.
-    checked: how many of what were read. run_directories: those paths that are run directories.
+    unchecked: what had to be checked and could not be. checked: how many of what were read.
+    run_directories: those paths that are run directories.
     """
 
     statements: list[Statement] = field(default_factory=list)
     runs: list[Claims] = field(default_factory=list)
     findings: list[Issue] = field(default_factory=list)
+    unchecked: list[Issue] = field(default_factory=list)
     notes: list[Issue] = field(default_factory=list)
     checked: dict[str, int] = field(default_factory=dict)
     run_directories: list[Path] = field(default_factory=list)
@@ -48,7 +51,7 @@ class Audit:
     @property
     def clean(self) -> bool:
         """Whether everything was checked and nothing was found."""
-        return not self.findings
+        return not self.findings and not self.unchecked
 
     @property
     def verdict(self) -> str:
@@ -60,6 +63,12 @@ class Audit:
                 f"NOT clean: {count} finding{'s' * (count > 1)} under {rules} "
                 f"rule{'s' * (rules > 1)}."
             )
+        if self.unchecked:
+            count = len(self.unchecked)
+            return (
+                f"NOT closed: no finding, but {count} run{'s' * (count > 1)} without the server's "
+                "closing line; what was cut off, if anything, could not be seen."
+            )
         if not self.statements:
             return "Nothing to audit: no run here claims any privacy."
         count = len(self.statements)
@@ -70,17 +79,19 @@ class Audit:
 
         ```
         format     1
-        clean      true when there is no finding
+        clean      true when nothing was found, and all that had to be checked could be
         verdict    one sentence
         sites      [{site, dataset, ledger (id), paths, rows, runs, releases,
                      plans: [PLAN as in the ledger's rows],
                      steps: {reserved, charged, asked}, declined (rounds),
                      epsilon: {spent: {pld, prv, rdp}, whole: {pld, prv, rdp},
                                charged, charged_by ("pld" or "rdp"), ceiling, person, delta},
-                     witnessed: {last (row), keys}, verdict ("clean", "findings", "not checked"),
+                     witnessed: {last (row), keys},
+                     verdict ("clean", "findings", "not closed", "not checked"),
                      sentence}]
         runs       [{path, run, unit, claimed, sentence}]
         findings   [{rule, text, path, site, row, means, mend}]
+        unchecked  [the same]: what had to be checked and could not be
         notes      [the same]
         checked    {"ledgers", "rows", "witness lines", "runs"}: how many were read
         libraries  {pld, rdp, prv}: name and version, "" where it is missing
@@ -104,6 +115,7 @@ class Audit:
                 for claims in self.runs
             ],
             "findings": [_issue(issue) for issue in self.findings],
+            "unchecked": [_issue(issue) for issue in self.unchecked],
             "notes": [_issue(issue) for issue in self.notes],
             "checked": self.checked,
             "libraries": libraries(),
@@ -122,24 +134,33 @@ def _issue(issue: Issue) -> dict[str, Any]:
     }
 
 
-def audit(paths: Sequence[Path]) -> Audit:
+def audit(paths: Sequence[Path], witness_keys: Collection[str] = ()) -> Audit:
     """Audit everything under `paths`; never raises on what it finds there.
 
     paths: ledgers, run directories, site directories, witness files, or folders of these.
+    witness_keys: the servers' public keys, hex, as their operators have published them; what was
+    signed by another key is then a finding. Without any, each key that signed is a note.
     """
     sources = audit_sources.find(paths)
-    case = Case(sources)
+    case = Case(sources, witness_keys)
     case.check()
     issues = list(dict.fromkeys(_trim(case.issues)))
     found = Audit(
         runs=[case.claims[run.path] for run in sources.runs],
         findings=[issue for issue in issues if issue.severity == "finding"],
+        unchecked=[issue for issue in issues if issue.severity == "unchecked"],
         notes=[issue for issue in issues if issue.severity == "note"],
         checked=case.counts(),
         run_directories=sources.given_runs,
     )
     found.statements = [
-        state(books, case.issues_of(books), case.claims_of(books), case.witnessed)
+        state(
+            books,
+            case.issues_of(books),
+            case.claims_of(books),
+            case.witnessed,
+            closed=not case.open_runs(books),
+        )
         for books in case.groups
     ]
     found.statements += [Statement.absent(site, str(path)) for site, path in case.absent]

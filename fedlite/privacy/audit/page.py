@@ -72,10 +72,11 @@ def build(audit: Audit) -> str:
         *_plans(audit.statements),
         *_runs(audit),
         *_findings(audit.findings),
-        *_not_checked(audit.notes),
+        *_not_checked(audit),
         *_checked(audit),
     ]
-    return markup.page(f"{TITLE}: {'clean' if audit.clean else 'findings'}", parts)
+    word = "clean" if audit.clean else "findings" if audit.findings else "not closed"
+    return markup.page(f"{TITLE}: {word}", parts)
 
 
 def _cards(audit: Audit) -> str:
@@ -102,10 +103,11 @@ def _sites(audit: Audit) -> list[str]:
         markup.heading("Site by site"),
         f'<div class="audit">{table}</div>',
         markup.paragraph(
-            "PLD, PRV and RDP are what the reserved steps cost, by three accountants from two "
-            "independent libraries, rounded up; PRV includes its own error of 0.01. Charged is "
-            "what the whole plans cost, by the bound that the ceiling is held against: PLD for a "
-            "ledger's first plan, a Renyi filter for all plans together.",
+            "PLD, PRV and RDP are what the whole plans cost, by three accountants from two "
+            "independent libraries, rounded up; PRV includes its own error of 0.01. Charged is the "
+            "same by the bound that the ceiling is held against: PLD for a ledger's first plan, a "
+            "Renyi filter for all plans together. Where a run ended early, the bound stays that of "
+            "its whole plan.",
             "soft",
         ),
         f"<ul>{sentences}</ul>",
@@ -215,9 +217,10 @@ def _findings(issues: list[Issue]) -> list[str]:
     return parts
 
 
-def _not_checked(issues: list[Issue]) -> list[str]:
+def _not_checked(audit: Audit) -> list[str]:
     lines = [
-        *notes(issues),
+        *(f"{where(issue)}: {issue.text}. {means(issue.rule)}" for issue in audit.unchecked),
+        *notes(audit.notes),
         "Whether a site really added the noise that its ledger speaks of: no file can prove that. "
         "Its own code and random numbers must be trusted, or the server where it adds the noise.",
         "Whether a site keeps other ledgers, or the same records under another data set's name.",
@@ -240,8 +243,8 @@ def _checked(audit: Audit) -> list[str]:
         markup.paragraph(
             "Every row's hash, place in the chain and signature; what every row means after those "
             "before it; every plan against the ceiling in force when it was admitted; every head "
-            "and payload that a server signed for; every figure of the summary that speaks of "
-            "privacy.",
+            "and payload that a server signed for; the chain of its lines and its closing line "
+            "over the run's files; every figure of the summary that speaks of privacy.",
             "soft",
         ),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedlite.privacy.audit.book import Book, Plan, charge
-from fedlite.privacy.audit.cost import TOLERANCE
+from fedlite.privacy.audit.cost import fits
 from fedlite.privacy.audit.rules import Issue
 from fedlite.privacy.filter import order_for
 
@@ -50,7 +50,7 @@ def _person(book: Book, plan: Plan, before: Sequence[Plan], ledgers: int) -> lis
         cost, bound = charge([*before, plan], person, delta, order_for(person, delta))
     except (ValueError, OverflowError):
         return []  # told where the plan is judged by itself
-    if cost <= person + TOLERANCE:
+    if fits(cost, person):
         return []
     text = (
         f"plan {plan.number} (run {plan.run}): with it the {ledgers} ledgers of the site cost a "

@@ -14,8 +14,9 @@ class Issue:
 
     rule: a key of `AUDIT_RULES`, or a rule of ledgers (`fedlite.privacy.ledger.rules`, `Account`).
     text: what was found. path: in which file. site: whose, "" where nobody's. row: the ledger's
-    row or the line of another file, from 0. severity: a "finding" makes the audit fail; a "note" is
-    something to look at, or something that by nature could not be checked.
+    row or the line of another file, from 0. severity: a "finding" makes the audit fail; so does
+    what is "unchecked", without saying that anything is wrong; a "note" is something to look at, or
+    something that by nature could not be checked.
     """
 
     rule: str
@@ -23,7 +24,7 @@ class Issue:
     path: str
     site: str = ""
     row: int | None = None
-    severity: Literal["finding", "note"] = "finding"
+    severity: Literal["finding", "unchecked", "note"] = "finding"
 
     def as_note(self) -> Issue:
         """Return the same as a note."""
@@ -91,6 +92,42 @@ AUDIT_RULES: dict[str, tuple[str, str]] = {
         "The server's own signature shows that it saw something of which its witness.jsonl holds "
         "no line: lines were removed, or the file was written anew.",
         "Ask the server's operator for the whole file. Do not rely on this one.",
+    ),
+    "witness-broken": (
+        "A line of witness.jsonl does not follow the one before it: lines were removed, added or "
+        "put in another order.",
+        "Ask the server's operator for the whole file. Do not rely on this one.",
+    ),
+    "other-witness": (
+        "The file was signed with another key than those that you gave: it is of another server, "
+        "or was made anew by somebody who has not the server's key.",
+        "Compare the key with the one that the server's operator has published, or that the sites "
+        "list. If it is not his, rely on nothing in this run directory.",
+    ),
+    "not-closed": (
+        "No closing line of the server vouches for this run: it is running, has crashed, was made "
+        "by an older fedlite, or its files were cut short. What is missing could not be seen.",
+        "Let the run end, or resume it. If it has ended, ask the server's operator for its "
+        "original files, and take every site's whole plan as spent.",
+    ),
+    "closed-otherwise": (
+        "What lies here is not what the server signed when it closed the run: a file was changed, "
+        "replaced or removed, or a site was taken out.",
+        "Ask the server's operator for the original files. Do not rely on this copy.",
+    ),
+    "scenario-missing": (
+        "The run's scenario.toml is not here, and with it what the summary has to agree with.",
+        "Ask the server's operator for the file.",
+    ),
+    "rounds-mismatch": (
+        "The record of the rounds does not hold the rounds that the summary, the server's lines or "
+        "a ledger speak of.",
+        "Ask the server's operator for the original files.",
+    ),
+    "not-arrived": (
+        "A site released updates that the server never saw. That happens when a connection breaks "
+        "or a deadline passes; they count as spent.",
+        "Nothing, unless it happens often: then ask who else may have received them.",
     ),
     "witness-forged": (
         "A line was not signed by the server it names, or holds a head that the site's key has "

@@ -6,7 +6,6 @@ path that cannot be read, or in which there is nothing to audit, becomes a findi
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Sequence
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlite.privacy.audit.rules import Issue
+from fedlite.privacy.ledger.lines import MAX_LINE
+from fedlite.privacy.ledger.rows import decode
+from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.reporting.record import ROUNDS, SUMMARY
 
 WITNESS = "witness.jsonl"
@@ -22,8 +24,6 @@ LEDGERS = "ledgers"
 _SCENARIO = "scenario.toml"
 _SITE = "site.toml"
 _MOST_BYTES = 2**28
-# A longer line is none of a witness, nor of a ledger.
-MOST_LINE = 2**16
 _DEEPEST = 8
 # What a ledger's writer keeps beside it.
 _LOCK, _POISONED = ".lock", ".poisoned"
@@ -221,16 +221,24 @@ def _poisoned(sources: Sources, path: Path) -> None:
 
 def _is_witness(data: bytes) -> bool:
     for line in data.split(b"\n", 3)[:3]:
-        row = as_object(line) if len(line) <= MOST_LINE else None
+        row = as_object(line) if len(line) <= MAX_LINE else None
         if row is not None and {"proof", "witness"} <= row.keys():
             return True
     return False
 
 
 def as_object(data: bytes) -> dict[str, Any] | None:
-    """Return the JSON object in `data`, or None when it is not one."""
+    """Return the JSON object in `data`, read strictly, or None when it is not one."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        return decode(data)
+    except LedgerError:
         return None
-    return value if isinstance(value, dict) else None
+
+
+def why_not(data: bytes) -> str:
+    """Return why `as_object` has none, or that what it has lacks something."""
+    try:
+        decode(data)
+    except LedgerError as error:
+        return f"{error.rule}: {error.text}"
+    return "a key is missing or of another type"

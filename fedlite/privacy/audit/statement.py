@@ -11,18 +11,18 @@ from fedlite.privacy.audit.book import Book, charge
 from fedlite.privacy.audit.claims import Claims
 from fedlite.privacy.audit.cost import (
     PRV_LIBRARY,
-    TOLERANCE,
     Loss,
+    fits,
     left_of,
     libraries,
     loss_of,
     slack_of,
 )
+from fedlite.privacy.audit.lines import Witnessed
 from fedlite.privacy.audit.rules import Issue
-from fedlite.privacy.audit.witness import Witnessed
 from fedlite.reporting import wording
 
-CLEAN, FINDINGS, NOT_CHECKED = "clean", "findings", "not checked"
+CLEAN, FINDINGS, NOT_CLOSED, NOT_CHECKED = "clean", "findings", "not closed", "not checked"
 # For these of its reasons a site declines because its budget is spent.
 _BUDGET = ("ceiling", "plan-spent")
 
@@ -67,6 +67,7 @@ class Statement:
     rules: list[str] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
     label: str = ""
+    closed: bool = True
 
     @classmethod
     def absent(cls, site: str, path: str) -> Statement:
@@ -75,10 +76,12 @@ class Statement:
 
     @property
     def verdict(self) -> str:
-        """ "clean", "findings", or "not checked" where there was nothing to compute from."""
+        """ "clean", "findings", "not closed", or "not checked": nothing to compute from."""
         if not self.rows:
             return NOT_CHECKED
-        return FINDINGS if self.rules else CLEAN
+        if self.rules:
+            return FINDINGS
+        return CLEAN if self.closed else NOT_CLOSED
 
     @property
     def stopped(self) -> bool:
@@ -97,12 +100,12 @@ class Statement:
         rules = ", ".join(self.rules)
         if not self.rows:
             return f"{self.name}: NOT checked ({rules or 'no readable row'})."
-        start = (
-            f"{self.name}: clean."
-            if self.verdict == CLEAN
-            else f"{self.name}: NOT clean ({rules})."
-        )
-        return f"{start} {self._cost()}"
+        start = {
+            CLEAN: "clean.",
+            NOT_CLOSED: "no finding, but its run is NOT closed.",
+            FINDINGS: f"NOT clean ({rules}).",
+        }[self.verdict]
+        return f"{self.name}: {start} {self._cost()}"
 
     def _cost(self) -> str:
         ceiling = f"{self.ceiling:g}"
@@ -120,9 +123,11 @@ class Statement:
                 text += " and was declined"
                 text += f" from round {self.declined_from} on" if self.declined_from else ""
             return f"{text}. {count} (delta {self.delta:g})."
-        # After a first plan, only the sum of whole plans is a bound: see the filter.
-        cost = self.spent.pld if len(self.plans) == 1 else self.charged
-        of = f"epsilon {wording.epsilon(cost, 4)} of its ceiling {ceiling} (delta {self.delta:g})"
+        # Only whole plans are a bound: where a run ended may have depended on what was released.
+        of = (
+            f"epsilon {wording.epsilon(self.charged, 4)} of its ceiling {ceiling} "
+            f"(delta {self.delta:g})"
+        )
         if self.verdict == CLEAN:
             return f"{count} cost at most {of}."
         return f"The ledger shows {count} for {of}; more may have been spent."
@@ -166,6 +171,8 @@ def state(
     issues: Sequence[Issue],
     claims: Sequence[Claims],
     witnessed: Sequence[Witnessed],
+    *,
+    closed: bool = True,
 ) -> Statement:
     """Return the statement on a ledger (its copies, the longest first) and what was found on it."""
     book = books[0]
@@ -177,6 +184,7 @@ def state(
         [str(one.path) for one in books],
         len(book.rows),
         rules=list(dict.fromkeys(rules)),
+        closed=closed,
     )
     if book.rows:
         _count(statement, book, claims, witnessed)
@@ -246,6 +254,6 @@ def _price(statement: Statement, book: Book) -> None:
         why = f"{PRV_LIBRARY} is not installed" if missing else f"{PRV_LIBRARY} gave no figure"
         statement.issues.append(book.issue("not-computed", f"PRV: {why}").as_note())
     lowered = book.policy_at(book.plans[-1].seq)["epsilon"] > ceiling
-    if lowered and statement.charged > ceiling + TOLERANCE:
+    if lowered and not fits(statement.charged, ceiling):
         text = f"{statement.charged:.4f} were charged before the ceiling was lowered to {ceiling:g}"
         statement.issues.append(book.issue("ceiling-lowered", text).as_note())

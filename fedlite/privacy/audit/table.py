@@ -34,16 +34,16 @@ _WORDS = ("site", "data set", "verdict")
 
 def cells(statement: Statement) -> list[str]:
     """Return one row of the table, in the order of its columns."""
-    spent, known = statement.spent, statement.rows > 0
+    whole, known = statement.charged_loss, statement.rows > 0
     charged = f"{wording.epsilon(statement.charged, _PLACES)} {statement.charged_by}".strip()
     return [
         statement.site or statement.name,
         statement.dataset,
         f"{len(statement.plans):,}" if known else wording.ABSENT,
         f"{statement.releases:,}" if known else wording.ABSENT,
-        wording.epsilon(spent.pld if spent else None, _PLACES),
-        prv(spent),
-        wording.epsilon(spent.rdp if spent else None, _PLACES),
+        wording.epsilon(whole.pld if whole else None, _PLACES),
+        prv(whole),
+        wording.epsilon(whole.rdp if whole else None, _PLACES),
         f"{charged} / {statement.ceiling:g}" if statement.ceiling is not None else wording.ABSENT,
         statement.verdict,
     ]
@@ -86,9 +86,12 @@ def print_audit(audit: Audit, page: str = "", file: TextIO | None = None) -> Non
             say(f"  {rule}: {mend(rule)}", "dim")
         if len(audit.findings) > _SHOWN:
             say(f"  and {len(audit.findings) - _SHOWN:,} more; --json lists them all")
-    if audit.notes:
+    if audit.notes or audit.unchecked:
         console.print()
         say("Not checked, and other notes", "bold")
+        for issue in audit.unchecked:
+            say(f"  {where(issue)}: {issue.text}", "red")
+            say(f"  {issue.rule}: {mend(issue.rule)}", "dim")
         for line in notes(audit.notes)[:_SHOWN]:
             say(f"  {line}")
     console.print()
@@ -121,9 +124,9 @@ def notes(issues: Sequence[Issue]) -> list[str]:
 
 def _legend() -> str:
     return (
-        "PLD, PRV and RDP: epsilon of the steps reserved, by three accountants, rounded up; "
+        "PLD, PRV and RDP: epsilon of the whole plans, by three accountants, rounded up; "
         f"PRV includes its own error of {PRV_ERROR:g}. "
-        "Charged: the whole plans, by the bound that the ceiling is held against. "
+        "Charged: the same by the bound that the ceiling is held against. "
         f"Computed with {', '.join(dict.fromkeys(v for v in libraries().values() if v))}."
     )
 

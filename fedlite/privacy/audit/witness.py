@@ -1,167 +1,19 @@
-"""What servers saw of ledgers (`witness.jsonl`), verified line by line and held against them.
+"""What servers saw of ledgers, held against them: heads, payloads, countersignatures, refusals.
 
-A line is signed by the server (its proof), and the head in it by the site. A seen line also holds
-the server's countersignature, which the site keeps in its ledger: so each side can show what the
-other has hidden.
+A seen line holds the server's countersignature, which the site keeps in its ledger: so each side
+can show what the other has hidden.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from fedlite.privacy.audit.book import Book
+from fedlite.privacy.audit.lines import SIGNED, Line, Witnessed
 from fedlite.privacy.audit.rules import Issue
-from fedlite.privacy.audit.sources import MOST_LINE, as_object
-from fedlite.privacy.ledger import keys
-from fedlite.privacy.ledger.rows import canonical, row_message, witness_message
 
-LINE_DOMAIN = b"fedlite-witness-line-v1\n"
 _WHY = ("regress", "fork", "new-ledger", "forged")
-# An accusation with these words rests on a head that the site itself has signed.
-_SIGNED = ("regress", "fork", "new-ledger")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of `witness.jsonl`, without its proof. Keys, hashes and signatures are hex.
-
-    kind: "seen" or "refused" (then `why` says for what). run, payload: empty for a hello.
-    """
-
-    kind: str
-    site: str
-    ledger: str
-    key: str
-    seq: int
-    hash: str
-    signature: str
-    payload: str
-    run: str
-    round: int
-    time: str
-    why: str
-    witness: str
-    countersignature: str
-
-
-@dataclass(frozen=True)
-class Witnessed:
-    """A witness file: its genuine lines with their numbers, and the keys that signed them.
-
-    run: the run directory's own name of the run ("" for a bare file, which may hold many runs).
-    whole: whether every line was genuine.
-    """
-
-    path: Path
-    lines: tuple[tuple[int, Line], ...]
-    issues: tuple[Issue, ...]
-    run: str = ""
-
-    @property
-    def keys(self) -> set[str]:
-        """The servers that signed lines."""
-        return {line.witness for _, line in self.lines}
-
-    @property
-    def damaged(self) -> bool:
-        """Whether a line could not be used."""
-        return any(issue.severity == "finding" for issue in self.issues)
-
-
-def _hex(*digits: int) -> Callable[[Any], bool]:
-    pattern = re.compile("|".join(f"[0-9a-f]{{{n}}}" for n in digits))
-    return lambda value: isinstance(value, str) and bool(pattern.fullmatch(value))
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 200
-
-
-def _number(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**32
-
-
-_FORM: dict[str, Callable[[Any], bool]] = {
-    "kind": lambda value: value in ("seen", "refused"),
-    "site": _text,
-    "ledger": _hex(0, 64),
-    "key": _hex(0, 64),
-    "seq": _number,
-    "hash": _hex(0, 64),
-    "signature": _hex(0, 128),
-    "payload": _hex(0, 64),
-    "run": _hex(0, 16),
-    "round": _number,
-    "time": _text,
-    "why": _text,
-    "witness": _hex(64),
-    "countersignature": _hex(0, 128),
-    "proof": _hex(128),
-}
-
-
-def read(path: Path, data: bytes, run: str = "") -> Witnessed:
-    """Verify every line of a witness file; lines that are not genuine are issues and left out."""
-    *whole, torn = data.split(b"\n")
-    lines: list[tuple[int, Line]] = []
-    issues: list[Issue] = []
-    for number, text in enumerate(whole):
-        try:
-            lines.append((number, _line(text)))
-        except _Wrong as wrong:
-            issues.append(Issue(wrong.rule, str(wrong), str(path), wrong.site, number))
-    if torn:
-        said = f"{len(torn)} bytes without a line end: the server stopped while it wrote them"
-        issues.append(Issue("torn-line", said, str(path), "", len(whole), "note"))
-    return Witnessed(path, tuple(lines), tuple(issues), run)
-
-
-class _Wrong(Exception):
-    def __init__(self, rule: str, text: str, site: str = "") -> None:
-        super().__init__(text)
-        self.rule, self.site = rule, site
-
-
-def _line(text: bytes) -> Line:
-    row = as_object(text) if len(text) <= MOST_LINE else None
-    try:
-        good = row is not None and canonical(row) == text
-    except (ValueError, RecursionError):
-        good = False
-    if row is None or not good:
-        raise _Wrong("witness-damaged", "is not one JSON object in canonical form")
-    wrong = sorted(
-        name
-        for name in row.keys() | _FORM.keys()
-        if name not in row or name not in _FORM or not _FORM[name](row[name])
-    )
-    if wrong:
-        named = ", ".join(map(repr, wrong))[:200]
-        raise _Wrong("witness-damaged", f"these keys are missing, unknown or ill-formed: {named}")
-    proof = row.pop("proof")
-    line = Line(**row)
-    if not keys.verify(line.witness, proof, LINE_DOMAIN + canonical(row)):
-        raise _Wrong("witness-forged", "the server that it names has not signed it", line.site)
-    _check_head(line)
-    return line
-
-
-def _check_head(line: Line) -> None:
-    """Check that the site has signed the head, and the server what a seen line promises."""
-    signed = line.hash and keys.verify(line.key, line.signature, row_message(line.hash))
-    if line.kind == "seen":
-        if not signed:
-            raise _Wrong("witness-forged", f"the key {line.key[:16]} has not signed it", line.site)
-        message = witness_message(line.ledger, line.seq, line.hash) if line.ledger else b""
-        if not keys.verify(line.witness, line.countersignature, message):
-            raise _Wrong("witness-forged", "the countersignature is not the server's", line.site)
-    elif line.why in _SIGNED and line.hash and not signed:
-        text = f"it accuses the site of {line.why!r} by a head that the site has not signed"
-        raise _Wrong("witness-forged", text, line.site)
 
 
 def refusals(witnessed: Witnessed) -> list[Issue]:
@@ -195,7 +47,7 @@ def join(book: Book, witnessed: Witnessed) -> list[Issue]:
     """Hold one ledger against every head and payload that a server saw of it."""
     lines = [line for _, line in witnessed.lines if line.ledger == book.id and book.rows]
     # Other refused lines need not have come from the site.
-    lines = [line for line in lines if line.kind == "seen" or line.why in _SIGNED]
+    lines = [line for line in lines if line.kind == "seen" or line.why in SIGNED]
     found = _heads(book, [line for line in lines if line.kind == "seen"])
     found += _payloads(book, [line for line in lines if line.payload])
     where = f" ({witnessed.path})"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from fedlite.privacy.ledger.bodies import check_body
 from fedlite.privacy.ledger.rules import LedgerError
@@ -106,7 +107,7 @@ def parse(line: bytes) -> Row:
     """Read one line, end included; raise LedgerError unless it is a row in canonical form."""
     if len(line) > MAX_LINE:
         raise LedgerError("line-too-long", f"must have at most {MAX_LINE} bytes, got {len(line)}")
-    value = _object(line)
+    value = decode(line)
     if value.keys() != _ROW_KEYS:
         odd = ", ".join(map(repr, sorted(value.keys() ^ _ROW_KEYS)))[:200]
         raise LedgerError("row-keys", f"missing or not allowed: {odd}")
@@ -124,14 +125,19 @@ def parse(line: bytes) -> Row:
 def stated(line: bytes) -> tuple[int | None, str | None]:
     """Return the seq and hash that a refused line claims, or None twice where it has none."""
     try:
-        value = _object(line[:MAX_LINE])
+        value = decode(line[:MAX_LINE])
         _check_fields(value)
     except (LedgerError, KeyError):
         return None, None
     return value["seq"], value["hash"]
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def decode(line: bytes) -> dict[str, Any]:
+    """Return the one JSON object in `line`; the strict way in which everything here is read.
+
+    Raises LedgerError: "duplicate-key", "not-finite" (also for a number that overflows), or
+    "not-json" for anything else, be it bytes that are no ASCII or what follows the object.
+    """
     try:
         value = _DECODER.decode(line.decode("ascii"))
     except LedgerError:
@@ -152,11 +158,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _no_constant(word: str) -> None:
+def _no_constant(word: str) -> NoReturn:
     raise LedgerError("not-finite", f"every number must be finite, got {word}")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_constant(digits[:80])
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+)
 
 
 def _check_fields(value: Mapping[str, Any]) -> None:
