@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -210,6 +211,14 @@ def audit_ledgers(
             metavar="FILE", help="Write the page there. Default: audit.html in the run directory."
         ),
     ] = None,
+    witness_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HEX",
+            help="A server's public key, from its operator; may be given more than once. What was "
+            "signed with another is a finding.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify privacy ledgers, recompute every epsilon, and compare with what servers saw.
@@ -217,12 +226,18 @@ def audit_ledgers(
     Exits with 1 when there is any finding, or anything that could not be checked.
     """
     with told():
+        for key in witness_key or ():
+            if not re.fullmatch(r"[0-9a-f]{64}", key):
+                text = (
+                    f"must be 64 lower-case hex digits, got {key[:80]!r}; ask the operator for it"
+                )
+                fail(f"--witness-key: {text}", WRONG_USE)
         from fedlite.privacy.audit import audit
         from fedlite.privacy.audit import page as audit_page
 
         if html is not None and not audit_page.may_write(html):
             fail(f"--html {html}: is no audit page, and is not overwritten", WRONG_USE)
-        found = audit(paths)
+        found = audit(paths, witness_key or ())
         page = html
         if html is not None:
             audit_page.write(found, html)

@@ -70,6 +70,7 @@ def test_json_is_one_object_and_nothing_else(world: World) -> None:
         "page",
         "runs",
         "sites",
+        "unchecked",
         "verdict",
     }
     assert value["clean"] is True and len(value["sites"]) == 2
@@ -92,6 +93,33 @@ def test_what_is_not_there_fails_and_wrong_use_is_told_apart(tmp_path: Path) -> 
     assert call(tmp_path / "nowhere").exit_code == 1
     assert call().exit_code == 2
     assert call(tmp_path, "--fast").exit_code == 2
+
+
+def test_a_key_that_is_known_from_elsewhere_is_asked_for(world: World) -> None:
+    assert world.server.public in call(world.run).output
+    assert call(world.run, "--witness-key", world.server.public).exit_code == 0
+    other = call(world.run, "--witness-key", "ab" * 32)
+    assert other.exit_code == 1 and "other-witness" in other.output
+    both = call(world.run, "--witness-key", "ab" * 32, "--witness-key", world.server.public)
+    assert both.exit_code == 0
+    wrong = call(world.run, "--witness-key", "AB")
+    assert wrong.exit_code == 2 and "64 lower-case hex digits" in wrong.output
+
+
+def test_a_run_that_is_not_closed_is_not_clean_and_says_so(world: World) -> None:
+    world.write_witness(world.witness_lines(), close=False)
+    result = call(world.run)
+    assert result.exit_code == 1
+    output = " ".join(result.output.split())
+    assert "NOT closed: no finding, but 1 run without the server's closing line" in output
+    assert "site-1: no finding, but its run is NOT closed." in output
+    assert "not closed: the server has not signed that this run is over" in output
+    value = json.loads(call(world.run, "--json").stdout)
+    assert value["clean"] is False and value["findings"] == []
+    assert [issue["rule"] for issue in value["unchecked"]] == ["not-closed"]
+    assert {site["verdict"] for site in value["sites"]} == {"not closed"}
+    page = (world.run / "audit.html").read_text()
+    assert "not closed: the server has not signed" in page and ">fedlite audit: not closed<" in page
 
 
 def test_the_page_goes_into_the_one_run_directory(world: World) -> None:

@@ -229,7 +229,7 @@ class World:
     def record(self, number: int, **dropped: str) -> None:
         row = {
             "round": number,
-            "accepted": 3,
+            "accepted": len(self.sites),
             "dropped": {k.replace("_", "-"): v for k, v in dropped.items()},
         }
         with (self.run / "rounds.jsonl").open("a") as file:

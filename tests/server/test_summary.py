@@ -24,7 +24,7 @@ PRIVATE = from_dict(
 MECHANISM = RecordMechanism(0.1, 5.0, 1.0, steps=8, expected_batch=20)
 
 
-def test_a_site_pays_for_the_rounds_it_was_in_and_never_more_than_the_plan() -> None:
+def test_a_site_pays_for_the_whole_plan_however_early_it_stopped() -> None:
     part = summary.privacy_of(
         PRIVATE,
         MECHANISM,
@@ -34,13 +34,24 @@ def test_a_site_pays_for_the_rounds_it_was_in_and_never_more_than_the_plan() -> 
         },
     )
     assert list(part["sites"]) == ["a", "b", "c", "d"]
-    assert [s["steps"] for s in part["sites"].values()] == [8, 4, 8, 0]
+    assert [s["prefix"]["steps"] for s in part["sites"].values()] == [8, 4, 8, 0]
     for site in part["sites"].values():
-        expected = accounting.pld(5.0, 1.0, site["steps"], 1e-5) if site["steps"] else 0.0
-        assert site["epsilon"]["pld"] == expected
+        # Whether it stopped may have depended on what was released: no prefix is a bound.
+        assert site["epsilon"]["pld"] == accounting.pld(5.0, 1.0, 8, 1e-5)
+        exact = accounting.pld(5.0, 1.0, site["prefix"]["steps"], 1e-5)
+        assert exact <= site["prefix"]["epsilon"] <= 1.01 * exact + 1e-3
         assert site["accountants_agree"] is True and site["budget"] == 3.0
+    assert [s["releases"] for s in part["sites"].values()] == [4, 2, 9, 0]
     assert part["unit"] == "record" and part["claimed"] is True
     assert part["noise_multiplier"] == 5.0 and part["delta"] == 1e-5
+
+
+def test_releases_are_those_that_the_witness_has_seen() -> None:
+    # What a checkpoint counts is lost with it; the witness forgets nothing.
+    part = summary.privacy_of(
+        PRIVATE, MECHANISM, {"a": SiteRecord(releases=3)}, {"a": 4}.__getitem__
+    )
+    assert part["sites"]["a"]["releases"] == 4
 
 
 def test_a_repeatable_run_claims_nothing() -> None:
