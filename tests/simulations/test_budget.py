@@ -15,8 +15,12 @@ from typer.testing import CliRunner
 from fedlite.cli import app
 from fedlite.config import Scenario, ScenarioError, load
 from fedlite.privacy.accounting import pld
+from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import read
 from fedlite.privacy.ledger.rows import Row
+from fedlite.reporting.record import encode_summary
+from server import checkpoint, closing
+from server.witness import Witness
 from simulations import run
 from simulations.run import simulate
 
@@ -248,3 +252,65 @@ def test_an_edited_summary_is_found(
     (directory / "summary.json").write_text(json.dumps(summary))
     code, found = audited(directory)
     assert code == 1 and rule in json.dumps(found["findings"])
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("target", "name", "call", "when"),
+    [
+        # A site in the second round, between its reservation, its release, and the checkpoint.
+        (Budget, "reserve", 5, "after"),
+        (Budget, "release", 5, "before"),
+        (Budget, "release", 5, "after"),
+        # The server, between what it has seen and its checkpoint.
+        (Witness, "flush", 2, "before"),
+        (Witness, "flush", 2, "after"),
+        (checkpoint, "save", 2, "before"),
+        # And at the end: before the run is closed, and between its closing and its summary.
+        (Witness, "close", 1, "before"),
+        (closing, "write_summary", 1, "before"),
+    ],
+)
+def test_an_honest_run_that_was_killed_and_goes_on_audits_clean(
+    plan: Plan,
+    tmp_path: Path,
+    killed: Killed,
+    trap: Trap,
+    target: Any,
+    name: str,
+    call: int,
+    when: str,
+) -> None:
+    asked, directory = private(plan, 1.0, 3), tmp_path / "run"
+    arm = trap(target, name, call, when)
+    assert killed(lambda: simulate(asked, directory, engine="serial", quiet=True), arm)
+    assert not (directory / "summary.json").exists()
+    simulate(run.resume_scenario(directory), directory, engine="serial", quiet=True)
+    code, found = audited(directory)
+    assert code == 0, json.dumps(found["findings"] + found["unchecked"], indent=1)
+    summary = json.loads((directory / "summary.json").read_text())
+    for site in SITES:
+        rows = read(directory / "ledgers" / f"{site}.jsonl")
+        # Whatever was lost, the bound is that of all that may have been spent.
+        (only,) = plans(rows)
+        spent = pld(only["noise_multiplier"], 1.0, steps(rows, 0), 1e-5)
+        assert spent <= summary["privacy"]["sites"][site]["epsilon"]["pld"] <= 1.0
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_was_closed_is_not_closed_twice(plan: Plan, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    simulate(private(plan, 1.0, 1), directory, engine="serial", quiet=True)
+    before = (directory / "witness.jsonl").read_bytes()
+    summary = json.loads((directory / "summary.json").read_text())
+    witness = closing.witness_of(load(directory / "scenario.toml"), directory)
+    closing.finish(directory, summary, witness)
+    assert (directory / "witness.jsonl").read_bytes() == before
+    # A summary that was added to is closed anew, and may be either of the two if that is killed.
+    more = summary | {"home_head": {}}
+    closing.finish(directory, more, witness)
+    assert audited(directory)[0] == 0
+    (directory / "summary.json").write_bytes(encode_summary(summary))
+    assert audited(directory)[0] == 0
+    (directory / "summary.json").write_bytes(encode_summary(summary | {"home_head": 1}))
+    assert audited(directory)[0] == 1
