@@ -50,6 +50,7 @@ from fedlite.config import Scenario, Value, did_you_mean, section, setting
 from fedlite.privacy.budget import policy as budget_policy
 from fedlite.privacy.budget.policy import Policy, owner_problem, site_problem
 from fedlite.privacy.ledger.bodies import UNITS
+from fedlite.privacy.ranges import CEILING, DELTA
 
 __all__ = [
     "METRICS",
@@ -110,7 +111,7 @@ class DataSet:
     part: str = _text()
     path: str = _text()
     target: str = _text()
-    epsilon: float = setting(0.0, "from 0 to 100", lambda v: 0 <= v <= 100)
+    epsilon: float = setting(0.0, CEILING.rule, CEILING.__contains__)
     records_at_most: int = _whole(0, 0, 10**9)
 
     def file(self, home: Path) -> Path:
@@ -183,10 +184,10 @@ class _Site:
 
 @dataclass(frozen=True)
 class _Budget:
-    epsilon: float = setting(_DEFAULT.epsilon, "from 0 to 100", lambda v: 0 <= v <= 100)
-    delta: float = setting(_DEFAULT.delta, "greater than 0 and less than 1", lambda v: 0 < v < 1)
-    person: float = setting(_DEFAULT.person, "from 0 to 100", lambda v: 0 <= v <= 100)
-    per_run: float = setting(_DEFAULT.per_run, "from 0 to 100", lambda v: 0 <= v <= 100)
+    epsilon: float = setting(_DEFAULT.epsilon, CEILING.rule, CEILING.__contains__)
+    delta: float = setting(_DEFAULT.delta, DELTA.rule, DELTA.__contains__)
+    person: float = setting(_DEFAULT.person, CEILING.rule, CEILING.__contains__)
+    per_run: float = setting(_DEFAULT.per_run, CEILING.rule, CEILING.__contains__)
     units: tuple[str, ...] = _among(_DEFAULT.units, (*UNITS, "none"))
 
 

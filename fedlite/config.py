@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlite.privacy import ranges
 from fedlite.recommend import recommend
 from fedlite.rules import broken
 
@@ -52,6 +53,10 @@ def _between(default: float, low: float, high: float) -> Any:
 
 def _fraction(default: float) -> Any:
     return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
+
+
+def _in(default: float, range: ranges.Range) -> Any:
+    return setting(default, range.rule, range.__contains__)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -222,10 +227,10 @@ class Privacy:
 
     unit: str = _choice("none", "none", "record", "client")
     noise_at: str = _choice("site", "site", "server")
-    epsilon: float = setting(3.0, "greater than 0 and at most 100", lambda v: 0 < v <= 100)
-    delta: float = setting(1e-5, "greater than 0 and less than 1", lambda v: 0 < v < 1)
-    clip: float = setting(0.1, "from 1e-6 to 1e6", lambda v: 1e-6 <= v <= 1e6)
-    sampling_rate: float = _fraction(1.0)
+    epsilon: float = _in(3.0, ranges.EPSILON)
+    delta: float = _in(1e-5, ranges.DELTA)
+    clip: float = _in(0.1, ranges.CLIP)
+    sampling_rate: float = _in(1.0, ranges.RATE)
     expected_batch: int = _at_least(0, 0)
     max_batch: int = _at_least(0, 0)
     max_records: int = _at_least(0, 0)
@@ -243,7 +248,7 @@ class Simulation:
     """
 
     sites: str = _anything("")
-    ceiling: float = _between(0.0, 0.0, 100.0)
+    ceiling: float = _in(0.0, ranges.CEILING)
     witness: str = _anything("")
 
 

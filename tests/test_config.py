@@ -34,7 +34,7 @@ def refusal(tables: dict[str, Any]) -> str:
         ("downlink", "density", -1.0, "from 0.0 to 1.0", "0.0"),
         ("privacy", "epsilon", 0.0, "greater than 0", "3.0"),
         ("privacy", "epsilon", -3, "greater than 0", "3.0"),
-        ("privacy", "delta", 1.0, "less than 1", "1e-05"),
+        ("privacy", "delta", 0.999, "at most 0.1", "1e-05"),
         ("privacy", "delta", 0.0, "greater than 0", "1e-05"),
         ("privacy", "unit", "group", "one of none, record, client", '"none"'),
         ("privacy", "clip", 0.0, "from 1e-6 to 1e6", "0.1"),

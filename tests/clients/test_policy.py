@@ -72,7 +72,7 @@ def test_a_whole_number_is_a_number_and_a_repetition_says_nothing(tmp_path: Path
         ("budget", "epsilon", "true", "a number"),
         ("budget", "epsilon", '"3"', "a number"),
         ("budget", "delta", "0.0", "greater than 0"),
-        ("budget", "delta", "1.0", "less than 1"),
+        ("budget", "delta", "0.999", "at most 0.1"),
         ("budget", "person", "101.0", "from 0 to 100"),
         ("budget", "per_run", "-0.5", "from 0 to 100"),
         ("budget", "units", '"record"', "a list of record, client-site, client-server, none"),

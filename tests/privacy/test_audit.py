@@ -26,6 +26,7 @@ from fedlite.privacy.audit.table import print_audit
 from fedlite.privacy.budget import account
 from fedlite.privacy.filter import order_for, rdp_epsilon
 from fedlite.privacy.ledger import Ledger, forget, keys, read, rules
+from fedlite.privacy.ledger import rows as ledger_rows
 from fedlite.privacy.ledger.files import Files
 from fedlite.privacy.ledger.rows import Head, row_message
 from fedlite.privacy.mechanism import MAX_SLACK, Event
@@ -711,6 +712,95 @@ def test_a_cap_that_uses_up_delta_is_found(site: Site) -> None:
     site.genesis(
         plan_body(sampling_rate=0.1, max_batch=900, max_records=1000, charged=2.0), policy_body()
     )
+    assert found(site.path) == set()
+
+
+# Epsilon of the plan of six steps, which the tests of ceilings stand on.
+COST = plan_body()["charged"]
+
+
+@pytest.mark.parametrize("over", [1e-3, 1e-6])
+def test_a_ceiling_exceeded_by_little_is_found(site: Site, over: float) -> None:
+    site.genesis(plan_body(charged=COST - over), policy_body(COST - over))
+    assert found(site.path) == {"plan-above-ceiling", "charge-understated"}
+
+
+@pytest.mark.parametrize("over", [1e-3, 1e-6])
+def test_a_ceiling_of_a_run_exceeded_by_little_is_found(site: Site, over: float) -> None:
+    site.genesis(plan_body(), policy_body(per_run=COST - over))
+    assert found(site.path) == {"plan-above-run-ceiling"}
+
+
+@pytest.mark.parametrize("over", [1e-3, 1e-6])
+def test_a_ceiling_of_a_person_exceeded_by_little_is_found(site: Site, over: float) -> None:
+    site.genesis(plan_body(), policy_body(person=COST - over))
+    assert found(site.home) == {"person-above-ceiling"}
+
+
+@pytest.mark.parametrize("over", [1e-3, 1e-6])
+def test_a_lowered_ceiling_exceeded_by_little_is_found(site: Site, over: float) -> None:
+    site.genesis(plan_body(), policy_body())
+    site.take_part(1)
+    two = plan_body(steps=2)["charged"]
+    site.append(("policy", {"policy": policy_body(two - over), "grant": ""}))
+    site.take_part(2)
+    assert found(site.path) == {"reserve-above-ceiling"}
+
+
+def test_ceilings_may_be_met_exactly(site: Site) -> None:
+    site.genesis(plan_body(), policy_body(COST, person=COST, per_run=COST))
+    for number in range(1, 7):
+        site.take_part(number)
+    assert found(site.home) == set()
+
+
+CLIENT = {"unit": "client-site", "expected_batch": 0}
+
+
+@pytest.mark.parametrize(
+    ("plan", "policy", "rule"),
+    [
+        # No sampling amplifies a client, and a record's release has a public divisor.
+        (CLIENT | {"sampling_rate": 0.01}, {}, "plan-terms"),
+        (CLIENT | {"unit": "client-server", "sampling_rate": 0.99}, {}, "plan-terms"),
+        (CLIENT | {"expected_batch": 32}, {}, "plan-terms"),
+        (CLIENT | {"max_batch": 9, "max_records": 99}, {}, "plan-terms"),
+        ({"expected_batch": 0}, {}, "plan-terms"),
+        ({"max_batch": 10}, {}, "plan-terms"),
+        # Numbers that no scenario and no site.toml may have.
+        ({"delta": 0.999}, {}, "body-value"),
+        ({"delta": 0.11}, {}, "body-value"),
+        ({"epsilon_asked": 101.0}, {}, "body-value"),
+        ({"charged": 1e308}, {}, "body-value"),
+        ({"clip": 1e7}, {}, "body-value"),
+        ({"noise_multiplier": 2e6, "charged": 1.0}, {}, "body-value"),
+        ({"steps": 20_000_000, "charged": 1.0}, {}, "body-value"),
+        ({}, {"epsilon": 1e308}, "body-value"),
+        ({}, {"epsilon": 100.5}, "body-value"),
+        ({}, {"delta": 0.5}, "body-value"),
+        ({}, {"person": 1e308}, "body-value"),
+        ({}, {"per_run": 1e308}, "body-value"),
+    ],
+)
+def test_a_plan_that_no_rule_allows_is_found(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: dict[str, Any],
+    policy: dict[str, Any],
+    rule: str,
+) -> None:
+    units = ["client-server", "client-site", "record"]
+    with monkeypatch.context() as patch:
+        # Written past the writer's own checks, as whoever holds the site's key can.
+        patch.setattr(ledger_rows, "check_body", lambda kind, body: None)
+        body = plan_body(**{k: v for k, v in plan.items() if k != "steps"}) | plan
+        site.genesis(body, policy_body() | {"units": units} | policy)
+    forget(site.path)
+    assert rule in found(site.path)
+
+
+def test_a_client_plan_as_it_should_be_is_clean(site: Site) -> None:
+    site.genesis(plan_body(**CLIENT), policy_body(units=["client-site"]))
     assert found(site.path) == set()
 
 

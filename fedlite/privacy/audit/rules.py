@@ -243,6 +243,8 @@ AUDIT_RULES: dict[str, tuple[str, str]] = {
 _ACCOUNT = {
     "plan-bound": "The first plan is charged by PLD, every later one by the Renyi filter; PLD is "
     "not valid for plans that may have been chosen with earlier releases in view.",
+    "plan-terms": "A plan's terms are those of its unit: a client's has neither sampling nor "
+    "batches, a record's has its public batch.",
     "plan-above-asked": "A plan has at most the steps that were asked for.",
     "plan-unit": "A plan protects a unit that the policy in force allows.",
     "plan-run-twice": "A run has one plan, committed before its first step.",

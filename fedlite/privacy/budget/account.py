@@ -16,6 +16,7 @@ from fedlite.privacy.budget.policy import Policy
 from fedlite.privacy.ledger.rows import Row
 from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.privacy.mechanism import Event
+from fedlite.privacy.ranges import plan_problem
 
 # Rows that say nothing of the data: a witness of these alone is not worth a row of its own.
 _IDLE = ("witness", "refuse")
@@ -76,10 +77,10 @@ class Account:
         """Take the next row.
 
         Raises LedgerError with the row's number and a rule: genesis, sequence, plan-bound,
-        plan-above-asked, plan-above-ceiling, plan-unit, plan-run-twice, reserve-unknown-plan,
-        reserve-other-run, plan-overspent, settle-without-reserve, settle-twice,
-        settle-above-reserve, release-without-reserve, release-unsettled, release-mismatch,
-        release-twice, refuse-twice, witness-not-listed.
+        plan-above-asked, plan-above-ceiling, plan-unit, plan-terms, plan-run-twice,
+        reserve-unknown-plan, reserve-other-run, plan-overspent, settle-without-reserve,
+        settle-twice, settle-above-reserve, release-without-reserve, release-unsettled,
+        release-mismatch, release-twice, refuse-twice, witness-not-listed.
         """
         if (row.kind == "genesis") != (self.rows == 0):
             raise LedgerError("genesis", "must be the first row and no other", row.seq)
@@ -150,6 +151,9 @@ class Account:
             )
         if not self.policy.allows(plan.unit):
             raise _wrong(row, "plan-unit", f"the policy in force does not allow {plan.unit}")
+        problem = plan_problem(body["plan"])
+        if problem:
+            raise _wrong(row, "plan-terms", f"plan {number}: {problem}")
         self._numbers[plan.run] = number
         self.plans.append(plan)
         self.opened.append(self.policy)

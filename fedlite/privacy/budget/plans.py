@@ -10,8 +10,8 @@ from typing import Any
 
 from fedlite.privacy.accounting import check_delta
 from fedlite.privacy.mechanism import ClientMechanism, Event, Mechanism, cut_slack
+from fedlite.privacy.ranges import MOST_STEPS
 
-MOST_STEPS = 10_000_000
 _TERMS = (
     "unit",
     "noise_multiplier",

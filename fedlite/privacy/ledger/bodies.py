@@ -11,7 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fedlite.privacy import ranges
 from fedlite.privacy.ledger.rules import LedgerError
+from fedlite.privacy.ranges import Range
 
 # A check raises `_Bad` or returns nothing.
 Check = Callable[[Any], None]
@@ -43,31 +45,23 @@ def _whole(low: int, high: int = _LARGEST) -> Check:
     return check
 
 
-def _real(low: float, high: float = math.inf, *, above: bool = False) -> Check:
-    """Accept a finite float from `low` (or above it) to `high`."""
-    what = f"a finite float {'greater than' if above else 'of at least'} {low}"
-    if high < math.inf:
-        what += f" and at most {high}"
+def _real(range: Range) -> Check:
+    """Accept a finite float of a range."""
+    what = f"a finite float {range.rule}"
 
     def check(value: Any) -> None:
         if not isinstance(value, float):
             raise _must(what, value)
         if not math.isfinite(value):
             raise _Bad("not-finite", f"must be {what}, got {value!r}")
-        if not low <= value <= high or (above and value == low):
+        if value not in range:
             raise _must(what, value)
 
     return check
 
 
-def _delta(value: Any) -> None:
-    _real(0.0, 1.0, above=True)(value)
-    if value == 1.0:
-        raise _must("less than 1", value)
-
-
 def _order(value: Any) -> None:
-    _real(2.0, 1024.0)(value)
+    _real(Range(2.0, 1024.0))(value)
     # At other orders the loss of sampled Gaussians is not computed exactly.
     if value != int(value):
         raise _must("a whole number, as a float", value)
@@ -148,10 +142,10 @@ def _object(table: Mapping[str, Check]) -> Check:
 
 _POLICY = _object(
     {
-        "epsilon": _real(0.0),
-        "delta": _delta,
-        "person": _real(0.0),
-        "per_run": _real(0.0),
+        "epsilon": _real(ranges.CEILING),
+        "delta": _real(ranges.DELTA),
+        "person": _real(ranges.CEILING),
+        "per_run": _real(ranges.CEILING),
         # A policy may also let updates without privacy leave; a plan is always private.
         "units": _each(_choice(*UNITS, "none")),
         "metrics": _each(_text),
@@ -163,18 +157,18 @@ _PLAN = _object(
     {
         "run": _hex(16),
         "unit": _choice(*UNITS),
-        "noise_multiplier": _real(0.0, above=True),
-        "sampling_rate": _real(0.0, 1.0, above=True),
-        "steps": _whole(1),
-        "asked": _whole(1),
-        "clip": _real(0.0, above=True),
+        "noise_multiplier": _real(ranges.NOISE),
+        "sampling_rate": _real(ranges.RATE),
+        "steps": _whole(1, ranges.MOST_STEPS),
+        "asked": _whole(1, ranges.MOST_STEPS),
+        "clip": _real(ranges.CLIP),
         "expected_batch": _whole(0),
         "max_batch": _whole(0),
         "max_records": _whole(0),
-        "delta": _delta,
-        "epsilon_asked": _real(0.0),
+        "delta": _real(ranges.DELTA),
+        "epsilon_asked": _real(ranges.CEILING),
         "bound": _choice("pld", "rdp"),
-        "charged": _real(0.0),
+        "charged": _real(ranges.CEILING),
         "code": _digest,
     }
 )

@@ -1,0 +1,74 @@
+"""The numbers that a plan and its ceilings may have: one place for scenario, policy and audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MOST_STEPS = 10_000_000
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `low` to `high`; with `above`, `low` itself is none of them.
+
+    >>> Range(0.0, 100.0, above=True).rule, 0.0 in Range(0.0, 100.0, above=True)
+    ('greater than 0 and at most 100', False)
+    >>> Range(1e-6, 1e6).rule, 1e-6 in Range(1e-6, 1e6), float("nan") in Range(1e-6, 1e6)
+    ('from 1e-6 to 1e6', True, False)
+    """
+
+    low: float
+    high: float
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        """Tell whether `value` is one of them."""
+        return self.low <= value <= self.high and not (self.above and value == self.low)
+
+    @property
+    def rule(self) -> str:
+        """The range in words, to follow "must be"."""
+        low, high = (_short(number) for number in (self.low, self.high))
+        return f"greater than {low} and at most {high}" if self.above else f"from {low} to {high}"
+
+
+def _short(number: float) -> str:
+    return f"{number:g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+# An epsilon of 100 promises nothing to anybody, and a delta of 0.1 betrays one record in ten.
+EPSILON = Range(0.0, 100.0, above=True)
+CEILING = Range(0.0, 100.0)
+DELTA = Range(0.0, 0.1, above=True)
+RATE = Range(0.0, 1.0, above=True)
+CLIP = Range(1e-6, 1e6)
+# Less noise costs an epsilon of more than 100,000 a step; accountants go no further than the most.
+NOISE = Range(1e-3, 1e6)
+
+
+def plan_problem(plan: Mapping[str, Any]) -> str:
+    """Return what is wrong with a plan's terms taken together, or nothing.
+
+    plan: a PLAN of the ledger's format, each of whose values is in its own range.
+
+    >>> plan_problem({"unit": "client-site", "sampling_rate": 0.01})
+    'sampling_rate must be 1 for the unit client-site, which no sampling amplifies, got 0.01'
+    """
+    unit = plan["unit"]
+    if unit != "record":
+        if plan["sampling_rate"] != 1.0:
+            return (
+                f"sampling_rate must be 1 for the unit {unit}, which no sampling amplifies, got "
+                f"{plan['sampling_rate']:g}"
+            )
+        for name in ("expected_batch", "max_batch", "max_records"):
+            if plan[name]:
+                return f"{name} must be 0 for the unit {unit}, which has no batches"
+        return ""
+    if not plan["expected_batch"]:
+        return "expected_batch must be at least 1 for the unit record: it divides what is released"
+    if plan["max_batch"] and not plan["max_records"]:
+        return "max_records must be set where max_batch is: what a cut costs depends on it"
+    return ""
