@@ -171,8 +171,13 @@ def _epsilon_panel(axes: Axes, rounds: Sequence[RoundRecord], privacy: Mapping[s
     axes.set_title(f"Privacy loss, the largest of any site{at}")
     axes.set_ylabel("epsilon")
     points = [(r.round, r.epsilon) for r in rounds if r.epsilon is not None]
-    _line(axes, points, BLUE, "-")
-    labels: list[_Label] = [(points[-1][1], f"spent {wording.epsilon(points[-1][1])}", BLUE)]
+    # No bound, and drawn as none: where a run stops may depend on what it has released.
+    _line(axes, points, GREY, ":")
+    labels: list[_Label] = [(points[-1][1], f"so far {wording.epsilon(points[-1][1])}", GREY)]
+    bound = wording.worst(privacy)
+    if bound is not None:
+        axes.axhline(bound, color=BLUE, linewidth=2.0)
+        labels.append((bound, f"whole plan {wording.epsilon(bound)}", BLUE))
     budgets = {row.get("budget") for row in privacy.get("sites", {}).values()} - {None}
     for limit in sorted({min(budgets), max(budgets)} if budgets else ()):
         axes.axhline(limit, color=VERMILLION, linestyle="--", linewidth=1.5)

@@ -91,10 +91,16 @@ def _rounds_figure(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], fi
     private = any(record.epsilon is not None for record in rounds)
     shown = "bytes sent" if wording.unmeasured(summary) else f"{what}, bytes sent"
     shown += " and privacy loss" if private else ""
+    caption = f"{shown.capitalize() if what != 'AUC' else shown} over the rounds of this one run."
+    if private:
+        caption += (
+            " The dotted privacy loss is no bound: it is what the steps so far would cost, had "
+            "their number been fixed beforehand."
+        )
     return markup.figure(
         figures / ROUNDS_PNG,
         f"{shown} over {wording.count(len(rounds), 'round')}; the figures are in the tables below",
-        f"{shown.capitalize() if what != 'AUC' else shown} over the rounds of this one run.",
+        caption,
     )
 
 

@@ -88,11 +88,14 @@ def privacy_section(privacy: Mapping[str, Any], sites: Sequence[str]) -> list[st
     parts.append(markup.table(head, rows, caption="Epsilon of each site; smaller protects more"))
     parts.append(
         markup.paragraph(
-            "PLD is the pessimistic bound that the budget is held against. PRV comes from another "
+            "Each figure is that of the whole plan, however early the run or a site stopped. PLD "
+            "is the pessimistic bound that the budget is held against. PRV comes from another "
             f"library; {_error(privacy)}RDP is a looser bound. Every figure is rounded up.",
             "soft",
         )
     )
+    if text := wording.prefix(privacy):
+        parts.append(markup.paragraph(text, "soft"))
     return parts
 
 

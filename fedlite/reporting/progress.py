@@ -36,7 +36,7 @@ class Progress:
     ...     record = RoundRecord(1, 5, accuracy={"deep": 0.912, "shallow": 0.901}, epsilon=1.87)
     ...     progress.update(record, {"up": 90_000, "down": 120_000})
     >>> stream.getvalue().split("  in ")[0]
-    'round 1/1  deep 91.2 %  shallow 90.1 %  up 0.090 MB  down 0.12 MB  epsilon 1.87 of 3.00'
+    'round 1/1  deep 91.2 %  shallow 90.1 %  up 0.090 MB  down 0.12 MB  epsilon so far 1.87 of 3.00'
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Progress:
             parts[way] = f"{way} {wording.megabytes(totals[way])}"
         if record.epsilon is not None:
             limit = "" if self._budget is None else f" of {wording.budget(self._budget)}"
-            parts["epsilon"] = f"epsilon {wording.epsilon(record.epsilon)}{limit}"
+            parts["epsilon"] = f"epsilon so far {wording.epsilon(record.epsilon)}{limit}"
         if self._dropped:
             parts["dropped"] = f"{self._dropped} dropped"
         if self._missing:

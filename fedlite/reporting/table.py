@@ -47,6 +47,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
     privacy = summary["privacy"]
     if privacy.get("unit", "none") != "none" and not wording.claimed(privacy):
         parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))
+    if text := wording.prefix(privacy):
+        parts.append(Text(text))
     over = wording.overspent(privacy) if wording.claimed(privacy) else []
     if over:
         names = ", ".join(map(wording.plain, over))

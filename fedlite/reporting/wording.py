@@ -153,6 +153,24 @@ def worst(privacy: Mapping[str, Any]) -> float | None:
     return max(known) if known and len(known) == len(losses) else None
 
 
+def prefix(privacy: Mapping[str, Any]) -> str:
+    """Return what the steps so far would have cost where not all were asked for; "" otherwise.
+
+    No bound: whether a run stopped there may have depended on what it had released.
+    """
+    planned, rows = _number(privacy.get("steps")), privacy.get("sites", {}).values()
+    found = [row["prefix"] for row in rows if isinstance(row.get("prefix"), Mapping)]
+    known = [(_number(one.get("steps")), _number(one.get("epsilon"))) for one in found]
+    steps, loss = max(((s, e) for s, e in known if s is not None and e is not None), default=(0, 0))
+    if not claimed(privacy) or planned is None or not 0 < steps < planned:
+        return ""
+    return (
+        f"At most {steps:,.0f} of {planned:,.0f} steps were asked of a site; had this number been "
+        f"fixed beforehand, its loss would be epsilon {epsilon(loss)}. The bound is that of the "
+        "whole plan."
+    )
+
+
 def verdict(summary: Mapping[str, Any]) -> list[str]:
     """Return what a run came to, as plain sentences (not yet escaped for HTML)."""
     sites, sent = len(summary["sites"]), summary["bytes"]
@@ -167,7 +185,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             f"{who} {megabytes(sent['up'] / sites)} instead of "
             f"{megabytes(sent['dense_up'] / sites)} ({times(sent['up_ratio'])})."
         )
-    lines += [_quality(summary), _privacy(summary["privacy"]), _spent(summary)]
+    privacy = summary["privacy"]
+    lines += [_quality(summary), _privacy(privacy), prefix(privacy), _spent(summary)]
     refused = summary.get("refused", [])
     if refused:
         codes = ", ".join(sorted(set(map(plain, refused))))

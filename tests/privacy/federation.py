@@ -186,8 +186,10 @@ class Server:
 class World:
     """A run directory and the homes of its sites, below `root`."""
 
-    def __init__(self, root: Path, sites: int = 3, rounds: int = 6) -> None:
+    def __init__(self, root: Path, sites: int = 3, rounds: int = 6, planned: int = 0) -> None:
+        """Play `rounds` rounds of a plan of `planned` steps; 0: the rounds are all of it."""
         self.root, self.run, self.rounds = root, root / "run", rounds
+        self.planned = planned or rounds
         (self.run / "ledgers").mkdir(parents=True)
         (self.run / "scenario.toml").write_text(
             '[privacy]\nunit = "record"\nsimulate_seed = -1\n[training]\nsteps = 1\n'
@@ -198,7 +200,7 @@ class World:
         (self.run / "witness.pem").rename(root / "witness.pem")
         self.sites = [Site(root / "sites", f"site-{n + 1}") for n in range(sites)]
         for site in self.sites:
-            site.genesis(plan_body(steps=rounds), policy_body())
+            site.genesis(plan_body(steps=self.planned), policy_body())
         for number in range(1, rounds + 1):
             for site in self.sites:
                 self.play(site, number)
@@ -246,14 +248,13 @@ class World:
         """Write the summary of an honest server, with `changes` to its privacy part."""
         sites = {}
         for site in self.sites:
-            parts = [(Event(SIGMA), self.rounds)]
+            parts = [(Event(SIGMA), self.planned)]
             pld = compose_pld(parts, DELTA)
             sites[site.name] = {
                 "epsilon": {"pld": pld, "prv": pld + 0.0102, "rdp": compose_rdp(parts, DELTA)},
                 "prv_error": 0.01,
                 "budget": 3.0,
                 "releases": self.rounds,
-                "steps": self.rounds,
             }
         privacy = {
             "unit": "record",
@@ -263,7 +264,7 @@ class World:
             "clip": 0.1,
             "noise_multiplier": SIGMA,
             "sampling_rate": 1.0,
-            "steps": self.rounds,
+            "steps": self.planned,
             "expected_batch": 32,
             "sites": sites,
         } | changes

@@ -22,7 +22,7 @@ from fedlite.privacy.audit import audit
 from fedlite.privacy.audit import cost as audit_cost
 from fedlite.privacy.audit import page as audit_page
 from fedlite.privacy.audit import rules as audit_rules
-from fedlite.privacy.audit.table import print_audit
+from fedlite.privacy.audit.table import cells, print_audit
 from fedlite.privacy.budget import account
 from fedlite.privacy.filter import order_for, rdp_epsilon
 from fedlite.privacy.ledger import Ledger, forget, keys, read, rules
@@ -563,6 +563,27 @@ def test_an_understated_site_is_found(world: World, changes: dict[str, Any], rul
 def test_a_summary_may_claim_more_than_was_spent_and_no_other_count(world: World) -> None:
     assert claim(world, pld=2.9, prv=2.9, rdp=2.9) == set()
     assert claim(world, releases=5) == {"summary-understates"}
+
+
+def test_the_bound_of_a_run_that_ended_early_is_its_whole_plan(tmp_path: Path) -> None:
+    # Where it ended may have depended on what was released; a prefix's epsilon bounds nothing.
+    world = World(tmp_path, sites=1, rounds=3, planned=12)
+    whole, prefix = (plan_body(steps=steps)["charged"] for steps in (12, 3))
+    result = audit([world.run])
+    assert result.clean
+    (statement,) = result.statements
+    assert f"3 releases cost at most epsilon {math.ceil(whole * 1e4) / 1e4:.4f}" in (
+        statement.sentence
+    )
+    assert cells(statement)[4] == f"{math.ceil(whole * 1e3) / 1e3:.3f}"
+    figures = statement.as_dict()["epsilon"]
+    assert figures["whole"]["pld"] == whole and figures["spent"]["pld"] == prefix
+    for claimed in (prefix, whole - 1e-3):
+        epsilon = {"pld": claimed, "prv": whole + 0.0102, "rdp": 1.2 * whole}
+        row = {"epsilon": epsilon, "budget": 3.0, "releases": 3}
+        world.summarize(sites={"site-1": row})
+        world.close()
+        assert found(world.run) == {"summary-understates"}
 
 
 def test_more_releases_than_were_recorded_are_found(world: World) -> None:

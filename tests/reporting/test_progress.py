@@ -44,7 +44,7 @@ def test_a_line_says_everything_and_rounds_epsilon_up() -> None:
     line = show(30, io.StringIO())[1]
     assert line == (
         "round  1/30  deep 91.2 %  shallow 90.1 %  up 0.090 MB  down 0.10 MB  "
-        "epsilon 1.87 of 3.00  0:58 left"
+        "epsilon so far 1.87 of 3.00  0:58 left"
     )
 
 
@@ -116,7 +116,7 @@ def test_a_terminal_of_eighty_columns_keeps_epsilon_and_time(
     monkeypatch.setenv("COLUMNS", "80")
     stream = Terminal()
     show(30, stream)
-    assert "epsilon 1.87 of 3.00  0:56 left" in stream.getvalue()
+    assert "epsilon so far 1.87 of 3.00  0:56 left" in stream.getvalue()
     assert "…" not in stream.getvalue() and "shallow" not in stream.getvalue()
 
 

@@ -91,6 +91,22 @@ def test_page_has_every_figure(private: Path) -> None:
         assert absent not in text, absent
 
 
+def test_a_run_that_ended_early_shows_the_bound_of_its_whole_plan(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    rounds, summary = make_run()
+    for row in summary["privacy"]["sites"].values():
+        row["prefix"] = {"steps": 12, "epsilon": 1.06}
+    report(write_run(tmp_path / "run", (rounds[:3], summary | {"rounds": 3})))
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert "Each figure is that of the whole plan, however early the run or a site stopped." in text
+    assert "At most 12 of 48 steps were asked of a site" in text
+    assert "The dotted privacy loss is no bound" in text
+    assert "2.882" in text and re.search(
+        r"2\.89\s+privacy loss|privacy loss, epsilon\s+2\.89", text
+    )
+
+
 def test_page_is_self_contained_and_runs_nothing(private: Path) -> None:
     _, reader = read(private / "report.html")
     assert reader.seen.isdisjoint({"script", "link", "iframe", "object", "form", "a"})

@@ -38,6 +38,15 @@ def test_private(make_run: Callable[..., Any], tmp_path: Path) -> None:
     assert "quickstart, seed 7" in text
 
 
+def test_a_prefix_is_told_as_what_it_is(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    _, summary = make_run()
+    for site in summary["privacy"]["sites"].values():
+        site["prefix"] = {"steps": 12, "epsilon": 1.06}
+    text = printed(summary, tmp_path)
+    assert "2.89 / 3.00" in text and "at most 2.89" in text
+    assert "12 of 48 steps were asked" in " ".join(text.split())
+
+
 def test_without_privacy_there_is_no_epsilon(make_run: Callable[..., Any], tmp_path: Path) -> None:
     text = printed(make_run(private=False)[1], tmp_path)
     assert "epsilon" not in text and "claimed" not in text

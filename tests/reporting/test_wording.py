@@ -71,6 +71,29 @@ def test_verdict_of_a_private_run(make_run: Callable[..., Any]) -> None:
     )
 
 
+def early(summary: Any) -> None:
+    """Let a run have asked for 12 and 9 of its 48 steps."""
+    for number, row in enumerate(summary["privacy"]["sites"].values()):
+        row["prefix"] = {"steps": 12 - 3 * (number > 0), "epsilon": 1.0601 - number / 10}
+
+
+def test_a_run_that_ended_early_tells_the_whole_plan_and_the_prefix_as_one(
+    make_run: Callable[..., Any],
+) -> None:
+    _, summary = make_run()
+    assert wording.prefix(summary["privacy"]) == ""
+    early(summary)
+    words = " ".join(wording.verdict(summary))
+    assert "No site's privacy loss exceeds epsilon 2.89 at delta 1e-05" in words
+    assert (
+        "At most 12 of 48 steps were asked of a site; had this number been fixed beforehand, its "
+        "loss would be epsilon 1.07. The bound is that of the whole plan." in words
+    )
+    for row in summary["privacy"]["sites"].values():
+        row["prefix"]["steps"] = 48
+    assert wording.prefix(summary["privacy"]) == ""
+
+
 def test_verdict_is_honest_about_what_went_wrong(make_run: Callable[..., Any]) -> None:
     _, summary = make_run()
     summary["privacy"]["sites"]["site-03"]["epsilon"]["pld"] = 4.0
