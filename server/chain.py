@@ -69,6 +69,11 @@ class ChainFile:
 
     def _catch_up(self, file: BinaryIO) -> list[dict[str, Any]]:
         """Read and verify the lines that are new."""
+        if file.seek(0, os.SEEK_END) < self._end:
+            raise ValueError(
+                f"{self.path}: became shorter while it was in use (rule: what was seen is never "
+                "edited); restore the file from a copy"
+            )
         file.seek(self._end)
         data = file.read()
         whole = data[: data.rfind(b"\n") + 1]

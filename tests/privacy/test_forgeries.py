@@ -14,7 +14,7 @@ import pytest
 
 from fedlite.privacy.audit import audit
 from fedlite.privacy.ledger import keys
-from fedlite.privacy.ledger.rows import witness_message
+from fedlite.privacy.ledger.rows import canonical, witness_message
 from tests.privacy.federation import World
 
 Change = Callable[[dict[str, Any]], object]
@@ -277,3 +277,75 @@ def test_with_another_key_anything_that_no_ledger_holds_can_be_claimed(world: Wo
     cut_to_one_round_with_another_key(world)
     assert rules(world) == set()
     assert rules(world, public) == {"other-witness"}
+
+
+# What is old, and what is kept elsewhere.
+
+
+def unchained(world: World) -> None:
+    """Write the witness as an older fedlite did: no chain, no closing line."""
+    data = b""
+    for row in world.witness_lines():
+        proof = keys.sign(world.server.key, b"fedlite-witness-line-v1\n" + canonical(row))
+        data += canonical(row | {"proof": proof}) + b"\n"
+    world.server.path.write_bytes(data)
+
+
+def test_a_run_of_an_older_fedlite_is_read_and_not_closed(world: World) -> None:
+    unchained(world)
+    assert rules(world) == {"not-closed"}
+    # It may be gone on with, but no unchained line may follow in the chain.
+    world.close()
+    assert rules(world) == set()
+    old = world.server.path.read_bytes().splitlines(keepends=True)[0]
+    world.server.path.write_bytes(world.server.path.read_bytes() + old)
+    assert {"witness-broken", "not-closed"} <= rules(world)
+
+
+def test_a_closing_line_that_the_server_keeps_elsewhere_is_compared(world: World) -> None:
+    kept = world.root / "all-runs.jsonl"
+    kept.write_bytes(world.server.path.read_bytes())
+    assert audit([world.run, kept]).clean
+    edit(world, lambda summary: summary.update(accuracy={"deep": 1.0}))
+    world.write_witness(world.witness_lines())
+    assert rules(world) == set()
+    found = audit([world.run, kept])
+    assert [issue.rule for issue in found.findings] == ["closed-otherwise"]
+    assert "closes run" in found.findings[0].text
+
+
+def test_a_run_that_is_killed_while_its_summary_is_added_to_is_closed_by_either_line(
+    world: World,
+) -> None:
+    before = (world.run / "summary.json").read_bytes()
+    edit(world, lambda summary: summary.update(accuracy={"deep": 0.5}))
+    world.close()
+    assert rules(world) == set()
+    (world.run / "summary.json").write_bytes(before)
+    assert rules(world) == set()
+
+
+def test_a_lost_update_is_told_and_accuses_nobody(world: World) -> None:
+    site = world.sites[0]
+    world.write_witness(
+        [row for row in world.witness_lines() if (row["site"], row["round"]) != (site.name, 6)]
+    )
+    edit(world, lambda s: s["privacy"]["sites"][site.name].update(releases=5))
+    path = world.run / "rounds.jsonl"
+    *rest, last = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*rest, last.replace('"accepted": 3', '"accepted": 2')]))
+    world.write_witness(world.witness_lines())
+    found = audit([world.run])
+    assert found.clean
+    (note,) = [issue for issue in found.notes if issue.rule == "not-arrived"]
+    assert "site-1: 1 released updates (round 6)" in note.text
+
+
+def test_a_small_order_key_closes_nothing(world: World) -> None:
+    # Anybody could make its signatures.
+    identity = "01" + "00" * 31
+    row = json.loads(world.server.path.read_bytes().splitlines()[-1])
+    keep_lines(world, lambda line: line["kind"] != "closed")
+    row |= {"witness": identity, "prev": world.server.head(), "proof": identity + "00" * 32}
+    world.server.write_as_it_is(row)
+    assert {"witness-forged", "not-closed"} <= rules(world)
