@@ -257,6 +257,15 @@ def test_another_key_is_found_by_what_the_sites_have_kept(world: World) -> None:
     assert rules(world) == {"witness-missing-line"}
 
 
+def test_nor_do_the_lines_that_were_replaced_help_in_a_file_of_their_own(world: World) -> None:
+    cut_and_tell(world)
+    aside = world.root / "aside.jsonl"
+    aside.write_bytes(world.server.path.read_bytes())
+    sign_anew(world)
+    found = audit([world.run, aside])
+    assert {issue.rule for issue in found.findings} == {"closed-otherwise"}
+
+
 def test_a_run_of_one_round_closed_with_another_key_is_found_by_the_known_key(
     world: World,
 ) -> None:

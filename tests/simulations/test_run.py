@@ -97,7 +97,7 @@ def points() -> Iterator[tuple[str, str, int, str]]:
     yield "server.checkpoint", "save", 2, "before"
     yield "server.rounds", "append_round", 3, "after"
     # When all rounds are done, but the summary is not written.
-    yield "server.app", "write_summary", 1, "before"
+    yield "server.closing", "write_summary", 1, "before"
 
 
 @pytest.fixture(scope="module")

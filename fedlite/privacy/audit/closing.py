@@ -111,6 +111,10 @@ def _sites(
 def _elsewhere(closing: Closing, others: Iterable[Witnessed], witnessed: Witnessed) -> list[Issue]:
     """Compare with the closing line that the server keeps in another file."""
     for other in others:
+        strange = {line.witness for _, line in other.lines if line.run == closing.run}
+        if strange - {closing.witness}:
+            text = f"{other.path} holds lines of this run by another key, {min(strange)[:16]}"
+            return [Issue("closed-otherwise", text, str(witnessed.path))]
         same = [one for _, one in other.closings if one.run == closing.run]
         if same and all(one.files != closing.files for one in same):
             text = f"{other.path} closes run {closing.run} with other files"
