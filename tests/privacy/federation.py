@@ -186,8 +186,13 @@ class Server:
 class World:
     """A run directory and the homes of its sites, below `root`."""
 
-    def __init__(self, root: Path, sites: int = 3, rounds: int = 6, planned: int = 0) -> None:
-        """Play `rounds` rounds of a plan of `planned` steps; 0: the rounds are all of it."""
+    def __init__(
+        self, root: Path, sites: int = 3, rounds: int = 6, planned: int = 0, *, listed: bool = False
+    ) -> None:
+        """Play `rounds` rounds of a plan of `planned` steps; 0: the rounds are all of it.
+
+        listed: the sites' policies list the server, as those of a deployment do.
+        """
         self.root, self.run, self.rounds = root, root / "run", rounds
         self.planned = planned or rounds
         (self.run / "ledgers").mkdir(parents=True)
@@ -199,8 +204,9 @@ class World:
         self.server = Server(self.run / "witness.jsonl")
         (self.run / "witness.pem").rename(root / "witness.pem")
         self.sites = [Site(root / "sites", f"site-{n + 1}") for n in range(sites)]
+        policy = policy_body(servers=[self.server.public] if listed else [])
         for site in self.sites:
-            site.genesis(plan_body(steps=self.planned), policy_body())
+            site.genesis(plan_body(steps=self.planned), policy)
         for number in range(1, rounds + 1):
             for site in self.sites:
                 self.play(site, number)

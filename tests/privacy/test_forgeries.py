@@ -279,6 +279,13 @@ def test_a_run_of_one_round_closed_with_another_key_is_found_by_the_known_key(
     assert rules(world, public) == {"other-witness"}
 
 
+def test_sites_that_list_their_server_are_enough_to_find_another_key(tmp_path: Path) -> None:
+    world = World(tmp_path, rounds=3, listed=True)
+    assert rules(world) == set()
+    cut_to_one_round_with_another_key(world)
+    assert rules(world) == {"other-witness"}
+
+
 def test_with_another_key_anything_that_no_ledger_holds_can_be_claimed(world: World) -> None:
     public = world.server.public
     (world.run / "model.safetensors").write_bytes(b"another")
@@ -358,3 +365,39 @@ def test_a_small_order_key_closes_nothing(world: World) -> None:
     row |= {"witness": identity, "prev": world.server.head(), "proof": identity + "00" * 32}
     world.server.write_as_it_is(row)
     assert {"witness-forged", "not-closed"} <= rules(world)
+
+
+@pytest.mark.parametrize(
+    ("head", "rule"),
+    [
+        ({"seq": 999}, "truncated"),
+        ({"ledger": "ab" * 32, "seq": 0}, "ledger-replaced"),
+        ({"seq": 3, "hash": "ab" * 32}, "fork"),
+    ],
+)
+def test_a_head_that_only_the_closing_line_names_must_be_in_the_ledger(
+    world: World, head: dict[str, Any], rule: str
+) -> None:
+    # A server that remembers from run to run may have seen it in another one.
+    heads = world.heads()
+    heads["site-2"] |= head
+    world.close(sites=heads)
+    assert rules(world) == {rule}
+
+
+def test_a_site_that_only_the_closing_line_names_must_have_a_ledger(world: World) -> None:
+    world.close(sites=world.heads() | {"site-4": world.heads()["site-1"]})
+    assert rules(world) == {"closed-otherwise", "summary-understates"}
+    world.close(sites=world.heads() | {"site-4": {"ledger": "cd" * 32, "seq": 1, "hash": "0" * 64}})
+    assert rules(world) == {"closed-otherwise", "ledger-missing"}
+
+
+def test_the_record_must_hold_the_rounds_that_the_ledgers_and_the_server_know(
+    world: World,
+) -> None:
+    # By the server itself, which closes what it has cut.
+    cut_record(world, 5)
+    world.write_witness(world.witness_lines())
+    assert {"rounds-mismatch", "summary-understates"} <= rules(world)
+    world.write_witness([row for row in world.witness_lines() if row["round"] <= 5])
+    assert rules(world) == {"rounds-mismatch"}

@@ -89,11 +89,16 @@ def _sites(
         other = "the closing line" if site in named else "the summary"
         text = f"{who} names {site[:64]}, and {other} does not"
         issues.append(Issue("closed-otherwise", text, path, site))
-    seen = {(line.site, line.ledger, line.seq) for _, line in witnessed.lines}
+    issues += [
+        book.issue("other-witness", f"{closing.witness[:16]} closed the run; it lists others")
+        for book in books.values()
+        if _unlisted(book, closing)
+    ]
+    seen = {(line.ledger, line.seq, line.hash) for _, line in witnessed.lines}
     for site, head in closing.sites.items():
         book = books.get(site)
         # What a line of this file saw is held against the ledger by that line.
-        if head is None or book is None or (site, head["ledger"], head["seq"]) in seen:
+        if head is None or book is None or (head["ledger"], head["seq"], head["hash"]) in seen:
             continue
         rows = book.rows
         if book.id != head["ledger"]:
@@ -106,6 +111,15 @@ def _sites(
             text = f"has another row {head['seq']} than the run was closed with"
             issues.append(book.issue("fork", text, head["seq"]))
     return issues
+
+
+def _unlisted(book: Book, closing: Closing) -> bool:
+    """Tell whether a site's policy lists its servers, and not the one that closed the run."""
+    head = closing.sites.get(book.site)
+    if head is None or not book.rows:
+        return False
+    servers = book.policy_at(min(head["seq"], len(book.rows) - 1))["servers"]
+    return bool(servers) and closing.witness not in servers
 
 
 def _elsewhere(closing: Closing, others: Iterable[Witnessed], witnessed: Witnessed) -> list[Issue]:

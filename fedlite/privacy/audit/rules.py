@@ -99,8 +99,9 @@ AUDIT_RULES: dict[str, tuple[str, str]] = {
         "Ask the server's operator for the whole file. Do not rely on this one.",
     ),
     "other-witness": (
-        "The file was signed with another key than those that you gave: it is of another server, "
-        "or was made anew by somebody who has not the server's key.",
+        "It was signed with another key than those that you gave, or that the site's own policy "
+        "lists: it is of another server, or was made anew by somebody who has not the server's "
+        "key.",
         "Compare the key with the one that the server's operator has published, or that the sites "
         "list. If it is not his, rely on nothing in this run directory.",
     ),
