@@ -441,6 +441,8 @@ def test_a_forged_witness_line_is_found(
 def test_a_damaged_witness_line_is_found(world: World, line: bytes) -> None:
     world.server.path.write_bytes(line + b"\n" + world.server.path.read_bytes())
     assert found(world.run) == {"witness-damaged"}
+    # What such a file closes, it does not close.
+    assert {one.verdict for one in audit([world.run]).statements} == {"not closed"}
 
 
 def test_witness_lines_with_other_types_are_damaged(world: World) -> None:

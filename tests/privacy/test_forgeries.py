@@ -93,6 +93,14 @@ def sign_anew(world: World) -> None:
     world.write_witness(rows)
 
 
+def close_with_another_key(world: World) -> None:
+    """Keep the server's own lines up to a round, and put an end of one's own after them."""
+    cut_and_tell(world)
+    world.server.key = keys.generate(world.root / "other.pem")
+    world.server.public = keys.public_hex(world.server.key)
+    world.close()
+
+
 def cut_and_tell(world: World) -> None:
     cut_books(world, 2)
     cut_record(world, 2)
@@ -136,6 +144,7 @@ FORGERIES: dict[str, tuple[Callable[[World], object], set[str]]] = {
     "a site removed": (remove_a_site, {"witness-broken", "closed-otherwise", "ledger-missing"}),
     "a site removed, and the end": (remove_a_site_and_the_end, {"witness-broken", "not-closed"}),
     "the witness made anew": (sign_anew, {"witness-missing-line"}),
+    "cut and closed with another key": (close_with_another_key, {"closed-otherwise"}),
     "no closing line": (
         lambda w: keep_lines(w, lambda line: line["kind"] != "closed"),
         {"not-closed"},
@@ -401,3 +410,12 @@ def test_the_record_must_hold_the_rounds_that_the_ledgers_and_the_server_know(
     assert {"rounds-mismatch", "summary-understates"} <= rules(world)
     world.write_witness([row for row in world.witness_lines() if row["round"] <= 5])
     assert rules(world) == {"rounds-mismatch"}
+
+
+def test_the_summary_must_speak_of_the_rounds_and_the_run_that_there_were(world: World) -> None:
+    edit(world, lambda summary: summary.update(rounds=7))
+    world.close()
+    assert rules(world) == {"rounds-mismatch"}
+    edit(world, lambda summary: summary.update(rounds=6))
+    world.close(run="00000000000000bb")
+    assert rules(world) == {"closed-otherwise"}
