@@ -206,7 +206,7 @@ def test_a_full_disk_at_the_coordinator_fails_no_run(story: Story) -> None:
 def seen(story: Story, site: str) -> list[dict[str, Any]]:
     lines = (story.run / "witness.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    return [r for r in rows if r["site"] == site and r["kind"] == "seen" and r["payload"]]
+    return [r for r in rows if r["kind"] == "seen" and r["site"] == site and r["payload"]]
 
 
 @pytest.mark.data("heart-disease")
