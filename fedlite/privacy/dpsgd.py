@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedlite.privacy.gradients import Loss, ModelGradients, Rows, check_model
 from fedlite.privacy.mechanism import RecordMechanism
 from fedlite.privacy.noise import Stream, release
+from fedlite.privacy.trial import block_of
 
 
 def entropy(simulate_seed: int, *keys: int) -> tuple[Stream, Stream]:
@@ -98,7 +99,8 @@ def train(
             f"is computed from it, got {mechanism.max_records} for {len(labels)} records"
         )
     rate = learning_rate / mechanism.expected_batch
-    with ModelGradients(model, inputs, labels, loss) as gradients:
+    block = block_of(model, inputs, loss, mechanism.expected_batch)
+    with ModelGradients(model, inputs, labels, loss, block) as gradients:
         sizes = [p.numel() for p in gradients.parameters]
         for _ in range(steps):
             rows = poisson_sample(

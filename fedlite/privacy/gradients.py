@@ -8,8 +8,12 @@ Norms and sums are taken in float64 from the very same numbers, so that a clippe
 long as its norm says: in float32 the rounding of a sum of many records could exceed what the
 mechanism leaves room for.
 
-The work of a pass depends on how many records it takes, rounded up to a multiple of 32, and not on
-which: time is a channel too.
+A pass goes by blocks of the same size, filled up, for two reasons. A record's gradient must be the
+same, to the bit, whatever records stand beside it: a hostile model can make the rounding of a
+matrix product as large as the gradients, and then one record more, that moves all others by a place
+or changes the shape for which a kernel is chosen, moves all of their gradients and not its own
+alone. `fedlite.privacy.trial` tries that it holds on this machine. And the work depends on the number of blocks,
+not on which records are in them: time is a channel too.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +29,14 @@ import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Rows = NDArray[np.int64]
 
-# One record more seldom changes a pass's shapes, and with them what kernels do.
-_BLOCK = 32
+# Rows of a matrix that start elsewhere than at a multiple of 64 bytes are summed in another order.
+_ALIGNED = 16
 
 
 def check_model(model: nn.Module) -> None:
@@ -40,7 +47,8 @@ def check_model(model: nn.Module) -> None:
     if errors:
         raise ValueError(
             "model: not allowed under record-level privacy (rule: a record's gradient must not "
-            f"depend on other records): {errors[0]}; use GroupNorm"
+            f"depend on other records): {errors[0]}; use GroupNorm for BatchNorm, and the layers "
+            "of opacus.layers for recurrence and attention"
         )
 
 
@@ -87,33 +95,51 @@ class _Hooked(GradSampleModule):  # type: ignore[misc]
     def add_hooks(self, **how: Any) -> None:
         """Put both kinds on."""
         super().add_hooks(**how)
-        self.uses: dict[nn.Linear, list[tuple[Tensor, Tensor]]] = {}
+        self.uses: dict[nn.Linear, list[_Use]] = {}
+        self.aligned: list[nn.Linear] = []
         for module in self._module.modules():
-            if type(module) is nn.Linear and any(p.requires_grad for p in module.parameters()):
-                self._module.autograd_grad_sample_hooks.append(
-                    module.register_forward_hook(self._remember)
-                )
+            if type(module) is nn.Linear:
+                if module.in_features % _ALIGNED or module.out_features % _ALIGNED:
+                    # Not the method of the class: somebody else may use the same layer elsewhere.
+                    module.forward = partial(_aligned, module)  # type: ignore[method-assign]
+                    self.aligned.append(module)
+                if any(p.requires_grad for p in module.parameters()):
+                    self._module.autograd_grad_sample_hooks.append(
+                        module.register_forward_hook(self._remember)
+                    )
+
+    def remove_hooks(self) -> None:
+        """Take both kinds off."""
+        super().remove_hooks()
+        for module in self.aligned:
+            del module.forward
 
     def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
         """Leave the plain linear layers to `_remember`."""
         return (m for m in super().iterate_submodules(module) if type(m) is not nn.Linear)
 
     def _remember(self, module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.uses.setdefault(module, []).append((inputs[0].detach(), output))
+        x = inputs[0].detach()
+        # The edge and not the output, which the next layer may overwrite.
+        self.uses.setdefault(module, []).append(_Use(x, x._version, get_gradient_edge(output)))
 
     def gradients(
         self, total: Tensor, parameters: list[nn.Parameter]
     ) -> list[_Outer | _Whole | None]:
         """Return each parameter's gradients by record; None where `total` does not depend on it."""
-        uses = [(module, x, y) for module, pairs in self.uses.items() for x, y in pairs]
+        uses = [(module, use) for module, found in self.uses.items() for use in found]
         linear = {id(p) for module in self.uses for p in module.parameters()}
         others = [p for p in parameters if id(p) not in linear]
-        slopes = torch.autograd.grad(
-            total, [*(y for *_, y in uses), *others], allow_unused=True, materialize_grads=True
-        )
+        places: list[Any] = [*(use.edge for _, use in uses), *others]
+        slopes = torch.autograd.grad(total, places, allow_unused=True)
         found: dict[int, _Outer | _Whole] = {}
-        for (module, x, _), slope in zip(uses, slopes, strict=False):
-            _of_linear(module, x.double(), slope.double(), found)
+        for (module, use), slope in zip(uses, slopes, strict=False):
+            if use.x._version != use.version:
+                raise ValueError(
+                    "model: what goes into a linear layer must not be changed in place afterwards"
+                )
+            if slope is not None:
+                _of_linear(module, use.x.double(), slope.double(), found)
         for parameter in others:
             samples = getattr(parameter, "grad_sample", None)
             if isinstance(samples, Tensor):
@@ -121,6 +147,23 @@ class _Hooked(GradSampleModule):  # type: ignore[misc]
         self.uses = {}
         self.set_grad_sample_to_none()
         return [found.get(id(p)) for p in parameters]
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A linear layer's input, its version then, and the place of the output in the graph."""
+
+    x: Tensor
+    version: int
+    edge: GradientEdge
+
+
+def _aligned(module: nn.Linear, x: Tensor) -> Tensor:
+    """Compute a linear layer on rows that all start at a multiple of 64 bytes, both ways."""
+    wide, high = -module.in_features % _ALIGNED, -module.out_features % _ALIGNED
+    weight = functional.pad(module.weight, (0, wide, 0, high))
+    padded = functional.linear(functional.pad(x, (0, wide)), weight)[..., : module.out_features]
+    return padded.clone() if module.bias is None else padded + module.bias
 
 
 def _of_linear(
@@ -159,19 +202,26 @@ class ModelGradients:
     hooks are gone.
 
     model: any that `check_model` accepts. inputs: [n, ...] float32; labels: [n] int64;
-    loss(exit_logits, deep_logits, labels) -> [n].
+    loss(exit_logits, deep_logits, labels) -> [n]. block: how many records share a pass, at least 1;
+    `fedlite.privacy.trial.block_of` says how many may.
     """
 
-    def __init__(self, model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss) -> None:
+    def __init__(
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, block: int = 32
+    ) -> None:
         """Keep the records; nothing is computed yet."""
         self._model, self._inputs, self._labels, self._loss = model, inputs, labels, loss
+        self._block = block
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.size = sum(p.numel() for p in self.parameters)
-        self._parts: list[_Outer | _Whole | None] = []
+        self._blocks: list[list[_Outer | _Whole | None]] = []
 
     def __enter__(self) -> ModelGradients:
         """Put the hooks on."""
         self._model.train()
+        # Arithmetic on denormal numbers is many times slower, and weights can make them of one
+        # record alone.
+        torch.set_flush_denormal(True)
         # strict=False: the fixed public filters are buffers, which strict mode takes for
         # BatchNorm's.
         self._hooked = _Hooked(self._model, loss_reduction="sum", strict=False)
@@ -179,59 +229,74 @@ class ModelGradients:
 
     def __exit__(self, *error: object) -> None:
         """Take the hooks off."""
+        torch.set_flush_denormal(False)
         self._hooked.to_standard_module()
 
     def norms(self, rows: Rows) -> NDArray[np.float64]:
         """Return the norm of each record's gradient, float64 [b]; not finite where it is not."""
         self._count = len(rows)
+        self._blocks = []
+        device = self._labels.device
+        if len(self._labels):
+            chosen = torch.from_numpy(self._padded(rows)).to(device)
+            inputs, labels = self._inputs, self._labels
+        else:
+            chosen = torch.zeros(self._block, dtype=torch.int64, device=device)
+            inputs = self._inputs.new_zeros((1, *self._inputs.shape[1:]))
+            labels = self._labels.new_zeros(1)
         with warnings.catch_warnings():
             # The inputs need no gradient; torch warns about that for full backward hooks.
             warnings.simplefilter("ignore", UserWarning)
-            losses = self._losses(rows)
-            self._parts = self._hooked.gradients(losses.sum(), self.parameters)
-        squares = torch.zeros_like(losses, dtype=torch.float64)
-        for part in self._parts:
-            if part is not None:
-                squares += part.squares()
-        # One bad loss can leave a gradient that looks sound.
-        squares = torch.where(torch.isfinite(losses), squares, torch.nan)
-        found: NDArray[np.float64] = squares.sqrt()[: self._count].detach().cpu().numpy()
+            squares = [
+                self._pass(inputs[where], labels[where])
+                for where in torch.split(chosen, self._block)
+            ]
+        found: NDArray[np.float64] = torch.cat(squares).sqrt()[: self._count].cpu().numpy()
         return found
+
+    def _pass(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Keep the gradients of one block's records; return their squared norms, float64 [block].
+
+        Raises ValueError when the model takes the first axis of a tensor for another than records.
+        """
+        shallow, deep = self._hooked(inputs)
+        losses = self._loss(shallow, deep, labels)
+        parts = self._hooked.gradients(losses.sum(), self.parameters)
+        self._blocks.append(parts)
+        squares = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+        for part in parts:
+            if part is not None:
+                found = part.squares()
+                if found.shape != squares.shape:
+                    raise ValueError(
+                        "model: the first axis of what goes into a layer must be the records, "
+                        f"{len(squares)} in a block, got {len(found)}"
+                    )
+                squares += found
+        # One bad loss can leave a gradient that looks sound.
+        return torch.where(torch.isfinite(losses.detach()), squares, torch.nan)
 
     def weighted(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sum of the same records' gradients, each times its factor, float64 [d].
 
         To be called once after `norms`, whose factors it uses up.
         """
-        padded = np.zeros(_padded(self._count))
-        padded[: self._count] = factors
+        padded = self._padded(factors)
         device = self._labels.device
-        weights = torch.from_numpy(padded).to(device)
-        unused = torch.from_numpy(np.flatnonzero(padded == 0)).to(device)
-        flat = torch.cat(
-            [
-                weights.new_zeros(p.numel()) if part is None else part.weighted(weights, unused)
-                for p, part in zip(self.parameters, self._parts, strict=True)
-            ]
-        )
-        self._parts = []
-        found: NDArray[np.float64] = flat.cpu().numpy()
+        total = torch.zeros(self.size, dtype=torch.float64, device=device)
+        sizes = [p.numel() for p in self.parameters]
+        for at, parts in enumerate(self._blocks):
+            block = padded[at * self._block : (at + 1) * self._block]
+            weights = torch.from_numpy(block).to(device)
+            unused = torch.from_numpy(np.flatnonzero(block == 0)).to(device)
+            for piece, part in zip(torch.split(total, sizes), parts, strict=True):
+                if part is not None:
+                    piece += part.weighted(weights, unused)
+        self._blocks = []
+        found: NDArray[np.float64] = total.cpu().numpy()
         return found
 
-    def _losses(self, rows: Rows) -> Tensor:
-        """Return the rows' losses, [padded b], filled up with others that get no weight."""
-        device = self._labels.device
-        if len(self._labels):
-            chosen = np.zeros(_padded(len(rows)), np.int64)
-            chosen[: len(rows)] = rows
-            where = torch.from_numpy(chosen).to(device)
-            inputs, labels = self._inputs[where], self._labels[where]
-        else:
-            inputs = self._inputs.new_zeros((_padded(0), *self._inputs.shape[1:]))
-            labels = self._labels.new_zeros(_padded(0))
-        shallow, deep = self._hooked(inputs)
-        return self._loss(shallow, deep, labels)
-
-
-def _padded(rows: int) -> int:
-    return max(1, -(-rows // _BLOCK)) * _BLOCK
+    def _padded(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Fill up with zeros to whole blocks, at least one: record 0, which gets no weight."""
+        blocks = max(1, -(-len(values) // self._block))
+        return np.concatenate([values, np.zeros(blocks * self._block - len(values), values.dtype)])

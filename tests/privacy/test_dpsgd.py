@@ -14,6 +14,7 @@ from fedlite.parameters import to_vector
 from fedlite.privacy import RecordMechanism, dpsgd
 from fedlite.privacy.gradients import ModelGradients, check_model
 from fedlite.privacy.noise import Stream
+from fedlite.privacy.trial import block_of
 
 SILENT = 1e-6
 
@@ -297,6 +298,7 @@ def test_training_takes_no_more_records_than_the_cap(monkeypatch: pytest.MonkeyP
         seen.append(len(rows))
         return norms(gradients, rows)
 
+    block_of(model, inputs, loss, 1)
     monkeypatch.setattr(ModelGradients, "norms", counting)
     mechanism = RecordMechanism(0.01, SILENT, 0.9, 20, 1, max_batch=5, max_records=12)
     arguments = {"steps": 20, "learning_rate": 1.0, "noise": Stream.fresh()}

@@ -1,0 +1,97 @@
+"""Whether the gradients of a model are those of its records, each by itself and to the bit."""
+
+from __future__ import annotations
+
+import copy
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedlite.privacy.gradients import Loss, ModelGradients
+
+# The fewest and the most records of a block, both powers of 2. Small blocks cost calls, large ones
+# padding.
+_LEAST, _MOST = 32, 128
+
+_known: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
+
+
+def block_of(model: nn.Module, inputs: Tensor, loss: Loss, batch: int) -> int:
+    """Return how many records may share a pass of `model` so that none changes another's gradient.
+
+    The power of 2 next above `batch`, from 32 to 128, where a record's gradient has the same bits
+    at another place and beside other records, which says that no kernel sums in an order that
+    depends on them; else 1. batch: public, about how many records a step has; at least 1.
+
+    Tried once for a model and batch, on a copy with other weights and on made-up records of the
+    shape of those in `inputs`, so that nothing depends on a site's data.
+
+    Raises ValueError when a record's gradient is not what autograd finds for it alone.
+    """
+    wanted = min(_MOST, max(_LEAST, 1 << (batch - 1).bit_length()))
+    known = _known.setdefault(model, {})
+    if wanted not in known:
+        known[wanted] = _try(copy.deepcopy(model), inputs, loss, wanted)
+    return known[wanted]
+
+
+def _try(model: nn.Module, inputs: Tensor, loss: Loss, wanted: int) -> int:
+    model.train()
+    with torch.no_grad():
+        for at, parameter in enumerate(model.parameters()):
+            parameter.copy_(_made_up(at, parameter) / parameter.shape[1:].numel() ** 0.5)
+    rows = np.arange(2 * wanted)
+    records = _made_up(1, inputs.new_empty(len(rows), *inputs.shape[1:])).abs()
+    labels = torch.arange(len(rows), device=inputs.device) % 2
+    try:
+        truth = _single(model, records[_TRIED], labels[_TRIED], loss)
+        for block in (wanted, 1):
+            with ModelGradients(model, records, labels, loss, block) as gradients:
+                _check(gradients, truth)
+                there = gradients.norms(rows)
+                moved, mixed = gradients.norms(np.roll(rows, 1)), gradients.norms(rows[::-1])
+            if np.array_equal(there, np.roll(moved, -1)) and np.array_equal(there, mixed[::-1]):
+                return block
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"model: {_RULE}, and they cannot be taken: {error}") from error
+    raise ValueError(f"model: {_RULE}, and two passes differ; remove what is random or remembers")
+
+
+_RULE = "gradients record by record are needed under record-level privacy"
+
+
+def _made_up(at: int, like: Tensor) -> Tensor:
+    """Return values in [-1, 1] without a pattern, of the shape, type and device of `like`."""
+    values = torch.arange(like.numel(), dtype=torch.float64, device=like.device)
+    return torch.sin(12.9898 * values.square() + at).reshape(like.shape).to(like.dtype)
+
+
+_TRIED = np.array([3, 40, 41])  # in both blocks
+_TOLERANCE = 1e-3
+
+
+def _single(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss) -> NDArray[np.float64]:
+    """Return each record's gradient, float64 [b, d], by autograd on that record alone."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    found = []
+    for row in range(len(labels)):
+        shallow, deep = model(inputs[row : row + 1])
+        value = loss(shallow, deep, labels[row : row + 1]).sum()
+        parts = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        found.append(torch.cat([part.double().flatten() for part in parts]))
+    return torch.stack(found).cpu().numpy()
+
+
+def _check(gradients: ModelGradients, truth: NDArray[np.float64]) -> None:
+    factors = np.array([1.0, -0.5, 2.0])
+    norms, total = gradients.norms(_TRIED), gradients.weighted(factors)
+    lengths = np.linalg.norm(truth, axis=1)
+    wrong = np.linalg.norm(total - factors @ truth)
+    if not (np.allclose(norms, lengths, _TOLERANCE, 0) and wrong <= _TOLERANCE * lengths.sum()):
+        raise ValueError(
+            f"model: {_RULE}, and they are not what autograd finds for a record alone (norms "
+            f"{norms} for {lengths}); use layers as modules, with the records on the first axis"
+        )
