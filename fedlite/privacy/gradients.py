@@ -8,11 +8,11 @@ Norms and sums are taken in float64 from the very same numbers, so that a clippe
 long as its norm says: in float32 the rounding of a sum of many records could exceed what the
 mechanism leaves room for.
 
-A pass goes by blocks of the same size, filled up, for two reasons. A record's gradient must be the
-same, to the bit, whatever records stand beside it: a hostile model can make the rounding of a
-matrix product as large as the gradients, and then one record more, that moves all others by a place
-or changes the shape for which a kernel is chosen, moves all of their gradients and not its own
-alone. `fedlite.privacy.trial` tries that it holds on this machine. And the work depends on the number of blocks,
+Records go by blocks of one size, filled up, for two reasons. A record's gradient must be the same,
+to the bit, whatever records stand beside it: a hostile model can make the rounding of a matrix
+product as large as the gradients, and then one record more, which moves all others by a place or
+changes the shape that a kernel is chosen for, moves the gradients of all of them and not its own
+alone. `fedlite.privacy.trial` tries that it does not. And the work depends on the number of blocks,
 not on which records are in them: time is a channel too.
 """
 
@@ -63,12 +63,12 @@ class _Outer:
         found = _squares(self.left)
         return found if self.right is None else found * _squares(self.right)
 
-    def weighted(self, factors: Tensor, unused: Tensor) -> Tensor:
-        left = self.left.index_fill(0, unused, 0.0) * factors[:, None]
+    def weighted(self, factors: Tensor) -> Tensor:
+        left = torch.nan_to_num(self.left, 0.0, 0.0, 0.0) * factors[:, None]
         if self.right is None:
             return left.sum(0)
         # In place: a copy would take as long as the product.
-        return (left.T @ self.right.index_fill_(0, unused, 0.0)).reshape(-1)
+        return (left.T @ torch.nan_to_num_(self.right, 0.0, 0.0, 0.0)).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class _Whole:
     def squares(self) -> Tensor:
         return _squares(self.values)
 
-    def weighted(self, factors: Tensor, unused: Tensor) -> Tensor:
-        return factors @ self.values.index_fill_(0, unused, 0.0)
+    def weighted(self, factors: Tensor) -> Tensor:
+        return factors @ torch.nan_to_num_(self.values, 0.0, 0.0, 0.0)
 
 
 def _squares(rows: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class _Hooked(GradSampleModule):  # type: ignore[misc]
     ) -> list[_Outer | _Whole | None]:
         """Return each parameter's gradients by record; None where `total` does not depend on it."""
         uses = [(module, use) for module, found in self.uses.items() for use in found]
-        linear = {id(p) for module in self.uses for p in module.parameters()}
+        linear = {id(p) for module in self.uses for p in (module.weight, module.bias)}
         others = [p for p in parameters if id(p) not in linear]
         places: list[Any] = [*(use.edge for _, use in uses), *others]
         slopes = torch.autograd.grad(total, places, allow_unused=True)
@@ -170,8 +170,8 @@ def _of_linear(
     module: nn.Linear, x: Tensor, slope: Tensor, found: dict[int, _Outer | _Whole]
 ) -> None:
     """Add what one use of a linear layer gives: x [b, ..., in], slope [b, ..., out]."""
-    for parameter in module.parameters():
-        if not parameter.requires_grad:
+    for parameter in (module.weight, module.bias):
+        if parameter is None or not parameter.requires_grad:
             continue
         weight, before = parameter is module.weight, found.get(id(parameter))
         if x.dim() == 2 and before is None:
@@ -288,10 +288,9 @@ class ModelGradients:
         for at, parts in enumerate(self._blocks):
             block = padded[at * self._block : (at + 1) * self._block]
             weights = torch.from_numpy(block).to(device)
-            unused = torch.from_numpy(np.flatnonzero(block == 0)).to(device)
             for piece, part in zip(torch.split(total, sizes), parts, strict=True):
                 if part is not None:
-                    piece += part.weighted(weights, unused)
+                    piece += part.weighted(weights)
         self._blocks = []
         found: NDArray[np.float64] = total.cpu().numpy()
         return found

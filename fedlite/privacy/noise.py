@@ -26,7 +26,8 @@ variation, so a run of 2^50 draws adds less than 2^-119 (1 + e^epsilon) to delta
 rounding of a float64 to any delta above 1e-15.
 
 What remains assumed: AES-256 in counter mode is a pseudo-random generator, the operating system's
-key is secret, and the sum itself is computed in float64 (`fedlite.privacy.dpsgd`).
+key is secret, and one record more changes the sum by its own clipped gradient and by no more than
+the rounding of float64 (`fedlite.privacy.gradients` on why the others' stay the same to the bit).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import secrets
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,8 +65,8 @@ _PRECISION = 320
 class Stream:
     """Bits that nobody without the key can tell from random: AES-256 in counter mode.
 
-    A stream belongs to one round of one site, in one process: a copy of it (after a fork, say)
-    would repeat the noise.
+    A stream belongs to one round of one site, in one process: a copy of it would repeat the noise,
+    so that it can't be pickled and draws nothing after a fork.
 
     >>> stream = Stream.fresh()
     >>> stream.words(2).dtype, stream.gaussians(3).shape
@@ -74,6 +76,7 @@ class Stream:
     def __init__(self, key: bytes) -> None:
         """Take a key of 32 bytes that is used for no other stream."""
         self._encryptor: Any = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+        self._process = os.getpid()
 
     @classmethod
     def fresh(cls) -> Stream:
@@ -86,6 +89,8 @@ class Stream:
         return cls(hashlib.sha256(json.dumps(["fedlite-simulated-noise", *keys]).encode()).digest())
 
     def _bytes(self, count: int) -> bytes:
+        if os.getpid() != self._process:
+            raise RuntimeError("stream: must be used in the process that made it; make a fresh one")
         found: bytes = self._encryptor.update(bytes(count))
         return found
 
