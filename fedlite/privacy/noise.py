@@ -109,17 +109,23 @@ class Stream:
     def _draws(self, count: int) -> NDArray[np.uint16]:
         """Return draws of D(2048), shifted by the centre: Walker's alias method (Vose 1991)."""
         table = _table()
-        words = np.frombuffer(self._bytes(4 * count), "<u2").reshape(count, 2)
+        # One draw more than is asked for, on which to do a tie's work when there are few: it takes
+        # long enough to be timed, and far from the centre there are no draws but by a tie.
+        words = np.frombuffer(self._bytes(4 * (count + 1)), "<u2").reshape(count + 1, 2)
         columns, first = words[:, 0], words[:, 1]
         # One lookup for both halves of an entry: this line is most of the time of all noise.
-        entries = table.entries[columns.astype(np.intp)].view(np.uint16).reshape(count, 2)
+        entries = table.entries[columns.astype(np.intp)].view(np.uint16).reshape(count + 1, 2)
         aliases, limits = entries[:, 0], entries[:, 1]
         found = np.where(first < limits, columns, aliases)
-        for at in np.flatnonzero(first == limits):
+        ties = np.flatnonzero(first == limits)
+        # More than these come less than once in 2^40 times.
+        mean = count / 2**_FIRST_BITS
+        idle = math.ceil(mean + 8.0 * math.sqrt(mean) + 16.0) - len(ties)
+        for at in np.append(ties, np.full(max(0, idle), count)):
             column = int(columns[at])
             if int.from_bytes(self._bytes(_LAST_BYTES), "little") < table.last[column]:
                 found[at] = column
-        return found
+        return found[:count]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from fedlite.privacy.gradients import Loss, ModelGradients
 
-# The fewest and the most records of a block, both powers of 2. Small blocks cost calls, large ones
-# padding.
-_LEAST, _MOST = 32, 128
+# Small blocks cost calls, large ones memory.
+_MOST = 512
+_MULTIPLE = 32
 
 _known: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
 
@@ -22,7 +23,7 @@ _known: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
 def block_of(model: nn.Module, inputs: Tensor, loss: Loss, batch: int) -> int:
     """Return how many records may share a pass of `model` so that none changes another's gradient.
 
-    The power of 2 next above `batch`, from 32 to 128, where a record's gradient has the same bits
+    A multiple of 32, of which few take what a step has, where a record's gradient has the same bits
     at another place and beside other records, which says that no kernel sums in an order that
     depends on them; else 1. batch: public, about how many records a step has; at least 1.
 
@@ -31,7 +32,10 @@ def block_of(model: nn.Module, inputs: Tensor, loss: Loss, batch: int) -> int:
 
     Raises ValueError when a record's gradient is not what autograd finds for it alone.
     """
-    wanted = min(_MOST, max(_LEAST, 1 << (batch - 1).bit_length()))
+    # A sample larger by two deviations still fits, so that the work seldom tells how large it is.
+    room = batch + 2.0 * math.sqrt(batch)
+    blocks = math.ceil(room / _MOST)
+    wanted = _MULTIPLE * math.ceil(room / blocks / _MULTIPLE)
     known = _known.setdefault(model, {})
     if wanted not in known:
         known[wanted] = _try(copy.deepcopy(model), inputs, loss, wanted)

@@ -75,7 +75,26 @@ def test_a_tie_is_decided_by_160_bits_more(more: int, kept: bool) -> None:
     word = np.array([column, first], "<u2").tobytes()
     rest = (table.last[column] + more).to_bytes(20, "little")
     assert alias != column and table.last[column] > 0
-    assert Told(word, rest)._draws(1).tolist() == [column if kept else alias]
+    idle = [bytes(20)] * 16
+    assert Told(word + bytes(4), rest, *idle)._draws(1).tolist() == [column if kept else alias]
+
+
+@pytest.mark.parametrize("count", [1, 5_000, 400_000])
+def test_ties_take_the_same_work_however_many_there_are(count: int) -> None:
+    """Far from the centre there are only draws by ties: their number, timed, would tell of them."""
+
+    class Counting(Stream):
+        def _bytes(self, count: int) -> bytes:
+            calls.append(count)
+            return super()._bytes(count)
+
+    calls: list[int] = []
+    stream, works = Counting.fresh(), set()
+    for _ in range(20):
+        calls.clear()
+        assert stream._draws(count).size == count
+        works.add(tuple(calls))
+    assert len(works) == 1
 
 
 def exact_pmf(variance: int, reach: int) -> list[Decimal]:
