@@ -7,7 +7,9 @@ import os
 import shutil
 import sys
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedlite import data
 from fedlite.config import Scenario, ScenarioError, load, with_values
@@ -15,6 +17,9 @@ from fedlite.data.partition import check_expected
 from fedlite.data.spread import spread
 from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch
+
+if TYPE_CHECKING:
+    from fedlite.models import Branched
 
 ENGINES = ("auto", "serial", "pool", "ray")
 _FREE_BYTES = 200_000_000
@@ -72,15 +77,34 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
             raise ScenarioError(f"{name}.{error}") from None
     model = build(scenario.model.name, shape, classes, seed=federation.seed)
     if scenario.privacy.unit == "record":
-        from fedlite.privacy.gradients import check_model
-
-        check_model(model)
+        _check_model(model, scenario, shape)
     if scenario.private:
         try:
             plan_mechanism(scenario)
         except ValueError as error:
             raise ScenarioError(f"privacy: {error}") from None
     return scenario
+
+
+def _check_model(model: Branched, scenario: Scenario, shape: tuple[int, ...]) -> None:
+    """Find before any site does, and before it reserves a step, that a model cannot be private."""
+    import torch
+
+    from fedlite.models import losses
+    from fedlite.privacy.gradients import check_model
+    from fedlite.privacy.trial import block_of
+
+    check_model(model)
+    with torch.no_grad():
+        inputs = model.prepare(torch.zeros(1, *shape))
+    settings = scenario.training
+    loss = partial(
+        losses,
+        exit_weight=settings.exit_weight,
+        distill=settings.distill,
+        temperature=settings.temperature,
+    )
+    block_of(model, inputs, loss, max(1, scenario.privacy.expected_batch))
 
 
 def _check_data(scenario: Scenario) -> tuple[Scenario, tuple[int, ...], int]:

@@ -14,9 +14,9 @@ MAX_SLACK = 0.01
 LEAST_NOISE = 1e-6
 """Noise multipliers below it are no noise, and their grid is finer than a float64 sum can carry."""
 
-# What a clip gives up for arithmetic: sums and norms in float64, of up to 90,000 records a step,
-# and the 2^-39 by which the discrete noise falls short of the continuous one.
-_ARITHMETIC = 2.0**-20
+# What a clip gives up for arithmetic: sums and norms in float64, in the worst case of a million
+# records a step, and the 2^-39 by which the discrete noise falls short of the continuous one.
+_ARITHMETIC = 2.0**-16
 # The most of a clip that rounding to the grid may take.
 _MOST_ROUNDING = 0.1
 
