@@ -112,7 +112,8 @@ def test_what_leaves_is_a_function_of_what_was_released(
         cells = np.rint(values / grid(mechanism.noise_std))
         np.testing.assert_array_equal(cells * grid(mechanism.noise_std), values)
         moved = (moved.astype(np.float64) - 0.7 / 20 * values).astype(np.float32)
-    np.testing.assert_array_equal(moved - start, first)
+    # To the rounding of float64: a fused product may differ from two operations.
+    np.testing.assert_allclose(moved - start, first, rtol=0, atol=1e-6 * abs(start).max())
     again = iter(told)
     monkeypatch.setattr(dpsgd, "noised_sum", lambda *given: next(again))
     np.testing.assert_array_equal(deltas(slice(20, 40)), first)

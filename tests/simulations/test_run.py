@@ -373,10 +373,10 @@ def cut(text: str, old: str, new: str) -> str:
                 "training.steps=1",
                 "data.scaling=none",
                 "data.labels=0,1",
-                "privacy.delta=0.2",
-                "privacy.expected_batch=5",
+                "privacy.delta=0.1",
+                "privacy.expected_batch=10",
             ],
-            ["privacy.delta", "less than 1 / records", "0.2", "use 1e-5"],
+            ["privacy.delta", "less than 1 / records", "0.1", "use 1e-5"],
         ),
         (
             CSV,
