@@ -111,6 +111,16 @@ PRIVATE = {"unit": "record", "delta": 1e-5}
             "must be 0 under record-level privacy",
         ),
         (
+            {"privacy": PRIVATE, "training": {"steps": 1, "weight_decay": 0.1}},
+            "training.weight_decay",
+            "must be 0 under record-level privacy",
+        ),
+        (
+            {"privacy": PRIVATE, "training": {"steps": 1, "logit_adjustment": True}},
+            "training.logit_adjustment",
+            "must be false when privacy.unit is record",
+        ),
+        (
             {"privacy": PRIVATE, "training": {"steps": 1}, "federation": {"weighting": "records"}},
             "federation.weighting",
             "no record count leaves a private site",
