@@ -37,8 +37,8 @@ def policy(*units: str, metrics: tuple[str, ...] = ()) -> SitePolicy:
 def test_a_private_update_leaves_with_its_head_under_an_allowed_unit_only(unit: str) -> None:
     reply = Reply(frame(), HEAD)
     sent = egress.send(reply, question(), policy(unit), unit)
-    assert flower.unwrap(sent) == reply.encode()
     assert [list(record.keys()) for record in sent.content.values()] == [["blob"]]
+    assert flower.unwrap(sent) == reply.encode()
     with pytest.raises(egress.NotAllowed, match=r"budget\.units"):
         egress.send(reply, question(), policy("none"), unit)
     with pytest.raises(egress.NotAllowed, match="ledger"):

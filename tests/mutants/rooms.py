@@ -1,0 +1,264 @@
+"""Mutants of the rooms around the private step: plan, learner, site, ledger, message, data.
+
+Each is a function that spoils the real code through a `pytest.MonkeyPatch`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import MetricRecord
+
+from clients import opening
+from clients.site import Decline, Site
+from fedlite import compression, flower, rules
+from fedlite.config import with_values
+from fedlite.data import Dataset
+from fedlite.data.folds import stratified_folds
+from fedlite.privacy import ClientMechanism, client, dpsgd
+from fedlite.privacy.budget import Account, Budget, budget
+from fedlite.privacy.budget import account as accounts
+from fedlite.privacy.ledger import Files, forget
+from fedlite.privacy.noise import Stream
+from fedlite.training import Learner
+from fedlite.training.share import class_offsets
+from server import app as server_app
+from server.updates import Updates
+
+Patch = pytest.MonkeyPatch
+
+
+# The learner and its plan.
+
+
+def clear_updates_under_unit_client(patch: Patch) -> None:
+    patch.setattr(client, "privatize", lambda update, mechanism, noise: update)
+
+
+def half_the_sigma_in_the_learner(patch: Patch) -> None:
+    train = Learner.delta
+
+    def spoilt(self: Learner, received: Any, number: int, site: int, mechanism: Any) -> Any:
+        if mechanism is not None:
+            sigma = mechanism.noise_multiplier / 2
+            mechanism = replace(mechanism, noise_multiplier=sigma)
+        return train(self, received, number, site, mechanism)
+
+    patch.setattr(Learner, "delta", spoilt)
+
+
+def one_step_more_than_reserved(patch: Patch) -> None:
+    train = dpsgd.train
+    patch.setattr(dpsgd, "train", lambda *a, steps, **more: train(*a, steps=steps + 1, **more))
+
+
+def logit_adjustment_in_a_private_learner(patch: Patch) -> None:
+    begin = Learner.__init__
+
+    def spoilt(self: Learner, scenario: Any, train: Any, classes: int) -> None:
+        begin(self, scenario, train, classes)
+        self._offsets = class_offsets(self.labels, classes)
+
+    patch.setattr(Learner, "__init__", spoilt)
+
+
+def logit_adjustment_allowed_by_the_rule(patch: Patch) -> None:
+    found = rules._private_checks
+    patch.setattr(
+        rules,
+        "_private_checks",
+        lambda scenario: [line for line in found(scenario) if "logit_adjustment" not in line],
+    )
+
+
+def expected_batch_from_the_sites_own_records(patch: Patch) -> None:
+    ready = opening._ready
+
+    def spoilt(scenario: Any, source: Any, data: Any, *rest: Any, **more: Any) -> Site:
+        if scenario.privacy.unit == "record":
+            scenario = with_values(scenario, "privacy", expected_batch=len(data.train))
+        return ready(scenario, source, data, *rest, **more)
+
+    patch.setattr(opening, "_ready", spoilt)
+
+
+def batch_settled_from_the_sites_own_records(patch: Patch) -> None:
+    settle, ready = opening.settle_batch, opening._ready
+    patch.setattr(opening, "settle_batch", lambda scenario, records: scenario)
+
+    def spoilt(scenario: Any, source: Any, data: Any, *rest: Any, **more: Any) -> Site:
+        return ready(settle(scenario, len(data.train)), source, data, *rest, **more)
+
+    patch.setattr(opening, "_ready", spoilt)
+
+
+def sensitivity_off_by_two(patch: Patch) -> None:
+    patch.setattr(ClientMechanism, "sensitivity", property(lambda self: self.clip))
+
+
+def server_noise_from_a_public_seed(patch: Patch) -> None:
+    def spoilt(self: Updates, total: Any, weight: float) -> Any:
+        noise = Stream.seeded(self._scenario.federation.seed, self._number)
+        participants = self._scenario.federation.participants
+        return client.noised_mean(total, participants, self._central, noise)  # type: ignore[arg-type]
+
+    patch.setattr(Updates, "_noised_mean", spoilt)
+
+
+def no_noise_in_the_server_app(patch: Patch) -> None:
+    patch.setattr(server_app, "central_mechanism", lambda mechanism: None)
+
+
+# What a site sends, and what it keeps.
+
+
+def clean_residual_fed_back(patch: Patch) -> None:
+    train, pack = Learner.delta, Site._compress
+
+    def training(self: Learner, received: Any, number: int, site: int, mechanism: Any) -> Any:
+        silent = replace(mechanism, noise_multiplier=1e-6)
+        self.clean = train(self, received, number, site, silent)  # type: ignore[attr-defined]
+        return train(self, received, number, site, mechanism)
+
+    def packing(self: Site, state: Any, delta: Any, *rest: Any) -> bytes:
+        before = state.residual
+        frame = pack(self, state, delta, *rest)
+        clean = before + self.learner.clean  # type: ignore[attr-defined]
+        state.pending.residual += clean - state.pending.unsent
+        state.pending.unsent = clean
+        return frame
+
+    patch.setattr(Learner, "delta", training)
+    patch.setattr(Site, "_compress", packing)
+
+
+def a_private_loss_sent_as_a_metric(patch: Patch) -> None:
+    answer = flower.answer
+
+    def spoilt(blob: bytes, message: Any) -> Any:
+        reply = answer(blob, message)
+        reply.content["metrics"] = MetricRecord({"loss": 0.69})
+        return reply
+
+    patch.setattr(flower, "answer", spoilt)
+
+
+def a_private_loss_sent_as_the_record_count(patch: Patch) -> None:
+    pack = compression.pack
+    patch.setattr(
+        compression, "pack", lambda envelope, codec, body, _: pack(envelope, codec, body, 690)
+    )
+
+
+# The ledger.
+
+
+def history_forgotten_between_rounds(patch: Patch) -> None:
+    """The ledger charges only the current round: its plan never ends."""
+    reserve = accounts._TAKE["reserve"]
+
+    def spoilt(self: Account, row: Any, body: Any) -> None:
+        self._reserved[body["plan"]] = 0
+        reserve(self, row, body)
+
+    patch.setitem(accounts._TAKE, "reserve", spoilt)
+    patch.setattr(Account, "reserved", lambda self, plan: 0)
+
+
+def history_forgotten_between_runs(patch: Patch) -> None:
+    admissible = budget.admissible
+
+    def spoilt(plan: Any, others: Any, *rest: Any) -> Any:
+        found = admissible(plan, [], *rest)
+        return replace(found, bound="rdp") if others else found
+
+    patch.setattr(budget, "admissible", spoilt)
+
+
+def a_rate_recorded_that_was_not_used(patch: Patch) -> None:
+    asked = budget.asked_plan
+
+    def spoilt(*arguments: Any, **more: Any) -> Any:
+        plan = asked(*arguments, **more)
+        return replace(plan, sampling_rate=plan.sampling_rate / 2)
+
+    patch.setattr(budget, "asked_plan", spoilt)
+
+
+def a_charge_given_back_after_a_failure(patch: Patch) -> None:
+    take_part = Site.take_part
+
+    def spoilt(self: Site, instruction: Any) -> Any:
+        try:
+            return take_part(self, instruction)
+        except Decline:
+            raise
+        except Exception:
+            ledger = self.home.ledger  # type: ignore[union-attr]
+            lines = ledger.read_bytes().splitlines(keepends=True)
+            ledger.write_bytes(b"".join(line for line in lines if b'"reserve"' not in line))
+            forget(ledger)
+            raise
+
+    patch.setattr(Site, "take_part", spoilt)
+
+
+def a_charge_given_back_for_steps_not_run(patch: Patch) -> None:
+    settle = accounts._TAKE["settle"]
+
+    def spoilt(self: Account, row: Any, body: Any) -> None:
+        settle(self, row, body)
+        of = self.reservations[body["of"]]
+        self._reserved[of.plan] -= of.steps - body["steps"]
+
+    patch.setitem(accounts._TAKE, "settle", spoilt)
+
+
+def rows_that_are_never_flushed(patch: Patch) -> None:
+    patch.setattr(Files, "fsync", lambda self, handle: None)
+
+
+def a_release_before_its_flush(patch: Patch) -> None:
+    """The update leaves, and its row is written with the next one."""
+    release, reserve = Budget.release, Budget.reserve
+    waiting: list[tuple[str, int, bytes]] = []
+
+    def reserving(self: Budget, *arguments: Any) -> Any:
+        while waiting:
+            release(self, *waiting.pop())
+        return reserve(self, *arguments)
+
+    patch.setattr(Budget, "release", lambda self, *arguments: waiting.append(arguments))
+    patch.setattr(Budget, "reserve", reserving)
+
+
+def training_before_its_reservation(patch: Patch) -> None:
+    train, reserve = Learner.delta, Site._reserve
+
+    def reserving(self: Site, books: Any, instruction: Any) -> None:
+        self.learner.owed = lambda: reserve(self, books, instruction)  # type: ignore[attr-defined]
+
+    def training(self: Learner, *arguments: Any) -> Any:
+        found = train(self, *arguments)
+        self.owed()  # type: ignore[attr-defined]
+        return found
+
+    patch.setattr(Site, "_reserve", reserving)
+    patch.setattr(Learner, "delta", training)
+
+
+# The data.
+
+
+def a_hold_out_that_shifts(patch: Patch) -> None:
+    """Folds by a shuffle of all records: one more moves the others."""
+
+    def spoilt(records: Dataset, folds: int, seed: int) -> Any:
+        return stratified_folds(records.y, folds, np.random.default_rng(seed))
+
+    # The package has a function of the module's name.
+    patch.setattr(import_module("fedlite.data.partition"), "keyed_folds", spoilt)
