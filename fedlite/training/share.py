@@ -168,7 +168,7 @@ class Learner:
         """
         load_vector(self.model, received)
         settings = self.scenario.training
-        loss = self._loss
+        loss = self.loss
         rate = learning_rate(self.scenario, round_number)
         if not isinstance(mechanism, RecordMechanism):
             if self._flat is None:
@@ -205,7 +205,8 @@ class Learner:
             return client.privatize(change, mechanism, client.entropy(seed, round_number, site))
         return change
 
-    def _loss(self, shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
+        """Return the scenario's loss of each record, float32 [n], in nats."""
         settings = self.scenario.training
         return losses(
             shallow,

@@ -1,0 +1,140 @@
+"""What is audited: one site's model, records and plan, and a second opinion on its clean sum."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+
+from fedlite.attacks.canaries import Rows, Values
+from fedlite.config import Scenario, ScenarioError
+from fedlite.data.spread import spread
+from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
+from fedlite.privacy.noise import Stream
+from fedlite.training import Learner
+from fedlite.training.share import plan_mechanism
+
+_CHUNK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A scenario made ready to be attacked at its first site.
+
+    scenario: settled, so that its mechanism can be planned. mechanism: what a site is told to use.
+    """
+
+    scenario: Scenario
+    learner: Learner
+    mechanism: Mechanism
+
+    @property
+    def records(self) -> int:
+        """Number of the site's training records."""
+        return len(self.learner.labels)
+
+    @property
+    def size(self) -> int:
+        """Number of trained values."""
+        return self.learner.layout.size
+
+    @property
+    def delta(self) -> float:
+        """The delta of the claim."""
+        return self.scenario.privacy.delta
+
+    @property
+    def steps(self) -> int:
+        """Releases of the mechanism that the plan commits to."""
+        return self.mechanism.steps
+
+    @cached_property
+    def proven(self) -> float:
+        """The epsilon of the whole plan, by pessimistic PLD."""
+        return accounting.running(self.mechanism, self.steps, self.delta)
+
+    def streams(self, *keys: int) -> tuple[Stream, Stream]:
+        """Return a sampler and a noise stream as a site gets them."""
+        from fedlite.privacy import dpsgd
+
+        return dpsgd.entropy(-1, *keys)
+
+    def reference(self, rows: Rows) -> Values:
+        """Return the sum of these records' clipped gradients, float64 [size], by another way.
+
+        One record at a time by automatic vectorisation in float64: it shares nothing with the
+        mechanism but the model and the loss. A gradient that is not finite counts as zero.
+        """
+        mechanism = self.mechanism
+        if not isinstance(mechanism, RecordMechanism):
+            raise ValueError("mechanism: only records have gradients that are clipped")
+        total = np.zeros(self.size)
+        for gradients in self.per_record(rows):
+            norms = np.linalg.norm(gradients, axis=1)
+            usable = np.isfinite(norms)
+            factors = np.minimum(1.0, bound(mechanism) / np.maximum(norms[usable], 1e-300))
+            total += factors @ gradients[usable]
+        return total
+
+    def per_record(self, rows: Rows) -> list[Values]:
+        """Return these records' gradients in chunks, each float64 [b, size]."""
+        learner = self.learner
+        model = copy.deepcopy(learner.model).double()
+        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        values = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+        def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            shallow, deep = functional_call(model, parameters, (x[None],))
+            return learner.loss(shallow, deep, y[None]).sum()
+
+        every = vmap(grad(loss), in_dims=(None, 0, 0))
+        chunks = []
+        for start in range(0, len(rows), _CHUNK):
+            chosen = torch.from_numpy(rows[start : start + _CHUNK])
+            x, y = learner.inputs[chosen].double(), learner.labels[chosen]
+            found = every(values, x, y)
+            flat = [found[name].reshape(len(chosen), -1) for name in names]
+            chunks.append(torch.cat(flat, dim=1).cpu().numpy())
+        return chunks
+
+
+def bound(mechanism: RecordMechanism) -> float:
+    """Return the length to which a record's gradient is really cut."""
+    return mechanism.clip
+
+
+def prepare(scenario: Scenario, canaries: int) -> Subject:
+    """Return the subject of a settled scenario.
+
+    Raises ScenarioError, before anything runs, for a scenario without privacy and for a model with
+    fewer trained values than `canaries`.
+    """
+    if not scenario.private:
+        raise ScenarioError(
+            "privacy.unit: must be record or client to be audited, got none; nothing is claimed "
+            "that an attack could contradict"
+        )
+    source, sites = spread(
+        scenario.data, scenario.federation.sites, scenario.federation.seed
+    )
+    learner = Learner(scenario, sites[0].train, source.classes)
+    if learner.layout.size < canaries:
+        raise ScenarioError(
+            f"--canaries: must be at most the model's {learner.layout.size} trained values, one a "
+            f"canary, got {canaries}"
+        )
+    return Subject(scenario, learner, plan_mechanism(scenario))
+
+
+def is_record(mechanism: Mechanism) -> bool:
+    """Return whether the unit is one record."""
+    return not isinstance(mechanism, ClientMechanism)
+
+
+Noise = NDArray[np.float64]
