@@ -129,21 +129,21 @@ def noise_deviation(noise: Values, sizes: tuple[int, ...]) -> Finding:
     """Test the noise's deviation against the claim: in all, by tensor, by coordinate."""
     steps, size = noise.shape
     squares = noise**2
-    tests = [_chi2("variance of all", float(squares.sum()), noise.size, LEVEL)]
+    tests = [square_test("variance of all", float(squares.sum()), noise.size, LEVEL)]
     offset = 0
     for number, length in enumerate(sizes):
         part = squares[:, offset : offset + length]
         tests.append(
-            _chi2(f"variance of tensor {number}", float(part.sum()), part.size, LEVEL / len(sizes))
+            square_test(f"variance of tensor {number}", float(part.sum()), part.size, LEVEL / len(sizes))
         )
         offset += length
     columns = squares.sum(axis=0)
     for name, value in (("least", columns.min()), ("largest", columns.max())):
-        tests.append(_chi2(f"{name} variance of a coordinate", float(value), steps, LEVEL / size))
+        tests.append(square_test(f"{name} variance of a coordinate", float(value), steps, LEVEL / size))
     z = float(norm.isf(LEVEL / 2 / size))
     means = noise.mean(axis=0) * math.sqrt(steps)
     tests.append(Test("largest mean of a coordinate", float(np.abs(means).max()), 0.0, z))
-    tests.append(_chi2("square of the mean", float((means**2).sum()), size, LEVEL))
+    tests.append(square_test("square of the mean", float((means**2).sum()), size, LEVEL))
     ratio = math.sqrt(float(squares.mean()))
     return finding(
         "noise deviation",
@@ -154,7 +154,7 @@ def noise_deviation(noise: Values, sizes: tuple[int, ...]) -> Finding:
     )
 
 
-def _chi2(name: str, value: float, free: int, level: float) -> Test:
+def square_test(name: str, value: float, free: int, level: float) -> Test:
     """Return the test of a sum of squares, as a ratio to what is expected."""
     low, high = chi2.ppf(level / 2, free), chi2.isf(level / 2, free)
     return Test(name, value / free, float(low) / free, float(high) / free)
@@ -261,7 +261,7 @@ def sampler(subject: Subject, sample: Sampler | None = None) -> Finding:
     ]
     counts = member.sum(axis=0)
     shares = ((counts - draws * rate) ** 2).sum() / (draws * rate * (1 - rate))
-    tests.append(_chi2("shares of records", float(shares), n, LEVEL / 5))
+    tests.append(square_test("shares of records", float(shares), n, LEVEL / 5))
     centred = member.astype(np.float32) - np.float32(rate)
     overlap = float((centred[1:] * centred[:-1]).sum(dtype=np.float64))
     deviation = rate * (1 - rate) * math.sqrt((draws - 1) * n)
