@@ -1,0 +1,270 @@
+"""One-run audits: one training run full of canaries, scored through what leaves the site.
+
+The step audit looks at the mechanism's own sum. Here whoever attacks sees less: the updates as they
+are sent, after selection, quantization and error feedback, or only the model at the end. The same
+canaries and the same noise are scored before compression, as sent, and in the final model, so that
+the three differ by what compression and averaging did, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite import compression
+from fedlite.attacks import bounds
+from fedlite.attacks.canaries import LOUD, Dense, Dirac, Rows, Values, WithCanaries
+from fedlite.attacks.steps import release_of
+from fedlite.attacks.subject import Subject
+from fedlite.attacks.verdict import Finding, judge
+from fedlite.config import ScenarioError
+from fedlite.parameters import load_vector
+from fedlite.privacy import ClientMechanism, RecordMechanism, dpsgd
+from fedlite.training.share import learning_rate, steps_per_round
+
+Coins = NDArray[np.bool_]
+Tick = Callable[[str], None]
+DENSE, SENT, FINAL = "one run, before compression", "one run, as sent", "one run, final model"
+CLIENTS = "canary clients"
+
+
+@dataclass(eq=False)
+class Trace:
+    """What a run left behind: scores of the canaries in deviations of the run's noise, [count].
+
+    steps: private steps taken. ever: share of the canaries' coordinates that were ever sent.
+    """
+
+    coins: Coins
+    dense: Values
+    sent: Values
+    final: Values
+    steps: int
+    ever: float
+
+
+def play(subject: Subject, canaries: int, rounds: int, tick: Tick = lambda _: None) -> Trace:
+    """Play one site's part of a run with canaries among its records; nothing of it is kept.
+
+    Canaries are sampled at the plan's rate, like records. The clean sums are known to whoever
+    attacks; the other sites send noise of the same deviation, as their records are taken to be
+    known, too.
+    """
+    mechanism, learner, scenario = subject.mechanism, subject.learner, subject.scenario
+    if not isinstance(mechanism, RecordMechanism):
+        raise ValueError(f"mechanism: must be a record's, got {mechanism!r}")
+    rng = np.random.default_rng()
+    planted = Dirac.drawn(subject.size, canaries, rng)
+    coins = rng.random(canaries) < 0.5
+    link, sites = scenario.uplink, scenario.federation.sites
+    compressor = link.make(learner.layout.sizes)
+    model = learner.initial.astype(np.float64)
+    dense, sent, clean, final, unknown = (np.zeros(subject.size) for _ in range(5))
+    ever = np.zeros(subject.size, dtype=bool)
+    residual: compression.Residual | None = None
+    weights = steps = 0.0
+    for round_number in range(1, rounds + 1):
+        rate = learning_rate(scenario, round_number) / mechanism.expected_batch
+        sampler, noise = subject.streams(round_number, 1)
+        moved = np.zeros(subject.size)
+        for _ in range(steps_per_round(scenario)):
+            rows = _with_coins(subject, planted, coins, rng, sampler)
+            total, known = _step(subject, model + moved, planted, rows, noise)
+            moved -= rate * total
+            clean -= rate * known
+            weights += rate**2
+            steps += 1
+        told = compression.compress(
+            compressor,
+            moved.astype(np.float32),
+            residual if link.error_feedback else None,
+            context=compression.Context(round_number.to_bytes(8, "little"), 1),
+        )
+        residual = told.residual
+        update = told.update.dense().astype(np.float64)
+        others = _others(subject, rate, sites - 1, noise)
+        dense += moved
+        sent += update
+        ever |= update != 0
+        model = model + (update + others) / sites
+        final += update + others
+        unknown += others
+        tick(f"one run with {canaries:,} canaries: round {round_number} of {rounds}")
+    load_vector(learner.model, learner.initial)
+    scale = -mechanism.noise_std * math.sqrt(weights)
+    scores = [planted.scores(what - clean) / scale for what in (dense, sent, final)]
+    share = float(ever[planted.coordinates].mean())
+    return Trace(coins, scores[0], scores[1], scores[2] / math.sqrt(sites), int(steps), share)
+
+
+def _with_coins(
+    subject: Subject, planted: Dirac, coins: Coins, rng: np.random.Generator, sampler: object
+) -> Rows:
+    mechanism = subject.mechanism
+    rows = dpsgd.poisson_sample(subject.records, mechanism.sampling_rate, sampler)
+    taken = coins & (rng.random(planted.count) < mechanism.sampling_rate)
+    return np.concatenate([rows, subject.records + np.flatnonzero(taken)])
+
+
+def _step(
+    subject: Subject, model: Values, planted: Dirac, rows: Rows, noise: object
+) -> tuple[Values, Values]:
+    """Return one real release at `model`, and the records' clean part of it."""
+    mechanism, learner = subject.mechanism, subject.learner
+    load_vector(learner.model, model.astype(np.float32))
+    real = dpsgd.Gradients(learner.model, learner.inputs, learner.labels, learner.loss)
+    own = rows[rows < subject.records]
+    factors = np.minimum(1.0, mechanism.clip / np.maximum(real.norms(own), 1e-300))
+    with_canaries = WithCanaries(real, planted, subject.records, LOUD * mechanism.clip)
+    total = dpsgd.noised_sum(with_canaries, rows, mechanism, noise)
+    return total, real.weighted(own, factors)
+
+
+def _others(subject: Subject, rate: float, sites: int, noise: object) -> Values:
+    """Return the sum of what the other sites send, less their known clean sums: their noise."""
+    mechanism = subject.mechanism
+    silent = WithCanaries(_Nothing(), Dirac.drawn(subject.size, 1, np.random.default_rng()), 0, 0.0)
+    total = np.zeros(subject.size)
+    for _ in range(sites * steps_per_round(subject.scenario)):
+        total -= rate * dpsgd.noised_sum(silent, np.zeros(0, np.int64), mechanism, noise)
+    return total
+
+
+class _Nothing:
+    """Gradients of no records."""
+
+    def norms(self, rows: Rows) -> Values:
+        return np.zeros(len(rows))
+
+    def weighted(self, rows: Rows, factors: Values) -> Values:
+        raise ValueError("rows: there are no records")
+
+
+def check_one_run(canaries: int, confidence: float) -> None:
+    """Raise ScenarioError unless guesses that are all right would prove anything."""
+    least = math.ceil(math.log(1.0 - confidence) / math.log(0.5)) + 1
+    if canaries < least:
+        raise ScenarioError(
+            f"--canaries: must be at least {least} for a bound with confidence {confidence:g}, got "
+            f"{canaries}, which could all be guessed right by chance"
+        )
+
+
+def one_run_audit(
+    subject: Subject, *, canaries: int, rounds: int, confidence: float, tick: Tick = lambda _: None
+) -> list[Finding]:
+    """Return the one-run findings: before compression, as sent, in the final model."""
+    trace = play(subject, canaries, rounds, tick)
+    places = (
+        (DENSE, trace.dense, 1, "the dense update of every round is seen"),
+        (SENT, trace.sent, 1, "the frames of every round are seen"),
+        (
+            FINAL, trace.final, subject.scenario.federation.sites,
+            "only the model at the end is seen; a plain mean of the sites",
+        ),
+    )
+    found = []
+    for check, scores, sites, assumes in places:
+        tick(f"{check}: bounds")
+        found.append(_judged(subject, check, scores, trace, sites, assumes, confidence))
+    return found
+
+
+def _judged(
+    subject: Subject, check: str, scores: Values, trace: Trace, sites: int, assumes: str,
+    confidence: float,
+) -> Finding:
+    event, delta, count = subject.mechanism.event, subject.delta, len(scores)
+    mu = event.sampling_rate * math.sqrt(trace.steps / sites) / event.noise_multiplier
+    figures = run_bounds(
+        scores, trace.coins, mu, rate=event.sampling_rate, steps=trace.steps, delta=delta,
+        significance=1.0 - confidence,
+    )
+    figures["sent"] = trace.ever
+    epsilon = figures["f-dp"]
+    return Finding(
+        check,
+        judge(max(epsilon, figures["steinke"]), subject.proven),
+        f"Steinke {figures['steinke']:.2f}, f-DP {epsilon:.2f}; Gaussian pair "
+        f"{figures['gaussian']:.2f} ({figures['gaussian low']:.2f} at its lower end), an estimate; "
+        f"{figures['correct']:.0f} of {figures['guesses']:.0f} guesses right, {count:,} canaries",
+        "bound",
+        epsilon,
+        confidence,
+        assumes=assumes,
+        blind="less than a step audit: faults below a factor of 2 in the noise",
+        figures=figures,
+    )
+
+
+def run_bounds(
+    scores: Values, coins: Coins, mu: float, *, rate: float, steps: int, delta: float,
+    significance: float,
+) -> dict[str, float]:
+    """Return all one-run bounds of the same scores, beside each other.
+
+    mu: the separation that the claim says, from which the number of guesses is chosen beforehand.
+    """
+    guesses = bounds.guesses_for(len(scores), mu, delta)
+    correct = bounds.count_correct(scores, coins, guesses)
+    estimate, low = bounds.gaussian_pair(scores[coins], scores[~coins], delta, significance)
+    return {
+        "steinke": bounds.one_run(correct, guesses, len(scores), delta, significance),
+        "f-dp": bounds.one_run_curve(
+            correct, guesses, len(scores), rate=rate, steps=steps, delta=delta,
+            significance=significance,
+        ),
+        "gaussian": estimate,
+        "gaussian low": low,
+        "guesses": float(guesses),
+        "correct": float(correct),
+    }
+
+
+def client_audit(
+    subject: Subject, *, canaries: int, confidence: float, tick: Tick = lambda _: None
+) -> Finding:
+    """Return the finding of canary clients in every planned round of a client-level mechanism."""
+    mechanism, rng = subject.mechanism, np.random.default_rng()
+    if not isinstance(mechanism, ClientMechanism):
+        raise ValueError(f"mechanism: must be a client's, got {mechanism!r}")
+    release, steps = release_of(subject), mechanism.steps
+    planted = Dense.drawn(subject.size, canaries, rng)
+    if mechanism.at == "server":
+        coins = rng.random(planted.count) < 0.5
+        scores = np.zeros(planted.count)
+        for step in range(steps):
+            scores += release(planted, coins) / math.sqrt(steps)
+            tick(f"canary clients: round {step + 1} of {steps}")
+    else:
+        # A site's release holds one canary only, so there are as many runs as canaries.
+        coins = rng.random(min(planted.count, 64)) < 0.5
+        scores = np.zeros(len(coins))
+        for i, coin in enumerate(coins):
+            one = np.array([coin])
+            scores[i] = sum(release(planted, one)[0] for _ in range(steps)) / math.sqrt(steps)
+            tick(f"canary clients: {i + 1} of {len(coins)}")
+    event, delta = mechanism.event, subject.delta
+    figures = run_bounds(
+        scores, coins, math.sqrt(steps) / event.noise_multiplier, rate=1.0, steps=steps,
+        delta=delta, significance=1.0 - confidence,
+    )
+    cosines = scores[coins] / math.sqrt(subject.size)
+    figures["one-shot"] = bounds.canary_clients(cosines, subject.size, delta)
+    return Finding(
+        CLIENTS,
+        judge(max(figures["f-dp"], figures["steinke"]), subject.proven),
+        f"Steinke {figures['steinke']:.2f}, f-DP {figures['f-dp']:.2f}; one-shot "
+        f"{figures['one-shot']:.2f} and Gaussian pair {figures['gaussian']:.2f}, estimates; "
+        f"{len(scores):,} canary clients",
+        "bound",
+        figures["f-dp"],
+        confidence,
+        assumes="every release of the plan is seen",
+        blind="who took part, which is public",
+        figures=figures,
+    )
