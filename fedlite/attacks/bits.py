@@ -43,9 +43,7 @@ def grid(released: Values, width: float) -> Finding:
     expected = len(numbers) / count
     tests = [
         Test("distance from the grid in cells", off, 0.0, 1e-3),
-        square_test(
-            "low bits", float(((seen - expected) ** 2 / expected).sum()), count - 1, LEVEL
-        ),
+        square_test("low bits", float(((seen - expected) ** 2 / expected).sum()), count - 1, LEVEL),
     ]
     return finding(
         "grid and low bits",

@@ -206,7 +206,9 @@ def one_run_curve(
     return composed(mu / math.sqrt(steps), rate, steps, delta)
 
 
-def _largest(refuted: Callable[[float], bool], *, start: float = 1.0, digits: float = 1e-4) -> float:
+def _largest(
+    refuted: Callable[[float], bool], *, start: float = 1.0, digits: float = 1e-4
+) -> float:
     """Return the largest value, up to `_MOST_MU`, that is refuted, where smaller ones are too."""
     low, high = 0.0, start
     while refuted(high):
@@ -274,9 +276,7 @@ def gaussian_pair(
     return estimate, gaussian_epsilon(max(0.0, gap) / widest, delta)
 
 
-def pair_epsilon(
-    first: tuple[float, float], second: tuple[float, float], delta: float
-) -> float:
+def pair_epsilon(first: tuple[float, float], second: tuple[float, float], delta: float) -> float:
     """Return epsilon at `delta` of a Gaussian against another, each (mean, deviation)."""
     check_delta(delta)
 

@@ -10,14 +10,17 @@ orthogonal, so thousands of them share one step and none disturbs another.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.privacy.dpsgd import Gradients
+from fedlite.privacy.gradients import ModelGradients, Rows
+
 Values = NDArray[np.float64]
-Rows = NDArray[np.int64]
 
 LOUD = 10.0
 """Length of a canary's gradient in clips."""
@@ -26,8 +29,15 @@ LOUD = 10.0
 class Canaries(Protocol):
     """Orthogonal unit directions in a model's space of `size` values."""
 
-    size: int
-    count: int
+    @property
+    def size(self) -> int:
+        """Number of values of the model."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of canaries."""
+        ...
 
     def total(self, lengths: Values) -> Values:
         """Return the sum of all canaries, float64 [size], each of its length, float64 [count]."""
@@ -114,67 +124,81 @@ def _hadamard(values: Values) -> Values:
     return out / math.sqrt(len(values))
 
 
-class Gradients(Protocol):
-    """Per-record gradients of a batch, as the mechanism reads them."""
-
-    def norms(self, rows: Rows) -> Values:
-        """Return the length of each record's gradient, float64 [b]."""
-        ...
-
-    def weighted(self, rows: Rows, factors: Values) -> Values:
-        """Return the sum of the gradients, each times its factor, float64 [size]."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
 class WithCanaries:
-    """Gradients of real records, and behind them, from row `first` on, those of canaries."""
+    """Gradients of real records, and behind them, from row `first` on, those of canaries.
 
-    real: Gradients
-    canaries: Canaries
-    first: int
-    norm: float
+    Takes the place of the real ones in `fedlite.privacy.dpsgd.noised_sum`. clean: the records' own
+    part of the last sum, float64 [size].
+    """
+
+    def __init__(self, real: Gradients, canaries: Canaries, first: int, norm: float) -> None:
+        """Plant canaries whose gradients have the length `norm`."""
+        self._real, self._canaries, self._first, self._norm = real, canaries, first, norm
+        self.size = canaries.size
+        self._rows: Rows = np.zeros(0, np.int64)
+        self.clean: Values = np.zeros(canaries.size)
 
     def rows(self, real: Rows, coins: NDArray[np.bool_]) -> Rows:
         """Return the rows of a batch with the canaries whose coin says so."""
-        return np.concatenate([real, self.first + np.flatnonzero(coins)])
+        return np.concatenate([real, self._first + np.flatnonzero(coins)])
 
     def norms(self, rows: Rows) -> Values:
-        """Return the length of each gradient; see `Gradients`."""
-        own = rows >= self.first
-        found = np.full(len(rows), self.norm)
-        if not own.all():
-            found[~own] = self.real.norms(rows[~own])
+        """Return the length of each gradient; see `fedlite.privacy.dpsgd.Gradients`."""
+        self._rows = rows
+        found = np.full(len(rows), self._norm)
+        found[rows < self._first] = self._real.norms(rows[rows < self._first])
         return found
 
-    def weighted(self, rows: Rows, factors: Values) -> Values:
-        """Return the weighted sum; see `Gradients`."""
-        own = rows >= self.first
-        lengths = np.zeros(self.canaries.count)
-        lengths[rows[own] - self.first] = factors[own] * self.norm
-        total = self.canaries.total(lengths)
-        return total if own.all() else total + self.real.weighted(rows[~own], factors[~own])
+    def weighted(self, factors: Values) -> Values:
+        """Return the weighted sum; see `fedlite.privacy.dpsgd.Gradients`."""
+        planted = self._rows >= self._first
+        lengths = np.zeros(self._canaries.count)
+        lengths[self._rows[planted] - self._first] = factors[planted] * self._norm
+        self.clean = self._real.weighted(factors[~planted])
+        return self.clean + self._canaries.total(lengths)
 
 
 class Repeated:
-    """The gradients of one batch, whose last answers are kept: a step repeated costs noise only."""
+    """A batch's gradients whose last answers are kept: a step repeated costs its noise only."""
 
-    def __init__(self, real: Gradients) -> None:
-        """Keep the gradients; nothing is asked of them yet."""
-        self._real = real
-        self._norms: tuple[bytes, Values] | None = None
-        self._sum: tuple[bytes, Values] | None = None
+    def __init__(self, opened: Callable[[], ModelGradients]) -> None:
+        """Keep the way to open a model's gradients; nothing is asked of them yet."""
+        self._opened = opened
+        self._rows: Rows = np.full(1, -1, np.int64)
+        self._norms: Values = np.zeros(0)
+        self._factors: Values | None = None
+        self._sum: Values = np.zeros(0)
+        self.size = opened().size
 
     def norms(self, rows: Rows) -> Values:
-        """Return the length of each gradient; see `Gradients`."""
-        key = rows.tobytes()
-        if self._norms is None or self._norms[0] != key:
-            self._norms = key, self._real.norms(rows)
-        return self._norms[1]
+        """Return the length of each gradient; see `fedlite.privacy.dpsgd.Gradients`."""
+        if not np.array_equal(rows, self._rows):
+            with self._opened() as gradients:
+                self._norms = gradients.norms(rows)
+            self._rows, self._factors = rows, None
+        return self._norms
 
-    def weighted(self, rows: Rows, factors: Values) -> Values:
-        """Return the weighted sum; see `Gradients`."""
-        key = rows.tobytes() + factors.tobytes()
-        if self._sum is None or self._sum[0] != key:
-            self._sum = key, self._real.weighted(rows, factors)
-        return self._sum[1]
+    def weighted(self, factors: Values) -> Values:
+        """Return the weighted sum; see `fedlite.privacy.dpsgd.Gradients`."""
+        if self._factors is None or not np.array_equal(factors, self._factors):
+            with self._opened() as gradients:
+                gradients.norms(self._rows)
+                self._sum = gradients.weighted(factors)
+            self._factors = factors
+        return self._sum
+
+
+class Nothing:
+    """Gradients of no records at all."""
+
+    def __init__(self, size: int) -> None:
+        """Keep the number of values."""
+        self.size = size
+
+    def norms(self, rows: Rows) -> Values:
+        """Return as many zeros as there are rows."""
+        return np.zeros(len(rows))
+
+    def weighted(self, factors: Values) -> Values:
+        """Return zeros, float64 [size]."""
+        return np.zeros(self.size)

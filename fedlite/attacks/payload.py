@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from fedlite import compression
 from fedlite.attacks import bounds
-from fedlite.attacks.canaries import LOUD, Dense, Dirac, Rows, Values, WithCanaries
+from fedlite.attacks.canaries import LOUD, Dense, Dirac, Nothing, Values, WithCanaries
 from fedlite.attacks.steps import release_of
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import Finding, judge
 from fedlite.config import ScenarioError
 from fedlite.parameters import load_vector
 from fedlite.privacy import ClientMechanism, RecordMechanism, dpsgd
+from fedlite.privacy.gradients import Rows
+from fedlite.privacy.noise import Stream
 from fedlite.training.share import learning_rate, steps_per_round
 
 Coins = NDArray[np.bool_]
@@ -54,19 +56,17 @@ def play(subject: Subject, canaries: int, rounds: int, tick: Tick = lambda _: No
     attacks; the other sites send noise of the same deviation, as their records are taken to be
     known, too.
     """
-    mechanism, learner, scenario = subject.mechanism, subject.learner, subject.scenario
-    if not isinstance(mechanism, RecordMechanism):
-        raise ValueError(f"mechanism: must be a record's, got {mechanism!r}")
+    mechanism, learner, scenario = _of_records(subject), subject.learner, subject.scenario
     rng = np.random.default_rng()
     planted = Dirac.drawn(subject.size, canaries, rng)
     coins = rng.random(canaries) < 0.5
     link, sites = scenario.uplink, scenario.federation.sites
     compressor = link.make(learner.layout.sizes)
     model = learner.initial.astype(np.float64)
-    dense, sent, clean, final, unknown = (np.zeros(subject.size) for _ in range(5))
+    dense, sent, clean, final = (np.zeros(subject.size) for _ in range(4))
     ever = np.zeros(subject.size, dtype=bool)
     residual: compression.Residual | None = None
-    weights = steps = 0.0
+    weights, steps = 0.0, 0
     for round_number in range(1, rounds + 1):
         rate = learning_rate(scenario, round_number) / mechanism.expected_batch
         sampler, noise = subject.streams(round_number, 1)
@@ -92,56 +92,46 @@ def play(subject: Subject, canaries: int, rounds: int, tick: Tick = lambda _: No
         ever |= update != 0
         model = model + (update + others) / sites
         final += update + others
-        unknown += others
         tick(f"one run with {canaries:,} canaries: round {round_number} of {rounds}")
     load_vector(learner.model, learner.initial)
     scale = -mechanism.noise_std * math.sqrt(weights)
     scores = [planted.scores(what - clean) / scale for what in (dense, sent, final)]
     share = float(ever[planted.coordinates].mean())
-    return Trace(coins, scores[0], scores[1], scores[2] / math.sqrt(sites), int(steps), share)
+    return Trace(coins, scores[0], scores[1], scores[2] / math.sqrt(sites), steps, share)
 
 
 def _with_coins(
-    subject: Subject, planted: Dirac, coins: Coins, rng: np.random.Generator, sampler: object
+    subject: Subject, planted: Dirac, coins: Coins, rng: np.random.Generator, sampler: Stream
 ) -> Rows:
-    mechanism = subject.mechanism
-    rows = dpsgd.poisson_sample(subject.records, mechanism.sampling_rate, sampler)
-    taken = coins & (rng.random(planted.count) < mechanism.sampling_rate)
-    return np.concatenate([rows, subject.records + np.flatnonzero(taken)])
+    taken = coins & (rng.random(planted.count) < subject.mechanism.sampling_rate)
+    return np.concatenate([subject.batch(sampler), subject.records + np.flatnonzero(taken)])
 
 
 def _step(
-    subject: Subject, model: Values, planted: Dirac, rows: Rows, noise: object
+    subject: Subject, model: Values, planted: Dirac, rows: Rows, noise: Stream
 ) -> tuple[Values, Values]:
     """Return one real release at `model`, and the records' clean part of it."""
-    mechanism, learner = subject.mechanism, subject.learner
-    load_vector(learner.model, model.astype(np.float32))
-    real = dpsgd.Gradients(learner.model, learner.inputs, learner.labels, learner.loss)
-    own = rows[rows < subject.records]
-    factors = np.minimum(1.0, mechanism.clip / np.maximum(real.norms(own), 1e-300))
-    with_canaries = WithCanaries(real, planted, subject.records, LOUD * mechanism.clip)
-    total = dpsgd.noised_sum(with_canaries, rows, mechanism, noise)
-    return total, real.weighted(own, factors)
+    mechanism = _of_records(subject)
+    load_vector(subject.learner.model, model.astype(np.float32))
+    with subject.gradients() as real:
+        both = WithCanaries(real, planted, subject.records, LOUD * mechanism.clip)
+        total = dpsgd.noised_sum(both, rows, mechanism, noise)
+    return total, both.clean
 
 
-def _others(subject: Subject, rate: float, sites: int, noise: object) -> Values:
+def _others(subject: Subject, rate: float, sites: int, noise: Stream) -> Values:
     """Return the sum of what the other sites send, less their known clean sums: their noise."""
-    mechanism = subject.mechanism
-    silent = WithCanaries(_Nothing(), Dirac.drawn(subject.size, 1, np.random.default_rng()), 0, 0.0)
-    total = np.zeros(subject.size)
+    mechanism, total = _of_records(subject), np.zeros(subject.size)
+    nobody, none = Nothing(subject.size), np.zeros(0, np.int64)
     for _ in range(sites * steps_per_round(subject.scenario)):
-        total -= rate * dpsgd.noised_sum(silent, np.zeros(0, np.int64), mechanism, noise)
+        total -= rate * dpsgd.noised_sum(nobody, none, mechanism, noise)
     return total
 
 
-class _Nothing:
-    """Gradients of no records."""
-
-    def norms(self, rows: Rows) -> Values:
-        return np.zeros(len(rows))
-
-    def weighted(self, rows: Rows, factors: Values) -> Values:
-        raise ValueError("rows: there are no records")
+def _of_records(subject: Subject) -> RecordMechanism:
+    if not isinstance(subject.mechanism, RecordMechanism):
+        raise ValueError(f"mechanism: must be a record's, got {subject.mechanism!r}")
+    return subject.mechanism
 
 
 def check_one_run(canaries: int, confidence: float) -> None:
@@ -163,7 +153,9 @@ def one_run_audit(
         (DENSE, trace.dense, 1, "the dense update of every round is seen"),
         (SENT, trace.sent, 1, "the frames of every round are seen"),
         (
-            FINAL, trace.final, subject.scenario.federation.sites,
+            FINAL,
+            trace.final,
+            subject.scenario.federation.sites,
             "only the model at the end is seen; a plain mean of the sites",
         ),
     )
@@ -175,13 +167,23 @@ def one_run_audit(
 
 
 def _judged(
-    subject: Subject, check: str, scores: Values, trace: Trace, sites: int, assumes: str,
+    subject: Subject,
+    check: str,
+    scores: Values,
+    trace: Trace,
+    sites: int,
+    assumes: str,
     confidence: float,
 ) -> Finding:
     event, delta, count = subject.mechanism.event, subject.delta, len(scores)
     mu = event.sampling_rate * math.sqrt(trace.steps / sites) / event.noise_multiplier
     figures = run_bounds(
-        scores, trace.coins, mu, rate=event.sampling_rate, steps=trace.steps, delta=delta,
+        scores,
+        trace.coins,
+        mu,
+        rate=event.sampling_rate,
+        steps=trace.steps,
+        delta=delta,
         significance=1.0 - confidence,
     )
     figures["sent"] = trace.ever
@@ -202,7 +204,13 @@ def _judged(
 
 
 def run_bounds(
-    scores: Values, coins: Coins, mu: float, *, rate: float, steps: int, delta: float,
+    scores: Values,
+    coins: Coins,
+    mu: float,
+    *,
+    rate: float,
+    steps: int,
+    delta: float,
     significance: float,
 ) -> dict[str, float]:
     """Return all one-run bounds of the same scores, beside each other.
@@ -215,7 +223,12 @@ def run_bounds(
     return {
         "steinke": bounds.one_run(correct, guesses, len(scores), delta, significance),
         "f-dp": bounds.one_run_curve(
-            correct, guesses, len(scores), rate=rate, steps=steps, delta=delta,
+            correct,
+            guesses,
+            len(scores),
+            rate=rate,
+            steps=steps,
+            delta=delta,
             significance=significance,
         ),
         "gaussian": estimate,
@@ -250,8 +263,13 @@ def client_audit(
             tick(f"canary clients: {i + 1} of {len(coins)}")
     event, delta = mechanism.event, subject.delta
     figures = run_bounds(
-        scores, coins, math.sqrt(steps) / event.noise_multiplier, rate=1.0, steps=steps,
-        delta=delta, significance=1.0 - confidence,
+        scores,
+        coins,
+        math.sqrt(steps) / event.noise_multiplier,
+        rate=1.0,
+        steps=steps,
+        delta=delta,
+        significance=1.0 - confidence,
     )
     cosines = scores[coins] / math.sqrt(subject.size)
     figures["one-shot"] = bounds.canary_clients(cosines, subject.size, delta)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.attacks.bounds import composed, upper_rate
-from fedlite.attacks.canaries import LOUD, Canaries, Dense, Dirac, Repeated, Rows, WithCanaries
+from fedlite.attacks.canaries import LOUD, Canaries, Dense, Dirac, Repeated, WithCanaries
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import STEP, Finding, judge
 from fedlite.config import ScenarioError
@@ -84,19 +84,18 @@ class Counts:
 
 def record_release(subject: Subject) -> Release:
     """Return real DP-SGD steps over a few real batches of the site's records."""
-    mechanism, learner = subject.mechanism, subject.learner
+    mechanism = subject.mechanism
     if not isinstance(mechanism, RecordMechanism):
         raise ValueError(f"mechanism: must be a record's, got {mechanism!r}")
     sampler, noise = subject.streams(0, 0)
-    batches = [
-        dpsgd.poisson_sample(
-            subject.records, mechanism.sampling_rate, sampler, mechanism.max_batch
-        )
-        for _ in range(1 if mechanism.sampling_rate == 1.0 else BATCHES)
-    ]
-    gradients = dpsgd.Gradients(learner.model, learner.inputs, learner.labels, learner.loss)
-    ready = [(rows, Repeated(gradients), subject.reference(rows)) for rows in batches]
-    turn = itertools.cycle(ready)
+    count = 1 if mechanism.sampling_rate == 1.0 else BATCHES
+    batches = [subject.batch(sampler) for _ in range(count)]
+    turn = itertools.cycle(
+        [
+            (rows, Repeated(subject.gradients), subject.reference(rows, mechanism))
+            for rows in batches
+        ]
+    )
 
     def release(canaries: Canaries, coins: Coins) -> Scores:
         rows, real, clean = next(turn)
@@ -111,7 +110,7 @@ def server_release(mechanism: ClientMechanism, stream: Stream) -> Release:
     """Return real noised means of a server, over canary clients that it cuts to its bound."""
 
     def release(canaries: Canaries, coins: Coins) -> Scores:
-        lengths = coins * _cut_length(mechanism)
+        lengths = coins.astype(np.float64) * _cut_length(mechanism, canaries.size)
         cohort = max(1, int(coins.sum()))
         mean = client.noised_mean(canaries.total(lengths), cohort, mechanism, stream)
         return canaries.scores(mean.astype(np.float64) * cohort) / mechanism.noise_std
@@ -119,11 +118,11 @@ def server_release(mechanism: ClientMechanism, stream: Stream) -> Release:
     return release
 
 
-def _cut_length(mechanism: ClientMechanism) -> float:
+def _cut_length(mechanism: ClientMechanism, size: int) -> float:
     """Return what the server's own cut leaves of a canary client's update."""
-    loud = np.zeros(16, np.float32)
-    loud[3] = LOUD * mechanism.clip
-    return float(np.linalg.norm(client.clip(loud, mechanism.clip).astype(np.float64)))
+    loud = np.zeros(size, np.float32)
+    loud[0] = LOUD * mechanism.clip
+    return float(np.linalg.norm(client.clip(loud, mechanism.clip_bound(size)).astype(np.float64)))
 
 
 def site_release(mechanism: ClientMechanism, stream: Stream) -> Release:
@@ -136,7 +135,9 @@ def site_release(mechanism: ClientMechanism, stream: Stream) -> Release:
         lengths[0] = sign * LOUD * mechanism.clip
         update = canaries.total(lengths).astype(np.float32)
         sent = client.privatize(update, mechanism, stream).astype(np.float64)
-        return (canaries.scores(sent)[:1] + mechanism.clip) / mechanism.noise_std
+        return (
+            canaries.scores(sent)[:1] + mechanism.clip_bound(canaries.size)
+        ) / mechanism.noise_std
 
     return release
 
@@ -215,9 +216,7 @@ def step_audit(
     best = max(bounds, key=lambda name: bounds[name])
     epsilon = composed(bounds[best], event.sampling_rate, subject.steps, subject.delta)
     # The same function of the claimed sigma: the claim may keep a part of delta for cut samples.
-    claim = max(
-        subject.proven, composed(mu, event.sampling_rate, subject.steps, subject.delta)
-    )
+    claim = max(subject.proven, composed(mu, event.sampling_rate, subject.steps, subject.delta))
     finding = Finding(
         STEP,
         judge(epsilon, claim),
@@ -240,12 +239,3 @@ def step_audit(
         },
     )
     return finding, found[best].roc()
-
-
-def batch_rows(subject: Subject, sampler: Stream) -> Rows:
-    """Return one batch of the site's records, as its mechanism samples it."""
-    mechanism = subject.mechanism
-    cap = mechanism.max_batch if isinstance(mechanism, RecordMechanism) else 0
-    return np.asarray(
-        dpsgd.poisson_sample(subject.records, mechanism.sampling_rate, sampler, cap)
-    )

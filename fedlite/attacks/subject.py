@@ -8,14 +8,21 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from fedlite.attacks.canaries import Rows, Values
+from fedlite.attacks.canaries import Values
 from fedlite.config import Scenario, ScenarioError
 from fedlite.data.spread import spread
-from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
+from fedlite.privacy import (
+    ClientMechanism,
+    Mechanism,
+    RecordMechanism,
+    accounting,
+    client,
+    dpsgd,
+)
+from fedlite.privacy.gradients import ModelGradients, Rows
 from fedlite.privacy.noise import Stream
 from fedlite.training import Learner
 from fedlite.training.share import plan_mechanism
@@ -60,26 +67,32 @@ class Subject:
         return accounting.running(self.mechanism, self.steps, self.delta)
 
     def streams(self, *keys: int) -> tuple[Stream, Stream]:
-        """Return a sampler and a noise stream as a site gets them."""
-        from fedlite.privacy import dpsgd
-
+        """Return a sampler and a noise stream as a site, or a server, gets them."""
+        if isinstance(self.mechanism, ClientMechanism):
+            return client.entropy(-1, *keys), client.entropy(-1, *keys)
         return dpsgd.entropy(-1, *keys)
 
-    def reference(self, rows: Rows) -> Values:
+    def gradients(self) -> ModelGradients:
+        """Return the gradients that the site's steps use, to be opened as a context."""
+        learner = self.learner
+        return ModelGradients(learner.model, learner.inputs, learner.labels, learner.loss)
+
+    def batch(self, sampler: Stream) -> Rows:
+        """Return one batch of the site's records, as its mechanism samples it."""
+        cap = getattr(self.mechanism, "max_batch", 0)
+        return dpsgd.poisson_sample(self.records, self.mechanism.sampling_rate, sampler, cap)
+
+    def reference(self, rows: Rows, mechanism: RecordMechanism) -> Values:
         """Return the sum of these records' clipped gradients, float64 [size], by another way.
 
         One record at a time by automatic vectorisation in float64: it shares nothing with the
         mechanism but the model and the loss. A gradient that is not finite counts as zero.
         """
-        mechanism = self.mechanism
-        if not isinstance(mechanism, RecordMechanism):
-            raise ValueError("mechanism: only records have gradients that are clipped")
-        total = np.zeros(self.size)
+        total, bound = np.zeros(self.size), mechanism.clip_bound(self.size)
         for gradients in self.per_record(rows):
             norms = np.linalg.norm(gradients, axis=1)
             usable = np.isfinite(norms)
-            factors = np.minimum(1.0, bound(mechanism) / np.maximum(norms[usable], 1e-300))
-            total += factors @ gradients[usable]
+            total += np.minimum(1.0, bound / np.maximum(norms[usable], 1e-300)) @ gradients[usable]
         return total
 
     def per_record(self, rows: Rows) -> list[Values]:
@@ -104,11 +117,6 @@ class Subject:
         return chunks
 
 
-def bound(mechanism: RecordMechanism) -> float:
-    """Return the length to which a record's gradient is really cut."""
-    return mechanism.clip
-
-
 def prepare(scenario: Scenario, canaries: int) -> Subject:
     """Return the subject of a settled scenario.
 
@@ -120,9 +128,7 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
             "privacy.unit: must be record or client to be audited, got none; nothing is claimed "
             "that an attack could contradict"
         )
-    source, sites = spread(
-        scenario.data, scenario.federation.sites, scenario.federation.seed
-    )
+    source, sites = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
     learner = Learner(scenario, sites[0].train, source.classes)
     if learner.layout.size < canaries:
         raise ScenarioError(
@@ -130,11 +136,3 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
             f"canary, got {canaries}"
         )
     return Subject(scenario, learner, plan_mechanism(scenario))
-
-
-def is_record(mechanism: Mechanism) -> bool:
-    """Return whether the unit is one record."""
-    return not isinstance(mechanism, ClientMechanism)
-
-
-Noise = NDArray[np.float64]

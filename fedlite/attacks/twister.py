@@ -93,7 +93,9 @@ def certain_bits(
     noise: float64 [n] in standard deviations, what was released less what is known of the clean
     sum; doubt: float64 [n], at least 0. sizes: of the tensors, as they were drawn.
     """
-    outputs, bits, values = [], [], []
+    outputs: list[NDArray[np.int64]] = []
+    bits: list[NDArray[np.int64]] = []
+    values: list[NDArray[np.uint8]] = []
     at = drawn = 0
     for size in sizes:
         whole = size - size % _BLOCK
@@ -106,9 +108,7 @@ def certain_bits(
         far = np.hypot(doubts[:, 0], doubts[:, 1]) + 1e-6
         radius = np.hypot(pairs[:, 0], pairs[:, 1])
         angle = np.arctan2(pairs[:, 1], pairs[:, 0]) / (2 * np.pi) % 1.0
-        wide = np.where(
-            far < radius, np.arcsin(np.minimum(1.0, far / radius)) / (2 * np.pi), 1.0
-        )
+        wide = np.where(far < radius, np.arcsin(np.minimum(1.0, far / radius)) / (2 * np.pi), 1.0)
         near = np.maximum(0.0, radius - far)
         number = drawn + np.arange(used).reshape(-1, 2, _BLOCK // 2)
         for low, high, which in (
@@ -116,8 +116,9 @@ def certain_bits(
             (angle - wide, angle + wide, 1),
         ):
             for found in _common(low.ravel(), high.ravel(), number[:, which].ravel()):
-                for collected, part in zip((outputs, bits, values), found, strict=True):
-                    collected.append(part)
+                outputs.append(found[0])
+                bits.append(found[1])
+                values.append(found[2])
         at += size
         drawn += size + (_BLOCK if whole != size else 0)
     output, bit = np.concatenate(outputs), np.concatenate(bits)
