@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedlite import cli_enrolment as enrolment
+from fedlite import cli_mechanism as mechanism
 from fedlite.cli_output import FAILED, WRONG_USE, Json, fail, print_json, tell, told
 from fedlite.cli_server import server_app
 from fedlite.cli_site import site_app
@@ -24,7 +25,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The data sources that scenarios can name.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-audit_app = typer.Typer(help="Check from files alone what was spent.", no_args_is_help=True)
+audit_app = typer.Typer(
+    help="Check what was spent from files alone, and attack the mechanism.", no_args_is_help=True
+)
+mechanism.add_to(audit_app)
 app.add_typer(audit_app, name="audit")
 
 app.add_typer(site_app, name="site")

@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("fedlite", "clients", "strategies", "server", "simulations")
 FILES = "parameters storage config rules recommend rooms messages".split()
 GROUND = [*FILES, *"compression privacy models data reporting".split()]
-CLI = ("", "_output", "_site", "_server", "_enrolment", "_approval")
+CLI = ("", "_output", "_site", "_server", "_enrolment", "_approval", "_mechanism")
 FLOORS = {
     **{f"fedlite.{name}": 0 for name in GROUND},
     "fedlite.training": 1,
     "fedlite.inference": 1,
     "fedlite.flower": 1,
     "fedlite.deployment": 1,
+    "fedlite.attacks": 2,
     "strategies": 2,
     "clients": 2,
     "server": 3,
@@ -105,6 +106,8 @@ def test_every_module_has_a_floor() -> None:
         ("fedlite.training.share", "import flwr"),
         ("strategies.fedavg", "from clients.site import Site"),
         ("clients.site", "import strategies"),
+        ("fedlite.privacy.dpsgd", "from fedlite.attacks import canaries"),
+        ("fedlite.training.share", "import fedlite.attacks"),
         ("clients.site", "import server.rounds as r"),
         ("server.rounds", "if True:\n    from simulations import grid"),
     ],

@@ -37,7 +37,7 @@ class Report:
     """A whole audit of one scenario's mechanism.
 
     unit: what is protected; proven: the epsilon that the plan claims at `delta`. roc: (false
-    positive rate, true positive rate) of the step's canaries, for the figure.
+    positive rate, true positive rate) of the step's canaries, mu: 1 / sigma of a step as claimed.
     """
 
     scenario: str
@@ -47,6 +47,7 @@ class Report:
     confidence: float
     findings: tuple[Finding, ...]
     roc: Sequence[tuple[float, float]] = ()
+    mu: float = 0.0
     seconds: float = 0.0
 
     @property

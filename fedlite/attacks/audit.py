@@ -1,0 +1,177 @@
+"""All checks of one scenario's mechanism, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedlite.attacks import bits, conformance, payload, site
+from fedlite.attacks.membership import membership
+from fedlite.attacks.steps import check_enough, step_audit
+from fedlite.attacks.subject import Subject, prepare
+from fedlite.attacks.verdict import Finding, Report
+from fedlite.config import Scenario, ScenarioError
+from fedlite.privacy import RecordMechanism
+from fedlite.privacy.grid import grid
+from fedlite.privacy.noise import Stream, release
+
+Tick = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much an audit does. seconds: of the step audit; the rest are counts."""
+
+    seconds: float
+    canaries: int
+    steps: int
+    rounds: int
+    trials: int
+    tail: int
+    repeats: int
+    models: int
+    solve: bool
+
+
+FULL = Effort(50.0, 5_000, 96, 10_000, 1_000, 20_000_000, 41, 16, True)
+QUICK = Effort(1.5, 500, 24, 5, 100, 1_000_000, 7, 4, False)
+
+
+def checks(scenario: Scenario, *, quick: bool) -> int:
+    """Return how many findings an audit has, for a progress bar."""
+    if scenario.privacy.unit == "record":
+        return 18 - quick
+    return 11 + (scenario.privacy.noise_at == "site") - quick
+
+
+def audit(
+    scenario: Scenario,
+    *,
+    canaries: int = 0,
+    confidence: float = 0.95,
+    quick: bool = False,
+    tick: Tick = lambda _: None,
+    done: Callable[[Finding], None] = lambda _: None,
+) -> Report:
+    """Attack the mechanism of a settled scenario and return what was found.
+
+    canaries: how many share a step or a run; 0 takes as many as the model has values, at most 5,000
+    in a run. quick: seconds instead of minutes, with looser bounds. tick: told what is going on;
+    done: told each finding.
+
+    Raises ScenarioError before anything runs: for a scenario without privacy, a model that is too
+    small for the canaries, or too few of them for the confidence.
+    """
+    started = time.monotonic()
+    effort = QUICK if quick else FULL
+    if not 0.5 < confidence < 1.0:
+        raise ScenarioError(
+            f"--confidence: must be greater than 0.5 and less than 1, got {confidence!r}; 0.95 is "
+            "usual"
+        )
+    subject = prepare(scenario, canaries)
+    check_enough(canaries or subject.size, confidence)
+    in_a_run = canaries or min(effort.canaries, subject.size)
+    payload.check_one_run(in_a_run, confidence)
+    findings: list[Finding] = []
+
+    def note(*found: Finding) -> None:
+        for one in found:
+            findings.append(one)
+            done(one)
+
+    step, roc = step_audit(
+        subject,
+        canaries=canaries or subject.size,
+        confidence=confidence,
+        seconds=effort.seconds,
+        tick=tick,
+    )
+    note(step)
+    record = isinstance(subject.mechanism, RecordMechanism)
+    if record:
+        rounds = min(effort.rounds, scenario.federation.rounds)
+        note(
+            *payload.one_run_audit(
+                subject, canaries=in_a_run, rounds=rounds, confidence=confidence, tick=tick
+            )
+        )
+    else:
+        note(payload.client_audit(subject, canaries=in_a_run, confidence=confidence, tick=tick))
+    for check in _bits(subject, effort, tick):
+        note(check)
+    for check in _promises(subject, effort, tick):
+        note(check)
+    if record:
+        note(
+            membership(
+                subject,
+                models=effort.models,
+                rounds=min(effort.rounds, scenario.federation.rounds),
+                tick=tick,
+            )
+        )
+    return Report(
+        scenario.federation.name,
+        subject.mechanism.unit,
+        subject.proven,
+        subject.delta,
+        confidence,
+        tuple(findings),
+        roc,
+        1.0 / subject.mechanism.noise_multiplier,
+        time.monotonic() - started,
+    )
+
+
+def _bits(subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
+    """Return the bit audit and the tests of noise, which look at the same releases."""
+    mechanism, rng = subject.mechanism, np.random.default_rng()
+    tick("noise: releases")
+    steps = int(np.clip(4_000_000 // subject.size, 8, effort.steps))
+    noise, released = conformance.noise_matrix(subject, steps)
+    stream = subject.streams(3, 3)[1]
+    std = mechanism.noise_std
+
+    def draw(clean: np.ndarray) -> np.ndarray:
+        return release(clean * std, std, stream) / std
+
+    size = subject.size - subject.size % 16
+    found = [
+        conformance.noise_deviation(noise, subject.learner.layout.sizes),
+        conformance.noise_independence(noise),
+        bits.grid(released, grid(std)),
+    ]
+    if size:
+        tick("bits: with and without a record")
+        mu = 1.0 / mechanism.noise_multiplier
+        record = bits.record_direction(size, mu, rng)
+        clean = 0.05 * rng.standard_normal(size)
+        found.append(bits.adjacent(draw, clean, record, effort.trials, rng))
+    tick("bits: tails")
+    fresh = Stream.fresh()
+    found.append(bits.tails(lambda n: release(np.zeros(n), 1.0, fresh), effort.tail))
+    if effort.solve:
+        tick("bits: solving for a Mersenne Twister's state")
+        found.append(bits.generator(noise[0], 0.02, subject.learner.layout.sizes, rng))
+    return found
+
+
+def _promises(subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
+    """Return the checks of what the bounds rest on."""
+    tick("clipped sum, training, sampler")
+    noise, _ = conformance.noise_matrix(subject, 8)
+    found = []
+    if isinstance(subject.mechanism, RecordMechanism):
+        sampled = conformance.sampler(subject)
+        found += [conformance.clipped_sum(subject), sampled]
+        found.append(conformance.ledger(subject, noise, sampled))
+    if getattr(subject.mechanism, "at", "site") == "site":
+        found.append(site.learner(subject, effort.repeats))
+    found += [conformance.seeds(subject), conformance.accountant(subject)]
+    tick("timing and declines")
+    found += [site.timing(subject, effort.repeats), site.declines(subject)]
+    return found

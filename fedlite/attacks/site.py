@@ -1,0 +1,147 @@
+"""What the site's own training sends and shows: noise end to end, time, declines."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from statistics import median
+
+import numpy as np
+import torch
+
+from fedlite.attacks.canaries import Values
+from fedlite.attacks.conformance import LEVEL, Test, finding, square_test
+from fedlite.attacks.subject import Subject
+from fedlite.attacks.verdict import Finding
+from fedlite.privacy import RecordMechanism
+from fedlite.training import Learner
+from fedlite.training.share import learning_rate, steps_per_round
+
+_SLOWER = 1.3
+"""How much a step's median time may change with one record. A second pass takes 1.8 times."""
+
+
+def learner(subject: Subject, repeats: int) -> Finding:
+    """Test the noise in what the site's training hands over, against the plan's row.
+
+    Under record privacy a site without records sends nothing but noise: its variance shows the
+    steps taken, the divisor and the learning rate along with sigma. Under client privacy it is in
+    the difference of two updates from the same records.
+    """
+    mechanism, scenario = subject.mechanism, subject.scenario
+    if isinstance(mechanism, RecordMechanism):
+        trained = _with(subject.learner, np.zeros(0, np.int64))
+        step = learning_rate(scenario, 1) / mechanism.expected_batch * mechanism.noise_std
+        deviation = step * math.sqrt(mechanism.steps / scenario.federation.rounds)
+        noise = _deltas(trained, subject, repeats) / deviation
+    else:
+        updates = _deltas(subject.learner, subject, repeats + repeats % 2)
+        noise = (updates[::2] - updates[1::2]) / (mechanism.noise_std * math.sqrt(2.0))
+    squares = noise**2
+    columns = squares.sum(axis=0)
+    tests = [
+        square_test("variance of all", float(squares.sum()), noise.size, LEVEL),
+        square_test("least variance of a coordinate", float(columns.min()), *_each(noise)),
+        square_test("largest variance of a coordinate", float(columns.max()), *_each(noise)),
+    ]
+    return finding(
+        "training",
+        tests,
+        f"{math.sqrt(float(squares.mean())):.4f} of the planned deviation in {len(noise)} updates "
+        f"of {steps_per_round(scenario)} steps",
+        assumes="updates leave as training hands them over",
+        blind="what a changed site sends",
+    )
+
+
+def _each(noise: Values) -> tuple[int, float]:
+    return len(noise), LEVEL / noise.shape[1]
+
+
+def _deltas(trained: Learner, subject: Subject, repeats: int) -> Values:
+    return np.stack(
+        [
+            trained.delta(subject.learner.initial, 1, 1, subject.mechanism).astype(np.float64)
+            for _ in range(repeats)
+        ]
+    )
+
+
+def _with(real: Learner, rows: np.ndarray, broken: int = -1) -> Learner:
+    """Return a learner of some of the records; `broken` is one whose values are infinite."""
+    other = copy.copy(real)
+    other.inputs, other.labels = real.inputs[rows].clone(), real.labels[rows]
+    if broken >= 0:
+        other.inputs[broken] = torch.inf
+    return other
+
+
+def timing(subject: Subject, repeats: int) -> Finding:
+    """Compare the time of a round with and without a record, and with one that overflows."""
+    real, everybody = subject.learner, np.arange(subject.records)
+    middle = subject.records // 2
+    others = {
+        "one record less": _with(real, np.delete(everybody, middle)),
+        "a record that overflows": _with(real, everybody, middle),
+    }
+    whole = _with(real, everybody)
+    ratios: dict[str, list[float]] = {name: [] for name in others}
+    for repeat in range(repeats):
+        for name, other in others.items():
+            # In turns, so that a machine that slows down slows both.
+            pair = (whole, other) if repeat % 2 else (other, whole)
+            times = {id(one): _seconds(one, subject) for one in pair}
+            ratios[name].append(times[id(other)] / times[id(whole)])
+    tests = [
+        Test(f"time with {name}", median(found), 1 / _SLOWER, _SLOWER)
+        for name, found in ratios.items()
+    ]
+    told = ", ".join(f"{t.value:.2f} with {n}" for t, n in zip(tests, ratios, strict=True))
+    return finding(
+        "timing",
+        tests,
+        f"{told} of the usual time (medians of {repeats})",
+        assumes="a quiet enough machine",
+        blind=f"differences below a factor of {_SLOWER:g}; caches; power",
+    )
+
+
+def _seconds(one: Learner, subject: Subject) -> float:
+    started = time.perf_counter()
+    one.delta(subject.learner.initial, 1, 1, subject.mechanism)
+    return time.perf_counter() - started
+
+
+def declines(subject: Subject) -> Finding:
+    """Test that training answers in the same way, whatever one record is or whether it is there."""
+    real, everybody = subject.learner, np.arange(subject.records)
+    cases = {
+        "all records": _with(real, everybody),
+        "one record less": _with(real, everybody[1:]),
+        "a record that overflows": _with(real, everybody, 0),
+    }
+    if isinstance(subject.mechanism, RecordMechanism):
+        labels = real.labels.cpu().numpy()
+        cases |= {
+            "a class missing": _with(real, everybody[labels != labels[0]]),
+            "a single record": _with(real, everybody[:1]),
+            "no record": _with(real, everybody[:0]),
+        }
+    answers = {name: _answer(case, subject) for name, case in cases.items()}
+    tests = [Test(name, float(answer != "sent"), 0.0, 0.0) for name, answer in answers.items()]
+    return finding(
+        "declines",
+        tests,
+        f"{len(cases)} tables, with and without a record: an update each time",
+        assumes="",
+        blind="replies made outside of training: the policy's, the ledger's",
+    )
+
+
+def _answer(case: Learner, subject: Subject) -> str:
+    try:
+        delta = case.delta(subject.learner.initial, 1, 1, subject.mechanism)
+    except Exception as error:  # Whatever it is: that it is raised tells something.
+        return type(error).__name__
+    return "sent" if np.isfinite(delta).all() else "not finite"
