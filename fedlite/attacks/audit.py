@@ -37,7 +37,7 @@ class Effort:
 
 
 FULL = Effort(50.0, 5_000, 96, 10_000, 1_000, 20_000_000, 41, 16, True)
-QUICK = Effort(1.5, 500, 24, 5, 100, 1_000_000, 7, 4, False)
+QUICK = Effort(1.5, 500, 24, 5, 100, 1_000_000, 11, 4, False)
 
 
 def checks(scenario: Scenario, *, quick: bool) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedlite.attacks.bounds import gaussian_curve
 from fedlite.attacks.verdict import STEP, Finding, Report
@@ -20,18 +21,18 @@ _STYLES = {"pass": "green", "fail": "bold red", "not checked": "yellow"}
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print one row a check, what each takes for granted, and the result in one sentence."""
     console = console or Console()
-    table = Table(title=f"Attacks on the mechanism of {report.scenario}", title_justify="left")
-    for column in ("check", "verdict", "epsilon", "found", "assumes; cannot see"):
-        table.add_column(column, justify="right" if column == "epsilon" else "left")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("check", max_width=18)
+    table.add_column("verdict")
+    table.add_column("epsilon", justify="right")
+    table.add_column("found; what it takes for granted; what it cannot see", ratio=1)
     for finding in report.findings:
-        limits = [part for part in (finding.assumes, finding.blind) if part]
-        table.add_row(
-            finding.check,
-            f"[{_STYLES[finding.outcome]}]{finding.outcome}[/]",
-            epsilon_of(finding),
-            finding.found,
-            "; ".join(limits),
-        )
+        text = Text(finding.found)
+        for name, limit in (("assumes", finding.assumes), ("cannot see", finding.blind)):
+            if limit:
+                text.append(f"\n{name}: {limit}", style="dim")
+        style = _STYLES[finding.outcome]
+        table.add_row(finding.check, Text(finding.outcome, style=style), epsilon_of(finding), text)
     console.print(table)
     console.print(
         f"Each bound (>=) holds with {report.confidence:.0%} confidence by itself; an estimate (~) "
