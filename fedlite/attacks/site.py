@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -14,7 +15,7 @@ from fedlite.attacks.canaries import Values
 from fedlite.attacks.conformance import LEVEL, Test, finding, square_test
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import Finding
-from fedlite.privacy import RecordMechanism
+from fedlite.privacy import Mechanism, RecordMechanism
 from fedlite.training import Learner
 from fedlite.training.share import learning_rate, steps_per_round
 
@@ -110,7 +111,7 @@ def timing(subject: Subject, repeats: int) -> Finding:
 def _seconds(one: Learner, subject: Subject) -> float:
     # Of the processor, not of the wall: another process's turn tells nothing of the records.
     started = time.process_time()
-    one.delta(subject.learner.initial, 1, 1, subject.mechanism)
+    one.delta(subject.learner.initial, 1, 1, _everybody(subject.mechanism))
     return time.process_time() - started
 
 
@@ -140,9 +141,16 @@ def declines(subject: Subject) -> Finding:
     )
 
 
+def _everybody(mechanism: Mechanism) -> Mechanism:
+    """Return the mechanism with every record in every step: the attack waits for its record."""
+    if isinstance(mechanism, RecordMechanism):
+        return replace(mechanism, sampling_rate=1.0, max_batch=0, max_records=0)
+    return mechanism
+
+
 def _answer(case: Learner, subject: Subject) -> str:
     try:
-        delta = case.delta(subject.learner.initial, 1, 1, subject.mechanism)
+        delta = case.delta(subject.learner.initial, 1, 1, _everybody(subject.mechanism))
     except Exception as error:  # Whatever it is: that it is raised tells something.
         return type(error).__name__
     return "sent" if np.isfinite(delta).all() else "not finite"

@@ -129,9 +129,7 @@ def test_ideal_runs_give_the_known_figures() -> None:
         scores = rng.normal(size=m) + mu * coins
         correct = bounds.count_correct(scores, coins, guesses)
         steinke.append(bounds.one_run(correct, guesses, m, DELTA))
-        curved.append(
-            bounds.one_run_curve(correct, guesses, m, rate=1.0, steps=100, delta=DELTA)
-        )
+        curved.append(bounds.one_run_curve(correct, guesses, m, rate=1.0, steps=100, delta=DELTA))
         pairs.append(bounds.gaussian_pair(scores[coins], scores[~coins], DELTA))
     assert max(steinke) < 4.0 and max(curved) < 4.0
     assert 1.5 < np.mean(steinke) < np.mean(curved) < 3.2

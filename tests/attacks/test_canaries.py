@@ -46,7 +46,9 @@ def test_canaries_leave_the_records_part_as_it_was(subject: Callable[..., Subjec
     rows = np.arange(9)
     with one.gradients() as real:
         planted = WithCanaries(real, canaries, one.records, 5.0)
-        both = dpsgd.noised_sum(planted, planted.rows(rows, np.ones(20, bool)), QUIET, Stream.fresh())
+        both = dpsgd.noised_sum(
+            planted, planted.rows(rows, np.ones(20, bool)), QUIET, Stream.fresh()
+        )
     expected = one.reference(rows, QUIET)
     np.testing.assert_allclose(planted.clean, expected, atol=1e-5)
     np.testing.assert_allclose(both - canaries.total(np.full(20, 0.5)), expected, atol=1e-5)

@@ -40,9 +40,7 @@ def test_certain_bits_are_right_and_fewer_where_less_is_known() -> None:
 def test_a_state_that_is_mostly_known_is_solved_and_another_noise_contradicts_it() -> None:
     old, sizes = FloatNoise(), (8000,)
     known = old.state[64:]
-    certain = twister.certain_bits(
-        twister.normals(old.state, sizes), np.full(8000, 0.02), sizes
-    )
+    certain = twister.certain_bits(twister.normals(old.state, sizes), np.full(8000, 0.02), sizes)
     solved = twister.solve(*twister.equations(certain, known), 64 * 32)
     assert solved.state is not None and solved.spare > 1000
     whole = np.concatenate([solved.state, known])
@@ -59,9 +57,7 @@ def test_a_dense_float_release_gives_its_whole_state_and_the_clean_sum_away() ->
     """The quickstart's model, one update of one step, a fresh generator, rough bounds only."""
     old, rng, sizes = FloatNoise(), np.random.default_rng(2), (640, 20_000)
     clean = np.concatenate([0.1 * rng.standard_normal(640), 0.015 * rng.standard_normal(20_000)])
-    released = np.concatenate(
-        [old.release(part, 1.0) for part in np.split(clean, [640])]
-    )
+    released = np.concatenate([old.release(part, 1.0) for part in np.split(clean, [640])])
     doubt = np.repeat([np.abs(clean[:640]).max(), np.abs(clean[640:]).max()], sizes)
     certain = twister.certain_bits(released, doubt, sizes)
     assert len(certain.value) > 39_000
