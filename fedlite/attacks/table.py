@@ -69,11 +69,9 @@ def draw(report: Report, directory: Path) -> Path:
             f" {epsilon_of(finding)}", (finding.epsilon or 0.0, name), va="center", fontsize=8
         )
     bars.axvline(report.proven, color=VERMILLION)
-    bars.annotate(
-        f"proven {report.proven:.2f} ", (report.proven, -0.45), ha="right", color=VERMILLION
-    )
+    bars.set_title(f"proven: {report.proven:.2f}", color=VERMILLION, fontsize=10, loc="right")
     bars.invert_yaxis()
-    bars.set_xlim(0, 1.15 * max([report.proven, *values]))
+    bars.set_xlim(0, 1.25 * max([report.proven, *values]))
     bars.set_xlabel(f"epsilon at delta {report.delta:g}; grey: estimates")
     curve = gaussian_curve(report.mu)
     rates = [i / 200 for i in range(201)]

@@ -83,7 +83,7 @@ def _ours(learner: Learner, plan: RecordMechanism) -> None:
         learner.model,
         learner.inputs,
         learner.labels,
-        learner._loss,
+        learner.loss,
         plan,
         steps=STEPS,
         learning_rate=0.1,
@@ -121,7 +121,7 @@ def _opacus(learner: Learner, plan: RecordMechanism) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 shallow, deep = wrapped(learner.inputs[chosen])
-                losses = learner._loss(shallow, deep, learner.labels[chosen])
+                losses = learner.loss(shallow, deep, learner.labels[chosen])
                 DPTensorFastGradientClipping(wrapped, optimizer, losses, "sum").backward()
             optimizer.step()
     finally:
