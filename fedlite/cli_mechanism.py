@@ -11,7 +11,7 @@ import typer
 from fedlite.cli_output import FAILED, Json, print_json, told
 
 if TYPE_CHECKING:
-    from fedlite.attacks.verdict import Report
+    from fedlite.attacks.verdict import Finding, Report
     from fedlite.config import Scenario
 
 RESULT = "mechanism.json"
@@ -82,6 +82,12 @@ def _watched(
     settle_process()
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     console = Console(stderr=True)
+
+    def done(finding: Finding) -> None:
+        bar.advance(task)
+        if not quiet and not console.is_terminal:
+            typer.echo(f"{finding.check}: {finding.outcome}", err=True)
+
     with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task("getting ready", total=checks(scenario, quick=quick))
         return audit(
@@ -90,7 +96,7 @@ def _watched(
             confidence=confidence,
             quick=quick,
             tick=lambda text: bar.update(task, description=text),
-            done=lambda _: bar.advance(task),
+            done=done,
         )
 
 

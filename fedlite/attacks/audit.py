@@ -23,9 +23,12 @@ Tick = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much an audit does. seconds: of the step audit; the rest are counts."""
+    """How much an audit does: the rest are counts, and these the most seconds of some checks."""
 
-    seconds: float
+    step: float
+    run: float
+    timing: float
+    shadows: float
     canaries: int
     steps: int
     rounds: int
@@ -36,8 +39,8 @@ class Effort:
     solve: bool
 
 
-FULL = Effort(50.0, 5_000, 96, 10_000, 1_000, 20_000_000, 41, 16, True)
-QUICK = Effort(1.5, 500, 24, 5, 100, 1_000_000, 11, 4, False)
+FULL = Effort(50.0, 60.0, 20.0, 40.0, 5_000, 96, 10_000, 1_000, 20_000_000, 41, 16, True)
+QUICK = Effort(1.5, 3.0, 4.0, 3.0, 500, 24, 5, 100, 1_000_000, 11, 4, False)
 
 
 def checks(scenario: Scenario, *, quick: bool) -> int:
@@ -87,7 +90,7 @@ def audit(
         subject,
         canaries=canaries or subject.size,
         confidence=confidence,
-        seconds=effort.seconds,
+        seconds=effort.step,
         tick=tick,
     )
     note(step)
@@ -96,7 +99,12 @@ def audit(
         rounds = min(effort.rounds, scenario.federation.rounds)
         note(
             *payload.one_run_audit(
-                subject, canaries=in_a_run, rounds=rounds, confidence=confidence, tick=tick
+                subject,
+                canaries=in_a_run,
+                rounds=rounds,
+                confidence=confidence,
+                seconds=effort.run,
+                tick=tick,
             )
         )
     else:
@@ -111,6 +119,7 @@ def audit(
                 subject,
                 models=effort.models,
                 rounds=min(effort.rounds, scenario.federation.rounds),
+                seconds=effort.shadows,
                 tick=tick,
             )
         )
@@ -170,8 +179,10 @@ def _promises(subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
         found += [conformance.clipped_sum(subject), sampled]
         found.append(conformance.ledger(subject, noise, sampled))
     if getattr(subject.mechanism, "at", "site") == "site":
-        found.append(site.learner(subject, effort.repeats))
+        found.append(
+            site.learner(subject, int(np.clip(2_000_000 // subject.size, 8, effort.repeats)))
+        )
     found += [conformance.seeds(subject), conformance.accountant(subject)]
     tick("timing and declines")
-    found += [site.timing(subject, effort.repeats), site.declines(subject)]
+    found += [site.timing(subject, effort.repeats, effort.timing), site.declines(subject)]
     return found

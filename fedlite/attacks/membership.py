@@ -9,6 +9,8 @@ whoever sees every update sees more.
 from __future__ import annotations
 
 import copy
+import math
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -24,11 +26,17 @@ from fedlite.parameters import load_vector
 
 
 def membership(
-    subject: Subject, *, models: int, rounds: int, tick: Callable[[str], None] = lambda _: None
+    subject: Subject,
+    *,
+    models: int,
+    rounds: int,
+    seconds: float = math.inf,
+    tick: Callable[[str], None] = lambda _: None,
 ) -> Finding:
     """Train `models` models of random halves of the records, and guess each one's half.
 
-    models: at least 4; each is attacked with all others as its shadows.
+    models: at least 4; each is attacked with all others as its shadows. rounds: of each model;
+    fewer for all of them where the first one takes more than its share of `seconds`.
     """
     if models < 4:
         raise ValueError(f"models: must be at least 4, got {models}; 16 is usual")
@@ -37,6 +45,7 @@ def membership(
         [rng.permutation(subject.records) < subject.records // 2 for _ in range(models)]
     )
     losses = np.empty(member.shape)
+    rounds = _affordable(subject, member[0], rounds, seconds / models)
     for number, chosen in enumerate(member):
         losses[number] = _losses(subject, np.flatnonzero(chosen), rounds)
         tick(f"membership inference: model {number + 1} of {models}")
@@ -50,8 +59,8 @@ def membership(
     return Finding(
         "membership inference",
         "pass",
-        f"AUC {area:.3f}; {found:.1%} found at 1 % false alarms; {models} models, half of the "
-        "records each",
+        f"AUC {area:.3f}; {found:.1%} found at 1 % false alarms; {models} models of {rounds} "
+        "rounds, half of the records each",
         "estimate",
         gaussian_epsilon(mu, subject.delta),
         assumes="records are alike and independent; only the final model of this site is seen",
@@ -65,6 +74,13 @@ def auc(inside: Values, outside: Values) -> float:
     ranks = rankdata(np.concatenate([inside, outside]))[: len(inside)].sum()
     pairs = len(inside) * len(outside)
     return float((ranks - len(inside) * (len(inside) + 1) / 2) / pairs)
+
+
+def _affordable(subject: Subject, member: NDArray[np.bool_], rounds: int, seconds: float) -> int:
+    """Return how many rounds fit into `seconds`, by the time of one."""
+    started = time.monotonic()
+    _losses(subject, np.flatnonzero(member), 1)
+    return int(np.clip(seconds / (time.monotonic() - started), 1, rounds))
 
 
 def _losses(subject: Subject, rows: NDArray[np.int64], rounds: int) -> Values:

@@ -9,6 +9,7 @@ the three differ by what compression and averaging did, and by nothing else.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,8 +50,18 @@ class Trace:
     ever: float
 
 
-def play(subject: Subject, canaries: int, rounds: int, tick: Tick = lambda _: None) -> Trace:
+def play(
+    subject: Subject,
+    canaries: int,
+    rounds: int,
+    tick: Tick = lambda _: None,
+    *,
+    seconds: float = math.inf,
+) -> Trace:
     """Play one site's part of a run with canaries among its records; nothing of it is kept.
+
+    It ends early, after a whole round, when `seconds` are over: part of a plan costs no more than
+    all of it, and the clock sees no score.
 
     Canaries are sampled at the plan's rate, like records. The clean sums are known to whoever
     attacks; the other sites send noise of the same deviation, as their records are taken to be
@@ -66,7 +77,7 @@ def play(subject: Subject, canaries: int, rounds: int, tick: Tick = lambda _: No
     dense, sent, clean, final = (np.zeros(subject.size) for _ in range(4))
     ever = np.zeros(subject.size, dtype=bool)
     residual: compression.Residual | None = None
-    weights, steps = 0.0, 0
+    weights, steps, started = 0.0, 0, time.monotonic()
     for round_number in range(1, rounds + 1):
         rate = learning_rate(scenario, round_number) / mechanism.expected_batch
         sampler, noise = subject.streams(round_number, 1)
@@ -93,6 +104,8 @@ def play(subject: Subject, canaries: int, rounds: int, tick: Tick = lambda _: No
         model = model + (update + others) / sites
         final += update + others
         tick(f"one run with {canaries:,} canaries: round {round_number} of {rounds}")
+        if time.monotonic() - started > seconds:
+            break
     load_vector(learner.model, learner.initial)
     scale = -mechanism.noise_std * math.sqrt(weights)
     scores = [planted.scores(what - clean) / scale for what in (dense, sent, final)]
@@ -145,10 +158,16 @@ def check_one_run(canaries: int, confidence: float) -> None:
 
 
 def one_run_audit(
-    subject: Subject, *, canaries: int, rounds: int, confidence: float, tick: Tick = lambda _: None
+    subject: Subject,
+    *,
+    canaries: int,
+    rounds: int,
+    confidence: float,
+    seconds: float = math.inf,
+    tick: Tick = lambda _: None,
 ) -> list[Finding]:
     """Return the one-run findings: before compression, as sent, in the final model."""
-    trace = play(subject, canaries, rounds, tick)
+    trace = play(subject, canaries, rounds, tick, seconds=seconds)
     places = (
         (DENSE, trace.dense, 1, "the dense update of every round is seen"),
         (SENT, trace.sent, 1, "the frames of every round are seen"),
@@ -192,8 +211,10 @@ def _judged(
         check,
         judge(max(epsilon, figures["steinke"]), subject.proven),
         f"Steinke {figures['steinke']:.2f}, f-DP {epsilon:.2f}; Gaussian pair "
-        f"{figures['gaussian']:.2f} ({figures['gaussian low']:.2f} at its lower end), an estimate; "
-        f"{figures['correct']:.0f} of {figures['guesses']:.0f} guesses right, {count:,} canaries",
+        f"{figures['gaussian']:.2f}, {figures['gaussian low']:.2f} at its lower end, an estimate; "
+        f"{figures['correct']:.0f} of {figures['guesses']:.0f} guesses right; {count:,} canaries in "
+        f"{trace.steps:,} of {subject.steps:,} steps"
+        + (f"; {trace.ever:.0%} of their coordinates were ever sent" if check == SENT else ""),
         "bound",
         epsilon,
         confidence,

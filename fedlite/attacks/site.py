@@ -78,8 +78,11 @@ def _with(real: Learner, rows: np.ndarray, broken: int = -1) -> Learner:
     return other
 
 
-def timing(subject: Subject, repeats: int) -> Finding:
-    """Compare the time of a round with and without a record, and with one that overflows."""
+def timing(subject: Subject, repeats: int, seconds: float = math.inf) -> Finding:
+    """Compare the time of a round with and without a record, and with one that overflows.
+
+    repeats: at most so many of each; fewer, and at least 5, where `seconds` are over before.
+    """
     real, everybody = subject.learner, np.arange(subject.records)
     middle = subject.records // 2
     others = {
@@ -88,7 +91,10 @@ def timing(subject: Subject, repeats: int) -> Finding:
     }
     whole = _with(real, everybody)
     ratios: dict[str, list[float]] = {name: [] for name in others}
+    started = time.monotonic()
     for repeat in range(repeats):
+        if repeat >= 5 and time.monotonic() - started > seconds:
+            break
         for name, other in others.items():
             # In turns, so that a machine that slows down slows both.
             pair = (whole, other) if repeat % 2 else (other, whole)
@@ -102,7 +108,7 @@ def timing(subject: Subject, repeats: int) -> Finding:
     return finding(
         "timing",
         tests,
-        f"{told} of the usual processor time (medians of {repeats})",
+        f"{told} of the usual processor time (medians of {len(ratios['one record less'])})",
         assumes="time is spent computing, not waiting",
         blind=f"differences below a factor of {_SLOWER:g}; caches; power",
     )
