@@ -212,8 +212,8 @@ def _judged(
         judge(max(epsilon, figures["steinke"]), subject.proven),
         f"Steinke {figures['steinke']:.2f}, f-DP {epsilon:.2f}; Gaussian pair "
         f"{figures['gaussian']:.2f}, {figures['gaussian low']:.2f} at its lower end, an estimate; "
-        f"{figures['correct']:.0f} of {figures['guesses']:.0f} guesses right; {count:,} canaries in "
-        f"{trace.steps:,} of {subject.steps:,} steps"
+        f"{figures['correct']:.0f} of {figures['guesses']:.0f} guesses right; {count:,} canaries "
+        f"in {trace.steps:,} of {subject.steps:,} steps"
         + (f"; {trace.ever:.0%} of their coordinates were ever sent" if check == SENT else ""),
         "bound",
         epsilon,

@@ -24,6 +24,7 @@ from fedlite.privacy import (
 )
 from fedlite.privacy.gradients import ModelGradients, Rows
 from fedlite.privacy.noise import Stream
+from fedlite.privacy.trial import block_of
 from fedlite.training import Learner
 from fedlite.training.share import plan_mechanism
 
@@ -72,10 +73,16 @@ class Subject:
             return client.entropy(-1, *keys), client.entropy(-1, *keys)
         return dpsgd.entropy(-1, *keys)
 
+    @cached_property
+    def block(self) -> int:
+        """How many records share a pass in the site's steps."""
+        learner, batch = self.learner, getattr(self.mechanism, "expected_batch", 1)
+        return block_of(learner.model, learner.inputs, learner.loss, batch)
+
     def gradients(self) -> ModelGradients:
         """Return the gradients that the site's steps use, to be opened as a context."""
-        learner = self.learner
-        return ModelGradients(learner.model, learner.inputs, learner.labels, learner.loss)
+        one = self.learner
+        return ModelGradients(one.model, one.inputs, one.labels, one.loss, self.block)
 
     def batch(self, sampler: Stream) -> Rows:
         """Return one batch of the site's records, as its mechanism samples it."""
@@ -128,7 +135,7 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
             "privacy.unit: must be record or client to be audited, got none; nothing is claimed "
             "that an attack could contradict"
         )
-    source, sites = spread(scenario.data, scenario.federation.sites, scenario.federation.seed)
+    source, sites = spread(scenario)
     learner = Learner(scenario, sites[0].train, source.classes)
     if learner.layout.size < canaries:
         raise ScenarioError(

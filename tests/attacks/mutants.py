@@ -80,18 +80,16 @@ def _by_part(groups: Callable[[int], list[slice]]) -> Mutant:
     """Return gradients whose parts (tensors, branches) are clipped one by one."""
 
     def patch(monkeypatch: Patch) -> None:
-        real_norms = gradients.ModelGradients.norms
+        real = gradients.ModelGradients._pass
 
-        def norms(self: gradients.ModelGradients, rows: np.ndarray) -> np.ndarray:
-            found = real_norms(self, rows)
-            parts = [
-                p.squares()[: len(rows)].detach().numpy() for p in self._parts if p is not None
-            ]
-            squares = np.stack([sum(parts[s]) for s in groups(len(parts))])
-            # The mechanism divides by the largest part's norm instead of that of all together.
-            return np.where(np.isfinite(found), np.sqrt(squares.max(axis=0)), found)
+        def one_block(self: gradients.ModelGradients, inputs: Any, labels: Any) -> Any:
+            found = real(self, inputs, labels)
+            parts = [part.squares() for part in self._blocks[-1] if part is not None]
+            # A record is divided by its largest part's norm instead of that of all together.
+            largest = torch.stack([sum(parts[s]) for s in groups(len(parts))]).amax(0)
+            return torch.where(torch.isfinite(found), largest, found)
 
-        monkeypatch.setattr(gradients.ModelGradients, "norms", norms)
+        monkeypatch.setattr(gradients.ModelGradients, "_pass", one_block)
 
     return patch
 
