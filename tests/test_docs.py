@@ -146,7 +146,7 @@ def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
     assert set(top.commands) == {"simulate", "report", "data", "audit", "server", "site"}
     assert set(top.commands["data"].commands) == {"list", "fetch"}
-    assert set(top.commands["audit"].commands) == {"ledgers"}
+    assert set(top.commands["audit"].commands) == {"ledgers", "mechanism"}
     for name in ("server", "site"):
         listed = {path[1] for path in COMMANDS if path[:1] == [name]}
         assert set(top.commands[name].commands) == listed

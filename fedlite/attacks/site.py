@@ -16,6 +16,7 @@ from fedlite.attacks.conformance import LEVEL, Test, finding, square_test
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import Finding
 from fedlite.privacy import Mechanism, RecordMechanism
+from fedlite.reporting.wording import count
 from fedlite.training import Learner
 from fedlite.training.share import learning_rate, steps_per_round
 
@@ -50,7 +51,7 @@ def learner(subject: Subject, repeats: int) -> Finding:
         "training",
         tests,
         f"{math.sqrt(float(squares.mean())):.4f} of the planned deviation in {len(noise)} updates "
-        f"of {steps_per_round(scenario)} steps",
+        f"of {count(steps_per_round(scenario), 'step')} each",
         assumes="updates leave as training hands them over",
         blind="what a changed site sends",
     )

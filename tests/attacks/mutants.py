@@ -197,6 +197,7 @@ RECORD: dict[str, tuple[Mutant, tuple[str, ...]]] = {
         _noise(lambda t, std, noise: release(t, std / 2, noise)),
         ("step", "noise deviation", "ledger", "training"),
     ),
+    "a tenth less noise": (_noise(lambda t, std, noise: release(t, 0.9 * std, noise)), ("step",)),
     "noise over the root of two": (
         _noise(lambda t, std, noise: release(t, std / 2**0.5, noise)),
         ("step", "noise deviation", "ledger", "training"),

@@ -10,6 +10,7 @@ import pytest
 from fedlite.attacks import payload
 from fedlite.attacks.subject import Subject
 from fedlite.parameters import to_vector
+from fedlite.privacy import client
 from tests.attacks.mutants import RECORD
 
 
@@ -52,3 +53,15 @@ def test_the_model_is_left_as_it_was(subject: Callable[..., Subject]) -> None:
     one = subject()
     payload.play(one, 100, 2)
     np.testing.assert_array_equal(to_vector(one.learner.model), one.learner.initial)
+
+
+def test_canary_clients_show_a_server_that_adds_no_noise(
+    subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = subject(unit="client", noise_at="server", epsilon=0.5)
+    assert payload.client_audit(one, canaries=2048, confidence=0.999).outcome == "pass"
+    monkeypatch.setattr(
+        client, "noised_mean", lambda total, cohort, *_: (total / cohort).astype(np.float32)
+    )
+    found = payload.client_audit(one, canaries=2048, confidence=0.999)
+    assert found.outcome == "fail" and found.figures["one-shot"] > one.proven
