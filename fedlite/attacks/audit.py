@@ -36,17 +36,18 @@ class Effort:
     tail: int
     repeats: int
     models: int
+    draws: int
     solve: bool
 
 
-FULL = Effort(50.0, 60.0, 20.0, 40.0, 5_000, 96, 10_000, 1_000, 20_000_000, 41, 16, True)
-QUICK = Effort(1.5, 3.0, 4.0, 3.0, 500, 24, 5, 100, 1_000_000, 11, 4, False)
+FULL = Effort(50.0, 60.0, 20.0, 40.0, 5_000, 96, 10_000, 1_000, 20_000_000, 41, 16, 400, True)
+QUICK = Effort(1.5, 3.0, 4.0, 3.0, 500, 24, 5, 100, 1_000_000, 11, 4, 60, False)
 
 
 def checks(scenario: Scenario, *, quick: bool) -> int:
     """Return how many findings an audit has, for a progress bar."""
     if scenario.privacy.unit == "record":
-        return 18 - quick
+        return 20 - quick
     return 11 + (scenario.privacy.noise_at == "site") - quick
 
 
@@ -177,6 +178,7 @@ def _promises(subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
     if isinstance(subject.mechanism, RecordMechanism):
         sampled = conformance.sampler(subject)
         found += [conformance.clipped_sum(subject), sampled]
+        found.append(site.sampled(subject, effort.draws))
         found.append(conformance.ledger(subject, noise, sampled))
     if getattr(subject.mechanism, "at", "site") == "site":
         found.append(

@@ -229,12 +229,24 @@ def seeds(subject: Subject) -> Finding:
     )
 
 
-def sampler(subject: Subject, sample: Sampler | None = None) -> Finding:
-    """Test batches against independent draws: sizes, shares of records, overlaps of batches."""
-    n, rate = subject.records, subject.mechanism.sampling_rate
+def sampler(
+    subject: Subject,
+    sample: Sampler | None = None,
+    *,
+    name: str = "sampler",
+    records: int = 0,
+    draws: int = 0,
+) -> Finding:
+    """Test batches against independent draws: sizes, shares of records, overlaps of batches.
+
+    sample: draws one batch of `records` records; the mechanism's own unless given. draws: 0 takes
+    as many as are quick.
+    """
+    n, rate = records or subject.records, subject.mechanism.sampling_rate
     sample = sample or subject.batch
     stream = subject.streams(2, 2)[0]
-    draws = 20 if rate == 1.0 else int(np.clip(4_000_000 // n, 200, 4000))
+    quick = 20 if rate == 1.0 else int(np.clip(4_000_000 // n, 200, 4000))
+    draws = draws or quick
     member = np.zeros((draws, n), dtype=bool)
     for batch in member:
         batch[sample(stream)] = True
@@ -242,7 +254,7 @@ def sampler(subject: Subject, sample: Sampler | None = None) -> Finding:
     if rate == 1.0:
         tests = [Test("smallest batch", float(sizes.min()), n, n)]
         return finding(
-            "sampler",
+            name,
             tests,
             f"every batch holds all {n} records, as rate 1 says",
             assumes="",
@@ -274,7 +286,7 @@ def sampler(subject: Subject, sample: Sampler | None = None) -> Finding:
     deviation = rate * (1 - rate) * math.sqrt((draws - 1) * n)
     tests.append(Test("overlap of batches", overlap / deviation, -z, z))
     return finding(
-        "sampler",
+        name,
         tests,
         f"{draws:,} batches of {sizes.mean():.1f} records, variance {sizes.var():.1f}: "
         f"binomial({n}, {rate:g}) has {n * rate:.1f} and {variance:.1f}",

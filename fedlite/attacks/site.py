@@ -10,12 +10,17 @@ from statistics import median
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from fedlite.attacks import conformance
 from fedlite.attacks.canaries import Values
 from fedlite.attacks.conformance import LEVEL, Test, finding, square_test
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import Finding
+from fedlite.config import with_values
 from fedlite.privacy import Mechanism, RecordMechanism
+from fedlite.privacy.gradients import Rows
+from fedlite.privacy.noise import Stream
 from fedlite.reporting.wording import count
 from fedlite.training import Learner
 from fedlite.training.share import learning_rate, steps_per_round
@@ -67,6 +72,34 @@ def _deltas(trained: Learner, subject: Subject, repeats: int) -> Values:
             trained.delta(subject.learner.initial, 1, 1, subject.mechanism).astype(np.float64)
             for _ in range(repeats)
         ]
+    )
+
+
+def sampled(subject: Subject, draws: int) -> Finding:
+    """Test the batches that training really takes, as its loss sees them.
+
+    Each record's label is its number. Batches are filled up with record 0, which is left out.
+    """
+    real, seen = subject.learner, [np.zeros(0, np.int64)]
+    watched = _with(real, np.arange(subject.records))
+    watched.scenario = with_values(real.scenario, "training", steps=1)
+    watched.labels = torch.arange(subject.records, device=real.labels.device)
+
+    def loss(shallow: Tensor, deep: Tensor, numbers: Tensor) -> Tensor:
+        seen.append(numbers.cpu().numpy())
+        return real.loss(shallow, deep, real.labels[numbers])
+
+    watched.loss = loss  # type: ignore[assignment, method-assign]
+
+    def sample(_: Stream) -> Rows:
+        seen.clear()
+        watched.delta(real.initial, 1, 1, subject.mechanism)
+        rows = np.unique(np.concatenate(seen))
+        return np.asarray(rows[rows > 0] - 1)
+
+    few = 5 if subject.mechanism.sampling_rate == 1.0 else draws
+    return conformance.sampler(
+        subject, sample, name="batches in training", records=subject.records - 1, draws=few
     )
 
 

@@ -112,7 +112,11 @@ def _shuffled(monkeypatch: Patch) -> None:
 
 
 def _train(
-    rate: Callable[[float, int, Any], float], *, more: int = 0, skip: bool = False
+    rate: Callable[[float, int, Any], float],
+    *,
+    more: int = 0,
+    skip: bool = False,
+    sample: Any = None,
 ) -> Mutant:
     """Return a mutant of the training loop: another divisor, more steps, empty batches skipped."""
 
@@ -132,7 +136,8 @@ def _train(
             with gradients.ModelGradients(model, inputs, labels, loss) as real:
                 sizes = [p.numel() for p in real.parameters]
                 for _ in range(steps + more):
-                    rows = dpsgd.poisson_sample(len(labels), mechanism.sampling_rate, sampler)
+                    draw = sample or dpsgd.poisson_sample
+                    rows = draw(len(labels), mechanism.sampling_rate, sampler)
                     if skip and not len(rows):
                         continue
                     moved = torch.from_numpy(dpsgd.noised_sum(real, rows, mechanism, noise))
@@ -236,8 +241,15 @@ RECORD: dict[str, tuple[Mutant, tuple[str, ...]]] = {
     "one step more than reserved": (_train(_plain, more=1), ("training",)),
     "empty batches skipped": (_train(_plain, skip=True), ("training",)),
     "half of the noise in the learner": (_half_in_the_learner, ("training",)),
-    "shuffled sampler": (_shuffled, ("sampler",)),
-    "batches of a fixed size": (_set(dpsgd, "poisson_sample", _fixed_batch), ("sampler",)),
+    "shuffled sampler": (_shuffled, ("sampler", "batches in training")),
+    "batches of a fixed size": (
+        _set(dpsgd, "poisson_sample", _fixed_batch),
+        ("sampler", "batches in training"),
+    ),
+    "a sampler of its own in training": (
+        _train(_plain, sample=lambda n, rate, sampler: np.arange(round(rate * n))),
+        ("batches in training",),
+    ),
     "a rate that is not used": (
         _set(dpsgd, "poisson_sample", lambda n, rate, sampler, cap=0: np.arange(n)),
         ("sampler", "ledger"),

@@ -45,6 +45,7 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
     ),
     "clipped sum": conformance.clipped_sum,
     "sampler": conformance.sampler,
+    "batches in training": lambda one: site.sampled(one, 120),
     "ledger": _ledger,
     "training": lambda one: site.learner(one, 40),
     "seeds": conformance.seeds,
