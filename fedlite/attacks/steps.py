@@ -158,7 +158,7 @@ def observations(mu: float, significance: float) -> int:
     At the threshold mu / 2 both probits have a deviation of sqrt(p (1 - p) / n) / phi(mu / 2).
 
     >>> observations(1.0, 0.025)
-    64482
+    43236
     """
     from scipy.stats import norm
 
