@@ -66,7 +66,8 @@ class Source:
     `train` is what sites share out; `test` is a global test set, or None where the source has none.
     `groups` int64 [len(train)] numbers the natural owner of each record (a hospital, say) as an
     index into `group_names`, or is None. `shape` is the shape of one record, `labels` names the
-    `classes` class numbers, and `origin` says where the bytes came from, with their SHA-256.
+    `classes` class numbers. `origin` says where the bytes came from, with the SHA-256 of what is
+    public; it goes into the record of a run, so of a table of one's own it says nothing more.
 
     Raises ValueError when these disagree.
     """

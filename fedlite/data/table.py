@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlite.data.cache import sha256
 from fedlite.data.dataset import Dataset, Features, Indices, Source
 
 log = logging.getLogger("fedlite.site")
@@ -93,6 +92,18 @@ def _header(names: list[str], path: str, target: str) -> None:
         raise _wrong(path, 1, "", "a feature column is needed", names, "add a numeric column")
 
 
+def _cells(text: str, path: str, line: int) -> list[str]:
+    """Return the cells of one line, which is read by itself.
+
+    A quote that stays open would otherwise swallow the rows below it: one row would change others.
+    """
+    try:
+        return next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        mend = "check its quotes; a cell may not hold a line end"
+        raise _wrong(path, line, "", "every line must be CSV", str(error), mend) from error
+
+
 def _record(
     row: list[str], path: str, line: int, names: list[str], target: str, labels: tuple[str, ...]
 ) -> tuple[list[float], str, str]:
@@ -138,7 +149,7 @@ def load_csv(
     labels: tuple[str, ...] = (),
     skip_wrong: bool = False,
 ) -> Source:
-    """Return the records of a UTF-8, comma-separated file with a header.
+    """Return the records of a UTF-8, comma-separated file with a header, a line each.
 
     `target` names the label column; a column `site`, if there is one, gives natural groups (sorted
     by name); every other column is a numeric feature, and its empty cells are missing: NaN in `x`,
@@ -147,9 +158,9 @@ def load_csv(
     numbers; without it they follow the sorted labels of THIS file, so sites that hold one file
     each must all give the same `labels`. With it, no class need occur in the file, nor a record.
 
-    skip_wrong: a row that does not fit counts as absent, and is named in the log of this machine
-    only. It is for a site whose records are private: a refusal for one row would tell outside that
-    the row is there.
+    skip_wrong: a row that does not fit, whose text is no CSV or no UTF-8 included, counts as absent
+    and is named in the log of this machine only. It is for a site whose records are private: a
+    refusal for one row would tell outside that the row is there.
 
     Raises ValueError naming file, line, column, rule, value and mend.
     """
@@ -159,7 +170,7 @@ def load_csv(
         )
     try:
         content = Path(path).expanduser().read_bytes()
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig", "replace" if skip_wrong else "strict")
     except OSError as error:
         raise ValueError(
             f"path: must name a readable CSV file, got {path!r} ({error.strerror or error}); "
@@ -170,29 +181,25 @@ def load_csv(
         value = content[error.start : error.end]
         raise _wrong(path, line, "", "the text must be UTF-8", value, "save it so") from error
 
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = enumerate(io.StringIO(text, newline=""), 1)
     cells, found, owners = array("d"), list[str](), list[str]()
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        _header(names, path, target)
-        columns = [name for name in names if name not in (target, SITE_COLUMN)]
-        for row in reader:
-            line = reader.line_num
+    names = [name.strip() for name in _cells(next(lines, (1, ""))[1], path, 1)]
+    _header(names, path, target)
+    columns = [name for name in names if name not in (target, SITE_COLUMN)]
+    for number, line in lines:
+        try:
+            row = _cells(line, path, number)
             if not row:
                 continue
-            try:
-                features, label, owner = _record(row, path, line, names, target, labels)
-            except ValueError as error:
-                if not skip_wrong:
-                    raise
-                log.warning("a row counts as absent: %s", error)
-                continue
-            cells.extend(features)
-            found.append(label)
-            owners.append(owner)
-    except csv.Error as error:
-        line = reader.line_num
-        raise _wrong(path, line, "", "the text must be CSV", str(error), "check quotes") from error
+            features, label, owner = _record(row, path, number, names, target, labels)
+        except ValueError as error:
+            if not skip_wrong:
+                raise
+            log.warning("a row counts as absent: %s", error)
+            continue
+        cells.extend(features)
+        found.append(label)
+        owners.append(owner)
 
     used = labels or _classes(found, path, target)
     if shape and math.prod(shape) != len(columns):
@@ -215,5 +222,7 @@ def load_csv(
         shape=shape,
         classes=len(used),
         labels=used,
-        origin=f"{path}, sha256:{sha256(content)}",
+        # Neither its path nor its digest: this goes into records that are shown to others, and a
+        # digest tells whoever guesses the file that he guessed right.
+        origin="a table of one's own",
     )

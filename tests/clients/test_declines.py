@@ -44,6 +44,10 @@ TABLES = {
     "no number": [GOOD, "0.3,high,0.2,h0,yes"],
     "too few cells": [GOOD, "0.3,0.1,0.2,h0"],
     "no name of a site": [GOOD, "0.3,0.1,0.2,../h0,yes"],
+    "an open quote": [GOOD, '"0.1,0.2,0.3,h0,no', GOOD],
+    "no CSV": [GOOD, '0.1,0.2,0.3,h0,"n"o'],
+    "a huge cell": [GOOD, "0" * 200_000 + ",0.2,0.3,h0,no"],
+    "no UTF-8": [GOOD, "0.1,0.2,0.3,h0,n\udcf4"],
     "a huge number": [GOOD, "3e38,-3e38,0.2,h0,yes"],
 }
 
@@ -72,7 +76,8 @@ def home(path: Path, rows: list[str], **more: Any) -> Path:
     units = ("record", "client-site", "client-server", "none")
     policy = SitePolicy(site="north", epsilon=3.0, delta=1e-5, units=units, data=(chosen,))
     write(path / "site.toml", policy)
-    (path / "own.csv").write_text("\n".join(["a,b,c,site,ill", *rows]) + "\n")
+    text = "\n".join(["a,b,c,site,ill", *rows]) + "\n"
+    (path / "own.csv").write_bytes(text.encode(errors="surrogateescape"))
     return path
 
 
