@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -292,8 +293,11 @@ class Site:
         records = len(self.learner.labels) if disclosed else 0
         body = sent.body
         if self.scenario.noised_at_server:
-            # Not noised yet: its length may not tell what was selected.
-            body = compression.pad(body, compressor.limit(delta.size))
+            # Not noised yet: neither its length nor its hash in a ledger may tell of the records.
+            # A run that claims nothing keeps no ledger, and can be repeated bit for bit.
+            size = compression.SALT_BYTES
+            salt = secrets.token_bytes(size) if self.scenario.claims_privacy else bytes(size)
+            body = compression.pad(body, compressor.limit(delta.size), salt)
         payload = compression.pack(envelope, compressor.codec, body, records)
         state.pending = Pending(
             round=instruction.round,

@@ -8,6 +8,7 @@ from fedlite.compression.feedback import Residual, Sent, compress, restore
 from fedlite.compression.frame import (
     HEADER_BYTES,
     PAD_BYTES,
+    SALT_BYTES,
     Envelope,
     disclosed_records,
     pack,
@@ -26,6 +27,7 @@ __all__ = [
     "NOTHING",
     "PAD_BYTES",
     "QUANTIZERS",
+    "SALT_BYTES",
     "Compressor",
     "Context",
     "Decoded",

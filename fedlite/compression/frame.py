@@ -25,14 +25,16 @@ VERSION = 1
 _HEADER = struct.Struct("<2sBB4sI8sI")
 _CRC = struct.Struct("<I")
 _BINDING = struct.Struct("<8sII8s8s")
-_PAD = struct.Struct("<I")
+_PAD = struct.Struct("<I16s")
 _U32 = 2**32
 
 HEADER_BYTES = _HEADER.size + _CRC.size
 """Bytes that a frame adds to its body: 28."""
 
 PAD_BYTES = _PAD.size
-"""Bytes that a padded body adds to the limit of a plain one: 4."""
+"""Bytes that a padded body adds to the limit of a plain one: 20."""
+
+SALT_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -163,25 +165,26 @@ def unpack(blob: bytes, envelope: Envelope, *, limit: int) -> tuple[int, int, by
     return codec, records, blob[HEADER_BYTES:]
 
 
-def pad(body: bytes, limit: int) -> bytes:
-    """Return `body` behind its length and before zeros: `PAD_BYTES + limit` bytes, always.
+def pad(body: bytes, limit: int, salt: bytes = bytes(SALT_BYTES)) -> bytes:
+    """Return length, `salt` (16 bytes), `body` and zeros: `PAD_BYTES + limit` bytes, always.
 
-    For a body whose length would tell something of the records: the positions that a site selects
-    by clean values are written in more or fewer bytes, and a message's length is seen by whoever
-    sees the network or the record of the run.
+    For a body that is not noised. Its length would tell something of the records: the positions
+    that a site selects by clean values are written in more or fewer bytes, and a message's length
+    is seen by whoever sees the network or the record of the run. And a ledger holds the SHA-256 of
+    what was sent, which without a secret salt would confirm a guess of the records.
     """
-    return _PAD.pack(len(body)) + body + bytes(limit - len(body))
+    return _PAD.pack(len(body), salt) + body + bytes(limit - len(body))
 
 
 def unpad(padded: bytes) -> bytes:
     """Return the body; raises ValueError when it is not one that `pad` wrote.
 
-    >>> unpad(pad(b"body", 9))
-    b'body'
+    >>> unpad(pad(b"body", 9, b"sixteen bytes...")), unpad(pad(b"body", 9))
+    (b'body', b'body')
     """
     if len(padded) < PAD_BYTES:
         raise ValueError(f"padded body: needs at least {PAD_BYTES} bytes, got {len(padded)}")
-    (length,) = _PAD.unpack_from(padded)
+    length, _ = _PAD.unpack_from(padded)
     if length > len(padded) - PAD_BYTES or any(padded[PAD_BYTES + length :]):
         raise ValueError(f"padded body: its length must be true and zeros follow, got {length}")
     return padded[PAD_BYTES : PAD_BYTES + length]

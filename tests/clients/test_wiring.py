@@ -272,6 +272,24 @@ def test_the_places_that_are_sent_do_not_follow_the_records(tmp_path: Path) -> N
     assert sent.sum(axis=0).max() <= most < rounds
 
 
+def test_a_clear_update_cannot_be_found_by_its_hash_in_the_ledger(tmp_path: Path) -> None:
+    """Where the server adds the noise, ledgers and witness lines hold the SHA-256 of clear updates.
+
+    Whoever reads them and knows all records but one could make the update of every guess anew: its
+    batches come from the public seed. The right guess used to have the hash of the ledger.
+    """
+    scenario = client_plan(tmp_path, "server")
+    played = play(scenario, tmp_path / "site", rounds=2)
+    guessed = play(scenario, tmp_path / "attacker", rounds=2)
+    np.testing.assert_array_equal(played.sent, guessed.sent)
+    assert played.sent.any()
+    for real, guess in zip(played.replies, guessed.replies, strict=True):
+        assert len(real.frame) == len(guess.frame)
+        assert hashlib.sha256(real.frame).digest() != hashlib.sha256(guess.frame).digest()
+    released = [body["payload"] for body in played._rows("release")]
+    assert released == [hashlib.sha256(reply.frame).hexdigest() for reply in played.replies]
+
+
 # The order of what is written and what is done.
 
 

@@ -131,16 +131,26 @@ def test_codec_and_records_must_fit_their_field() -> None:
         pack(ENVELOPE, 1, BODY, records=-1)
 
 
-@given(st.binary(max_size=30), st.integers(0, 30))
-def test_padded_bodies_come_back_and_have_the_length_of_the_limit(body: bytes, more: int) -> None:
-    padded = pad(body, len(body) + more)
+@given(st.binary(max_size=30), st.integers(0, 30), st.binary(min_size=16, max_size=16))
+def test_padded_bodies_come_back_and_have_the_length_of_the_limit(
+    body: bytes, more: int, salt: bytes
+) -> None:
+    padded = pad(body, len(body) + more, salt)
+    assert padded[4:20] == salt
     assert len(padded) == PAD_BYTES + len(body) + more
     assert unpad(padded) == body
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [b"", b"\1\0\0", b"\3\0\0\0ab", b"\1\0\0\0ab", b"\xff\xff\xff\xff" + bytes(9)],
+    [
+        b"",
+        b"\1\0\0",
+        bytes(19),
+        b"\3\0\0\0" + bytes(16) + b"ab",
+        b"\1\0\0\0" + bytes(16) + b"ab",
+        b"\xff\xff\xff\xff" + bytes(25),
+    ],
 )
 def test_a_padded_body_that_nobody_wrote_is_refused(wrong: bytes) -> None:
     with pytest.raises(ValueError, match="padded body"):
