@@ -186,9 +186,9 @@ def load_csv(
     names = [name.strip() for name in _cells(next(lines, (1, ""))[1], path, 1)]
     _header(names, path, target)
     columns = [name for name in names if name not in (target, SITE_COLUMN)]
-    for number, line in lines:
+    for number, one in lines:
         try:
-            row = _cells(line, path, number)
+            row = _cells(one, path, number)
             if not row:
                 continue
             features, label, owner = _record(row, path, number, names, target, labels)
