@@ -111,9 +111,14 @@ def _check_data(scenario: Scenario) -> tuple[Scenario, tuple[int, ...], int]:
     """Return the scenario with its batch settled, the shape of a record, the number of classes."""
     source, sites = spread(scenario)
     if source.test is None and not any(len(site.test) for site in sites):
+        fraction = scenario.data.test_fraction
+        mend = "0.2 holds out a fifth at each site"
+        if fraction:
+            mend = f"of {len(source.train)} records none is held out: make it larger, give more "
+            mend += "records, or take another federation.seed"
         raise ScenarioError(
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
-            f"of its own, got {scenario.data.test_fraction}; 0.2 holds out a fifth at each site"
+            f"of its own, and hold out at least one record, got {fraction}; {mend}"
         )
     scenario = settle_batch(scenario, len(source.train))
     if scenario.private and scenario.data.name != "csv":

@@ -188,7 +188,7 @@ def linear(shape: tuple[int, ...], classes: int, *, exit_columns: int | None = N
     if len(shape) != 1 or shape[0] < 2:
         raise ValueError(
             f"model 'linear' needs a table [columns] of at least 2 columns; the data's shape is "
-            f"{list(shape)}; take 'cnn' for images, 'cnn1d' for sequences"
+            f"{list(shape)}; take 'mlp' for one column, 'cnn' for images, 'cnn1d' for sequences"
         )
     columns = shape[0]
     early = (columns + 1) // 2 if exit_columns is None else exit_columns

@@ -39,13 +39,16 @@ def what_left(summary: Mapping[str, Any]) -> list[str]:
             )
         )
     if summary.get("engine") in _SIMULATED:
-        parts.append(
-            markup.paragraph(
-                "This run was a simulation on one machine, which held every site's data: "
-                "the figures site by site were computed there and sent by nobody.",
-                "soft",
-            )
+        told = (
+            "This run was a simulation on one machine, which held every site's data: "
+            "the figures site by site were computed there and sent by nobody."
         )
+        if wording.claimed(summary["privacy"]):
+            told += (
+                " Scores and counts of held-out records are exact, and no epsilon covers them: "
+                "they are not for those from whom the records are to be protected."
+            )
+        parts.append(markup.paragraph(told, "soft"))
     return parts
 
 

@@ -233,9 +233,11 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
     highest = worst(privacy)
     if highest is None:
         return "No bound on the privacy loss is recorded for every site."
+    trusting = privacy.get("unit") == "client" and privacy.get("noise_at") == "server"
     return (
         f"No site's privacy loss exceeds epsilon {epsilon(highest)} at delta "
-        f"{privacy['delta']:g}; what is protected is {unit(privacy)}."
+        f"{privacy['delta']:g}; what is protected is {unit(privacy)}"
+        + (", but not from the server, which adds the noise." if trusting else ".")
     )
 
 

@@ -84,6 +84,7 @@ def test_page_has_every_figure(private: Path) -> None:
         *("5f0c9e2b", "wheel, sha256 09ed5f", "flwr 1.41.0", "python 3.11.7", "2 x AMD EPYC"),
         *("23.4 s", "0.74 s", "41.2 s", "412 J, modelled (10 W for each busy core)", "pool"),
         "The compressed update, the signed head of its privacy ledger, and nothing else",
+        "Scores and counts of held-out records are exact, and no epsilon covers them",
     ]:
         assert figure in text, figure
     assert "No privacy is claimed" not in text

@@ -71,6 +71,16 @@ def test_verdict_of_a_private_run(make_run: Callable[..., Any]) -> None:
     )
 
 
+def test_verdict_names_the_server_that_is_trusted(make_run: Callable[..., Any]) -> None:
+    _, summary = make_run()
+    said = {}
+    for at in ("site", "server"):
+        summary["privacy"] |= {"unit": "client", "noise_at": at}
+        said[at] = " ".join(wording.verdict(summary))
+    assert "what is protected is one whole site. " in said["site"]
+    assert "is one whole site, but not from the server, which adds the noise. " in said["server"]
+
+
 def early(summary: Any) -> None:
     """Let a run have asked for 12 and 9 of its 48 steps."""
     for number, row in enumerate(summary["privacy"]["sites"].values()):

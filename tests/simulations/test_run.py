@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import signal
@@ -323,6 +324,44 @@ def test_a_run_does_not_go_on_with_other_records(
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("unit", ["none", "record"])
+def test_no_file_that_is_shown_to_others_confirms_a_guess_of_the_table(
+    tmp_path: Path, unit: str
+) -> None:
+    """summary.json used to have the path and the SHA-256 of the file."""
+    table, directory = tmp_path / "secret-clinic.csv", tmp_path / "run"
+    table.write_text(CSV)
+    data = {"name": "csv", "path": str(table), "target": "label", "partition": "natural"}
+    private = {"unit": unit} | ({"expected_batch": 5} if unit == "record" else {})
+    scenario = from_dict(
+        {
+            "federation": {"rounds": 1, "sites": 2},
+            "data": data | {"labels": "0,1", "scaling": "none", "test_fraction": 0.5},
+            "model": {"name": "mlp"},
+            "training": {"steps": 1},
+            "privacy": private,
+        }
+    )
+    simulate(scenario, directory, engine="serial", quiet=True)
+    source, sites = spread(scenario)
+    parts = [source.train, *(part for site in sites for part in (site.train, site.test))]
+    digests = [hashlib.sha256(table.read_bytes()).digest(), source.digest()]
+    digests += [part.digest() for part in parts]
+    shown = [
+        p
+        for p in directory.rglob("*")
+        if p.is_file() and "checkpoint" not in p.relative_to(directory).parts
+    ]
+    assert {"summary.json", "rounds.jsonl", "scenario.toml"} <= {p.name for p in shown}
+    for path in shown:
+        content = path.read_bytes()
+        for digest in digests:
+            assert digest not in content and digest.hex()[:12].encode() not in content, path
+        # The scenario says what was asked for, as a resumed run needs it.
+        assert b"secret-clinic" not in content or path.name == "scenario.toml", path
+
+
 CSV = "site,a,b,label\n" + "".join(
     f"h{n % 2},{n / 7:.3f},{(n * 37 % 11) / 5},{n // 2 % 2}\n" for n in range(40)
 )
@@ -358,6 +397,11 @@ def cut(text: str, old: str, new: str) -> str:
         (CSV, ["data.target=outcome"], ["outcome", "target", "header"]),
         (CSV, ["data.shape=3x9"], ["shape", "2 feature columns", "27", "correct it"]),
         (CSV, ["data.test_fraction=0.0"], ["data.test_fraction", "greater than 0", "0.0", "0.2"]),
+        (
+            "site,a,b,label\nh0,1,2,0\nh0,1,3,1\nh1,1,2,0\nh1,1,3,1\n",
+            ["data.test_fraction=0.1", "federation.seed=4"],
+            ["data.test_fraction", "of 4 records none is held out", "larger", "federation.seed"],
+        ),
         (CSV, ["model.name=cnn"], ["cnn", "images", "2"]),
         (CSV, ["model.name=resnet"], ["resnet", "unknown", "mlp"]),
         (CSV, ["uplink.compressor=zip"], ["uplink", "compressor", "topk", "zip"]),
