@@ -72,12 +72,25 @@ def ask(blob: bytes, node: int, kind: str, group: str) -> Message:
 
 def answer(blob: bytes, message: Message) -> Message:
     """Return the reply to `message` that carries `blob`."""
-    return Message(wrap(blob), reply_to=message)
+    return _reply(wrap(blob), message)
 
 
 def decline(code: Code, message: Message) -> Message:
     """Return the reply that carries a code, and no text that could quote a record."""
-    return Message(error(code), reply_to=message)
+    return _reply(error(code), message)
+
+
+def _reply(content: RecordDict | Error, message: Message) -> Message:
+    """Return the reply to `message`, with its times and not with those at which it was made.
+
+    Flower would write down, to the microsecond, when a reply was made and what was left of the
+    message's life then. How long a training takes depends on records, and a site that keeps a clock
+    delivers later than it is done.
+    """
+    reply = Message(content, reply_to=message)
+    reply.metadata.__dict__["_created_at"] = message.metadata.created_at
+    reply.metadata.ttl = message.metadata.ttl
+    return reply
 
 
 def error(code: Code) -> Error:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 
 import numpy as np
@@ -61,6 +64,39 @@ def test_metadata_survives_the_wire() -> None:
     assert reply.metadata.reply_to_message_id == "question"
     assert reply.metadata.src_node_id == 7
     assert flower.unwrap(reply) == b"yes"
+
+
+@pytest.mark.parametrize(
+    "make", [lambda q: flower.answer(b"yes", q), partial(flower.decline, Code.DATA)]
+)
+def test_a_reply_does_not_tell_when_it_was_made(make: Callable[[Message], Message]) -> None:
+    """Its metadata told the time of a training to the microsecond, whatever the site's clock."""
+    arrived = question()
+    made = []
+    for _ in range(2):
+        time.sleep(0.05)
+        made.append(sent(make(arrived)))
+    for reply in made:
+        assert reply.metadata.created_at == arrived.metadata.created_at
+        assert reply.metadata.ttl == arrived.metadata.ttl
+    assert made[0].metadata == made[1].metadata
+    assert made[0].metadata.delivered_at == ""
+
+
+def test_a_superlink_takes_a_reply_with_the_times_of_its_message() -> None:
+    from flwr.common.constant import MESSAGE_TTL_TOLERANCE, SUPERLINK_NODE_ID
+    from flwr.server.utils.validator import validate_message
+
+    flower.identify(5, SUPERLINK_NODE_ID)
+    arrived = question()
+    flower.identify(5, 7)
+    reply = sent(flower.answer(b"yes", arrived))
+    flower.set_message_id(reply, reply.object_id)
+    assert validate_message(reply, is_reply_message=True) == []
+    asked, told = arrived.metadata, reply.metadata
+    # What its stores compare, in the order in which they compute it.
+    most = asked.created_at + asked.ttl - told.created_at
+    assert told.ttl - most <= MESSAGE_TTL_TOLERANCE
 
 
 @pytest.mark.parametrize("size", [0, 1, flower.CHUNKED_ABOVE, flower.CHUNKED_ABOVE + 1])
