@@ -238,6 +238,7 @@ def audit_ledgers(
                 fail(f"--witness-key: {text}", WRONG_USE)
         from fedlite.privacy.audit import audit
         from fedlite.privacy.audit import page as audit_page
+        from fedlite.privacy.audit.sources import PAGE
 
         if html is not None and not audit_page.may_write(html):
             fail(f"--html {html}: is no audit page, and is not overwritten", WRONG_USE)
@@ -246,7 +247,7 @@ def audit_ledgers(
         if html is not None:
             audit_page.write(found, html)
         elif len(found.run_directories) == 1:
-            page = _page_beside(found, found.run_directories[0] / audit_page.PAGE)
+            page = _page_beside(found, found.run_directories[0] / PAGE)
         if as_json:
             print_json(found.as_dict() | {"page": str(page) if page else None})
         else:

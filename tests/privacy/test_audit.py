@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -360,12 +361,37 @@ def test_a_cloned_machine_is_refused_by_the_server_and_found(world: World) -> No
 @pytest.mark.parametrize("why", ["regress", "fork", "new-ledger", "forged", "missing", "unknown"])
 def test_what_the_server_refused_is_a_finding(world: World, why: str) -> None:
     site = world.sites[1]
-    head = Ledger.open(site.path, site.key)
-    with head as ledger:
-        world.server.write(world.server.line("refused", site, ledger.head, why=why))
+    with Ledger.open(site.path, site.key) as ledger:
+        head = ledger.head
+    if why == "fork":
+        other = "cd" * 32
+        head = replace(head, hash=other, signature=keys.sign(site.key, row_message(other)))
+    elif why == "new-ledger":
+        head = replace(head, ledger="cd" * 32)
+    world.server.write(world.server.line("refused", site, head, why=why))
     world.close()
     rule = f"refused-{why}" if why not in ("missing", "unknown") else "refused-other"
     assert found(world.run) == {rule}
+
+
+@pytest.mark.parametrize(
+    ("why", "more"),
+    [
+        # Without a head, nothing shows what the site had done.
+        ("regress", {"hash": "", "signature": "", "seq": 0}),
+        ("fork", {"hash": "", "signature": ""}),
+        # The server itself has countersigned this very head, of this very ledger.
+        ("fork", {}),
+        ("new-ledger", {}),
+    ],
+)
+def test_a_false_accusation_is_a_finding_about_the_server(
+    world: World, why: str, more: dict[str, Any]
+) -> None:
+    seen = world.witness_lines()[-1]
+    world.server.write(seen | {"kind": "refused", "why": why, "countersignature": ""} | more)
+    world.close()
+    assert found(world.run) == {"witness-forged"}
 
 
 # What the server wrote down.

@@ -6,16 +6,20 @@ Each forgery is one that nobody could have seen before a run was closed by its s
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedlite.privacy.audit import audit
+from fedlite.privacy.audit import audit, lines
 from fedlite.privacy.ledger import keys
-from fedlite.privacy.ledger.rows import canonical, witness_message
-from tests.privacy.federation import World
+from fedlite.privacy.ledger.rows import canonical, decode, witness_message
+from fedlite.privacy.ledger.rules import LedgerError
+from tests.privacy.federation import Site, World, plan_body, policy_body
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -219,6 +223,200 @@ FORGERIES: dict[str, tuple[Callable[[World], object], set[str]]] = {
 }
 
 
+# What somebody can take away who hopes that less is asked of what is less.
+
+
+def claim_nothing(world: World, scenario: str, change: Change) -> None:
+    shutil.rmtree(world.run / "ledgers")
+    world.server.path.unlink()
+    (world.run / "scenario.toml").write_text(scenario)
+    edit(world, change)
+
+
+def only_ledgers(world: World) -> None:
+    cut_books(world, 2)
+    for path in world.run.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
+LESS: dict[str, tuple[Callable[[World], object], set[str]]] = {
+    "no privacy unit": (
+        lambda w: claim_nothing(
+            w,
+            '[privacy]\nunit = "none"\n',
+            lambda s: s.update(privacy={"unit": "none"}, accuracy={"deep": 1.0}),
+        ),
+        {"not-closed"},
+    ),
+    "noise that can be repeated": (
+        lambda w: claim_nothing(
+            w,
+            '[privacy]\nunit = "record"\nsimulate_seed = 3\n',
+            lambda s: s["privacy"].update(claimed=False),
+        ),
+        {"not-closed"},
+    ),
+    "ledgers alone, cut": (only_ledgers, {"not-witnessed"}),
+}
+
+
+@pytest.mark.parametrize("name", LESS)
+def test_whoever_names_the_servers_key_is_told_where_it_signed_nothing(
+    world: World, name: str
+) -> None:
+    public = world.server.public
+    take_away, expected = LESS[name]
+    take_away(world)
+    assert rules(world) == set()
+    assert rules(world, public) == expected
+    assert audit([world.run], [public]).verdict.startswith("NOT closed: no finding, but ")
+
+
+def test_a_run_without_the_servers_books_is_no_folder_of_ledgers(world: World) -> None:
+    for name in ("summary.json", "rounds.jsonl", "scenario.toml", "witness.jsonl"):
+        (world.run / name).unlink()
+    assert rules(world) == {"witness-missing", "not-closed"}
+
+
+def test_a_ledger_that_somebody_adds_to_a_closed_run_is_not_vouched_for(world: World) -> None:
+    # The name looks like that of a site; its plan is of another run.
+    site = Site(world.root / "elsewhere", "s\u0456te-1")
+    site.genesis(plan_body(run="00000000000000bb"), policy_body())
+    site.take_part(1, run="00000000000000bb")
+    shutil.copy(site.path, world.copy_of(site))
+    assert rules(world) == {"closed-otherwise"}
+
+
+def test_nothing_stands_after_the_closing_line_not_even_half_a_line(world: World) -> None:
+    with world.server.path.open("ab") as file:
+        file.write(b'{"countersignature":"')
+    assert rules(world) == {"not-closed"}
+
+
+def test_the_servers_file_of_all_runs_is_not_that_of_one(world: World) -> None:
+    # It holds the same lines and more, and is chained and signed as well.
+    lines = world.server.path.read_bytes().splitlines()
+    *rows, closing = (json.loads(line) for line in lines)
+    world.server.path.unlink()
+    for row in [rows[0] | {"run": "00000000000000bb", "payload": ""}, *rows, closing]:
+        world.server.write({k: v for k, v in row.items() if k not in ("prev", "proof")})
+    assert rules(world) == {"witness-broken"}
+
+
+@pytest.mark.parametrize("name", ["report.html", "figures", "checkpoint", "notes.txt"])
+def test_what_the_server_does_not_sign_is_named(world: World, name: str) -> None:
+    (world.run / name).write_text("epsilon 0.01")
+    found = audit([world.run], [world.server.public])
+    assert found.clean
+    (note,) = [issue for issue in found.notes if issue.rule == "not-audited"]
+    assert note.path == str(world.run / name) and "was not looked at" in note.text
+
+
+# What the server itself writes and closes.
+
+
+@pytest.mark.parametrize("unit", ["", "Record", "none ", ["record"]])
+def test_a_unit_that_there_is_not_switches_nothing_off(world: World, unit: object) -> None:
+    edit(world, lambda s: s["privacy"].update(unit=unit, noise_multiplier=99.0))
+    replace(world, "scenario.toml", '"record"', json.dumps(unit))
+    world.close()
+    assert rules(world) == {"summary-damaged"}
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"budget": 0.5}, "summary-mismatch"),
+        ({"prefix": {"steps": 6, "epsilon": 0.5}}, "summary-understates"),
+        ({"prefix": {"steps": 3, "epsilon": 0.5}}, "summary-understates"),
+        ({"prefix": {"steps": 7, "epsilon": 9.0}}, "summary-damaged"),
+        ({"prefix": {"steps": 6}}, "summary-damaged"),
+        ({"prefix": 0.5}, "summary-damaged"),
+    ],
+)
+def test_every_epsilon_of_the_summary_is_held_against_the_ledgers(
+    world: World, change: dict[str, Any], rule: str
+) -> None:
+    honest = {"prefix": {"steps": 3, "epsilon": 0.9}}
+    edit(world, lambda s: s["privacy"]["sites"]["site-2"].update(honest))
+    world.close()
+    assert rules(world) == set()
+    edit(world, lambda s: s["privacy"]["sites"]["site-2"].update(change))
+    world.close()
+    assert rules(world) == {rule}
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("epsilon = 0.5", "summary-mismatch"),
+        ("delta = 1e-9", "summary-mismatch"),
+        ("clip = 1.0", "summary-mismatch"),
+    ],
+)
+def test_the_scenario_asks_for_what_the_sites_committed_to(
+    world: World, line: str, rule: str
+) -> None:
+    replace(world, "scenario.toml", "[training]", "epsilon = 3.0\n[training]")
+    world.close()
+    assert rules(world) == set()
+    replace(world, "scenario.toml", "epsilon = 3.0", line)
+    world.close()
+    assert rules(world) == {rule}
+
+
+def test_a_scenario_that_names_no_steps_does_not_switch_them_off(world: World) -> None:
+    replace(world, "scenario.toml", "steps = 1", "steps = 0")
+    world.close()
+    assert rules(world) == {"summary-damaged"}
+
+
+# What is meant to exhaust whoever reads it.
+
+
+def test_a_scenario_that_never_ends_is_not_read(world: World) -> None:
+    for made in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        (world.run / "scenario.toml").unlink()
+        made(world.run / "scenario.toml")
+        assert rules(world) == {"closed-otherwise", "scenario-missing", "unreadable"}
+
+
+@pytest.mark.parametrize("name", ["witness.jsonl", "rounds.jsonl", "ledgers/site-1.jsonl"])
+def test_millions_of_empty_lines_are_not_read(world: World, name: str) -> None:
+    with (world.run / name).open("ab") as file:
+        file.write(b"\n" * (2**20 + 1))
+    assert "unreadable" in rules(world)
+
+
+def test_a_thousand_wrong_lines_end_the_reading_of_a_witness(world: World) -> None:
+    with world.server.path.open("ab") as file:
+        file.write(b"{}\n" * 5000)
+    (witnessed,) = [lines.read(world.server.path, world.server.path.read_bytes())]
+    assert [issue.rule for issue in witnessed.issues[-2:]] == ["witness-damaged", "too-many"]
+    assert len(witnessed.issues) == 1001
+
+
+def test_the_key_that_occurs_twice_is_found_at_once_among_very_many() -> None:
+    names = ",".join(f'"k{number}":1' for number in range(20_000))
+    start = time.process_time()
+    with pytest.raises(LedgerError, match="'k19999' occurs twice"):
+        decode(f'{{{names},"k19999":1}}'.encode())
+    # Counting each name anew took 16 s, and a file may hold a thousand times as many.
+    assert time.process_time() - start < 2
+
+
+def test_a_site_is_found_wanting_from_wherever_its_run_is_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = world.witness_lines()[0] | {"kind": "refused", "why": "regress"}
+    world.server.write(refused | {"countersignature": ""})
+    world.close()
+    monkeypatch.chdir(world.run)
+    for path in (world.run, Path(), Path("../run")):
+        assert [one.verdict for one in audit([path]).statements] == ["findings", "clean", "clean"]
+
+
 def rules(world: World, *witness_keys: str) -> set[str]:
     found = audit([world.run], witness_keys)
     words = {issue.rule for issue in (*found.findings, *found.unchecked)}
@@ -307,24 +505,37 @@ def test_with_another_key_anything_that_no_ledger_holds_can_be_claimed(world: Wo
 # What is old, and what is kept elsewhere.
 
 
-def unchained(world: World) -> None:
+def unchained(world: World, rows: list[dict[str, Any]]) -> None:
     """Write the witness as an older fedlite did: no chain, no closing line."""
     data = b""
-    for row in world.witness_lines():
+    for row in rows:
         proof = keys.sign(world.server.key, b"fedlite-witness-line-v1\n" + canonical(row))
         data += canonical(row | {"proof": proof}) + b"\n"
     world.server.path.write_bytes(data)
 
 
 def test_a_run_of_an_older_fedlite_is_read_and_not_closed(world: World) -> None:
-    unchained(world)
+    unchained(world, world.witness_lines())
     assert rules(world) == {"not-closed"}
     # It may be gone on with, but no unchained line may follow in the chain.
     world.close()
-    assert rules(world) == set()
+    assert rules(world) == {"not-closed"}
     old = world.server.path.read_bytes().splitlines(keepends=True)[0]
     world.server.path.write_bytes(world.server.path.read_bytes() + old)
     assert {"witness-broken", "not-closed"} <= rules(world)
+
+
+def test_a_line_may_have_gone_from_those_that_an_older_fedlite_has_not_chained(
+    world: World,
+) -> None:
+    rows = world.witness_lines()
+    refused = rows[0] | {"kind": "refused", "why": "regress", "countersignature": ""}
+    world.server.path.unlink()
+    unchained(world, [*rows[:5], refused, *rows[5:]])
+    world.close()
+    assert rules(world) == {"refused-regress", "not-closed"}
+    keep_lines(world, lambda line: line["kind"] != "refused")
+    assert rules(world) == {"not-closed"}
 
 
 def test_a_closing_line_that_the_server_keeps_elsewhere_is_compared(world: World) -> None:

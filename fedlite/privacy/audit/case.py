@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from fedlite.privacy.audit import agreement
 from fedlite.privacy.audit import book as audit_book
@@ -96,8 +97,7 @@ class Case:
                     text += ", which is not one that was given"
                     self.issues.append(Issue("other-witness", text, str(witnessed.path)))
         fresh = self._fresh()
-        for witnessed in fresh:
-            self.issues += audit_witness.refusals(witnessed)
+        self.issues += audit_witness.refusals(self.witnessed, fresh)
         self.issues += audit_witness.forks(self.witnessed)
         for books in self.groups:
             self._join(books, fresh)
@@ -160,6 +160,7 @@ class Case:
         ]
 
     def _unseen(self, book: Book) -> None:
+        """Tell that no server's word on a ledger is here; who names a key wants that word."""
         if not book.rows:
             return
         seen = [
@@ -168,12 +169,16 @@ class Case:
             for _, line in witnessed.lines
             if line.kind == "seen" and line.ledger == book.id
         ]
-        if not seen:
+        closed = (
+            head for one in self.witnessed for _, c in one.closings for head in c.sites.values()
+        )
+        if not seen and not any(head and head["ledger"] == book.id for head in closed):
             text = "no server's record of it was given: that its end is whole cannot be seen"
             if book.witnesses:
                 last = max(row.body["seq"] for row in book.witnesses)
                 text += f"; in it, servers' signatures vouch for the rows up to {last}"
-            self.issues.append(book.issue("not-witnessed", text).as_note())
+            kind: Literal["unchecked", "note"] = "unchecked" if self.witness_keys else "note"
+            self.issues.append(replace(book.issue("not-witnessed", text), severity=kind))
 
     def _run(self, run: Run) -> None:
         claims = self.claims[run.path]
@@ -185,7 +190,8 @@ class Case:
         self._notes(claims, bool(lines))
         books = self._present(run, claims, lines)
         self.issues += audit_claims.check(claims, books, lines)
-        if run.ledgers or witnessed or claims.claimed:
+        # Whoever names the server's key wants its word: what has not even claims is not it.
+        if run.ledgers or witnessed or claims.claimed or self.witness_keys:
             bare = [one for one in self.witnessed if not one.run]
             closed, issues = audit_closing.check(claims, books, witnessed, bare)
             self.issues += issues
@@ -282,7 +288,7 @@ class Case:
         names = {book.site for book in books} | {
             book.file.name for book in books if book.file.home == "run"
         }
-        folders = tuple(f"{run.path}/" for run in self._runs_of(books))
+        folders = [run.path for run in self._runs_of(books)]
         bare = {str(witnessed.path) for witnessed in self.witnessed if not witnessed.run}
         return [
             issue
@@ -291,6 +297,6 @@ class Case:
             or (
                 issue.site
                 and issue.site in names
-                and (f"{issue.path}/".startswith(folders) or issue.path in bare)
+                and (issue.path in bare or any(map(Path(issue.path).is_relative_to, folders)))
             )
         ]

@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedlite.messages import Code
-from fedlite.privacy.accounting import PRV_ERROR
+from fedlite.privacy.accounting import PRV_ERROR, compose_pld
 from fedlite.privacy.audit.book import Book, Plan, parts_of
 from fedlite.privacy.audit.cost import fits, left_of, loss_of, slack_of
 from fedlite.privacy.audit.lines import Line
 from fedlite.privacy.audit.rules import Issue
-from fedlite.privacy.audit.sources import Run, as_object, why_not
+from fedlite.privacy.audit.sources import SCENARIO, Run, as_object, why_not
 from fedlite.reporting.record import ROUNDS, SUMMARY
-
-SCENARIO = "scenario.toml"
 
 # Where the summary names the mechanism, and where a plan does.
 _MECHANISM = ("noise_multiplier", "sampling_rate", "clip", "expected_batch", "max_batch", "delta")
+_UNITS = ("record", "client", "none")
 _WHOLE = ("expected_batch", "max_batch")
 _NEEDED = ("noise_multiplier", "sampling_rate", "clip", "delta", "steps")
 
@@ -42,7 +41,8 @@ class Claims:
     run: its name, 16 hex digits, or "". unit: "record", "client", "none", or "" where unknown.
     claimed: whether it claims any privacy. sites: its `privacy.sites`. named, length: its `sites`
     and `rounds`. rounds: its `rounds.jsonl`. declined: by site, the rounds that it declined for its
-    budget. round_steps: private steps of one round by the scenario; 0 where unknown.
+    budget. round_steps: private steps of one round by the scenario; 0 where unknown. asked: its
+    epsilon by the scenario; None where unknown.
     """
 
     source: Run
@@ -56,6 +56,7 @@ class Claims:
     rounds: list[Round] = field(default_factory=list)
     declined: dict[str, set[int]] = field(default_factory=dict)
     round_steps: int = 0
+    asked: float | None = None
     issues: list[Issue] = field(default_factory=list)
 
     @property
@@ -85,8 +86,8 @@ def read(source: Run) -> Claims:
     if source.summary is not None:
         summary = as_object(source.summary)
         privacy = summary.get("privacy") if summary else None
-        if not summary or not isinstance(privacy, dict) or not isinstance(privacy.get("unit"), str):
-            text = f"has no readable privacy part ({why_not(source.summary)})"
+        if not summary or not isinstance(privacy, dict) or privacy.get("unit") not in _UNITS:
+            text = f"has no privacy part of a known unit ({why_not(source.summary)})"
             claims.issues.append(claims.issue("summary-damaged", text))
         else:
             _read_summary(claims, summary, privacy)
@@ -129,17 +130,17 @@ def _read_summary(claims: Claims, summary: Mapping[str, Any], privacy: Mapping[s
 def _read_scenario(claims: Claims) -> None:
     """Hold the summary against the scenario beside it, and take the steps of a round from that."""
     path = claims.source.path / SCENARIO
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        privacy, training = tables.get("privacy", {}), tables.get("training", {})
-        unit, seed = privacy.get("unit", "none"), privacy.get("simulate_seed", -1)
-        steps = training.get("steps", 0) if unit == "record" else 1
-    except FileNotFoundError:
+    if claims.source.scenario is None:
         if claims.unit != "none":
             text = "is missing, so the summary could not be held against what was to be run"
             claims.issues.append(Issue("scenario-missing", text, str(path)))
         return
-    except (OSError, ValueError, RecursionError, AttributeError):
+    try:
+        tables = tomllib.loads(claims.source.scenario.decode("utf-8"))
+        privacy, training = tables.get("privacy", {}), tables.get("training", {})
+        unit, seed = privacy.get("unit", "none"), privacy.get("simulate_seed", -1)
+        steps = training.get("steps", 0) if unit == "record" else 1
+    except (ValueError, RecursionError, AttributeError):
         claims.issues.append(Issue("summary-damaged", "cannot be read as a scenario", str(path)))
         return
     said = f"the scenario says unit {unit!r}"
@@ -149,7 +150,17 @@ def _read_scenario(claims: Claims) -> None:
     elif unit != "none" and claims.claimed is not (seed == -1):
         text = f"says claimed {claims.claimed}, and the scenario has simulate_seed {seed!r}"
         claims.issues.append(claims.issue("summary-mismatch", text))
-    claims.round_steps = steps if type(steps) is int and steps > 0 else 0
+    if type(steps) is int and steps > 0:
+        claims.round_steps = steps
+    elif claims.claimed:
+        text = f"must say how many private steps a round takes, got {steps!r}"
+        claims.issues.append(Issue("summary-damaged", text, str(path)))
+    claims.asked = _number(privacy.get("epsilon"))
+    for name in sorted({"clip", "delta"} & privacy.keys()) if claims.claimed else ():
+        told = claims.privacy.get(name)
+        if not _same(told, privacy[name]):
+            text = f"says {name} {told!r}, and the scenario {privacy[name]!r}"
+            claims.issues.append(claims.issue("summary-mismatch", text))
 
 
 def _read_rounds(claims: Claims, data: bytes) -> None:
@@ -221,12 +232,19 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
     if "steps" in said and said["steps"] not in (plan.body["steps"], plan.body["asked"]):
         committed = f"{plan.body['steps']} of {plan.body['asked']} asked"
         wrong.append(f"steps {said['steps']!r}, committed {committed}")
-    return [claims.issue("summary-mismatch", f"the summary says {text}", site) for text in wrong]
+    asked, budget = plan.body["epsilon_asked"], claims.sites[site].get("budget")
+    if budget is not None and not _same(budget, asked):
+        wrong.append(f"budget {budget!r}, asked of the site {asked!r}")
+    issues = [claims.issue("summary-mismatch", f"the summary says {text}", site) for text in wrong]
+    if claims.asked is not None and not _same(claims.asked, asked):
+        text = f"the scenario says epsilon {claims.asked!r}, asked of the site {asked!r}"
+        issues.append(claims.issue("summary-mismatch", text, site))
+    return issues
 
 
-def _same(said: Any, committed: float) -> bool:
-    number = _number(said)
-    return number is not None and math.isclose(number, committed, rel_tol=1e-12)
+def _same(said: Any, committed: Any) -> bool:
+    one, other = _number(said), _number(committed)
+    return one is not None and other is not None and math.isclose(one, other, rel_tol=1e-12)
 
 
 def _spending(
@@ -246,7 +264,9 @@ def _spending(
         asked = plans[0].body["epsilon_asked"] or _number(claims.privacy.get("epsilon")) or 1.0
         slack = slack_of(plans, asked)
         # The whole plan: an earlier end may have depended on what was released.
-        cost = loss_of(parts_of(plans), left_of(plans, delta, slack))
+        left = left_of(plans, delta, slack)
+        cost = loss_of(parts_of(plans), left)
+        issues += _prefix(claims, site, row.get("prefix"), plans[0], left)
     except (ValueError, OverflowError):
         return issues  # told where the plan is judged by itself
     epsilon = row.get("epsilon")
@@ -266,6 +286,22 @@ def _spending(
             )
             issues.append(claims.issue("summary-understates", text, site))
     return issues
+
+
+def _prefix(claims: Claims, site: str, said: Any, plan: Plan, delta: float) -> list[Issue]:
+    """Check what the summary says that the steps of the rounds by themselves would have cost."""
+    if said is None:
+        return []  # older summaries have none
+    steps, epsilon = (said.get(n) if isinstance(said, dict) else None for n in ("steps", "epsilon"))
+    claim = _number(epsilon)
+    if type(steps) is not int or not 0 <= steps <= plan.steps or claim is None:
+        text = f"prefix must name steps of the plan, and an epsilon, got {json.dumps(said)[:80]}"
+        return [claims.issue("summary-damaged", text, site)]
+    real = compose_pld(parts_of([plan], [steps]), delta)
+    if fits(real, claim):
+        return []
+    text = f"says epsilon {claim:.6g} of {steps} steps, which cost {real:.6g}"
+    return [claims.issue("summary-understates", text, site)]
 
 
 def _rounds(claims: Claims, site: str, book: Book, plans: list[Plan]) -> list[Issue]:

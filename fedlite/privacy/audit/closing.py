@@ -40,6 +40,12 @@ def check(
             else "not closed: the server has not signed that this run is over"
         )
         return False, [Issue("not-closed", text, str(directory), severity="unchecked")]
+    if witnessed.unchained:
+        text = (
+            f"not closed: {witnessed.unchained:,} lines of an older fedlite hold no hash of the "
+            "line before, so any but the last may have been taken out"
+        )
+        return False, [Issue("not-closed", text, str(directory), severity="unchecked")]
     found = {name: _sha256(directory / name) for name in last[0].files}
     closing = next((one for one in last if one.files == found), last[0])
     issues = []
@@ -84,6 +90,10 @@ def _sites(
 ) -> list[Issue]:
     path, issues = str(witnessed.path), []
     named = set(claims.sites) | set(claims.named)
+    for site, own in books.items():
+        if own.file.home == "run" and site not in closing.sites:
+            text = "took no part in this run by the closing line, which does not vouch for it"
+            issues.append(own.issue("closed-otherwise", text))
     for site in sorted(named ^ set(closing.sites)):
         who = "the summary" if site in named else "the closing line"
         other = "the closing line" if site in named else "the summary"

@@ -23,6 +23,7 @@ from fedlite.privacy.audit.claims import Claims
 from fedlite.privacy.audit.cost import libraries
 from fedlite.privacy.audit.rules import Issue, means, mend
 from fedlite.privacy.audit.statement import Statement, state
+from fedlite.reporting import wording
 
 FORMAT = 1
 """Version of the JSON object; a new key is no new version."""
@@ -64,10 +65,13 @@ class Audit:
                 f"rule{'s' * (rules > 1)}."
             )
         if self.unchecked:
-            count = len(self.unchecked)
+            runs = sum(issue.rule == "not-closed" for issue in self.unchecked)
+            parts = [f"{wording.count(runs, 'run')} without the server's closing line"] * (runs > 0)
+            if bare := len(self.unchecked) - runs:
+                parts.append(f"{wording.count(bare, 'ledger')} of which no server has said a word")
             return (
-                f"NOT closed: no finding, but {count} run{'s' * (count > 1)} without the server's "
-                "closing line; what was cut off, if anything, could not be seen."
+                f"NOT closed: no finding, but {' and '.join(parts)}; what was cut off, if "
+                "anything, could not be seen."
             )
         if not self.statements:
             return "Nothing to audit: no run here claims any privacy."
@@ -159,7 +163,8 @@ def audit(paths: Sequence[Path], witness_keys: Collection[str] = ()) -> Audit:
             case.issues_of(books),
             case.claims_of(books),
             case.witnessed,
-            closed=not case.open_runs(books),
+            closed=not case.open_runs(books)
+            and not any(issue.severity == "unchecked" for issue in case.issues_of(books)),
         )
         for books in case.groups
     ]

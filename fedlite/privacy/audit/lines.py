@@ -20,6 +20,7 @@ from fedlite.privacy.ledger.rules import LedgerError
 
 # An accusation with these words rests on a head that the site itself has signed.
 SIGNED = ("regress", "fork", "new-ledger")
+_MOST_ISSUES = 1000
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Line:
     witness: str
     countersignature: str
 
+    @property
+    def row(self) -> tuple[str, int]:
+        """Of which ledger and row it speaks."""
+        return self.ledger, self.seq
+
 
 @dataclass(frozen=True)
 class Closing:
@@ -66,7 +72,9 @@ class Witnessed:
     """A witness file: its genuine lines with their numbers, and the keys that signed them.
 
     run: the run directory's own name of the run ("" for a bare file, which may hold many runs).
-    closings: as `lines`. count: of all lines, good or not.
+    closings: as `lines`. count: of all lines, good or not, and what was begun of one more.
+    unchained: how many lines of an older fedlite it begins with; none of these holds a hash of
+    another.
     """
 
     path: Path
@@ -75,6 +83,7 @@ class Witnessed:
     run: str = ""
     closings: tuple[tuple[int, Closing], ...] = ()
     count: int = 0
+    unchained: int = 0
 
     @property
     def keys(self) -> set[str]:
@@ -163,14 +172,21 @@ class _Wrong(Exception):
 
 
 def read(path: Path, data: bytes, run: str = "") -> Witnessed:
-    """Verify every line of a witness file; lines that are not genuine are issues and left out."""
+    """Verify every line of a witness file; lines that are not genuine are issues and left out.
+
+    run: as in `Witnessed`. After 1,000 issues the rest is not judged.
+    """
     *whole, torn = data.split(b"\n")
     found: list[tuple[int, Line]] = []
     closings: list[tuple[int, Closing]] = []
     issues: list[Issue] = []
     before: str | None = NO_HASH
+    unchained = 0
     chained = False
     for number, text in enumerate(whole):
+        if len(issues) == _MOST_ISSUES:
+            issues.append(Issue("too-many", "the rest was not judged", str(path), "", number))
+            break
         try:
             row = _row(text)
             line = _line(row)
@@ -180,11 +196,12 @@ def read(path: Path, data: bytes, run: str = "") -> Witnessed:
             before = None
             continue
         # A line that was torn out of its place is still the server's word.
-        broken = _broken(row, before, chained)
+        broken = _broken(row, before, chained) or (run and _foreign(row))
         if broken:
             site = row.get("site", "")
             issues.append(Issue("witness-broken", broken, str(path), site, number))
         before, chained = line_hash(text), "prev" in row
+        unchained += not chained
         if isinstance(line, Line):
             found.append((number, line))
         else:
@@ -192,7 +209,8 @@ def read(path: Path, data: bytes, run: str = "") -> Witnessed:
     if torn:
         said = f"{len(torn)} bytes without a line end: the server stopped while it wrote them"
         issues.append(Issue("torn-line", said, str(path), "", len(whole), "note"))
-    return Witnessed(path, tuple(found), tuple(issues), run, tuple(closings), len(whole))
+    count = len(whole) + bool(torn)
+    return Witnessed(path, tuple(found), tuple(issues), run, tuple(closings), count, unchained)
 
 
 def _row(text: bytes) -> dict[str, Any]:
@@ -226,6 +244,13 @@ def _broken(row: Mapping[str, Any], before: str | None, chained: bool) -> str:
     return f"follows the line {row['prev'][:16]}, and the line before it is {str(before)[:16]}"
 
 
+def _foreign(row: Mapping[str, Any]) -> str:
+    """Return why a closing line is not of this run's own file, or nothing."""
+    if row["kind"] != CLOSED or row["lines"] == row["prev"]:
+        return ""
+    return f"closes a file that ends with the line {row['lines'][:16]}, which is not this one"
+
+
 def _line(row: dict[str, Any]) -> Line | Closing:
     said = {name: value for name, value in row.items() if name not in ("prev", "proof")}
     if said["kind"] == CLOSED:
@@ -245,6 +270,7 @@ def _check_head(line: Line) -> None:
         message = witness_message(line.ledger, line.seq, line.hash) if line.ledger else b""
         if not keys.verify(line.witness, line.countersignature, message):
             raise _Wrong("witness-forged", "the countersignature is not the server's", line.site)
-    elif line.why in SIGNED and line.hash and not signed:
+    elif line.why in SIGNED and not signed and (line.hash or line.why != "new-ledger"):
+        # Only a site that shows no ledger at all, where one is known, leaves nothing to sign.
         text = f"it accuses the site of {line.why!r} by a head that the site has not signed"
         raise _Wrong("witness-forged", text, line.site)

@@ -13,7 +13,6 @@ from fedlite.privacy.audit.table import COLUMNS, cells, notes, where
 from fedlite.reporting import markup, wording
 from fedlite.storage import write_atomic
 
-PAGE = "audit.html"
 TITLE = "fedlite audit"
 
 _CHARTS = 60
@@ -244,7 +243,7 @@ def _checked(audit: Audit) -> list[str]:
             "Every row's hash, place in the chain and signature; what every row means after those "
             "before it; every plan against the ceiling in force when it was admitted; every head "
             "and payload that a server signed for; the chain of its lines and its closing line "
-            "over the run's files; every figure of the summary that speaks of privacy.",
+            "over the run's files; the summary's mechanism, epsilons, budgets and releases.",
             "soft",
         ),
     ]

@@ -14,17 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from fedlite.privacy.audit.rules import Issue
-from fedlite.privacy.ledger.lines import MAX_LINE
+from fedlite.privacy.ledger.lines import MAX_LINE, RUN_FILES
 from fedlite.privacy.ledger.rows import decode
 from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.reporting.record import ROUNDS, SUMMARY
 
 WITNESS = "witness.jsonl"
 LEDGERS = "ledgers"
-_SCENARIO = "scenario.toml"
+SCENARIO = "scenario.toml"
 _SITE = "site.toml"
 _MOST_BYTES = 2**28
+# Each line becomes an object: lines without anything in them must not fill the memory.
+_MOST_LINES = 2**20
 _DEEPEST = 8
+# Where the audit itself writes its page.
+PAGE = "audit.html"
+_DRAWN = "is not signed, and was not looked at: `fedlite report` draws it anew from what is"
+_UNSIGNED = {
+    "report.html": _DRAWN,
+    "figures": _DRAWN,
+    "checkpoint": "was not looked at: it is for going on with the run, and in a simulation holds "
+    "the private keys of the server and the sites, with which anything can be signed",
+}
 # What a ledger's writer keeps beside it.
 _LOCK, _POISONED = ".lock", ".poisoned"
 
@@ -52,6 +63,7 @@ class Run:
     witness: bytes | None
     summary: bytes | None
     rounds: bytes | None
+    scenario: bytes | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +95,10 @@ class Sources:
                 raise OSError("not a regular file")
             if status.st_size > _MOST_BYTES:
                 raise OSError(f"{status.st_size:,} bytes are more than an audit reads")
-            return path.read_bytes()
+            data = path.read_bytes()
+            if data.count(b"\n") > _MOST_LINES:
+                raise OSError(f"more than the {_MOST_LINES:,} lines that an audit reads")
+            return data
         except (OSError, ValueError) as error:
             self.unreadable(path, error)
             return None
@@ -133,7 +148,7 @@ def _folder(sources: Sources, path: Path, depth: int) -> None:
     if names is None:
         return
     held = set(names)
-    if held & {SUMMARY, ROUNDS, _SCENARIO} or {WITNESS, LEDGERS} <= held:
+    if held & {SUMMARY, ROUNDS, SCENARIO} or (LEDGERS in held and held & {WITNESS, *RUN_FILES}):
         _run(sources, path, held)
     elif _SITE in held or {"keys", LEDGERS} <= held:
         _site(sources, path, held)
@@ -163,13 +178,19 @@ def _run(sources: Sources, path: Path, held: set[str]) -> None:
     if not sources.first_time(path):
         return
     ledgers = _ledgers(sources, path / LEDGERS, "run") if LEDGERS in held else []
-    witness, summary, rounds = (
-        sources.read(path / name) if name in held else None for name in (WITNESS, SUMMARY, ROUNDS)
+    witness, summary, rounds, scenario = (
+        sources.read(path / name) if name in held else None
+        for name in (WITNESS, SUMMARY, ROUNDS, SCENARIO)
     )
-    sources.runs.append(Run(path, tuple(ledgers), witness, summary, rounds))
-    for name in sorted(held - {LEDGERS, "checkpoint", "figures"}):
-        if (path / name).is_dir():
-            sources.passed_over(path / name, "is no part of a run directory, and was not searched")
+    sources.runs.append(Run(path, tuple(ledgers), witness, summary, rounds, scenario))
+    for name in sorted(held - {LEDGERS, WITNESS, PAGE, *RUN_FILES}):
+        if name in _UNSIGNED:
+            why = _UNSIGNED[name]
+        elif (path / name).is_dir():
+            why = "is no part of a run directory, and was not searched"
+        else:
+            why = "is not among what the server signs, and was not looked at"
+        sources.passed_over(path / name, why)
 
 
 def _site(sources: Sources, path: Path, held: set[str]) -> None:

@@ -16,11 +16,24 @@ from fedlite.privacy.audit.rules import Issue
 _WHY = ("regress", "fork", "new-ledger", "forged")
 
 
-def refusals(witnessed: Witnessed) -> list[Issue]:
-    """Return what the server refused: each is a finding about that site."""
+def refusals(files: Sequence[Witnessed], fresh: Iterable[Witnessed]) -> list[Issue]:
+    """Return what servers refused: each is a finding about that site.
+
+    An accusation that their own lines belie is one about the server. files: all of them; fresh: the
+    same, each line once.
+    """
+    seen = {line for one in files for _, line in one.lines if line.kind == "seen"}
+    ledgers, hashes = _by(seen, "site", "ledger"), _by(seen, "row", "hash")
     issues = []
-    for number, line in witnessed.lines:
-        if line.kind == "refused":
+    for witnessed in fresh:
+        for number, line in witnessed.lines:
+            if line.kind != "refused":
+                continue
+            known = {"fork": hashes.get(line.row), "new-ledger": ledgers.get(line.site)}
+            if known.get(line.why) == {line.hash if line.why == "fork" else line.ledger}:
+                text = f"it accuses {line.site[:64]} of {line.why!r} by the very head that it saw"
+                issues.append(Issue("witness-forged", text, str(witnessed.path), "", number))
+                continue
             rule = f"refused-{line.why}" if line.why in _WHY else "refused-other"
             when = f"round {line.round} of run {line.run}" if line.run else "a hello"
             head = f"row {line.seq}, hash {line.hash[:16]}" if line.hash else "no head"
@@ -29,14 +42,21 @@ def refusals(witnessed: Witnessed) -> list[Issue]:
     return issues
 
 
+def _by(lines: Iterable[Line], key: str, value: str) -> dict[object, set[str]]:
+    found: dict[object, set[str]] = {}
+    for line in lines:
+        found.setdefault(getattr(line, key), set()).add(getattr(line, value))
+    return found
+
+
 def forks(files: Iterable[Witnessed]) -> list[Issue]:
     """Return where servers countersigned two different rows under one number."""
-    first: dict[tuple[str, int], str] = {}
+    first: dict[object, str] = {}
     issues = []
     for witnessed in files:
         for number, line in witnessed.lines:
             if line.kind == "seen":
-                known = first.setdefault((line.ledger, line.seq), line.hash)
+                known = first.setdefault(line.row, line.hash)
                 if known != line.hash:
                     text = f"row {line.seq} was seen with the hashes {known[:16]}, {line.hash[:16]}"
                     issues.append(Issue("fork", text, str(witnessed.path), line.site, number))

@@ -33,7 +33,7 @@ RULES = {
     "witness-head": "A witness speaks of an earlier row of this ledger, by its hash.",
     "witness-signature": "What a witness said is signed by the witness.",
     "damaged-tail": "What follows the last complete line is the beginning of a row, or nothing.",
-    "too-many": "After 100 findings the rest of a file is not judged.",
+    "too-many": "After 100 findings, 1,000 in a witness file, the rest of it is not judged.",
     # Notes: worth a look, and no failure.
     "torn-line": "A last line without its end was never flushed, so nothing was sent after it.",
     "clock": "Times do not run backwards; the order of rows is that of their numbers, not times.",
