@@ -66,12 +66,18 @@ class Witness:
         self._seen: dict[str, _Seen] = {}
         self._expected: dict[str, str] = {}
         self._payloads: dict[tuple[str, str], set[str]] = {}
+        # The heads in the run's own file: whatever is countersigned in a run stands there as well,
+        # also where the server was killed between the two files.
+        self._told: set[_Seen] = set()
         self._lines: list[dict[str, Any]] = []
         for file in self._files:
             for row in file.load():
                 if row.get("kind") == "seen" and row["witness"] == self.public:
-                    self._keep(row["site"], _Seen(*(row[k] for k in _Seen.__dataclass_fields__)))
-                    self._count(row["run"], row["site"], row["payload"])
+                    seen = _Seen(*(row[k] for k in _Seen.__dataclass_fields__))
+                    self._keep(row["site"], seen)
+                    if file is self._run:
+                        self._told.add(seen)
+                        self._count(row["run"], row["site"], row["payload"])
 
     def _keep(self, site: str, seen: _Seen) -> None:
         known = self._seen.get(site)
@@ -129,9 +135,10 @@ class Witness:
         seen, why = self._compare(head, known, self._expected.get(site, ""))
         if seen is None or why:
             self._refuse(site, head, why, run=run, number=number, payload=payload)
-        elif known is None or seen != known or payload:
+        elif seen not in self._told or payload:
             self._append("seen", site, seen, self._sign(seen), run, number, payload, "")
             self._seen[site] = seen
+            self._told.add(seen)
             self._count(run, site, payload)
 
     def _compare(

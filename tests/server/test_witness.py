@@ -13,6 +13,7 @@ import pytest
 
 from fedlite.messages import LedgerHead
 from fedlite.privacy.ledger import Ledger, forget, keys, rows
+from server.chain import ChainFile
 from server.witness import FILE, Disagreement, Witness
 
 RUN = "00112233445566ff"
@@ -264,6 +265,35 @@ def test_the_second_file_is_remembered_from_run_to_run(tmp_path: Path, chain: Ch
     forget(chain.path)
     assert refused(second, Chain(chain.path.parent.parent, commitment="ce").grow()) == "new-ledger"
     assert len(lines(tmp_path / "b")) == 1
+
+
+def test_a_server_killed_between_its_two_files_tells_all_in_the_runs_own(
+    tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else the run's file would lack a line for what the site has a signature of.
+    sink, add = tmp_path / "all-runs.jsonl", ChainFile.append
+
+    def killed(file: ChainFile, *args: Any) -> None:
+        if file.path != sink:
+            raise KeyboardInterrupt
+        add(file, *args)
+
+    first = Witness(tmp_path / "run", tmp_path / "w.pem", sink)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ChainFile, "append", killed)
+        see(first, chain.grow())
+    again = Witness(tmp_path / "run", tmp_path / "w.pem", sink)
+    receipt = again.receipt("site-1")
+    assert receipt is not None and receipt.seq == 1 and not (tmp_path / "run" / FILE).exists()
+    # An update that only the other file knows has not come into this run's record.
+    assert again.releases(RUN, "site-1") == 0
+    for _ in range(2):
+        again.greet("site-1", chain.head(), ())
+        again.flush()
+    (line,) = lines(tmp_path / "run")
+    assert (line["seq"], line["payload"]) == (1, "")
+    see(again, chain.head())
+    assert again.releases(RUN, "site-1") == 1
 
 
 def test_what_was_seen_cannot_be_edited(
