@@ -220,7 +220,7 @@ def audit_ledgers(
         typer.Option(
             metavar="HEX",
             help="A server's public key, from its operator; may be given more than once. What was "
-            "signed with another is a finding.",
+            "signed with another is a finding, and what it has not signed was not checked.",
         ),
     ] = None,
     as_json: Json = False,

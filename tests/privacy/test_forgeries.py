@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fedlite.privacy.audit import audit, lines
+from fedlite.privacy.audit import audit, book, lines
 from fedlite.privacy.ledger import keys
 from fedlite.privacy.ledger.rows import canonical, decode, witness_message
 from fedlite.privacy.ledger.rules import LedgerError
@@ -372,7 +372,33 @@ def test_a_scenario_that_names_no_steps_does_not_switch_them_off(world: World) -
     assert rules(world) == {"summary-damaged"}
 
 
+def test_a_closed_record_has_no_line_that_only_some_would_read(world: World) -> None:
+    with (world.run / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 7, "accepted": 3, "dropped": {}}')
+    world.close()
+    assert rules(world) == {"rounds-damaged"}
+
+
+def test_a_site_is_counted_once(world: World) -> None:
+    edit(world, lambda summary: summary["sites"].append("site-1"))
+    world.close()
+    assert "summary-damaged" in rules(world)
+
+
 # What is meant to exhaust whoever reads it.
+
+
+def test_plans_without_end_are_not_all_charged(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(book, "_MOST_PLANS", 3)
+    site = Site(world.root / "elsewhere", "site-9")
+    site.genesis(plan_body(noise_multiplier=1e6), policy_body())
+    for number in range(1, 4):
+        more = plan_body(f"{number:016x}", noise_multiplier=1e6 - number, bound="rdp", charged=0.1)
+        site.append(("plan", {"plan": more}))
+        found = {issue.rule for issue in audit([site.path]).findings}
+        assert found == ({"too-many"} if number == 3 else set())
 
 
 def test_a_scenario_that_never_ends_is_not_read(world: World) -> None:

@@ -34,6 +34,9 @@ def check(
 def _rounds(claims: Claims, seen: Sequence[Line], *, closed: bool) -> list[Issue]:
     """Hold the rounds against the summary and against the server's lines."""
     path, issues = str(claims.source.path / ROUNDS), []
+    if closed and not (claims.source.rounds or b"\n").endswith(b"\n"):
+        # While a run goes on, a crash may leave half a line.
+        issues.append(Issue("rounds-damaged", "ends in the middle of a line", path))
     numbers = [one.number for one in claims.rounds]
     if numbers != list(range(1, len(numbers) + 1)) or len(numbers) != claims.length:
         text = f"holds {len(numbers)} rounds, and the summary speaks of {claims.length}"

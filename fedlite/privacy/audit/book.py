@@ -23,6 +23,8 @@ from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.privacy.mechanism import MAX_SLACK, Event
 
 _JUMP_SECONDS = 300
+# Each is charged together with all before it, which takes minutes for so many.
+_MOST_PLANS = 1000
 Policy = Mapping[str, Any]
 
 
@@ -160,6 +162,9 @@ def read(file: LedgerFile) -> Book:
         book.issues.append(issue)
     for row in book.rows:
         _sort(book, row)
+    if sum(row.kind == "plan" for row in book.rows) >= _MOST_PLANS:
+        text = f"has more than {_MOST_PLANS:,} plans; what came later was not charged"
+        book.issues.append(book.issue("too-many", text))
     if book.rows:
         book.issues += _place(book)
         book.issues += _semantics(book)
@@ -181,7 +186,7 @@ def _note(book: Book, issue: Issue) -> Issue:
 
 def _sort(book: Book, row: Row) -> None:
     body = row.body
-    if row.kind in ("genesis", "plan"):
+    if row.kind in ("genesis", "plan") and len(book.plans) < _MOST_PLANS:
         book.plans.append(Plan(len(book.plans), row.seq, body["plan"]))
     if row.kind in ("genesis", "policy"):
         book.policies.append((row.seq, body["policy"]))

@@ -113,10 +113,14 @@ def _read_summary(claims: Claims, summary: Mapping[str, Any], privacy: Mapping[s
         damage.append(f"privacy must name the mechanism; no number for {', '.join(missing)}")
     claims.sites = sites if good else {}
     named, length = summary.get("sites"), summary.get("rounds")
-    if isinstance(named, list) and all(isinstance(site, str) for site in named):
+    if (
+        isinstance(named, list)
+        and all(isinstance(site, str) for site in named)
+        and len(set(named)) == len(named)
+    ):
         claims.named = named
     elif claims.unit != "none":
-        damage.append("sites must be a list of names")
+        damage.append("sites must be a list of names, each once")
     if type(length) is int:
         claims.length = length
     elif claims.unit != "none":
@@ -294,7 +298,7 @@ def _prefix(claims: Claims, site: str, said: Any, plan: Plan, delta: float) -> l
         return []  # older summaries have none
     steps, epsilon = (said.get(n) if isinstance(said, dict) else None for n in ("steps", "epsilon"))
     claim = _number(epsilon)
-    if type(steps) is not int or not 0 <= steps <= plan.steps or claim is None:
+    if type(steps) is not int or not 0 <= steps <= plan.body["asked"] or claim is None:
         text = f"prefix must name steps of the plan, and an epsilon, got {json.dumps(said)[:80]}"
         return [claims.issue("summary-damaged", text, site)]
     real = compose_pld(parts_of([plan], [steps]), delta)
