@@ -279,6 +279,12 @@ def test_a_run_without_the_servers_books_is_no_folder_of_ledgers(world: World) -
     assert rules(world) == {"witness-missing", "not-closed"}
 
 
+def test_a_folder_in_which_the_run_is_only_a_link_is_not_clean(world: World) -> None:
+    (world.root / "runs").mkdir()
+    (world.root / "runs" / "run").symlink_to(world.run)
+    assert {issue.rule for issue in audit([world.root / "runs"]).findings} == {"no-ledger"}
+
+
 def test_a_ledger_that_somebody_adds_to_a_closed_run_is_not_vouched_for(world: World) -> None:
     # The name looks like that of a site; its plan is of another run.
     site = Site(world.root / "elsewhere", "s\u0456te-1")

@@ -135,7 +135,8 @@ def find(paths: Sequence[Path]) -> Sources:
             continue
         before = sources.hits, len(sources.issues)
         _folder(sources, path, 0)
-        if (sources.hits, len(sources.issues)) == before:
+        found = [issue for issue in sources.issues[before[1] :] if issue.severity == "finding"]
+        if sources.hits == before[0] and not found:
             sources.issues.append(Issue("no-ledger", "there is no ledger here", str(path)))
         real = path.resolve()
         sources.given_runs += [run.path for run in sources.runs if run.path.resolve() == real]
