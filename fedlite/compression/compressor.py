@@ -73,7 +73,7 @@ def make(
         ValueError: `name` is not registered, or the compressor refuses its settings.
 
     >>> make("topk", density=0.03, values="sign")
-    TopK(density=0.03, values='sign', sections=(), each=False)
+    TopK(density=0.03, values='sign', sections=(), least=0)
     """
     if name not in COMPRESSORS:
         known = ", ".join(sorted(COMPRESSORS))

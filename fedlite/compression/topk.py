@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,7 +34,8 @@ class TopK:
         values: a name in `quantization.QUANTIZERS`.
         sections: sizes of the model's tensors, in their order; empty stands for one tensor.
             A tensor that reaches over several blocks counts as one of its own in each of them.
-        each: send at least as many coordinates of a block as it has tensors.
+        least: above 0 (for `RotatedTopK`), a last block of fewer coordinates joins the one before,
+            and of every block at least as many are sent as it has tensors.
 
     Raises:
         ValueError: `density` is out of range or `values` is not known.
@@ -51,7 +53,7 @@ class TopK:
     density: float
     values: str = "sign"
     sections: tuple[int, ...] = ()
-    each: bool = False
+    least: int = 0
 
     def __post_init__(self) -> None:
         """Check both fields."""
@@ -122,15 +124,27 @@ class TopK:
         """Yield the blocks of a vector of `size` coordinates."""
         starts = np.array(layers.begins(self.sections, size))
         ends = layers.ends(self.sections, size)
-        for start in range(0, size, BLOCK):
-            stop = min(size, start + BLOCK)
+        for start, stop in pairwise(cuts(size, self.least)):
             inside = np.unique(np.clip(ends, start, stop)) - start
             ends_inside = inside[inside > 0]
             among = starts[(starts > start) & (starts < stop)] - start
             number = count(stop - start, self.density)
-            if self.each:
+            if self.least:
                 number = max(number, ends_inside.size)
             yield Block(start, stop, number, ends_inside, [0, *among.tolist()])
+
+
+def cuts(size: int, least: int = 0) -> list[int]:
+    """Return where the blocks of a vector of `size` coordinates begin and end, from 0 to `size`.
+
+    They begin at multiples of 2**24, but none after the first so late that fewer than `least`
+    coordinates would be in it. An empty vector has no block.
+
+    >>> cuts(2**24 + 5), cuts(2**24 + 5, least=128), cuts(5, least=128), cuts(0)
+    ([0, 16777216, 16777221], [0, 16777221], [0, 5], [0])
+    """
+    between = [start for start in range(BLOCK, size, BLOCK) if size - start >= least]
+    return [0, *between, size] if size else [0]
 
 
 @dataclass(frozen=True, eq=False)
