@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from fedlite import compression
 from fedlite.config import Scenario
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
-from fedlite.privacy import Mechanism
+from fedlite.privacy import Mechanism, client
 from fedlite.privacy.budget import Budget, Refused, plan_unit
 from fedlite.privacy.ledger import Ledger
 from fedlite.training import Learner
@@ -286,8 +287,15 @@ class Site:
             layout=self.learner.layout.digest,
             base=instruction.model,
         )
+        # Without a residual nothing is kept of what the server cuts off.
+        bound = self.scenario.federation.update_norm if link.error_feedback else 0.0
         sent = compression.compress(
-            compressor, delta, residual, reference=reference, context=envelope.context
+            compressor,
+            delta,
+            residual,
+            reference=reference,
+            context=envelope.context,
+            cut=partial(client.clip, bound=bound) if bound else None,
         )
         disclosed = self.scenario.federation.weighting == "records"
         records = len(self.learner.labels) if disclosed else 0

@@ -11,6 +11,11 @@ and compresses the rest. It needs no memory at the site, so it serves sites that
 Ortega, Huang, Li, Jafarkhani 2025, "Communication compression for distributed learning with
 aggregate and server-guided feedback", arXiv 2512.22623 (CAFe).
 
+**A bound.** A receiver that cuts long updates would take off from the largest coordinates what the
+residual thinks was said. The sender knows the bound, so it shortens all that it wants to say by the
+factor that its message would be cut by: the message then arrives as it is, and what was cut, the
+same share of every coordinate, is in neither. Keeping it would let residuals grow for ever.
+
 Privacy: under record-level privacy the delta must be the noised one. A residual of clean deltas
 would carry unprotected information into later messages. Under central client-level privacy error
 feedback is not used. What the server has broadcast is public, so subtracting it costs nothing.
@@ -18,7 +23,8 @@ feedback is not used. What the server has broadcast is public, so subtracting it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +66,8 @@ class Sent:
         body: what the compressor wrote.
         update: float32[n], the update as the receiver will use it.
         unsent: the residual if this body does not get through: nothing of it was said.
-        residual: the residual if it does. Up to rounding, update plus residual is unsent.
+        residual: the residual if it does. Up to rounding, update plus residual is unsent, or,
+            where the update would have been cut, unsent times a factor.
     """
 
     body: bytes
@@ -76,6 +83,7 @@ def compress(
     *,
     reference: NDArray[np.float32] | None = None,
     context: Context = NOTHING,
+    cut: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> Sent:
     """Compress `delta` plus `residual` minus `reference`, and say what is left in either case.
 
@@ -88,6 +96,8 @@ def compress(
         residual: of the last acknowledged update, or None at the start.
         reference: float32[n] that the receiver will add again, or None.
         context: what both ends know of this message.
+        cut: what the receiver makes of the values of an update: themselves where they are within
+            its bound, else a multiple of them (`privacy.client.clip`); None if it has no bound.
 
     Raises:
         ValueError: the shapes differ, or the sum is not a finite float32[n].
@@ -110,12 +120,33 @@ def compress(
     # An overflow becomes infinite here and is refused by the compressor.
     with np.errstate(over="ignore", invalid="ignore"):
         unsent = delta.copy() if residual is None else delta + residual.value
-        target = unsent if reference is None else unsent - reference
-    body = compressor.compress(target, context)
-    update = restore(compressor.decompress(body, delta.size, context), reference)
+    body, update = _say(compressor, unsent, reference, context)
     left = unsent.copy()
+    if cut is not None and (kept := cut(update.values)) is not update.values:
+        factor = _norm(kept) / _norm(update.values)
+        left = (unsent.astype(np.float64) * factor).astype(np.float32)
+        body, update = _say(compressor, left, reference, context)
+        # What a reference or rounded values still have too much is not taken off the residual.
+        update = replace(update, values=cut(update.values))
     update.add_to(left, -1.0)
     return Sent(body, update, Residual(unsent), Residual(left))
+
+
+def _say(
+    compressor: Compressor,
+    vector: NDArray[np.float32],
+    reference: NDArray[np.float32] | None,
+    context: Context,
+) -> tuple[bytes, Decoded]:
+    """Return the body for `vector`, and the update before any bound."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        target = vector if reference is None else vector - reference
+    body = compressor.compress(target, context)
+    return body, restore(compressor.decompress(body, vector.size, context), reference)
+
+
+def _norm(values: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(values.astype(np.float64)))
 
 
 def restore(update: Decoded, reference: NDArray[np.float32] | None) -> Decoded:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlite.compression import Compressor, Dense, TopK
+from fedlite.compression.eden import Eden
 from fedlite.compression.feedback import Residual, compress, restore
 
 
@@ -87,6 +88,58 @@ def test_a_reference_is_subtracted_and_comes_back(error: bool) -> None:
     np.testing.assert_array_equal(received.dense(), sent.update.dense())
     np.testing.assert_allclose(received.dense() + sent.residual.value, wanted, atol=1e-6)
     np.testing.assert_allclose(sent.unsent.value, wanted, atol=1e-7)
+
+
+def within(values: np.ndarray) -> np.ndarray:
+    """What a receiver with the bound 3 makes of an update, from the definition."""
+    norm = float(np.linalg.norm(values.astype(np.float64)))
+    return values if norm <= 3.0 else (values * (3.0 / norm)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "compressor",
+    [TopK(0.1), TopK(0.1, "fp32"), TopK(0.1, "sign-per-tensor", (100, 200)), Eden(1, False)],
+    ids=repr,
+)
+def test_a_receivers_bound_finds_nothing_to_cut(compressor: Compressor) -> None:
+    """The message is as long as the bound, and the residual stays in proportion to it."""
+    rng = np.random.default_rng(6)
+    residual = Residual(np.zeros(300, np.float32))
+    for _ in range(60):
+        delta = rng.normal(size=300).astype(np.float32)
+        wanted = (delta + residual.value).astype(np.float64)
+        sent = compress(compressor, delta, residual, cut=within)
+        values = compressor.decompress(sent.body, 300).dense()
+        np.testing.assert_allclose(within(values), values, rtol=1e-5)
+        assert np.linalg.norm(values) == pytest.approx(3.0, rel=1e-5)
+        plain = np.linalg.norm(
+            compressor.decompress(compressor.compress(wanted.astype("f4")), 300).values
+        )
+        together = values + sent.residual.value
+        np.testing.assert_allclose(together, wanted * (3.0 / plain), atol=1e-5)
+        np.testing.assert_array_equal(sent.unsent.value, wanted.astype(np.float32))
+        residual = sent.residual
+    assert np.linalg.norm(residual.value) < 10
+
+
+def test_a_bound_that_is_not_reached_changes_nothing() -> None:
+    delta = np.random.default_rng(7).normal(size=300).astype(np.float32) / np.float32(20)
+    plain, bounded = compress(TopK(0.1), delta), compress(TopK(0.1), delta, cut=within)
+    assert plain.body == bounded.body
+    np.testing.assert_array_equal(plain.residual.value, bounded.residual.value)
+
+
+def test_a_reference_beyond_the_bound_is_not_taken_off_the_residual() -> None:
+    """Shortening what is said does not shorten what the receiver adds to it."""
+    rng = np.random.default_rng(8)
+    delta, reference = rng.normal(size=(2, 300)).astype(np.float32)
+    sent = compress(TopK(0.1), delta, reference=reference, cut=within)
+    received = within(restore(TopK(0.1).decompress(sent.body, 300), reference).dense())
+    np.testing.assert_array_equal(received, sent.update.dense())
+    together = received + sent.residual.value
+    factor = float(together @ delta / (delta @ delta))
+    assert 0 < factor < 1
+    np.testing.assert_allclose(together, factor * delta, atol=1e-5)
 
 
 def test_a_good_reference_leaves_less_to_say() -> None:

@@ -526,6 +526,39 @@ def test_a_bound_on_the_norm_holds_whatever_a_site_sends(world: World) -> None:
     assert moved == pytest.approx(0.5, rel=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("values", ["sign", "fp32", "fp16", "levels-4"])
+def test_what_a_bound_cuts_is_cut_at_both_ends(world: World, values: str, share: float) -> None:
+    """What the server used and what the site keeps are, together, its input made shorter.
+
+    Once the site took off from its residual what the server had cut: half of the input was in
+    neither.
+    """
+    bound = 4.0
+    some = world(
+        sites=1,
+        federation={"update_norm": bound, "rounds": 6},
+        uplink={"values": values, "density": 0.1, "aggregate_feedback": share},
+    )
+    stub, site, rounds = some.members[0].learner, some.members[0].site, some.rounds()
+    player = rounds.play(
+        epsilon=lambda asked: None, evaluate=lambda number, model: ({}, {}), cpu_seconds=lambda: 0.0
+    )
+    before, residual = rounds.point.state.model.astype(np.float64), np.zeros(N)
+    for record in player:
+        wanted = residual + stub.deltas[record.round]
+        state = load(site.path)
+        assert record.accepted == 1 and state is not None and state.pending is not None
+        model = rounds.point.state.model.astype(np.float64)
+        used, residual = model - before, state.pending.residual.astype(np.float64)
+        assert np.linalg.norm(used) <= bound * (1 + 1e-5)
+        # Nothing but one factor, and not much smaller than the bound asks for.
+        factor = (used + residual) @ wanted / (wanted @ wanted)
+        assert bound / np.linalg.norm(wanted) < factor < 1
+        np.testing.assert_allclose(used + residual, factor * wanted, atol=1e-4)
+        before = model
+
+
 def test_a_claim_of_too_many_records_is_dropped(world: World) -> None:
     some = world(federation={"weighting": "records"})
     some.members[2].always = says(lambda m, i: frame(m, i, records=2**32 - 1))
