@@ -68,8 +68,10 @@ class Levels:
             return b""
         index, centroids = _lloyd(np.abs(values), self.levels)
         plain = pack_planes(index[None], self._bits).tobytes()
-        nested = _encode_nested(index, self.levels)
-        short = bytes([_NESTED]) + nested if len(nested) < len(plain) else bytes([_PLAIN]) + plain
+        nested = None if index.size >= positions.SIZES else _encode_nested(index, self.levels)
+        short = bytes([_PLAIN]) + plain
+        if nested is not None and len(nested) < len(plain):
+            short = bytes([_NESTED]) + nested
         signs = np.packbits(values < 0, bitorder="little").tobytes()
         return centroids.astype("<f4").tobytes() + signs + short
 

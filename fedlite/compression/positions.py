@@ -22,8 +22,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# Below it every sum that decoding makes fits into 32 bits.
-_SIZES = 2**28
+SIZES = 2**28
+"""Sets are among fewer coordinates: every sum that decoding makes then fits into 32 bits."""
+
 # Gaps that are enough to choose the divisor by.
 _SAMPLE = 8192
 
@@ -227,9 +228,9 @@ def _bytes(bits: int) -> int:
 
 
 def _require_plan(size: int, count: int) -> None:
-    if not 0 <= count <= size < _SIZES:
+    if not 0 <= count <= size < SIZES:
         raise ValueError(
-            f"count must be in [0, size] and size below {_SIZES}, got count {count} and size "
+            f"count must be in [0, size] and size below {SIZES}, got count {count} and size "
             f"{size}; cut a longer vector into blocks"
         )
 

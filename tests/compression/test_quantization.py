@@ -169,6 +169,18 @@ def test_levels_are_written_near_their_entropy(levels: int) -> None:
     assert 8 * len(data) < 1.02 * entropy
 
 
+def test_values_too_many_for_sets_are_written_as_planes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random k writes its values at once, without blocks: they may be more than a set may be."""
+    vector = np.where(np.arange(100) == 9, 3, 1).astype(np.float32)
+    nested = Levels(2).encode(vector)
+    monkeypatch.setattr(positions, "SIZES", 100)
+    planes = Levels(2).encode(vector)
+    assert (nested[21], planes[21]) == (1, 0)
+    np.testing.assert_array_equal(Levels(2).decode(planes, 100)[0], vector)
+    with pytest.raises(ValueError, match="size below 100"):
+        Levels(2).decode(nested, 100)
+
+
 def test_few_distinct_values_come_back_exactly() -> None:
     vector = np.array([0, 1, -2, 4, 0, -1, 4, 4, -8] * 5, dtype=np.float32)
     decoded, _ = Levels(5).decode(Levels(5).encode(vector), vector.size)

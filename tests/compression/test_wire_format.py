@@ -21,7 +21,16 @@ import pytest
 from numpy.typing import NDArray
 
 from fedlite import compression
-from fedlite.compression import HEADER_BYTES, Context, Envelope, layers, make, pack, positions
+from fedlite.compression import (
+    HEADER_BYTES,
+    Context,
+    Envelope,
+    layers,
+    make,
+    pack,
+    positions,
+    selection,
+)
 from fedlite.messages import Hello, Instruction, LedgerHead, Receipt, Reply, site_id
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "wire-format.md").read_text("utf-8")
@@ -465,6 +474,8 @@ def test_the_other_implementation_reads_sets_levels_and_words() -> None:
 
 # Small ones at the start and in between, and one that is just large enough to begin a layer: 7.
 TENSORS = (2, 40, 3, 611, 2, 7, 9, 1, 155, 66)
+# Layers that begin 128 and 127 after the cut before, and 128 before the end.
+EDGES = (128, 127, 513, 128)
 PLANS: list[dict[str, Any]] = [
     {"kind": "dense", "values": "fp16"},
     *({"kind": "topk", "density": d, "values": "sign"} for d in (0.004, 0.07, 0.3, 0.9, 1.0)),
@@ -496,12 +507,14 @@ def test_the_other_implementation_gets_the_same_bits(
     """With short blocks, too, as no test can wait for two of 2**24; of 896, 400 leave 96."""
     monkeypatch.setattr(compression.topk, "BLOCK", block)
     settings = {key: value for key, value in plan.items() if key != "kind"}
-    for seed in range(2):
-        vector, n = update(seed, TENSORS), sum(TENSORS)
-        compressor = make(plan["kind"], **settings, sections=TENSORS)
+    for seed, sections in enumerate((TENSORS, TENSORS, EDGES)):
+        vector, n = update(seed, sections), sum(sections)
+        # A zero that is negative, among the sent ones of a dense plan.
+        vector[3] = -0.0
+        compressor = make(plan["kind"], **settings, sections=sections)
         body = compressor.compress(vector, UPDATE.context)
         exact = compressor.decompress(body, n, UPDATE.context).dense()
-        found = decode(body, Plan(sections=TENSORS, block=block, **plan))
+        found = decode(body, Plan(sections=sections, block=block, **plan))
         assert struct.pack(f"<{n}f", *found) == exact.astype("<f4").tobytes()
 
 
@@ -525,6 +538,39 @@ def test_the_other_implementation_meets_every_kind_of_positions() -> None:
         seen.add(("split", blob[0] & 1))
         seen.add(("mode", whole[0] & 1))
     assert len(seen) == 4
+
+
+def test_other_choices_of_the_sender_are_taken() -> None:
+    """Frames are not canonical: whole or split, in another mode, planes for sets, -0 for 0."""
+    starts = starts_of(SPLIT_SECTIONS)
+    modes = [positions.encode(np.array(SPLIT), 128), *(even_mode(SPLIT, s) for s in (3, 4))]
+    bodies = {bytes([2 * len(code)]) + code for code in modes} | {VECTORS["positions-split"]}
+    assert len(bodies) >= 3
+    for body in bodies:
+        found, used = layers.decode(memoryview(body), 128, len(SPLIT), starts)
+        assert found.tolist() == SPLIT and used == len(body)
+    form = compression.quantization.quantizer("levels-2")
+    planes = VECTORS["nested"][:16] + b"\0" + np.packbits(NESTED < 0, bitorder="little").tobytes()
+    assert form.decode(planes, 64)[0].tolist() == NESTED.tolist()
+    sign = compression.quantization.quantizer("sign-per-tensor")
+    splits = np.array([0, 2, 2])
+    for none_sent in (0.0, -0.0):
+        data = struct.pack("<2f", 1.0, none_sent) + b"\0"
+        assert sign.decode(data, 2, splits)[0].tolist() == [1.0, 1.0]
+
+
+def even_mode(indices: list[int], shift: int) -> bytes:
+    gaps = np.diff([-1, *indices]) - 1
+    bits = [int(gap) >> plane & 1 for plane in range(shift) for gap in gaps]
+    for gap in gaps:
+        bits += [0] * (int(gap) >> shift) + [1]
+    return bytes([2 * shift]) + np.packbits(bits, bitorder="little").tobytes()
+
+
+def test_a_density_is_its_shortest_decimal() -> None:
+    """0.07 is a float64 a little above 7 / 100; and 0.1 has 17 digits and more that name it."""
+    for density, n in ((0.07, 100), (0.1, 1000), (0.10000000000000001, 1000), (0.29, 100)):
+        assert selection.count(n, density) == share_of(density, n) == round(density * n)
 
 
 def test_the_streams_are_those_of_the_code() -> None:
