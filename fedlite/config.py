@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlite.privacy import ranges
-from fedlite.recommend import recommend
+from fedlite.recommend import is_table, recommend
 from fedlite.rules import broken
 
 if TYPE_CHECKING:
@@ -143,7 +143,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Model:
-    """Which branched model is trained."""
+    """Which branched model is trained.
+
+    Where the scenario names none, tables get `linear`: `cosine` centres each record over its own
+    columns, so that it cannot see their sum.
+    """
 
     name: str = setting("cosine", "a non-empty name", bool)
 
@@ -352,7 +356,7 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
             continue
         sections[name] = section(name, kind, table, errors)
     if not errors:
-        scenario = _with_links(Scenario(**sections), tables)
+        scenario = _with_links(_with_model(Scenario(**sections), tables), tables)
         errors = broken(scenario)
         if not errors:
             return scenario
@@ -363,9 +367,17 @@ _UNBIASED = ("eden", "randk", "rotated-topk")
 _LINK_KEYS = {"compressor", "density", "values"}
 
 
+def _with_model(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
+    """Return the scenario with its model settled where its tables name none."""
+    if "name" in tables.get("model", {}) or not is_table(scenario):
+        return scenario
+    note = "model: linear, as the scenario names none (the data is a table)"
+    return replace(scenario, model=Model("linear"), notes=(note,))
+
+
 def _with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
     """Return the scenario with the links that its tables leave open settled."""
-    notes, links = [], {"uplink": scenario.uplink, "downlink": scenario.downlink}
+    notes, links = list(scenario.notes), {"uplink": scenario.uplink, "downlink": scenario.downlink}
     for name, link in links.items():
         given = tables.get(name, {})
         if not _LINK_KEYS & set(given):

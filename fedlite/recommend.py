@@ -1,4 +1,4 @@
-"""Which compressor a link gets when its scenario names none, and why."""
+"""Which model and which compressors a scenario gets where it names none, and why."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ if TYPE_CHECKING:
 _ERRORS = ((0.01, 9.0), (0.03, 3.5), (0.1, 1.1))
 _UNNOTICED = 0.7
 _SIGNS = {"compressor": "topk", "density": 0.1, "values": "sign-per-tensor"}
+
+# The sources whose records are rows of columns, unless `data.shape` makes something else of them.
+TABLES = ("csv", "heart-disease")
+
+
+def is_table(scenario: Scenario) -> bool:
+    """Return whether the scenario's records are rows of columns; such data gets `linear`."""
+    return scenario.data.name in TABLES and len(scenario.data.sizes) <= 1
 
 
 def recommend(scenario: Scenario, direction: str) -> tuple[dict[str, Any], str]:

@@ -158,12 +158,25 @@ class Transformed(Branched):
 def cosine(
     shape: tuple[int, ...], classes: int, *, features: int = 2000, bandwidth: float = 1.5
 ) -> Branched:
-    """Build ``cosine``: standardised pixels under a linear exit, their cosines under the tail."""
+    """Build ``cosine``: standardised pixels under a linear exit, their cosines under the tail.
+
+    Args:
+        shape: of one record, at least 3 values.
+        classes: number of classes.
+        features: number of cosines.
+        bandwidth: standard deviation of the filters' weights.
+    """
     if features < 1:
         raise ValueError(f"features must be at least 1, got {features}; 2000 is usual")
     if not bandwidth > 0.0:
         raise ValueError(f"bandwidth must be above 0, got {bandwidth}; 1.5 is usual")
     size = math.prod(shape)
+    if size < 3:
+        raise ValueError(
+            "model 'cosine' needs at least 3 values a record (rule: it centres and scales each "
+            "record over its own values, which leaves nothing of one and a sign of two); the "
+            f"data's shape is {list(shape)}; take 'linear' or 'mlp'"
+        )
     return Transformed(
         UnitImage(),
         zero_head(size, classes),
@@ -181,14 +194,14 @@ def linear(shape: tuple[int, ...], classes: int, *, exit_columns: int | None = N
     never needs the others.
 
     Args:
-        shape: ``[columns]``, at least 2.
+        shape: ``[columns]``, at least 1.
         classes: number of classes.
         exit_columns: how many columns the exit reads, 1 up to all; default half, rounded up.
     """
-    if len(shape) != 1 or shape[0] < 2:
+    if len(shape) != 1:
         raise ValueError(
-            f"model 'linear' needs a table [columns] of at least 2 columns; the data's shape is "
-            f"{list(shape)}; take 'mlp' for one column, 'cnn' for images, 'cnn1d' for sequences"
+            f"model 'linear' needs a table [columns]; the data's shape is {list(shape)}; take "
+            "'cnn' for images, 'cnn1d' for sequences"
         )
     columns = shape[0]
     early = (columns + 1) // 2 if exit_columns is None else exit_columns
