@@ -270,7 +270,7 @@ def _scenario(
     except ValueError as error:
         raise ScenarioError(str(error)) from error
     if not quiet:
-        for note in chosen.notes:
+        for note in settled.notes:
             typer.echo(note, err=True)
     return settled
 

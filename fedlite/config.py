@@ -275,6 +275,7 @@ class Scenario:
     """A whole federation; every field but one is a TOML table.
 
     notes: what was chosen because the scenario named nothing, a line each.
+    open_links: the links that it named no compressor for; see `recommend.for_size`.
     """
 
     federation: Federation = field(default_factory=Federation)
@@ -288,6 +289,7 @@ class Scenario:
     inference: Inference = field(default_factory=Inference)
     report: Report = field(default_factory=Report)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    open_links: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def private(self) -> bool:
@@ -377,10 +379,12 @@ def _with_model(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
 
 def _with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
     """Return the scenario with the links that its tables leave open settled."""
-    notes, links = list(scenario.notes), {"uplink": scenario.uplink, "downlink": scenario.downlink}
+    notes, opened = list(scenario.notes), []
+    links = {"uplink": scenario.uplink, "downlink": scenario.downlink}
     for name, link in links.items():
         given = tables.get(name, {})
         if not _LINK_KEYS & set(given):
+            opened.append(name)
             chosen, why = recommend(scenario, name)
             link = Link(**(chosen | given))
             density = f" {100 * link.density:g} %" if link.density else ""
@@ -389,7 +393,8 @@ def _with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
             clipped = scenario.privacy.unit == "client" and scenario.privacy.noise_at == "server"
             link = replace(link, error_feedback=not clipped and link.compressor not in _UNBIASED)
         links[name] = link
-    return replace(scenario, uplink=links["uplink"], downlink=links["downlink"], notes=tuple(notes))
+    scenario = replace(scenario, uplink=links["uplink"], downlink=links["downlink"])
+    return replace(scenario, notes=tuple(notes), open_links=tuple(opened))
 
 
 def section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]) -> Any:
@@ -487,7 +492,10 @@ def parse_value(text: str) -> Any:
 def with_values(scenario: Scenario, section: str, **values: Value) -> Scenario:
     """Return a copy with some keys of one section replaced, checked again."""
     table = replace(getattr(scenario, section), **values)
-    return from_dict(replace(scenario, **{section: table}).to_dict())
+    changed = from_dict(replace(scenario, **{section: table}).to_dict())
+    opened = tuple(name for name in scenario.open_links if name != section)
+    notes = tuple(note for note in scenario.notes if note.split(":")[0] != section)
+    return replace(changed, notes=notes, open_links=opened)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -15,6 +15,8 @@ from fedlite import data
 from fedlite.config import Scenario, ScenarioError, load, with_values
 from fedlite.data.partition import check_expected
 from fedlite.data.spread import spread
+from fedlite.parameters import Layout
+from fedlite.recommend import for_size
 from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch
 
@@ -47,7 +49,7 @@ def scenario_path(name: str) -> Path:
 
 
 def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
-    """Load and spread the data before anything else starts, and settle the privacy plan.
+    """Load and spread the data before anything else starts; settle the privacy plan and the links.
 
     deployed: for real sites, which may be the only ones that hold the records.
 
@@ -83,7 +85,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
             plan_mechanism(scenario)
         except ValueError as error:
             raise ScenarioError(f"privacy: {error}") from None
-    return scenario
+    return for_size(scenario, Layout.of(model).size)
 
 
 def _check_model(model: Branched, scenario: Scenario, shape: tuple[int, ...]) -> None:
@@ -183,13 +185,12 @@ def simulate(
     holds the run's record, model, figures and report.
     """
     _fetch_missing(scenario, quiet)
-    notes = () if quiet else scenario.notes
     try:
         scenario = check(scenario)
     except ValueError as error:
         # Whatever is wrong here is wrong in what was asked for, and nothing has started yet.
         raise ScenarioError(str(error)) from error
-    for note in notes:
+    for note in () if quiet else scenario.notes:
         print(note, file=sys.stderr)
     engine = choose_engine(engine, scenario)
     directory = directory.absolute()
