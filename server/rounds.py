@@ -122,7 +122,8 @@ class Rounds:
     ) -> Iterator[RoundRecord]:
         """Run the rounds that are left; yields each round's record once it is on disk.
 
-        Raises RunFailed when too few sites can be found, or answer, several times in a row.
+        Raises RunFailed when too few sites can be found, or answer, several times in a row, and
+        when all rounds are over and not one update was ever accepted: that model is untrained.
         """
         federation = self.scenario.federation
         for site in self.point.sites.values():
@@ -192,6 +193,14 @@ class Rounds:
                     f"{void} rounds in a row had fewer (last: {self._why(outcome)}); mend the "
                     f"sites, then resume {self.directory}"
                 )
+        if not any(r.accepted for r in self.records):
+            last = self.records[-1]
+            why = self._why(Outcome(dropped=last.dropped, missing=last.missing))
+            raise RunFailed(
+                f"federation.rounds: all {federation.rounds} are over and no update was ever "
+                f"accepted, so nothing was trained (last: {why}); see the sites' messages, mend "
+                "what they name, and begin anew in another directory"
+            )
 
     def _gather(self) -> None:
         self.roster.gather()

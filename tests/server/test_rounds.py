@@ -209,8 +209,10 @@ def test_a_head_is_remembered_and_a_reply_without_one_is_dropped(
 ) -> None:
     some = world(sites=2, federation={"rounds": 2})
     witness = Witness(some.directory, tmp_path / "witness.pem")
-    played = some.play(some.rounds(witness=witness))
-    assert [r.dropped for r in played.records] == [
+    # These sites keep no ledgers, so that nothing is ever accepted.
+    with pytest.raises(RunFailed, match=r"no update was ever accepted.*site-1 ledger"):
+        some.play(some.rounds(witness=witness))
+    assert [r.dropped for r in read_rounds(some.directory)] == [
         dict.fromkeys(("site-1", "site-2"), "ledger")
     ] * 2
     rows = [json.loads(x) for x in (some.directory / "witness.jsonl").read_text().splitlines()]
@@ -325,6 +327,27 @@ def test_too_few_updates_make_no_round_and_three_in_a_row_end_the_run(
         member.always = None
     played = some.play()
     assert len(played.records) == 20 and played.records[3].accepted == 3
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_run_in_which_nothing_was_ever_accepted_fails(world: World, rounds: int) -> None:
+    """It was over before three rounds in a row could end it, and told as done."""
+    some = world(federation={"rounds": rounds})
+    for member in some.members:
+        member.always = HOSTILE["garbage"]
+    why = "no update was ever accepted.*site-1 bad-update, site-2 bad-update.*begin anew"
+    for _ in range(2):  # and again when it is resumed
+        with pytest.raises(RunFailed, match=why):
+            some.play()
+        assert [r.accepted for r in read_rounds(some.directory)] == [0] * rounds
+
+
+def test_one_update_in_the_whole_run_is_a_result(world: World) -> None:
+    some = world(federation={"rounds": 2})
+    for member in some.members:
+        member.always = HOSTILE["garbage"]
+    some.members[0].tricks = {1: lambda member, message, i: [member.honest(message, i)]}
+    assert [r.accepted for r in some.play().records] == [1, 0]
 
 
 def test_two_void_rounds_and_a_good_one_do_not_end_the_run(world: World) -> None:

@@ -272,6 +272,22 @@ def test_a_finished_run_is_not_resumed_and_no_run_is_overwritten(
     assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
 
 
+def test_a_run_in_which_nothing_was_accepted_presents_no_model(plan: Plan, tmp_path: Path) -> None:
+    """It ended with exit code 0, a table, a report and the initial model."""
+    file, directory = tmp_path / "small.toml", tmp_path / "run"
+    diverging = {"steps": 1, "learning_rate": 1e30}
+    file.write_text(plan(federation={"rounds": 2}, training=diverging).to_toml())
+    arguments = ["simulate", str(file), "--engine", "serial", "--out", str(directory)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1
+    assert result.output.count("fedlite: ") == 1 and "Traceback" not in result.output
+    assert "no update was ever accepted" in result.output and "site-01 data" in result.output
+    assert "Next:" not in result.output
+    for name in ("model.safetensors", "model.json", "summary.json", "report.html"):
+        assert not (directory / name).exists()
+    assert CliRunner().invoke(app, ["report", str(directory)]).exit_code != 0
+
+
 def test_a_changed_scenario_is_not_resumed(plan: Plan, tmp_path: Path) -> None:
     directory = tmp_path / "run"
     directory.mkdir()
