@@ -78,7 +78,7 @@ def simulate(
     """Simulate a federation on this machine and write its record, model and report."""
     with told():
         from fedlite.config import ScenarioError, load
-        from server.app import free_directory
+        from server.directories import free_directory, hold
         from simulations import run as simulation
 
         if resume is not None:
@@ -87,23 +87,20 @@ def simulate(
                     "--resume: a run goes on as it began; leave out the scenario, --out, --set and "
                     "--rounds"
                 )
+            # What is wrong with it is said before anything there is touched.
             chosen, directory = simulation.resume_scenario(resume), resume
         else:
             overrides = list(settings or [])
             if rounds is not None:
                 overrides.append(f"federation.rounds={rounds}")
             chosen = load(simulation.scenario_path(scenario or "quickstart"), overrides)
-            if out is None:
-                directory = free_directory(Path("runs"), chosen.federation.name)
-            elif out.exists() and not (out.is_dir() and not any(out.iterdir())):
-                raise ScenarioError(
-                    f"--out {out}: already exists, and a run is never overwritten; name another "
-                    f"directory, or go on with --resume {out}"
-                )
-            else:
-                directory = out
+            directory = out or free_directory(Path("runs"), chosen.federation.name)
         try:
-            simulation.simulate(chosen, directory, engine=engine, quiet=as_json)
+            with hold(directory, fresh=resume is None):
+                if resume is not None:
+                    # Whoever had it until now may just have finished it.
+                    chosen = simulation.resume_scenario(resume)
+                simulation.simulate(chosen, directory, engine=engine, quiet=as_json)
         except KeyboardInterrupt:
             fail(f"interrupted; go on with: fedlite simulate --resume {directory}", 130)
         step = _next(chosen.federation.name, directory)

@@ -27,6 +27,7 @@ from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
 from server.closing import finish, witness_of
 from server.deployment import Deployment, from_environment
+from server.directories import free_directory
 from server.evaluation import Evaluator
 from server.grid import without_waits
 from server.rounds import Rounds, RunFailed
@@ -88,15 +89,6 @@ def _log_into(directory: Path) -> None:
 
 def _gathering(directory: Path, text: str) -> None:
     write_atomic(directory / GATHERING, text.encode())
-
-
-def free_directory(parent: Path, name: str) -> Path:
-    """Return `parent/name`, or the first of `name-2`, `name-3`, ... that does not exist yet."""
-    candidate, number = parent / name, 1
-    while candidate.exists():
-        number += 1
-        candidate = parent / f"{name}-{number}"
-    return candidate
 
 
 def run_scenario(

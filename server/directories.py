@@ -1,0 +1,90 @@
+"""A run's directory: taken by one run at a time, and by mistake never twice."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from fedlite.config import ScenarioError
+
+LOCK = ".lock"
+
+
+def free_directory(parent: Path, name: str) -> Path:
+    """Make and return `parent/name`, or the first of `name-2`, `name-3`, ... that is not there yet.
+
+    Of several processes that ask at once each gets another.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    candidate, number = parent / name, 1
+    while True:
+        try:
+            candidate.mkdir()
+        except FileExistsError:
+            number += 1
+            candidate = parent / f"{name}-{number}"
+        else:
+            return candidate
+
+
+@contextmanager
+def hold(directory: Path, *, fresh: bool) -> Iterator[None]:
+    """Keep other processes' runs out of a directory, which is made where it is missing.
+
+    fresh: refuse a directory that holds anything. One in which nothing was written is removed again
+    at the end. The lock ends with its process, however that ends.
+
+    Raises ScenarioError where another process has the directory, or it is not empty.
+    """
+    file = _locked(directory)
+    try:
+        if fresh and any(entry.name != LOCK for entry in directory.iterdir()):
+            raise _exists(directory)
+        yield
+    finally:
+        (directory / LOCK).unlink(missing_ok=True)
+        file.close()
+        with contextlib.suppress(OSError):  # it holds the run
+            directory.rmdir()
+
+
+def _locked(directory: Path) -> IO[bytes]:
+    """Return the directory's lock file, locked."""
+    while True:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise _exists(directory) from None
+        try:
+            file = (directory / LOCK).open("ab")
+        except FileNotFoundError:
+            continue  # whoever had the directory has just removed it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The last holder may have removed the file between opening and locking it.
+            if os.path.samestat(os.fstat(file.fileno()), (directory / LOCK).stat()):
+                return file
+        except BlockingIOError:
+            file.close()
+            raise ScenarioError(
+                f"{directory}: another process runs a federation there (rule: a directory holds "
+                "one run); wait until it ends, or name another directory with --out"
+            ) from None
+        except FileNotFoundError:
+            pass
+        except OSError:
+            file.close()
+            raise
+        file.close()
+
+
+def _exists(directory: Path) -> ScenarioError:
+    return ScenarioError(
+        f"--out {directory}: already exists, and a run is never overwritten; name another "
+        f"directory, or go on with --resume {directory}"
+    )
