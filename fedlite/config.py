@@ -470,19 +470,32 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
         table = tables.setdefault(section, {})
         if not isinstance(table, dict):
             raise ScenarioError(f"{section}: must be a table, got {table!r}; write [{section}]")
-        table[key] = parse_value(text.strip())
+        table[key] = _override(section, key, text.strip())
     tables.setdefault("federation", {})
     if isinstance(tables["federation"], dict):
         tables["federation"].setdefault("name", path.stem)
     return from_dict(tables)
 
 
+def _override(section: str, key: str, text: str) -> Any:
+    """Return an override's value: a key that holds text takes it as it stands, numbers too."""
+    value, kind = parse_value(text), _SECTIONS.get(section)
+    textual = kind is not None and isinstance(getattr(kind(), key, None), str)
+    return text if textual and not isinstance(value, str) else value
+
+
 def parse_value(text: str) -> Any:
     """Read one TOML value; what is no TOML value is a string, so quotes may be left out.
 
+    So is a number that is not decimal: nobody means 2 by it.
+
     >>> parse_value("3"), parse_value("0.5"), parse_value("true"), parse_value("digits")
     (3, 0.5, True, 'digits')
+    >>> parse_value("0x2")
+    '0x2'
     """
+    if text[:2] in ("0x", "0o", "0b"):
+        return text
     try:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:

@@ -18,7 +18,7 @@ from fedlite.data.spread import spread
 from fedlite.parameters import Layout
 from fedlite.recommend import for_size
 from fedlite.storage import write_atomic
-from fedlite.training.share import plan_mechanism, settle_batch
+from fedlite.training.share import device_of, plan_mechanism, settle_batch
 
 if TYPE_CHECKING:
     from fedlite.models import Branched
@@ -59,6 +59,8 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     from strategies import make
 
     federation, data = scenario.federation, scenario.data
+    if not deployed:
+        device_of(scenario.training.device)
     if not data.at_sites:
         scenario, shape, classes = _check_data(scenario)
     elif deployed:

@@ -209,6 +209,9 @@ def test_a_file_without_a_name_is_named_by_its_path(tmp_path: Path) -> None:
         (b"", ["rounds=3"], "must be section.key=value"),
         (b"federation = 3\n", ["federation.rounds=3"], "must be a table"),
         (b"", ["federation.rounds=many"], "must be a whole number, got 'many'"),
+        (b"", ["federation.rounds=0x2"], "must be a whole number, got '0x2'"),
+        (b"", ["uplink.density=0b1"], "must be a number, got '0b1'"),
+        (b"", ["data.shape=0x2"], "must be empty, or sizes such as 6x100, got '0x2'"),
         (b"", ["federation.rouns=1"], "did you mean rounds?"),
     ],
 )
@@ -220,6 +223,39 @@ def test_files_and_overrides_that_cannot_be_read(
         path.write_bytes(content)
     with pytest.raises(ScenarioError, match=expected.replace("?", r"\?")):
         load(path, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("federation.name=42", "42"),
+        ("federation.name=1.0", "1.0"),
+        ("federation.name=true", "true"),
+        ("federation.name=0x2", "0x2"),
+        ("federation.name=2024-01-02", "2024-01-02"),
+        ('federation.name="42"', "42"),
+        ("federation.name='a b'", "a b"),
+        ("data.shape=16", "16"),
+        ("data.target=2024", "2024"),
+        ("data.target= 007 ", "007"),
+        ("data.path=[1].csv", "[1].csv"),
+        ("data.labels=0, 1", "0, 1"),
+    ],
+)
+def test_a_key_that_holds_text_takes_it_as_it_stands(
+    tmp_path: Path, override: str, value: str
+) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text("[data]\nname = 'csv'\npath = 'a.csv'\ntarget = 'y'\n")
+    section, _, key = override.partition("=")[0].partition(".")
+    assert getattr(getattr(load(path, [override]), section), key) == value
+
+
+def test_a_file_is_held_to_the_types_of_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text("[federation]\nname = 42\n")
+    with pytest.raises(ScenarioError, match=r"federation\.name: must be a string, got 42"):
+        load(path)
 
 
 @given(st.integers(1, 1000), st.integers(1, 100))

@@ -453,6 +453,7 @@ def cut(text: str, old: str, new: str) -> str:
             ],
             ["privacy.max_records", "at least", "expected_batch / sampling_rate = 18", "got 17"],
         ),
+        (CSV, ["training.device=cuda"], ["training.device", "auto or cpu", "GPU", "got 'cuda'"]),
         (CSV, ["trainig.steps=1"], ["trainig", "did you mean training?"]),
     ],
 )
@@ -476,6 +477,7 @@ def test_a_bad_input_is_one_message_before_any_training(
         raise AssertionError("training began")
 
     monkeypatch.setattr(run, "_run_here", trained)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     command = ["simulate", str(file), "--out", str(directory), "--engine", "serial"]
     for setting in settings:
         command += ["--set", setting]
@@ -516,6 +518,8 @@ def test_a_simulation_needs_the_records_and_a_deployment_does_not(tmp_path: Path
         simulate(scenario, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     settled = run.check(scenario, deployed=True)
+    # Whether the coordinator has a GPU is not what its sites have.
+    assert run.check(with_values(scenario, "training", device="cuda"), deployed=True)
     # Nothing but the links, which it leaves open, depends on how large the model is.
     assert replace(settled, uplink=scenario.uplink, downlink=scenario.downlink) == scenario
     assert settled.uplink.compressor == settled.downlink.compressor == "dense"
