@@ -12,12 +12,17 @@ LEB128; the bytes of all layers but the last, LEB128; the layers' sets, one afte
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import positions
 from fedlite.compression.positions import Indices
 
+# Split positions are written out if they promise at most this share of the whole set's bytes: sets
+# that are not random, and thirds, may be shorter than promised.
+_HOPE = 1.05
 # A tensor that is smaller than this part of the model joins the one before it.
 _PART = 128
 
@@ -62,9 +67,12 @@ def encode(indices: Indices, size: int, starts: list[int]) -> bytes:
     whole = positions.encode(indices, size)
     best, flag = whole, 0
     if len(starts) > 1 and indices.size:
-        split = _encode_split(indices, size, starts)
-        if len(split) < len(whole):
-            best, flag = split, 1
+        edges = np.searchsorted(indices, [*starts, size])
+        # A set takes some 50 microseconds to write: not for each of many small layers in vain.
+        if _expected(np.diff(edges), np.diff([*starts, size])) < _HOPE * len(whole):
+            split = _encode_split(indices, size, starts, edges)
+            if len(split) < len(whole):
+                best, flag = split, 1
     return varint(2 * len(best) + flag) + best
 
 
@@ -98,14 +106,31 @@ def limit(size: int, count: int) -> int:
     return len(varint(2 * most + 1)) + most
 
 
-def _encode_split(indices: Indices, size: int, starts: list[int]) -> bytes:
-    edges = np.searchsorted(indices, [*starts[1:], size])
-    counts, sets, done = [], [], 0
-    for start, stop, edge in zip(starts, [*starts[1:], size], edges, strict=True):
-        counts.append(int(edge) - done)
-        sets.append(positions.encode(indices[done:edge] - start, stop - start))
-        done = int(edge)
-    head = b"".join(varint(count) for count in counts[:-1])
+def _expected(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> float:
+    """Return about how many bytes split positions take, if each layer's gaps are geometric.
+
+    Of gaps with the ratio q, a divisor m = 2**s takes s + 1 bits and a mean of
+    q**m / (1 - q**m); a count, a length and a mode take at least a byte each.
+    """
+    some = (counts > 0) & (counts < sizes)
+    k, ratio = counts[some, None], 1.0 - counts[some, None] / sizes[some, None]
+    shift = np.arange(28)
+    power = ratio ** np.exp2(shift)
+    bits = (k * (shift + 1 + power / (1.0 - power))).min(axis=1, initial=np.inf)
+    return 2.0 * (counts.size - 1) + float(np.ceil(1.0 + bits / 8).sum())
+
+
+def _encode_split(
+    indices: Indices, size: int, starts: list[int], edges: NDArray[np.int64]
+) -> bytes:
+    """Return counts, lengths and sets; edges: where in `indices` each layer begins, and the end."""
+    sets = [
+        positions.encode(indices[first:last] - start, stop - start)
+        for (first, last), (start, stop) in zip(
+            pairwise(edges.tolist()), pairwise([*starts, size]), strict=True
+        )
+    ]
+    head = b"".join(varint(count) for count in np.diff(edges)[:-1].tolist())
     return head + b"".join(varint(len(part)) for part in sets[:-1]) + b"".join(sets)
 
 

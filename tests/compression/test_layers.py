@@ -107,3 +107,38 @@ def test_counts_that_do_not_fit_are_refused() -> None:
     blob = layers.varint(2 * 3 + 1) + bytes([9, 0, 0])
     with pytest.raises(ValueError, match="fit into the layers"):
         layers.decode(memoryview(blob), 100, 4, [0, 50])
+
+
+def test_many_small_layers_are_not_written_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred sets took 14 times as long as one, and were thrown away."""
+    calls = []
+    encode = positions.encode
+    monkeypatch.setattr(
+        positions, "encode", lambda indices, size: calls.append(size) or encode(indices, size)
+    )
+    rng = np.random.default_rng(4)
+    size, starts = 5000, list(range(0, 5000, 50))
+    for density in (0.01, 0.03, 0.1):
+        indices = np.flatnonzero(rng.random(size) < density)
+        blob = layers.encode(indices, size, starts)
+        assert layers.decode(memoryview(blob), size, indices.size, starts)[0].tolist() == [*indices]
+    assert calls == [size] * 3
+
+
+def test_no_split_that_is_shorter_is_missed() -> None:
+    """Also of gaps that are anything but random, as rows of a matrix make them."""
+    rng = np.random.default_rng(5)
+    for number in range(200):
+        sizes = rng.integers(1, 3000, int(rng.integers(2, 40)))
+        weight = np.repeat(np.exp(2 * rng.normal(size=sizes.size)), sizes)
+        if number % 2:
+            weight *= np.resize(np.exp(rng.normal(size=50)), weight.size)
+        size, chosen = int(sizes.sum()), rng.random(weight.size) * weight > 2
+        starts = layers.begins(tuple(sizes.tolist()), size)
+        indices = np.flatnonzero(chosen)
+        edges = np.searchsorted(indices, [*starts, size])
+        if indices.size and len(starts) > 1:
+            split = layers._encode_split(indices, size, starts, edges)
+            best = min(len(split), len(positions.encode(indices, size)))
+            blob = layers.encode(indices, size, starts)
+            assert len(blob) == len(layers.varint(2 * best)) + best
