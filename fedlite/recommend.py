@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _ERRORS = ((0.01, 9.0), (0.03, 3.5), (0.1, 1.1))
 _UNNOTICED = 0.7
 _SIGNS = {"compressor": "topk", "density": 0.1, "values": "sign-per-tensor"}
-# A dense vector of fewer parameters takes 16 kB at most, and what a sparse one leaves out is
-# missed: a table's 52 lost 0.056 of AUC (the mean of 3 seeds) to save 12 kB in a whole run.
+# A dense vector of fewer parameters takes 16 kB at most: a sparse one saves a few kB in a whole
+# run, and a table's few coefficients are missed where they are left out.
 _SMALL = 4096
 
 # The sources whose records are rows of columns, unless `data.shape` makes something else of them.
