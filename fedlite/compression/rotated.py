@@ -48,7 +48,7 @@ class RotatedTopK:
 
     Without `unbiased` the length is the one of least error, so that error feedback can be used.
 
-    Body: that of `TopK` with "sign-per-tensor" for the rotated vector and its chunks.
+    Body: that of `TopK` with "sign-per-chunk" for the rotated vector and its chunks.
 
     Attributes:
         density: the fraction of the rotated coordinates that is sent, in (0, 1]. How many each
@@ -112,7 +112,7 @@ class RotatedTopK:
 
     def _plan(self, size: int) -> TopK:
         # A layer of which nothing is sent would be lost for good: nobody remembers it.
-        return TopK(self.density, "sign-per-tensor", chunks(self.sections, size), least=_LEAST)
+        return TopK(self.density, "sign-per-chunk", chunks(self.sections, size), least=_LEAST)
 
     def _choose(
         self, part: NDArray[np.float32], block: Block, random: np.random.Philox

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from fedlite.compression import layers
 from fedlite.compression.interface import NOTHING, Context, Decoded
-from fedlite.compression.quantization import Splits, quantizer
+from fedlite.compression.quantization import quantizer
 from fedlite.compression.selection import count, require_form, select
+from fedlite.compression.signs import Splits
 
 Indices = NDArray[np.int32]
 

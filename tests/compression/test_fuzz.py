@@ -32,6 +32,7 @@ CASES: list[tuple[Compressor, int]] = [
     (TopK(0.1, "fp32"), 300),
     (TopK(0.1, "fp16"), 300),
     (TopK(0.1, "sign-per-tensor", (100, 150, 50)), 300),
+    (TopK(0.1, "sign-per-chunk", (100, 150, 50)), 300),
     (TopK(0.2, "levels-2"), 400),
     (TopK(0.3, "levels-4"), 400),
     (TopK(0.3, "levels-11"), 400),
@@ -129,7 +130,7 @@ def is_legal(update: Decoded, compressor: Compressor, n: int) -> bool:
 def test_there_are_a_hundred_thousand_frames() -> None:
     assert FRAMES * len(CASES) >= 100_000
     assert {compressor.name for compressor, _ in CASES} == set(COMPRESSORS)
-    assert {compressor.codec for compressor, _ in CASES} == set(range(11)) - {9}
+    assert {compressor.codec for compressor, _ in CASES} == set(range(12)) - {9}
 
 
 @pytest.mark.filterwarnings("error")

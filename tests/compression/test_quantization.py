@@ -76,13 +76,13 @@ def test_truncated_values_are_refused(name: str) -> None:
 def test_codec_numbers_are_fixed() -> None:
     """What levels there are is in the plan, so that all numbers of levels share one codec."""
     codecs = {name: q.codec for name, q in QUANTIZERS.items() if not name.startswith("levels-")}
-    assert codecs == {"sign": 1, "fp32": 2, "sign-per-tensor": 3, "fp16": 4}
+    assert codecs == {"sign": 1, "fp32": 2, "sign-per-chunk": 3, "fp16": 4, "sign-per-tensor": 11}
     levels = {name: q.codec for name, q in QUANTIZERS.items() if name not in codecs}
     assert levels == {f"levels-{number}": 5 for number in range(2, 17)}
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    known = "fp16, fp32, sign, sign-per-tensor, levels-2 to levels-16"
+    known = "fp16, fp32, sign, sign-per-chunk, sign-per-tensor, levels-2 to levels-16"
     with pytest.raises(ValueError, match=f"values must be one of {known}; got 'levels-17'"):
         quantizer("levels-17")
     for levels in (1, 17):
@@ -251,7 +251,7 @@ def test_planes_come_back(bits: int, count: int) -> None:
     np.testing.assert_array_equal(unpack_planes(packed, bits, count), index)
 
 
-PER_TENSOR = QUANTIZERS["sign-per-tensor"]
+PER_CHUNK, PER_TENSOR = QUANTIZERS["sign-per-chunk"], QUANTIZERS["sign-per-tensor"]
 TENSORS = st.lists(
     st.lists(st.floats(-(2.0**100), 2.0**100, width=32), max_size=9), min_size=1, max_size=6
 )
@@ -262,9 +262,9 @@ TENSORS = st.lists(
 def test_every_tensor_keeps_its_own_mean_magnitude(tensors: list[list[float]]) -> None:
     vector = np.array([v for tensor in tensors for v in tensor], dtype=np.float32)
     splits = np.cumsum([0, *map(len, tensors)])
-    data = PER_TENSOR.encode(vector, splits)
-    decoded, used = PER_TENSOR.decode(data + b"rest", vector.size, splits)
-    assert used == len(data) == PER_TENSOR.limit(vector.size, len(tensors))
+    data = PER_CHUNK.encode(vector, splits)
+    decoded, used = PER_CHUNK.decode(data + b"rest", vector.size, splits)
+    assert used == len(data) == PER_CHUNK.limit(vector.size, len(tensors))
     for tensor, begin, end in zip(tensors, splits, splits[1:], strict=False):
         mean = sum(abs(float(np.float32(v))) for v in tensor) / max(1, len(tensor))
         np.testing.assert_allclose(np.abs(decoded[begin:end]), mean, rtol=1e-6, atol=1e-44)
@@ -275,17 +275,59 @@ def test_every_tensor_keeps_its_own_mean_magnitude(tensors: list[list[float]]) -
 @given(values=FLOATS)
 def test_one_tensor_takes_the_bytes_of_one_magnitude(values: list[float]) -> None:
     vector = np.array(values, dtype=np.float32)
-    assert PER_TENSOR.encode(vector, np.array([0, vector.size])) == Sign().encode(vector)
+    assert PER_CHUNK.encode(vector, np.array([0, vector.size])) == Sign().encode(vector)
 
 
 def test_a_magnitude_for_a_tensor_of_which_nothing_is_sent_is_refused() -> None:
     splits = np.array([0, 2, 2, 3])
     good = struct.pack("<fffB", 1.0, 0.0, 3.0, 0b10)
-    decoded, _ = PER_TENSOR.decode(good, 3, splits)
+    decoded, _ = PER_CHUNK.decode(good, 3, splits)
     assert decoded.tolist() == [1.0, -1.0, 3.0]
     with pytest.raises(ValueError, match="nothing is sent"):
-        PER_TENSOR.decode(struct.pack("<fffB", 1.0, 2.0, 3.0, 0), 3, splits)
+        PER_CHUNK.decode(struct.pack("<fffB", 1.0, 2.0, 3.0, 0), 3, splits)
     with pytest.raises(ValueError, match="magnitude must be finite"):
-        PER_TENSOR.decode(struct.pack("<fffB", 1.0, 0.0, np.nan, 0), 3, splits)
+        PER_CHUNK.decode(struct.pack("<fffB", 1.0, 0.0, np.nan, 0), 3, splits)
     with pytest.raises(ValueError, match="truncated"):
-        PER_TENSOR.decode(good[:-1], 3, splits)
+        PER_CHUNK.decode(good[:-1], 3, splits)
+
+
+@settings(deadline=None)
+@given(tensors=TENSORS)
+def test_a_byte_says_a_tensors_magnitude_nearly(tensors: list[list[float]]) -> None:
+    """Within half a step of 2 ** (1 / 8), or nothing where it is 2 ** -31 of the largest."""
+    vector = np.array([v for tensor in tensors for v in tensor], dtype=np.float32)
+    splits = np.cumsum([0, *map(len, tensors)])
+    data = PER_TENSOR.encode(vector, splits)
+    decoded, used = PER_TENSOR.decode(data + b"rest", vector.size, splits)
+    sent = sum(1 for tensor in tensors if tensor)
+    assert used == len(data) <= PER_TENSOR.limit(vector.size, len(tensors))
+    assert used == (4 + sent + (vector.size + 7) // 8 if sent else 0)
+    means = [
+        sum(abs(float(np.float32(v))) for v in tensor) / max(1, len(tensor)) for tensor in tensors
+    ]
+    for mean, begin, end in zip(means, splits, splits[1:], strict=False):
+        if mean > 2.0**-31 * max(means):
+            # A subnormal number has fewer digits.
+            np.testing.assert_allclose(np.abs(decoded[begin:end]), mean, rtol=0.0443, atol=1e-44)
+        else:
+            assert (np.abs(decoded[begin:end]) <= 2.0**-31 * max(means)).all()
+    np.testing.assert_array_equal(np.signbit(decoded), vector < 0)
+
+
+def test_the_sign_of_every_tensor_by_hand() -> None:
+    """Largest mean 8; then 1 is 24 steps of an eighth octave below it, and 0 is none of it."""
+    vector = np.array([8, 1, -1, 0, 0], np.float32)
+    splits = np.array([0, 1, 1, 3, 5])
+    data = PER_TENSOR.encode(vector, splits)
+    assert data == struct.pack("<fBBBB", 8.0, 0, 24, 255, 0b00100)
+    assert PER_TENSOR.decode(data, 5, splits)[0].tolist() == vector.tolist()
+    halfway = struct.pack("<fBBBB", 8.0, 4, 12, 254, 0)
+    expected = [8 * 2**-0.5, *[8 * 2**-1.5] * 2, *[8 * 2**-31.75] * 2]
+    np.testing.assert_allclose(PER_TENSOR.decode(halfway, 5, splits)[0], expected, rtol=1e-7)
+    for bad in (np.nan, np.inf, -1.0):
+        with pytest.raises(ValueError, match="magnitude must be finite"):
+            PER_TENSOR.decode(struct.pack("<f", bad) + data[4:], 5, splits)
+    with pytest.raises(ValueError, match="pad bits"):
+        PER_TENSOR.decode(data[:-1] + b"\xff", 5, splits)
+    zeros = PER_TENSOR.encode(np.zeros(5, np.float32), splits)
+    assert not PER_TENSOR.decode(zeros, 5, splits)[0].any()

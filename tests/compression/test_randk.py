@@ -134,7 +134,7 @@ def test_what_is_fed_back_shrinks_by_one_in_ten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "size"), [("fp32", 400), ("fp16", 200), ("sign", 17), ("sign-per-tensor", 21)]
+    ("values", "size"), [("fp32", 400), ("fp16", 200), ("sign", 17), ("sign-per-tensor", 19)]
 )
 def test_a_body_is_nothing_but_values(values: str, size: int) -> None:
     sections = (300, 700) if values == "sign-per-tensor" else ()
@@ -156,7 +156,7 @@ def test_every_tensor_has_its_own_magnitude() -> None:
     compressor = RandK(0.5, "sign-per-tensor", (4, 6), unbiased=False)
     vector = np.array([100] * 4 + [1] * 6, dtype=np.float32)
     decoded = compressor.decompress(compressor.compress(vector), 10)
-    np.testing.assert_array_equal(decoded.values, vector[decoded.indices])
+    np.testing.assert_allclose(decoded.values, vector[decoded.indices], rtol=0.045)
     with pytest.raises(ValueError, match="sections must add up to the vector's 9 values, got 10"):
         compressor.compress(vector[:9])
 

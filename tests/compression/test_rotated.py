@@ -227,7 +227,7 @@ def test_two_machines_decode_the_same_bits() -> None:
     turned = np.zeros(5000, np.float32)
     turned[::20] = np.where(np.arange(250) % 3, 0.75, -0.75)
     compressor = RotatedTopK(0.05, sections=(3000, 2000))
-    body = TopK(0.05, "sign-per-tensor", chunks((3000, 2000), 5000)).compress(turned)
+    body = TopK(0.05, "sign-per-chunk", chunks((3000, 2000), 5000)).compress(turned)
     got = compressor.decompress(body, 5000, CONTEXT).dense()
     np.testing.assert_allclose(np.linalg.norm(got), np.linalg.norm(turned), rtol=1e-5)
     assert hashlib.sha256(got.astype("<f4").tobytes()).hexdigest()[:16] == "3e07d7e3e9c94cd3"

@@ -19,7 +19,7 @@ from fedlite.compression.quantization import quantizer
 from fedlite.compression.selection import count
 from fedlite.compression.topk import Block
 
-VALUES = ["sign", "sign-per-tensor", "fp32", "fp16", "levels-4"]
+VALUES = ["sign", "sign-per-tensor", "sign-per-chunk", "fp32", "fp16", "levels-4"]
 VECTORS = hnp.arrays(
     np.float32,
     st.integers(0, 90),
@@ -103,7 +103,7 @@ def test_a_long_vector_is_the_blocks_one_after_the_other(
 def test_only_tensors_in_the_block_have_a_magnitude(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topk, "BLOCK", 8)
     sections = (3, 0, 10, 3, 0)
-    compressor = TopK(1.0, "sign-per-tensor", sections)
+    compressor = TopK(1.0, "sign-per-chunk", sections)
     body = compressor.compress(np.arange(1, 17, dtype=np.float32))
     # Each block: no bytes of positions, as all are sent; two magnitudes; one byte of signs.
     expected = np.array([2, 6, 11, 15], dtype="<f4").tobytes()

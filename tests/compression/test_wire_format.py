@@ -57,7 +57,11 @@ FRAMES: dict[str, tuple[int, str, dict[str, Any], list[float]]] = {
     "dense": (0, "dense", {"values": "fp32"}, VECTOR.tolist()),
     "sign": (1, "topk", {"density": 0.25, "values": "sign"}, [0.0, 2.0, 0.0, -2.0, *[0.0] * 4]),
     "fp32": (2, "topk", {"density": 0.25, "values": "fp32"}, LARGEST),
-    "sign-per-tensor": (3, "topk", {"density": 0.25, "values": "sign-per-tensor"}, LARGEST),
+    "sign-per-chunk": (3, "topk", {"density": 0.25, "values": "sign-per-chunk"}, LARGEST),
+    "sign-per-tensor": (
+        *(11, "topk", {"density": 0.25, "values": "sign-per-tensor"}),
+        [0.0, 1.4865088, 0.0, -2.5, *[0.0] * 4],
+    ),
     "fp16": (4, "topk", {"density": 0.25, "values": "fp16"}, LARGEST),
     "levels": (
         *(5, "topk", {"density": 0.375, "values": "levels-2"}),
@@ -95,7 +99,7 @@ SPLIT, SPLIT_SECTIONS = [0, 1, 2, 3, 4, 5, 6, 7, 100], (8, 2, 118)
 def test_the_page_has_a_vector_for_every_format() -> None:
     others = {"nested", "positions-split", "instruction", "receipt", "reply", "hello"}
     assert set(VECTORS) == {*FRAMES, *SETS, *others}
-    assert {codec for codec, *_ in FRAMES.values()} == set(range(11)) - {9}
+    assert {codec for codec, *_ in FRAMES.values()} == set(range(12)) - {9}
     assert SITE == 2642780990
     assert VECTORS["dense"][12:20] == UPDATE.binding
 
@@ -274,10 +278,25 @@ def read_values(reader: Reader, form: str, at: list[int], ends: list[int]) -> li
         return read_levels(reader, k, int(form.removeprefix("levels-")))
     if form == "sign":
         ends = [ends[0], ends[-1]]
-    magnitudes = reader.floats(len(ends) - 1)
     tensor = [max(t for t in range(len(ends) - 1) if ends[t] <= i) for i in at]
+    if form == "sign-per-tensor":
+        magnitudes = read_scaled(reader, sorted(set(tensor)))
+    else:
+        magnitudes = dict(enumerate(reader.floats(len(ends) - 1)))
     signs = reader.planes(k, 1)
     return [-magnitudes[t] if s else magnitudes[t] for t, s in zip(tensor, signs, strict=True)]
+
+
+def read_scaled(reader: Reader, sent: list[int]) -> dict[int, float]:
+    (largest,) = reader.floats(1) if sent else (0.0,)
+    (listed,) = re.findall(r"number c mod 8 of ([\d., ]+) \(that", PAGE)
+    roots = [single(float(text)) for text in listed.split(", ")]
+    found = {}
+    for tensor, c in zip(sent, reader.take(len(sent)), strict=True):
+        found[tensor] = (
+            single(single(largest * roots[c % 8]) * 2.0 ** -(c // 8)) if c < 255 else 0.0
+        )
+    return found
 
 
 def read_levels(reader: Reader, k: int, levels: int) -> list[float]:
@@ -348,7 +367,7 @@ def decode(body: bytes, plan: Plan) -> list[float]:
         found = decode_eden(reader, plan, own)
     else:
         chunks = chunks_of(plan)
-        found = decode_topk(reader, replace(plan, values="sign-per-tensor"), chunks, rotated=True)
+        found = decode_topk(reader, replace(plan, values="sign-per-chunk"), chunks, rotated=True)
         for start, stop in pairwise(ends_of(chunks)):
             found[start:stop] = unrotate(found[start:stop], own)
     assert not reader.data
@@ -482,7 +501,9 @@ PLANS: list[dict[str, Any]] = [
     *(
         {"kind": kind, "density": 0.1, "values": values}
         for kind in ("topk", "randk")
-        for values in ("sign", "fp32", "sign-per-tensor", "fp16", "levels-2", "levels-7")
+        for values in (
+            *("sign", "fp32", "sign-per-tensor", "sign-per-chunk", "fp16", "levels-2", "levels-7"),
+        )
     ),
     {"kind": "randk", "density": 0.3, "values": "fp32", "unbiased": False},
     *({"kind": "eden", "bits": bits} for bits in range(1, 9)),
@@ -552,7 +573,7 @@ def test_other_choices_of_the_sender_are_taken() -> None:
     form = compression.quantization.quantizer("levels-2")
     planes = VECTORS["nested"][:16] + b"\0" + np.packbits(NESTED < 0, bitorder="little").tobytes()
     assert form.decode(planes, 64)[0].tolist() == NESTED.tolist()
-    sign = compression.quantization.quantizer("sign-per-tensor")
+    sign = compression.quantization.quantizer("sign-per-chunk")
     splits = np.array([0, 2, 2])
     for none_sent in (0.0, -0.0):
         data = struct.pack("<2f", 1.0, none_sent) + b"\0"
@@ -592,7 +613,8 @@ def test_limits_are_the_documented_ones() -> None:
         leb = 1 + max(0, (2 * most + 1).bit_length() - 1) // 7
         assert layers.limit(m, k) == leb + most
     # Of 2 values in 2 tensors.
-    most_of = {"fp32": 8, "fp16": 4, "sign": 5, "sign-per-tensor": 9, "levels-5": 23}
+    most_of = {"fp32": 8, "fp16": 4, "sign": 5, "sign-per-tensor": 7, "sign-per-chunk": 9}
+    most_of["levels-5"] = 23
     for values, most in most_of.items():
         topk = make("topk", density=0.25, values=values, sections=SECTIONS)
         assert topk.limit(8) == layers.limit(8, 2) + most
