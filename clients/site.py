@@ -214,6 +214,7 @@ class Site:
                     site=0,
                     layout=self.learner.layout.digest,
                     base=bytes(8) if full else digest,
+                    seed=self.scenario.federation.seed,
                 )
                 codec, _, body = compression.unpack(frame, envelope, limit=limits[compressor.codec])
                 if codec != compressor.codec:
@@ -286,6 +287,7 @@ class Site:
             site=self.number,
             layout=self.learner.layout.digest,
             base=instruction.model,
+            seed=self.scenario.federation.seed,
         )
         # Without a residual nothing is kept of what the server cuts off.
         bound = self.scenario.federation.update_norm if link.error_feedback else 0.0

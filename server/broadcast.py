@@ -40,7 +40,13 @@ class Broadcast:
         return vector_digest(self.replica)
 
     def advance(
-        self, model: Vector, compressor: compression.Compressor, layout: bytes, run: bytes
+        self,
+        model: Vector,
+        compressor: compression.Compressor,
+        layout: bytes,
+        run: bytes,
+        *,
+        seed: int = 0,
     ) -> None:
         """Bring the replica nearer to `model` for the next round, and keep the frame that does so.
 
@@ -56,7 +62,7 @@ class Broadcast:
             self.replica = model.copy()
             return
         envelope = compression.Envelope(
-            run=run, round=self.round, site=0, layout=layout, base=self.digest
+            run=run, round=self.round, site=0, layout=layout, base=self.digest, seed=seed
         )
         body = compressor.compress(model - self.replica, envelope.context)
         decoded = compressor.decompress(body, model.size, envelope.context)

@@ -228,7 +228,7 @@ class Rounds:
     def _round(self, number: int) -> tuple[Outcome, ServerState]:
         federation, point = self.scenario.federation, self.point
         down = replace(point.broadcast, frames=list(point.broadcast.frames))
-        down.advance(point.state.model, self._down, self.layout, point.run)
+        down.advance(point.state.model, self._down, self.layout, point.run, seed=federation.seed)
         point.broadcast = down
         self.updates.start(point, number)
 

@@ -61,6 +61,7 @@ class Updates:
             site=0,
             layout=self._layout.digest,
             base=point.broadcast.digest,
+            seed=self._scenario.federation.seed,
         )
         share = self._scenario.uplink.aggregate_feedback
         self._reference = np.float32(share) * point.broadcast.step if share else None

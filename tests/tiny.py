@@ -96,7 +96,9 @@ def decoded(site: Site, reply: Reply, number: int) -> Draws:
     layout = site.learner.layout
     compressor = site.scenario.uplink.make(layout.sizes)
     base = vector_digest(site.learner.initial)
-    envelope = compression.Envelope(RUN, number, site.number, layout.digest, base)
+    envelope = compression.Envelope(
+        RUN, number, site.number, layout.digest, base, site.scenario.federation.seed
+    )
     padded, limit = site.scenario.noised_at_server, compressor.limit(layout.size)
     _, _, body = compression.unpack(
         reply.frame, envelope, limit=limit + padded * compression.PAD_BYTES

@@ -26,7 +26,7 @@ _HEADER = struct.Struct("<2sBB4sI8sI")
 _CRC = struct.Struct("<I")
 _BINDING = struct.Struct("<8sII8s8s")
 _PAD = struct.Struct("<I16s")
-_U32 = 2**32
+_U32, _U64 = 2**32, 2**64
 
 HEADER_BYTES = _HEADER.size + _CRC.size
 """Bytes that a frame adds to its body: 28."""
@@ -47,6 +47,8 @@ class Envelope:
         site: the sending site, 1 to 2**32 - 1; 0 for a broadcast.
         layout: the 8-byte digest of the parameter layout.
         base: the 8-byte digest of the model the update starts from.
+        seed: the federation's public seed, 0 to 2**64 - 1. All public randomness comes from it,
+            the round and the sender; a run's number only says which run it is.
 
     Raises:
         ValueError: a field has the wrong length or range.
@@ -60,6 +62,7 @@ class Envelope:
     site: int
     layout: bytes
     base: bytes
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check lengths and ranges."""
@@ -69,6 +72,8 @@ class Envelope:
                 raise ValueError(f"{name} must be 8 bytes, got {value!r}; pass an 8-byte digest")
         for name in ("round", "site"):
             _require_u32(name, getattr(self, name))
+        if not 0 <= self.seed < _U64:
+            raise ValueError(f"seed must be from 0 to 2**64 - 1, got {self.seed}")
 
     @property
     def binding(self) -> bytes:
@@ -79,7 +84,8 @@ class Envelope:
     @property
     def context(self) -> Context:
         """What sender and receiver both know, for compressors that draw public randomness."""
-        return Context(self.run + self.round.to_bytes(4, "little"), self.site)
+        name = self.seed.to_bytes(8, "little") + self.round.to_bytes(4, "little")
+        return Context(name, self.site)
 
 
 def pack(envelope: Envelope, codec: int, body: bytes, records: int = 0) -> bytes:

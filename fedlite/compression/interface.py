@@ -18,8 +18,8 @@ class Context:
     Nothing here is secret, and nothing drawn from it protects anybody.
 
     Attributes:
-        seed: names run and round, the same for every site of the round, so that all of them can
-            draw the same random support.
+        seed: names the federation's seed and the round, the same for every site of the round,
+            so that all of them can draw the same random support.
         sender: number of the site, 0 for the server, so that rotations differ between sites and
             their errors average out.
 

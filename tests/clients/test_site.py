@@ -66,7 +66,7 @@ def decoded(payload: bytes, number: int, base: Vector, plan: Scenario) -> np.nda
     link = plan.uplink
     compressor = link.make()
     envelope = compression.Envelope(
-        RUN, number, site_id("site-01"), LAYOUT.digest, vector_digest(base)
+        RUN, number, site_id("site-01"), LAYOUT.digest, vector_digest(base), plan.federation.seed
     )
     padded = plan.noised_at_server
     limit = compressor.limit(N) + compression.PAD_BYTES * padded
