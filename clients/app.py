@@ -14,12 +14,12 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients import egress
 from clients.opening import default_state_directory, open_deployed_site, open_simulated_site
 from clients.site import Decline, Site
 from fedlite import flower
-from fedlite.config import ScenarioError, from_run_config
+from fedlite.guard import egress
 from fedlite.messages import Code, Hello, Instruction, Reply
+from fedlite.scenario import ScenarioError, from_run_config
 from fedlite.training.share import settle_process
 
 log = logging.getLogger("fedlite.site")

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from clients import policy as site_policy
-from clients.declared import beyond_declared
-from clients.home import Home, open_home
-from clients.policy import DataSet, for_scenario
 from clients.site import Decline, Site
-from fedlite.config import Scenario, ScenarioError
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import load_source, share_out, spread
+from fedlite.guard import policy as site_policy
+from fedlite.guard.declared import beyond_declared
+from fedlite.guard.folder import Home, open_home
+from fedlite.guard.policy import DataSet, for_scenario
 from fedlite.messages import Code
+from fedlite.scenario import Scenario, ScenarioError
 from fedlite.training import Learner
 from fedlite.training.share import plan_mechanism, settle_batch
 

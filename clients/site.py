@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 
 import fedlite
-from clients.home import Home, code_digest
-from clients.policy import SitePolicy, for_scenario
+from clients.digest import code_digest
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
-from fedlite.config import Scenario
+from fedlite.guard.folder import Home
+from fedlite.guard.policy import SitePolicy, for_scenario
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
 from fedlite.privacy import Mechanism, client
 from fedlite.privacy.budget import Budget, Refused, plan_unit
 from fedlite.privacy.ledger import Ledger
+from fedlite.scenario import Scenario
 from fedlite.training import Learner
 from fedlite.training.share import steps_per_round
 

@@ -23,7 +23,7 @@ from flwr.app import (  # noqa: E402
     ConfigRecord,
     Context,
     Error,
-    Message,
+    Message as Message,
     RecordDict,
 )
 from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402

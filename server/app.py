@@ -14,15 +14,16 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlite.config import Scenario, from_run_config
 from fedlite.data import Source
 from fedlite.models import build
+from fedlite.models.files import write_model
 from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, accounting
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
 from fedlite.reporting.report import report
+from fedlite.scenario import Scenario, from_run_config
 from fedlite.storage import write_atomic
 from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
 from server.closing import finish, witness_of
@@ -31,7 +32,7 @@ from server.directories import free_directory
 from server.evaluation import Evaluator
 from server.grid import without_waits
 from server.rounds import Rounds, RunFailed
-from server.summary import summarize, write_model
+from server.summary import summarize
 
 log = logging.getLogger("fedlite.server")
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fedlite.privacy.ledger import keys, lines
+from fedlite.identity import keys
+from fedlite.privacy.ledger import lines
 from fedlite.privacy.ledger.rows import NO_HASH
 from fedlite.privacy.ledger.rules import LedgerError
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlite.config import Scenario
 from fedlite.privacy.ledger.lines import RUN_FILES
 from fedlite.reporting.record import SUMMARY, encode_summary, write_summary
+from fedlite.scenario import Scenario
 from server.deployment import Deployment
 from server.witness import Witness
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from fedlite.config import ScenarioError
+from fedlite.scenario import ScenarioError
 
 LOCK = ".lock"
 

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlite.config import Scenario
 from fedlite.data import Dataset
 from fedlite.data.spread import spread
 from fedlite.models import build
 from fedlite.parameters import Vector, load_vector
+from fedlite.scenario import Scenario
 
 BRANCHES = ("shallow", "deep")
 _CHUNK = 4096

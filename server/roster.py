@@ -14,8 +14,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedlite import flower
-from fedlite.config import Federation
 from fedlite.messages import Code, Hello
+from fedlite.scenario import Federation
 from server.deployment import Enrolled
 from server.replies import POLL_SECONDS, by_flower, pull
 from server.witness import Disagreement, Witness

@@ -17,11 +17,11 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedlite import flower
-from fedlite.config import Scenario
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.parameters import Layout, Vector
 from fedlite.privacy import ClientMechanism
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
+from fedlite.scenario import Scenario
 from server import broadcast, checkpoint, replies
 from server.checkpoint import Checkpoint, SiteRecord
 from server.deployment import Enrolled

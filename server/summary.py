@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Callable, Iterable
@@ -12,15 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import safetensors.numpy
-
 import fedlite
-from fedlite.config import Scenario
 from fedlite.models import Branched
 from fedlite.parameters import Layout, Vector
 from fedlite.privacy import Mechanism, accounting
 from fedlite.reporting.record import RoundRecord, total_bytes
-from fedlite.storage import write_atomic
+from fedlite.scenario import Scenario
 from fedlite.training.share import steps_per_round
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
@@ -172,26 +168,3 @@ def machine() -> str:
     except (OSError, StopIteration, IndexError):
         name = platform.processor() or platform.machine()
     return f"{os.cpu_count()} x {name}"
-
-
-def write_model(
-    directory: Path, scenario: Scenario, layout: Layout, vector: Vector, model: Branched
-) -> None:
-    """Write `model.safetensors` (named tensors) and `model.json` (how to build and use it)."""
-    tensors, offset = {}, 0
-    for name, shape in zip(layout.names, layout.shapes, strict=True):
-        size = Layout((name,), (shape,)).size
-        tensors[name] = vector[offset : offset + size].reshape(shape)
-        offset += size
-    write_atomic(directory / "model.safetensors", safetensors.numpy.save(tensors))
-    description = {
-        "name": scenario.model.name,
-        "seed": scenario.federation.seed,
-        "shape": list(model.shape),
-        "classes": model.classes,
-        "layout": layout.digest.hex(),
-        "parameters": layout.size,
-        "costs": model.costs(),
-    }
-    text = json.dumps(description, indent=2, sort_keys=True)
-    write_atomic(directory / "model.json", text.encode() + b"\n")

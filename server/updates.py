@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite import compression
-from fedlite.config import Scenario
 from fedlite.messages import REPLY_BYTES, Reply, site_id
 from fedlite.parameters import LARGEST_UPDATE, Layout, Vector
 from fedlite.privacy import ClientMechanism, client
+from fedlite.scenario import Scenario
 from server.checkpoint import Checkpoint
 from server.witness import Witness
 from strategies import ServerState, Strategy, make, weighted_mean

@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlite.identity import keys
 from fedlite.messages import LedgerHead, Receipt
-from fedlite.privacy.ledger import keys, lines, rows
+from fedlite.privacy.ledger import lines, rows
 from fedlite.privacy.ledger.rules import LedgerError
 from server.chain import ChainFile
 

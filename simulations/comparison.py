@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import Decoded
-from fedlite.config import Scenario, ScenarioError, with_values
 from fedlite.data import Dataset, SiteData
 from fedlite.data.spread import spread
 from fedlite.models import Branched, build
@@ -31,7 +30,9 @@ from fedlite.privacy.mechanism import LEAST_NOISE
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import read_summary
 from fedlite.reporting.report import report
-from fedlite.training import Learner, home
+from fedlite.scenario import Scenario, ScenarioError, with_values
+from fedlite.training import Learner
+from fedlite.training import head as home
 from fedlite.training.share import plan_mechanism, record_mechanism, settle_process
 from server.closing import finish, witness_of
 from server.evaluation import area_under_curve

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fedlite.config import Scenario
+from fedlite.scenario import Scenario
 
 _START_SECONDS = 90.0
 

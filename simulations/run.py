@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlite import data
-from fedlite.config import Scenario, ScenarioError, load, with_values
 from fedlite.data.partition import check_expected
 from fedlite.data.spread import spread
 from fedlite.parameters import Layout
-from fedlite.recommend import for_size
+from fedlite.scenario import Scenario, ScenarioError, load, with_values
+from fedlite.scenario.links import for_size
 from fedlite.storage import write_atomic
 from fedlite.training.share import device_of, plan_mechanism, settle_batch
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from fedlite.compression import Decoded
-from fedlite.config import Federation
+from fedlite.scenario import Federation
 from strategies.fedavg import FedAvg, Mean, ServerState, weighted_mean
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import Decoded
-from fedlite.config import Federation
 from fedlite.parameters import Vector
+from fedlite.scenario import Federation
 
 # A site's claim of its size is a lever on the average; no honest site here has more.
 MOST_RECORDS = 100_000_000

@@ -16,8 +16,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fedlite import config, data
-from fedlite.cli import app
+from fedlite import data
+from fedlite import scenario as config
+from fedlite.commands.main import app
 from fedlite.messages import Code
 from fedlite.models import registry
 from fedlite.reporting.record import RoundRecord

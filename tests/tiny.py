@@ -19,10 +19,10 @@ from clients.opening import open_simulated_site
 from clients.site import Site
 from clients.state import load
 from fedlite import compression
-from fedlite.config import Scenario, from_dict
 from fedlite.messages import Instruction, Reply
 from fedlite.parameters import vector_digest
 from fedlite.privacy.ledger import read
+from fedlite.scenario import Scenario, from_dict
 
 COLUMNS, CLASSES = 24, 4
 # Of an intercept and half of the columns, and of an intercept and all of them.

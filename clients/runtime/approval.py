@@ -15,16 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clients import policy as site_policy
-from clients import policy_file
-from clients.declared import beyond_declared, most_records
-from clients.policy import ApprovedBundle, DataSet, SitePolicy, for_data, for_scenario, is_number
 from fedlite.compression.frame import HEADER_BYTES
-from fedlite.config import Scenario, from_run_config, parse_value
 from fedlite.deployment import bundle as bundles
 from fedlite.deployment.bundle import Bundle
 from fedlite.deployment.journal import Journal
+from fedlite.guard import policy as site_policy
+from fedlite.guard import policy_file
+from fedlite.guard.declared import beyond_declared, most_records
+from fedlite.guard.policy import (
+    ApprovedBundle,
+    DataSet,
+    SitePolicy,
+    for_data,
+    for_scenario,
+    is_number,
+)
 from fedlite.rooms import app_root
+from fedlite.scenario import Scenario, from_run_config
+from fedlite.settings import parse_value
 
 # What travels with a frame: Flower's record around it, and the ledger's head.
 _AROUND = 1024

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import fedlite
-from clients import policy as site_policy
-from clients.policy import DataSet, SitePolicy
 from clients.runtime import setup
 from clients.runtime.reach import reach
-from fedlite.deployment import nodekey, sandbox
+from fedlite.deployment import sandbox
 from fedlite.deployment.invitation import Invitation, same_release
-from fedlite.privacy.ledger import keys, read
+from fedlite.guard import policy as site_policy
+from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.identity import keys, nodekey
+from fedlite.privacy.ledger import read
 
 OK, WARNING, FAIL = "ok", "warning", "fail"
 _FREE_BYTES = 10**9

@@ -47,7 +47,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from clients.runtime import lock, setup
 from fedlite import flower
-from fedlite.deployment import nodekey
+from fedlite.identity import nodekey
 
 log = logging.getLogger("fedlite.site")
 

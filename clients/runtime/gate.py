@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.policy import SitePolicy
 from fedlite.deployment import bundle as bundles
+from fedlite.guard.policy import SitePolicy
 from fedlite.storage import write_atomic
 
 # What Flower's side tells of a run; nothing of it reaches the training.

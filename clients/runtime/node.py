@@ -18,7 +18,6 @@ from typing import Any
 
 from flwr.app import Message, MessageType
 
-from clients import policy as site_policy
 from clients.runtime import gate, lock, setup
 from clients.runtime.fleet import Incoming, Refused, RunOver, TooLarge, Unreachable, connection
 from clients.runtime.gate import ApprovedRun
@@ -29,6 +28,7 @@ from clients.runtime.warm import Workers
 from fedlite import flower
 from fedlite.deployment import bundle as bundles
 from fedlite.deployment.journal import Journal
+from fedlite.guard import policy as site_policy
 from fedlite.messages import Code
 
 log = logging.getLogger("fedlite.site")

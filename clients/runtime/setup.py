@@ -19,16 +19,17 @@ from typing import Any
 from cryptography import x509
 
 import fedlite
-from clients import policy as site_policy
-from clients import policy_file
-from clients.policy import DataSet, SitePolicy
 from clients.runtime.reach import resolves
-from fedlite.deployment import document, nodekey, unit
+from fedlite.deployment import document
+from fedlite.deployment import systemd as unit
 from fedlite.deployment.invitation import Invitation, same_release
 from fedlite.deployment.journal import Journal
 from fedlite.deployment.request import Request
-from fedlite.privacy.budget.policy import site_problem
-from fedlite.privacy.ledger import keys
+from fedlite.guard import policy as site_policy
+from fedlite.guard import policy_file
+from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.identity import keys, nodekey
+from fedlite.identity.names import site_problem
 from fedlite.storage import write_atomic
 
 FOLDERS = ("keys", "ledgers", "bundles", "bundles/waiting", "state", "inflight", "audit")

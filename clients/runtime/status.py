@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clients import policy as site_policy
-from clients.policy import SitePolicy
 from clients.runtime import setup
+from fedlite.guard import policy as site_policy
+from fedlite.guard.policy import SitePolicy
 from fedlite.privacy.budget import Account
 from fedlite.privacy.ledger import LedgerError, read
 from fedlite.storage import write_atomic

@@ -13,12 +13,12 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from clients.policy import SitePolicy
 from clients.runtime import setup
 from clients.runtime.gate import ApprovedRun
 from fedlite.data import cache_folder
 from fedlite.deployment import bundle as bundles
 from fedlite.deployment.worker import Task
+from fedlite.guard.policy import SitePolicy
 
 _START_SECONDS = 180.0
 _LOG_BYTES = 5_000_000

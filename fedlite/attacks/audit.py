@@ -13,10 +13,10 @@ from fedlite.attacks.membership import membership
 from fedlite.attacks.steps import check_enough, step_audit
 from fedlite.attacks.subject import Subject, prepare
 from fedlite.attacks.verdict import Finding, Report
-from fedlite.config import Scenario, ScenarioError
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.grid import grid
 from fedlite.privacy.noise import Stream, release
+from fedlite.scenario import Scenario, ScenarioError
 
 Tick = Callable[[str], None]
 

@@ -22,11 +22,11 @@ from fedlite.attacks.canaries import LOUD, Dense, Dirac, Nothing, Values, WithCa
 from fedlite.attacks.steps import release_of
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import Finding, judge
-from fedlite.config import ScenarioError
 from fedlite.parameters import load_vector
 from fedlite.privacy import ClientMechanism, RecordMechanism, dpsgd
 from fedlite.privacy.gradients import Rows
 from fedlite.privacy.noise import Stream
+from fedlite.scenario import ScenarioError
 from fedlite.training.share import learning_rate, steps_per_round
 
 Coins = NDArray[np.bool_]

@@ -17,11 +17,11 @@ from fedlite.attacks.canaries import Values
 from fedlite.attacks.conformance import LEVEL, Test, finding, square_test
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import Finding
-from fedlite.config import with_values
 from fedlite.privacy import Mechanism, RecordMechanism
 from fedlite.privacy.gradients import Rows
 from fedlite.privacy.noise import Stream
 from fedlite.reporting.wording import count
+from fedlite.scenario import with_values
 from fedlite.training import Learner
 from fedlite.training.share import learning_rate, steps_per_round
 

@@ -21,9 +21,9 @@ from fedlite.attacks.bounds import composed, upper_rate
 from fedlite.attacks.canaries import LOUD, Canaries, Dense, Dirac, Repeated, WithCanaries
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import STEP, Finding, judge
-from fedlite.config import ScenarioError
 from fedlite.privacy import ClientMechanism, RecordMechanism, client, dpsgd
 from fedlite.privacy.noise import Stream
+from fedlite.scenario import ScenarioError
 
 Scores = NDArray[np.float64]
 Coins = NDArray[np.bool_]

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from fedlite.attacks.canaries import Values
-from fedlite.config import Scenario, ScenarioError
 from fedlite.data.spread import spread
 from fedlite.privacy import (
     ClientMechanism,
@@ -25,6 +24,7 @@ from fedlite.privacy import (
 from fedlite.privacy.gradients import ModelGradients, Rows
 from fedlite.privacy.noise import Stream
 from fedlite.privacy.trial import block_of
+from fedlite.scenario import Scenario, ScenarioError
 from fedlite.training import Learner
 from fedlite.training.share import plan_mechanism
 

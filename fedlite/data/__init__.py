@@ -4,8 +4,8 @@ from fedlite.data.cache import cache_folder
 from fedlite.data.catalog import available, entries, fetch, load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.entry import Entry
-from fedlite.data.heart import HEART_BEDSIDE, HEART_COLUMNS
 from fedlite.data.partition import check_sites, partition, site_data, site_names
+from fedlite.data.sources.heart import HEART_BEDSIDE, HEART_COLUMNS
 from fedlite.data.standardization import standardize
 
 __all__ = [

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedlite.data import digits, fashion, heart
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
-from fedlite.data.table import load_csv
+from fedlite.data.sources import digits, fashion, heart
+from fedlite.data.sources.table import load_csv
 
 
 def _needs_path() -> Source:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlite.config import Data, Scenario
 from fedlite.data.catalog import load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.partition import site_data
+from fedlite.data.sources.table import NAME as CSV
 from fedlite.data.standardization import standardize
-from fedlite.data.table import NAME as CSV
+from fedlite.scenario import Data, Scenario
 
 
 def load_source(data: Data, *, skip_wrong: bool = False) -> Source:

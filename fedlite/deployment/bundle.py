@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fedlite.config import Value
+from fedlite.settings import Value
 
 MAX_BYTES = 20_000_000
 MAX_FILES = 500

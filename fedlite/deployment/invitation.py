@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedlite.deployment import document
-from fedlite.privacy.budget.policy import site_problem
+from fedlite.identity.names import site_problem
 
 KIND = "fedlite-invitation"
 _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9a-fA-F:.]{2,45}\])"

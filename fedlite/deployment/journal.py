@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from fedlite.privacy.ledger.rows import canonical
+from fedlite.identity.canonical import canonical
 
 KEEP_DAYS = 180
 _FILE = re.compile(r"audit-(\d{4})-(0[1-9]|1[0-2])\.jsonl")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, fields
 
-from fedlite.deployment import document, nodekey
-from fedlite.privacy.budget.policy import site_problem
-from fedlite.privacy.ledger import keys
-from fedlite.privacy.ledger.rows import canonical
+from fedlite.deployment import document
+from fedlite.identity import keys, nodekey
+from fedlite.identity.canonical import canonical
+from fedlite.identity.names import site_problem
 
 KIND = "fedlite-request"
 _SIGNATURES = ("node_signature", "ledger_signature", "previous_signature")

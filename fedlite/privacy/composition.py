@@ -1,7 +1,7 @@
 """The epsilon of composed steps, by three accountants, for plans, reports and auditors.
 
 A composition says what a *fixed* list of steps costs. Plans that are chosen one after the other are
-admitted by `fedlite.privacy.filter`, and only reported by PLD and PRV.
+admitted by `fedlite.privacy.admission`, and only reported by PLD and PRV.
 
 Only PRV by Opacus needs torch: who audits without it takes `library="prv-accountant"`.
 """

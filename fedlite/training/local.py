@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlite.config import Training
+from fedlite.scenario import Training
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlite.config import Scenario, with_values
 from fedlite.data import Dataset
 from fedlite.models import Branched, build, losses
 from fedlite.parameters import Layout, Vector, load_vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting, client
+from fedlite.scenario import Scenario, with_values
 from fedlite.training import local
 
 
@@ -37,7 +37,7 @@ def device_of(name: str) -> torch.device:
 def learning_rate(scenario: Scenario, round_number: int) -> float:
     """Return the local learning rate of a round (from 1), by `training.schedule`.
 
-    >>> from fedlite.config import from_dict
+    >>> from fedlite.scenario import from_dict
     >>> scenario = from_dict({"federation": {"rounds": 11}, "training": {
     ...     "learning_rate": 1.0, "schedule": "linear", "hold": 0.5, "final": 0.1}})
     >>> [round(learning_rate(scenario, r), 2) for r in (1, 6, 11)]

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedlite.deployment import nodekey
+from fedlite.identity import nodekey
 from fedlite.storage import write_atomic
 from server.coordinator.folder import Coordinator
 

@@ -30,7 +30,7 @@ from flwr.supercore.error import FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 
-from fedlite.config import Value
+from fedlite.settings import Value
 from server.coordinator.folder import Coordinator
 
 Answer = TypeVar("Answer")

@@ -26,10 +26,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import fedlite
-from fedlite.deployment import document, nodekey
+from fedlite.deployment import document
 from fedlite.deployment.invitation import Invitation, same_release
 from fedlite.deployment.journal import Journal
 from fedlite.deployment.request import Request
+from fedlite.identity import nodekey
 from fedlite.storage import write_atomic
 
 _LOCK_SECONDS = 10.0

@@ -1,4 +1,4 @@
-"""The coordinator's folder: what is where in it, its settings, and how it is made.
+"""The coordinator's folder: what is where in it, and its settings.
 
 ```toml
 [coordinator]
@@ -22,25 +22,19 @@ import os
 import re
 import stat
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
-import fedlite
-from fedlite.config import section, setting
-from fedlite.deployment import nodekey
-from fedlite.deployment.invitation import Invitation, split_address
+from fedlite.deployment.invitation import split_address
 from fedlite.deployment.journal import Journal
-from fedlite.privacy.budget.policy import site_problem
-from fedlite.privacy.ledger import keys
-from fedlite.storage import write_atomic
+from fedlite.identity import keys, nodekey
+from fedlite.identity.names import site_problem
+from fedlite.settings import section, setting
 
 # The path stands in the configurations of nginx, systemd and compose, which all escape differently.
 _PATH = re.compile(r"[\w./+@=,~ -]+")
-_FOLDERS = ("ca", "tls", "flwr", "gateway", "logs", "jobs", "bundles", "runs", "audit", "witness")
 
 
 def _whole(default: int, low: int, high: int) -> Any:
@@ -107,7 +101,7 @@ class Coordinator:
         Raises ValueError when there is none, when a setting is wrong, or when others may read a
         private key.
         """
-        coordinator = cls(_absolute(path))
+        coordinator = cls(absolute(path))
         if not coordinator.invitation.is_file():
             raise ValueError(
                 f"{coordinator.path}: must be a coordinator's folder, but has no "
@@ -257,72 +251,15 @@ class Coordinator:
         return Journal(self.audit)
 
 
-def init(path: Path, name: str, address: str, **others: Any) -> Coordinator:
-    """Make a coordinator's folder; called again, complete one whose making was interrupted.
-
-    others: further keys of `coordinator.toml`. No key is ever made anew, and the invitation, which
-    is written last, says that the folder is complete.
-
-    Raises ValueError when the folder is complete already, holds something else, or was begun with
-    other settings.
-    """
-    from server.coordinator import authority, gateway
-
-    coordinator = Coordinator(_absolute(path))
-    if coordinator.invitation.exists():
+def absolute(path: Path) -> Path:
+    """Return the folder's absolute path; raises ValueError for what no configuration can hold."""
+    found = Path(os.path.abspath(path.expanduser()))
+    if not _PATH.fullmatch(str(found)):
         raise ValueError(
-            f"{path}: is a coordinator already, and is never overwritten; start it with fedlite "
-            f"server start {path}, or name another folder"
-        )
-    errors: list[str] = []
-    table = {"name": name, "address": address, **others}
-    settings = section("coordinator", Settings, table, errors)
-    if errors:
-        raise ValueError("\n".join(errors))
-    text = tomli_w.dumps({"coordinator": asdict(settings)}).encode()
-    if coordinator.toml.exists():
-        if coordinator.settings != settings:
-            raise ValueError(
-                f"{coordinator.toml}: was begun with other settings; call init with those again, "
-                "or remove the folder"
-            )
-    elif coordinator.path.exists() and any(coordinator.path.iterdir()):
-        raise ValueError(f"{path}: must be a new or an empty folder; name another")
-    coordinator.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    coordinator.path.chmod(0o700)
-    if not coordinator.toml.exists():
-        write_atomic(coordinator.toml, text)
-    _ = coordinator.settings  # the rules between keys, too
-    for folder in _FOLDERS:
-        (coordinator.path / folder).mkdir(mode=0o700, exist_ok=True)
-    authority.ensure(coordinator)
-    witness = keys.public_hex(keys.load_or_generate(coordinator.witness_key))
-    if not coordinator.sites.exists():
-        write_atomic(coordinator.sites, b"{}\n")
-        coordinator.sites.chmod(0o600)
-    gateway.write(coordinator)
-    gateway.write_services(coordinator)
-    invitation = Invitation(
-        name=settings.name,
-        address=settings.address,
-        ca_pem=coordinator.ca_cert.read_text(encoding="ascii"),
-        witness=witness,
-        fedlite=fedlite.__version__,
-        federation=settings.federation,
-    )
-    coordinator.journal.write("init", address=address, fingerprint=invitation.fingerprint)
-    write_atomic(coordinator.invitation, invitation.encode())
-    return coordinator
-
-
-def _absolute(path: Path) -> Path:
-    absolute = Path(os.path.abspath(path.expanduser()))
-    if not _PATH.fullmatch(str(absolute)):
-        raise ValueError(
-            f"{absolute}: must have letters, digits, spaces and . _ / + @ = , ~ - only, as it "
+            f"{found}: must have letters, digits, spaces and . _ / + @ = , ~ - only, as it "
             "stands in configuration files; name another folder"
         )
-    return absolute
+    return found
 
 
 def _check_folder(path: Path) -> None:

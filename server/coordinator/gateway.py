@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import fedlite
-from fedlite.deployment import unit as units
+from fedlite.deployment import systemd as units
 from fedlite.storage import write_atomic
 from server.coordinator.folder import Coordinator
 

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from fedlite.config import Value
 from fedlite.reporting.record import FAILURE, ROUNDS, SUMMARY
+from fedlite.settings import Value
 from fedlite.storage import write_atomic
 from server.coordinator.folder import Coordinator
 

@@ -17,10 +17,10 @@ import tomli_w
 # Private to Flower 1.41, which the project pins: the function behind `flwr build`.
 from flwr.cli.build import build_fab_from_files
 
-from fedlite.config import Scenario, Simulation, from_run_config
 from fedlite.deployment import bundle as bundles
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
+from fedlite.scenario import Scenario, Simulation, from_run_config
 from fedlite.storage import write_atomic
 from server.coordinator import authority, jobs, superlink
 from server.coordinator.control import Control

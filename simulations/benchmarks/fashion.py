@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fedlite.config import Scenario, ScenarioError, from_dict, load
 from fedlite.reporting.record import read_summary
+from fedlite.scenario import Scenario, ScenarioError, from_dict, load
 from server.summary import machine
 from simulations.run import resume_scenario, scenario_path, simulate
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fedlite.config import Scenario, load
 from fedlite.reporting.progress import Progress
+from fedlite.scenario import Scenario, load
 from simulations.comparison import (
     ALONE,
     COMMONEST,

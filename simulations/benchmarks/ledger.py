@@ -17,12 +17,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fedlite.audit import audit
+from fedlite.identity import keys
 from fedlite.messages import LedgerHead
 from fedlite.privacy import RecordMechanism
-from fedlite.privacy.audit import audit
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.budget.policy import SitePolicy
-from fedlite.privacy.ledger import Ledger, keys
+from fedlite.privacy.ledger import Ledger
 from fedlite.privacy.ledger.chain import verify
 from fedlite.privacy.ledger.rows import Head
 from server.summary import machine

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedlite.config import load
 from fedlite.data.spread import spread
 from fedlite.privacy import RecordMechanism, dpsgd, noise
+from fedlite.scenario import load
 from fedlite.training import Learner
 from fedlite.training.share import record_mechanism, settle_batch, settle_process
 from server.summary import machine

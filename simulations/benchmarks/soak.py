@@ -29,15 +29,14 @@ import fedlite
 from clients.runtime.fleet import Fleet, Incoming, Refused, RunOver, Unreachable
 from clients.runtime.pace import Pace
 from fedlite import compression, flower
-from fedlite.config import Scenario, load
 from fedlite.data.spread import load_source
-from fedlite.deployment import nodekey
 from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.request import Request
+from fedlite.identity import keys, nodekey
 from fedlite.messages import Hello, Instruction
 from fedlite.models import build
 from fedlite.parameters import Layout
-from fedlite.privacy.ledger import keys
+from fedlite.scenario import Scenario, load
 from server.coordinator import enrolment
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from fedlite.attacks.subject import Subject, prepare
-from fedlite.config import Scenario, from_dict
+from fedlite.scenario import Scenario, from_dict
 from fedlite.training.share import settle_process
 from simulations.run import check
 

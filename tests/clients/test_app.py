@@ -10,9 +10,9 @@ from flwr.app import Context, Message, RecordDict
 from clients import app as client
 from clients.site import Decline
 from fedlite import flower
-from fedlite.config import ScenarioError, from_dict
 from fedlite.messages import Code, Hello, Instruction, site_id
 from fedlite.parameters import vector_digest
+from fedlite.scenario import ScenarioError, from_dict
 
 SECRET = "patient 4711, HIV positive, /home/anna/records.csv"
 PLAN = from_dict({"federation": {"sites": 2, "rounds": 2}, "model": {"name": "mlp"}})

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.declared import beyond_declared, most_records
 from clients.opening import open_deployed_site, open_simulated_site
-from clients.policy import DataSet, SitePolicy
-from clients.policy_file import write
 from clients.site import Decline, Site
-from fedlite.config import Scenario, from_dict
+from fedlite.guard.declared import beyond_declared, most_records
+from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.guard.policy_file import write
+from fedlite.identity import keys
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.models import registry
 from fedlite.parameters import vector_digest
-from fedlite.privacy.ledger import keys
+from fedlite.scenario import Scenario, from_dict
 
 RUN = "00112233aabbccdd"
 RECORD = {"unit": "record", "epsilon": 2.0, "expected_batch": 10}

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from clients.opening import open_deployed_site, open_simulated_site
-from clients.policy import DataSet, SitePolicy
-from clients.policy_file import write
 from clients.site import Decline, Site
-from fedlite.config import Scenario, ScenarioError, from_dict, with_values
+from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.guard.policy_file import write
+from fedlite.identity import keys
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.models import build
 from fedlite.parameters import Layout, vector_digest
-from fedlite.privacy.ledger import keys, read
+from fedlite.privacy.ledger import read
+from fedlite.scenario import Scenario, ScenarioError, from_dict, with_values
 
 RUN = "00112233aabbccdd"
 NONE: dict[str, Any] = {"unit": "none"}

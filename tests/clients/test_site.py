@@ -7,20 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.home import open_home
 from clients.opening import open_simulated_site
-from clients.policy import SitePolicy, for_scenario
-from clients.policy_file import write
 from clients.site import Decline, Site
 from clients.state import load
 from fedlite import compression
-from fedlite.config import Scenario, from_dict
+from fedlite.guard.folder import open_home
+from fedlite.guard.policy import SitePolicy, for_scenario
+from fedlite.guard.policy_file import write
+from fedlite.identity import keys
 from fedlite.messages import Code, Instruction, Receipt, site_id
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Layout, Vector, vector_digest
 from fedlite.privacy import ClientMechanism, RecordMechanism
 from fedlite.privacy.budget import Budget
-from fedlite.privacy.ledger import keys, read
+from fedlite.privacy.ledger import read
 from fedlite.privacy.ledger.rows import witness_message
+from fedlite.scenario import Scenario, from_dict
 from server import broadcast
 
 N, RUN = 300, b"run-0001"

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from clients.opening import open_simulated_site
-from fedlite.config import Scenario, from_dict
 from fedlite.data import Dataset
 from fedlite.privacy import RecordMechanism, dpsgd
 from fedlite.privacy.grid import grid
 from fedlite.privacy.ledger.rows import parse
+from fedlite.scenario import Scenario, from_dict
 from fedlite.training import Learner
 from tests.tiny import (
     BATCH,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedlite.config import Data, Federation, Scenario
 from fedlite.data.spread import load_source, spread
+from fedlite.scenario import Data, Federation, Scenario
 
 
 def test_the_labels_and_the_shape_of_the_scenario_reach_the_file(tmp_path: Path) -> None:

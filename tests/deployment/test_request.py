@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from fedlite.deployment import nodekey
 from fedlite.deployment.request import Request
-from fedlite.privacy.ledger import KeyFileError, keys
+from fedlite.identity import keys, nodekey
+from fedlite.identity.keys import KeyFileError
 
 NODE, OLD = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
 LEDGER = ed25519.Ed25519PrivateKey.generate()

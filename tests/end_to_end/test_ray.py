@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedlite.config import from_run_config, load, with_values
 from fedlite.reporting.record import read_rounds, read_summary
+from fedlite.scenario import from_run_config, load, with_values
 from simulations.run import scenario_path, simulate
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,13 +26,14 @@ from flwr.app import Message
 from flwr.supernode import node_auth_http_interceptor
 
 import fedlite
-from clients.policy import DataSet
 from clients.runtime import approval, doctor, setup
 from clients.runtime.fleet import Fleet, Refused, RunOver, Unreachable, connection
 from clients.runtime.node import Runtime
-from fedlite import config, data, flower
+from fedlite import data, flower
+from fedlite import scenario as config
 from fedlite.deployment import bundle as bundles
-from fedlite.deployment import nodekey
+from fedlite.guard.policy import DataSet
+from fedlite.identity import nodekey
 from fedlite.messages import Hello
 from fedlite.models import build
 from fedlite.parameters import Layout
@@ -40,7 +41,8 @@ from fedlite.rooms import app_root
 from server.coordinator import authority, enrolment, jobs
 from server.coordinator import submit as runs
 from server.coordinator.control import Control
-from server.coordinator.folder import Coordinator, init
+from server.coordinator.folder import Coordinator
+from server.coordinator.setup import init
 from simulations.run import check, scenario_path
 
 ROUNDS = 2

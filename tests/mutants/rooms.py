@@ -15,8 +15,7 @@ from flwr.app import MetricRecord
 
 from clients import opening
 from clients.site import Decline, Site
-from fedlite import compression, flower, rules
-from fedlite.config import with_values
+from fedlite import compression, flower
 from fedlite.data import Dataset
 from fedlite.data.folds import stratified_folds
 from fedlite.privacy import ClientMechanism, client, dpsgd
@@ -24,6 +23,7 @@ from fedlite.privacy.budget import Account, Budget, budget
 from fedlite.privacy.budget import account as accounts
 from fedlite.privacy.ledger import Files, forget
 from fedlite.privacy.noise import Stream
+from fedlite.scenario import rules, with_values
 from fedlite.training import Learner
 from fedlite.training.share import class_offsets
 from server import app as server_app

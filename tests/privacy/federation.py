@@ -14,18 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlite.identity import keys
+from fedlite.identity.canonical import canonical
 from fedlite.privacy.accounting import compose_pld, compose_rdp
-from fedlite.privacy.filter import order_for
-from fedlite.privacy.ledger import Ledger, keys
-from fedlite.privacy.ledger.rows import (
-    NO_HASH,
-    Head,
-    Row,
-    canonical,
-    row_hash,
-    row_message,
-    witness_message,
-)
+from fedlite.privacy.admission import order_for
+from fedlite.privacy.ledger import Ledger
+from fedlite.privacy.ledger.rows import NO_HASH, Head, Row, row_hash, row_message, witness_message
 from fedlite.privacy.mechanism import Event
 
 DELTA = 1e-5

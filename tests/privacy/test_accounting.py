@@ -14,7 +14,7 @@ from dp_accounting.pld import PLDAccountant
 from scipy import integrate
 
 from fedlite.privacy import ClientMechanism, Event, RecordMechanism, accounting, composition
-from fedlite.privacy.filter import admit
+from fedlite.privacy.admission import admit
 
 # sigma, q, T, delta -> RDP (dp-accounting), PRV (Opacus, error 0.01), PLD, interval of its grid.
 REFERENCE = [

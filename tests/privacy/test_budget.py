@@ -14,14 +14,15 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 
-from clients.grants import sign_grant
+from fedlite.guard.grants import sign_grant
+from fedlite.identity import keys
 from fedlite.messages import Receipt
 from fedlite.privacy import ClientMechanism, RecordMechanism
 from fedlite.privacy.accounting import compose_pld
 from fedlite.privacy.budget import WHYS, Budget, Refused, siblings
 from fedlite.privacy.budget.budget import MOST_REFUSALS
 from fedlite.privacy.budget.policy import SitePolicy
-from fedlite.privacy.ledger import FILES, Files, Ledger, LedgerError, Row, forget, keys, read
+from fedlite.privacy.ledger import FILES, Files, Ledger, LedgerError, Row, forget, read
 from fedlite.privacy.ledger.lock import Lock
 from fedlite.privacy.ledger.rows import witness_message
 from fedlite.privacy.ledger.rules import LedgerBusy

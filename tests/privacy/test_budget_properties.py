@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from fedlite.identity import keys
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.budget import Budget, Refused
 from fedlite.privacy.budget.policy import SitePolicy
-from fedlite.privacy.ledger import Files, Ledger, forget, keys, read
+from fedlite.privacy.ledger import Files, Ledger, forget, read
 
 KEY = keys.Key.generate()
 SIGMAS = (8.0, 15.0, 40.0)

@@ -21,6 +21,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedlite.identity import keys
+from fedlite.identity.canonical import canonical
 from fedlite.privacy import ledger as module
 from fedlite.privacy.ledger import (
     RULES,
@@ -32,14 +34,12 @@ from fedlite.privacy.ledger import (
     bodies,
     chain,
     forget,
-    keys,
     lock,
     read,
     verify,
 )
 from fedlite.privacy.ledger.rows import (
     MAX_LINE,
-    canonical,
     grant_message,
     rotate_message,
     row_hash,
@@ -1034,7 +1034,7 @@ def test_errors_survive_another_process() -> None:
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys, fedlite.privacy.ledger, fedlite.privacy.ledger.keys\n"
+        "import sys, fedlite.privacy.ledger, fedlite.identity.keys\n"
         "print({'torch', 'flwr', 'dp_accounting', 'numpy', 'scipy'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from fedlite.identity import keys
 from fedlite.privacy import ledger
 from fedlite.privacy.ledger import (
     Files,
@@ -31,7 +32,6 @@ from fedlite.privacy.ledger import (
     LedgerPoisoned,
     Row,
     forget,
-    keys,
     read,
     recover,
     verify,

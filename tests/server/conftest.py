@@ -12,9 +12,9 @@ from flwr.app import Message
 
 from clients.site import Decline, Site
 from fedlite import flower
-from fedlite.config import Scenario, from_dict
 from fedlite.messages import Hello, Instruction
 from fedlite.parameters import Layout, Vector
+from fedlite.scenario import Scenario, from_dict
 from server.rounds import Rounds
 
 N = 400

@@ -14,13 +14,13 @@ from flwr.app import Context, Message, RecordDict
 from typer.testing import CliRunner
 
 from clients import app as client
-from clients.policy import DataSet, SitePolicy
-from clients.policy_file import write
 from fedlite import flower
-from fedlite.cli import app as command
-from fedlite.config import Scenario, from_dict
-from fedlite.privacy.ledger import keys
+from fedlite.commands.main import app as command
+from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.guard.policy_file import write
+from fedlite.identity import keys
 from fedlite.reporting.record import read_rounds, read_summary
+from fedlite.scenario import Scenario, from_dict
 from server.app import run_scenario
 from server.deployment import Deployment
 

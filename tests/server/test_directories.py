@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fedlite.config import ScenarioError
+from fedlite.scenario import ScenarioError
 from server.directories import LOCK, free_directory, hold
 
 ROOT = Path(__file__).parents[2]

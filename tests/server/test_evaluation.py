@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedlite.config import Scenario, from_dict
 from fedlite.models import build
 from fedlite.parameters import load_vector, to_vector
+from fedlite.scenario import Scenario, from_dict
 from server.evaluation import Evaluator, area_under_curve
 
 

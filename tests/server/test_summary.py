@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fedlite.config import from_dict
 from fedlite.models import build
 from fedlite.parameters import Layout, to_vector
 from fedlite.privacy import RecordMechanism, accounting
+from fedlite.scenario import from_dict
 from server import summary
 from server.checkpoint import SiteRecord
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from fedlite.config import Scenario
 from fedlite.privacy.grid import grid
+from fedlite.scenario import Scenario
 from fedlite.training.share import plan_mechanism
 from server import broadcast
 from server.app import central_mechanism

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from fedlite.identity import keys
 from fedlite.messages import LedgerHead
-from fedlite.privacy.ledger import Ledger, forget, keys, rows
+from fedlite.privacy.ledger import Ledger, forget, rows
 from server.chain import ChainFile
 from server.witness import FILE, Disagreement, Witness
 

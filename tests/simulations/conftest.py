@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fedlite import flower
-from fedlite.config import Scenario, from_dict
+from fedlite.scenario import Scenario, from_dict
 from simulations.grid import SimulationGrid
 
 PRIVATE = {"unit": "record", "epsilon": 1.0, "delta": 1e-5, "clip": 0.5}

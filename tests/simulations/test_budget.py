@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fedlite.cli import app
-from fedlite.config import Scenario, ScenarioError, load
+from fedlite.commands.main import app
 from fedlite.privacy.accounting import pld
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import read
 from fedlite.privacy.ledger.rows import Row
 from fedlite.reporting.record import encode_summary
+from fedlite.scenario import Scenario, ScenarioError, load
 from server import checkpoint, closing
 from server.witness import Witness
 from simulations import run

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlite.config import Scenario, ScenarioError, load, with_values
 from fedlite.data.spread import spread
 from fedlite.privacy import accounting
+from fedlite.scenario import Scenario, ScenarioError, load, with_values
 from fedlite.training.share import plan_mechanism
 from simulations import comparison
 from simulations.benchmarks import heart
@@ -91,7 +91,7 @@ def test_the_home_scores_are_those_of_the_released_model(finished: Path, tiny: S
 
     from fedlite.models import build
     from fedlite.parameters import load_vector
-    from fedlite.training.home import deep_features, home_head
+    from fedlite.training.head import deep_features, home_head
 
     source, sites = spread(tiny)
     model = build("linear", source.shape, 2, seed=0)

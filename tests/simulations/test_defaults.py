@@ -12,9 +12,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from fedlite import data
-from fedlite.cli import app
-from fedlite.config import from_dict, load, with_values
-from fedlite.recommend import TABLES, for_size
+from fedlite.commands.main import app
+from fedlite.scenario import from_dict, load, with_values
+from fedlite.scenario.links import TABLES, for_size
 from simulations.run import scenario_path
 
 pytestmark = pytest.mark.usefixtures("undrawn")

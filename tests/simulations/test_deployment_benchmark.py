@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fedlite import compression
-from fedlite.config import load
 from fedlite.messages import Instruction, site_id
+from fedlite.scenario import load
 from simulations.benchmarks import deployment, lab, soak
 from simulations.run import scenario_path
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fedlite import flower
-from fedlite.config import Scenario
 from fedlite.messages import Code, Hello
+from fedlite.scenario import Scenario
 from simulations.grid import FIRST_NODE, Pool, SimulationGrid, make_engine
 
 Plan = Callable[..., Scenario]

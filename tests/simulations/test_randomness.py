@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlite.config import from_dict
+from fedlite.scenario import from_dict
 from simulations.run import simulate
 
 

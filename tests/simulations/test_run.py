@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from fedlite.cli import app
-from fedlite.config import Scenario, ScenarioError, from_dict, with_values
+from fedlite.commands.main import app
 from fedlite.data.spread import spread
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import read
+from fedlite.scenario import Scenario, ScenarioError, from_dict, with_values
 from server import checkpoint
 from simulations import run
 from simulations.run import simulate

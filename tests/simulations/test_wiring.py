@@ -11,8 +11,8 @@ import pytest
 import safetensors.numpy
 from scipy import stats
 
-from fedlite.config import Scenario
 from fedlite.privacy.ledger import read
+from fedlite.scenario import Scenario
 from simulations.run import simulate
 from tests.tiny import CHANCE, SIZE, client_plan, promised, record_plan
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedlite.compression import Decoded
-from fedlite.config import Federation
+from fedlite.scenario import Federation
 from strategies import FedAvg, ServerState, make
 from strategies.fedavg import MOST_RECORDS
 

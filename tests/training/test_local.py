@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlite.config import Training
 from fedlite.models import build, losses
 from fedlite.parameters import Layout, load_vector, to_vector
+from fedlite.scenario import Training
 from fedlite.training import local
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedlite.config import Scenario, from_dict
 from fedlite.data import Dataset
 from fedlite.parameters import vector_digest
 from fedlite.privacy import RecordMechanism
+from fedlite.scenario import Scenario, from_dict
 from fedlite.training import Learner, share
 
 PRIVATE = {"unit": "record", "epsilon": 1.0, "expected_batch": 10}

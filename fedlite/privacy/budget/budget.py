@@ -14,14 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from fedlite.identity import keys
 from fedlite.messages import Receipt
+from fedlite.privacy.admission import order_for
 from fedlite.privacy.budget.account import Account, Reservation
 from fedlite.privacy.budget.ceilings import admissible
 from fedlite.privacy.budget.plans import Plan, asked_plan, check_run
 from fedlite.privacy.budget.policy import Policy, SitePolicy
 from fedlite.privacy.budget.siblings import Siblings
-from fedlite.privacy.filter import order_for
-from fedlite.privacy.ledger import Ledger, LedgerError, Row, keys
+from fedlite.privacy.ledger import Ledger, LedgerError, Row
 from fedlite.privacy.ledger.rows import witness_message
 from fedlite.privacy.mechanism import Mechanism, check_count
 
@@ -80,7 +81,7 @@ class Budget:
         return lower
 
     def raise_to(self, policy: Policy, grant: str) -> Row:
-        """Put `policy` in force, which the data owner has signed (`clients.grants.sign_grant`).
+        """Put `policy` in force, which the data owner has signed (`guard.grants.sign_grant`).
 
         Raises LedgerError "grant" when the signature is not the owner's over this policy at this
         point of this ledger, and when the ledger names no owner.

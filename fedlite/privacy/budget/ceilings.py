@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from fedlite.privacy.admission import Admission, admit, order_for
 from fedlite.privacy.budget.plans import Plan, parts_of
 from fedlite.privacy.budget.policy import Policy
-from fedlite.privacy.filter import Admission, admit, order_for
 from fedlite.privacy.mechanism import MAX_SLACK
 
 
@@ -27,8 +27,8 @@ def admissible(
     multiple: the steps of one round; a plan is admitted for whole rounds.
 
     The ceiling of one run is a PLD of that plan alone. The ceiling of a person is kept by the same
-    rule as that of a ledger (`fedlite.privacy.filter`), over all ledgers and at the order that fits
-    it best; it holds for the order of the ceiling in force, so changing it begins a new promise.
+    rule as that of a ledger (`privacy.admission`), over all ledgers and at the order that fits it
+    best; it holds for the order of the ceiling in force, so changing it begins a new promise.
     """
     limits = [(policy.epsilon, order, list(others))]
     if policy.per_run:

@@ -8,11 +8,11 @@ and to raise one again the data owner must sign (`fedlite.privacy.ledger.rows.gr
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedlite.identity.names import owner_problem, site_problem
 from fedlite.privacy.ledger.bodies import check_body, raised
 
 _LISTS = ("units", "metrics", "servers")
@@ -102,18 +102,6 @@ class SitePolicy(Policy):
         for problem in (site_problem(self.site), owner_problem(self.owner)):
             if problem:
                 raise ValueError(problem)
-
-
-def site_problem(name: str) -> str:
-    """Return what is wrong with a site's name, or nothing."""
-    good = 0 < len(name) <= 64 and name.isprintable() and "/" not in name and name[0] != "."
-    return "" if good else f"site: must be 1 to 64 printable characters, no '/', got {name!r}"
-
-
-def owner_problem(owner: str) -> str:
-    """Return what is wrong with a data owner's key, or nothing."""
-    good = not owner or re.fullmatch(r"[0-9a-f]{64}", owner)
-    return "" if good else f"owner: must be 64 lower-case hex digits or empty, got {owner[:80]!r}"
 
 
 def _lower(one: float, other: float) -> float:

@@ -4,14 +4,7 @@ from fedlite.privacy.ledger.chain import Verified, verify
 from fedlite.privacy.ledger.files import FILES, Files
 from fedlite.privacy.ledger.ledger import Ledger, forget, read, recover
 from fedlite.privacy.ledger.rows import Head, Row
-from fedlite.privacy.ledger.rules import (
-    RULES,
-    Finding,
-    KeyFileError,
-    LedgerBusy,
-    LedgerError,
-    LedgerPoisoned,
-)
+from fedlite.privacy.ledger.rules import RULES, Finding, LedgerBusy, LedgerError, LedgerPoisoned
 
 __all__ = [
     "FILES",
@@ -19,7 +12,6 @@ __all__ = [
     "Files",
     "Finding",
     "Head",
-    "KeyFileError",
     "Ledger",
     "LedgerBusy",
     "LedgerError",

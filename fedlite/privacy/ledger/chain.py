@@ -11,7 +11,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlite.privacy.ledger import keys
+from fedlite.identity import keys
 from fedlite.privacy.ledger.bodies import raised
 from fedlite.privacy.ledger.rows import (
     MAX_LINE,

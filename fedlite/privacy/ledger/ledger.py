@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fedlite.identity import keys
 from fedlite.privacy.ledger import files as disk
-from fedlite.privacy.ledger import keys
 from fedlite.privacy.ledger.bodies import check_body
 from fedlite.privacy.ledger.chain import Chain
 from fedlite.privacy.ledger.files import FILES, Files

@@ -11,8 +11,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from fedlite.privacy.ledger import keys
-from fedlite.privacy.ledger.rows import canonical, decode
+from fedlite.identity import keys
+from fedlite.identity.canonical import canonical
+from fedlite.privacy.ledger.rows import decode
 from fedlite.privacy.ledger.rules import LedgerError
 
 DOMAIN = b"fedlite-witness-line-v2\n"

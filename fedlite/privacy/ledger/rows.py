@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NoReturn
 
+from fedlite.identity.canonical import canonical
 from fedlite.privacy.ledger.bodies import check_body
 from fedlite.privacy.ledger.rules import LedgerError
 
@@ -24,12 +25,6 @@ NO_HASH = "0" * 64
 _ROW_KEYS = {"body", "hash", "kind", "prev", "seq", "signature", "time"}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _HEX = {digits: re.compile(rf"[0-9a-f]{{{digits}}}") for digits in (64, 128)}
-
-
-# What json.dumps would make anew for every row.
-_ENCODER = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-)
 
 
 @dataclass(frozen=True)
@@ -58,14 +53,6 @@ class Head:
     seq: int
     hash: str
     signature: str
-
-
-def canonical(value: Any) -> bytes:
-    """Return the one JSON form of `value`: sorted keys, no spaces, ASCII, finite numbers.
-
-    Raises ValueError for NaN and infinities, TypeError for what JSON cannot say.
-    """
-    return _ENCODER.encode(value).encode("ascii")
 
 
 def row_hash(seq: int, prev: str, kind: str, time: str, body: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What can be wrong with a ledger or a key file: the rules, one sentence each, and the errors."""
+"""What can be wrong with a ledger: the rules, one sentence each, and the errors."""
 
 from __future__ import annotations
 
@@ -50,11 +50,6 @@ RULES = {
     "poisoned": "After a failed write or flush nothing is written until the ledger is recovered.",
     "closed": "A closed ledger is not used, nor an open one in a forked process.",
     "own-method": "Genesis rows are written by create, key rotations by rotate.",
-    # Key files.
-    "key-exists": "A key file is never replaced.",
-    "key-permissions": "A key file can be read by its owner alone.",
-    "key-unreadable": "A key file can be read and holds an unencrypted private key.",
-    "key-kind": "A ledger is signed with an Ed25519 key.",
 }
 
 
@@ -103,10 +98,6 @@ class LedgerBusy(LedgerError):
 
 class LedgerPoisoned(LedgerError):
     """A write or flush failed, so nobody knows what the disk holds; `recover` mends it."""
-
-
-class KeyFileError(LedgerError):
-    """A key file cannot be used."""
 
 
 @dataclass(frozen=True)

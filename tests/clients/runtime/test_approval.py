@@ -10,14 +10,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from clients import policy, policy_file
-from clients.policy import DataSet, Limits, SitePolicy
 from clients.runtime import approval, gate
-from fedlite.cli_approval import approve as command
-from fedlite.config import from_dict
+from fedlite.commands.approval import approve as command
 from fedlite.deployment import bundle as bundles
 from fedlite.deployment import journal
+from fedlite.guard import policy, policy_file
+from fedlite.guard.policy import DataSet, Limits, SitePolicy
 from fedlite.rooms import app_root
+from fedlite.scenario import from_dict
 
 CODE = (app_root() / "clients" / "state.py").read_bytes()
 app = typer.Typer()

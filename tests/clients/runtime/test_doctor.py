@@ -24,12 +24,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from typer.testing import CliRunner
 
 import fedlite
-from clients.policy import DataSet
 from clients.runtime import doctor, reach, setup
 from clients.runtime.doctor import Check, examine
-from fedlite.cli import app
+from fedlite.commands.main import app
 from fedlite.deployment import sandbox
 from fedlite.deployment.invitation import Invitation
+from fedlite.guard.policy import DataSet
 
 NOW = datetime.now(UTC)
 ALL = {"ok", "warning", "fail"}

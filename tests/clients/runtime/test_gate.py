@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from clients.policy import ApprovedBundle, SitePolicy
 from clients.runtime.gate import ApprovedRun, NotApproved, check, keep_refused
 from fedlite.deployment import bundle
+from fedlite.guard.policy import ApprovedBundle, SitePolicy
 
 PROJECT = """
 [tool.flwr.app.components]

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
-from clients.policy import DataSet, Limits, SitePolicy
 from clients.runtime import gate, node, setup
 from clients.runtime.fleet import Incoming, RunOver
 from clients.runtime.gate import ApprovedRun
 from clients.runtime.inflight import InFlight
 from fedlite import flower
 from fedlite.deployment import journal
+from fedlite.guard.policy import DataSet, Limits, SitePolicy
 from fedlite.messages import Code
 
 UP = 2000

@@ -18,14 +18,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 import fedlite
-from clients import policy
-from clients.policy import DataSet
 from clients.runtime import setup
-from fedlite.cli import app
-from fedlite.deployment import journal, nodekey
+from fedlite.commands.main import app
+from fedlite.deployment import journal
 from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.request import Request
-from fedlite.privacy.ledger import KeyFileError, keys
+from fedlite.guard import policy
+from fedlite.guard.policy import DataSet
+from fedlite.identity import keys, nodekey
+from fedlite.identity.keys import KeyFileError
 
 WITNESS = "ab" * 32
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from clients import policy, policy_file
-from clients.policy import DataSet
 from clients.runtime import setup
 from clients.runtime.status import Answered, StatusFile, status
-from fedlite.cli import app
+from fedlite.commands.main import app
+from fedlite.guard import policy, policy_file
+from fedlite.guard.policy import DataSet
+from fedlite.identity import keys
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.budget import Budget
-from fedlite.privacy.ledger import Ledger, keys
+from fedlite.privacy.ledger import Ledger
 
 MECHANISM = RecordMechanism(0.1, 13.2, 1.0, steps=90, expected_batch=10)
 ROUND = {

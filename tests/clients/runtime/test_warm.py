@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from clients import policy
-from clients.policy import DataSet
 from clients.runtime import setup, warm
 from clients.runtime.gate import ApprovedRun
 from fedlite.deployment import bundle as bundles
 from fedlite.deployment.worker import Task
+from fedlite.guard import policy
+from fedlite.guard.policy import DataSet
 
 PROJECT = """
 [tool.flwr.app.components]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from server.coordinator.control import Control
-from server.coordinator.folder import init
+from server.coordinator.setup import init
 
 
 @pytest.fixture

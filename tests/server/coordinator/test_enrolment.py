@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import fedlite
-from fedlite.deployment import journal, nodekey
+from fedlite.deployment import journal
 from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.request import Request
-from fedlite.privacy.ledger import keys
+from fedlite.identity import keys, nodekey
 from server.coordinator import enrolment
 from server.coordinator.enrolment import Declined, Question, approve, load, revoke, sites
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from clients.runtime import setup
-from fedlite.deployment import nodekey
+from fedlite.identity import nodekey
 from server.coordinator import enrolment
 from server.coordinator.control import Control
-from server.coordinator.folder import Coordinator, init
+from server.coordinator.folder import Coordinator
+from server.coordinator.setup import init
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",

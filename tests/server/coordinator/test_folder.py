@@ -7,9 +7,10 @@ import pytest
 
 from fedlite.deployment import journal
 from fedlite.deployment.invitation import Invitation
-from fedlite.privacy.ledger import keys
+from fedlite.identity import keys
 from server.coordinator import authority, gateway
-from server.coordinator.folder import Coordinator, init
+from server.coordinator.folder import Coordinator
+from server.coordinator.setup import init
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 import uvicorn
 
 from server.coordinator import gateway
-from server.coordinator.folder import Coordinator, init
+from server.coordinator.folder import Coordinator
+from server.coordinator.setup import init
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from fedlite.config import Value
 from fedlite.deployment import journal
+from fedlite.settings import Value
 from server.coordinator import jobs
-from server.coordinator.folder import Coordinator, init
+from server.coordinator.folder import Coordinator
 from server.coordinator.jobs import Job, Keeper
+from server.coordinator.setup import init
 
 
 @dataclass

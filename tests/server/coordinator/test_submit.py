@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from fedlite.cli import app
-from fedlite.config import Scenario, from_dict, from_run_config, load, with_values
+from fedlite.commands.main import app
 from fedlite.deployment import bundle as bundles
 from fedlite.reporting.record import GATHERING, RoundRecord, append_round
 from fedlite.rooms import app_root
+from fedlite.scenario import Scenario, from_dict, from_run_config, load, with_values
 from server.coordinator import jobs, submit, superlink
-from server.coordinator.folder import Coordinator, init
+from server.coordinator.folder import Coordinator
+from server.coordinator.setup import init
 
 ROOT = app_root()
 SCENARIO = from_dict({"federation": {"name": "demo", "rounds": 3, "sites": 2}})

@@ -16,13 +16,15 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedlite.config import from_dict
-from fedlite.deployment import journal, nodekey
+from fedlite.deployment import journal
+from fedlite.identity import nodekey
 from fedlite.rooms import app_root
+from fedlite.scenario import from_dict
 from server.coordinator import gateway, jobs, processes, submit, superlink
 from server.coordinator.control import Control
-from server.coordinator.folder import Coordinator, init
+from server.coordinator.folder import Coordinator
 from server.coordinator.service import Service
+from server.coordinator.setup import init
 from simulations.benchmarks.lab import free_port, wait_for
 
 

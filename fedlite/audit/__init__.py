@@ -1,0 +1,5 @@
+"""Audit privacy ledgers from files alone, without torch and without Flower."""
+
+from fedlite.audit.inspection import Audit, audit
+
+__all__ = ["Audit", "audit"]

@@ -1,0 +1,277 @@
+"""`fedlite site`: what a partner site's operator does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedlite.commands.approval import approve
+from fedlite.commands.output import FAILED, WRONG_USE, Json, fail, print_json, tell, told
+
+if TYPE_CHECKING:
+    from fedlite.deployment.invitation import Invitation
+
+site_app = typer.Typer(help="What a partner site's operator does.", no_args_is_help=True)
+site_app.command("approve")(approve)
+
+Home = Annotated[Path, typer.Argument(help="The site's folder.")]
+
+
+@site_app.command("init")
+def site_init(
+    home: Home,
+    name: Annotated[str, typer.Option(help="The site's name, which it keeps.")],
+    data: Annotated[
+        str, typer.Option(help="The data set: the data.name of the scenarios it answers.")
+    ] = "",
+    part: Annotated[str, typer.Option(help="Which site of a source that holds several.")] = "",
+    path: Annotated[str, typer.Option(help="Your own CSV file.")] = "",
+    target: Annotated[str, typer.Option(help="The label column of that file.")] = "",
+    epsilon: Annotated[float | None, typer.Option(help="The ceiling of the budget.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the site's folder: keys, policy and a systemd unit. Called again, complete it."""
+    with told():
+        from clients.runtime import setup
+        from fedlite.guard.policy import DataSet
+
+        given = [f"--{k}" for k, v in {"part": part, "path": path, "target": target}.items() if v]
+        if given and not data:
+            fail(f"{given[0]}: is of a data set, which --data names; give both", WRONG_USE)
+        if bool(path) != bool(target):
+            fail("--path, --target: a file needs its label column; give both", WRONG_USE)
+        chosen = None
+        if data:
+            source = "csv" if path else data
+            chosen = DataSet(data, source, part, _absolute(path), target)
+        made = setup.init(home, name, data=chosen, epsilon=epsilon)
+        text = f"{home}: site {name!r} is ready. Read {home / setup.POLICY}, then join: "
+        tell(made, f"{text}fedlite site join {home} INVITATION", as_json)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
+@site_app.command("join")
+def site_join(
+    home: Home,
+    invitation: Annotated[Path, typer.Argument(help="What the coordinator's operator sent.")],
+    fingerprint: Annotated[
+        str, typer.Option(metavar="AA:BB:..", help="The CA's, told by another way.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Take a coordinator's invitation, and write the request that it is to approve."""
+    with told():
+        from clients.runtime import setup
+        from fedlite.identity import nodekey
+
+        ask = _confirm if sys.stdin.isatty() else None
+        try:
+            done = setup.join(home, invitation, fingerprint=fingerprint, confirm=ask)
+        except setup.Unconfirmed as error:
+            fail(str(error), WRONG_USE)
+        for warning in done.warnings:
+            typer.echo(f"fedlite: warning: {warning}", err=True)
+        key = nodekey.fingerprint(nodekey.public(nodekey.load(home / setup.NODE)))
+        value = {
+            "home": str(home),
+            "coordinator": done.invitation.name,
+            "address": done.invitation.address,
+            "fingerprint": done.invitation.fingerprint,
+            "request": str(done.request),
+            "node_key": key,
+            "warnings": list(done.warnings),
+        }
+        text = (
+            f"{home}: joined {done.invitation.name!r}. Next:\n"
+            f"  1. send {done.request} to its operator; there is no secret in it\n"
+            f"  2. tell by another way, such as telephone, the node key {key}\n"
+            f"  3. when it is approved: fedlite site doctor {home}, then fedlite site start {home}"
+        )
+        tell(value, text, as_json)
+
+
+def _confirm(invitation: Invitation) -> bool:
+    typer.echo(
+        f"Coordinator  {invitation.name}\nAddress      {invitation.address}\n"
+        f"Fingerprint  {invitation.fingerprint}",
+        err=True,
+    )
+    asked = "Is this the fingerprint that its operator told you by another way?"
+    return typer.confirm(asked, err=True)
+
+
+@site_app.command("rotate-key")
+def site_rotate_key(
+    home: Home,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="The coordinator has approved the new key: use it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Change the node key: write a request that the old key signs, or finish the change."""
+    with told():
+        from clients.runtime import setup
+        from fedlite.identity import nodekey
+
+        if finish:
+            key = nodekey.fingerprint(setup.finish_rotation(home))
+            tell({"home": str(home), "node_key": key}, f"{home}: uses node key {key}", as_json)
+            return
+        request = setup.rotate_key(home)
+        key = nodekey.fingerprint(nodekey.public(nodekey.load(home / setup.NEXT)))
+        text = (
+            f"send {request} to the coordinator's operator, and tell by another way the new node "
+            f"key {key}.\nWhen it is approved, a site that runs goes over to it by itself; for "
+            f"one that does not: fedlite site rotate-key {home} --finish"
+        )
+        tell({"home": str(home), "request": str(request), "node_key": key}, text, as_json)
+
+
+@site_app.command("doctor")
+def site_doctor(home: Home, as_json: Json = False) -> None:
+    """Check everything that a site needs, with the mend for each. Exits with 1 if any fails."""
+    with told():
+        from clients.runtime import doctor
+
+        checks = []
+        for check in doctor.examine(home):
+            checks.append(check)
+            if not as_json:
+                typer.echo(_line(check.state, check.name, check.what, check.mend))
+        if as_json:
+            print_json({"home": str(home), "checks": [vars(check) for check in checks]})
+        if any(check.state == doctor.FAIL for check in checks):
+            raise typer.Exit(FAILED)
+
+
+def _line(state: str, name: str, what: str, mend: str) -> str:
+    colour = {"ok": typer.colors.GREEN, "warning": typer.colors.YELLOW}.get(state, typer.colors.RED)
+    mended = f" -> {mend}" if mend else ""
+    return f"{typer.style(f'{state:<7}', fg=colour)}  {name}: {what}{mended}"
+
+
+@site_app.command("status")
+def site_status(home: Home, as_json: Json = False) -> None:
+    """Show what the site is doing, what it has spent, and what waits for the operator."""
+    with told():
+        from clients.runtime import status
+
+        found = status.status(home)
+        if as_json:
+            print_json(found)
+        else:
+            status.print_status(home, found)
+
+
+OwnerKey = Annotated[Path, typer.Option("--key", help="The data owner's private key, PEM.")]
+
+
+@site_app.command("start")
+def site_start(home: Home) -> None:
+    """Take part in the coordinator's runs, in the foreground, until it is told to stop.
+
+    Only bundles that were approved run, each shut in; what is cut off is finished after a restart.
+    """
+    with told():
+        import logging
+
+        from clients.runtime.fleet import Refused
+        from clients.runtime.node import Runtime
+        from fedlite.deployment.signals import signals
+
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        with signals() as stop:
+            try:
+                Runtime(home).serve(stop)
+            except Refused as error:
+                fail(str(error), FAILED)
+
+
+@site_app.command("owner")
+def site_owner(key: OwnerKey, as_json: Json = False) -> None:
+    """Make the data owner's key, or read it, and print the public half for site.toml."""
+    with told():
+        from fedlite.guard import keeping as commands
+
+        public = commands.owner_key(key)
+        tell({"key": str(key), "owner": public}, f'owner = "{public}"', as_json)
+
+
+@site_app.command("grant")
+def site_grant(
+    ledger: Annotated[Path, typer.Argument(help="The ledger whose ceiling is to be raised.")],
+    key: OwnerKey,
+    out: Annotated[Path, typer.Option(help="Where to write the grant.")] = Path("grant.json"),
+    epsilon: Annotated[float | None, typer.Option(help="New ceiling of the data set.")] = None,
+    person: Annotated[float | None, typer.Option(help="New ceiling of a person.")] = None,
+    per_run: Annotated[float | None, typer.Option(help="New ceiling of one run.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign, as the data owner, a higher ceiling for one ledger; the site then applies it."""
+    with told():
+        from fedlite.guard import keeping as commands
+
+        wanted = {"epsilon": epsilon, "person": person, "per_run": per_run}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        grant = commands.make_grant(ledger, key, changes, out)
+        tell(grant, f"{out}: at the site, run: fedlite site raise HOME {out}", as_json)
+
+
+@site_app.command("raise")
+def site_raise(
+    home: Home,
+    grant: Annotated[Path, typer.Argument(help="The data owner's grant.")],
+    as_json: Json = False,
+) -> None:
+    """Put a data owner's grant in force."""
+    with told():
+        from fedlite.guard import keeping as commands
+
+        policy = commands.apply_grant(home, grant)
+        tell(
+            policy,
+            f"epsilon {policy['epsilon']:g} at delta {policy['delta']:g} is in force",
+            as_json,
+        )
+
+
+@site_app.command("rotate")
+def site_rotate(home: Home, as_json: Json = False) -> None:
+    """Replace the key that signs the site's ledgers; each of them records it."""
+    with told():
+        from fedlite.guard import keeping as commands
+
+        public, ledgers = commands.rotate_key(home)
+        tell(
+            {"home": str(home), "key": public, "ledgers": ledgers},
+            f"ledgers signed by {public} from here on: {ledgers}",
+            as_json,
+        )
+
+
+@site_app.command("recover")
+def site_recover(
+    home: Home,
+    dataset: Annotated[str, typer.Argument(help="The data set whose ledger refuses.")],
+    drop_damaged_tail: Annotated[
+        bool, typer.Option(help="Give up an end that was never flushed and does not verify.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify a ledger after its disk has failed, and write it anew, so that it works again."""
+    with told():
+        from fedlite.guard import keeping as commands
+
+        rows = commands.recover_ledger(home, dataset, drop_damaged_tail=drop_damaged_tail)
+        tell(
+            {"home": str(home), "dataset": dataset, "rows": rows},
+            f"{dataset}: {rows} rows verified and written anew",
+            as_json,
+        )

@@ -1,0 +1,49 @@
+"""The one door: everything that a site's ClientApp sends goes through `send`, and only these.
+
+A hello (public configuration and the ledger's head), an update that the site's policy allows, or a
+code. There is no way to send a text, a loss, a count or a tensor: they have no type here.
+"""
+
+from __future__ import annotations
+
+from fedlite import flower
+from fedlite.compression import disclosed_records
+from fedlite.guard.policy import SitePolicy
+from fedlite.messages import Code, Hello, Reply
+
+
+class NotAllowed(Exception):
+    """The site's policy does not let this leave; nothing was sent."""
+
+
+def send(
+    outgoing: Hello | Reply | Code, message: flower.Message, policy: SitePolicy | None, unit: str
+) -> flower.Message:
+    """Return the reply to `message` that carries `outgoing`.
+
+    unit: what protects an update: `record`, `client-site`, `client-server` or `none`. Without a
+    policy (nobody has opened the site yet) only a code may leave.
+
+    Raises NotAllowed, naming the rule, when the policy does not let it leave.
+    """
+    if isinstance(outgoing, Code):
+        return flower.decline(outgoing, message)
+    if policy is None:
+        raise NotAllowed("egress: must be a code as long as the site has no policy")
+    if isinstance(outgoing, Reply):
+        _check_update(outgoing, policy, unit)
+    elif not isinstance(outgoing, Hello):
+        raise NotAllowed(f"egress: must be a hello, an update or a code, got {type(outgoing)}")
+    return flower.answer(outgoing.encode(), message)
+
+
+def _check_update(reply: Reply, policy: SitePolicy, unit: str) -> None:
+    if not policy.allows(unit):
+        raise NotAllowed(
+            f"budget.units: must hold {unit!r} before such an update may leave, has "
+            f"{', '.join(policy.units) or 'nothing'}"
+        )
+    if unit != "none" and reply.head is None:
+        raise NotAllowed("ledger: every private update must travel with the head that records it")
+    if disclosed_records(reply.frame) and "records" not in policy.metrics:
+        raise NotAllowed("egress.metrics: must hold 'records' before a record count may leave")

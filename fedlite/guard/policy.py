@@ -1,0 +1,434 @@
+"""The site's own `site.toml`: ceilings, units, and what may run and leave, read for every round.
+
+```toml
+[site]
+name = "site-01"
+owner = ""                # the data owner's public key, 64 hex digits
+
+[budget]
+epsilon = 3.0             # over all runs and servers, for one data set
+delta = 1e-5
+person = 0.0              # over all data sets of the site; 0: no such ceiling
+per_run = 0.0             # for one run by itself; 0: no such ceiling
+units = ["record"]        # record, client-site, client-server, none
+
+[egress]
+metrics = []              # what may leave beside an update: records
+clock = 0                 # seconds: replies leave at multiples of it only; 0: when they are ready
+
+[servers]
+keys = []                 # whose signatures are accepted; none listed: anybody's
+
+[limits]
+device = "auto"           # what approved code may use: auto, cpu, cuda
+threads = 1               # of torch, 1 to 64
+up = 10000000             # bytes of one message that leaves; a larger one is refused
+down = 500000000          # bytes of one message that comes in
+seconds = 3600            # a round that takes longer is ended
+sandbox = true            # approved code runs under the kernel's Landlock
+```
+Every key may be left out; the values above are the defaults, except for the name.
+
+Two kinds of table have no default. `[data.NAME]`, one for each data set, says what answers a
+scenario whose `data.name` is NAME (`DataSet`); without one, no real run trains here.
+`[bundles.SHA256]`, one for each bundle of code that may run here (`ApprovedBundle`), is appended
+by `fedlite site approve`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fedlite.identity.names import owner_problem, site_problem
+from fedlite.privacy.budget import policy as budget_policy
+from fedlite.privacy.budget.policy import Policy
+from fedlite.privacy.ledger.bodies import UNITS
+from fedlite.privacy.ranges import CEILING, DELTA
+from fedlite.scenario import Scenario
+from fedlite.settings import Value, did_you_mean, section, setting
+
+__all__ = [
+    "METRICS",
+    "ApprovedBundle",
+    "DataSet",
+    "Limits",
+    "PolicyError",
+    "SitePolicy",
+    "for_data",
+    "for_scenario",
+    "load",
+    "parse",
+    "read_file",
+]
+
+METRICS = ("records",)
+_DEFAULT = Policy()
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class PolicyError(ValueError):
+    """One or more keys of a site's policy are wrong; the text has one line for each."""
+
+
+def _list(default: tuple[str, ...], rule: str, check: Callable[[str], bool]) -> Any:
+    return setting(default, rule, lambda values: all(check(value) for value in values))
+
+
+def _among(default: tuple[str, ...], options: tuple[str, ...]) -> Any:
+    return _list(default, "a list of " + ", ".join(options), lambda value: value in options)
+
+
+def _whole(default: int, low: int, high: int) -> Any:
+    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
+
+
+def _text(default: str = "") -> Any:
+    return setting(default, "one printable line of at most 4096", _line)
+
+
+def _line(value: str) -> bool:
+    return len(value) <= 4096 and (not value or value.isprintable())
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What answers a scenario's `data.name` at this site: a table `[data.NAME]`.
+
+    source: a name of the catalogue, "csv" for a file of one's own. part: which site of a source
+    that holds several; "" is all of it. path, target: the file and its label column, for csv only.
+    epsilon: the ceiling of this data set beside that of the budget, of which the lower counts; 0
+    leaves the budget's. records_at_most: a bound on its records that everybody may know, and that
+    is chosen without counting them; 0 declares none.
+    """
+
+    name: str = ""
+    source: str = _text()
+    part: str = _text()
+    path: str = _text()
+    target: str = _text()
+    epsilon: float = setting(0.0, CEILING.rule, CEILING.__contains__)
+    records_at_most: int = _whole(0, 0, 10**9)
+
+    def file(self, home: Path) -> Path:
+        """Return the path of the site's own file; a relative one starts at the site's folder."""
+        return home / Path(self.path).expanduser()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What approved code may use in a round. up, down: bytes of one message; seconds of a round.
+
+    sandbox: run it under the kernel's Landlock; false is for kernels that have none.
+    """
+
+    device: str = setting("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
+    threads: int = _whole(1, 1, 64)
+    up: int = _whole(10_000_000, 1, 10**12)
+    down: int = _whole(500_000_000, 1, 10**12)
+    seconds: int = _whole(3600, 1, 10**7)
+    sandbox: bool = setting(True, "true or false", lambda v: True)
+
+
+@dataclass(frozen=True)
+class ApprovedBundle:
+    """A bundle of code that the operator has approved: a table `[bundles.SHA256]`.
+
+    sha256: of the bundle's bytes, 64 hex digits. approved: when, UTC. by: who. settings: every
+    dotted setting as it was shown. at_most: what a numeric setting may rise to instead.
+    """
+
+    sha256: str = ""
+    name: str = _text()
+    approved: str = _text()
+    by: str = _text()
+    settings: Mapping[str, Value] = field(default_factory=dict, hash=False)
+    at_most: Mapping[str, int | float] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class SitePolicy(budget_policy.SitePolicy):
+    """All that a `site.toml` says: what the ledgers keep, and what may run here on which data.
+
+    clock: a reply leaves no earlier than a multiple of so many seconds after its instruction came,
+    so that the time of its training tells nothing; 0 sends it when it is ready.
+    """
+
+    clock: int = 0
+    data: tuple[DataSet, ...] = ()
+    limits: Limits = Limits()
+    bundles: tuple[ApprovedBundle, ...] = ()
+
+    def data_set(self, name: str) -> DataSet | None:
+        """Return what `[data.NAME]` says, if there is such a table."""
+        return next((one for one in self.data if one.name == name), None)
+
+    def bundle(self, sha256: str) -> ApprovedBundle | None:
+        """Return what was approved under this SHA-256, if anything was."""
+        return next((one for one in self.bundles if one.sha256 == sha256), None)
+
+
+@dataclass(frozen=True)
+class _Site:
+    name: str = setting(
+        SitePolicy.site,
+        "1 to 64 printable characters without '/' and no dot at the start",
+        lambda v: not site_problem(v),
+    )
+    owner: str = setting("", "64 lower-case hex digits or empty", lambda v: not owner_problem(v))
+
+
+@dataclass(frozen=True)
+class _Budget:
+    epsilon: float = setting(_DEFAULT.epsilon, CEILING.rule, CEILING.__contains__)
+    delta: float = setting(_DEFAULT.delta, DELTA.rule, DELTA.__contains__)
+    person: float = setting(_DEFAULT.person, CEILING.rule, CEILING.__contains__)
+    per_run: float = setting(_DEFAULT.per_run, CEILING.rule, CEILING.__contains__)
+    units: tuple[str, ...] = _among(_DEFAULT.units, (*UNITS, "none"))
+
+
+@dataclass(frozen=True)
+class _Egress:
+    metrics: tuple[str, ...] = _among(_DEFAULT.metrics, METRICS)
+    clock: int = _whole(0, 0, 86_400)
+
+
+@dataclass(frozen=True)
+class _Servers:
+    keys: tuple[str, ...] = _list(
+        _DEFAULT.servers,
+        "a list of public keys, 64 lower-case hex digits each",
+        lambda v: _SHA256.fullmatch(v) is not None,
+    )
+
+
+_TABLES: dict[str, type[Any]] = {
+    "site": _Site,
+    "budget": _Budget,
+    "egress": _Egress,
+    "servers": _Servers,
+    "limits": Limits,
+}
+
+
+def load(path: Path) -> SitePolicy:
+    """Read a site's policy.
+
+    Raises PolicyError when the file is missing or no TOML, and with one line for each unknown key
+    and each wrong value, with the mend: a policy that is not understood allows nothing.
+    """
+    return parse(path, read_file(path))
+
+
+def read_file(path: Path) -> bytes:
+    """Return the file's bytes; raises PolicyError when there is no such file to be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PolicyError(
+            f"{path}: no such file; write one with `fedlite site init`, or check the path"
+        ) from None
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read as TOML ({error}); mend that") from None
+
+
+def parse(path: Path, content: bytes) -> SitePolicy:
+    """Return what the content says; `path` is what an error names. Raises as `load` does."""
+    try:
+        tables = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PolicyError(f"{path}: cannot be read as TOML ({error}); mend that line") from None
+    errors: list[str] = []
+    known = (*_TABLES, "data", "bundles")
+    for name in tables:
+        if name not in known:
+            errors.append(f"[{name}]: no such table{did_you_mean(name, known)}")
+    read: dict[str, Any] = {}
+    for name, kind in _TABLES.items():
+        table = tables.get(name, {})
+        if not isinstance(table, Mapping):
+            errors.append(f"{name}: must be a table, got {table!r}; write [{name}] above its keys")
+            continue
+        read[name] = section(name, kind, _with_tuples(name, kind, table, errors), errors)
+    data = [
+        _data_set(name, table, errors) for name, table in _named("data", "NAME", tables, errors)
+    ]
+    bundles = [
+        _bundle(name, table, errors) for name, table in _named("bundles", "SHA256", tables, errors)
+    ]
+    if errors:
+        raise PolicyError("\n".join(f"{path}: {error}" for error in errors))
+    site, budget = read["site"], read["budget"]
+    return SitePolicy(
+        **vars(budget),
+        **vars(read["egress"]),
+        servers=read["servers"].keys,
+        site=site.name,
+        owner=site.owner,
+        data=tuple(data),
+        limits=read["limits"],
+        bundles=tuple(bundles),
+    )
+
+
+def _named(
+    kind: str, name: str, tables: Mapping[str, Any], errors: list[str]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the tables `[kind.*]` by name; what is no table becomes an error."""
+    outer = tables.get(kind, {})
+    if not isinstance(outer, Mapping):
+        errors.append(f"{kind}: must be a table, got {outer!r}; write [{kind}.{name}]")
+        return []
+    for key, table in outer.items():
+        if not isinstance(table, Mapping):
+            errors.append(
+                f"{kind}.{key}: must be a table, got {table!r}; write [{kind}.{name}] above its "
+                "keys"
+            )
+    return [(key, table) for key, table in outer.items() if isinstance(table, Mapping)]
+
+
+def _data_set(name: str, table: Mapping[str, Any], errors: list[str]) -> DataSet:
+    from fedlite.data import entries
+
+    where = f"data.{name}"
+    if site_problem(name):
+        errors.append(
+            f"[data]: a data set's name must be 1 to 64 printable characters without '/' and no "
+            f"dot at the start, got {name!r}; use the scenario's data.name"
+        )
+    if "name" in table:
+        errors.append(f"{where}.name: no such key; the table's own name is the data set's")
+        table = {key: value for key, value in table.items() if key != "name"}
+    before = len(errors)
+    read: DataSet = section(where, DataSet, table, errors)
+    read = replace(read, name=name, source=read.source or name)
+    if len(errors) > before:
+        return read
+    sources = [entry.name for entry in entries()]
+    if read.source not in sources:
+        errors.append(
+            f"{where}.source: must be one of {', '.join(sources)}, got {read.source!r}"
+            f"{did_you_mean(read.source, sources)}"
+        )
+    elif read.source == "csv":
+        errors += [
+            f"{where}.{key}: must be given for csv, got ''; name your {what}"
+            for key, what in (("path", "file"), ("target", "label column"))
+            if not getattr(read, key)
+        ]
+    else:
+        errors += [
+            f"{where}.{key}: is only for source 'csv', got {getattr(read, key)!r} with "
+            f"{read.source!r}; remove it"
+            for key in ("path", "target")
+            if getattr(read, key)
+        ]
+    return read
+
+
+def _bundle(sha256: str, table: Mapping[str, Any], errors: list[str]) -> ApprovedBundle:
+    where = f"bundles.{sha256}"
+    if not _SHA256.fullmatch(sha256):
+        errors.append(
+            f"[{where}]: must be named by 64 lower-case hex digits, a bundle's SHA-256; "
+            "`fedlite site approve` writes these tables"
+        )
+    plain = {k: v for k, v in table.items() if k not in ("sha256", "settings", "at_most")}
+    read: ApprovedBundle = section(where, ApprovedBundle, plain, errors)
+    if "sha256" in table:
+        errors.append(f"{where}.sha256: no such key; the table's own name is the bundle's")
+    settings = _values(f"{where}.settings", table.get("settings", {}), errors)
+    at_most = _values(f"{where}.at_most", table.get("at_most", {}), errors)
+    for key, most in at_most.items():
+        approved = settings.get(key)
+        if not is_number(approved) or not is_number(most) or most < approved:
+            errors.append(
+                f"{where}.at_most.{key}: must be a number of at least the approved one, "
+                f"{approved!r}, got {most!r}; remove it, or approve again with --at-most"
+            )
+    return replace(read, sha256=sha256, settings=settings, at_most=at_most)
+
+
+def _values(where: str, table: Any, errors: list[str]) -> dict[str, Any]:
+    """Return a flat table of plain values; anything else in it becomes an error."""
+    if not isinstance(table, Mapping):
+        errors.append(f"{where}: must be a table, got {table!r}; write [{where}] above its keys")
+        return {}
+    good = {}
+    for key, value in table.items():
+        if type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value)):
+            good[key] = value
+        else:
+            errors.append(
+                f"{where}.{key}: must be a text, a finite number, true or false, got {value!r}; "
+                "quote a key that holds dots"
+            )
+    return good
+
+
+def is_number(value: Any) -> bool:
+    """Return whether the value is an int or a float, which a bool is to Python only."""
+    return type(value) in (int, float)
+
+
+def _with_tuples(
+    name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]
+) -> dict[str, Any]:
+    """Return the table with its lists as tuples; wrong lists become errors and are left out."""
+    lists = {f.name: f for f in fields(kind) if isinstance(f.default, tuple)}
+    checked: dict[str, Any] = {}
+    for key, value in table.items():
+        spec = lists.get(key)
+        if spec is None:
+            checked[key] = value
+        elif (
+            isinstance(value, list)
+            and all(isinstance(one, str) for one in value)
+            and spec.metadata["check"](value)
+        ):
+            checked[key] = tuple(dict.fromkeys(value))
+        else:
+            errors.append(
+                f"{name}.{key}: must be {spec.metadata['rule']}, got {value!r}; "
+                f"the default is {json.dumps(spec.default)}"
+            )
+    return checked
+
+
+def for_data(policy: SitePolicy, name: str) -> SitePolicy:
+    """Return the policy with the ceiling of the data set `name` applied; the lower one counts.
+
+    >>> mine = SitePolicy(epsilon=3.0, data=(DataSet("scans", epsilon=1.0),))
+    >>> for_data(mine, "scans").epsilon, for_data(mine, "other").epsilon
+    (1.0, 3.0)
+    """
+    found = policy.data_set(name)
+    if found is None or not found.epsilon:
+        return policy
+    return replace(policy, epsilon=min(policy.epsilon, found.epsilon))
+
+
+def for_scenario(scenario: Scenario, site: str) -> SitePolicy:
+    """Return the policy that a simulated site is given when it has none: what the scenario needs.
+
+    The ceiling is the plan's own epsilon unless `simulation.ceiling` says otherwise. A run whose
+    noise is repeatable claims nothing, so its unit is `none`.
+    """
+    privacy = scenario.privacy
+    unit = "none"
+    if scenario.claims_privacy:
+        unit = f"client-{privacy.noise_at}" if privacy.unit == "client" else privacy.unit
+    return SitePolicy(
+        epsilon=scenario.simulation.ceiling or privacy.epsilon,
+        delta=privacy.delta,
+        units=(unit,),
+        metrics=("records",) if scenario.federation.weighting == "records" else (),
+        site=site,
+    )

@@ -1,0 +1,1 @@
+"""Who signs what: names, canonical bytes and keys. Nothing here knows of ledgers or letters."""

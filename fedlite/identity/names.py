@@ -1,0 +1,17 @@
+"""What a site and a data owner may be called."""
+
+from __future__ import annotations
+
+import re
+
+
+def site_problem(name: str) -> str:
+    """Return what is wrong with a site's name, or nothing."""
+    good = 0 < len(name) <= 64 and name.isprintable() and "/" not in name and name[0] != "."
+    return "" if good else f"site: must be 1 to 64 printable characters, no '/', got {name!r}"
+
+
+def owner_problem(owner: str) -> str:
+    """Return what is wrong with a data owner's key, or nothing."""
+    good = not owner or re.fullmatch(r"[0-9a-f]{64}", owner)
+    return "" if good else f"owner: must be 64 lower-case hex digits or empty, got {owner[:80]!r}"

@@ -1,5 +1,0 @@
-"""Audit privacy ledgers from files alone, without torch and without Flower."""
-
-from fedlite.privacy.audit.inspection import Audit, audit
-
-__all__ = ["Audit", "audit"]

@@ -1,0 +1,40 @@
+"""The scenario: everything that defines a federation, typed and checked before anything runs.
+
+A scenario is a TOML file with one table per section of `keys.Scenario`. Under `flwr run` the same
+keys are the dotted run-config keys (`federation.rounds`). Unknown keys, wrong types and values
+outside their rule are all reported at once, one line each, with the mend.
+"""
+
+from fedlite.scenario.keys import (
+    Data,
+    Federation,
+    Inference,
+    Link,
+    Model,
+    Privacy,
+    Report,
+    Scenario,
+    ScenarioError,
+    Simulation,
+    Training,
+)
+from fedlite.scenario.reading import from_dict, from_run_config, load, nest, with_values
+
+__all__ = [
+    "Data",
+    "Federation",
+    "Inference",
+    "Link",
+    "Model",
+    "Privacy",
+    "Report",
+    "Scenario",
+    "ScenarioError",
+    "Simulation",
+    "Training",
+    "from_dict",
+    "from_run_config",
+    "load",
+    "nest",
+    "with_values",
+]

@@ -1,0 +1,324 @@
+"""The keys of a scenario: one dataclass a table, each key with its default and its rule."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fedlite.privacy import ranges
+from fedlite.settings import Value, setting
+
+if TYPE_CHECKING:
+    from fedlite.compression import Compressor
+
+
+class ScenarioError(ValueError):
+    """One or more keys of a scenario are wrong; the text has one line for each."""
+
+
+def _choice(default: str, *options: str) -> Any:
+    return setting(default, "one of " + ", ".join(options), lambda v: v in options)
+
+
+def _positive(default: float) -> Any:
+    return setting(default, "greater than 0", lambda v: v > 0)
+
+
+def _at_least(default: float, low: float) -> Any:
+    return setting(default, f"at least {low}", lambda v: v >= low)
+
+
+def _between(default: float, low: float, high: float) -> Any:
+    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
+
+
+def _fraction(default: float) -> Any:
+    return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
+
+
+def _in(default: float, range: ranges.Range) -> Any:
+    return setting(default, range.rule, range.__contains__)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
+def _distinct(text: str) -> bool:
+    names = _names(text)
+    return len(names) != 1 and all(names) and len(set(names)) == len(names)
+
+
+def _anything(default: Any) -> Any:
+    return setting(default, "", lambda v: True)
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Who takes part, for how long, and how the server turns updates into the next model.
+
+    `update_norm` > 0 bounds the L2 norm of every update after decoding, whatever a site sends.
+    `average_last` is the share of the rounds, counted from the end, whose models are averaged into
+    the released one; 0 releases the last model.
+    """
+
+    name: str = setting("custom", "a non-empty name without '/'", lambda v: v and "/" not in v)
+    rounds: int = _at_least(30, 1)
+    sites: int = _at_least(5, 1)
+    participation: float = _fraction(1.0)
+    seed: int = _at_least(1, 0)
+    quorum: int = _at_least(1, 1)
+    deadline_seconds: float = _positive(600.0)
+    strategy: str = setting("fedavg", "a non-empty name", bool)
+    weighting: str = _choice("uniform", "uniform", "records")
+    update_norm: float = _at_least(0.0, 0.0)
+    server_learning_rate: float = _positive(1.0)
+    server_momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
+    average_last: float = _between(0.0, 0.0, 1.0)
+    evaluate_every: int = _at_least(1, 0)
+
+    @property
+    def participants(self) -> int:
+        """Number of sites asked in one round: `ceil(participation * sites)`, at least 1."""
+        return max(1, math.ceil(self.participation * self.sites - 1e-9))
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which records, and how they are spread over the sites.
+
+    `labels` fixes the class numbers of a CSV, so that sites with a file each agree on them. A `csv`
+    without a `path` is at the sites only: `shape` and `labels` are then all that is known of it.
+    """
+
+    name: str = setting("digits", "a non-empty name", bool)
+    partition: str = _choice("iid", "iid", "dirichlet", "natural")
+    alpha: float = _positive(0.3)
+    test_fraction: float = setting(0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5)
+    fold: int = _at_least(0, 0)
+    path: str = _anything("")
+    target: str = _anything("")
+    scaling: str = _choice("site", "site", "none")
+    shape: str = setting(
+        "",
+        "empty, or sizes such as 6x100",
+        lambda v: re.fullmatch(r"([1-9][0-9]*(x[1-9][0-9]*)*)?", v) is not None,
+    )
+    labels: str = setting("", "empty, or two or more names, each once, split by commas", _distinct)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape of one record; empty where the source says it."""
+        return tuple(int(size) for size in self.shape.split("x") if size)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes by their numbers; empty where the source says them."""
+        return _names(self.labels)
+
+    @property
+    def at_sites(self) -> bool:
+        """Whether the records are at the sites only, so that no coordinator can evaluate."""
+        return self.name == "csv" and not self.path
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which branched model is trained.
+
+    Where the scenario names none, tables get `linear`: `cosine` centres each record over its own
+    columns, so that it cannot see their sum.
+    """
+
+    name: str = setting("cosine", "a non-empty name", bool)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a site does in a round. `steps` > 0 replaces `epochs`.
+
+    With schedule `linear` the learning rate holds for the share `hold` of the rounds and then falls
+    in a straight line to `final` times itself. `logit_adjustment` tells the local loss how often
+    each class occurs at the site, which keeps skewed sites from unlearning what they do not have.
+    """
+
+    epochs: int = _at_least(1, 1)
+    steps: int = _at_least(0, 0)
+    batch_size: int = _at_least(32, 1)
+    learning_rate: float = _positive(0.1)
+    schedule: str = _choice("constant", "constant", "linear")
+    hold: float = _between(0.5, 0.0, 1.0)
+    final: float = _fraction(0.1)
+    momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
+    clip_norm: float = _at_least(0.0, 0.0)
+    weight_decay: float = _at_least(0.0, 0.0)
+    exit_weight: float = _between(0.5, 0.0, 1.0)
+    distill: float = _at_least(0.0, 0.0)
+    temperature: float = _positive(3.0)
+    logit_adjustment: bool = _anything(False)
+    device: str = setting("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
+
+
+@dataclass(frozen=True)
+class Link:
+    """How vectors are compressed in one direction.
+
+    A link that names no compressor, density or values gets what `links.recommend` picks.
+    `density` 0 and `values` "" leave the choice to the compressor. `bits` is for rotated
+    coordinates (eden).
+    `error_feedback` keeps what was not sent for the next update; where the key is missing, topk and
+    dense have it, and the compressors that can be unbiased (eden, randk,
+    rotated-topk) are that instead.
+    `aggregate_feedback` > 0 is the share of the last broadcast that sites subtract from an update,
+    and the server adds again (up only).
+    """
+
+    compressor: str = setting("topk", "a non-empty name", bool)
+    density: float = _between(0.0, 0.0, 1.0)
+    values: str = _anything("")
+    bits: int = _between(1, 1, 8)
+    error_feedback: bool = _anything(True)
+    aggregate_feedback: float = _between(0.0, 0.0, 1.0)
+
+    def make(self, sections: tuple[int, ...] = ()) -> Compressor:
+        """Return the compressor for a model whose tensors have the sizes `sections`.
+
+        Raises ValueError when the compressor refuses its settings.
+        """
+        from fedlite import compression
+
+        return compression.make(
+            self.compressor,
+            density=self.density or None,
+            values=self.values or None,
+            bits=self.bits,
+            unbiased=not self.error_feedback,
+            sections=sections,
+        )
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """The privacy unit and what may be spent on it.
+
+    With unit `record`, each site's whole participation is (epsilon, delta)-differentially private
+    for one record of that site. With unit `client` it is so for all that the site holds: `noise_at`
+    says whether the site adds the noise itself, or the server that it must then trust.
+    `expected_batch` is the public constant that the noised sum of clipped gradients is divided by;
+    0 derives it from the public size of the data source. `max_batch` > 0 cuts a larger Poisson
+    sample to that size, at sites of at most `max_records` records.
+    `simulate_seed` >= 0 makes the noise repeatable, and then no privacy is claimed.
+    """
+
+    unit: str = _choice("none", "none", "record", "client")
+    noise_at: str = _choice("site", "site", "server")
+    epsilon: float = _in(3.0, ranges.EPSILON)
+    delta: float = _in(1e-5, ranges.DELTA)
+    clip: float = _in(0.1, ranges.CLIP)
+    sampling_rate: float = _in(1.0, ranges.RATE)
+    expected_batch: int = _at_least(0, 0)
+    max_batch: int = _at_least(0, 0)
+    max_records: int = _at_least(0, 0)
+    simulate_seed: int = _at_least(-1, -1)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What only a simulation has to be told; nothing here changes the federation.
+
+    `sites` is a folder where the simulated sites keep keys, ledgers and `site.toml` from run to run
+    (empty: in the run directory). `ceiling` is the epsilon of the `site.toml` that is written for a
+    new site (0: the plan's). `witness` is a file to which the server appends every ledger head that
+    it has seen, and which it reads at the start of the next run (empty: the run directory only).
+    """
+
+    sites: str = _anything("")
+    ceiling: float = _in(0.0, ranges.CEILING)
+    witness: str = _anything("")
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What is done with the trained model. `home_head` fits heads at each site, never sent."""
+
+    home_head: bool = _anything(False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is set beside the federation in the report. 0 repeats: nothing."""
+
+    baseline_repeats: int = _at_least(0, 0)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A whole federation; every field but one is a TOML table.
+
+    notes: what was chosen because the scenario named nothing, a line each.
+    open_links: the links that it named no compressor for; see `recommend.for_size`.
+    """
+
+    federation: Federation = field(default_factory=Federation)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    training: Training = field(default_factory=Training)
+    uplink: Link = field(default_factory=Link)
+    downlink: Link = field(default_factory=Link)
+    privacy: Privacy = field(default_factory=Privacy)
+    simulation: Simulation = field(default_factory=Simulation)
+    inference: Inference = field(default_factory=Inference)
+    report: Report = field(default_factory=Report)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    open_links: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def private(self) -> bool:
+        """Whether the sites add noise (claimed or, with `simulate_seed`, only simulated)."""
+        return self.privacy.unit != "none"
+
+    @property
+    def noised_at_server(self) -> bool:
+        """Whether sites send clear updates to a server that adds the noise."""
+        return self.privacy.unit == "client" and self.privacy.noise_at == "server"
+
+    @property
+    def claims_privacy(self) -> bool:
+        """Whether epsilons are claimed, budgets kept and ledgers written."""
+        return self.private and self.privacy.simulate_seed < 0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same seed gives the same payloads bit for bit."""
+        return not self.private or self.privacy.simulate_seed >= 0
+
+    def to_dict(self) -> dict[str, dict[str, Value]]:
+        """Return nested plain values, as in the TOML file."""
+        return {name: asdict(getattr(self, name)) for name in SECTIONS}
+
+    def to_run_config(self) -> dict[str, Value]:
+        """Return Flower's flat run config with dotted keys."""
+        nested = self.to_dict()
+        return {f"{s}.{k}": v for s, table in nested.items() for k, v in table.items()}
+
+    def to_toml(self) -> str:
+        """Return the whole scenario, defaults included, as TOML."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "federation": Federation,
+    "data": Data,
+    "model": Model,
+    "training": Training,
+    "uplink": Link,
+    "downlink": Link,
+    "privacy": Privacy,
+    "simulation": Simulation,
+    "inference": Inference,
+    "report": Report,
+}

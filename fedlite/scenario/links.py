@@ -1,0 +1,105 @@
+"""Which model and which compressors a scenario gets where it names none, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from fedlite.scenario.keys import Link, Model, Scenario
+
+# Density and squared error of one unbiased update, in units of its squared norm (measured on real
+# updates; docs/benchmarks.md). The error of a mean over m sites is an m-th of it, and up to about
+# this much of that, training did not notice it.
+_ERRORS = ((0.01, 9.0), (0.03, 3.5), (0.1, 1.1))
+_UNNOTICED = 0.7
+_SIGNS = {"compressor": "topk", "density": 0.1, "values": "sign-per-tensor"}
+# A dense vector of fewer parameters takes 16 kB at most: a sparse one saves a few kB in a whole
+# run, and a table's few coefficients are missed where they are left out.
+_SMALL = 4096
+
+_UNBIASED = ("eden", "randk", "rotated-topk")
+_LINK_KEYS = {"compressor", "density", "values"}
+
+# The sources whose records are rows of columns, unless `data.shape` makes something else of them.
+TABLES = ("csv", "heart-disease")
+
+
+def is_table(scenario: Scenario) -> bool:
+    """Return whether the scenario's records are rows of columns; such data gets `linear`."""
+    return scenario.data.name in TABLES and len(scenario.data.sizes) <= 1
+
+
+def recommend(scenario: Scenario, direction: str) -> tuple[dict[str, Any], str]:
+    """Return keys for the link `direction` ("uplink" or "downlink"), and the reason in one line.
+
+    Nothing but public settings is looked at, so sites and server come to the same choice.
+
+    >>> from fedlite.scenario import from_dict
+    >>> recommend(from_dict({"federation": {"sites": 20}}), "uplink")[0]
+    {'compressor': 'rotated-topk', 'density': 0.01, 'error_feedback': False}
+    """
+    asked = scenario.federation.participants
+    if direction == "downlink":
+        return _SIGNS, "one sender: what is left out must go out later"
+    if scenario.privacy.unit == "client" and scenario.privacy.noise_at == "server":
+        link = {"compressor": "eden", "error_feedback": False}
+        return link, "the server clips every update by itself"
+    if scenario.private:
+        return _SIGNS | {"values": "sign"}, "noised updates: error feedback adds no further noise"
+    if scenario.federation.update_norm:
+        return _SIGNS, "the server bounds updates, and unbiased ones are longer than they were"
+    for density, error in _ERRORS:
+        if error <= _UNNOTICED * asked:
+            link = {"compressor": "rotated-topk", "density": density, "error_feedback": False}
+            return link, f"{asked} sites a round: their independent errors average out"
+    return _SIGNS, "one site a round: no errors to average"
+
+
+def for_size(scenario: Scenario, parameters: int) -> Scenario:
+    """Return the scenario with the links that it left open settled for a model of that size.
+
+    A small model's are dense. Its size is known once the data are, and those a scenario's reader
+    does not look at; what it has chosen without holds for all others.
+
+    parameters: how many coordinates a dense update has, at least 1.
+    """
+    opened = scenario.open_links
+    if parameters >= _SMALL or not opened:
+        return scenario
+    links = {
+        name: replace(getattr(scenario, name), compressor="dense", density=0.0, values="")
+        for name in opened
+    }
+    why = f"all {parameters:,} parameters are {4 * parameters:,} bytes"
+    notes = [note for note in scenario.notes if note.split(":")[0] not in opened]
+    notes += [f"{name}: dense, as the scenario names none ({why})" for name in opened]
+    return replace(scenario, **links, notes=tuple(notes))
+
+
+def with_model(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
+    """Return the scenario with its model settled where its tables name none."""
+    if "name" in tables.get("model", {}) or not is_table(scenario):
+        return scenario
+    note = "model: linear, as the scenario names none (the data is a table)"
+    return replace(scenario, model=Model("linear"), notes=(note,))
+
+
+def with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
+    """Return the scenario with the links that its tables leave open settled."""
+    notes, opened = list(scenario.notes), []
+    links = {"uplink": scenario.uplink, "downlink": scenario.downlink}
+    for name, link in links.items():
+        given = tables.get(name, {})
+        if not _LINK_KEYS & set(given):
+            opened.append(name)
+            chosen, why = recommend(scenario, name)
+            link = Link(**(chosen | given))
+            density = f" {100 * link.density:g} %" if link.density else ""
+            notes.append(f"{name}: {link.compressor}{density}, as the scenario names none ({why})")
+        elif "error_feedback" not in given and name == "uplink":
+            clipped = scenario.privacy.unit == "client" and scenario.privacy.noise_at == "server"
+            link = replace(link, error_feedback=not clipped and link.compressor not in _UNBIASED)
+        links[name] = link
+    scenario = replace(scenario, uplink=links["uplink"], downlink=links["downlink"])
+    return replace(scenario, notes=tuple(notes), open_links=tuple(opened))

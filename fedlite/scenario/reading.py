@@ -1,0 +1,99 @@
+"""From TOML, or Flower's run config, to a scenario: everything wrong is told at once."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedlite.scenario.keys import SECTIONS, Scenario, ScenarioError
+from fedlite.scenario.links import with_links, with_model
+from fedlite.scenario.rules import broken
+from fedlite.settings import Value, did_you_mean, parse_value, section
+
+
+def from_dict(tables: Mapping[str, Any]) -> Scenario:
+    """Check nested values and return the scenario.
+
+    Raises ScenarioError with one line per wrong key: the key, the rule, the value and the mend.
+    """
+    errors: list[str] = []
+    sections: dict[str, Any] = {}
+    for name in tables:
+        if name not in SECTIONS:
+            errors.append(f"[{name}]: no such section{did_you_mean(name, SECTIONS)}")
+    for name, kind in SECTIONS.items():
+        table = tables.get(name, {})
+        if not isinstance(table, Mapping):
+            errors.append(f"{name}: must be a table, got {table!r}; write [{name}] above its keys")
+            continue
+        sections[name] = section(name, kind, table, errors)
+    if not errors:
+        scenario = with_links(with_model(Scenario(**sections), tables), tables)
+        errors = broken(scenario)
+        if not errors:
+            return scenario
+    raise ScenarioError("\n".join(errors))
+
+
+def from_run_config(flat: Mapping[str, Any]) -> Scenario:
+    """Build a scenario from Flower's run config; keys of section `run` are not its business."""
+    return from_dict(nest({k: v for k, v in flat.items() if not k.startswith("run.")}))
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn `{"a.b": 1}` into `{"a": {"b": 1}}`."""
+    tables: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        section, dot, key = dotted.partition(".")
+        if dot:
+            tables.setdefault(section, {})[key] = value
+        else:
+            tables[dotted] = value
+    return tables
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
+    """Read a TOML file, apply `section.key=value` overrides, and check the result.
+
+    Raises ScenarioError when the file is missing or no TOML, or when any key is wrong.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ScenarioError(f"{path}: no such scenario file; check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ScenarioError(f"{path}: cannot be read as TOML ({error}); mend that line") from None
+    for override in overrides:
+        dotted, equals, text = override.partition("=")
+        section, dot, key = dotted.strip().partition(".")
+        if not equals or not dot:
+            raise ScenarioError(
+                f"--set {override}: must be section.key=value; for example federation.rounds=5"
+            )
+        table = tables.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ScenarioError(f"{section}: must be a table, got {table!r}; write [{section}]")
+        table[key] = _override(section, key, text.strip())
+    tables.setdefault("federation", {})
+    if isinstance(tables["federation"], dict):
+        tables["federation"].setdefault("name", path.stem)
+    return from_dict(tables)
+
+
+def _override(section: str, key: str, text: str) -> Any:
+    """Return an override's value: a key that holds text takes it as it stands, numbers too."""
+    value, kind = parse_value(text), SECTIONS.get(section)
+    textual = kind is not None and isinstance(getattr(kind(), key, None), str)
+    return text if textual and not isinstance(value, str) else value
+
+
+def with_values(scenario: Scenario, section: str, **values: Value) -> Scenario:
+    """Return a copy with some keys of one section replaced, checked again."""
+    table = replace(getattr(scenario, section), **values)
+    changed = from_dict(replace(scenario, **{section: table}).to_dict())
+    opened = tuple(name for name in scenario.open_links if name != section)
+    notes = tuple(note for note in scenario.notes if note.split(":")[0] != section)
+    return replace(changed, notes=notes, open_links=opened)

@@ -1,0 +1,158 @@
+"""Rules that tie several keys of a scenario together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedlite.scenario.keys import Scenario
+
+
+_EXACT = ("fp16", "fp32")
+
+
+def broken(scenario: Scenario) -> list[str]:
+    """Return a line for each rule that the scenario breaks: key, rule, value and mend."""
+    errors = []
+    federation, data = scenario.federation, scenario.data
+    asked = federation.participants
+    if federation.quorum > asked:
+        errors.append(
+            f"federation.quorum: must be at most the {asked} sites asked in a round "
+            f"(sites x participation), got {federation.quorum}; lower it or add sites"
+        )
+    if data.at_sites and not (data.shape and data.labels):
+        errors.append(
+            'data.path: needed when data.name is "csv", got nothing; set it and data.target, or '
+            "data.shape and data.labels where the sites alone hold the records"
+        )
+    if data.name == "csv" and data.path and not data.target:
+        errors.append('data.target: needed when data.name is "csv", got nothing; set it')
+    if data.test_fraction and data.fold >= round(1 / data.test_fraction):
+        errors.append(
+            f"data.fold: must be less than {round(1 / data.test_fraction)} "
+            f"(1 / data.test_fraction), got {data.fold}; lower it"
+        )
+    if scenario.simulation.witness and not scenario.simulation.sites:
+        errors.append(
+            "simulation.sites: must be set when simulation.witness is (rule: a server that "
+            "remembers ledgers refuses sites that begin new ones), got nothing; name the folder "
+            "where the sites keep theirs from run to run"
+        )
+    if scenario.private:
+        errors += _private_checks(scenario)
+    if scenario.downlink.compressor != "dense" and not scenario.downlink.error_feedback:
+        errors.append(
+            f"downlink.error_feedback: must be true with {scenario.downlink.compressor}, got "
+            "false; without it the sites' model drifts away from the server's for ever"
+        )
+    up = scenario.uplink
+    if up.compressor == "randk" and not up.error_feedback and up.values not in ("", *_EXACT):
+        errors.append(
+            "uplink.values: must be fp16 or fp32 for randk without error_feedback (rule: what "
+            "nobody remembers may not be biased, and a magnitude for many values is), got "
+            f"{up.values!r}; set uplink.values to fp16"
+        )
+    if scenario.downlink.aggregate_feedback:
+        errors.append(
+            "downlink.aggregate_feedback: must be 0 (rule: it is what sites subtract on the way "
+            f"up), got {scenario.downlink.aggregate_feedback}; uplink.aggregate_feedback is meant"
+        )
+    return errors
+
+
+def _private_checks(scenario: Scenario) -> list[str]:
+    """Combinations for which no privacy can be proven; each is refused with its rule."""
+    errors = []
+    federation, data, privacy = scenario.federation, scenario.data, scenario.privacy
+    if federation.weighting == "records":
+        errors.append(
+            "federation.weighting: must be uniform when privacy.unit is not none (rule: no "
+            "record count leaves a private site), got 'records'; privacy.expected_batch gives "
+            "larger sites their weight without telling their size"
+        )
+    if bool(privacy.max_batch) != bool(privacy.max_records):
+        errors.append(
+            "privacy.max_batch: needs privacy.max_records and the other way round (rule: how "
+            "often a sample is cut depends on the size of the site), got "
+            f"{privacy.max_batch} and {privacy.max_records}; set both or neither"
+        )
+    if data.name == "csv" and not data.labels:
+        errors.append(
+            'data.labels: must be set when privacy.unit is not none and data.name is "csv" (rule: '
+            "one record may not decide which classes there are, nor number the others), got "
+            'nothing; list all classes, for example "no,yes"'
+        )
+    if privacy.unit == "client":
+        return errors + _client_checks(scenario)
+    if privacy.noise_at == "server":
+        errors.append(
+            "privacy.noise_at: must be site when privacy.unit is record (rule: noise that protects "
+            "a record is added before anything leaves the site), got 'server'"
+        )
+    if scenario.training.steps == 0:
+        errors.append(
+            "training.steps: must be at least 1 when privacy.unit is record, got 0; the "
+            "number of private steps is part of the plan, so epochs cannot stand for it"
+        )
+    for key in ("momentum", "weight_decay"):
+        if getattr(scenario.training, key):
+            errors.append(
+                f"training.{key}: must be 0 under record-level privacy (rule: private steps are "
+                f"plain SGD), got {getattr(scenario.training, key)}; leave it out"
+                + ("; federation.server_momentum sees noised updates only" * (key == "momentum"))
+            )
+    if data.name == "csv" and not privacy.expected_batch:
+        errors.append(
+            "privacy.expected_batch: must be set when privacy.unit is record and data.name "
+            'is "csv" (rule: a public constant may not be computed from private records), got '
+            "0; use about sampling_rate x records per site, the same number for every site"
+        )
+    if scenario.training.logit_adjustment:
+        errors.append(
+            "training.logit_adjustment: must be false when privacy.unit is record (rule: a "
+            "record's gradient must depend on that record only), got true; leave it out"
+        )
+    if data.name == "csv" and data.scaling == "site":
+        errors.append(
+            "data.scaling: must be none when privacy.unit is record (rule: a record may not "
+            "change how other records are scaled), got 'site'; scale the columns by ranges "
+            "that are known without looking at the data"
+        )
+    return errors
+
+
+def _client_checks(scenario: Scenario) -> list[str]:
+    """Rules of the unit `client`: all that one site ever sends."""
+    errors = []
+    privacy = scenario.privacy
+    if privacy.sampling_rate != 1.0:
+        errors.append(
+            "privacy.sampling_rate: must be 1 when privacy.unit is client (rule: no amplification "
+            "is claimed against the server that chooses the sites), got "
+            f"{privacy.sampling_rate}; leave it out"
+        )
+    for key in ("max_batch", "expected_batch"):
+        if getattr(privacy, key):
+            errors.append(
+                f"privacy.{key}: must be 0 when privacy.unit is client, got "
+                f"{getattr(privacy, key)}; it belongs to the unit record"
+            )
+    if privacy.noise_at == "server":
+        if scenario.uplink.error_feedback:
+            errors.append(
+                "uplink.error_feedback: must be false when privacy.noise_at is server (rule: what "
+                "the server clips may not carry earlier rounds), got true"
+            )
+        if scenario.federation.update_norm:
+            errors.append(
+                "federation.update_norm: must be 0 when privacy.noise_at is server (rule: "
+                "sensitivity, clip and noise come from one object), got "
+                f"{scenario.federation.update_norm}; privacy.clip bounds the updates"
+            )
+    if privacy.delta >= 1 / scenario.federation.sites:
+        errors.append(
+            f"privacy.delta: must be less than 1 / sites when privacy.unit is client, which is "
+            f"1 / {scenario.federation.sites}, got {privacy.delta}; use 1e-5 or less"
+        )
+    return errors

@@ -1,0 +1,91 @@
+"""Typed TOML tables: one error for each wrong key, with its rule, its value and the mend.
+
+A table is a dataclass whose fields are made by `setting`; `section` reads one. Scenarios, a site's
+`site.toml` and a coordinator's `coordinator.toml` are read by it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field, fields
+from typing import Any
+
+Value = str | int | float | bool
+
+
+def setting(default: Any, rule: str, check: Callable[[Any], bool]) -> Any:
+    """Return a dataclass field with its default, its rule in words, and the check of a value."""
+    return field(default=default, metadata={"rule": rule, "check": check})
+
+
+def section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]) -> Any:
+    """Return a `kind` from a TOML table; whatever is wrong is added to `errors`, a line each."""
+    known = {f.name: f for f in fields(kind)}
+    values: dict[str, Value] = {}
+    for key, value in table.items():
+        if key not in known:
+            errors.append(f"{name}.{key}: no such key{did_you_mean(key, known)}")
+            continue
+        spec, default = known[key], _default(kind, key)
+        expected = type(default)
+        # TOML writes 1 for 1.0; a bool is an int to Python, but never to a person.
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            errors.append(
+                f"{name}.{key}: must be {_type_name(expected)}, got {value!r}; "
+                f"for example {key} = {_toml(default)}"
+            )
+        elif isinstance(value, float) and not math.isfinite(value):
+            errors.append(f"{name}.{key}: must be finite, got {value!r}; use {_toml(default)}")
+        elif not spec.metadata["check"](value):
+            errors.append(
+                f"{name}.{key}: must be {spec.metadata['rule']}, got {value!r}; "
+                f"the default is {_toml(default)}"
+            )
+        else:
+            values[key] = value
+    return kind(**values)
+
+
+def _default(kind: type[Any], key: str) -> Value:
+    default: Value = getattr(kind(), key)
+    return default
+
+
+def parse_value(text: str) -> Any:
+    """Read one TOML value; what is no TOML value is a string, so quotes may be left out.
+
+    So is a number that is not decimal: nobody means 2 by it.
+
+    >>> parse_value("3"), parse_value("0.5"), parse_value("true"), parse_value("digits")
+    (3, 0.5, True, 'digits')
+    >>> parse_value("0x2")
+    '0x2'
+    """
+    if text[:2] in ("0x", "0o", "0b"):
+        return text
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error about an unknown name: the nearest one, or all there are."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    options = ", ".join(sorted(known))
+    return f"; did you mean {close[0]}?" if close else f"; the known ones are {options}"
+
+
+def _type_name(kind: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[kind]
+
+
+def _toml(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
