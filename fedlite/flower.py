@@ -17,7 +17,7 @@ for _switch, _value in (
 ):
     os.environ.setdefault(_switch, _value)
 
-from flwr.app import (  # noqa: E402
+from flwr.app import (  # noqa: E402  # noqa: E402
     Array,
     ArrayRecord,
     ConfigRecord,

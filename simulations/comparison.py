@@ -31,8 +31,7 @@ from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import read_summary
 from fedlite.reporting.report import report
 from fedlite.scenario import Scenario, ScenarioError, with_values
-from fedlite.training import Learner
-from fedlite.training import head as home
+from fedlite.training import Learner, head as home
 from fedlite.training.share import plan_mechanism, record_mechanism, settle_process
 from server.closing import finish, witness_of
 from server.evaluation import area_under_curve

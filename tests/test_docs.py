@@ -16,8 +16,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fedlite import data
-from fedlite import scenario as config
+from fedlite import data, scenario as config
 from fedlite.commands.main import app
 from fedlite.messages import Code
 from fedlite.models import registry

@@ -3,8 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fedlite.messages import Hello, Instruction, LedgerHead, Receipt, Reply, site_id
 

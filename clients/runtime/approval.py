@@ -19,8 +19,7 @@ from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles
 from fedlite.deployment.bundle import Bundle
 from fedlite.deployment.journal import Journal
-from fedlite.guard import policy as site_policy
-from fedlite.guard import policy_file
+from fedlite.guard import policy as site_policy, policy_file
 from fedlite.guard.declared import beyond_declared, most_records
 from fedlite.guard.policy import (
     ApprovedBundle,

@@ -20,13 +20,11 @@ from cryptography import x509
 
 import fedlite
 from clients.runtime.reach import resolves
-from fedlite.deployment import document
-from fedlite.deployment import systemd as unit
+from fedlite.deployment import document, systemd as unit
 from fedlite.deployment.invitation import Invitation, same_release
 from fedlite.deployment.journal import Journal
 from fedlite.deployment.request import Request
-from fedlite.guard import policy as site_policy
-from fedlite.guard import policy_file
+from fedlite.guard import policy as site_policy, policy_file
 from fedlite.guard.policy import DataSet, SitePolicy
 from fedlite.identity import keys, nodekey
 from fedlite.identity.names import site_problem

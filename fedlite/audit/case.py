@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from fedlite.audit import agreement
-from fedlite.audit import book as audit_book
-from fedlite.audit import claims as audit_claims
-from fedlite.audit import closing as audit_closing
-from fedlite.audit import lines as audit_lines
-from fedlite.audit import sources as audit_sources
-from fedlite.audit import witness as audit_witness
+from fedlite.audit import (
+    agreement,
+    book as audit_book,
+    claims as audit_claims,
+    closing as audit_closing,
+    lines as audit_lines,
+    sources as audit_sources,
+    witness as audit_witness,
+)
 from fedlite.audit.book import Book
 from fedlite.audit.claims import Claims
 from fedlite.audit.lines import Line, Witnessed

@@ -232,8 +232,7 @@ def audit_ledgers(
                     f"must be 64 lower-case hex digits, got {key[:80]!r}; ask the operator for it"
                 )
                 fail(f"--witness-key: {text}", WRONG_USE)
-        from fedlite.audit import audit
-        from fedlite.audit import page as audit_page
+        from fedlite.audit import audit, page as audit_page
         from fedlite.audit.sources import PAGE
 
         if html is not None and not audit_page.may_write(html):

@@ -132,8 +132,7 @@ def stop(
 ) -> None:
     """Stop the coordinator, whose runs go on at the next start; or stop one run."""
     with told():
-        from server.coordinator import submit as runs
-        from server.coordinator import superlink
+        from server.coordinator import submit as runs, superlink
 
         coordinator = _open(given or folder)
         if run is not None:
@@ -180,8 +179,7 @@ def submit(
             fail("submit: name a scenario, or --follow NAME, or --resume NAME", WRONG_USE)
         if scenario is None and (settings or rounds is not None or wait):
             fail("--set, --rounds, --wait: a run goes on as it began; leave them out", WRONG_USE)
-        from server.coordinator import jobs
-        from server.coordinator import submit as runs
+        from server.coordinator import jobs, submit as runs
 
         coordinator = _open(folder)
         if scenario is not None:

@@ -14,21 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from fedlite.audit import audit
-from fedlite.audit import cost as audit_cost
-from fedlite.audit import page as audit_page
-from fedlite.audit import rules as audit_rules
+from fedlite.audit import audit, cost as audit_cost, page as audit_page, rules as audit_rules
 from fedlite.audit.table import cells, print_audit
 from fedlite.identity import keys
 from fedlite.privacy.admission import order_for, rdp_epsilon
 from fedlite.privacy.budget import account
-from fedlite.privacy.ledger import Ledger, forget, read, rules
-from fedlite.privacy.ledger import rows as ledger_rows
+from fedlite.privacy.ledger import Ledger, forget, read, rows as ledger_rows, rules
 from fedlite.privacy.ledger.files import Files
 from fedlite.privacy.ledger.rows import Head, row_message
 from fedlite.privacy.mechanism import MAX_SLACK, Event

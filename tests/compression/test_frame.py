@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fedlite.compression.frame import HEADER_BYTES, PAD_BYTES, Envelope, pack, pad, unpack, unpad
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fedlite.data import Dataset, Source, partition, site_data
 from fedlite.data.keyed import keyed_folds, keyed_hash, keyed_owners

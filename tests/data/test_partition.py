@@ -3,8 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from fedlite.data import Dataset, SiteData, Source, check_sites, partition, site_data, site_names
 from fedlite.data.partition import check_expected, class_shares

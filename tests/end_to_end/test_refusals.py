@@ -29,8 +29,7 @@ import fedlite
 from clients.runtime import approval, doctor, setup
 from clients.runtime.fleet import Fleet, Refused, RunOver, Unreachable, connection
 from clients.runtime.node import Runtime
-from fedlite import data, flower
-from fedlite import scenario as config
+from fedlite import data, flower, scenario as config
 from fedlite.deployment import bundle as bundles
 from fedlite.guard.policy import DataSet
 from fedlite.identity import nodekey
@@ -38,8 +37,7 @@ from fedlite.messages import Hello
 from fedlite.models import build
 from fedlite.parameters import Layout
 from fedlite.rooms import app_root
-from server.coordinator import authority, enrolment, jobs
-from server.coordinator import submit as runs
+from server.coordinator import authority, enrolment, jobs, submit as runs
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
 from server.coordinator.setup import init

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from fedlite.data import Dataset
-from fedlite.guard import folder as home
-from fedlite.guard import policy_file
+from fedlite.guard import folder as home, policy_file
 from fedlite.guard.policy import SitePolicy
 
 DATA = Dataset(np.arange(12, dtype=np.float32).reshape(4, 3), np.array([0, 1, 0, 1]))

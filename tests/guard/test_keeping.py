@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlite.commands.main import app
-from fedlite.guard import keeping as commands
-from fedlite.guard import policy_file
+from fedlite.guard import keeping as commands, policy_file
 from fedlite.guard.folder import open_home
 from fedlite.guard.policy import SitePolicy
 from fedlite.identity import keys

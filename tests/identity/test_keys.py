@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fedlite.identity import keys
 from fedlite.identity.keys import KeyFileError
-from fedlite.privacy.ledger.rules import RULES
 
 
 def written(path: Path, data: bytes, mode: int = 0o600) -> Path:
@@ -33,7 +32,7 @@ def written(path: Path, data: bytes, mode: int = 0o600) -> Path:
 def rule_of(path: Path) -> str:
     with pytest.raises(KeyFileError) as caught:
         keys.load(path)
-    assert caught.value.rule in RULES and str(path) in str(caught.value)
+    assert caught.value.rule in keys.KEY_RULES and str(path) in str(caught.value)
     return caught.value.rule
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests import test_config
-from tests.clients import test_egress, test_site
-from tests.clients import test_wiring as site
+from tests.clients import test_site, test_wiring as site
 from tests.data import test_keyed
+from tests.guard import test_egress
 from tests.mutants import rooms, steps
 from tests.privacy import test_budget, test_dpsgd
+from tests.scenario import test_keys
 from tests.server import test_wiring as server
 from tests.simulations import test_wiring
 from tests.tiny import client_plan, record_plan
@@ -130,10 +130,10 @@ MUTANTS = (
     mutant(
         rooms.logit_adjustment_allowed_by_the_rule,
         Check(
-            test_config.test_rules_between_keys,
+            test_keys.test_rules_between_keys,
             (
                 {
-                    "privacy": test_config.PRIVATE,
+                    "privacy": test_keys.PRIVATE,
                     "training": {"steps": 1, "logit_adjustment": True},
                 },
                 "training.logit_adjustment",

@@ -19,8 +19,7 @@ from fedlite import compression, flower
 from fedlite.data import Dataset
 from fedlite.data.folds import stratified_folds
 from fedlite.privacy import ClientMechanism, client, dpsgd
-from fedlite.privacy.budget import Account, Budget, budget
-from fedlite.privacy.budget import account as accounts
+from fedlite.privacy.budget import Account, Budget, account as accounts, budget
 from fedlite.privacy.ledger import Files, forget
 from fedlite.privacy.noise import Stream
 from fedlite.scenario import rules, with_values

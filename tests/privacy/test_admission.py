@@ -4,11 +4,9 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from fedlite.privacy import Event, accounting
-from fedlite.privacy import admission as filter
+from fedlite.privacy import Event, accounting, admission as filter
 from fedlite.privacy.admission import Admission, admit, order_for, rdp_epsilon
 from fedlite.privacy.composition import compose_pld
 

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from fedlite.identity import keys
 from fedlite.identity.canonical import canonical
@@ -1026,7 +1025,7 @@ def test_every_rule_is_used_and_explained_in_a_sentence() -> None:
 
 def test_errors_survive_another_process() -> None:
     # A copy is made by the same protocol as the message to another process.
-    for kind in (LedgerError, LedgerBusy, module.LedgerPoisoned, module.KeyFileError):
+    for kind in (LedgerError, LedgerBusy, module.LedgerPoisoned):
         error = copy.copy(kind("hash", "text", 3, "a.jsonl"))
         assert type(error) is kind and isinstance(error, ValueError)
         assert str(error) == "a.jsonl: row 3: hash: text" and error.row == 3

@@ -44,11 +44,11 @@ def test_dp_accounting_rdp_forgets_that_replacing_moves_twice_as_much() -> None:
 def test_flower_takes_that_error_over() -> None:
     from flwr.serverapp import (
         GaussianPrivacyEvent,
+        NeighboringRelation as Relation,
         PrivacyConfig,
         RdpAccountant,
         SamplingMethod,
     )
-    from flwr.serverapp import NeighboringRelation as Relation
 
     def spent(sigma: float) -> float:
         accountant = RdpAccountant(

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from fedlite.scenario import (
     Federation,
@@ -320,7 +319,7 @@ def test_what_a_link_does_name_is_kept() -> None:
 
 def test_the_compressors_that_can_be_unbiased_are_known() -> None:
     from fedlite.compression.compressor import COMPRESSORS, Settings
-    from fedlite.scenario import _UNBIASED
+    from fedlite.scenario.links import _UNBIASED
 
     able = {name for name, build in COMPRESSORS.items() if hasattr(build(Settings()), "unbiased")}
     assert able == set(_UNBIASED)

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 
 from clients.runtime import approval, gate
 from fedlite.commands.approval import approve as command
-from fedlite.deployment import bundle as bundles
-from fedlite.deployment import journal
+from fedlite.deployment import bundle as bundles, journal
 from fedlite.guard import policy, policy_file
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
 from fedlite.rooms import app_root
