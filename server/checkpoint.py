@@ -49,18 +49,16 @@ class Checkpoint:
 def save(directory: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint atomically into `directory`."""
     state, broadcast = checkpoint.state, checkpoint.broadcast
-    arrays: dict[str, np.ndarray] = {
-        "model": state.model,
-        "momentum": state.momentum,
-        "total": state.total,
-        "replica": broadcast.replica,
-    }
+    arrays: dict[str, np.ndarray] = {"replica": broadcast.replica}
+    for name, array in state.arrays.items():
+        arrays[f"state.{name}"] = array
     for number, frame in broadcast.frames:
         arrays[f"frame.{number}"] = np.frombuffer(frame, np.uint8)
     meta = {
         "run": checkpoint.run.hex(),
         "round": checkpoint.round,
-        "averaged": state.averaged,
+        "arrays": list(state.arrays),
+        "scalars": dict(state.scalars),
         "broadcast": broadcast.round,
         "frames": [number for number, _ in broadcast.frames],
         "sites": {name: vars(record) for name, record in checkpoint.sites.items()},
@@ -86,7 +84,7 @@ def load(directory: Path) -> Checkpoint | None:
             run=bytes.fromhex(meta["run"]),
             round=meta["round"],
             state=ServerState(
-                arrays["model"], arrays["momentum"], arrays["total"], meta["averaged"]
+                {name: arrays[f"state.{name}"] for name in meta["arrays"]}, meta["scalars"]
             ),
             broadcast=Broadcast(
                 arrays["replica"],

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
-from fedlite.compression import Decoded
 from fedlite.scenario import Federation
-from strategies.fedavg import FedAvg, Mean, ServerState, weighted_mean
+from strategies.base import Mean, ServerState, Strategy, weighted_mean
+from strategies.fedavg import FedAvg
 
-
-class Strategy(Protocol):
-    """State in, state out: every array that must survive a restart is in `ServerState`."""
-
-    def start(self, size: int) -> None:
-        """Begin a round for vectors of `size` values, with an empty sum."""
-
-    def add(self, update: Decoded, records: int) -> None:
-        """Add one site's update; `records` is 0 when the site does not disclose it."""
-
-    def finish(self, state: ServerState, round_number: int) -> ServerState:
-        """Return the state after the round."""
-
-
-STRATEGIES: dict[str, Callable[[Federation, Mean], Strategy]] = {"fedavg": FedAvg}
+STRATEGIES: dict[str, type[Strategy]] = {"fedavg": FedAvg}
 
 
 def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:

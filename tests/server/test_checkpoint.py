@@ -15,7 +15,10 @@ def example() -> Checkpoint:
     rng = np.random.default_rng(0)
     model, momentum, replica = (rng.normal(size=9).astype(np.float32) for _ in range(3))
     down = broadcast.Broadcast(replica, 3, [(2, b"\x00two"), (3, b"three\xff")])
-    state = ServerState(model, momentum, rng.normal(size=9), 2)
+    arrays = {"model": model, "momentum": momentum, "total": rng.normal(size=9)}
+    # Nothing that a strategy may think of is known to the checkpoint, not even the shape.
+    arrays |= {"replica": np.arange(6).reshape(2, 3), "frame.2": np.zeros((), bool)}
+    state = ServerState(arrays, {"averaged": 2, "rate": 0.1, "huge": 2**70})
     sites = {"Köln": SiteRecord(None, 2, 3, 1), "site-02": SiteRecord()}
     return Checkpoint(b"\x00run-001", 3, state, down, sites)
 
@@ -28,9 +31,11 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert found is not None
     assert (found.run, found.round, found.sites) == (saved.run, saved.round, saved.sites)
     assert found.broadcast.frames == saved.broadcast.frames
-    assert found.broadcast.round == 3 and found.state.averaged == 2
-    for part in ("model", "momentum", "total"):
-        ours, theirs = getattr(found.state, part), getattr(saved.state, part)
+    assert found.broadcast.round == 3
+    assert found.state.scalars == {"averaged": 2, "rate": 0.1, "huge": 2**70}
+    assert found.state.arrays.keys() == saved.state.arrays.keys()
+    for part, ours in found.state.arrays.items():
+        theirs = saved.state.arrays[part]
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
     np.testing.assert_array_equal(found.broadcast.replica, saved.broadcast.replica)

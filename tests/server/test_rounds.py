@@ -601,14 +601,20 @@ def test_fewer_sites_than_the_quorum_end_the_run_before_it_starts(
     assert read_rounds(some.directory) == []
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize(("share", "strategy"), [(0.0, "fedavg"), (0.5, "fedavg")])
 def test_a_run_stopped_after_any_round_and_resumed_equals_one_that_was_not(
-    world: World, share: float
+    world: World, share: float, strategy: str
 ) -> None:
     tables: dict[str, Any] = {
         "sites": 4,
         "uplink": {"aggregate_feedback": share},
-        "federation": {"rounds": 6, "participation": 0.5, "server_momentum": 0.9},
+        "federation": {
+            "rounds": 6,
+            "participation": 0.5,
+            "server_momentum": 0.9,
+            "average_last": 0.6,
+            "strategy": strategy,
+        },
     }
     truth = world(folder="whole", **tables).play()
     some = world(folder="parts", **tables)
@@ -622,6 +628,7 @@ def test_a_run_stopped_after_any_round_and_resumed_equals_one_that_was_not(
         player.close()
     end = some.play()
     np.testing.assert_array_equal(end.point.state.model, truth.point.state.model)
+    np.testing.assert_array_equal(end.point.state.released, truth.point.state.released)
     strip = [replace(r, seconds=0.0) for r in read_rounds(some.directory)]
     assert strip == [replace(r, seconds=0.0) for r in truth.records]
 

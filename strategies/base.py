@@ -1,0 +1,147 @@
+"""What every strategy shares: the streamed mean of a round, and a state that anybody can save."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite.compression import Decoded
+from fedlite.parameters import Vector
+from fedlite.scenario import Federation
+
+# A site's claim of its size is a lever on the average; no honest site here has more.
+MOST_RECORDS = 100_000_000
+
+Mean = Callable[[NDArray[np.float64], float], Vector]
+
+
+def weighted_mean(total: NDArray[np.float64], weight: float) -> Vector:
+    """Return `total / weight`, float32 [n]: the mean without privacy."""
+    return (total / weight).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the server must keep between rounds: arrays and plain numbers, by name.
+
+    arrays: `model`, float32 [n], and whatever else a strategy keeps, of any shape and any dtype
+    that safetensors knows. scalars: ints and floats. A checkpoint saves all of it without knowing
+    what it is; nothing in it is ever changed in place.
+
+    >>> state = ServerState.initial(np.zeros(2, np.float32))
+    >>> after = state.having(momentum=np.ones(2, np.float32), steps=1)
+    >>> after.array("momentum").tolist(), after.scalars["steps"], state.array("momentum").tolist()
+    ([1.0, 1.0], 1, [0.0, 0.0])
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    scalars: Mapping[str, int | float] = field(default_factory=dict)
+
+    @classmethod
+    def initial(cls, vector: Vector) -> ServerState:
+        """Return the state before the first round: the model alone."""
+        return cls({"model": vector.copy()})
+
+    @property
+    def model(self) -> Vector:
+        """The current model, float32 [n]."""
+        return self.arrays["model"]
+
+    @property
+    def released(self) -> Vector:
+        """The model to evaluate and deploy: the average so far, or else the current model."""
+        averaged = self.scalars.get("averaged", 0)
+        if not averaged:
+            return self.model
+        return (self.arrays["total"] / averaged).astype(np.float32)
+
+    def array(self, name: str, start: float = 0.0) -> Vector:
+        """Return an array as long as the model; before it was first kept, `start` everywhere."""
+        found = self.arrays.get(name)
+        return np.full_like(self.model, start) if found is None else found
+
+    def having(self, **changed: NDArray[Any] | int | float) -> ServerState:
+        """Return the state with these arrays and numbers in place of those of the same names."""
+        arrays = {k: v for k, v in changed.items() if isinstance(v, np.ndarray)}
+        scalars = {k: v for k, v in changed.items() if not isinstance(v, np.ndarray)}
+        return ServerState({**self.arrays, **arrays}, {**self.scalars, **scalars})
+
+    def with_model_counted(self) -> ServerState:
+        """Return the state with the current model in the average that is released."""
+        total = self.arrays.get("total", np.zeros(self.model.shape, np.float64))
+        averaged = int(self.scalars.get("averaged", 0))
+        return self.having(total=total + self.model, averaged=averaged + 1)
+
+
+class Strategy(ABC):
+    """A rule by which the server turns a round's mean update into the next model.
+
+    `start`, then `add` once an update, then `finish`. The sum is the only vector it holds, so
+    memory does not grow with the number of sites. With `weighting = "uniform"` every site counts
+    the same; with `"records"` as many times as it has training records.
+
+    With `average_last = f` the released model is the mean over the last fraction f of the rounds
+    (Polyak and Juditsky 1992): it averages out noise, of privacy or of compression.
+
+    A rule is one method, `step`: state in, state out. What it returns is all that it remembers, and
+    a resumed run goes on with it. Beside it, one line in `STRATEGIES` makes it a scenario's choice.
+
+    >>> class Signs(Strategy):
+    ...     "SignSGD on the mean."
+    ...     def step(self, state, mean):
+    ...         rate = np.float32(self.settings.server_learning_rate)
+    ...         return state.having(model=state.model + rate * np.sign(mean))
+    >>> rule = Signs(Federation(server_learning_rate=0.5))
+    >>> rule.start(2)
+    >>> rule.add(Decoded(2, None, np.array([3, -7], np.float32)), 0)
+    >>> rule.finish(ServerState.initial(np.zeros(2, np.float32)), 1).model.tolist()
+    [0.5, -0.5]
+    """
+
+    def __init__(self, federation: Federation, mean: Mean = weighted_mean) -> None:
+        """Keep the settings, and how a sum and its weight become a mean (with noise or without)."""
+        self.settings = federation
+        self._mean = mean
+        self._sum: NDArray[np.float64] = np.zeros(0)
+        self._weight = 0.0
+
+    def start(self, size: int) -> None:
+        """Begin a round for vectors of `size` values, with an empty sum."""
+        self._sum = np.zeros(size, np.float64)
+        self._weight = 0.0
+
+    def add(self, update: Decoded, records: int) -> None:
+        """Add one site's update to the sum; `records` is 0 when the site does not disclose it.
+
+        Raises ValueError when the weights need the record count and it is missing or absurd; the
+        sum is then unchanged.
+        """
+        weight = 1.0
+        if self.settings.weighting == "records":
+            if not 1 <= records <= MOST_RECORDS:
+                raise ValueError(f"records: must be from 1 to {MOST_RECORDS}, got {records}")
+            weight = float(records)
+        update.add_to(self._sum, weight)
+        self._weight += weight
+
+    def finish(self, state: ServerState, round_number: int) -> ServerState:
+        """Return the state after the round; without any update the model stays as it is."""
+        after = state
+        if self._weight:
+            after = self.step(state, self._mean(self._sum, self._weight))
+        if round_number > self.settings.rounds * (1 - self.settings.average_last):
+            after = after.with_model_counted()
+        return after
+
+    @abstractmethod
+    def step(self, state: ServerState, mean: Vector) -> ServerState:
+        """Return the state after a step along `mean`, float32 [n]: the round's mean update.
+
+        The server's noise, if it adds any, is in `mean` already, so that no rule can forget it and
+        whatever a rule does with it costs no more privacy.
+        """
