@@ -5,8 +5,14 @@ from __future__ import annotations
 from fedlite.scenario import Federation
 from strategies.base import Mean, ServerState, Strategy, weighted_mean
 from strategies.fedavg import FedAvg
+from strategies.fedopt import FedAdagrad, FedAdam, FedYogi
 
-STRATEGIES: dict[str, type[Strategy]] = {"fedavg": FedAvg}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "fedavg": FedAvg,
+    "fedadagrad": FedAdagrad,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+}
 
 
 def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:

@@ -601,7 +601,9 @@ def test_fewer_sites_than_the_quorum_end_the_run_before_it_starts(
     assert read_rounds(some.directory) == []
 
 
-@pytest.mark.parametrize(("share", "strategy"), [(0.0, "fedavg"), (0.5, "fedavg")])
+@pytest.mark.parametrize(
+    ("share", "strategy"), [(0.0, "fedavg"), (0.5, "fedavg"), (0.0, "fedyogi")]
+)
 def test_a_run_stopped_after_any_round_and_resumed_equals_one_that_was_not(
     world: World, share: float, strategy: str
 ) -> None:
