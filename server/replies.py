@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -14,19 +15,29 @@ log = logging.getLogger("fedlite.server")
 POLL_SECONDS = 0.1
 
 
-def ask(grid: Grid, messages: Sequence[Message], seconds: float) -> Iterator[Message]:
-    """Push messages and yield their replies as they come, until `seconds` have passed."""
-    # Flower gives no id (None, or nothing) for a message that it could not take.
-    waiting = {message_id for message_id in grid.push_messages(messages) if message_id}
-    until = time.monotonic() + seconds
-    while waiting:
-        arrived = pull(grid, waiting)
+def ask(grid: Grid, messages: Iterable[Message], seconds: float) -> Iterator[Message]:
+    """Push messages and yield their replies as they come, until `seconds` have passed.
+
+    A message is taken from `messages` when it is pushed, and not before. A network's grid takes all
+    at once; one that says how much `room` it has gets no more, so that the others need not exist
+    yet: each may hold a whole model.
+    """
+    questions, waiting, more = iter(messages), set[str](), True
+    until = 0.0
+    while more or waiting:
+        if more and (room := getattr(grid, "room", None)) != 0:
+            ids = list(grid.push_messages(islice(questions, room)))
+            # Flower gives no id (None, or nothing) for a message that it could not take.
+            waiting |= {message_id for message_id in ids if message_id}
+            more = room is not None and len(ids) == room
+        until = until or time.monotonic() + seconds
+        arrived = pull(grid, waiting) if more or waiting else []
         for message in arrived:
             waiting.discard(message.metadata.reply_to_message_id)
             yield message
-        if not waiting or time.monotonic() > until:
+        if time.monotonic() > until:
             return
-        if not arrived:
+        if waiting and not arrived:
             time.sleep(POLL_SECONDS)
 
 
@@ -36,7 +47,7 @@ def pull(grid: Grid, waiting: set[str]) -> list[Message]:
     Flower's grid raises whatever its decoders raise, and one site's bytes may not stop a run.
     """
     try:
-        return list(grid.pull_messages(list(waiting)))
+        return list(grid.pull_messages(waiting))
     except Exception:
         log.exception("a reply could not be read; asking for each by itself")
     arrived: list[Message] = []

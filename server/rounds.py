@@ -254,15 +254,19 @@ class Rounds:
         """Invite sites, use replies in the order of names, return who needs the full model."""
         digest = self.point.broadcast.digest
         by_node = {self.roster.nodes[name]: name for name in names}
-        questions, again = [], []
-        for node, name in by_node.items():
-            instruction = self._instruction(name, number, digest).encode()
-            outcome.bytes_down += len(instruction)
-            outcome.asked += 1
-            self.point.sites[name].asked = min(self.point.sites[name].asked + 1, number)
-            questions.append(flower.ask(instruction, node, "train", str(number)))
+        again: list[str] = []
+
+        def questions() -> Iterator[Message]:
+            # Each is made when the grid takes it: a late joiner's holds the whole model.
+            for node, name in by_node.items():
+                instruction = self._instruction(name, number, digest).encode()
+                outcome.bytes_down += len(instruction)
+                outcome.asked += 1
+                self.point.sites[name].asked = min(self.point.sites[name].asked + 1, number)
+                yield flower.ask(instruction, node, "train", str(number))
+
         deadline = self.scenario.federation.deadline_seconds
-        for message in replies.ask(self.grid, questions, deadline):
+        for message in replies.ask(self.grid, questions(), deadline):
             name = by_node.get(message.metadata.src_node_id, "")
             if not name and message.has_error():
                 # Flower answers itself for a node that it takes for gone.

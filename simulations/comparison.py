@@ -35,7 +35,8 @@ from fedlite.training import Learner, head as home
 from fedlite.training.share import plan_mechanism, record_mechanism, settle_process
 from server.closing import finish, witness_of
 from server.evaluation import area_under_curve
-from simulations.grid import SimulationGrid, make_engine
+from simulations.engines import make_engine
+from simulations.grid import SimulationGrid
 
 Scores = NDArray[np.float64]
 Score = Callable[[NDArray[np.float64], NDArray[np.int64]], float]

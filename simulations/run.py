@@ -236,7 +236,8 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
 
     from fedlite.training.share import settle_process
     from server.app import app, run_number
-    from simulations.grid import SimulationGrid, make_engine
+    from simulations.engines import make_engine
+    from simulations.grid import SimulationGrid
 
     settle_process()
     run_id = run_number(scenario, directory)

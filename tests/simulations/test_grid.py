@@ -10,7 +10,8 @@ import pytest
 from fedlite import flower
 from fedlite.messages import Code, Hello
 from fedlite.scenario import Scenario
-from simulations.grid import FIRST_NODE, Pool, SimulationGrid, make_engine
+from simulations.engines import FIRST_NODE, Pool, make_engine
+from simulations.grid import SimulationGrid
 
 Plan = Callable[..., Scenario]
 

@@ -1,0 +1,258 @@
+"""What executes the messages of a simulation: one process, or a pool of them.
+
+A task goes through queues from which each is taken once, and nothing looks at all of them, so that
+a round costs the same per message however many sites it has.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from flwr.app import Context, Message, RecordDict
+
+from fedlite import flower
+from fedlite.messages import Code
+
+FIRST_NODE = 1000
+
+AHEAD = 64
+"""Messages that an engine likes to have waiting: enough to choose from, few enough to hold."""
+
+
+class Task(NamedTuple):
+    """One serialised message for a node, and the future that gets the serialised reply."""
+
+    node: int
+    data: bytes
+    reply: Future[bytes]
+
+
+class Engine(Protocol):
+    """Executes serialised messages at simulated nodes."""
+
+    name: str
+
+    @property
+    def room(self) -> int:
+        """How many more messages it can use now; it takes any number."""
+
+    def submit(self, node: int, data: bytes) -> Future[bytes]:
+        """Take one message for `node`; the future holds the serialised reply."""
+
+    def advance(self, seconds: float) -> None:
+        """Work, or wait for the work, for about `seconds` or until nothing is left to do.
+
+        A message that has been begun in this process is finished, however long it takes.
+        """
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time spent so far by all processes, in seconds."""
+
+    def close(self) -> None:
+        """End all processes."""
+
+
+class Node:
+    """Runs the ClientApp for messages that arrive as bytes; one a process."""
+
+    def __init__(self, run_id: int, sites: int, run_config: Mapping[str, Any], state: Path) -> None:
+        """Import the ClientApp, one torch thread only."""
+        from clients.app import app
+        from fedlite.training.share import settle_process
+
+        settle_process()
+        flower.identify(run_id, 0)
+        self._app = app
+        self._contexts = {
+            FIRST_NODE + index: Context(
+                run_id=run_id,
+                node_id=FIRST_NODE + index,
+                node_config={
+                    "partition-id": index,
+                    "num-partitions": sites,
+                    "state-path": str(state),
+                },
+                state=RecordDict(),
+                run_config=dict(run_config),
+            )
+            for index in range(sites)
+        }
+
+    def handle(self, node: int, data: bytes) -> bytes:
+        """Return the serialised reply of `node` to a serialised message."""
+        message = flower.from_bytes(data)
+        reply: Message = self._app(message, self._contexts[node])
+        return flower.to_bytes(reply)
+
+
+class Serial:
+    """Runs one message after the other in this process."""
+
+    name = "serial"
+
+    def __init__(self, node: Node) -> None:
+        """Keep the node and an empty queue."""
+        self._node = node
+        self._queue: deque[Task] = deque()
+
+    @property
+    def room(self) -> int:
+        """How many more messages it can use now."""
+        return max(0, AHEAD - len(self._queue))
+
+    def submit(self, node: int, data: bytes) -> Future[bytes]:
+        """Queue one message."""
+        task = Task(node, data, Future())
+        self._queue.append(task)
+        return task.reply
+
+    def advance(self, seconds: float) -> None:
+        """Handle the oldest messages, at least one."""
+        until = time.monotonic() + seconds
+        while self._queue:
+            task = self._queue.popleft()
+            task.reply.set_result(self._node.handle(task.node, task.data))
+            if time.monotonic() >= until:
+                return
+
+    def cpu_seconds(self) -> float:
+        """Return this process's CPU time."""
+        return time.process_time()
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Pool:
+    """Runs messages in worker processes, each with one torch thread.
+
+    A worker takes the messages of sites that it has served before: what a site has prepared
+    (loaded records, fixed features) stays in that process. It takes others when it would idle.
+    A worker that dies answers for its message with a code, and is replaced.
+    """
+
+    name = "pool"
+
+    def __init__(self, workers: int, arguments: tuple[Any, ...]) -> None:
+        """Start `workers` processes; `arguments` are those of `Node`."""
+        self._arguments = arguments
+        # spawn: a forked child would share torch's and Flower's locks with this process.
+        self._context = multiprocessing.get_context("spawn")
+        self._workers = [self._start() for _ in range(workers)]
+        # Which worker has served a node, and what waits for each; None: for whoever is free.
+        self._home: dict[int, int] = {}
+        self._queues: dict[int | None, deque[Task]] = {n: deque() for n in (None, *range(workers))}
+        self._waiting = 0
+        self._busy: dict[int, Task] = {}
+        self._cpu = [0.0] * workers
+        self._cpu_of_dead = 0.0
+
+    def _start(self) -> tuple[Any, Connection]:
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(there, self._arguments), daemon=True)
+        process.start()
+        there.close()
+        return process, here
+
+    @property
+    def room(self) -> int:
+        """How many more messages it can use now."""
+        return max(0, AHEAD - self._waiting)
+
+    def submit(self, node: int, data: bytes) -> Future[bytes]:
+        """Queue one message."""
+        task = Task(node, data, Future())
+        self._queues[self._home.get(node)].append(task)
+        self._waiting += 1
+        return task.reply
+
+    def advance(self, seconds: float) -> None:
+        """Hand messages to idle workers and take replies."""
+        until = time.monotonic() + seconds
+        while self._waiting or self._busy:
+            for number in range(len(self._workers)):
+                if number not in self._busy and self._waiting:
+                    self._hand_over(number)
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            busy = {self._workers[number][1]: number for number in self._busy}
+            for connection in wait(list(busy), timeout=left):
+                self._take(busy[connection])  # type: ignore[index]
+
+    def _take(self, number: int) -> None:
+        task = self._busy.pop(number)
+        try:
+            self._cpu[number], reply = self._workers[number][1].recv()
+        except (EOFError, OSError):
+            self._replace(number)
+            reply = flower.to_bytes(flower.decline(Code.FAILED, flower.from_bytes(task.data)))
+        task.reply.set_result(reply)
+
+    def _hand_over(self, number: int) -> None:
+        queues = self._queues
+        # What others wait for last, and then where most waits.
+        others = max(queues.values(), key=len)
+        task = (queues[number] or queues[None] or others).popleft()
+        self._waiting -= 1
+        self._home.setdefault(task.node, number)
+        self._busy[number] = task
+        try:
+            self._workers[number][1].send((task.node, task.data))
+        except OSError:
+            # The worker is gone; its connection reports that to `advance`.
+            return
+
+    def _replace(self, number: int) -> None:
+        process, connection = self._workers[number]
+        connection.close()
+        process.join()
+        self._cpu_of_dead += self._cpu[number]
+        self._cpu[number] = 0.0
+        self._workers[number] = self._start()
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of this process and, as of their last replies, of all workers."""
+        return time.process_time() + sum(self._cpu) + self._cpu_of_dead
+
+    def close(self) -> None:
+        """End the workers."""
+        for process, connection in self._workers:
+            connection.close()
+            process.terminate()
+        for process, _ in self._workers:
+            process.join()
+
+
+def _work(connection: Connection, arguments: tuple[Any, ...]) -> None:
+    node = Node(*arguments)
+    while True:
+        try:
+            address, data = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        reply = node.handle(address, data)
+        connection.send((time.process_time(), reply))
+
+
+def make_engine(
+    name: str,
+    *,
+    run_id: int,
+    sites: int,
+    run_config: Mapping[str, Any],
+    state: Path,
+) -> Engine:
+    """Return the engine `serial` or `pool`; the pool has a worker a core, at most one a site."""
+    arguments = (run_id, sites, dict(run_config), state)
+    if name == "serial":
+        return Serial(Node(*arguments))
+    return Pool(min(os.cpu_count() or 1, sites), arguments)
