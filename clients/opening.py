@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from clients.site import Decline, Site
+from fedlite import plan as plans
 from fedlite.data import SiteData, Source
-from fedlite.data.spread import load_source, share_out, spread
+from fedlite.data.spread import load_source, share_out
 from fedlite.guard import policy as site_policy
 from fedlite.guard.declared import beyond_declared
 from fedlite.guard.folder import Home, open_home
 from fedlite.guard.policy import DataSet, for_scenario
 from fedlite.messages import Code
+from fedlite.plan import Plan
 from fedlite.scenario import Scenario, ScenarioError
 from fedlite.training import Learner
-from fedlite.training.share import plan_mechanism, settle_batch
 
 log = logging.getLogger("fedlite.site")
 
@@ -35,15 +36,14 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
 
     Raises ValueError when the data, the model or the privacy plan is not usable.
     """
-    source, sites = spread(scenario)
-    data = sites[index]
+    plan, _, sites = plans.simulated(scenario)
+    data, scenario = sites[index], plan.scenario
     default = for_scenario(scenario, data.name)
     home = open_home(
         _homes(scenario, directory) / data.name, data.name, scenario.data.name, default
     )
-    scenario = settle_batch(scenario, len(source.train))
     state = directory / f"{data.name}.safetensors"
-    return _ready(scenario, source, data, state, home, most=scenario.privacy.max_records)
+    return _ready(plan, data, state, home, most=scenario.privacy.max_records)
 
 
 def open_deployed_site(scenario: Scenario, home: Path, run: str) -> Site:
@@ -75,7 +75,8 @@ def open_deployed_site(scenario: Scenario, home: Path, run: str) -> Site:
     folder = home / "state" / run
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = folder / "state.safetensors"
-    return _ready(scenario, source, data, state, place, most=chosen.records_at_most)
+    plan = plans.of(scenario, source.shape, source.classes)
+    return _ready(plan, data, state, place, most=chosen.records_at_most)
 
 
 def _own_records(
@@ -122,22 +123,18 @@ def _no_such_part(chosen: DataSet, known: Iterable[str]) -> ValueError:
     )
 
 
-def _ready(
-    scenario: Scenario, source: Source, data: SiteData, state: Path, home: Home, *, most: int
-) -> Site:
+def _ready(plan: Plan, data: SiteData, state: Path, home: Home, *, most: int) -> Site:
     """Build the site; where its records are private, `most` cuts them (0: never).
 
     A table that keeps what was declared of it is never cut. To refuse one that does not would tell
     how many records it has; to train on all of it would cost more than the plan says.
     """
-    train = data.train
+    train, scenario = data.train, plan.scenario
     if scenario.private and 0 < most < len(train):
         log.warning("%s: only the first %d records count, as declared", data.name, most)
         train = train.take(np.arange(most))
-    mechanism = plan_mechanism(scenario) if scenario.private else None
-    learner = Learner(scenario, train, source.classes)
     commitment = home.commitment(train) if scenario.claims_privacy else train.digest().hex()
-    return Site(scenario, data.name, learner, mechanism, state, home, commitment)
+    return Site(plan, data.name, Learner(plan, train), state, home, commitment)
 
 
 def _homes(scenario: Scenario, directory: Path) -> Path:

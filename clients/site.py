@@ -18,12 +18,12 @@ from fedlite.guard.folder import Home
 from fedlite.guard.policy import SitePolicy, for_scenario
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
+from fedlite.plan import Plan
 from fedlite.privacy import Mechanism, client
-from fedlite.privacy.budget import Budget, Refused, plan_unit
+from fedlite.privacy.budget import Budget, Refused
 from fedlite.privacy.ledger import Ledger
 from fedlite.scenario import Scenario
 from fedlite.training import Learner
-from fedlite.training.share import steps_per_round
 
 # Another run at this site may be using the ledger; a round there takes seconds, not minutes.
 _LEDGER_WAIT = 120.0
@@ -48,18 +48,27 @@ class Decline(Exception):
 class Site:
     """A site that is ready to train.
 
-    mechanism: what protects its records; None when no privacy unit is set. path: the file of what
-    it remembers of this run. home: its policy, keys and ledgers; None only for a site without
-    privacy that nobody gave a policy. commitment: to exactly the records that it trains on.
+    path: the file of what it remembers of this run. home: its policy, keys and ledgers; None only
+    for a site without privacy that nobody gave a policy. commitment: to exactly the records that it
+    trains on.
     """
 
-    scenario: Scenario
+    plan: Plan
     name: str
     learner: Learner
-    mechanism: Mechanism | None
     path: Path
     home: Home | None = None
     commitment: str = ""
+
+    @property
+    def scenario(self) -> Scenario:
+        """The plan's."""
+        return self.plan.scenario
+
+    @property
+    def mechanism(self) -> Mechanism | None:
+        """What protects its records; None when no privacy unit is set."""
+        return self.plan.mechanism
 
     @property
     def number(self) -> int:
@@ -69,9 +78,7 @@ class Site:
     @property
     def unit(self) -> str:
         """What protects an update, as policies and ledgers name it."""
-        if self.mechanism is None or not self.scenario.claims_privacy:
-            return "none"
-        return plan_unit(self.mechanism)
+        return self.plan.unit
 
     @property
     def protection(self) -> str:
@@ -93,7 +100,7 @@ class Site:
                 rotations = tuple(
                     row.line.decode().rstrip() for row in ledger.rows if row.kind == "key-rotate"
                 )
-        layout = self.learner.layout.digest.hex()
+        layout = self.plan.layout.digest.hex()
         return Hello(self.name, layout, fedlite.__version__, head, rotations)
 
     def take_part(self, instruction: Instruction) -> Reply:
@@ -130,8 +137,8 @@ class Site:
     def _take_part(self, instruction: Instruction, budget: Budget | None) -> bytes:
         known = load(self.path)
         state = known or SiteState(
-            replica=self.learner.initial,
-            residual=np.zeros_like(self.learner.initial),
+            replica=self.plan.initial,
+            residual=np.zeros_like(self.plan.initial),
             records=self.commitment,
         )
         if state.records != self.commitment:
@@ -185,9 +192,9 @@ class Site:
         Returns that model, and what the last broadcast changed; None when the site cannot tell.
         """
         replica = state.replica
-        sparse = self.scenario.downlink.make(self.learner.layout.sizes)
+        sparse = self.plan.downlink
         dense = compression.Dense()
-        size = self.learner.layout.size
+        size = self.plan.layout.size
         current, digest = replica, vector_digest(replica)
         at, before = state.round, None
         count = len(instruction.frames)
@@ -199,7 +206,7 @@ class Site:
                 f"round {instruction.round} of {self.scenario.federation.rounds} with {count} "
                 "frames: the plan has no such round, or no round needs so many",
             )
-        limits = {c.codec: c.limit(size) for c in (sparse, dense)}
+        limits = {sparse.codec: self.plan.down_limit, dense.codec: dense.limit(size)}
         for number, frame in enumerate(instruction.frames):
             # Aggregate feedback asks what the last frame changed, also when that was nothing.
             if digest == instruction.model and not self.scenario.uplink.aggregate_feedback:
@@ -213,7 +220,7 @@ class Site:
                     # A chain's frames are numbered by the round they lead to; the last is this one.
                     round=instruction.round - count + 1 + number,
                     site=0,
-                    layout=self.learner.layout.digest,
+                    layout=self.plan.layout.digest,
                     base=bytes(8) if full else digest,
                     seed=self.scenario.federation.seed,
                 )
@@ -253,7 +260,7 @@ class Site:
         """
         if self.home is None or self.mechanism is None:
             raise ValueError("home: a private site needs one, got none")
-        run, steps = instruction.run.hex(), steps_per_round(self.scenario)
+        run, steps = instruction.run.hex(), self.plan.round_steps
         budget.begin(
             run,
             self.mechanism,
@@ -276,8 +283,7 @@ class Site:
         self, state: SiteState, delta: Vector, step: Vector | None, instruction: Instruction
     ) -> bytes:
         """Compress the delta into a frame and keep both possible residuals in `state`."""
-        link = self.scenario.uplink
-        compressor = link.make(self.learner.layout.sizes)
+        link, compressor = self.scenario.uplink, self.plan.uplink
         residual = compression.Residual(state.residual) if link.error_feedback else None
         reference = None
         if link.aggregate_feedback and step is not None:
@@ -286,12 +292,12 @@ class Site:
             run=instruction.run,
             round=instruction.round,
             site=self.number,
-            layout=self.learner.layout.digest,
+            layout=self.plan.layout.digest,
             base=instruction.model,
             seed=self.scenario.federation.seed,
         )
         # Without a residual nothing is kept of what the server cuts off.
-        bound = self.scenario.federation.update_norm if link.error_feedback else 0.0
+        bound = self.plan.update_norm if link.error_feedback else 0.0
         sent = compression.compress(
             compressor,
             delta,

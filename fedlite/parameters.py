@@ -108,6 +108,8 @@ def load_vector(module: nn.Module, vector: Vector) -> None:
     offset = 0
     with torch.no_grad():
         for parameter in parameters:
-            piece = torch.from_numpy(vector[offset : offset + parameter.numel()])
-            parameter.copy_(piece.view_as(parameter))
+            piece = vector[offset : offset + parameter.numel()]
+            # torch warns of arrays that it could not write to, though nothing here does.
+            piece = piece if piece.flags.writeable else piece.copy()
+            parameter.copy_(torch.from_numpy(piece).view_as(parameter))
             offset += parameter.numel()

@@ -14,18 +14,18 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedlite import plan as plans
 from fedlite.data import Source
-from fedlite.models import build
 from fedlite.models.files import write_model
-from fedlite.parameters import Layout, Vector, to_vector
-from fedlite.privacy import ClientMechanism, Mechanism, accounting
+from fedlite.parameters import Vector
+from fedlite.plan import Plan
+from fedlite.privacy import accounting
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
 from fedlite.reporting.report import report
 from fedlite.scenario import Scenario, from_run_config
 from fedlite.storage import write_atomic
-from fedlite.training.share import plan_mechanism, settle_batch, steps_per_round
 from server.closing import finish, witness_of
 from server.deployment import Deployment, from_environment
 from server.directories import free_directory
@@ -114,14 +114,11 @@ def run_scenario(
     """
     evaluator = None
     if deployment is not None and scenario.data.at_sites:
-        shape, classes = scenario.data.sizes, len(scenario.data.class_names)
+        plan = plans.of(scenario, scenario.data.sizes, len(scenario.data.class_names))
     else:
-        evaluator = Evaluator(scenario)
-        scenario = settle_batch(scenario, len(evaluator.source.train))
-        shape, classes = evaluator.source.shape, evaluator.source.classes
-    model = build(scenario.model.name, shape, classes, seed=scenario.federation.seed)
-    layout, initial = Layout.of(model), to_vector(model)
-    mechanism = plan_mechanism(scenario) if scenario.private else None
+        plan, source, sites = plans.simulated(scenario)
+        evaluator = Evaluator(plan, source, sites)
+    scenario = plan.scenario
 
     directory.mkdir(parents=True, exist_ok=True)
     _same_scenario(directory, scenario)
@@ -130,12 +127,9 @@ def run_scenario(
     witness = witness_of(scenario, directory, deployment)
     rounds = Rounds(
         grid,
-        scenario,
+        plan,
         directory,
         run=run,
-        layout=layout,
-        initial=initial,
-        central=central_mechanism(mechanism),
         witness=witness,
         enrolled=deployment.site if deployment else None,
         wait=wait,
@@ -143,26 +137,23 @@ def run_scenario(
     )
     without_waits(grid, rounds.updates.longest, scenario.federation.deadline_seconds)
     meter = EnergyMeter.started()
-    budget = scenario.privacy.epsilon if mechanism else None
+    budget = scenario.privacy.epsilon if plan.mechanism else None
     with Progress(scenario.federation.rounds, budget, quiet=quiet) as progress:
         if evaluator is None:
             progress.status("no accuracy is measured: the coordinator holds no records")
         for record in rounds.play(
-            epsilon=lambda asked: _loss(scenario, mechanism, asked),
+            epsilon=lambda asked: _loss(plan, asked),
             evaluate=_every(evaluator, scenario),
             cpu_seconds=cpu_seconds,
         ):
             progress.update(record, total_bytes(rounds.records))
         progress.status("writing the model and the report")
-        write_model(directory, scenario, layout, rounds.point.state.released, model)
+        write_model(directory, scenario, plan.layout, rounds.point.state.released, plan.model())
         summary = summarize(
-            scenario,
+            plan,
             rounds.point,
             rounds.records,
             engine=engine,
-            layout=layout,
-            model=model,
-            mechanism=mechanism,
             evaluator=evaluator,
             energy=meter.since(sum(r.cpu_seconds for r in rounds.records)),
             refused=rounds.roster.refused.values(),
@@ -171,13 +162,6 @@ def run_scenario(
         finish(directory, summary, witness)
         report(directory)
     log.info("run directory: %s", directory)
-
-
-def central_mechanism(mechanism: Mechanism | None) -> ClientMechanism | None:
-    """Return the mechanism when it is the server that adds its noise."""
-    if isinstance(mechanism, ClientMechanism) and mechanism.at == "server":
-        return mechanism
-    return None
 
 
 def _same_scenario(directory: Path, scenario: Scenario) -> None:
@@ -207,11 +191,11 @@ def _same_records(directory: Path, source: Source) -> None:
         )
 
 
-def _loss(scenario: Scenario, mechanism: Mechanism | None, asked: int) -> float | None:
-    if mechanism is None or not scenario.claims_privacy:
+def _loss(plan: Plan, asked: int) -> float | None:
+    if plan.mechanism is None or not plan.scenario.claims_privacy:
         return None
-    steps = min(asked * steps_per_round(scenario), mechanism.steps)
-    return accounting.running(mechanism, steps, scenario.privacy.delta)
+    steps = min(asked * plan.round_steps, plan.mechanism.steps)
+    return accounting.running(plan.mechanism, steps, plan.scenario.privacy.delta)
 
 
 def _every(

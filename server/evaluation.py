@@ -13,11 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlite.data import Dataset
-from fedlite.data.spread import spread
-from fedlite.models import build
+from fedlite.data import Dataset, SiteData, Source
 from fedlite.parameters import Vector, load_vector
-from fedlite.scenario import Scenario
+from fedlite.plan import Plan
 
 BRANCHES = ("shallow", "deep")
 _CHUNK = 4096
@@ -34,16 +32,10 @@ class Scores:
 class Evaluator:
     """Scores parameter vectors on the source's global test set, or on the sites' own test parts."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        """Load the data and prepare it once."""
-        federation = scenario.federation
-        self.source, self.sites = spread(scenario)
-        self.model = build(
-            scenario.model.name,
-            self.source.shape,
-            self.source.classes,
-            seed=federation.seed,
-        )
+    def __init__(self, plan: Plan, source: Source, sites: tuple[SiteData, ...]) -> None:
+        """Prepare the records once."""
+        self.source, self.sites = source, sites
+        self.model = plan.model()
         self._site_tests = [self._prepare(site.test) for site in self.sites]
         self._global = None if self.source.test is None else self._prepare(self.source.test)
 

@@ -18,10 +18,9 @@ from flwr.serverapp import Grid
 
 from fedlite import flower
 from fedlite.messages import Code, Instruction, site_id
-from fedlite.parameters import Layout, Vector
-from fedlite.privacy import ClientMechanism
+from fedlite.parameters import Vector
+from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
-from fedlite.scenario import Scenario
 from server import broadcast, checkpoint, replies
 from server.checkpoint import Checkpoint, SiteRecord
 from server.deployment import Enrolled
@@ -56,9 +55,7 @@ class Outcome:
 class Rounds:
     """A run from its first round, or from its checkpoint, to its last.
 
-    grid: Flower's way to the sites. layout: the model's layout. initial: float32 [n], the
-    model that every site builds from the public seed. central: the mechanism whose noise the server
-    adds, if it does. witness, enrolled, wait, notice: as the Roster has them.
+    grid: Flower's way to the sites. witness, enrolled, wait, notice: as the Roster has them.
     epsilon(asked) returns the privacy loss of a site that was asked so often. evaluate(round,
     model) returns accuracy and AUC by branch.
     """
@@ -66,13 +63,10 @@ class Rounds:
     def __init__(
         self,
         grid: Grid,
-        scenario: Scenario,
+        plan: Plan,
         directory: Path,
         *,
         run: bytes,
-        layout: Layout,
-        initial: Vector,
-        central: ClientMechanism | None = None,
         witness: Witness | None = None,
         enrolled: Callable[[int], Enrolled | None] | None = None,
         wait: float = 0.0,
@@ -80,9 +74,10 @@ class Rounds:
     ) -> None:
         """Start afresh, or go on after the last checkpoint in `directory`."""
         self.grid = grid
-        self.scenario = scenario
+        self.plan = plan
+        self.scenario = scenario = plan.scenario
         self.directory = directory
-        self.layout = layout.digest
+        self.layout = plan.layout.digest
         self._witness = witness
         self.roster = Roster(
             grid,
@@ -93,7 +88,8 @@ class Rounds:
             wait=wait,
             notice=notice,
         )
-        self.updates = Updates(scenario, layout, central, witness)
+        self.updates = Updates(plan, witness)
+        initial = plan.initial
         found = checkpoint.load(directory / "checkpoint")
         if found is None:
             found = Checkpoint(run, 0, ServerState.initial(initial), broadcast.initial(initial))
@@ -111,7 +107,6 @@ class Rounds:
             )
         rewrite_rounds(directory, kept)
         self.records = kept
-        self._down = scenario.downlink.make(layout.sizes)
 
     def play(
         self,
@@ -228,7 +223,9 @@ class Rounds:
     def _round(self, number: int) -> tuple[Outcome, ServerState]:
         federation, point = self.scenario.federation, self.point
         down = replace(point.broadcast, frames=list(point.broadcast.frames))
-        down.advance(point.state.model, self._down, self.layout, point.run, seed=federation.seed)
+        down.advance(
+            point.state.model, self.plan.downlink, self.layout, point.run, seed=federation.seed
+        )
         point.broadcast = down
         self.updates.start(point, number)
 

@@ -12,12 +12,10 @@ from statistics import median
 from typing import Any
 
 import fedlite
-from fedlite.models import Branched
-from fedlite.parameters import Layout, Vector
-from fedlite.privacy import Mechanism, accounting
+from fedlite.parameters import Vector
+from fedlite.plan import Plan
+from fedlite.privacy import accounting
 from fedlite.reporting.record import RoundRecord, total_bytes
-from fedlite.scenario import Scenario
-from fedlite.training.share import steps_per_round
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
 from server.witness import Witness
@@ -26,8 +24,7 @@ _PACKAGES = ("flwr", "torch", "opacus", "dp-accounting", "numpy")
 
 
 def privacy_of(
-    scenario: Scenario,
-    mechanism: Mechanism | None,
+    plan: Plan,
     records: dict[str, SiteRecord],
     seen: Callable[[str], int] | None = None,
 ) -> dict[str, Any]:
@@ -39,13 +36,14 @@ def privacy_of(
 
     seen(site) returns how many updates the witness has seen; without it, those that arrived count.
     """
+    scenario, mechanism = plan.scenario, plan.mechanism
     if mechanism is None:
         return {"unit": "none"}
     privacy = scenario.privacy
     loss = accounting.spent(mechanism, mechanism.steps, privacy.delta)
     sites = {}
     for name, record in sorted(records.items()):
-        steps = min(record.asked * steps_per_round(scenario), mechanism.steps)
+        steps = min(record.asked * plan.round_steps, mechanism.steps)
         sites[name] = {
             "epsilon": {"pld": loss.pld, "prv": loss.prv, "rdp": loss.rdp},
             "prv_error": loss.prv_error,
@@ -100,20 +98,18 @@ def accuracy_of(evaluator: Evaluator | None, vector: Vector) -> dict[str, Any]:
 
 
 def summarize(
-    scenario: Scenario,
+    plan: Plan,
     point: Checkpoint,
     records: list[RoundRecord],
     *,
     engine: str,
-    layout: Layout,
-    model: Branched,
-    mechanism: Mechanism | None,
     evaluator: Evaluator | None,
     energy: dict[str, Any],
     refused: Iterable[str] = (),
     witness: Witness | None = None,
 ) -> dict[str, Any]:
     """Return the summary of a finished run; `refused` has a code for each site not let in."""
+    scenario = plan.scenario
     seen = partial(witness.releases, point.run.hex()) if witness else None
     seconds = [r.seconds for r in records]
     cpu = sum(r.cpu_seconds for r in records)
@@ -124,7 +120,7 @@ def summarize(
         "rounds": point.round,
         "planned_rounds": scenario.federation.rounds,
         "sites": sorted(point.sites),
-        "parameters": layout.size,
+        "parameters": plan.layout.size,
         "engine": engine,
         "versions": versions(),
         "machine": machine(),
@@ -134,7 +130,7 @@ def summarize(
             "origin": evaluator.source.origin if evaluator else "the sites' own files",
             "at_sites": evaluator is None,
         },
-        "model": {"name": scenario.model.name, "costs": model.costs()},
+        "model": {"name": scenario.model.name, "costs": plan.model().costs()},
         "bytes": total_bytes(records),
         "updates": {
             "accepted": sum(r.accepted for r in records),
@@ -142,7 +138,7 @@ def summarize(
             "missing": sum(len(r.missing) for r in records),
         },
         "refused": sorted(refused),
-        "privacy": privacy_of(scenario, mechanism, point.sites, seen),
+        "privacy": privacy_of(plan, point.sites, seen),
         "disclosed": ["records"] if scenario.federation.weighting == "records" else [],
         "seconds": {
             "total": round(sum(seconds), 2),

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from fedlite import compression
 from fedlite.messages import REPLY_BYTES, Reply, site_id
-from fedlite.parameters import LARGEST_UPDATE, Layout, Vector
-from fedlite.privacy import ClientMechanism, client
-from fedlite.scenario import Scenario
+from fedlite.parameters import LARGEST_UPDATE, Vector
+from fedlite.plan import Plan
+from fedlite.privacy import client
 from server.checkpoint import Checkpoint
 from server.witness import Witness
 from strategies import ServerState, Strategy, make, weighted_mean
@@ -21,35 +21,19 @@ from strategies import ServerState, Strategy, make, weighted_mean
 class Updates:
     """A round's updates on their way into the strategy.
 
-    layout: the model's. central: the mechanism whose noise the server adds, if it does. witness:
-    remembers the heads of the sites' ledgers, when they keep any.
+    witness: remembers the heads of the sites' ledgers, when they keep any.
     """
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        layout: Layout,
-        central: ClientMechanism | None = None,
-        witness: Witness | None = None,
-    ) -> None:
-        """Make the strategy of the scenario; call `start` before the first update."""
-        self._scenario = scenario
-        self._layout = layout
-        self._compressor = scenario.uplink.make(layout.sizes)
-        # What a site selects is not noised yet where the server adds the noise, so all its updates
-        # have one length.
-        padding = compression.PAD_BYTES if scenario.noised_at_server else 0
-        self._limit = self._compressor.limit(layout.size) + padding
+    def __init__(self, plan: Plan, witness: Witness | None = None) -> None:
+        """Make the strategy of the plan; call `start` before the first update."""
+        self._plan = plan
         # Bytes of the longest reply that the plan allows.
-        self.longest = REPLY_BYTES + compression.HEADER_BYTES + self._limit
+        self.longest = REPLY_BYTES + compression.HEADER_BYTES + plan.up_limit
         self._witness = witness
-        self._central = central
-        # The noise of the server and the bound that it is made for come from the same object.
-        self._bound = (
-            central.clip_bound(layout.size) if central else scenario.federation.update_norm
-        )
+        self._bound = plan.update_norm
         self._strategy: Strategy = make(
-            scenario.federation, weighted_mean if central is None else self._noised_mean
+            plan.scenario.federation,
+            weighted_mean if plan.central is None else self._noised_mean,
         )
 
     def start(self, point: Checkpoint, number: int) -> None:
@@ -59,13 +43,13 @@ class Updates:
             run=point.run,
             round=number,
             site=0,
-            layout=self._layout.digest,
+            layout=self._plan.layout.digest,
             base=point.broadcast.digest,
-            seed=self._scenario.federation.seed,
+            seed=self._plan.scenario.federation.seed,
         )
-        share = self._scenario.uplink.aggregate_feedback
+        share = self._plan.scenario.uplink.aggregate_feedback
         self._reference = np.float32(share) * point.broadcast.step if share else None
-        self._strategy.start(self._layout.size)
+        self._strategy.start(self._plan.layout.size)
 
     def add(self, name: str, blob: bytes) -> None:
         """Decode a site's update, cut it to the bound and add it.
@@ -76,12 +60,12 @@ class Updates:
         envelope = replace(self._envelope, site=site_id(name))
         reply = Reply.decode(blob)
         self._check_head(name, reply)
-        codec, records, body = compression.unpack(reply.frame, envelope, limit=self._limit)
-        if codec != self._compressor.codec:
-            raise ValueError(f"codec: must be {self._compressor.codec}, got {codec}")
-        if self._scenario.noised_at_server:
+        codec, records, body = compression.unpack(reply.frame, envelope, limit=self._plan.up_limit)
+        if codec != self._plan.uplink.codec:
+            raise ValueError(f"codec: must be {self._plan.uplink.codec}, got {codec}")
+        if self._plan.scenario.noised_at_server:
             body = compression.unpad(body)
-        decoded = self._compressor.decompress(body, self._layout.size, envelope.context)
+        decoded = self._plan.uplink.decompress(body, self._plan.layout.size, envelope.context)
         update = compression.restore(decoded, self._reference)
         if self._bound:
             update = replace(update, values=client.clip(update.values, self._bound))
@@ -104,8 +88,9 @@ class Updates:
             raise ValueError("reply: holds a ledger's head in a run that claims no privacy")
 
     def _noised_mean(self, total: NDArray[np.float64], weight: float) -> Vector:
-        if self._central is None:
+        central = self._plan.central
+        if central is None:
             raise ValueError("central: the mechanism is needed for the server's noise, got none")
-        noise = client.entropy(self._scenario.privacy.simulate_seed, self._number, 0)
-        participants = self._scenario.federation.participants
-        return client.noised_mean(total, participants, self._central, noise)
+        noise = client.entropy(self._plan.scenario.privacy.simulate_seed, self._number, 0)
+        participants = self._plan.scenario.federation.participants
+        return client.noised_mean(total, participants, central, noise)

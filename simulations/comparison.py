@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite import plan as plans
 from fedlite.compression import Decoded
 from fedlite.data import Dataset, SiteData
-from fedlite.data.spread import spread
-from fedlite.models import Branched, build
-from fedlite.parameters import Layout, Vector, load_vector, to_vector
+from fedlite.models import Branched
+from fedlite.parameters import Vector, load_vector
+from fedlite.plan import Plan
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.mechanism import LEAST_NOISE
 from fedlite.reporting.progress import Progress
@@ -32,7 +33,7 @@ from fedlite.reporting.record import read_summary
 from fedlite.reporting.report import report
 from fedlite.scenario import Scenario, ScenarioError, with_values
 from fedlite.training import Learner, head as home
-from fedlite.training.share import plan_mechanism, record_mechanism, settle_process
+from fedlite.training.share import settle_process
 from server.closing import finish, witness_of
 from server.evaluation import area_under_curve
 from simulations.engines import make_engine
@@ -113,10 +114,9 @@ def released_vector(scenario: Scenario, directory: Path) -> Vector:
     """Read the model that a run released, float32 [n]."""
     import safetensors.numpy
 
-    source, _ = spread(scenario)
-    model = build(scenario.model.name, source.shape, source.classes, seed=0)
+    plan, _, _ = plans.simulated(scenario)
     tensors = safetensors.numpy.load_file(directory / "model.safetensors")
-    parts = [tensors[name].ravel() for name in Layout.of(model).names]
+    parts = [tensors[name].ravel() for name in plan.layout.names]
     vector: Vector = np.concatenate(parts).astype(np.float32)
     return vector
 
@@ -127,10 +127,10 @@ def home_scores(scenario: Scenario, vector: Vector) -> dict[str, dict[str, float
     Sites whose held-out part is empty, or of one class where the metric needs two, are left out.
     """
     seed = scenario.federation.seed
-    source, sites = spread(scenario)
-    model = build(scenario.model.name, source.shape, source.classes, seed=seed)
+    plan, _, sites = plans.simulated(scenario)
+    model = plan.model()
     load_vector(model, vector)
-    metric, score = _metric(source.classes)
+    metric, score = _metric(plan.classes)
     found = {}
     for site in sites:
         head = home.home_head(model, site.train, seed=seed)
@@ -165,7 +165,7 @@ def compare(scenario: Scenario, repeats: int, say: Callable[[str], None]) -> Com
                 rows[-1].append(_fold(_divided(scenario, repeat, fold)))
     first = rows[0][0]
     ways = tuple(first.scores)
-    _, sites = spread(scenario)
+    _, _, sites = plans.simulated(scenario)
     return Comparison(
         metric=first.metric,
         ways=ways,
@@ -263,8 +263,8 @@ class _Fold:
 
 def _fold(scenario: Scenario) -> _Fold:
     federation = scenario.federation
-    source, sites = spread(scenario)
-    model = build(scenario.model.name, source.shape, source.classes, seed=federation.seed)
+    plan, _, sites = plans.simulated(scenario)
+    model = plan.model()
     fold, count = _Fold(model, sites, federation.seed), len(sites)
     fold.own = [fold.ridge(x, y, fold.zero()) for x, y in zip(fold.x, fold.y, strict=True)]
     fold.add(ALONE, fold.own)
@@ -273,7 +273,7 @@ def _fold(scenario: Scenario) -> _Fold:
     pooled = fold.ridge(np.concatenate(fold.x), np.concatenate(fold.y), fold.zero())
     fold.add(POOLED, [pooled] * count)
     if scenario.privacy.unit == "record":
-        clear = replace(record_mechanism(scenario), noise_multiplier=_NO_NOISE)
+        clear = replace(_by_record(plan), noise_multiplier=_NO_NOISE)
         load_vector(model, train_here(scenario, [site.train for site in sites], clear))
         fold.add(FEDERATED_CLEAR, [home.deep_head(model)] * count)
     name = federated_name(scenario)
@@ -302,13 +302,19 @@ def _alone(scenario: Scenario, model: Branched, sites: tuple[SiteData, ...]) -> 
 
     The noised sum is divided by the site's own expected batch: no other site needs to agree on it.
     """
-    heads = []
+    heads, planned = [], _by_record(plans.simulated(scenario)[0])
     for site in sites:
         batch = max(1, round(scenario.privacy.sampling_rate * len(site.train)))
-        mechanism = replace(record_mechanism(scenario), expected_batch=batch)
+        mechanism = replace(planned, expected_batch=batch)
         load_vector(model, train_here(scenario, [site.train], mechanism))
         heads.append(home.deep_head(model))
     return heads
+
+
+def _by_record(plan: Plan) -> RecordMechanism:
+    if not isinstance(plan.mechanism, RecordMechanism):
+        raise ValueError(f"privacy.unit: must be record here, got {plan.unit!r}")
+    return plan.mechanism
 
 
 def train_here(scenario: Scenario, parts: list[Dataset], mechanism: RecordMechanism) -> Vector:
@@ -318,8 +324,8 @@ def train_here(scenario: Scenario, parts: list[Dataset], mechanism: RecordMechan
     """
     from strategies import ServerState, make
 
-    source, _ = spread(scenario)
-    learners = [Learner(scenario, part, source.classes) for part in parts]
+    plan, _, _ = plans.simulated(scenario)
+    learners = [Learner(plan, part) for part in parts]
     strategy = make(scenario.federation)
     state = ServerState.initial(learners[0].initial)
     size = len(state.model)
@@ -337,14 +343,12 @@ def federate(scenario: Scenario) -> Vector:
 
     Nothing else of it is kept. Raises RuntimeError when a site did not take part in every round.
     """
-    from server.app import central_mechanism
     from server.rounds import Rounds
 
     if scenario.claims_privacy:
         # Nobody gets to see this model: it claims nothing and spends from no ledger.
         scenario = with_values(scenario, "privacy", simulate_seed=secrets.randbits(31))
-    source, _ = spread(scenario)
-    model = build(scenario.model.name, source.shape, source.classes, seed=scenario.federation.seed)
+    plan, _, _ = plans.simulated(scenario)
     sites, run_id = scenario.federation.sites, secrets.randbits(63)
     # What will be thrown away need not reach a disk: in memory its many syncs cost nothing.
     memory = Path("/dev/shm")  # noqa: S108
@@ -355,17 +359,14 @@ def federate(scenario: Scenario) -> Vector:
             "serial",
             run_id=run_id,
             sites=sites,
-            run_config=scenario.to_run_config(),
+            run_config=plan.scenario.to_run_config(),
             state=directory / "sites",
         )
         rounds = Rounds(
             SimulationGrid(run_id, sites, engine),
-            scenario,
+            plan,
             directory,
             run=run_id.to_bytes(8, "little"),
-            layout=Layout.of(model),
-            initial=to_vector(model),
-            central=central_mechanism(plan_mechanism(scenario) if scenario.private else None),
         )
         for record in rounds.play(
             epsilon=lambda _: None,
@@ -449,10 +450,10 @@ def note(scenario: Scenario, found: Comparison, accuracy: dict[str, dict[str, fl
 
 def _rarest_note(scenario: Scenario, found: Comparison) -> str:
     """Say how few records the coarsest site's AUC rests on, and what the mean of folds would be."""
-    source, sites = spread(scenario)
+    plan, _, sites = plans.simulated(scenario)
     counts = {
         site.name: int(
-            np.bincount(np.concatenate([site.train.y, site.test.y]), minlength=source.classes).min()
+            np.bincount(np.concatenate([site.train.y, site.test.y]), minlength=plan.classes).min()
         )
         for site in sites
     }

@@ -9,19 +9,13 @@ import sys
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fedlite import data
+from fedlite import data, plan as plans
 from fedlite.data.partition import check_expected
-from fedlite.data.spread import spread
-from fedlite.parameters import Layout
+from fedlite.plan import Plan
 from fedlite.scenario import Scenario, ScenarioError, load, with_values
-from fedlite.scenario.links import for_size
 from fedlite.storage import write_atomic
-from fedlite.training.share import device_of, plan_mechanism, settle_batch
-
-if TYPE_CHECKING:
-    from fedlite.models import Branched
+from fedlite.training.share import device_of
 
 ENGINES = ("auto", "serial", "pool", "ray")
 _FREE_BYTES = 200_000_000
@@ -55,16 +49,16 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
 
     Raises ValueError or ScenarioError: whatever can be found wrong is found here, before training.
     """
-    from fedlite.models import build
     from strategies import make
 
-    federation, data = scenario.federation, scenario.data
+    data = scenario.data
     if not deployed:
         device_of(scenario.training.device)
+    make(scenario.federation)
     if not data.at_sites:
-        scenario, shape, classes = _check_data(scenario)
+        plan = _check_data(scenario)
     elif deployed:
-        shape, classes = data.sizes, len(data.class_names)
+        plan = plans.of(scenario, data.sizes, len(data.class_names))
     else:
         raise ScenarioError(
             "data.path: must be set in a simulation (rule: its sites read their records on this "
@@ -72,25 +66,12 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
             "sites with `fedlite server submit`"
         )
     if scenario.privacy.unit == "record":
-        _check_size(scenario)
-    make(federation)
-    for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
-        try:
-            link.make()
-        except ValueError as error:
-            raise ScenarioError(f"{name}.{error}") from None
-    model = build(scenario.model.name, shape, classes, seed=federation.seed)
-    if scenario.privacy.unit == "record":
-        _check_model(model, scenario, shape)
-    if scenario.private:
-        try:
-            plan_mechanism(scenario)
-        except ValueError as error:
-            raise ScenarioError(f"privacy: {error}") from None
-    return for_size(scenario, Layout.of(model).size)
+        _check_size(plan.scenario)
+        _check_model(plan)
+    return plan.scenario
 
 
-def _check_model(model: Branched, scenario: Scenario, shape: tuple[int, ...]) -> None:
+def _check_model(plan: Plan) -> None:
     """Find before any site does, and before it reserves a step, that a model cannot be private."""
     import torch
 
@@ -98,22 +79,22 @@ def _check_model(model: Branched, scenario: Scenario, shape: tuple[int, ...]) ->
     from fedlite.privacy.gradients import check_model
     from fedlite.privacy.trial import block_of
 
+    model, settings = plan.model(), plan.scenario.training
     check_model(model)
     with torch.no_grad():
-        inputs = model.prepare(torch.zeros(1, *shape))
-    settings = scenario.training
+        inputs = model.prepare(torch.zeros(1, *plan.shape))
     loss = partial(
         losses,
         exit_weight=settings.exit_weight,
         distill=settings.distill,
         temperature=settings.temperature,
     )
-    block_of(model, inputs, loss, max(1, scenario.privacy.expected_batch))
+    block_of(model, inputs, loss, max(1, plan.scenario.privacy.expected_batch))
 
 
-def _check_data(scenario: Scenario) -> tuple[Scenario, tuple[int, ...], int]:
-    """Return the scenario with its batch settled, the shape of a record, the number of classes."""
-    source, sites = spread(scenario)
+def _check_data(scenario: Scenario) -> Plan:
+    """Return the plan of a scenario whose records are here; refuse what they do not allow."""
+    plan, source, sites = plans.simulated(scenario)
     if source.test is None and not any(len(site.test) for site in sites):
         fraction = scenario.data.test_fraction
         mend = "0.2 holds out a fifth at each site"
@@ -124,7 +105,6 @@ def _check_data(scenario: Scenario) -> tuple[Scenario, tuple[int, ...], int]:
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
             f"of its own, and hold out at least one record, got {fraction}; {mend}"
         )
-    scenario = settle_batch(scenario, len(source.train))
     if scenario.private and scenario.data.name != "csv":
         chosen = scenario.data
         check_expected(
@@ -134,7 +114,7 @@ def _check_data(scenario: Scenario) -> tuple[Scenario, tuple[int, ...], int]:
             alpha=chosen.alpha,
             seed=scenario.federation.seed,
         )
-    return scenario, source.shape, source.classes
+    return plan
 
 
 def _check_size(scenario: Scenario) -> None:
@@ -159,12 +139,9 @@ def choose_engine(name: str, scenario: Scenario) -> str:
         raise ScenarioError(f"--engine: must be one of {', '.join(ENGINES)}, got {name!r}")
     if name != "auto":
         return name
-    from fedlite.models import build
-
     federation, training = scenario.federation, scenario.training
-    source, sites = spread(scenario)
-    model = build(scenario.model.name, source.shape, source.classes, seed=0)
-    macs = sum(part["macs"] for part in model.costs().values())
+    plan, _, sites = plans.simulated(scenario)
+    macs = sum(part["macs"] for part in plan.model().costs().values())
     records = sum(len(site.train) for site in sites)
     if scenario.privacy.unit == "record":
         passes = training.steps * scenario.privacy.sampling_rate

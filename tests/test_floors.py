@@ -14,7 +14,7 @@ ROOMS = ("fedlite", "clients", "strategies", "server", "simulations")
 STOREYS = (
     "fedlite.settings fedlite.identity fedlite.storage fedlite.messages fedlite.parameters "
     "fedlite.rooms",
-    "fedlite.scenario fedlite.privacy fedlite.reporting",
+    "fedlite.registry fedlite.scenario fedlite.privacy fedlite.reporting",
     "fedlite.models fedlite.compression fedlite.data fedlite.deployment fedlite.audit "
     "fedlite.flower",
     "fedlite.plan fedlite.guard strategies",

@@ -94,7 +94,7 @@ def invite(site: Site, number: int, acknowledged: int = 0) -> Instruction:
 def decoded(site: Site, reply: Reply, number: int) -> Draws:
     """Return the update that the server reads from a reply, float64 [n]."""
     layout = site.learner.layout
-    compressor = site.scenario.uplink.make(layout.sizes)
+    compressor = site.plan.uplink
     base = vector_digest(site.learner.initial)
     envelope = compression.Envelope(
         RUN, number, site.number, layout.digest, base, site.scenario.federation.seed

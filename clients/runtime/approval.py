@@ -295,9 +295,7 @@ def _sizes(
     home: Path, policy: SitePolicy, scenario: Scenario
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the model's size and the bytes of a round as facts, and what is over the limits."""
-    from fedlite import data as catalog
-    from fedlite.models import build
-    from fedlite.parameters import Layout
+    from fedlite import data as catalog, plan as plans
 
     chosen = policy.data_set(scenario.data.name)
     if chosen is None:
@@ -309,13 +307,9 @@ def _sizes(
         own = {"path": str(chosen.file(home)), "target": chosen.target, "shape": shape}
         own |= {"labels": labels}
     source = catalog.load(chosen.source, **own)
-    name = scenario.model.name
-    model = build(name, source.shape, source.classes, seed=scenario.federation.seed)
-    layout = Layout.of(model)
-    up, down = (
-        HEADER_BYTES + link.make(layout.sizes).limit(layout.size)
-        for link in (scenario.uplink, scenario.downlink)
-    )
+    plan, name = plans.of(scenario, source.shape, source.classes), scenario.model.name
+    layout = plan.layout
+    up, down = HEADER_BYTES + plan.up_limit, HEADER_BYTES + plan.down_limit
     whole = HEADER_BYTES + 4 * layout.size
     facts = [
         ("model", f"{json.dumps(name)}, {layout.size:,} parameters"),

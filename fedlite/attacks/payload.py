@@ -27,7 +27,6 @@ from fedlite.privacy import ClientMechanism, RecordMechanism, dpsgd
 from fedlite.privacy.gradients import Rows
 from fedlite.privacy.noise import Stream
 from fedlite.scenario import ScenarioError
-from fedlite.training.share import learning_rate, steps_per_round
 
 Coins = NDArray[np.bool_]
 Tick = Callable[[str], None]
@@ -72,17 +71,17 @@ def play(
     planted = Dirac.drawn(subject.size, canaries, rng)
     coins = rng.random(canaries) < 0.5
     link, sites = scenario.uplink, scenario.federation.sites
-    compressor = link.make(learner.layout.sizes)
+    compressor = subject.plan.uplink
     model = learner.initial.astype(np.float64)
     dense, sent, clean, final = (np.zeros(subject.size) for _ in range(4))
     ever = np.zeros(subject.size, dtype=bool)
     residual: compression.Residual | None = None
     weights, steps, started = 0.0, 0, time.monotonic()
     for round_number in range(1, rounds + 1):
-        rate = learning_rate(scenario, round_number) / mechanism.expected_batch
+        rate = subject.plan.learning_rate(round_number) / mechanism.expected_batch
         sampler, noise = subject.streams(round_number, 1)
         moved = np.zeros(subject.size)
-        for _ in range(steps_per_round(scenario)):
+        for _ in range(subject.plan.round_steps):
             rows = _with_coins(subject, planted, coins, rng, sampler)
             total, known = _step(subject, model + moved, planted, rows, noise)
             moved -= rate * total
@@ -136,7 +135,7 @@ def _others(subject: Subject, rate: float, sites: int, noise: Stream) -> Values:
     """Return the sum of what the other sites send, less their known clean sums: their noise."""
     mechanism, total = _of_records(subject), np.zeros(subject.size)
     nobody, none = Nothing(subject.size), np.zeros(0, np.int64)
-    for _ in range(sites * steps_per_round(subject.scenario)):
+    for _ in range(sites * subject.plan.round_steps):
         total -= rate * dpsgd.noised_sum(nobody, none, mechanism, noise)
     return total
 

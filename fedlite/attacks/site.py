@@ -23,7 +23,6 @@ from fedlite.privacy.noise import Stream
 from fedlite.reporting.wording import count
 from fedlite.scenario import with_values
 from fedlite.training import Learner
-from fedlite.training.share import learning_rate, steps_per_round
 
 _SLOWER = 1.3
 """How much a step's median time may change with one record. A second pass takes 1.8 times."""
@@ -39,7 +38,7 @@ def learner(subject: Subject, repeats: int) -> Finding:
     mechanism, scenario = subject.mechanism, subject.scenario
     if isinstance(mechanism, RecordMechanism):
         trained = _with(subject.learner, np.zeros(0, np.int64))
-        step = learning_rate(scenario, 1) / mechanism.expected_batch * mechanism.noise_std
+        step = subject.plan.learning_rate(1) / mechanism.expected_batch * mechanism.noise_std
         deviation = step * math.sqrt(mechanism.steps / scenario.federation.rounds)
         noise = _deltas(trained, subject, repeats) / deviation
     else:
@@ -56,7 +55,7 @@ def learner(subject: Subject, repeats: int) -> Finding:
         "training",
         tests,
         f"{math.sqrt(float(squares.mean())):.4f} of the planned deviation in {len(noise)} updates "
-        f"of {count(steps_per_round(scenario), 'step')} each",
+        f"of {count(subject.plan.round_steps, 'step')} each",
         assumes="updates leave as training hands them over",
         blind="what a changed site sends",
     )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from fedlite import plan as plans
 from fedlite.attacks.canaries import Values
-from fedlite.data.spread import spread
+from fedlite.plan import Plan
 from fedlite.privacy import (
     ClientMechanism,
     Mechanism,
@@ -26,7 +27,6 @@ from fedlite.privacy.noise import Stream
 from fedlite.privacy.trial import block_of
 from fedlite.scenario import Scenario, ScenarioError
 from fedlite.training import Learner
-from fedlite.training.share import plan_mechanism
 
 _CHUNK = 64
 
@@ -35,12 +35,17 @@ _CHUNK = 64
 class Subject:
     """A scenario made ready to be attacked at its first site.
 
-    scenario: settled, so that its mechanism can be planned. mechanism: what a site is told to use.
+    mechanism: what a site is told to use.
     """
 
-    scenario: Scenario
+    plan: Plan
     learner: Learner
     mechanism: Mechanism
+
+    @property
+    def scenario(self) -> Scenario:
+        """The plan's, settled."""
+        return self.plan.scenario
 
     @property
     def records(self) -> int:
@@ -130,16 +135,16 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
     Raises ScenarioError, before anything runs, for a scenario without privacy and for a model with
     fewer trained values than `canaries`.
     """
-    if not scenario.private:
+    plan, _, sites = plans.simulated(scenario)
+    if plan.mechanism is None:
         raise ScenarioError(
             "privacy.unit: must be record or client to be audited, got none; nothing is claimed "
             "that an attack could contradict"
         )
-    source, sites = spread(scenario)
-    learner = Learner(scenario, sites[0].train, source.classes)
+    learner = Learner(plan, sites[0].train)
     if learner.layout.size < canaries:
         raise ScenarioError(
             f"--canaries: must be at most the model's {learner.layout.size} trained values, one a "
             f"canary, got {canaries}"
         )
-    return Subject(scenario, learner, plan_mechanism(scenario))
+    return Subject(plan, learner, plan.mechanism)

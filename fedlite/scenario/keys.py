@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedlite.privacy import ranges
 from fedlite.settings import Value, setting
-
-if TYPE_CHECKING:
-    from fedlite.compression import Compressor
 
 
 class ScenarioError(ValueError):
@@ -181,22 +178,6 @@ class Link:
     bits: int = _between(1, 1, 8)
     error_feedback: bool = _anything(True)
     aggregate_feedback: float = _between(0.0, 0.0, 1.0)
-
-    def make(self, sections: tuple[int, ...] = ()) -> Compressor:
-        """Return the compressor for a model whose tensors have the sizes `sections`.
-
-        Raises ValueError when the compressor refuses its settings.
-        """
-        from fedlite import compression
-
-        return compression.make(
-            self.compressor,
-            density=self.density or None,
-            values=self.values or None,
-            bits=self.bits,
-            unbiased=not self.error_feedback,
-            sections=sections,
-        )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fedlite.data import Dataset
-from fedlite.models import Branched, build, losses
-from fedlite.parameters import Layout, Vector, load_vector, to_vector
-from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting, client
-from fedlite.scenario import Scenario, with_values
+from fedlite.models import Branched, losses
+from fedlite.parameters import Vector, load_vector, to_vector
+from fedlite.plan import Plan
+from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
 from fedlite.training import local
 
 
@@ -34,23 +34,6 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def learning_rate(scenario: Scenario, round_number: int) -> float:
-    """Return the local learning rate of a round (from 1), by `training.schedule`.
-
-    >>> from fedlite.scenario import from_dict
-    >>> scenario = from_dict({"federation": {"rounds": 11}, "training": {
-    ...     "learning_rate": 1.0, "schedule": "linear", "hold": 0.5, "final": 0.1}})
-    >>> [round(learning_rate(scenario, r), 2) for r in (1, 6, 11)]
-    [1.0, 1.0, 0.1]
-    """
-    training = scenario.training
-    if training.schedule == "constant":
-        return training.learning_rate
-    progress = (round_number - 1) / max(1, scenario.federation.rounds - 1)
-    fallen = max(0.0, progress - training.hold) / max(1e-9, 1.0 - training.hold)
-    return training.learning_rate * (1.0 - (1.0 - training.final) * min(1.0, fallen))
-
-
 def class_offsets(labels: Tensor, classes: int) -> Tensor:
     """Return the log of each class's smoothed share of `labels`, float32 [classes].
 
@@ -61,96 +44,24 @@ def class_offsets(labels: Tensor, classes: int) -> Tensor:
     return torch.log((counts + 1.0) / (counts.sum() + classes))
 
 
-def settle_batch(scenario: Scenario, records: int) -> Scenario:
-    """Return the scenario with `privacy.expected_batch` settled for a source of `records` records.
-
-    The size of a named source is public, and so is the number of sites: their quotient tells
-    nothing of how many records one site holds. A value that was set is left as it is.
-    """
-    if scenario.privacy.unit != "record" or scenario.privacy.expected_batch:
-        return scenario
-    kept = records * (1.0 - scenario.data.test_fraction)
-    batch = round(scenario.privacy.sampling_rate * kept / scenario.federation.sites)
-    return with_values(scenario, "privacy", expected_batch=max(1, batch))
-
-
-def plan_mechanism(scenario: Scenario) -> Mechanism:
-    """Return the mechanism that spends `privacy.epsilon` over all planned rounds, by PLD.
-
-    A site and its server compute it from the same public settings and get the same numbers. The
-    plan assumes that a site takes part in every round; taking part in fewer costs less.
-
-    Raises ValueError when `privacy.expected_batch` has not been settled.
-    """
-    privacy = scenario.privacy
-    if privacy.unit == "record":
-        return record_mechanism(scenario)
-    return ClientMechanism(
-        clip=privacy.clip,
-        noise_multiplier=accounting.calibrate(
-            privacy.epsilon, privacy.delta, 1.0, scenario.federation.rounds
-        ),
-        steps=scenario.federation.rounds,
-        at="server" if privacy.noise_at == "server" else "site",
-    )
-
-
-def record_mechanism(scenario: Scenario) -> RecordMechanism:
-    """Return the planned mechanism of a scenario whose privacy unit is one record."""
-    privacy = scenario.privacy
-    steps = scenario.federation.rounds * scenario.training.steps
-    if privacy.expected_batch < 1:
-        raise ValueError(
-            "privacy.expected_batch: must be at least 1 before training starts, got "
-            f"{privacy.expected_batch}; set it to about sampling_rate x records per site, the same "
-            "public number for every site"
-        )
-    sigma = accounting.calibrate(
-        privacy.epsilon,
-        privacy.delta,
-        privacy.sampling_rate,
-        steps,
-        max_batch=privacy.max_batch,
-        max_records=privacy.max_records,
-    )
-    return RecordMechanism(
-        clip=privacy.clip,
-        noise_multiplier=sigma,
-        sampling_rate=privacy.sampling_rate,
-        steps=steps,
-        expected_batch=privacy.expected_batch,
-        max_batch=privacy.max_batch,
-        max_records=privacy.max_records,
-    )
-
-
-def steps_per_round(scenario: Scenario) -> int:
-    """Return how many releases of the mechanism one round takes: DP-SGD steps, or one update."""
-    return scenario.training.steps if scenario.privacy.unit == "record" else 1
-
-
 class Learner:
     """A model with one site's training records, ready for any round.
 
     The model's fixed transform is applied once, here, and its result kept.
     """
 
-    def __init__(self, scenario: Scenario, train: Dataset, classes: int) -> None:
-        """Build the model from the scenario's seed and prepare the records on the device."""
-        self.scenario = scenario
+    def __init__(self, plan: Plan, train: Dataset) -> None:
+        """Make the plan's model and prepare the records on the device."""
+        self.plan = plan
+        self.scenario = scenario = plan.scenario
         self.device = device_of(scenario.training.device)
-        shape = tuple(train.x.shape[1:])
-        self.model: Branched = build(
-            scenario.model.name, shape, classes, seed=scenario.federation.seed
-        )
-        self.initial: Vector = to_vector(self.model)
-        self.layout = Layout.of(self.model)
-        self.model.to(self.device)
+        self.model: Branched = plan.model().to(self.device)
+        self.initial, self.layout = plan.initial, plan.layout
         with torch.no_grad():
             self.inputs = self.model.prepare(torch.from_numpy(train.x).to(self.device))
         self.labels = torch.from_numpy(train.y).to(self.device)
         self._offsets = (
-            class_offsets(self.labels, classes) if scenario.training.logit_adjustment else None
+            class_offsets(self.labels, plan.classes) if scenario.training.logit_adjustment else None
         )
         self._flat = None if scenario.privacy.unit == "record" else local.flatten(self.model)
 
@@ -169,7 +80,7 @@ class Learner:
         load_vector(self.model, received)
         settings = self.scenario.training
         loss = self.loss
-        rate = learning_rate(self.scenario, round_number)
+        rate = self.plan.learning_rate(round_number)
         if not isinstance(mechanism, RecordMechanism):
             if self._flat is None:
                 raise ValueError("mechanism: needed because privacy.unit is record, got none")

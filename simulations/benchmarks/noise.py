@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedlite.data.spread import spread
+from fedlite import plan as plans
 from fedlite.privacy import RecordMechanism, dpsgd, noise
 from fedlite.scenario import load
 from fedlite.training import Learner
-from fedlite.training.share import record_mechanism, settle_batch, settle_process
+from fedlite.training.share import settle_process
 from server.summary import machine
 
 SCENARIOS = ("quickstart", "heart", "fashion-private")
@@ -51,10 +51,10 @@ def draws(size: int, repeats: int) -> dict[str, Any]:
 def step(name: str, repeats: int) -> dict[str, Any]:
     """Return milliseconds of a private step of a scenario, and of its noise alone."""
     scenario = load(Path(__file__).parent.parent / "scenarios" / f"{name}.toml")
-    source, sites = spread(scenario)
-    scenario = settle_batch(scenario, len(source.train))
-    plan = record_mechanism(scenario)
-    learner = Learner(scenario, sites[0].train, source.classes)
+    whole, _, sites = plans.simulated(scenario)
+    plan, learner = whole.mechanism, Learner(whole, sites[0].train)
+    if not isinstance(plan, RecordMechanism):
+        raise ValueError(f"{name}: must be private by record")
     zeros, stream = np.zeros(learner.layout.size), noise.Stream.fresh()
 
     def bits() -> None:

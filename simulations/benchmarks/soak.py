@@ -28,14 +28,12 @@ import numpy as np
 import fedlite
 from clients.runtime.fleet import Fleet, Incoming, Refused, RunOver, Unreachable
 from clients.runtime.pace import Pace
-from fedlite import compression, flower
+from fedlite import compression, flower, plan as plans
 from fedlite.data.spread import load_source
 from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.request import Request
 from fedlite.identity import keys, nodekey
 from fedlite.messages import Hello, Instruction
-from fedlite.models import build
-from fedlite.parameters import Layout
 from fedlite.scenario import Scenario, load
 from server.coordinator import enrolment
 from server.coordinator.control import Control
@@ -85,11 +83,9 @@ class Recording:
 
         Its codec must not depend on the round, as that of the quickstart does not.
         """
-        seed = scenario.federation.seed
         source = load_source(scenario.data)
-        model = build(scenario.model.name, source.shape, source.classes, seed=seed)
-        layout = Layout.of(model)
-        compressor = scenario.uplink.make(layout.sizes)
+        plan = plans.of(scenario, source.shape, source.classes)
+        layout, compressor = plan.layout, plan.uplink
         context = compression.Context(bytes(12), 1)
         delta = np.full(layout.size, 1e-4, np.float32)
         sent = compression.compress(compressor, delta, None, reference=None, context=context)

@@ -17,6 +17,7 @@ from fedlite.guard.policy_file import write
 from fedlite.identity import keys
 from fedlite.messages import Code, Instruction, Receipt, site_id
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Layout, Vector, vector_digest
+from fedlite.plan import Plan, compressor as compressor_of
 from fedlite.privacy import ClientMechanism, RecordMechanism
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import read
@@ -54,7 +55,11 @@ def scenario(**tables: dict[str, Any]) -> Scenario:
 
 def site(tmp_path: Path, plan: Scenario | None = None, mechanism: Any = None) -> Site:
     learner: Any = StubLearner()
-    return Site(plan or scenario(), "site-01", learner, mechanism, tmp_path / "s.safetensors")
+    return Site(stub(plan or scenario(), mechanism), "site-01", learner, tmp_path / "s.safetensors")
+
+
+def stub(settings: Scenario, mechanism: Any = None) -> Plan:
+    return Plan(settings, (N,), 2, LAYOUT, StubLearner.initial, mechanism)
 
 
 def invite(
@@ -65,7 +70,7 @@ def invite(
 
 def decoded(payload: bytes, number: int, base: Vector, plan: Scenario) -> np.ndarray:
     link = plan.uplink
-    compressor = link.make()
+    compressor = compressor_of(link)
     envelope = compression.Envelope(
         RUN, number, site_id("site-01"), LAYOUT.digest, vector_digest(base), plan.federation.seed
     )
@@ -195,7 +200,7 @@ def test_a_unit_that_the_policy_does_not_allow_is_declined_before_training(
     assert member.home is not None
     write(member.home.path / "site.toml", SitePolicy(site="site-01", units=units))
     if not private_run:
-        member = replace(member, scenario=scenario(), mechanism=None)
+        member = replace(member, plan=stub(scenario()))
     assert refused(member, invite(1, StubLearner.initial)) is Code.POLICY
     assert not member.home.ledger.exists() if member.home else True
     assert not member.learner.deltas  # type: ignore[attr-defined]
@@ -326,7 +331,7 @@ def test_a_simulated_site_holds_its_own_part(tmp_path: Path) -> None:
 def test_what_a_clear_round_left_over_never_enters_a_private_update(tmp_path: Path) -> None:
     """A server that reuses a run's id cannot have the clear delta sent as a private one."""
     base = StubLearner.initial
-    clear = replace(private(tmp_path, steps=1), mechanism=None, scenario=scenario())
+    clear = replace(private(tmp_path, steps=1), plan=stub(scenario()))
     assert clear.home is not None
     write(clear.home.path / "site.toml", SitePolicy(site="site-01", units=("none",)))
     clear.take_part(invite(1, base))
@@ -363,7 +368,7 @@ def test_a_crash_in_the_first_training_pins_the_records_too(
     base = StubLearner.initial
     member = private(tmp_path, steps=1)
     if not is_private:
-        member = replace(member, scenario=scenario(), mechanism=None, home=None)
+        member = replace(member, plan=stub(scenario()), home=None)
     member.learner.failing = True  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="power cut"):
         member.take_part(invite(1, base))
@@ -383,7 +388,7 @@ def test_another_plan_begins_without_a_residual(tmp_path: Path) -> None:
         privacy={"unit": "record", "epsilon": 90.0, "expected_batch": 1},
         uplink={"density": 0.06},
     )
-    member = replace(member, scenario=tighter)
+    member = replace(member, plan=replace(member.plan, scenario=tighter))
     member.take_part(invite(2, base))
     state = load(member.path)
     assert state is not None and state.pending is not None
@@ -476,7 +481,7 @@ def test_a_chain_that_adds_up_to_infinity_is_not_taken(tmp_path: Path) -> None:
     plan = scenario(downlink={"density": 0.05, "values": "fp32"})
     member = site(tmp_path, plan)
     base = np.full(N, 3e38, np.float32)
-    dense, sparse = compression.Dense(), plan.downlink.make()
+    dense, sparse = compression.Dense(), compressor_of(plan.downlink)
     full = compression.Envelope(RUN, 4, 0, LAYOUT.digest, bytes(8))
     step = compression.Envelope(RUN, 5, 0, LAYOUT.digest, vector_digest(base))
     body = sparse.compress(base, step.context)

@@ -34,7 +34,6 @@ from fedlite.training import Learner
 from tests.tiny import (
     BATCH,
     CHANCE,
-    CLASSES,
     CLIP,
     RATE,
     RECORDS,
@@ -138,7 +137,7 @@ def test_an_update_is_the_sum_of_its_clipped_records(tmp_path: Path) -> None:
     records = Dataset(site.learner.inputs.numpy()[:, 1:], site.learner.labels.numpy())
 
     def moved(rows: list[int]) -> NDArray[np.float64]:
-        learner = Learner(scenario, records.take(np.array(rows)), CLASSES)
+        learner = Learner(site.plan, records.take(np.array(rows)))
         return learner.delta(learner.initial, 1, 7, silent).astype(np.float64) * BATCH / RATE
 
     # Of four classes with 4, 3, 2 and 1 records: whoever adjusts for that is seen.

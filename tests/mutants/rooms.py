@@ -15,7 +15,7 @@ from flwr.app import MetricRecord
 
 from clients import opening
 from clients.site import Decline, Site
-from fedlite import compression, flower
+from fedlite import compression, flower, plan as plans
 from fedlite.data import Dataset
 from fedlite.data.folds import stratified_folds
 from fedlite.privacy import ClientMechanism, client, dpsgd
@@ -58,9 +58,9 @@ def one_step_more_than_reserved(patch: Patch) -> None:
 def logit_adjustment_in_a_private_learner(patch: Patch) -> None:
     begin = Learner.__init__
 
-    def spoilt(self: Learner, scenario: Any, train: Any, classes: int) -> None:
-        begin(self, scenario, train, classes)
-        self._offsets = class_offsets(self.labels, classes)
+    def spoilt(self: Learner, plan: Any, train: Any) -> None:
+        begin(self, plan, train)
+        self._offsets = class_offsets(self.labels, plan.classes)
 
     patch.setattr(Learner, "__init__", spoilt)
 
@@ -77,22 +77,24 @@ def logit_adjustment_allowed_by_the_rule(patch: Patch) -> None:
 def expected_batch_from_the_sites_own_records(patch: Patch) -> None:
     ready = opening._ready
 
-    def spoilt(scenario: Any, source: Any, data: Any, *rest: Any, **more: Any) -> Site:
-        if scenario.privacy.unit == "record":
-            scenario = with_values(scenario, "privacy", expected_batch=len(data.train))
-        return ready(scenario, source, data, *rest, **more)
+    def spoilt(plan: Any, data: Any, *rest: Any, **more: Any) -> Site:
+        if plan.scenario.privacy.unit == "record":
+            own = with_values(plan.scenario, "privacy", expected_batch=len(data.train))
+            plan = plans.of(own, plan.shape, plan.classes)
+        return ready(plan, data, *rest, **more)
 
     patch.setattr(opening, "_ready", spoilt)
 
 
 def batch_settled_from_the_sites_own_records(patch: Patch) -> None:
-    settle, ready = opening.settle_batch, opening._ready
-    patch.setattr(opening, "settle_batch", lambda scenario, records: scenario)
+    settle = plans.settle_batch
 
-    def spoilt(scenario: Any, source: Any, data: Any, *rest: Any, **more: Any) -> Site:
-        return ready(settle(scenario, len(data.train)), source, data, *rest, **more)
+    def own(scenario: Any) -> Any:
+        source, sites = plans.spread(scenario)
+        settled = settle(scenario, len(sites[0].train))
+        return plans.of(settled, source.shape, source.classes), source, sites
 
-    patch.setattr(opening, "_ready", spoilt)
+    patch.setattr(plans, "simulated", own)
 
 
 def sensitivity_off_by_two(patch: Patch) -> None:
@@ -101,9 +103,9 @@ def sensitivity_off_by_two(patch: Patch) -> None:
 
 def server_noise_from_a_public_seed(patch: Patch) -> None:
     def spoilt(self: Updates, total: Any, weight: float) -> Any:
-        noise = Stream.seeded(self._scenario.federation.seed, self._number)
-        participants = self._scenario.federation.participants
-        return client.noised_mean(total, participants, self._central, noise)  # type: ignore[arg-type]
+        noise = Stream.seeded(self._plan.scenario.federation.seed, self._number)
+        participants = self._plan.scenario.federation.participants
+        return client.noised_mean(total, participants, self._plan.central, noise)  # type: ignore[arg-type]
 
     patch.setattr(Updates, "_noised_mean", spoilt)
 

@@ -14,6 +14,7 @@ from clients.site import Decline, Site
 from fedlite import flower
 from fedlite.messages import Hello, Instruction
 from fedlite.parameters import Layout, Vector
+from fedlite.plan import Plan
 from fedlite.scenario import Scenario, from_dict
 from server.rounds import Rounds
 
@@ -41,13 +42,17 @@ class Stub:
         return self.deltas[number]
 
 
+def stub_plan(scenario: Scenario, mechanism: Any = None) -> Plan:
+    return Plan(scenario, (N,), 2, LAYOUT, INITIAL, mechanism)
+
+
 class Member:
     """One site; `tricks` maps a round to what it does instead of taking part."""
 
     def __init__(self, scenario: Scenario, name: str, path: Path) -> None:
         learner: Any = Stub()
         self.learner = learner
-        self.site = Site(scenario, name, learner, None, path)
+        self.site = Site(stub_plan(scenario), name, learner, path)
         self.asked: list[Instruction] = []
         self.tricks: dict[int, Trick] = {}
         self.always: Trick | None = None
@@ -142,17 +147,9 @@ class World:
         self.grid = FakeGrid({100 + n: member for n, member in enumerate(self.members)})
         flower.identify(1, 0)
 
-    def rounds(self, **more: Any) -> Rounds:
+    def rounds(self, central: Any = None, **more: Any) -> Rounds:
         grid: Any = self.grid
-        return Rounds(
-            grid,
-            self.scenario,
-            self.directory,
-            run=RUN,
-            layout=LAYOUT,
-            initial=INITIAL,
-            **more,
-        )
+        return Rounds(grid, stub_plan(self.scenario, central), self.directory, run=RUN, **more)
 
     def play(self, rounds: Rounds | None = None) -> Rounds:
         rounds = rounds or self.rounds()

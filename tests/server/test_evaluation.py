@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedlite import plan as plans
 from fedlite.models import build
 from fedlite.parameters import load_vector, to_vector
 from fedlite.scenario import Scenario, from_dict
@@ -34,7 +35,7 @@ def table(path: Path, **data: object) -> Scenario:
 
 
 def test_accuracy_is_the_share_of_right_answers_on_records_not_trained_on() -> None:
-    evaluator = Evaluator(digits())
+    evaluator = Evaluator(*plans.simulated(digits()))
     model = build("mlp", (1, 8, 8), 10, seed=8)
     scores = evaluator.overall(to_vector(model))
     assert evaluator.source.test is not None
@@ -52,7 +53,7 @@ def test_accuracy_is_the_share_of_right_answers_on_records_not_trained_on() -> N
 
 
 def test_without_a_global_test_set_sites_count_by_their_records(tmp_path: Path) -> None:
-    evaluator = Evaluator(table(tmp_path / "t.csv"))
+    evaluator = Evaluator(*plans.simulated(table(tmp_path / "t.csv")))
     vector = to_vector(evaluator.model)
     scores, sites = evaluator.overall(vector), evaluator.by_site(vector)
     load_vector(evaluator.model, vector)
@@ -76,7 +77,7 @@ def test_the_area_is_the_chance_to_rank_a_pair_right() -> None:
 
 
 def test_a_model_that_overflows_scores_badly_and_raises_nothing(tmp_path: Path) -> None:
-    evaluator = Evaluator(table(tmp_path / "t.csv"))
+    evaluator = Evaluator(*plans.simulated(table(tmp_path / "t.csv")))
     vector = to_vector(evaluator.model)
     rng = np.random.default_rng(0)
     huge = (rng.choice([-1, 1], vector.size) * 3e38).astype(np.float32)
@@ -85,7 +86,7 @@ def test_a_model_that_overflows_scores_badly_and_raises_nothing(tmp_path: Path) 
 
 
 def test_a_site_that_holds_nothing_out_is_left_out(tmp_path: Path) -> None:
-    evaluator = Evaluator(table(tmp_path / "t.csv"))
+    evaluator = Evaluator(*plans.simulated(table(tmp_path / "t.csv")))
     first = evaluator.sites[0].test
     evaluator._site_tests[0] = evaluator._prepare(first.take(np.zeros(0, np.int64)))
     vector = to_vector(evaluator.model)

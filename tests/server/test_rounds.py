@@ -15,6 +15,7 @@ from clients.state import load
 from fedlite import compression, flower
 from fedlite.messages import Code, Instruction, LedgerHead, Reply
 from fedlite.parameters import LARGEST_UPDATE
+from fedlite.plan import compressor as compressor_of
 from fedlite.privacy import ClientMechanism
 from fedlite.reporting.record import read_rounds
 from server import checkpoint
@@ -30,7 +31,7 @@ INITIAL = np.linspace(-1, 1, N).astype(np.float32)
 def frame(member: Any, instruction: Instruction, **changes: Any) -> bytes:
     """Return a valid-looking update with some field changed."""
     link = member.site.scenario.uplink
-    compressor = link.make()
+    compressor = compressor_of(link)
     values = changes.pop("values", np.ones(N, np.float32))
     records = changes.pop("records", 0)
     codec = changes.pop("codec", compressor.codec)

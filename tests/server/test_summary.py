@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from fedlite.models import build
+from fedlite.models import build, files
 from fedlite.parameters import Layout, to_vector
+from fedlite.plan import Plan
 from fedlite.privacy import RecordMechanism, accounting
-from fedlite.scenario import from_dict
+from fedlite.scenario import Scenario, from_dict
 from server import summary
 from server.checkpoint import SiteRecord
 
@@ -24,10 +25,17 @@ PRIVATE = from_dict(
 MECHANISM = RecordMechanism(0.1, 5.0, 1.0, steps=8, expected_batch=20)
 
 
+def stub(scenario: Scenario, mechanism: RecordMechanism | None = None) -> Plan:
+    layout = Layout(("w",), ((3,),))
+    return Plan(scenario, (3,), 2, layout, np.zeros(3, np.float32), mechanism)
+
+
+PLAN = stub(PRIVATE, MECHANISM)
+
+
 def test_a_site_pays_for_the_whole_plan_however_early_it_stopped() -> None:
     part = summary.privacy_of(
-        PRIVATE,
-        MECHANISM,
+        PLAN,
         {
             name: SiteRecord(asked=n, releases=n)
             for name, n in zip("bacd", (2, 4, 9, 0), strict=True)
@@ -48,9 +56,7 @@ def test_a_site_pays_for_the_whole_plan_however_early_it_stopped() -> None:
 
 def test_releases_are_those_that_the_witness_has_seen() -> None:
     # What a checkpoint counts is lost with it; the witness forgets nothing.
-    part = summary.privacy_of(
-        PRIVATE, MECHANISM, {"a": SiteRecord(releases=3)}, {"a": 4}.__getitem__
-    )
+    part = summary.privacy_of(PLAN, {"a": SiteRecord(releases=3)}, {"a": 4}.__getitem__)
     assert part["sites"]["a"]["releases"] == 4
 
 
@@ -61,15 +67,15 @@ def test_a_repeatable_run_claims_nothing() -> None:
             "privacy": {"unit": "record", "simulate_seed": 0},
         }
     )
-    assert summary.privacy_of(plan, MECHANISM, {"a": SiteRecord(asked=1)})["claimed"] is False
-    assert summary.privacy_of(from_dict({}), None, {"a": SiteRecord(asked=1)}) == {"unit": "none"}
+    assert summary.privacy_of(stub(plan, MECHANISM), {"a": SiteRecord(asked=1)})["claimed"] is False
+    assert summary.privacy_of(stub(from_dict({})), {"a": SiteRecord(asked=1)}) == {"unit": "none"}
 
 
 def test_the_model_on_disk_is_the_model(tmp_path: Path) -> None:
     plan = from_dict({"model": {"name": "mlp"}})
     model = build("mlp", (1, 8, 8), 10, seed=1)
     vector = to_vector(model)
-    summary.write_model(tmp_path, plan, Layout.of(model), vector, model)
+    files.write_model(tmp_path, plan, Layout.of(model), vector, model)
     tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
     for name, parameter in model.named_parameters():
         np.testing.assert_array_equal(tensors[name], parameter.detach().numpy())

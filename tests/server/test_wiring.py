@@ -14,9 +14,7 @@ from scipy import stats
 
 from fedlite.privacy.grid import grid
 from fedlite.scenario import Scenario
-from fedlite.training.share import plan_mechanism
 from server import broadcast
-from server.app import central_mechanism
 from server.checkpoint import Checkpoint
 from server.updates import Updates
 from server.witness import Witness
@@ -40,8 +38,7 @@ def changes(scenario: Scenario, played: Play, folder: Path) -> Draws:
     learner = played.site.learner
     folder.mkdir(exist_ok=True)
     witness = Witness(folder, folder / "witness.pem")
-    central = central_mechanism(plan_mechanism(scenario))
-    updates = Updates(scenario, learner.layout, central, witness)
+    updates = Updates(played.site.plan, witness)
     point = Checkpoint(
         RUN, 0, ServerState.initial(learner.initial), broadcast.initial(learner.initial)
     )

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedlite import plan as plans
 from fedlite.data.spread import spread
-from fedlite.privacy import accounting
+from fedlite.privacy import RecordMechanism, accounting
 from fedlite.scenario import Scenario, ScenarioError, load, with_values
-from fedlite.training.share import plan_mechanism
 from simulations import comparison
 from simulations.benchmarks import heart
 from simulations.comparison import Comparison, as_summary, compare, over_folds, train_here
@@ -113,9 +113,13 @@ def test_training_without_messages_is_the_federation_without_compression(
     scenario = tiny
     for link in ("uplink", "downlink"):
         scenario = with_values(scenario, link, compressor="dense", error_feedback=False)
-    _, sites = spread(scenario)
-    here = train_here(scenario, [site.train for site in sites], plan_mechanism(scenario))
+    plans.of.cache_clear()
+    plan, _, sites = plans.simulated(scenario)
+    planned = plan.mechanism
+    assert isinstance(planned, RecordMechanism) and planned.noise_multiplier == 1e-6
+    here = train_here(scenario, [site.train for site in sites], planned)
     there = comparison.federate(scenario)
+    plans.of.cache_clear()
     assert np.abs(there).max() > 0.5
     assert there == pytest.approx(here, abs=1e-4)
 

@@ -11,6 +11,7 @@ import pytest
 
 from fedlite import compression
 from fedlite.messages import Instruction, site_id
+from fedlite.plan import compressor as compressor_of
 from fedlite.scenario import load
 from simulations.benchmarks import deployment, lab, soak
 from simulations.run import scenario_path
@@ -75,6 +76,6 @@ def test_a_recorded_update_is_a_valid_frame_for_any_site_and_round() -> None:
         recording.frame(instruction), envelope, limit=len(recording.body)
     )
     assert (codec, records, body) == (recording.codec, 0, recording.body)
-    compressor = scenario.uplink.make([1000])
+    compressor = compressor_of(scenario.uplink, (1000,))
     assert compressor.codec == codec
     assert np.isfinite(soak.rates([1.0])["p95"])

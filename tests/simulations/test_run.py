@@ -534,7 +534,7 @@ def test_a_simulation_needs_the_records_and_a_deployment_does_not(tmp_path: Path
         ({"uplink": {"compressor": "none-such"}}, r"uplink\."),
         (
             {"privacy": {"unit": "record", "expected_batch": 5, "epsilon": 1e-6, "delta": 1e-9}},
-            r"privacy: ",
+            r"privacy\.epsilon: ",
         ),
     ],
 )

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
 
+from fedlite import plan as plans
 from fedlite.data import Dataset
 from fedlite.parameters import vector_digest
 from fedlite.privacy import RecordMechanism
@@ -34,8 +33,12 @@ def scenario(**privacy: object) -> Scenario:
     )
 
 
+def made(**privacy: object) -> Learner:
+    return Learner(plans.of(scenario(**privacy), (1, 8, 8), 10), dataset())
+
+
 def test_a_round_repeats_bit_for_bit_and_no_two_are_alike() -> None:
-    first, second = (Learner(scenario(), dataset(), 10) for _ in range(2))
+    first, second = (made() for _ in range(2))
     base = first.initial
     delta = first.delta(base, 1, 7, None)
     first.delta(base, 2, 7, None)
@@ -49,7 +52,7 @@ def test_a_round_repeats_bit_for_bit_and_no_two_are_alike() -> None:
 
 def test_two_private_sites_with_the_same_seed_differ_unless_it_is_simulated() -> None:
     def delta(simulate_seed: int) -> np.ndarray:
-        learner = Learner(scenario(**PRIVATE, simulate_seed=simulate_seed), dataset(), 10)
+        learner = made(**PRIVATE, simulate_seed=simulate_seed)
         return learner.delta(learner.initial, 1, 7, MECHANISM)
 
     assert not np.array_equal(delta(-1), delta(-1))
@@ -58,29 +61,9 @@ def test_two_private_sites_with_the_same_seed_differ_unless_it_is_simulated() ->
 
 
 def test_a_private_learner_never_trains_in_the_clear() -> None:
-    learner = Learner(scenario(**PRIVATE), dataset(), 10)
+    learner = made(**PRIVATE)
     with pytest.raises(ValueError, match="mechanism"):
         learner.delta(learner.initial, 1, 7, None)
-
-
-def test_the_plan_fits_the_budget_and_needs_a_settled_batch() -> None:
-    mechanism = share.plan_mechanism(scenario(**PRIVATE))
-    assert mechanism.steps == 3 and mechanism.expected_batch == 10
-    # Tight Gaussian bound of Balle and Wang 2018: three steps at this noise give epsilon 1.
-    mu = math.sqrt(3) / mechanism.noise_multiplier
-    low, high = (0.5 * math.erfc((s * mu / 2 + 1.0 / mu) / math.sqrt(2)) for s in (-1, 1))
-    assert low - math.e * high == pytest.approx(1e-5, rel=0.01)
-    with pytest.raises(ValueError, match=r"privacy.expected_batch: .* got 0; set it"):
-        share.plan_mechanism(scenario(unit="record"))
-
-
-def test_the_expected_batch_comes_from_public_numbers_only() -> None:
-    open_plan = scenario(unit="record", sampling_rate=0.5)
-    settled = share.settle_batch(open_plan, 3000)
-    assert settled.privacy.expected_batch == 400  # 0.5 x 3000 x 0.8 / 3
-    assert share.settle_batch(settled, 99) == settled
-    assert share.settle_batch(scenario(), 3000) == scenario()
-    assert share.settle_batch(open_plan, 1).privacy.expected_batch == 1
 
 
 def test_the_device_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,22 +71,6 @@ def test_the_device_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share.device_of("auto").type == share.device_of("cpu").type == "cpu"
     with pytest.raises(ValueError, match=r"training.device: .* got 'cuda'"):
         share.device_of("cuda")
-
-
-def test_a_constant_rate_is_constant() -> None:
-    assert {share.learning_rate(scenario(), r) for r in (1, 2, 3)} == {0.1}
-
-
-def test_a_linear_rate_holds_and_then_falls_to_its_last_share() -> None:
-    plan = from_dict(
-        {
-            "federation": {"rounds": 21},
-            "training": {"learning_rate": 2.0, "schedule": "linear", "hold": 0.5, "final": 0.2},
-        }
-    )
-    rates = [share.learning_rate(plan, r) for r in range(1, 22)]
-    np.testing.assert_allclose(rates[:11], 2.0)
-    np.testing.assert_allclose(rates[10:], np.linspace(2.0, 0.4, 11))
 
 
 def test_class_offsets_are_the_logs_of_smoothed_shares() -> None:

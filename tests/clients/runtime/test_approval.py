@@ -28,7 +28,7 @@ def made(more: dict[str, bytes] | None = None, **tables: dict[str, Any]) -> byte
 
     plan: dict[str, Any] = {
         "federation": {"name": "heart", "rounds": 5},
-        "privacy": {"unit": "record", "epsilon": 2.0},
+        "privacy": {"unit": "record", "epsilon": 2.0, "expected_batch": 20},
         "training": {"steps": 1},
     }
     for name, table in tables.items():

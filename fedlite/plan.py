@@ -1,0 +1,213 @@
+"""The plan: what both ends of a federation compute from public settings, before anybody trains.
+
+A server and its sites never send each other a model's layout, a first vector, a noise multiplier or
+a codec. Each computes them here, from the same scenario, and a frame made by one plan is refused by
+another. So it is made once a process, and everything else takes it: the round loop, a site, the
+page that its operator approves, the evaluation, the baselines and the attacks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from fedlite import compression
+from fedlite.compression import Compressor
+from fedlite.data import SiteData, Source
+from fedlite.data.spread import spread
+from fedlite.models import Branched, build
+from fedlite.parameters import Layout, Vector, to_vector
+from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
+from fedlite.privacy.budget import plan_unit
+from fedlite.scenario import Link, Privacy, Scenario, with_values
+from fedlite.scenario.links import for_size
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A scenario with all that follows from it, for records of one shape.
+
+    scenario: settled; nothing in it is left open. shape: of one record. classes: at least 2.
+    layout: of the model's trainable tensors, n values in all. initial: float32 [n], the model of
+    round 1, read-only. mechanism: what protects an update, with a noise that spends
+    `privacy.epsilon` over all planned rounds; None where the privacy unit is none.
+    """
+
+    scenario: Scenario
+    shape: tuple[int, ...]
+    classes: int
+    layout: Layout
+    initial: Vector
+    mechanism: Mechanism | None = None
+
+    def model(self) -> Branched:
+        """Return a new model with the first weights."""
+        return _model(self.scenario, self.shape, self.classes)
+
+    @cached_property
+    def uplink(self) -> Compressor:
+        """What compresses an update."""
+        return compressor(self.scenario.uplink, self.layout.sizes)
+
+    @cached_property
+    def downlink(self) -> Compressor:
+        """What compresses a broadcast."""
+        return compressor(self.scenario.downlink, self.layout.sizes)
+
+    @property
+    def unit(self) -> str:
+        """What protects an update, as ledgers name it; "none" where nothing is claimed."""
+        if self.mechanism is None or not self.scenario.claims_privacy:
+            return "none"
+        return plan_unit(self.mechanism)
+
+    @property
+    def central(self) -> ClientMechanism | None:
+        """The mechanism when it is the server that adds its noise."""
+        mechanism = self.mechanism
+        if isinstance(mechanism, ClientMechanism) and mechanism.at == "server":
+            return mechanism
+        return None
+
+    @property
+    def update_norm(self) -> float:
+        """The L2 norm to which the server cuts every update; 0: none.
+
+        The noise that a server adds and the bound that it is made for come from one object.
+        """
+        if self.central is not None:
+            return self.central.clip_bound(self.layout.size)
+        return self.scenario.federation.update_norm
+
+    @property
+    def up_limit(self) -> int:
+        """The most bytes that the body of an update's frame has."""
+        padding = compression.PAD_BYTES if self.scenario.noised_at_server else 0
+        return self.uplink.limit(self.layout.size) + padding
+
+    @property
+    def down_limit(self) -> int:
+        """The most bytes that the body of a broadcast's frame has, unless it is a whole model."""
+        return self.downlink.limit(self.layout.size)
+
+    @property
+    def round_steps(self) -> int:
+        """Releases of the mechanism in one round: DP-SGD steps, or one update."""
+        return self.scenario.training.steps if self.scenario.privacy.unit == "record" else 1
+
+    def learning_rate(self, round_number: int) -> float:
+        """Return the local learning rate of a round (from 1), by `training.schedule`."""
+        training = self.scenario.training
+        if training.schedule == "constant":
+            return training.learning_rate
+        progress = (round_number - 1) / max(1, self.scenario.federation.rounds - 1)
+        fallen = max(0.0, progress - training.hold) / max(1e-9, 1.0 - training.hold)
+        return training.learning_rate * (1.0 - (1.0 - training.final) * min(1.0, fallen))
+
+
+@lru_cache(maxsize=8)
+def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
+    """Return the plan of a scenario for records of this shape; the last few are kept.
+
+    Raises ValueError when the model does not fit the shape, a compressor refuses its settings, or
+    no noise keeps `privacy.epsilon`, and when `privacy.expected_batch` has not been settled.
+
+    >>> from fedlite.scenario import from_dict
+    >>> plan = of(from_dict({"model": {"name": "mlp"}}), (1, 8, 8), 10)
+    >>> plan.layout.size, plan.uplink.name, plan.unit
+    (3796, 'dense', 'none')
+    """
+    model = _model(scenario, shape, classes)
+    layout, initial = Layout.of(model), to_vector(model)
+    initial.setflags(write=False)
+    scenario = for_size(scenario, layout.size)
+    for name, link in (("uplink", scenario.uplink), ("downlink", scenario.downlink)):
+        try:
+            compressor(link, layout.sizes)
+        except ValueError as error:
+            raise ValueError(f"{name}.{error}") from None
+    mechanism = plan_mechanism(scenario) if scenario.private else None
+    return Plan(scenario, shape, classes, layout, initial, mechanism)
+
+
+def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
+    """Return the plan of a scenario whose records are on this machine, their source and shares.
+
+    Raises ValueError as `of` and `fedlite.data.spread.spread` do.
+    """
+    source, sites = spread(scenario)
+    settled = settle_batch(scenario, len(source.train))
+    return of(settled, source.shape, source.classes), source, sites
+
+
+def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:
+    """Return the compressor of a link, for a model whose tensors have the sizes `sections`.
+
+    Raises ValueError when it refuses its settings.
+    """
+    return compression.make(
+        link.compressor,
+        density=link.density or None,
+        values=link.values or None,
+        bits=link.bits,
+        unbiased=not link.error_feedback,
+        sections=sections,
+    )
+
+
+def settle_batch(scenario: Scenario, records: int) -> Scenario:
+    """Return the scenario with `privacy.expected_batch` settled for a source of `records` records.
+
+    The size of a named source is public, and so is the number of sites: their quotient tells
+    nothing of how many records one site holds. A value that was set is left as it is.
+    """
+    if scenario.privacy.unit != "record" or scenario.privacy.expected_batch:
+        return scenario
+    kept = records * (1.0 - scenario.data.test_fraction)
+    batch = round(scenario.privacy.sampling_rate * kept / scenario.federation.sites)
+    return with_values(scenario, "privacy", expected_batch=max(1, batch))
+
+
+def plan_mechanism(scenario: Scenario) -> Mechanism:
+    """Return the mechanism that spends `privacy.epsilon` over all planned rounds, by PLD.
+
+    A site and its server compute it from the same public settings and get the same numbers. The
+    plan assumes that a site takes part in every round; taking part in fewer costs less.
+
+    Raises ValueError when `privacy.expected_batch` has not been settled.
+    """
+    privacy, rounds = scenario.privacy, scenario.federation.rounds
+    if privacy.unit == "client":
+        return ClientMechanism(
+            clip=privacy.clip,
+            noise_multiplier=_noise(privacy, 1.0, rounds),
+            steps=rounds,
+            at="server" if privacy.noise_at == "server" else "site",
+        )
+    if privacy.expected_batch < 1:
+        raise ValueError(
+            "privacy.expected_batch: must be at least 1 before training starts, got "
+            f"{privacy.expected_batch}; set it to about sampling_rate x records per site, the same "
+            "public number for every site"
+        )
+    steps = rounds * scenario.training.steps
+    caps = {"max_batch": privacy.max_batch, "max_records": privacy.max_records}
+    return RecordMechanism(
+        clip=privacy.clip,
+        noise_multiplier=_noise(privacy, privacy.sampling_rate, steps, **caps),
+        sampling_rate=privacy.sampling_rate,
+        steps=steps,
+        expected_batch=privacy.expected_batch,
+        **caps,
+    )
+
+
+def _noise(privacy: Privacy, rate: float, steps: int, **caps: int) -> float:
+    try:
+        return accounting.calibrate(privacy.epsilon, privacy.delta, rate, steps, **caps)
+    except ValueError as error:
+        raise ValueError(f"privacy.{error}") from None
+
+
+def _model(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Branched:
+    return build(scenario.model.name, shape, classes, seed=scenario.federation.seed)
