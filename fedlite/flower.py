@@ -23,8 +23,10 @@ from flwr.app import (  # noqa: E402  # noqa: E402
     ConfigRecord,
     Context,
     Error,
-    Message as Message,
     RecordDict,
+)
+from flwr.app import (
+    Message as Message,
 )
 from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
 from flwr.proto.message_pb2 import Message as _MessageProto  # noqa: E402

@@ -10,11 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from fedlite.commands import enrolment, mechanism
-from fedlite.commands.output import FAILED, WRONG_USE, Json, fail, print_json, tell, told
+from fedlite.commands.output import (
+    FAILED,
+    SCENARIO_HELP,
+    WRONG_USE,
+    Json,
+    fail,
+    print_json,
+    tell,
+    told,
+)
 from fedlite.commands.server import server_app
 from fedlite.commands.site import site_app
-
-app = typer.Typer(help="What a coordinator's operator does.", no_args_is_help=True)
 
 app = typer.Typer(
     help="Federated learning with small messages, valid privacy and budgets kept at the site.",
@@ -56,7 +63,7 @@ def _main(
 def simulate(
     scenario: Annotated[
         str | None,
-        typer.Argument(help="A scenario's name, or a path to a TOML file. Default: quickstart."),
+        typer.Argument(help=f"{SCENARIO_HELP} Default: quickstart."),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlite.commands.output import FAILED, Json, print_json, told
+from fedlite.commands.output import FAILED, SCENARIO_HELP, Json, print_json, told
 
 if TYPE_CHECKING:
     from fedlite.attacks.verdict import Finding, Report
@@ -23,9 +23,7 @@ def add_to(audit_app: typer.Typer) -> None:
 
 
 def _mechanism(
-    scenario: Annotated[
-        str, typer.Argument(help="A scenario's name, or a path to a TOML file.")
-    ] = "quickstart",
+    scenario: Annotated[str, typer.Argument(help=SCENARIO_HELP)] = "quickstart",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace one key; repeatable."),

@@ -10,10 +10,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
 from fedlite.rooms import app_root
 
 FAILED, WRONG_USE = 1, 2
+
+
+class _Argument(typer.core.TyperArgument):
+    """A positional argument that keeps its help text.
+
+    typer below 0.21, which Flower 1.41 needs, sets it before it calls click's own `Argument`; that
+    of click 8.5 has a help text itself, and sets it to None.
+    """
+
+    def __init__(self, *, help: str | None = None, **attributes: Any) -> None:
+        super().__init__(help=help, **attributes)
+        self.help = help
+
+
+typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]
+
+# A test holds the names against the folder; reading it here would slow every command.
+SCENARIO_HELP = (
+    "A scenario's name (quickstart, heart, fashion-private, fashion), or a path to a TOML file."
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 CoordinatorFolder = Annotated[

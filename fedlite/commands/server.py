@@ -10,6 +10,7 @@ import typer
 from fedlite.commands.output import (
     FAILED,
     HERE,
+    SCENARIO_HELP,
     WRONG_USE,
     CoordinatorFolder,
     Json,
@@ -29,7 +30,7 @@ server_app = typer.Typer(help="What a coordinator's operator does.", no_args_is_
 Positional = Annotated[
     Path | None, typer.Argument(metavar="[COORD]", help="The same as --coordinator.")
 ]
-Scenarios = Annotated[str, typer.Argument(help="A scenario's name, or a path to a TOML file.")]
+Scenarios = Annotated[str, typer.Argument(help=SCENARIO_HELP)]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace one key; repeatable."),
@@ -147,9 +148,7 @@ def stop(
 
 @server_app.command()
 def submit(
-    scenario: Annotated[
-        str | None, typer.Argument(help="A scenario's name, or a path to a TOML file.")
-    ] = None,
+    scenario: Annotated[str | None, typer.Argument(help=SCENARIO_HELP)] = None,
     settings: Settings = None,
     rounds: Rounds = None,
     wait: Annotated[
