@@ -23,10 +23,8 @@ from flwr.app import (  # noqa: E402  # noqa: E402
     ConfigRecord,
     Context,
     Error,
-    RecordDict,
-)
-from flwr.app import (
     Message as Message,
+    RecordDict,
 )
 from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
 from flwr.proto.message_pb2 import Message as _MessageProto  # noqa: E402

@@ -7,7 +7,9 @@ import hashlib
 import json
 import logging
 import time
+import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +40,7 @@ log = logging.getLogger("fedlite.server")
 
 # In the run directory of a deployment: what the server noticed, for its operator.
 LOG = "server.log"
+SCENARIO = "scenario.toml"
 
 app = ServerApp()
 
@@ -124,6 +127,7 @@ def run_scenario(
     _same_scenario(directory, scenario)
     if evaluator is not None:
         _same_records(directory, evaluator.source)
+    _say_where(directory, scenario)
     witness = witness_of(scenario, directory, deployment)
     rounds = Rounds(
         grid,
@@ -166,13 +170,25 @@ def run_scenario(
 
 def _same_scenario(directory: Path, scenario: Scenario) -> None:
     """Write `scenario.toml`, or check that the run to be resumed began with the same scenario."""
-    path, text = directory / "scenario.toml", scenario.to_toml()
+    path = directory / SCENARIO
     if not path.exists():
-        write_atomic(path, text.encode())
-    elif path.read_text(encoding="utf-8") != text:
+        write_atomic(path, scenario.to_toml().encode())
+        return
+    began, goes_on = tomllib.loads(path.read_text(encoding="utf-8")), scenario.to_dict()
+    # Records may have moved; that they are the same is checked by their digest.
+    for tables in (began, goes_on):
+        tables.get("data", {})["path"] = ""
+    if began != goes_on:
         raise RunFailed(
             f"{path}: differs from the scenario given; resume without changes, or start a new run"
         )
+
+
+def _say_where(directory: Path, scenario: Scenario) -> None:
+    """Write `scenario.toml` anew where the records have moved since the run began."""
+    path, text = directory / SCENARIO, scenario.to_toml()
+    if path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text.encode())
 
 
 def _same_records(directory: Path, source: Source) -> None:
@@ -218,7 +234,8 @@ def run_number(scenario: Scenario, directory: Path) -> int:
     Where sites keep their ledgers from run to run, every directory is a run of its own: a site
     would take a second run under the same id for the first, whose plan is spent.
     """
-    text = scenario.to_toml()
+    # Wherever its records are.
+    text = replace(scenario, data=replace(scenario.data, path="")).to_toml()
     if scenario.simulation.sites:
         text += str(directory)
     digest = hashlib.sha256(text.encode()).digest()

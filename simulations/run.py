@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from fedlite import data, plan as plans
 from fedlite.data.partition import check_expected
 from fedlite.plan import Plan
-from fedlite.scenario import Scenario, ScenarioError, load, with_values
+from fedlite.scenario import PATHS, Scenario, ScenarioError, load, with_values
 from fedlite.storage import write_atomic
 from fedlite.training.share import device_of
 
@@ -133,10 +134,16 @@ def _check_size(scenario: Scenario) -> None:
         )
 
 
+def check_engine(name: str) -> None:
+    """Raise ScenarioError when there is no engine called `name`."""
+    if name not in ENGINES:
+        raise ScenarioError(
+            f"--engine: must be one of {', '.join(ENGINES)}, got {name!r}; leave it out for auto"
+        )
+
+
 def choose_engine(name: str, scenario: Scenario) -> str:
     """Return the engine for `auto`: a pool when the work is worth starting it."""
-    if name not in ENGINES:
-        raise ScenarioError(f"--engine: must be one of {', '.join(ENGINES)}, got {name!r}")
     if name != "auto":
         return name
     federation, training = scenario.federation, scenario.training
@@ -163,6 +170,8 @@ def simulate(
     Raises ValueError, OSError or RuntimeError with a text for a person. Afterwards the directory
     holds the run's record, model, figures and report.
     """
+    check_engine(engine)
+    scenario = _with_absolute_paths(scenario)
     _fetch_missing(scenario, quiet)
     try:
         scenario = check(scenario)
@@ -173,7 +182,6 @@ def simulate(
         print(note, file=sys.stderr)
     engine = choose_engine(engine, scenario)
     directory = directory.absolute()
-    scenario = _with_absolute_paths(scenario)
     _check_space(directory)
     try:
         if engine == "ray":
@@ -191,10 +199,12 @@ def simulate(
 
 
 def _with_absolute_paths(scenario: Scenario) -> Scenario:
-    """Return the scenario with absolute folders: workers, and a later --resume, start elsewhere."""
-    given = {"sites": scenario.simulation.sites, "witness": scenario.simulation.witness}
-    absolute = {k: str(Path(v).expanduser().absolute()) for k, v in given.items() if v}
-    return with_values(scenario, "simulation", **absolute)
+    """Return the scenario with absolute paths: workers, and a later --resume, start elsewhere."""
+    for section, key in PATHS:
+        if given := getattr(getattr(scenario, section), key):
+            absolute = str(Path(given).expanduser().absolute())
+            scenario = with_values(scenario, section, **{key: absolute})
+    return scenario
 
 
 def _collect_ledgers(scenario: Scenario, directory: Path) -> None:
@@ -240,8 +250,8 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
         workers.close()
 
 
-def resume_scenario(directory: Path) -> Scenario:
-    """Return the scenario of an unfinished run.
+def resume_scenario(directory: Path, overrides: Sequence[str] = ()) -> Scenario:
+    """Return the scenario of an unfinished run; an override says where its records are now.
 
     Raises ScenarioError when the directory holds no run, or a finished one.
     """
@@ -261,7 +271,14 @@ def resume_scenario(directory: Path) -> Scenario:
             "new state folders each time (rule: a site that forgot what it has spent may not go "
             "on); start it again in a new directory"
         )
-    return load(path)
+    scenario = load(path, overrides)
+    if scenario.data.path and not Path(scenario.data.path).is_file():
+        raise ScenarioError(
+            f"--resume {directory}: the records are not at {scenario.data.path} (rule: a run goes "
+            "on with the records that it began with); put them back, or say where they are by "
+            "--set data.path=FILE"
+        )
+    return scenario
 
 
 def _fetch_missing(scenario: Scenario, quiet: bool) -> None:

@@ -15,6 +15,7 @@ from fedlite.commands.output import (
     SCENARIO_HELP,
     WRONG_USE,
     Json,
+    explain,
     fail,
     print_json,
     tell,
@@ -25,6 +26,8 @@ from fedlite.commands.site import site_app
 
 app = typer.Typer(
     help="Federated learning with small messages, valid privacy and budgets kept at the site.",
+    epilog="Exit codes: 0 done; 1 failed, refused or not clean; 2 the call, or a file or setting "
+    "that it names, is wrong.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -84,19 +87,21 @@ def simulate(
     """Simulate a federation on this machine and write its record, model and report."""
     with told():
         from fedlite.scenario import ScenarioError, load
-        from server.directories import free_directory, hold
+        from server.directories import after_a_stop, free_directory, hold
         from simulations import run as simulation
 
+        simulation.check_engine(engine)
+        overrides = list(settings or [])
         if resume is not None:
-            if scenario is not None or out is not None or settings or rounds is not None:
+            changed = [text for text in overrides if not text.startswith("data.path=")]
+            if scenario is not None or out is not None or changed or rounds is not None:
                 raise ScenarioError(
-                    "--resume: a run goes on as it began; leave out the scenario, --out, --set and "
-                    "--rounds"
+                    "--resume: a run goes on as it began; leave out the scenario, --out, --rounds "
+                    "and --set, but for --set data.path=FILE where its records have moved"
                 )
             # What is wrong with it is said before anything there is touched.
-            chosen, directory = simulation.resume_scenario(resume), resume
+            chosen, directory = simulation.resume_scenario(resume, overrides), resume
         else:
-            overrides = list(settings or [])
             if rounds is not None:
                 overrides.append(f"federation.rounds={rounds}")
             chosen = load(simulation.scenario_path(scenario or "quickstart"), overrides)
@@ -105,10 +110,16 @@ def simulate(
             with hold(directory, fresh=resume is None):
                 if resume is not None:
                     # Whoever had it until now may just have finished it.
-                    chosen = simulation.resume_scenario(resume)
+                    chosen = simulation.resume_scenario(resume, overrides)
                 simulation.simulate(chosen, directory, engine=engine, quiet=as_json)
         except KeyboardInterrupt:
-            fail(f"interrupted; go on with: fedlite simulate --resume {directory}", 130)
+            fail(f"interrupted; {after_a_stop(directory)}", 130)
+        except ScenarioError:
+            raise
+        except ValueError as error:
+            fail(str(error), FAILED)  # the scenario was right, and the run had begun
+        except OSError as error:
+            fail(explain(error), FAILED)
         step = _next(chosen.federation.name, directory)
         if chosen.claims_privacy:
             step = f"fedlite audit ledgers {directory}, then {step}"
@@ -172,8 +183,9 @@ def data_list(as_json: Json = False) -> None:
         if as_json:
             print_json({"sources": rows})
             return
-        from rich.console import Console
         from rich.table import Table
+
+        from fedlite.reporting import terminal
 
         listing = Table(box=None, header_style="bold", pad_edge=False)
         for column in ("name", "records", "here", "what", "licence"):
@@ -186,7 +198,7 @@ def data_list(as_json: Json = False) -> None:
                 str(row["what"]),
                 str(row["licence"]),
             )
-        Console().print(listing)
+        terminal.console().print(listing)
         typer.echo("Get one with: fedlite data fetch NAME")
 
 

@@ -6,6 +6,7 @@ outside their rule are all reported at once, one line each, with the mend.
 """
 
 from fedlite.scenario.keys import (
+    PATHS,
     Data,
     Federation,
     Inference,
@@ -21,6 +22,7 @@ from fedlite.scenario.keys import (
 from fedlite.scenario.reading import from_dict, from_run_config, load, nest, with_values
 
 __all__ = [
+    "PATHS",
     "Data",
     "Federation",
     "Inference",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fedlite.privacy import ranges
@@ -39,6 +39,10 @@ def _in(default: float, range: ranges.Range) -> Any:
     return setting(default, range.rule, range.__contains__)
 
 
+def _names_folder(text: str) -> bool:
+    return 0 < len(text) <= 64 and text.isprintable() and "/" not in text and text[0] != "."
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",")) if text else ()
 
@@ -52,6 +56,11 @@ def _anything(default: Any) -> Any:
     return setting(default, "", lambda v: True)
 
 
+def _path() -> Any:
+    """Return a field that names a file or folder; see `load` for what it is relative to."""
+    return field(default="", metadata={"rule": "", "check": lambda v: True, "path": True})
+
+
 @dataclass(frozen=True)
 class Federation:
     """Who takes part, for how long, and how the server turns updates into the next model.
@@ -61,7 +70,9 @@ class Federation:
     the released one; 0 releases the last model.
     """
 
-    name: str = setting("custom", "a non-empty name without '/'", lambda v: v and "/" not in v)
+    name: str = setting(
+        "custom", "1 to 64 printable characters without '/' and no dot at the start", _names_folder
+    )
     rounds: int = _at_least(30, 1)
     sites: int = _at_least(5, 1)
     participation: float = _fraction(1.0)
@@ -95,7 +106,7 @@ class Data:
     alpha: float = _positive(0.3)
     test_fraction: float = setting(0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5)
     fold: int = _at_least(0, 0)
-    path: str = _anything("")
+    path: str = _path()
     target: str = _anything("")
     scaling: str = _choice("site", "site", "none")
     shape: str = setting(
@@ -215,9 +226,9 @@ class Simulation:
     it has seen, and which it reads at the start of the next run (empty: the run directory only).
     """
 
-    sites: str = _anything("")
+    sites: str = _path()
     ceiling: float = _in(0.0, ranges.CEILING)
-    witness: str = _anything("")
+    witness: str = _path()
 
 
 @dataclass(frozen=True)
@@ -303,3 +314,8 @@ SECTIONS: dict[str, type[Any]] = {
     "inference": Inference,
     "report": Report,
 }
+
+# Section and key of every setting that names a file or folder.
+PATHS = tuple(
+    (name, f.name) for name, kind in SECTIONS.items() for f in fields(kind) if "path" in f.metadata
+)

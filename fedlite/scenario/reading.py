@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedlite.scenario.keys import SECTIONS, Scenario, ScenarioError
+from fedlite.scenario.keys import PATHS, SECTIONS, Scenario, ScenarioError
 from fedlite.scenario.links import with_links, with_model
 from fedlite.scenario.rules import broken
 from fedlite.settings import Value, did_you_mean, parse_value, section
@@ -58,14 +58,20 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
     """Read a TOML file, apply `section.key=value` overrides, and check the result.
 
+    Keys that name a file or folder are made absolute: those in the file are relative to its folder,
+    those in an override to the working directory. So the scenario means the same anywhere.
+
     Raises ScenarioError when the file is missing or no TOML, or when any key is wrong.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ScenarioError(f"{path}: no such scenario file; check the path") from None
+    except IsADirectoryError:
+        raise ScenarioError(f"{path}: is a directory; name a TOML file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ScenarioError(f"{path}: cannot be read as TOML ({error}); mend that line") from None
+    _place(tables, path.parent)
     for override in overrides:
         dotted, equals, text = override.partition("=")
         section, dot, key = dotted.strip().partition(".")
@@ -77,10 +83,21 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
         if not isinstance(table, dict):
             raise ScenarioError(f"{section}: must be a table, got {table!r}; write [{section}]")
         table[key] = _override(section, key, text.strip())
+    # What an override has put there is relative to the working directory, the rest absolute.
+    _place(tables, Path())
     tables.setdefault("federation", {})
     if isinstance(tables["federation"], dict):
         tables["federation"].setdefault("name", path.stem)
     return from_dict(tables)
+
+
+def _place(tables: Mapping[str, Any], folder: Path) -> None:
+    """Make every path in the tables absolute; a relative one is below `folder`."""
+    for name, key in PATHS:
+        table = tables.get(name)
+        text = table.get(key) if isinstance(table, dict) else None
+        if isinstance(table, dict) and isinstance(text, str) and text:
+            table[key] = str((folder.resolve() / Path(text).expanduser()).absolute())
 
 
 def _override(section: str, key: str, text: str) -> Any:

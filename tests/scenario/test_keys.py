@@ -237,7 +237,7 @@ def test_files_and_overrides_that_cannot_be_read(
         ("data.shape=16", "16"),
         ("data.target=2024", "2024"),
         ("data.target= 007 ", "007"),
-        ("data.path=[1].csv", "[1].csv"),
+        ("data.path=[1].csv", str(Path.cwd() / "[1].csv")),
         ("data.labels=0, 1", "0, 1"),
     ],
 )
@@ -337,3 +337,50 @@ def test_records_at_the_sites_only_are_described_by_shape_and_labels() -> None:
     data = from_dict({"data": {"name": "csv", "path": "a.csv", "target": "y"}}).data
     assert not data.at_sites and data.sizes == () and data.class_names == ()
     assert not Scenario().data.at_sites
+
+
+PATHS_OF_A_RUN = """
+[data]
+name = "csv"
+path = "tables/own.csv"
+target = "y"
+[simulation]
+sites = "~/homes"
+witness = "/var/seen.jsonl"
+"""
+
+
+def test_paths_start_at_the_scenario_and_those_of_overrides_at_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All started where the command ran, so that a run could go on from there only."""
+    study, home, here = tmp_path / "study", tmp_path / "home", tmp_path / "here"
+    for folder in (study, home, here):
+        folder.mkdir()
+    (study / "s.toml").write_text(PATHS_OF_A_RUN)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    for named in (study / "s.toml", Path("../study/s.toml")):
+        found = load(named)
+        assert found.data.path == str(study / "tables" / "own.csv")
+        assert found.simulation.sites == str(home / "homes")
+        assert found.simulation.witness == "/var/seen.jsonl"
+        changed = load(named, ["data.path=own.csv", "simulation.witness=w"])
+        assert changed.data.path == str(here / "own.csv")
+        assert changed.simulation.witness == str(here / "w")
+    (study / "again.toml").write_text(found.to_toml())
+    monkeypatch.chdir(home)
+    assert load(study / "again.toml") == found
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", ".hidden", "", "a/b", "a\n", "\x1b[2J", "x" * 65, "a\x00"]
+)
+def test_a_name_that_is_no_folder_s_name_is_refused(name: str) -> None:
+    with pytest.raises(ScenarioError, match=r"federation\.name: must be 1 to 64 printable"):
+        from_dict({"federation": {"name": name}})
+
+
+@pytest.mark.parametrize("name", ["x" * 64, "Studie Zürich", "a..b", "42"])
+def test_a_name_that_is_one_is_taken(name: str) -> None:
+    assert from_dict({"federation": {"name": name}}).federation.name == name
