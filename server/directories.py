@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from fedlite.reporting.record import SUMMARY
 from fedlite.scenario import ScenarioError
 
 LOCK = ".lock"
@@ -84,7 +85,24 @@ def _locked(directory: Path) -> IO[bytes]:
 
 
 def _exists(directory: Path) -> ScenarioError:
+    mend = f", or go on with --resume {directory}" if resumable(directory) else ""
     return ScenarioError(
         f"--out {directory}: already exists, and a run is never overwritten; name another "
-        f"directory, or go on with --resume {directory}"
+        f"directory{mend}"
     )
+
+
+def resumable(directory: Path) -> bool:
+    """Return whether a directory holds a run that has begun, not finished, and may go on."""
+    # Flower's Ray engine gives its sites new state folders each time.
+    over = (directory / SUMMARY).exists() or (directory / "checkpoint" / "fedlite").exists()
+    return (directory / "scenario.toml").is_file() and not over
+
+
+def after_a_stop(directory: Path) -> str:
+    """Return what to do next about a run that was interrupted."""
+    if resumable(directory):
+        return f"go on with: fedlite simulate --resume {directory}"
+    if (directory / SUMMARY).exists():
+        return f"the run itself had finished: fedlite report {directory}"
+    return "start it again"

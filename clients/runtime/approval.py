@@ -84,7 +84,8 @@ def find(home: Path, given: str) -> Bundle:
     if path.is_file():
         return bundles.read(path)
     among = {path.stem: path for path in waiting(home)}
-    digest = _only(given, list(among), "bundle", f"list them with `fedlite site approve {home}`")
+    mend = f"list them with `fedlite site approve {home}`"
+    digest = _only(given, list(among), "bundle: must be a file, or", mend)
     bundle = bundles.read(among[digest])
     if bundle.sha256 != digest:
         raise ValueError(
@@ -97,8 +98,8 @@ def _only(given: str, digests: Sequence[str], what: str, mend: str) -> str:
     fitting = [d for d in digests if d.startswith(given)] if len(given) >= _SHORTEST else []
     if len(fitting) != 1:
         raise ValueError(
-            f"{what}: must be a file, or the first {_SHORTEST} or more digits of the SHA-256 of "
-            f"exactly one, got {given!r}, which fits {len(fitting)}; {mend}"
+            f"{what} the first {_SHORTEST} or more digits of the SHA-256 of exactly one, got "
+            f"{given!r}, which fits {len(fitting)}; {mend}"
         )
     return fitting[0]
 
@@ -210,7 +211,7 @@ def revoke(home: Path, given: str) -> str:
     It counts from the next message on. Raises ValueError when there is no such approval.
     """
     digests = [one.sha256 for one in site_policy.load(home / "site.toml").bundles]
-    digest = _only(given, digests, "--revoke", "see the tables [bundles.*] of site.toml")
+    digest = _only(given, digests, "--revoke: must be", "see the tables [bundles.*] of site.toml")
     policy_file.revoke(home / "site.toml", digest)
     Journal(home / "audit").write("revoke", bundle=digest)
     bundles.remove(home / "bundles" / digest)

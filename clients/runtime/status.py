@@ -123,10 +123,11 @@ def status(home: Path) -> dict[str, Any]:
 
 def print_status(home: Path, found: dict[str, Any]) -> None:
     """Print it for people."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from fedlite.reporting import terminal
+
+    console = terminal.console()
 
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)

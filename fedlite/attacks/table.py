@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fedlite.attacks.bounds import gaussian_curve
 from fedlite.attacks.verdict import STEP, Finding, Report
+from fedlite.reporting import terminal
 from fedlite.reporting.figures import BLUE, GREY, VERMILLION
 from fedlite.storage import write_atomic
 
@@ -20,7 +21,7 @@ _STYLES = {"pass": "green", "fail": "bold red", "not checked": "yellow"}
 
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print one row a check, what each takes for granted, and the result in one sentence."""
-    console = console or Console()
+    console = console or terminal.console()
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("check", max_width=18)
     table.add_column("verdict")

@@ -10,7 +10,7 @@ from fedlite.audit.inspection import Audit
 from fedlite.audit.rules import Issue, mend
 from fedlite.audit.statement import CLEAN, Statement
 from fedlite.privacy.accounting import PRV_ERROR
-from fedlite.reporting import wording
+from fedlite.reporting import terminal, wording
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,10 +58,9 @@ def prv(loss: Loss | None) -> str:
 
 def print_audit(audit: Audit, page: str = "", file: TextIO | None = None) -> None:
     """Print the audit for a person; `page` is the page that was written, `file` stdout if None."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=file, highlight=False)
+    console = terminal.console(file)
 
     def say(text: str, style: str = "") -> None:
         # A Text and not a string: brackets in a site's name must not be read as rich markup.

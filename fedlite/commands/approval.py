@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlite.commands.output import FAILED, WRONG_USE, Json, fail, print_json, tell, told
+from fedlite.commands.output import (
+    FAILED,
+    WRONG_USE,
+    Json,
+    SiteFolder,
+    fail,
+    print_json,
+    tell,
+    told,
+)
 
 if TYPE_CHECKING:
     from clients.runtime.approval import Review
 
 
 def approve(
-    home: Annotated[Path, typer.Argument(help="The site's folder.")],
+    home: SiteFolder,
     bundle: Annotated[
         str, typer.Argument(help="A file, or the first digits of a SHA-256. Default: list them.")
     ] = "",
@@ -30,11 +39,9 @@ def approve(
     as_json: Json = False,
 ) -> None:
     """Look at a bundle that a coordinator sent, and let it run here, or not."""
-    with told():
+    with told(home):
         from clients.runtime import approval
 
-        if not home.is_dir():
-            fail(f"{home}: no such folder; make it with `fedlite site init {home}`", FAILED)
         if revoke:
             digest = approval.revoke(home, revoke)
             tell({"revoked": digest}, f"{digest[:16]} may not run here any more", as_json)
@@ -96,9 +103,10 @@ def _list(home: Path, as_json: bool) -> None:
 
 def _show(seen: Review) -> None:
     """Print the page. What the bundle says of itself may not steer the terminal."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from fedlite.reporting import terminal
 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
@@ -114,7 +122,7 @@ def _show(seen: Review) -> None:
     ]
     for title, text in facts:
         table.add_row(title, Text(_plain(text), style="red" if title == "refused" else ""))
-    Console().print(table)
+    terminal.console().print(table)
 
 
 def _plain(text: str) -> str:

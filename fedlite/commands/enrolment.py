@@ -141,8 +141,9 @@ def sites(coordinator: CoordinatorFolder = HERE, as_json: Json = False) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from fedlite.reporting import terminal
 
     if not rows:
         typer.echo("no sites yet: fedlite server invite")
@@ -153,7 +154,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))
-    Console(highlight=False).print(table)
+    terminal.console().print(table)
 
 
 @contextmanager

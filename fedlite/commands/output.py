@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -50,33 +51,50 @@ CoordinatorFolder = Annotated[
 HERE = Path("coordinator")
 
 
+SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
+
+
 @contextmanager
-def told() -> Iterator[None]:
-    """Turn the errors that a person can mend into one message and an exit code."""
+def told(site: Path | None = None) -> Iterator[None]:
+    """Turn the errors that a person can mend into one message and an exit code.
+
+    `WRONG_USE` where the call, or a file or setting that it names, has to be another one. `FAILED`
+    where it may well be repeated as it is: a network, a disk, a ledger in use. `site` is the
+    folder of a site, which has to be there.
+    """
     root = str(app_root())
     if root not in sys.path:
         sys.path.insert(0, root)
-    from fedlite.scenario import ScenarioError
-
     try:
+        if site is not None and not site.is_dir():
+            raise ValueError(f"{site}: no such folder; make it with `fedlite site init {site}`")
         yield
     except typer.Exit:
         raise  # a RuntimeError to Python, and already told
-    except ScenarioError as error:
-        fail(str(error), WRONG_USE)
-    except (ValueError, ConnectionError, RuntimeError) as error:
+    except ValueError as error:
+        from fedlite.privacy.ledger.rules import LedgerBusy, LedgerPoisoned
+
+        again = isinstance(error, LedgerBusy | LedgerPoisoned)
+        fail(str(error), FAILED if again else WRONG_USE)
+    except RuntimeError as error:
         fail(str(error), FAILED)
     except OSError as error:
-        fail(_disk(error), FAILED)
+        fail(explain(error), WRONG_USE if isinstance(error, _WRONG_PLACE) else FAILED)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 
 
-def _disk(error: OSError) -> str:
+_WRONG_PLACE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+def explain(error: OSError) -> str:
+    """Return what went wrong with a file, a disk or a network, in a line."""
     if error.strerror is None:
         return str(error)
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror.lower()}; what was written before is whole"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    mend = "make room; what was written before is whole" if full else "check the path"
+    return f"{where}{error.strerror.lower()}; {mend}"
 
 
 def fail(text: str, code: int) -> None:

@@ -292,10 +292,9 @@ def _show(directory: Path, as_json: bool) -> None:
 
 
 def _print_status(seen: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from fedlite.reporting import wording
+    from fedlite.reporting import terminal, wording
 
     if seen["pid"] is None:
         state = "not running; start it with fedlite server start"
@@ -326,7 +325,7 @@ def _print_status(seen: dict[str, Any]) -> None:
             wording.megabytes(run["bytes_down"]),
             wording.plain(run["reason"]),
         )
-    Console(highlight=False).print(table)
+    terminal.console().print(table)
 
 
 # Who takes part (invite, approve, revoke, sites) is in `cli_enrolment`, which adds its commands.

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedlite.commands.approval import approve
-from fedlite.commands.output import FAILED, WRONG_USE, Json, fail, print_json, tell, told
+from fedlite.commands.output import (
+    FAILED,
+    WRONG_USE,
+    Json,
+    SiteFolder,
+    fail,
+    print_json,
+    tell,
+    told,
+)
 
 if TYPE_CHECKING:
     from fedlite.deployment.invitation import Invitation
@@ -17,12 +26,10 @@ if TYPE_CHECKING:
 site_app = typer.Typer(help="What a partner site's operator does.", no_args_is_help=True)
 site_app.command("approve")(approve)
 
-Home = Annotated[Path, typer.Argument(help="The site's folder.")]
-
 
 @site_app.command("init")
 def site_init(
-    home: Home,
+    home: Annotated[Path, typer.Argument(help="The site's folder, to be made.")],
     name: Annotated[str, typer.Option(help="The site's name, which it keeps.")],
     data: Annotated[
         str, typer.Option(help="The data set: the data.name of the scenarios it answers.")
@@ -30,7 +37,9 @@ def site_init(
     part: Annotated[str, typer.Option(help="Which site of a source that holds several.")] = "",
     path: Annotated[str, typer.Option(help="Your own CSV file.")] = "",
     target: Annotated[str, typer.Option(help="The label column of that file.")] = "",
-    epsilon: Annotated[float | None, typer.Option(help="The ceiling of the budget.")] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0.0, max=100.0, help="The ceiling of the budget.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make the site's folder: keys, policy and a systemd unit. Called again, complete it."""
@@ -58,7 +67,7 @@ def _absolute(path: str) -> str:
 
 @site_app.command("join")
 def site_join(
-    home: Home,
+    home: SiteFolder,
     invitation: Annotated[Path, typer.Argument(help="What the coordinator's operator sent.")],
     fingerprint: Annotated[
         str, typer.Option(metavar="AA:BB:..", help="The CA's, told by another way.")
@@ -66,7 +75,7 @@ def site_join(
     as_json: Json = False,
 ) -> None:
     """Take a coordinator's invitation, and write the request that it is to approve."""
-    with told():
+    with told(home):
         from clients.runtime import setup
         from fedlite.identity import nodekey
 
@@ -108,14 +117,14 @@ def _confirm(invitation: Invitation) -> bool:
 
 @site_app.command("rotate-key")
 def site_rotate_key(
-    home: Home,
+    home: SiteFolder,
     finish: Annotated[
         bool, typer.Option("--finish", help="The coordinator has approved the new key: use it.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Change the node key: write a request that the old key signs, or finish the change."""
-    with told():
+    with told(home):
         from clients.runtime import setup
         from fedlite.identity import nodekey
 
@@ -134,7 +143,7 @@ def site_rotate_key(
 
 
 @site_app.command("doctor")
-def site_doctor(home: Home, as_json: Json = False) -> None:
+def site_doctor(home: SiteFolder, as_json: Json = False) -> None:
     """Check everything that a site needs, with the mend for each. Exits with 1 if any fails."""
     with told():
         from clients.runtime import doctor
@@ -157,9 +166,9 @@ def _line(state: str, name: str, what: str, mend: str) -> str:
 
 
 @site_app.command("status")
-def site_status(home: Home, as_json: Json = False) -> None:
+def site_status(home: SiteFolder, as_json: Json = False) -> None:
     """Show what the site is doing, what it has spent, and what waits for the operator."""
-    with told():
+    with told(home):
         from clients.runtime import status
 
         found = status.status(home)
@@ -173,12 +182,12 @@ OwnerKey = Annotated[Path, typer.Option("--key", help="The data owner's private 
 
 
 @site_app.command("start")
-def site_start(home: Home) -> None:
+def site_start(home: SiteFolder) -> None:
     """Take part in the coordinator's runs, in the foreground, until it is told to stop.
 
     Only bundles that were approved run, each shut in; what is cut off is finished after a restart.
     """
-    with told():
+    with told(home):
         import logging
 
         from clients.runtime.fleet import Refused
@@ -218,6 +227,8 @@ def site_grant(
     with told():
         from fedlite.guard import keeping as commands
 
+        if not ledger.is_file():
+            raise ValueError(f"{ledger}: no such file; name one such as HOME/ledgers/DATASET.jsonl")
         wanted = {"epsilon": epsilon, "person": person, "per_run": per_run}
         changes = {name: value for name, value in wanted.items() if value is not None}
         grant = commands.make_grant(ledger, key, changes, out)
@@ -226,12 +237,12 @@ def site_grant(
 
 @site_app.command("raise")
 def site_raise(
-    home: Home,
+    home: SiteFolder,
     grant: Annotated[Path, typer.Argument(help="The data owner's grant.")],
     as_json: Json = False,
 ) -> None:
     """Put a data owner's grant in force."""
-    with told():
+    with told(home):
         from fedlite.guard import keeping as commands
 
         policy = commands.apply_grant(home, grant)
@@ -243,9 +254,9 @@ def site_raise(
 
 
 @site_app.command("rotate")
-def site_rotate(home: Home, as_json: Json = False) -> None:
+def site_rotate(home: SiteFolder, as_json: Json = False) -> None:
     """Replace the key that signs the site's ledgers; each of them records it."""
-    with told():
+    with told(home):
         from fedlite.guard import keeping as commands
 
         public, ledgers = commands.rotate_key(home)
@@ -258,7 +269,7 @@ def site_rotate(home: Home, as_json: Json = False) -> None:
 
 @site_app.command("recover")
 def site_recover(
-    home: Home,
+    home: SiteFolder,
     dataset: Annotated[str, typer.Argument(help="The data set whose ledger refuses.")],
     drop_damaged_tail: Annotated[
         bool, typer.Option(help="Give up an end that was never flushed and does not verify.")
@@ -266,7 +277,7 @@ def site_recover(
     as_json: Json = False,
 ) -> None:
     """Verify a ledger after its disk has failed, and write it anew, so that it works again."""
-    with told():
+    with told(home):
         from fedlite.guard import keeping as commands
 
         rows = commands.recover_ledger(home, dataset, drop_damaged_tail=drop_damaged_tail)

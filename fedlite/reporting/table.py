@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fedlite.reporting import wording
+from fedlite.reporting import terminal, wording
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,10 +66,9 @@ def print_summary(
 
     `file` is stdout unless given.
     """
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=file, highlight=False)
+    console = terminal.console(file)
     for part in render(summary):
         console.print(part)
     console.print()

@@ -91,8 +91,8 @@ def score(value: object) -> str:
 def epsilon(value: object, places: int = 2) -> str:
     """Return an epsilon rounded up, so that no printed loss is smaller than the real one.
 
-    >>> epsilon(1.87), epsilon(2.991), epsilon(0.0031), epsilon(None)
-    ('1.87', '3.00', '0.0031', '-')
+    >>> epsilon(1.87), epsilon(2.991), epsilon(0.0031), epsilon(8.13e-8), epsilon(None)
+    ('1.87', '3.00', '0.0031', '8.2e-08', '-')
     """
     number = _number(value)
     if number is None:
@@ -100,8 +100,9 @@ def epsilon(value: object, places: int = 2) -> str:
     if 0 < number < 0.1:
         places = max(places, 1 - math.floor(math.log10(number)))
     # The shortest decimal that means this float: 1.87 stays 1.87 and does not become 1.88.
-    exact = Decimal(repr(number))
-    return str(exact.quantize(Decimal(1).scaleb(-places), rounding=ROUND_CEILING))
+    exact = Decimal(repr(number)).quantize(Decimal(1).scaleb(-places), rounding=ROUND_CEILING)
+    # As Python writes so small a float, and so a budget: the two stand side by side.
+    return f"{float(exact):.1e}" if 0 < number < 1e-4 else str(exact)
 
 
 def budget(value: object) -> str:

@@ -76,7 +76,7 @@ def load(coordinator: Coordinator, name: str) -> Job:
         return Job(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in coordinator.jobs.glob("*.json"))) or "none yet"
-        raise ValueError(f"run: must be one of {known}, got {name!r}") from None
+        raise ValueError(f"run: there is none called {name!r}; those here: {known}") from None
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{path}: must be a run's file ({error}); restore it from a copy"

@@ -147,7 +147,7 @@ def test_both_sides_by_commands_alone(coord: Path, tmp_path: Path, link: SuperLi
     result = call(
         "server", "approve", "--coordinator", coord, home / "request.json", "--fingerprint", key
     )
-    assert result.exit_code == 1 and "--again" in result.output
+    assert result.exit_code == 2 and "--again" in result.output
 
 
 def test_nobody_is_approved_unseen(coord: Path, tmp_path: Path, link: SuperLink) -> None:
@@ -163,7 +163,7 @@ def test_nobody_is_approved_unseen(coord: Path, tmp_path: Path, link: SuperLink)
         "--fingerprint",
         "SHA256:AAAA",
     )
-    assert wrong.exit_code == 1 and asked["node_key"] in wrong.output
+    assert wrong.exit_code == 2 and asked["node_key"] in wrong.output
     assert link.known == {} and not (coord / "sites.json").exists()
 
 
@@ -194,7 +194,7 @@ def test_without_the_coordinator_running(coord: Path, tmp_path: Path, link: Supe
 def test_what_is_no_coordinators_folder(tmp_path: Path, link: SuperLink) -> None:
     for words in (("sites",), ("invite",), ("revoke", "s"), ("approve", "r.json")):
         result = call("server", *words, "--coordinator", tmp_path)
-        assert result.exit_code == 1 and "fedlite server init" in result.output
+        assert result.exit_code == 2 and "fedlite server init" in result.output
 
 
 def test_every_command_has_a_help(link: SuperLink) -> None:

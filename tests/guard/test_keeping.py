@@ -54,25 +54,25 @@ def test_the_owner_signs_and_the_operator_applies(tmp_path: Path, site: Path) ->
     make = ("grant", ledger, "--key", tmp_path / "owner.pem", "--epsilon", "2.5", "--out", out)
     assert run(*make)[0] == 0
     code, output = run(*make)
-    assert code == 1 and "never overwritten" in output
+    assert code == 2 and "never overwritten" in output
     code, output = run("raise", site, out)
     # The operator's own file still says 1: the grant would be used up for nothing.
-    assert code == 1 and "allows less than the grant in epsilon" in output
+    assert code == 2 and "allows less than the grant in epsilon" in output
     assert Account.of(read(ledger)).policy.epsilon == 1.0
     policy_file.write(site / "site.toml", SitePolicy(site="s", epsilon=9.0))
     assert run("raise", site, out) == (0, "epsilon 2.5 at delta 1e-05 is in force\n")
     assert Account.of(read(ledger)).policy.epsilon == 2.5
     code, output = run("raise", site, out)
-    assert code == 1 and "grant" in output
+    assert code == 2 and "grant" in output
 
 
 def test_another_key_another_ledger_and_other_files_are_refused(tmp_path: Path, site: Path) -> None:
     ledger = site / "ledgers" / "digits.jsonl"
     run("owner", "--key", tmp_path / "thief.pem")
     code, output = run("grant", ledger, "--key", tmp_path / "thief.pem", "--epsilon", "9")
-    assert code == 1 and "owner key: must be" in output
+    assert code == 2 and "owner key: must be" in output
     code, output = run("grant", ledger, "--key", tmp_path / "owner.pem", "--epsilon", "0.5")
-    assert code == 1 and "needs no grant" in output
+    assert code == 2 and "needs no grant" in output
     out = tmp_path / "g.json"
     run("grant", ledger, "--key", tmp_path / "owner.pem", "--epsilon", "2", "--out", out)
     grant = json.loads(out.read_text())
@@ -86,11 +86,11 @@ def test_another_key_another_ledger_and_other_files_are_refused(tmp_path: Path, 
     ):
         out.write_text(json.dumps(grant | change))
         code, output = run("raise", site, out)
-        assert code == 1, (change, output)
+        assert code == 2, (change, output)
     for text in ("", "[]", '"x"', "{}", "7", '{"policy": 1}', json.dumps(grant | {"policy": 1})):
         out.write_text(text)
         code, output = run("raise", site, out)
-        assert code == 1 and "is no grant" in output
+        assert code == 2 and "is no grant" in output
     assert Account.of(read(ledger)).policy.epsilon == 1.0
 
 
@@ -110,7 +110,7 @@ def test_a_rotated_key_signs_every_later_row_also_after_an_interruption(
     assert rows[1].body["key"] == json.loads(output)["key"]
     assert not (site / "keys" / "ledger.next.pem").exists()
     code, output = run("recover", site, "nosuch")
-    assert code == 1 and "those here: digits" in output
+    assert code == 2 and "those here: digits" in output
     with Ledger.open(ledger, keys.load(site / "keys" / "ledger.pem")) as opened:
         Budget(opened).reserve("ab" * 8, 1, 1, "00" * 8)
     assert CliRunner().invoke(app, ["audit", "ledgers", str(site)]).exit_code == 0

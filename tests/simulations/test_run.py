@@ -264,9 +264,14 @@ def test_a_finished_run_is_not_resumed_and_no_run_is_overwritten(
     assert result.exit_code == 2 and "the run has finished" in result.output
     result = runner.invoke(app, [*arguments, "--out", str(directory)])
     assert result.exit_code == 2 and "already exists" in result.output
-    assert f"--resume {directory}" in result.output
+    # It used to advise --resume, which the line above refuses.
+    assert "--resume" not in result.output
+    (directory / "summary.json").rename(directory / "kept")
+    result = runner.invoke(app, [*arguments, "--out", str(directory)])
+    assert result.exit_code == 2 and f"--resume {directory}" in result.output
+    (directory / "kept").rename(directory / "summary.json")
     result = runner.invoke(app, ["simulate", "--resume", str(directory), "--rounds", "9"])
-    assert result.exit_code == 2 and "leave out the scenario, --out" in result.output
+    assert result.exit_code == 2 and "a run goes on as it began" in result.output
     result = runner.invoke(app, ["simulate", "--resume", str(tmp_path / "nothing")])
     assert result.exit_code == 2 and "no scenario.toml there" in result.output
     assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before

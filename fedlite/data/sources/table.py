@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fedlite.data.dataset import Dataset, Features, Indices, Source
+from fedlite.data.hints import differs_in_case, foreign, near_name
 
 log = logging.getLogger("fedlite.site")
 
@@ -65,8 +66,8 @@ def _label(text: str, path: str, line: int, column: str) -> str:
 def _site(text: str, path: str, line: int) -> str:
     if not SITE_NAME.fullmatch(text):
         rule = "a site's name must be 1-64 of A-Z a-z 0-9 . _ - and start with a letter or digit"
-        shown = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "site-01"
-        raise _wrong(path, line, SITE_COLUMN, rule, text, f"write {shown!r} for example")
+        mend = f"write {near_name(text)!r} for example"
+        raise _wrong(path, line, SITE_COLUMN, rule, f"{text:.80}", mend)
     return text
 
 
@@ -76,14 +77,21 @@ def _header(names: list[str], path: str, target: str) -> None:
     if repeated or "" in names:
         what = repeated[0] if repeated else ""
         raise _wrong(path, 1, what, "each column needs a name of its own", names, "rename it")
+    if wrong := differs_in_case(SITE_COLUMN, names):
+        rule = f"the column that names a record's owner is {SITE_COLUMN!r}, in small letters"
+        mend = f"did you mean {SITE_COLUMN!r}? Rename it, or call a feature otherwise"
+        raise _wrong(path, 1, wrong, rule, wrong, mend)
     if not target or target not in names:
+        close = differs_in_case(target, names)
         raise _wrong(
             path,
             1,
             target,
             "the label column `target` must be in the header",
             names,
-            "set `target` to one of these, and separate columns by commas",
+            f"did you mean {close!r}?"
+            if close
+            else "set `target` to one of these, and separate columns by commas",
         )
     if target == SITE_COLUMN:
         rule = f"the column {SITE_COLUMN!r} names the owner of a record"
@@ -170,6 +178,10 @@ def load_csv(
         )
     try:
         content = Path(path).expanduser().read_bytes()
+        if other := foreign(content):
+            raise ValueError(
+                f"path: must name a CSV file, got {path!r}, which is {other[0]}; {other[1]}"
+            )
         text = content.decode("utf-8-sig", "replace" if skip_wrong else "strict")
     except OSError as error:
         raise ValueError(

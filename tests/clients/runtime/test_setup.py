@@ -119,7 +119,7 @@ def test_init_completes_what_a_crash_left(home: Path) -> None:
 def test_init_never_changes_a_site(home: Path, words: tuple[str, ...], text: str) -> None:
     before = content(home)
     code, output = run("init", home, *words)
-    assert code == 1 and text in output
+    assert code == 2 and text in output
     assert content(home) == before
 
 
@@ -127,12 +127,12 @@ def test_init_refuses_other_folders_and_wrong_words(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("mine")
     code, output = run("init", tmp_path / "home", "--name", "s")
-    assert code == 1 and "'thesis.tex'" in output
+    assert code == 2 and "'thesis.tex'" in output
     assert run("init", tmp_path / "n", "--name", "s", "--part", "x")[0] == 2
     assert run("init", tmp_path / "n", "--name", "s", "--data", "d", "--path", "x.csv")[0] == 2
     # A data set that nobody knows leaves no site behind.
     code, output = run("init", tmp_path / "n", "--name", "s", "--data", "digitz")
-    assert code == 1 and "data.digitz.source" in output
+    assert code == 2 and "data.digitz.source" in output
     assert not (tmp_path / "n" / "site.toml").exists()
     assert run("init", tmp_path / "n", "--name", "s", "--data", "digits")[0] == 0
 
@@ -141,7 +141,7 @@ def test_a_key_in_use_is_never_made_anew(home: Path, tmp_path: Path) -> None:
     (home / "ledgers" / "digits.jsonl").write_text("")
     (home / "keys" / "ledger.pem").rename(tmp_path / "kept")
     code, output = run("init", home, "--name", "site-01")
-    assert code == 1 and "restore it from a copy" in output
+    assert code == 2 and "restore it from a copy" in output
     (tmp_path / "kept").rename(home / "keys" / "ledger.pem")
     setup.join(home, invite(tmp_path, one := invitation()), fingerprint=one.fingerprint)
     (home / "keys" / "node.pem").unlink()
@@ -182,7 +182,7 @@ def test_join_needs_somebody_who_says_yes(home: Path, tmp_path: Path) -> None:
     code, output = run("join", home, path)
     assert code == 2 and "--fingerprint: must be given" in output
     code, output = run("join", home, path, "--fingerprint", invitation().fingerprint)
-    assert code == 1 and "must be that of the invitation" in output
+    assert code == 2 and "must be that of the invitation" in output
     asked: list[Any] = []
     with pytest.raises(setup.Unconfirmed):
         setup.join(home, path, confirm=lambda shown: bool(asked.append(shown)))
@@ -215,7 +215,7 @@ def test_a_site_has_one_coordinator(home: Path, tmp_path: Path) -> None:
     first, other = invitation(), invitation("others")
     setup.join(home, invite(tmp_path, first), fingerprint=first.fingerprint)
     code, output = run("join", home, invite(tmp_path, other), "--fingerprint", other.fingerprint)
-    assert code == 1 and "has joined 'hospitals'" in output and "another folder" in output
+    assert code == 2 and "has joined 'hospitals'" in output and "another folder" in output
     # The same coordinator at a new address.
     moved = replace(first, address="no-such-host.invalid:443", witness="cd" * 32)
     done = setup.join(home, invite(tmp_path, moved), fingerprint=first.fingerprint)
@@ -226,7 +226,7 @@ def test_a_site_has_one_coordinator(home: Path, tmp_path: Path) -> None:
 
 def test_changing_the_node_key(home: Path, tmp_path: Path) -> None:
     code, output = run("rotate-key", home)
-    assert code == 1 and "has not joined" in output
+    assert code == 2 and "has not joined" in output
     one = invitation()
     setup.join(home, invite(tmp_path, one), fingerprint=one.fingerprint)
     old = nodekey.public(nodekey.load(home / "keys" / "node.pem"))

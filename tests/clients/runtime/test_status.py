@@ -126,7 +126,7 @@ def test_a_damaged_status_is_told(home: Path) -> None:
         (home / "status.json").write_text(text)
         with pytest.raises(ValueError, match="remove it"):
             status(home)
-    assert CliRunner().invoke(app, ["site", "status", str(home.parent)]).exit_code == 1
+    assert CliRunner().invoke(app, ["site", "status", str(home.parent)]).exit_code == 2
 
 
 def test_what_the_process_writes_the_command_reads(home: Path) -> None:

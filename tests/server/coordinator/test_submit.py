@@ -214,11 +214,11 @@ def test_a_run_is_stopped_and_resumed_by_name(coordinator: Coordinator) -> None:
         submit.submit(coordinator, SCENARIO, ROOT)
     assert call(coordinator, "stop", "--run", "demo").exit_code == 0
     assert jobs.load(coordinator, "demo").state == "stopped"
-    assert call(coordinator, "stop", "--run", "demo").exit_code == 1
+    assert call(coordinator, "stop", "--run", "demo").exit_code == 2
     told = json.loads(call(coordinator, "submit", "--resume", "demo", "--detach", "--json").stdout)
     assert told["state"] == "running" and told["flower_run"] is None
 
 
 def test_a_folder_that_is_none_is_told_with_the_mend(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["server", "status", str(tmp_path)])
-    assert result.exit_code == 1 and f"fedlite server init {tmp_path}" in result.stderr
+    assert result.exit_code == 2 and f"fedlite server init {tmp_path}" in result.stderr
