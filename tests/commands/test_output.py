@@ -19,7 +19,7 @@ from fedlite.privacy.ledger.rules import LedgerBusy, LedgerError, LedgerPoisoned
 from fedlite.reporting import terminal
 from fedlite.scenario import ScenarioError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
