@@ -25,7 +25,7 @@ from fedlite.guard.folder import Home, open_home
 from fedlite.guard.policy import DataSet, for_scenario
 from fedlite.messages import Code
 from fedlite.plan import Plan
-from fedlite.scenario import Scenario, ScenarioError
+from fedlite.scenario import Data, Scenario, ScenarioError
 from fedlite.training import Learner
 
 log = logging.getLogger("fedlite.site")
@@ -79,6 +79,16 @@ def open_deployed_site(scenario: Scenario, home: Path, run: str) -> Site:
     return _ready(plan, data, state, place, most=chosen.records_at_most)
 
 
+def own_source(scenario: Scenario, chosen: DataSet, home: Path) -> tuple[Source, Data]:
+    """Return the source that the operator has named, and the plan's settings of it.
+
+    Where it is private, rows of a file that do not fit the plan are left out.
+    """
+    path = str(chosen.file(home)) if chosen.path else ""
+    settings = replace(scenario.data, name=chosen.source, path=path, target=chosen.target)
+    return load_source(settings, skip_wrong=scenario.private), settings
+
+
 def _own_records(
     scenario: Scenario, chosen: DataSet, home: Path, site: str
 ) -> tuple[Source, SiteData]:
@@ -87,10 +97,8 @@ def _own_records(
     Where they are private, neither a row of a file that does not fit the plan nor a part without
     rows stops the site: it trains on what is left, and on nothing if need be.
     """
-    path = str(chosen.file(home)) if chosen.path else ""
-    settings = replace(scenario.data, name=chosen.source, path=path, target=chosen.target)
+    source, settings = own_source(scenario, chosen, home)
     private, federation = scenario.private, scenario.federation
-    source = load_source(settings, skip_wrong=private)
     if chosen.part and settings.partition != "natural":
         shares = share_out(source, settings, federation.sites, federation.seed, private=private)
         found = {share.name: share for share in shares}

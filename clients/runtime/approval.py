@@ -296,18 +296,14 @@ def _sizes(
     home: Path, policy: SitePolicy, scenario: Scenario
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the model's size and the bytes of a round as facts, and what is over the limits."""
-    from fedlite import data as catalog, plan as plans
+    from clients.opening import own_source
+    from fedlite import plan as plans
 
     chosen = policy.data_set(scenario.data.name)
     if chosen is None:
         return [], []
-    own: dict[str, Any] = {}
-    if chosen.source == "csv":
-        shape = tuple(int(size) for size in scenario.data.shape.split("x") if size)
-        labels = scenario.data.class_names
-        own = {"path": str(chosen.file(home)), "target": chosen.target, "shape": shape}
-        own |= {"labels": labels}
-    source = catalog.load(chosen.source, **own)
+    # As for training: another model than that which trains has other limits.
+    source, _ = own_source(scenario, chosen, home)
     plan, name = plans.of(scenario, source.shape, source.classes), scenario.model.name
     layout = plan.layout
     up, down = HEADER_BYTES + plan.up_limit, HEADER_BYTES + plan.down_limit

@@ -10,8 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from clients.opening import open_deployed_site
 from clients.runtime import approval, gate
 from fedlite.commands.approval import approve as command
+from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles, journal
 from fedlite.guard import policy, policy_file
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
@@ -198,3 +200,35 @@ def test_a_name_cannot_steer_the_terminal(home: Path) -> None:
     for words in ((digest,), ()):
         _, output = call(home, *words, answer="n\n")
         assert "\x1b" not in output and "hostile" in output
+
+
+OWN = "a,b,ill\n" + "".join(f"{n % 7},{n % 5},{('no', 'yes')[n % 2]}\n" for n in range(40))
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_the_model_that_is_shown_is_the_one_that_trains(home: Path, private: bool) -> None:
+    """The page was made without `labels`: 10 parameters were shown, and 15 trained."""
+    # A private site leaves out a row that does not fit; the page then showed no size at all.
+    (home / "own.csv").write_text(OWN + "x,1,no\n" * private)
+    given = DataSet("csv", "csv", path="own.csv", target="ill", records_at_most=99)
+    policy_file.write(home / "site.toml", SitePolicy(units=("none", "record"), data=(given,)))
+    content = made(
+        data={"name": "csv", "shape": "2", "labels": "no, maybe, yes", "scaling": "none"},
+        model={"name": "linear"},
+        privacy={"expected_batch": 20} if private else {"unit": "none"},
+    )
+    seen = approval.review(home, bundles.read(content), {})
+    layout = open_deployed_site(seen.scenario, home, "0" * 16).learner.layout
+    # Three classes: the exit reads one of two columns, the tail both, each with its offset.
+    assert layout.size == 3 * (1 + 1) + 3 * (2 + 1)
+    facts = dict(seen.facts)
+    assert facts["model"] == '"linear", 15 parameters'
+    up = HEADER_BYTES + seen.scenario.uplink.make(layout.sizes).limit(layout.size)
+    assert facts["leaves"].startswith(f"at most {up:,} bytes a round")
+    # The limits are held against that size.
+    tight = Limits(up=up + 1023)
+    policy_file.write(
+        home / "site.toml", SitePolicy(units=("none", "record"), data=(given,), limits=tight)
+    )
+    (refused,) = approval.review(home, bundles.read(content), {}).refused
+    assert refused.startswith("limits.up: ")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedlite.data import load, partition, site_data, standardize
+from fedlite.data.sources.table import SITE_NAME, load_csv
 
 GOOD = "age,site,dose,ill\n40,north,1.5,yes\n,south,2,no\n60,north,,no\n70,south,4,yes\n"
 
@@ -176,3 +177,62 @@ def test_a_row_whatever_it_is_neither_stops_nor_changes_another(
     for place in sorted(at, reverse=True):
         rows.insert(place, ODD[name])
     assert records(rows) == records(good)
+
+
+def _gzip(text: str) -> bytes:
+    import gzip
+
+    return gzip.compress(text.encode())
+
+
+def _zip(text: str) -> bytes:
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("own.csv", text)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (_gzip(GOOD), "a gzip file"),
+        (_zip(GOOD), "a spreadsheet or a zip archive"),
+        (b"PAR1\x15\x04\x15PAR1", "a Parquet file"),
+        (GOOD.encode("utf-16"), "text in UTF-16"),
+    ],
+)
+@pytest.mark.parametrize("skip_wrong", [False, True])
+def test_a_file_that_is_no_csv_is_named_as_what_it_is(
+    tmp_path: Path, content: bytes, kind: str, skip_wrong: bool
+) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(ValueError, match=rf"must name a CSV file, got .*, which is {kind}; \w+"):
+        load_csv(path, target="ill", labels=("no", "yes"), skip_wrong=skip_wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("Zürich", "zurich"), ("x" * 300, "x" * 64), ("Haus A/3", "haus-a-3"), ("東京", "site-01")],
+)
+def test_the_name_that_is_proposed_for_a_site_is_one(tmp_path: Path, name: str, near: str) -> None:
+    """300 letters were mended to themselves, and Zürich to z-rich."""
+    assert SITE_NAME.fullmatch(near)
+    path = write(tmp_path, GOOD.replace("north", name))
+    with pytest.raises(ValueError, match=f"write '{near}' for example") as caught:
+        load("csv", path=path, target="ill")
+    assert len(str(caught.value)) < len(path) + 400
+
+
+@pytest.mark.parametrize("column", ["Site", "SITE", "sITE"])
+def test_a_column_of_owners_in_capitals_is_no_feature(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path, GOOD.replace("site", column))
+    with pytest.raises(ValueError, match=rf"line 1, column '{column}'.*did you mean 'site'\?"):
+        load("csv", path=path, target="ill")
+
+
+def test_a_target_in_other_capitals_is_found(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"got \['age', .*; did you mean 'ill'\?$"):
+        load("csv", path=write(tmp_path, GOOD), target="Ill")
