@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
 from fedlite.commands.main import app
 from fedlite.data.spread import spread
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import read
-from fedlite.scenario import Scenario, ScenarioError, from_dict, with_values
+from fedlite.scenario import Scenario, ScenarioError, from_dict, load, with_values
 from server import checkpoint
 from simulations import run
 from simulations.run import simulate
@@ -344,6 +345,78 @@ def test_a_run_does_not_go_on_with_other_records(
     table.write_text(CSV)
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("unit", ["none", "record"])
+def test_a_run_goes_on_from_any_directory_and_with_records_that_have_moved(
+    killed: Killed,
+    trap: Trap,
+    tmp_path: Path,
+    unit: str,
+    outcome: Outcome,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All paths were relative to where the run began, so that only from there it could go on."""
+    study, other = tmp_path / "study", tmp_path / "other"
+    for folder in (study, other):
+        folder.mkdir()
+    (study / "own.csv").write_text(CSV)
+    tables: dict[str, Any] = {
+        "federation": {"rounds": 3, "sites": 2, "name": "moved"},
+        "data": {
+            "name": "csv",
+            "path": "own.csv",
+            "target": "label",
+            "labels": "0,1",
+            "partition": "natural",
+            "scaling": "none",
+            "test_fraction": 0.5,
+        },
+        "model": {"name": "mlp"},
+        "training": {"steps": 1},
+        "privacy": {"unit": unit},
+    }
+    if unit == "record":
+        tables["privacy"]["expected_batch"] = 5
+        tables["simulation"] = {"sites": "homes", "witness": "seen.jsonl"}
+    (study / "s.toml").write_text(tomli_w.dumps(tables))
+    monkeypatch.chdir(other)
+    arm = trap(checkpoint, "save", 2, "before")
+    scenario = load(Path("../study/s.toml"))
+    assert killed(lambda: simulate(scenario, Path("run"), engine="serial", quiet=True), arm)
+    kept = load(other / "run" / "scenario.toml")
+    assert kept.data.path == str(study / "own.csv")
+
+    monkeypatch.chdir(tmp_path)
+    command = ["simulate", "--resume", "other/run", "--engine", "serial", "--json"]
+    (study / "own.csv").rename(tmp_path / "elsewhere.csv")
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "--set data.path=FILE" in result.output
+    (tmp_path / "wrong.csv").write_text(CSV.replace("h0,0.000", "h0,0.001"))
+    result = CliRunner().invoke(app, [*command, "--set", "data.path=wrong.csv"])
+    assert result.exit_code == 1 and "records are not those" in result.output
+    assert load(other / "run" / "scenario.toml").data.path == str(study / "own.csv")
+    result = CliRunner().invoke(
+        app, [*command, "--set", "data.path=elsewhere.csv", "--set", "data.target=a"]
+    )
+    assert result.exit_code == 2 and "a run goes on as it began" in result.output
+    result = CliRunner().invoke(app, [*command, "--set", "data.path=elsewhere.csv"])
+    assert result.exit_code == 0, result.output
+    kept = load(other / "run" / "scenario.toml")
+    assert kept.data.path == str(tmp_path / "elsewhere.csv")
+    rows = outcome(other / "run")[1]
+    assert [row["accepted"] for row in rows] == [2, 2, 2]
+    if unit == "none":
+        simulate(kept, tmp_path / "whole", engine="serial", quiet=True)
+        assert outcome(other / "run") == outcome(tmp_path / "whole")
+    else:
+        assert sorted(path.name for path in (study / "homes").iterdir()) == ["h0", "h1"]
+        assert (study / "seen.jsonl").stat().st_size and (study / "seen.pem").exists()
+        for site in ("h0", "h1"):
+            kinds = [row.kind for row in read(other / "run" / "ledgers" / f"{site}.jsonl")]
+            assert kinds.count("release") == 3
+    assert sorted(path.name for path in other.iterdir()) == ["run"]
 
 
 @pytest.mark.usefixtures("undrawn")
