@@ -20,6 +20,7 @@ from fedlite import flower
 from fedlite.guard import egress
 from fedlite.messages import Code, Hello, Instruction, Reply
 from fedlite.scenario import ScenarioError, from_run_config
+from fedlite.storage import is_full
 from fedlite.training.share import settle_process
 
 log = logging.getLogger("fedlite.site")
@@ -78,6 +79,13 @@ def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | 
     except ValueError as error:
         log.error("%s: %s", name, error)
         code = Code.DATA
+    except OSError as error:
+        # A simulated site's disk is its server's, which is about to say the same once for all.
+        own = "home" in context.node_config or context.run_config.get("simulation.sites")
+        log.log(
+            logging.ERROR if own or not is_full(error) else logging.DEBUG, "%s: %s", name, error
+        )
+        code = Code.FAILED
     except Exception:
         log.exception("the round failed at this site")
         code = Code.FAILED

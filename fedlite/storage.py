@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import time
@@ -11,6 +12,11 @@ from pathlib import Path
 # Nobody writes one file for so long; by its age, as the writer's number says nothing about a
 # process in another container.
 _ABANDONED_SECONDS = 3600.0
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether a write failed because the disk, or this user's share of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -27,7 +26,7 @@ from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
 from fedlite.reporting.report import report
 from fedlite.scenario import Scenario, from_run_config
-from fedlite.storage import write_atomic
+from fedlite.storage import is_full, write_atomic
 from server.closing import finish, witness_of
 from server.deployment import Deployment, from_environment
 from server.directories import free_directory
@@ -74,9 +73,8 @@ def main(grid: Grid, context: Context) -> None:
     except (RunFailed, ValueError, OSError) as error:
         # Without it, whoever started this process cannot tell a failure from a crash. What passes
         # by itself, or once there is room, is no reason to give a run up.
-        passing = isinstance(error, ConnectionError) or (
-            isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        )
+        full = isinstance(error, OSError) and is_full(error)
+        passing = full or isinstance(error, ConnectionError)
         if directory.is_dir() and not passing:
             write_atomic(directory / FAILURE, json.dumps({"reason": str(error)}).encode())
         raise

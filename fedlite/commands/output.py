@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import typer.core
 import typer.main
 
 from fedlite.rooms import app_root
+from fedlite.storage import is_full
 
 FAILED, WRONG_USE = 1, 2
 
@@ -92,8 +92,8 @@ def explain(error: OSError) -> str:
     if error.strerror is None:
         return str(error)
     where = f"{error.filename}: " if error.filename else ""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    mend = "make room; what was written before is whole" if full else "check the path"
+    full = "make room; what was written before is whole"
+    mend = full if is_full(error) else "check the path"
     return f"{where}{error.strerror.lower()}; {mend}"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,29 @@ def test_no_more_sites_are_kept_open_than_allowed(
     for folder in "abcd":
         client._site(context(tmp_path / folder))
     assert len(client._open) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "changes", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), {}, False),
+        (OSError(errno.ENOSPC, "No space left on device"), {"home": "h"}, True),
+        (OSError(errno.EIO, "Input/output error"), {}, True),
+    ],
+)
+def test_a_disk_that_fails_is_told_in_one_line_and_where_it_is_shared_by_the_server(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: OSError,
+    changes: dict[str, str],
+    told: bool,
+) -> None:
+    def fails(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(client, "_opened", fails)
+    reply = call("query", b"", context(tmp_path, **changes))
+    assert flower.code_of(reply) is Code.FAILED
+    assert [r.levelname for r in caplog.records if r.levelno > 10] == ["ERROR"] * told
+    assert all(record.exc_info is None for record in caplog.records)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import signal
 import subprocess
@@ -208,6 +209,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_usable(
     tiny_disk: Path,
     monkeypatch: pytest.MonkeyPatch,
     outcome: Outcome,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     file = tmp_path / "small.toml"
     file.write_text(plan(federation={"rounds": 4}).to_toml())
@@ -235,7 +237,10 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_usable(
         patch.setattr(checkpoint, "save", fill)
         result = CliRunner().invoke(app, [*arguments, "--out", str(directory)])
     assert result.exit_code == 1
-    assert "no space left on device" in result.output and "Traceback" not in result.output
+    assert "no space left on device; make room" in result.output
+    # A site's traceback used to stand before it, in the terminal of the one disk of both.
+    assert result.output.count("fedlite: ") == 1 and "Traceback" not in result.output
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
     point = checkpoint.load(directory / "checkpoint")
     assert point is not None and point.round == 2
     filler.unlink()
