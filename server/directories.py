@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from fedlite.reporting.record import SUMMARY
 from fedlite.scenario import ScenarioError
@@ -42,46 +41,38 @@ def hold(directory: Path, *, fresh: bool) -> Iterator[None]:
 
     Raises ScenarioError where another process has the directory, or it is not empty.
     """
-    file = _locked(directory)
+    lock = _locked(directory)
     try:
         if fresh and any(entry.name != LOCK for entry in directory.iterdir()):
             raise _exists(directory)
         yield
     finally:
         (directory / LOCK).unlink(missing_ok=True)
-        file.close()
+        lock.release()
         with contextlib.suppress(OSError):  # it holds the run
             directory.rmdir()
 
 
-def _locked(directory: Path) -> IO[bytes]:
-    """Return the directory's lock file, locked."""
+def _locked(directory: Path) -> FileLock:
+    """Return the directory's lock, taken."""
     while True:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
             raise _exists(directory) from None
+        # A soft lock, which it would take on a disk without locks, outlives a killed process.
+        lock = FileLock(directory / LOCK, thread_local=False, fallback_to_soft=False)
         try:
-            file = (directory / LOCK).open("ab")
+            # More than one try: the last holder may remove the file as it is being locked.
+            lock.acquire(timeout=0.2, poll_interval=0.02)
+            return lock
         except FileNotFoundError:
             continue  # whoever had the directory has just removed it
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The last holder may have removed the file between opening and locking it.
-            if os.path.samestat(os.fstat(file.fileno()), (directory / LOCK).stat()):
-                return file
-        except BlockingIOError:
-            file.close()
+        except Timeout:
             raise ScenarioError(
                 f"{directory}: another process runs a federation there (rule: a directory holds "
                 "one run); wait until it ends, or name another directory with --out"
             ) from None
-        except FileNotFoundError:
-            pass
-        except OSError:
-            file.close()
-            raise
-        file.close()
 
 
 def _exists(directory: Path) -> ScenarioError:

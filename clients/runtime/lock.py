@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 _NAME = "node.lock"
 
 
-class Held(ValueError):
+class Held(RuntimeError):
     """Another process works from this folder."""
 
 
-def hold(home: Path) -> IO[str]:
-    """Return a file that holds the folder for this process until it is closed.
+def hold(home: Path) -> ExitStack:
+    """Hold the folder for this process until what is returned is closed, or the process ends.
 
-    Raises Held when another process has it, OSError when the folder cannot be written.
+    Raises Held when another process has it, OSError when the folder cannot be written or its disk
+    has no locks.
     """
-    handle = (home / _NAME).open("a")
+    # Closed by whatever thread ends the site. A soft lock would outlive a killed process.
+    lock = FileLock(home / _NAME, thread_local=False, fallback_to_soft=False)
+    held = ExitStack()
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
+        held.enter_context(lock.acquire(timeout=0))
+    except Timeout:
         raise Held(
             f"{home}: another process works from this folder already; see `fedlite site status "
             f"{home}`, and stop that one first"
         ) from None
-    return handle
+    return held

@@ -66,11 +66,12 @@ def read_cached(path: Path, *, name: str) -> bytes:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Create `folder` and hold its lock, so that two fetches do not write one `.part` file."""
-    import fcntl
+    # Hardly any process fetches, and this takes 0.1 s to import.
+    from filelock import FileLock
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    # A soft lock, which it would take on a disk without locks, outlives a process that is killed.
+    with FileLock(folder / ".lock", fallback_to_soft=False):
         yield
 
 
