@@ -15,7 +15,7 @@ from fedlite.commands.output import (
     SCENARIO_HELP,
     WRONG_USE,
     Json,
-    explain,
+    begun,
     fail,
     print_json,
     tell,
@@ -111,15 +111,10 @@ def simulate(
                 if resume is not None:
                     # Whoever had it until now may just have finished it.
                     chosen = simulation.resume_scenario(resume, overrides)
-                simulation.simulate(chosen, directory, engine=engine, quiet=as_json)
+                with begun():
+                    simulation.simulate(chosen, directory, engine=engine, quiet=as_json)
         except KeyboardInterrupt:
             fail(f"interrupted; {after_a_stop(directory)}", 130)
-        except ScenarioError:
-            raise
-        except ValueError as error:
-            fail(str(error), FAILED)  # the scenario was right, and the run had begun
-        except OSError as error:
-            fail(explain(error), FAILED)
         step = _next(chosen.federation.name, directory)
         if chosen.claims_privacy:
             step = f"fedlite audit ledgers {directory}, then {step}"

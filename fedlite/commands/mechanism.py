@@ -54,6 +54,9 @@ def _mechanism(
         except ValueError as error:
             # Whatever is wrong here is wrong in what was asked for, and nothing has started yet.
             raise ScenarioError(str(error)) from error
+        if out is not None:
+            # Minutes later is too late to find that it cannot be.
+            out.mkdir(parents=True, exist_ok=True)
         report = _watched(chosen, canaries, confidence, quick=quick, quiet=as_json)
         if out is not None:
             _write(report, out)
@@ -80,13 +83,14 @@ def _watched(
     settle_process()
     columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     console = Console(stderr=True)
+    shown = console.is_terminal and not quiet
 
     def done(finding: Finding) -> None:
         bar.advance(task)
         if not quiet and not console.is_terminal:
             typer.echo(f"{finding.check}: {finding.outcome}", err=True)
 
-    with Progress(*columns, console=console, transient=True, disable=quiet) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("getting ready", total=checks(scenario, quick=quick))
         return audit(
             scenario,

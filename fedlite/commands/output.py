@@ -84,6 +84,21 @@ def told(site: Path | None = None) -> Iterator[None]:
         fail("interrupted", 130)
 
 
+@contextmanager
+def begun() -> Iterator[None]:
+    """Make whatever goes wrong a failure, as the call was right; but for a ScenarioError."""
+    from fedlite.scenario import ScenarioError
+
+    try:
+        yield
+    except ScenarioError:
+        raise
+    except ValueError as error:
+        fail(str(error), FAILED)
+    except OSError as error:
+        fail(explain(error), FAILED)
+
+
 _WRONG_PLACE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
