@@ -135,7 +135,7 @@ def test_without_a_key_nothing_is_answered(lab: Any, tmp_path: Path) -> None:
     home = tmp_path / "a"
     shutil.copytree(lab.partners["a"].home, home)
     (home / "keys" / "node.pem").unlink()
-    done = lab.fedlite("site", "start", home, code=1)
+    done = lab.fedlite("site", "start", home, code=2)
     assert f"{home / 'keys' / 'node.pem'}: cannot be read" in done.stderr
     assert "restore it or its permissions" in done.stderr
 
