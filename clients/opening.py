@@ -25,7 +25,7 @@ from fedlite.guard.folder import Home, open_home
 from fedlite.guard.policy import DataSet, for_scenario
 from fedlite.messages import Code
 from fedlite.plan import Plan
-from fedlite.scenario import Data, Scenario, ScenarioError
+from fedlite.scenario import Data, Scenario, ScenarioError, own_code
 from fedlite.training import Learner
 
 log = logging.getLogger("fedlite.site")
@@ -56,6 +56,11 @@ def open_deployed_site(scenario: Scenario, home: Path, run: str) -> Site:
     """
     if not re.fullmatch(r"[0-9a-f]{16}", run):
         raise ScenarioError(f"run.id: must be 16 lower-case hex digits, got {run!r:.40}")
+    if named := own_code(scenario):
+        raise ScenarioError(
+            f"{named[0]}: must be a name that this site knows (rule: no file that a scenario names "
+            "is run here), got one of a file"
+        )
     if scenario.privacy.unit == "record" and not scenario.privacy.expected_batch:
         raise ScenarioError(
             "privacy.expected_batch: must be settled by the coordinator, the same number for all "

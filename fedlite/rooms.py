@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 
@@ -13,3 +14,10 @@ def app_root() -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "app"
     return inside if inside.is_dir() else package.parent
+
+
+def open_rooms() -> None:
+    """Let `server` and `simulations` be imported, which a wheel carries inside the package."""
+    root = str(app_root())
+    if root not in sys.path:
+        sys.path.insert(0, root)

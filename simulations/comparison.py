@@ -24,6 +24,7 @@ from fedlite import plan as plans
 from fedlite.compression import Decoded
 from fedlite.data import Dataset, SiteData
 from fedlite.models import Branched
+from fedlite.models.files import read_vector
 from fedlite.parameters import Vector, load_vector
 from fedlite.plan import Plan
 from fedlite.privacy import RecordMechanism
@@ -99,7 +100,9 @@ def add_comparisons(scenario: Scenario, directory: Path, *, quiet: bool) -> None
     """
     summary = read_summary(directory)
     if scenario.inference.home_head:
-        summary["home_head"] = home_scores(scenario, released_vector(scenario, directory))
+        summary["home_head"] = home_scores(
+            scenario, read_vector(directory, plans.simulated(scenario)[0].layout)
+        )
     repeats = scenario.report.baseline_repeats
     if repeats:
         with Progress(repeats, None, quiet=quiet) as progress:
@@ -108,17 +111,6 @@ def add_comparisons(scenario: Scenario, directory: Path, *, quiet: bool) -> None
             progress.status("writing the report")
     finish(directory, summary, witness_of(scenario, directory))
     report(directory)
-
-
-def released_vector(scenario: Scenario, directory: Path) -> Vector:
-    """Read the model that a run released, float32 [n]."""
-    import safetensors.numpy
-
-    plan, _, _ = plans.simulated(scenario)
-    tensors = safetensors.numpy.load_file(directory / "model.safetensors")
-    parts = [tensors[name].ravel() for name in plan.layout.names]
-    vector: Vector = np.concatenate(parts).astype(np.float32)
-    return vector
 
 
 def home_scores(scenario: Scenario, vector: Vector) -> dict[str, dict[str, float]]:

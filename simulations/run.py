@@ -14,7 +14,8 @@ from pathlib import Path
 from fedlite import data, plan as plans
 from fedlite.data.partition import check_expected
 from fedlite.plan import Plan
-from fedlite.scenario import PATHS, Scenario, ScenarioError, load, with_values
+from fedlite.registry import resolve
+from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
 from fedlite.storage import write_atomic
 from fedlite.training.share import device_of
 
@@ -53,7 +54,9 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     from strategies import make
 
     data = scenario.data
-    if not deployed:
+    if deployed:
+        refuse_own_code(scenario)
+    else:
         device_of(scenario.training.device)
     make(scenario.federation)
     if not data.at_sites:
@@ -70,6 +73,16 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         _check_size(plan.scenario)
         _check_model(plan)
     return plan.scenario
+
+
+def refuse_own_code(scenario: Scenario) -> None:
+    """Raise ScenarioError where a setting names a file of code: sites would have to run it."""
+    if named := own_code(scenario):
+        raise ScenarioError(
+            f"{named[0]}: must be a name that every site knows, in a deployment (rule: a site runs "
+            "what is installed there and what its operator approved, and no file that a scenario "
+            "names); offer it by an entry point of a package that the sites install"
+        )
 
 
 def _check_model(plan: Plan) -> None:
@@ -204,6 +217,10 @@ def _with_absolute_paths(scenario: Scenario) -> Scenario:
         if given := getattr(getattr(scenario, section), key):
             absolute = str(Path(given).expanduser().absolute())
             scenario = with_values(scenario, section, **{key: absolute})
+    for section, key in CODE:
+        given = getattr(getattr(scenario, section), key)
+        if resolve(given, Path()) != given:
+            scenario = with_values(scenario, section, **{key: resolve(given, Path())})
     return scenario
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedlite.registry import Registry
 from fedlite.scenario import Federation
 from strategies.base import Mean, ServerState, Strategy, weighted_mean
 from strategies.fedavg import FedAvg
@@ -13,20 +14,30 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
 }
+_RULES = Registry("federation.strategy", "fedlite.strategies", STRATEGIES)
+
+# What no rule may replace where the sum is not noised yet.
+_SUM = {name: getattr(Strategy, name) for name in ("start", "add", "finish")}
 
 
 def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:
-    """Return the strategy that the scenario names; raises ValueError when there is none.
+    """Return the strategy that the scenario names, which may be one of your own (`registry`).
 
     `mean` turns a round's sum and weight into its mean. A strategy sees the sum through it only, so
     that noise which the server adds cannot be forgotten.
+
+    Raises ValueError when there is none, and where the server adds noise for one that does not
+    leave the sum to `Strategy`.
     """
-    if federation.strategy not in STRATEGIES:
+    strategy = _RULES.get(federation.strategy)(federation, mean)
+    own = [name for name in _SUM if getattr(type(strategy), name, None) is not _SUM[name]]
+    if mean is not weighted_mean and own:
         raise ValueError(
-            f"federation.strategy: must be one of {', '.join(sorted(STRATEGIES))}, got "
-            f"{federation.strategy!r}"
+            f"federation.strategy: must leave {', '.join(_SUM)} to strategies.Strategy where the "
+            "server adds the noise (rule: nobody but the mechanism sees a clear sum), got "
+            f"{federation.strategy!r}, which has its own {', '.join(own)}; write its `step` alone"
         )
-    return STRATEGIES[federation.strategy](federation, mean)
+    return strategy
 
 
 __all__ = ["STRATEGIES", "FedAvg", "Mean", "ServerState", "Strategy", "make", "weighted_mean"]

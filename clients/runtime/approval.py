@@ -30,7 +30,7 @@ from fedlite.guard.policy import (
     is_number,
 )
 from fedlite.rooms import app_root
-from fedlite.scenario import Scenario, from_run_config
+from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.settings import parse_value
 
 # What travels with a frame: Flower's record around it, and the ledger's head.
@@ -250,6 +250,8 @@ def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
                     f"{key}: {most:g} is below the plan's epsilon, {privacy.epsilon:g}; ask for a "
                     "plan with less"
                 )
+    for key in own_code(scenario):
+        found.append(f"{key}: names a file of code, which no site runs; ask for another plan")
     missing = set(asked.metrics) - set(policy.metrics)
     if missing:
         found.append(f"egress.metrics: must hold {', '.join(sorted(missing))}, which would leave")
@@ -300,7 +302,8 @@ def _sizes(
     from fedlite import plan as plans
 
     chosen = policy.data_set(scenario.data.name)
-    if chosen is None:
+    if chosen is None or own_code(scenario):
+        # Whoever asks for approval may not have a file run by asking.
         return [], []
     # As for training: another model than that which trains has other limits.
     source, _ = own_source(scenario, chosen, home)

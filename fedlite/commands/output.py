@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 import typer.core
 import typer.main
 
-from fedlite.rooms import app_root
+from fedlite.rooms import open_rooms
 from fedlite.storage import is_full
 
 FAILED, WRONG_USE = 1, 2
@@ -62,9 +61,7 @@ def told(site: Path | None = None) -> Iterator[None]:
     where it may well be repeated as it is: a network, a disk, a ledger in use. `site` is the
     folder of a site, which has to be there.
     """
-    root = str(app_root())
-    if root not in sys.path:
-        sys.path.insert(0, root)
+    open_rooms()
     try:
         if site is not None and not site.is_dir():
             raise ValueError(f"{site}: no such folder; make it with `fedlite site init {site}`")

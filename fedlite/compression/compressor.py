@@ -12,6 +12,7 @@ from fedlite.compression.quantization import quantizer
 from fedlite.compression.randk import RandK
 from fedlite.compression.rotated import RotatedTopK
 from fedlite.compression.topk import TopK
+from fedlite.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ COMPRESSORS: dict[str, Callable[[Settings], Compressor]] = {
     ),
     "eden": lambda s: Eden(s.bits, s.unbiased),
 }
+_KNOWN = Registry("compressor", "fedlite.compressors", COMPRESSORS)
+
+OWN_CODECS = range(128, 256)
+"""The numbers for formats of others: fedlite will never give one of them a meaning."""
 
 
 def make(
@@ -67,15 +72,24 @@ def make(
     unbiased: bool = True,
     sections: tuple[int, ...] = (),
 ) -> Compressor:
-    """Return the compressor that is registered under `name`, with the given `Settings`.
+    """Return the compressor that is called `name`, with the given `Settings`.
+
+    Args:
+        name: one of the house, of an installed package, or `file.py:function` of one's own
+            (`fedlite.registry`), which is called with the `Settings`.
 
     Raises:
-        ValueError: `name` is not registered, or the compressor refuses its settings.
+        ValueError: there is none, it refuses its settings, or one of others has a codec number
+            that is not in `OWN_CODECS`.
 
     >>> make("topk", density=0.03, values="sign")
     TopK(density=0.03, values='sign', sections=(), least=0)
     """
-    if name not in COMPRESSORS:
-        known = ", ".join(sorted(COMPRESSORS))
-        raise ValueError(f"compressor must be one of {known}; got {name!r}")
-    return COMPRESSORS[name](Settings(density, values, bits, unbiased, sections))
+    made = _KNOWN.get(name)(Settings(density, values, bits, unbiased, sections))
+    if name not in COMPRESSORS and made.codec not in OWN_CODECS:
+        raise ValueError(
+            f"compressor: {name!r} must have a codec from {OWN_CODECS.start} to "
+            f"{OWN_CODECS.stop - 1} (rule: a number of fedlite's names a format of fedlite's), got "
+            f"{made.codec}; give it another"
+        )
+    return made

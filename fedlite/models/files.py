@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import safetensors
 import safetensors.numpy
 
 from fedlite.models.branched import Branched
@@ -34,3 +36,25 @@ def write_model(
     }
     text = json.dumps(description, indent=2, sort_keys=True)
     write_atomic(directory / "model.json", text.encode() + b"\n")
+
+
+def read_vector(directory: Path, layout: Layout) -> Vector:
+    """Return the trained model that `write_model` wrote for a model of this layout, float32 [n].
+
+    Raises ValueError when there is none, the file is damaged, or it holds another model.
+    """
+    path = directory / "model.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give the directory of a run that has finished")
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: is damaged ({error}); restore it from a copy") from None
+    shapes = dict(zip(layout.names, layout.shapes, strict=True))
+    if {name: tensor.shape for name, tensor in tensors.items()} != shapes:
+        raise ValueError(
+            f"{path}: must hold the {layout.size} parameters of this model, and holds others; give "
+            "the scenario that it was trained by"
+        )
+    vector: Vector = np.concatenate([tensors[name].ravel() for name in layout.names])
+    return vector.astype(np.float32)

@@ -9,8 +9,9 @@ import torch
 
 from fedlite.models import fixed, scatter, tinyml
 from fedlite.models.branched import Branched
+from fedlite.registry import Registry
 
-_BUILDERS: dict[str, Callable[..., Branched]] = {
+_HOUSE: dict[str, Callable[..., Branched]] = {
     "cnn": tinyml.cnn,
     "cnn1d": tinyml.cnn1d,
     "cosine": fixed.cosine,
@@ -18,11 +19,12 @@ _BUILDERS: dict[str, Callable[..., Branched]] = {
     "mlp": tinyml.mlp,
     "scatter": scatter.scatter,
 }
+_MODELS = Registry("model.name", "fedlite.models", _HOUSE)
 
 
 def names() -> tuple[str, ...]:
-    """Names that ``build`` knows, sorted."""
-    return tuple(sorted(_BUILDERS))
+    """Names that ``build`` knows beside ``file.py:function``, sorted."""
+    return _MODELS.names()
 
 
 def options(name: str) -> tuple[str, ...]:
@@ -31,7 +33,7 @@ def options(name: str) -> tuple[str, ...]:
     Raises:
         ValueError: if the name is unknown.
     """
-    parameters = inspect.signature(_builder(name)).parameters.values()
+    parameters = inspect.signature(_MODELS.get(name)).parameters.values()
     return tuple(sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY))
 
 
@@ -43,7 +45,7 @@ def build(
     The global random state is left as it was, and does not matter.
 
     Args:
-        name: one of ``names()``.
+        name: one of ``names()``, or ``file.py:function`` (``fedlite.registry``).
         shape: shape of one record, without the batch axis.
         classes: number of classes, at least 2.
         seed: of the first weights, 0 up to 2**63 - 1; equal seeds give bit-identical weights.
@@ -57,7 +59,7 @@ def build(
         >>> sum(p.numel() for p in model.parameters())
         20640
     """
-    builder = _builder(name)
+    builder = _MODELS.get(name)
     if not shape or min(shape) < 1:
         raise ValueError(f"shape must have sizes of at least 1, got {list(shape)}")
     if not 0 <= seed < 2**63:
@@ -69,11 +71,10 @@ def build(
             raise ValueError(f"model '{name}' has no option '{key}'; its options: {listed}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return builder(tuple(shape), classes, **settings)
-
-
-def _builder(name: str) -> Callable[..., Branched]:
-    try:
-        return _BUILDERS[name]
-    except KeyError:
-        raise ValueError(f"model '{name}' is unknown; known: {', '.join(names())}") from None
+        model = builder(tuple(shape), classes, **settings)
+    if not isinstance(model, Branched):
+        raise ValueError(
+            f"model.name: {name!r} must return a fedlite.models.Branched, got "
+            f"{type(model).__name__}; give it a stem, an exit and a tail"
+        )
+    return model

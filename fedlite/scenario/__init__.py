@@ -6,6 +6,7 @@ outside their rule are all reported at once, one line each, with the mend.
 """
 
 from fedlite.scenario.keys import (
+    CODE,
     PATHS,
     Data,
     Federation,
@@ -18,10 +19,12 @@ from fedlite.scenario.keys import (
     ScenarioError,
     Simulation,
     Training,
+    own_code,
 )
 from fedlite.scenario.reading import from_dict, from_run_config, load, nest, with_values
 
 __all__ = [
+    "CODE",
     "PATHS",
     "Data",
     "Federation",
@@ -38,5 +41,6 @@ __all__ = [
     "from_run_config",
     "load",
     "nest",
+    "own_code",
     "with_values",
 ]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fedlite.privacy import ranges
+from fedlite.registry import is_file
 from fedlite.settings import Value, setting
 
 
@@ -56,6 +57,12 @@ def _anything(default: Any) -> Any:
     return setting(default, "", lambda v: True)
 
 
+def _named(default: str) -> Any:
+    """A name of what the registry knows, or `file.py:function`."""
+    rule = {"rule": "a non-empty name", "check": bool, "code": True}
+    return field(default=default, metadata=rule)
+
+
 def _path() -> Any:
     """Return a field that names a file or folder; see `load` for what it is relative to."""
     return field(default="", metadata={"rule": "", "check": lambda v: True, "path": True})
@@ -79,7 +86,7 @@ class Federation:
     seed: int = _at_least(1, 0)
     quorum: int = _at_least(1, 1)
     deadline_seconds: float = _positive(600.0)
-    strategy: str = setting("fedavg", "a non-empty name", bool)
+    strategy: str = _named("fedavg")
     weighting: str = _choice("uniform", "uniform", "records")
     update_norm: float = _at_least(0.0, 0.0)
     server_learning_rate: float = _positive(1.0)
@@ -140,7 +147,7 @@ class Model:
     columns, so that it cannot see their sum.
     """
 
-    name: str = setting("cosine", "a non-empty name", bool)
+    name: str = _named("cosine")
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ class Link:
     and the server adds again (up only).
     """
 
-    compressor: str = setting("topk", "a non-empty name", bool)
+    compressor: str = _named("topk")
     density: float = _between(0.0, 0.0, 1.0)
     values: str = _anything("")
     bits: int = _between(1, 1, 8)
@@ -315,7 +322,18 @@ SECTIONS: dict[str, type[Any]] = {
     "report": Report,
 }
 
+
+def _keys(mark: str) -> tuple[tuple[str, str], ...]:
+    keys = ((name, f) for name, kind in SECTIONS.items() for f in fields(kind))
+    return tuple((name, f.name) for name, f in keys if mark in f.metadata)
+
+
 # Section and key of every setting that names a file or folder.
-PATHS = tuple(
-    (name, f.name) for name, kind in SECTIONS.items() for f in fields(kind) if "path" in f.metadata
-)
+PATHS = _keys("path")
+# Of every setting that may name a function in a file: code that is run.
+CODE = _keys("code")
+
+
+def own_code(scenario: Scenario) -> list[str]:
+    """Return the settings that name a file, as `section.key`: code that only a simulation runs."""
+    return [f"{s}.{k}" for s, k in CODE if is_file(getattr(getattr(scenario, s), k))]

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedlite.scenario.keys import PATHS, SECTIONS, Scenario, ScenarioError
+from fedlite.registry import resolve
+from fedlite.scenario.keys import CODE, PATHS, SECTIONS, Scenario, ScenarioError
 from fedlite.scenario.links import with_links, with_model
 from fedlite.scenario.rules import broken
 from fedlite.settings import Value, did_you_mean, parse_value, section
@@ -92,12 +93,17 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
 
 
 def _place(tables: Mapping[str, Any], folder: Path) -> None:
-    """Make every path in the tables absolute; a relative one is below `folder`."""
+    """Make every path in the tables absolute, files of own code too; they begin at `folder`."""
     for name, key in PATHS:
         table = tables.get(name)
         text = table.get(key) if isinstance(table, dict) else None
         if isinstance(table, dict) and isinstance(text, str) and text:
             table[key] = str((folder.resolve() / Path(text).expanduser()).absolute())
+    for name, key in CODE:
+        table = tables.get(name)
+        text = table.get(key) if isinstance(table, dict) else None
+        if isinstance(table, dict) and isinstance(text, str):
+            table[key] = resolve(text, folder.resolve())
 
 
 def _override(section: str, key: str, text: str) -> Any:

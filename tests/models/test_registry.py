@@ -129,7 +129,9 @@ def test_a_shape_that_does_not_fit_is_refused(name: str, shape: tuple[int, ...])
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'resnet' is unknown.*cnn, cnn1d, cosine"):
+    with pytest.raises(
+        ValueError, match=r"model.name: must be one of cnn, cnn1d, cosine.* got 'resnet'"
+    ):
         build("resnet", (1, 8, 8), 10, seed=0)
 
 

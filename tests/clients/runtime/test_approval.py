@@ -17,8 +17,10 @@ from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles, journal
 from fedlite.guard import policy, policy_file
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
+from fedlite.plan import compressor
 from fedlite.rooms import app_root
-from fedlite.scenario import from_dict
+from fedlite.scenario import ScenarioError, from_dict
+from simulations.run import check
 
 CODE = (app_root() / "clients" / "state.py").read_bytes()
 app = typer.Typer()
@@ -223,7 +225,7 @@ def test_the_model_that_is_shown_is_the_one_that_trains(home: Path, private: boo
     assert layout.size == 3 * (1 + 1) + 3 * (2 + 1)
     facts = dict(seen.facts)
     assert facts["model"] == '"linear", 15 parameters'
-    up = HEADER_BYTES + seen.scenario.uplink.make(layout.sizes).limit(layout.size)
+    up = HEADER_BYTES + compressor(seen.scenario.uplink, layout.sizes).limit(layout.size)
     assert facts["leaves"].startswith(f"at most {up:,} bytes a round")
     # The limits are held against that size.
     tight = Limits(up=up + 1023)
@@ -232,3 +234,19 @@ def test_the_model_that_is_shown_is_the_one_that_trains(home: Path, private: boo
     )
     (refused,) = approval.review(home, bundles.read(content), {}).refused
     assert refused.startswith("limits.up: ")
+
+
+@pytest.mark.parametrize("key", ["model.name", "uplink.compressor", "downlink.compressor"])
+def test_a_file_that_a_bundle_names_is_never_run_here(home: Path, key: str) -> None:
+    """Neither by the page that an operator looks at, nor by the site."""
+    trap = home / "trap.py"
+    trap.write_text(f"open({str(home / 'sprung')!r}, 'w')\nmake = None\n")
+    section, name = key.split(".")
+    content = made(**{section: {name: f"{trap}:make"}, "privacy": {"expected_batch": 20}})
+    seen = approval.review(home, bundles.read(content), {})
+    assert any(line.startswith(f"{key}: names a file of code") for line in seen.refused)
+    with pytest.raises(ScenarioError, match=rf"{key}: must be a name that this site knows"):
+        open_deployed_site(seen.scenario, home, "0" * 16)
+    with pytest.raises(ScenarioError, match=rf"{key}: must be a name that every site knows"):
+        check(seen.scenario, deployed=True)
+    assert not (home / "sprung").exists()

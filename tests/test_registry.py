@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from fedlite.registry import Registry, is_file, resolve
+from fedlite.scenario import from_dict, load, own_code
+
+SHAPES = Registry("shape", "fedlite.no-such-group", {"line": 1, "cube": 3})
+
+
+def test_a_file_is_run_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import os\nWHERE = __file__\ndef make():\n    return 1\n")
+    name = f"{file}:make"
+    first = SHAPES.get(name)
+    assert first() == 1 and SHAPES.get(name) is first  # type: ignore[operator]
+    file.write_text("def make():\n    return 23\n")
+    assert SHAPES.get(name)() == 23  # type: ignore[operator]
+
+
+def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
+    found = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text(f"WHAT = {folder!r}\n")
+        found.append(SHAPES.get(f"{tmp_path / folder / 'mine.py'}:WHAT"))
+    assert found == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "message"),
+    [
+        (None, "make", r"shape: .*mine.py: no such file"),
+        ("x = 1\n", "make", r"shape: .*mine.py: has no 'make'"),
+        ("1 / 0\n", "make", r"shape: .*mine.py: cannot be imported \(ZeroDivisionError"),
+        ("def (\n", "make", r"shape: .*mine.py: cannot be imported \(SyntaxError"),
+        ("import no_such_module_at_all\n", "make", r"cannot be imported \(ModuleNotFoundError"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(
+    tmp_path: Path, code: str | None, name: str, message: str
+) -> None:
+    file = tmp_path / "mine.py"
+    if code is not None:
+        file.write_text(code)
+    with pytest.raises(ValueError, match=message):
+        SHAPES.get(f"{file}:{name}")
+
+
+def test_a_name_of_the_house_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name = "line"
+
+        def load(self) -> int:
+            return 99
+
+    monkeypatch.setattr("fedlite.registry.entry_points", lambda group: [Point()])
+    assert SHAPES.get("line") == 1 and SHAPES.names() == ("cube", "line")
+
+
+@pytest.mark.parametrize("name", ["cosine", "x.py", "x.py:", "x.py:a-b", ":make", "x.txt:make"])
+def test_other_names_are_no_files(name: str) -> None:
+    assert not is_file(name) and resolve(name, Path("/tmp")) == name
+
+
+def test_a_scenario_names_its_files_from_where_it_lies(tmp_path: Path) -> None:
+    text = '[model]\nname = "mine.py:make"\n[uplink]\ncompressor = "sub/c.py:make"\n'
+    (tmp_path / "s.toml").write_text(text)
+    scenario = load(tmp_path / "s.toml")
+    assert scenario.model.name == f"{tmp_path / 'mine.py'}:make"
+    assert own_code(scenario) == ["model.name", "uplink.compressor"]
+    assert own_code(from_dict({})) == []
+    told = io.StringIO(scenario.to_toml()).read()
+    assert str(tmp_path) in told
