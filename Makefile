@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 simulate: setup
 	$(BIN)/fedlite simulate
 
+# Two workers: whole files, so that what a file sets up is set up once.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults
