@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from fedlite import plan as plans
 from fedlite.models import build
 from fedlite.parameters import load_vector, to_vector
 from fedlite.scenario import Scenario, from_dict
-from server.evaluation import Evaluator, area_under_curve
+from server.evaluation import Evaluator, area_under_curve, areas_under_curves
 
 
 def digits() -> Scenario:
@@ -87,8 +89,57 @@ def test_a_model_that_overflows_scores_badly_and_raises_nothing(tmp_path: Path) 
 
 def test_a_site_that_holds_nothing_out_is_left_out(tmp_path: Path) -> None:
     evaluator = Evaluator(*plans.simulated(table(tmp_path / "t.csv")))
-    first = evaluator.sites[0].test
-    evaluator._site_tests[0] = evaluator._prepare(first.take(np.zeros(0, np.int64)))
+    first, *others = evaluator.sites
+    bare = replace(first, test=first.test.take(np.zeros(0, np.int64)))
+    evaluator.sites = (bare, *others)
     vector = to_vector(evaluator.model)
-    assert len(evaluator.by_site(vector)) == 2
+    assert list(evaluator.by_site(vector)) == [site.name for site in others]
     assert 0.0 <= evaluator.overall(vector).accuracy["deep"] <= 1.0
+    assert evaluator.records == sum(len(site.test) for site in others)
+
+
+def test_one_batch_gives_what_each_site_by_itself_gives(tmp_path: Path) -> None:
+    evaluator = Evaluator(*plans.simulated(table(tmp_path / "t.csv")))
+    vector = to_vector(evaluator.model) + np.float32(0.1)
+    found = evaluator.by_site(vector)
+    load_vector(evaluator.model, vector)
+    for site in evaluator.sites:
+        x, y = torch.from_numpy(site.test.x), site.test.y
+        with torch.no_grad():
+            answers = evaluator.model(evaluator.model.prepare(x))
+        for branch, logits in zip(("shallow", "deep"), answers, strict=True):
+            right = float((logits.argmax(1).numpy() == y).mean())
+            assert found[site.name].accuracy[branch] == pytest.approx(right)
+            if 0 < y.sum() < len(y):
+                area = roc_auc_score(y, (logits[:, 1] - logits[:, 0]).double().numpy())
+                assert found[site.name].auc[branch] == pytest.approx(area)
+            else:
+                assert found[site.name].auc == {}
+
+
+def test_areas_of_many_owners_are_those_of_each_alone() -> None:
+    rng = np.random.default_rng(2)
+    owners = rng.integers(0, 40, 600)
+    scores, labels = rng.integers(-3, 4, 600).astype(float), rng.integers(0, 2, 600)
+    labels[owners == 7], owners[owners == 9] = 1, 10
+    areas = areas_under_curves(scores, labels, owners, 41)
+    for owner in range(41):
+        mine = owners == owner
+        if len(np.unique(labels[mine])) == 2:
+            assert areas[owner] == pytest.approx(roc_auc_score(labels[mine], scores[mine]))
+        else:
+            assert np.isnan(areas[owner])
+    assert np.isnan(areas[[7, 9, 40]]).all()
+
+
+def test_a_model_is_run_again_only_when_it_has_changed(tmp_path: Path) -> None:
+    evaluator = Evaluator(*plans.simulated(table(tmp_path / "t.csv")))
+    runs = []
+    evaluator.model.register_forward_hook(lambda *_: runs.append(1))
+    vector = to_vector(evaluator.model)
+    first = evaluator.overall(vector)
+    assert len(runs) == 1, "all sites in one batch"
+    evaluator.by_site(vector.copy())
+    assert evaluator.overall(vector.copy()) == first and len(runs) == 1
+    vector += 1  # in place: what was scored was another model
+    assert evaluator.overall(vector) != first and len(runs) == 2
