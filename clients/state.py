@@ -90,15 +90,19 @@ class SiteState:
 
 def save(path: Path, state: SiteState) -> None:
     """Write the state durably; raises OSError and leaves the old file when that fails."""
-    arrays: dict[str, np.ndarray] = {"replica": state.replica, "residual": state.residual}
+    arrays: dict[str, np.ndarray] = {"replica": state.replica}
+    nothing = np.zeros_like(state.replica)
     meta: dict[str, int | str] = {
         "round": state.round,
         "protection": state.protection,
         "records": state.records,
     }
-    if state.pending is not None:
-        arrays["pending.unsent"] = state.pending.unsent
-        arrays["pending.residual"] = state.pending.residual
+    if state.pending is None:
+        arrays |= _apart("residual", state.residual, nothing)
+    else:
+        # Whatever becomes of the update, one of its two takes the residual's place.
+        arrays |= _apart("pending.unsent", state.pending.unsent, nothing)
+        arrays |= _apart("pending.residual", state.pending.residual, state.pending.unsent)
         arrays["pending.payload"] = np.frombuffer(state.pending.payload, np.uint8)
         meta["pending.round"] = state.pending.round
         meta["pending.base"] = state.pending.base.hex()
@@ -106,8 +110,29 @@ def save(path: Path, state: SiteState) -> None:
     write_atomic(path, safetensors.numpy.save(arrays, metadata={"state": json.dumps(meta)}))
 
 
+def _apart(name: str, vector: Vector, near: Vector) -> dict[str, np.ndarray]:
+    """Return a vector as arrays of a file: only where it is not `near`, if that is shorter.
+
+    Bits are compared, so that what comes back is the same to the sign of a zero.
+    """
+    at = np.flatnonzero(vector.view(np.uint32) != near.view(np.uint32))
+    if 2 * len(at) >= vector.size:
+        return {name: vector}
+    return {f"{name}.at": at.astype(np.uint32), f"{name}.values": vector[at]}
+
+
+def _joined(name: str, arrays: dict[str, np.ndarray], near: Vector) -> Vector:
+    if name in arrays:
+        return arrays[name]
+    vector = near.copy()
+    vector[arrays[f"{name}.at"]] = arrays[f"{name}.values"]
+    return vector
+
+
 def load(path: Path) -> SiteState | None:
     """Read the state, or return None when the site has none for this run.
+
+    With a pending update the residual before it is not kept: nothing reads it.
 
     Raises ValueError when the file is damaged: a site must not silently forget its residual.
     """
@@ -117,24 +142,27 @@ def load(path: Path) -> SiteState | None:
         with safetensors.safe_open(str(path), framework="numpy") as file:
             meta = json.loads((file.metadata() or {})["state"])
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        pending = None
+        residual, pending = np.zeros_like(arrays["replica"]), None
         if "pending.round" in meta:
+            unsent = _joined("pending.unsent", arrays, residual)
             pending = Pending(
                 round=meta["pending.round"],
                 base=bytes.fromhex(meta["pending.base"]),
                 payload=arrays["pending.payload"].tobytes(),
-                unsent=arrays["pending.unsent"],
-                residual=arrays["pending.residual"],
+                unsent=unsent,
+                residual=_joined("pending.residual", arrays, unsent),
             )
+        else:
+            residual = _joined("residual", arrays, residual)
         return SiteState(
             replica=arrays["replica"],
-            residual=arrays["residual"],
+            residual=residual,
             records=meta["records"],
             round=meta["round"],
             pending=pending,
             protection=meta["protection"],
         )
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, KeyError, IndexError, ValueError) as error:
         raise ValueError(
             f"{path}: the site's state is damaged ({type(error).__name__}); restore it from a "
             "backup, or remove it to leave this run"

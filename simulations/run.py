@@ -18,6 +18,7 @@ from fedlite.registry import resolve
 from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
 from fedlite.storage import write_atomic
 from fedlite.training.share import device_of
+from simulations import homes
 
 ENGINES = ("auto", "serial", "pool", "ray")
 _FREE_BYTES = 200_000_000
@@ -204,7 +205,8 @@ def simulate(
         else:
             _run_here(scenario, directory, engine, quiet)
     finally:
-        _collect_ledgers(scenario, directory)
+        homes.collect_ledgers(scenario, directory)
+    homes.drop_states(directory)
     if scenario.inference.home_head or scenario.report.baseline_repeats:
         from simulations.comparison import add_comparisons
 
@@ -222,17 +224,6 @@ def _with_absolute_paths(scenario: Scenario) -> Scenario:
         if resolve(given, Path()) != given:
             scenario = with_values(scenario, section, **{key: resolve(given, Path())})
     return scenario
-
-
-def _collect_ledgers(scenario: Scenario, directory: Path) -> None:
-    """Copy what the sites have written down into the run's record, for whoever audits it."""
-    given = scenario.simulation.sites
-    roots = [Path(given).expanduser()] if given else (directory / "checkpoint").rglob("homes")
-    for root in sorted(roots):
-        for ledger in sorted(root.glob(f"*/ledgers/{scenario.data.name}.jsonl")):
-            (directory / "ledgers").mkdir(exist_ok=True)
-            site = ledger.parent.parent.name
-            write_atomic(directory / "ledgers" / f"{site}.jsonl", ledger.read_bytes())
 
 
 def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> None:

@@ -1,0 +1,33 @@
+"""What simulated sites leave in a run directory, and what of it is kept when the run is over."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from fedlite.scenario import Scenario
+from fedlite.storage import write_atomic
+
+
+def collect_ledgers(scenario: Scenario, directory: Path) -> None:
+    """Copy what the sites have written down into the run's record, for whoever audits it."""
+    given = scenario.simulation.sites
+    roots = [Path(given).expanduser()] if given else (directory / "checkpoint").rglob("homes")
+    for root in sorted(roots):
+        for ledger in sorted(root.glob(f"*/ledgers/{scenario.data.name}.jsonl")):
+            (directory / "ledgers").mkdir(exist_ok=True)
+            site = ledger.parent.parent.name
+            write_atomic(directory / "ledgers" / f"{site}.jsonl", ledger.read_bytes())
+
+
+def drop_states(directory: Path) -> None:
+    """Remove what the sites of a finished run remember of it: no run goes on after its last round.
+
+    A thousand sites would keep a thousand models. Homes with a ledger stay: their keys sign it.
+    """
+    checkpoint = directory / "checkpoint"
+    for folder in (checkpoint / "sites", *checkpoint.glob("fedlite/*")):
+        for path in (*folder.glob("*.safetensors"), *folder.glob("*.lock")):
+            path.unlink(missing_ok=True)
+        if not any(folder.glob("homes/*/ledgers/*.jsonl")):
+            shutil.rmtree(folder / "homes", ignore_errors=True)
