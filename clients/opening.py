@@ -37,11 +37,12 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     Raises ValueError when the data, the model or the privacy plan is not usable.
     """
     plan, _, sites = plans.simulated(scenario)
-    data, scenario = sites[index], plan.scenario
-    default = for_scenario(scenario, data.name)
-    home = open_home(
-        _homes(scenario, directory) / data.name, data.name, scenario.data.name, default
-    )
+    data, scenario, home = sites[index], plan.scenario, None
+    # What claims nothing spends nothing: a thousand sites need no thousand policies on disk.
+    if scenario.claims_privacy or scenario.simulation.sites:
+        default = for_scenario(scenario, data.name)
+        folder = _homes(scenario, directory) / data.name
+        home = open_home(folder, data.name, scenario.data.name, default)
     state = directory / f"{data.name}.safetensors"
     return _ready(plan, data, state, home, most=scenario.privacy.max_records)
 
@@ -136,7 +137,7 @@ def _no_such_part(chosen: DataSet, known: Iterable[str]) -> ValueError:
     )
 
 
-def _ready(plan: Plan, data: SiteData, state: Path, home: Home, *, most: int) -> Site:
+def _ready(plan: Plan, data: SiteData, state: Path, home: Home | None, *, most: int) -> Site:
     """Build the site; where its records are private, `most` cuts them (0: never).
 
     A table that keeps what was declared of it is never cut. To refuse one that does not would tell
@@ -146,7 +147,8 @@ def _ready(plan: Plan, data: SiteData, state: Path, home: Home, *, most: int) ->
     if scenario.private and 0 < most < len(train):
         log.warning("%s: only the first %d records count, as declared", data.name, most)
         train = train.take(np.arange(most))
-    commitment = home.commitment(train) if scenario.claims_privacy else train.digest().hex()
+    secret = home if scenario.claims_privacy else None
+    commitment = secret.commitment(train) if secret else train.digest().hex()
     return Site(plan, data.name, Learner(plan, train), state, home, commitment)
 
 

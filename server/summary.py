@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import fedlite
+from fedlite.data.overview import overview
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
@@ -84,6 +85,8 @@ def accuracy_of(evaluator: Evaluator | None, vector: Vector) -> dict[str, Any]:
         "accuracy": {
             **overall.accuracy,
             "on": evaluator.on,
+            "of": "sites" if evaluator.source.test is None else "global test set",
+            "records": evaluator.records,
             "by_site": {
                 name: {**scores.accuracy, "records": held[name]} for name, scores in sites.items()
             },
@@ -131,6 +134,7 @@ def summarize(
             "at_sites": evaluator is None,
         },
         "model": {"name": scenario.model.name, "costs": plan.model().costs()},
+        "settings": scenario.notable(),
         "bytes": total_bytes(records),
         "updates": {
             "accepted": sum(r.accepted for r in records),
@@ -147,6 +151,9 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
+    # Exact counts, which no epsilon covers: only of whoever claims none, and holds the records.
+    if evaluator is not None and engine != "network" and not scenario.claims_privacy:
+        summary["data"]["read"] = overview(evaluator.source, evaluator.sites)
     return summary | accuracy_of(evaluator, point.state.released)
 
 

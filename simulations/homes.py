@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from fedlite.scenario import Scenario
@@ -23,11 +22,9 @@ def collect_ledgers(scenario: Scenario, directory: Path) -> None:
 def drop_states(directory: Path) -> None:
     """Remove what the sites of a finished run remember of it: no run goes on after its last round.
 
-    A thousand sites would keep a thousand models. Homes with a ledger stay: their keys sign it.
+    A thousand sites would keep a thousand models. Their homes stay: their keys sign the ledgers.
     """
     checkpoint = directory / "checkpoint"
     for folder in (checkpoint / "sites", *checkpoint.glob("fedlite/*")):
         for path in (*folder.glob("*.safetensors"), *folder.glob("*.lock")):
             path.unlink(missing_ok=True)
-        if not any(folder.glob("homes/*/ledgers/*.jsonl")):
-            shutil.rmtree(folder / "homes", ignore_errors=True)

@@ -12,11 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from fedlite import data, plan as plans
+from fedlite.data.overview import overview
 from fedlite.data.partition import check_expected
 from fedlite.plan import Plan
 from fedlite.registry import resolve
 from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
 from fedlite.storage import write_atomic
+from fedlite.reporting import wording
+from fedlite.reporting.page_read import read_section
 from fedlite.training.share import device_of
 from simulations import homes
 
@@ -192,8 +195,8 @@ def simulate(
     except ValueError as error:
         # Whatever is wrong here is wrong in what was asked for, and nothing has started yet.
         raise ScenarioError(str(error)) from error
-    for note in () if quiet else scenario.notes:
-        print(note, file=sys.stderr)
+    for line in () if quiet else [*_read(scenario), *scenario.notes]:
+        print(line, file=sys.stderr)
     engine = choose_engine(engine, scenario)
     directory = directory.absolute()
     _check_space(directory)
@@ -211,6 +214,13 @@ def simulate(
         from simulations.comparison import add_comparisons
 
         add_comparisons(scenario, directory, quiet=quiet)
+
+
+def _read(scenario: Scenario) -> list[str]:
+    """Return what was read, a line each: whoever simulates holds all records."""
+    _, source, sites = plans.simulated(scenario)
+    rows = read_section(overview(source, sites))
+    return [wording.plain(f"{name}: {told}") for name, told in rows if told]
 
 
 def _with_absolute_paths(scenario: Scenario) -> Scenario:

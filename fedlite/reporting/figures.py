@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlite.reporting import wording
+from fedlite.reporting.many import MANY, numbers, quantile
 from fedlite.reporting.record import RoundRecord
 from fedlite.storage import write_atomic
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FIGURES = "figures"
 ROUNDS_PNG = "rounds.png"
+SITES_PNG = "sites.png"
 BASELINES_PNG = "baselines.png"
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
 _WIDTH, _DPI = 8.0, 160
@@ -51,7 +53,9 @@ _PANELS_A_ROW = 5
 
 
 def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Write `figures/rounds.png`, and `figures/baselines.png` when the summary has baselines.
+    """Write `figures/rounds.png`, of many sites `figures/sites.png`, and `figures/baselines.png`.
+
+    The last only when the summary has baselines.
 
     Returns the paths written. Raises ValueError when there is no round to draw.
     """
@@ -64,6 +68,8 @@ def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: P
     paths = []
     with matplotlib.rc_context(_STYLE):
         paths.append(_save(_rounds(rounds, summary), folder / ROUNDS_PNG))
+        if len(summary["sites"]) > MANY and not wording.unmeasured(summary):
+            paths.append(_save(_sites(summary), folder / SITES_PNG))
         if summary.get("baselines"):
             paths.append(
                 _save(_baselines(summary["baselines"], summary["sites"]), folder / BASELINES_PNG)
@@ -187,6 +193,29 @@ def _epsilon_panel(axes: Axes, rounds: Sequence[RoundRecord], privacy: Mapping[s
     _label_ends(axes, labels)
 
 
+def _sites(summary: Mapping[str, Any]) -> Figure:
+    """Draw how many sites have which score, one branch above the other."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    binary = bool(summary.get("auc"))
+    by_site = (summary["auc"] if binary else summary["accuracy"]).get("by_site") or {}
+    figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, name, colour in zip(panels, ("shallow", "deep"), (VERMILLION, BLUE), strict=True):
+        values = numbers(wording.branch(by_site, site, name) for site in by_site)
+        axes.hist(values, bins=25, range=(0.0, 1.0), color=colour)
+        axes.set_ylabel("sites")
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        middle = quantile(values, 0.5)
+        if middle is not None:
+            axes.axvline(middle, color="black", linestyle="--", linewidth=1.5)
+        told = wording.score(middle) if binary else wording.share(middle)
+        axes.set_title(f"{name}, median {told}")
+    panels[-1].set_xlabel(f"{'AUC' if binary else 'accuracy'} on a site's own held-out records")
+    return figure
+
+
 def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, style: str) -> None:
     x, y = zip(*points, strict=True)
     marker = {"marker": "o", "markersize": 3.5 if len(points) <= 40 else 0}
@@ -229,6 +258,8 @@ def _baselines(baselines: Mapping[str, Any], order: Sequence[str]) -> Figure:
     metric = wording.METRICS.get(baselines["metric"], wording.plain(baselines["metric"]))
     found = dict.fromkeys(site for row in rows for site in row["by_site"])
     places = wording.in_order(found, order)
+    if len(places) > MANY:
+        places = []
     columns = [(wording.plain(p), [row["by_site"].get(p) for row in rows]) for p in places]
     columns.insert(0, ("mean", [row.get("mean") for row in rows]))
     across = min(_PANELS_A_ROW, len(columns))

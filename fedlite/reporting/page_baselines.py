@@ -8,19 +8,20 @@ from typing import Any
 
 from fedlite.reporting import markup, wording
 from fedlite.reporting.figures import BASELINES_PNG
+from fedlite.reporting.many import MANY
 
 
-def baselines_section(summary: Mapping[str, Any], figures: Path) -> list[str]:
-    """Return the section; nothing when the run has no baselines.
+def baselines_section(summary: Mapping[str, Any], figures: Path) -> Mapping[str, object] | None:
+    """Return what the template shows of them; None when the run has no baselines.
 
-    `figures` is the folder that holds the figure.
+    `figures` is the folder that holds the figure. Of many sites only the mean is shown.
     """
     baselines = summary.get("baselines")
     if not baselines:
-        return []
+        return None
     metric = wording.METRICS.get(baselines["metric"], str(baselines["metric"]))
     found = dict.fromkeys(site for row in baselines["rows"] for site in row["by_site"])
-    places = wording.in_order(found, summary["sites"])
+    places = wording.in_order(found, summary["sites"]) if len(found) <= MANY else []
     rows = [
         [
             row["name"],
@@ -29,32 +30,34 @@ def baselines_section(summary: Mapping[str, Any], figures: Path) -> list[str]:
         ]
         for row in baselines["rows"]
     ]
-    parts = [markup.heading("Beside other ways to train")]
     folds, repeats = baselines.get("folds"), baselines.get("repeats")
     how = f"{metric} on each site's own held-out records"
     if folds and repeats:
         how += f", {folds}-fold cross-validation, {wording.count(repeats, 'repeat')}"
-    parts.append(
-        markup.figure(
+    return {
+        "figure": markup.figure(
             figures / BASELINES_PNG,
             f"{metric} of every way to train, site by site; the figures are in the table below",
             f"{how}. Blue: federated. Bold: the best of a column.",
-        )
-    )
-    parts.append(markup.table(["trained", *places, "mean"], rows, caption=how))
-    exchange = baselines.get("exchange") or {}
-    if exchange:
-        rows_of = wording.in_order(exchange, summary["sites"])
-        columns = dict.fromkeys(to for row in exchange.values() for to in row)
-        tested = wording.in_order(columns, summary["sites"])
-        values = {
-            (source, to): value
-            for source, row in exchange.items()
-            for to, value in row.items()
-            if value is not None
-        }
-        caption = f"A model trained at one site alone (row), tested at another (column): {metric}"
-        parts.append(markup.matrix("trained at", rows_of, tested, values, caption))
-    if baselines.get("note"):
-        parts.append(markup.paragraph(str(baselines["note"]), "soft"))
-    return parts
+        ),
+        "table": markup.Table(["trained", *places, "mean"], rows, caption=how),
+        "exchange": _exchange(baselines.get("exchange") or {}, summary["sites"], metric),
+        "note": str(baselines.get("note") or ""),
+    }
+
+
+def _exchange(
+    exchange: Mapping[str, Mapping[str, float | None]], order: list[str], metric: str
+) -> markup.Matrix | None:
+    columns = dict.fromkeys(to for row in exchange.values() for to in row)
+    if not exchange or len(columns) > MANY:
+        return None
+    values = {
+        (source, to): value
+        for source, row in exchange.items()
+        for to, value in row.items()
+        if value is not None
+    }
+    caption = f"A model trained at one site alone (row), tested at another (column): {metric}"
+    rows, tested = wording.in_order(exchange, order), wording.in_order(columns, order)
+    return markup.matrix("trained at", rows, tested, values, caption)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fedlite.reporting import terminal, wording
+from fedlite.reporting import markup, terminal, wording
+from fedlite.reporting.many import LEVELS, numbers, quantile
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 NAME = 24  # characters of a site's name that a terminal shows
-SHOWN = 20  # sites listed on a terminal; the page lists them all
+SHOWN = 20  # of more sites than this a terminal shows the distribution
+_LEVELS = ("lowest", "a quarter at most", "median", "three quarters at most", "highest")
 FILES = {
     "report.html": "the report, for a browser",
     "figures": "the figures, PNG",
@@ -44,6 +46,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [_table(summary), Text(line)]
     if why := wording.unmeasured(summary):
         parts.append(Text(why))
+    else:
+        parts.append(Text(wording.plain(" ".join(wording.measured_on(summary)))))
     privacy = summary["privacy"]
     if privacy.get("unit", "none") != "none" and not wording.claimed(privacy):
         parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))
@@ -98,9 +102,11 @@ def _table(summary: Mapping[str, Any]) -> Table:
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     # Only this column may shrink on a narrow terminal: a cut figure would be a wrong figure.
     table.add_column("site", overflow="fold")
+    table.add_column("held\nout", justify="right", no_wrap=True)
     table.add_column(f"{name}\nshallow", justify="right", no_wrap=True)
     table.add_column(f"{name}\ndeep", justify="right", no_wrap=True)
     if private:
@@ -108,20 +114,28 @@ def _table(summary: Mapping[str, Any]) -> Table:
     table.add_column("sent\nup", justify="right", no_wrap=True)
     table.add_column("sent\ndown", justify="right", no_wrap=True)
 
-    by_site = quality.get("by_site")
+    held, by_site = summary["accuracy"].get("by_site"), quality.get("by_site")
+    columns = [(held, "records", markup.integer), (by_site, "shallow", say), (by_site, "deep", say)]
     # Sites that hold nothing out and spend no budget have no row of their own to fill.
-    shown = sites[:SHOWN] if by_site or private else []
+    shown = sites if by_site or private else []
+    if len(shown) > SHOWN:
+        for level in _LEVELS:
+            row = [_cell(level)]
+            for part, key, put in columns:
+                values = numbers(wording.branch(part, site, key) for site in sites)
+                row.append(_cell(put(quantile(values, LEVELS[level]))))
+            table.add_row(*row, style="dim")
+        shown = []
     for site in shown:
         row = [_cell(_short(site))]
-        row += [_cell(say(wording.branch(by_site, site, b))) for b in ("shallow", "deep")]
+        row += [_cell(put(wording.branch(part, site, key))) for part, key, put in columns]
         if private:
             row.append(_cell(_spent(privacy.get("sites", {}).get(site), claimed)))
         table.add_row(*row)
-    if len(sites) > SHOWN and shown:
-        table.add_row(_cell(f"and {len(sites) - SHOWN:,} more"), style="dim")
     table.add_section()
     total = [
         _cell("all" if shown else f"all {len(sites):,} sites"),
+        _cell(markup.integer(summary["accuracy"].get("records"))),
         _cell(say(quality.get("shallow"))),
         _cell(say(quality.get("deep"))),
     ]

@@ -207,6 +207,36 @@ def unmeasured(summary: Mapping[str, Any]) -> str:
     return f"no accuracy was measured{why}"
 
 
+def measured_on(summary: Mapping[str, Any]) -> list[str]:
+    """Return what the figures of "all" are measured on, and how far a site's own can be trusted."""
+    quality, areas = summary["accuracy"], summary.get("auc", {}).get("by_site") or {}
+    rows = quality.get("by_site") or {}
+    held = {site: n for site in rows if (n := int(_number(branch(rows, site, "records")) or 0))}
+    least, own = min(held.values(), default=0), f"own {sum(held.values()):,} held-out records"
+    if quality.get("of") == "global test set":
+        whole = count(quality["records"], "record")
+        lines = [f"“All” is the global test set of {whole}, which no site holds."]
+        lines += [f"The sites are measured on their {own}."] if held else []
+    elif quality.get("of") == "sites":
+        lines = [f"The accuracy of “all” is over the sites' {own} together, each counting once."]
+    else:
+        lines = [f"“All” is measured on the {quality.get('on', 'held-out data')}."]
+    if quality.get("of") == "sites" and areas:
+        sizes = [held.get(site, 0) for site in areas]
+        lines.append(
+            f"Its AUC is the mean of {count(len(areas), 'site')}, in which one with "
+            f"{count(min(sizes), 'record')} counts like one with {max(sizes):,}."
+        )
+        if alone := len(held) - len(areas):
+            lines.append(f"Without an AUC, as all their records are of one class: {alone:,}.")
+    if held:
+        lines.append(
+            f"The smallest site holds out {count(least, 'record')}: one more that is right moves "
+            f"its accuracy by {100 / least:.1f} points."
+        )
+    return lines
+
+
 def _quality(summary: Mapping[str, Any]) -> str:
     quality, on = summary["accuracy"], plain(summary["accuracy"].get("on", "held-out data"))
     ranks = summary.get("auc", {})

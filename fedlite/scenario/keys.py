@@ -302,6 +302,19 @@ class Scenario:
         nested = self.to_dict()
         return {f"{s}.{k}": v for s, table in nested.items() for k, v in table.items()}
 
+    def notable(self) -> dict[str, Value]:
+        """Return what a reader of the record must know: what decides most, and all that is set.
+
+        The keys are dotted and in order. A path is only said to be set: records are shown to
+        others, and it may name a person or a place.
+        """
+        defaults = Scenario().to_run_config()
+        return {
+            key: "set" if tuple(key.split(".")) in PATHS else value
+            for key, value in self.to_run_config().items()
+            if value != defaults[key] or key in _DECISIVE
+        }
+
     def to_toml(self) -> str:
         """Return the whole scenario, defaults included, as TOML."""
         import tomli_w
@@ -309,6 +322,14 @@ class Scenario:
         return tomli_w.dumps(self.to_dict())
 
 
+_DECISIVE = (
+    "federation.participation",
+    "data.partition",
+    "training.batch_size",
+    "training.learning_rate",
+    "uplink.compressor",
+    "downlink.compressor",
+)
 SECTIONS: dict[str, type[Any]] = {
     "federation": Federation,
     "data": Data,

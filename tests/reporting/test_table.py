@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fedlite.reporting.table import SHOWN, as_json, print_summary
+from fedlite.reporting.table import as_json, print_summary
 
 
 def printed(summary: dict[str, Any], directory: Path, **more: Any) -> str:
@@ -31,8 +31,8 @@ def row(text: str, name: str) -> list[str]:
 def test_private(make_run: Callable[..., Any], tmp_path: Path) -> None:
     _, summary = make_run(private=True)
     text = printed(summary, tmp_path)
-    assert row(text, "site-01") == ["site-01", "71.1", "%", "81.1", "%", "2.89", "/", "3.00"]
-    assert " ".join(row(text, "all")) == "all 87.4 % 91.4 % at most 2.89 0.022 MB 0.060 MB"
+    assert row(text, "site-01") == ["site-01", "35", "71.1", "%", "81.1", "%", "2.89", "/", "3.00"]
+    assert " ".join(row(text, "all")) == "all 360 87.4 % 91.4 % at most 2.89 0.022 MB 0.060 MB"
     assert row(text, "dense / sent") == ["dense", "/", "sent", "132x", "49x"]
     assert "sent 132 times less than dense float32, received 49 times less" in text
     assert "quickstart, seed 7" in text
@@ -66,9 +66,9 @@ def test_seeded_noise_shows_no_epsilon_but_says_why(
 
 def test_binary_shows_auc_instead_of_accuracy(make_run: Callable[..., Any], tmp_path: Path) -> None:
     text = printed(make_run(binary=True)[1], tmp_path)
-    assert row(text, "site-02")[1:3] == ["0.791", "0.801"]
-    assert row(text, "all")[1:3] == ["0.832", "0.876"]
-    assert "AUC" in text and "accuracy" not in text
+    assert row(text, "site-02")[2:4] == ["0.791", "0.801"]
+    assert row(text, "all")[2:4] == ["0.832", "0.876"]
+    assert "AUC" in text and "accuracy" not in text.split("dense / sent")[0]
 
 
 def test_an_exceeded_budget_is_said(make_run: Callable[..., Any], tmp_path: Path) -> None:
@@ -91,11 +91,36 @@ def test_names_cannot_forge_colours_or_push_figures_out(
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_many_sites_are_cut_short(make_run: Callable[..., Any], tmp_path: Path) -> None:
-    _, summary = make_run(private=False)
-    summary["sites"] = [f"site-{i:04}" for i in range(1000)]
+def test_many_sites_are_a_distribution(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    _, summary = make_run(private=True)
+    names = [f"site-{i:04}" for i in range(1001)]
+    summary["sites"] = names
+    summary["accuracy"]["by_site"] = {
+        name: {"shallow": i / 1000, "deep": 1 - i / 1000, "records": 5 + i}
+        for i, name in enumerate(names)
+    }
     text = printed(summary, tmp_path)
-    assert f"and {1000 - SHOWN} more" in text and "site-0999" not in text
+    assert "site-0" not in text and len(text.splitlines()) < 25
+    assert row(text, "lowest")[1:] == ["5", "0.0", "%", "0.0", "%"]
+    assert row(text, "a quarter")[-5:] == ["255", "25.0", "%", "25.0", "%"]
+    assert row(text, "median")[1:] == ["505", "50.0", "%", "50.0", "%"]
+    assert row(text, "highest")[1:] == ["1,005", "100.0", "%", "100.0", "%"]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_all_is_measured_on_is_said(make_run: Callable[..., Any], tmp_path: Path) -> None:
+    _, summary = make_run(private=False)
+    text = " ".join(printed(summary, tmp_path).split())
+    assert "“All” is the global test set of 360 records, which no site holds." in text
+    assert "The sites are measured on their own 108 held-out records." in text
+    _, summary = make_run(private=False, binary=True)
+    summary["accuracy"] |= {"of": "sites", "records": 108}
+    summary["accuracy"]["by_site"]["site-02"]["records"] = 500
+    del summary["auc"]["by_site"]["site-03"]
+    text = " ".join(printed(summary, tmp_path).split())
+    assert "over the sites' own 572 held-out records together, each counting once" in text
+    assert "the mean of 2 sites, in which one with 35 records counts like one with 500" in text
+    assert "as all their records are of one class: 1." in text
 
 
 def test_files_and_next_command(make_run: Callable[..., Any], tmp_path: Path) -> None:
@@ -122,4 +147,4 @@ def test_what_was_not_measured_is_said(make_run: Callable[..., Any], tmp_path: P
     summary |= {"accuracy": {"by_site": {}}, "data": {"name": "csv", "at_sites": True}}
     text = printed(summary, tmp_path)
     assert "no accuracy was measured: the coordinator holds no records\n" in text
-    assert row(text, "site-01") == ["site-01", "-", "-", "2.89", "/", "3.00"]
+    assert row(text, "site-01") == ["site-01", "-", "-", "-", "2.89", "/", "3.00"]

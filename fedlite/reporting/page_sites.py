@@ -1,0 +1,70 @@
+"""The report's section on how good the model is at each site, or, of many, how they are spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedlite.reporting import markup, wording
+from fedlite.reporting.figures import SITES_PNG
+from fedlite.reporting.many import LEVELS, MANY, numbers, quantile
+
+# A column: its heading, what it holds of each site, what of all, and how a figure is put.
+Column = tuple[str, Callable[[str], object], object, Callable[[object], str]]
+
+
+def sites_section(summary: Mapping[str, Any], figures: Path) -> dict[str, object]:
+    """Return what the template shows of the sites; `figures` is the folder of the figures."""
+    names, columns = summary["sites"], _columns(summary)
+    if summary.get("data", {}).get("at_sites"):
+        told = ", ".join(map(str, names)) if len(names) <= MANY else f"{len(names):,} sites"
+        why = wording.unmeasured(summary).capitalize()
+        return {"unmeasured": f"{why}. Took part: {told}."}
+    if len(names) > MANY:
+        rows = [
+            [level, *(say(quantile(numbers(map(of, names)), at)) for _, of, _, say in columns)]
+            for level, at in LEVELS.items()
+        ]
+        caption = f"Held-out records of {len(names):,} sites, never training data; each column by "
+        caption += "itself"
+    else:
+        rows = [[site, *(say(of(site)) for _, of, _, say in columns)] for site in names]
+        caption = "Held-out records, never training data"
+    total = ["all", *("" if of is None else say(of) for _, _, of, say in columns)]
+    head = ["" if len(names) > MANY else "site", *(heading for heading, *_ in columns)]
+    notes = wording.measured_on(summary)
+    if summary.get("home_head"):
+        notes.append("A home head is fitted at the site after training and is never sent.")
+    return {
+        "unmeasured": "",
+        "table": markup.Table(head, rows, total, caption),
+        "notes": " ".join(notes),
+        "figure": markup.figure(
+            figures / SITES_PNG,
+            "how many sites have which score",
+            "Sites by their score. One that holds out few records is far from the rest by chance.",
+        ),
+    }
+
+
+def _columns(summary: Mapping[str, Any]) -> list[Column]:
+    quality, ranks = summary["accuracy"], summary.get("auc", {})
+    branches = ("shallow", "deep")
+    found = [_column("records", quality, "records", markup.integer)]
+    found += [_column(f"accuracy, {b}", quality, b, wording.share) for b in branches]
+    if ranks:
+        found += [_column(f"AUC, {b}", ranks, b, wording.score) for b in branches]
+    for metric, values in (summary.get("home_head") or {}).items():
+        if isinstance(values, Mapping):
+            say = wording.share if metric == "accuracy" else wording.score
+            name = wording.METRICS.get(metric, str(metric))
+            found.append((f"{name}, home head", values.get("by_site", values).get, None, say))
+    return found
+
+
+def _column(
+    heading: str, part: Mapping[str, Any], key: str, say: Callable[[object], str]
+) -> Column:
+    by_site = part.get("by_site") or {}
+    return heading, lambda site: wording.branch(by_site, site, key), part.get(key), say
