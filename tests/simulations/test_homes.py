@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlite.config import Scenario, with_values
+from fedlite.scenario import Scenario, with_values
 from simulations import run
 from simulations.run import simulate
 
