@@ -49,8 +49,8 @@ class Evaluator:
     def on(self) -> str:
         """What the scores are measured on, for a person."""
         if self.source.test is not None:
-            return f"global test set ({self.records} records)"
-        return f"sites' own held-out parts ({self.records} records)"
+            return f"global test set ({self.records:,} records)"
+        return f"sites' own held-out parts ({self.records:,} records)"
 
     def overall(self, vector: Vector) -> Scores:
         """Score on the global test set; without one, accuracy over all sites' held-out records

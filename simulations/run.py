@@ -16,10 +16,9 @@ from fedlite.data.overview import overview
 from fedlite.data.partition import check_expected
 from fedlite.plan import Plan
 from fedlite.registry import resolve
-from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
-from fedlite.storage import write_atomic
 from fedlite.reporting import wording
 from fedlite.reporting.page_read import read_section
+from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
 from fedlite.training.share import device_of
 from simulations import homes
 

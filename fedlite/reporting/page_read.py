@@ -38,7 +38,7 @@ def _classes(counts: Mapping[str, int], records: int) -> str:
     shares = {name: wording.share(counts[name] / max(1, records)) for name in ranked}
     common, rare = ranked[0], ranked[-1]
     if len(counts) <= _LISTED:
-        told = ", ".join(f"{name} {shares[name]}" for name in ranked)
+        told = ", ".join(f"{name} is {shares[name]}" for name in ranked)
     else:
         told = f"{len(counts):,}, the rarest, {rare}, is {shares[rare]}"
     return f"{told}; always answering {common} would be right for {shares[common]}"

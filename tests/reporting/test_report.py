@@ -178,6 +178,106 @@ def test_hostile_names_stay_text(make_run: Make, write_run: Make, tmp_path: Path
     assert "\x1b" not in shown and "\u202e" not in shown
 
 
+EVIL = '"><script>alert(1)</script>{{ 7 * 7 }}\x1b[31m\u202e'
+
+
+def poisoned(value: Any) -> Any:
+    """Return a record with evil in place of every text in it that is not a key."""
+    if isinstance(value, dict):
+        return {key: poisoned(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [poisoned(held) for held in value]
+    return EVIL if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("whole", [poisoned, lambda summary: summary])
+def test_whatever_text_a_record_holds_stays_text(
+    make_run: Make, write_run: Make, tmp_path: Path, whole: Callable[[Any], Any]
+) -> None:
+    rounds, summary = make_run(binary=True)
+    summary["refused"] = summary["disclosed"] = [EVIL]
+    summary["data"]["read"] = {
+        "name": EVIL,
+        "records": 9,
+        "shape": [2],
+        "classes": {EVIL: 5, "b": 4},
+        "sites": {EVIL: [5, 4]},
+        "warnings": [EVIL],
+    }
+    summary["settings"][EVIL] = EVIL
+    summary = whole(summary) | {"sites": [EVIL, "site-02"]}
+    report(write_run(tmp_path / "run", (rounds, summary)))
+    shown, reader = read(tmp_path / "run" / "report.html")
+    assert "script" not in reader.seen
+    assert shown.count("<script>alert(1)</script>{{ 7 * 7 }}") > 8
+    assert "\x1b" not in shown and "\u202e" not in shown
+
+
+def test_what_was_set_and_what_was_read_are_shown(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    rounds, summary = make_run(private=False)
+    summary["data"]["read"] = {
+        "name": "csv",
+        "records": 1200,
+        "test_records": 300,
+        "shape": [13],
+        "missing": 0.0312,
+        "classes": {"ill": 300, "well": 900},
+        "sites": {"a": [700, 75], "b": [400, 25]},
+        "warnings": ["The labels 'Yes' and 'yes' differ in case only and are 2 classes."],
+    }
+    report(write_run(tmp_path / "run", (rounds, summary)))
+    text, _ = read(tmp_path / "run" / "report.html")
+    for words in (
+        "csv, 1,200 records of 13 columns, 3.1 % of their cells missing",
+        "300 records more, held by no site",
+        "well is 75.0 %, ill is 25.0 %; always answering well would be right for 75.0 %",
+        "a 700 + 75 held out, b 400 + 25 held out",
+        "The labels 'Yes' and 'yes' differ in case only",
+    ):
+        assert words in text, words
+    for key, value in (
+        ("data.partition", "dirichlet"),
+        ("training.learning_rate", "24.5"),
+        ("training.logit_adjustment", "true"),
+        ("uplink.compressor", "rotated-topk"),
+    ):
+        assert re.search(rf"{re.escape(key)}\s+{value}\s", text), key
+
+
+def test_a_thousand_sites_are_a_distribution(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    rounds, summary = make_run(private=True)
+    names = [f"site-{i:04}" for i in range(1001)]
+    summary["sites"] = names
+    summary["accuracy"]["by_site"] = {
+        name: {"shallow": i / 2000, "deep": i / 1000, "records": 5 + i}
+        for i, name in enumerate(names)
+    }
+    row = summary["privacy"]["sites"]["site-01"]
+    summary["privacy"]["sites"] = {
+        name: row | {"releases": 12 - (i > 500)} for i, name in enumerate(names)
+    }
+    summary["privacy"]["sites"]["site-0007"] = row | {"budget": 9.0}
+    rounds[3] = replace(rounds[3], dropped=dict.fromkeys(names[:60], "budget"))
+    rounds[4] = replace(rounds[4], dropped=dict.fromkeys(names[:70], "budget"))
+    made = report(write_run(tmp_path / "run", (rounds, summary)))
+    assert [Path(name).name for name in made["figures"]] == ["rounds.png", "sites.png"]
+    text, reader = read(tmp_path / "run" / "report.html")
+    assert "site-0" not in text
+    assert len(reader.texts) < 1500, "no row for each of a thousand sites"
+    assert re.search(r"lowest\s+5\s+0\.0 %\s+0\.0 %", text)
+    assert re.search(r"a quarter at most\s+255\s+12\.5 %\s+25\.0 %", text)
+    assert re.search(r"median\s+505\s+25\.0 %\s+50\.0 %", text)
+    assert re.search(r"highest\s+1,005\s+50\.0 %\s+100\.0 %", text)
+    assert re.search(r"1,000 sites\s+2\.882\s+3\.00\s.*?11 to 12 \(median 12\)", text)
+    assert re.search(r"1 site\s+2\.882\s+9\.00\s", text)
+    assert re.search(r"budget\s+70\s+130\s", text)
+    assert "moves its accuracy by 20.0 points" in text
+
+
 def test_dropped_and_missing_are_named_with_their_reason(
     make_run: Make, write_run: Make, tmp_path: Path
 ) -> None:
@@ -312,7 +412,7 @@ def test_importing_the_room_loads_no_drawing_library() -> None:
     code = (
         "import sys, fedlite.reporting.report, fedlite.reporting.table, "
         "fedlite.reporting.progress; "
-        "print(sorted({'matplotlib', 'rich', 'numpy', 'torch'} & set(sys.modules)))"
+        "print(sorted({'jinja2', 'matplotlib', 'rich', 'numpy', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

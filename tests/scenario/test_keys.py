@@ -384,3 +384,20 @@ def test_a_name_that_is_no_folder_s_name_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["x" * 64, "Studie Zürich", "a..b", "42"])
 def test_a_name_that_is_one_is_taken(name: str) -> None:
     assert from_dict({"federation": {"name": name}}).federation.name == name
+
+
+def test_what_a_reader_must_know_is_what_was_set_and_what_decides_most() -> None:
+    told = from_dict(
+        {
+            "federation": {"name": "mine", "participation": 1.0},
+            "data": {"name": "csv", "path": "/home/jane-doe/patients.csv", "target": "ill"},
+            "training": {"epochs": 1, "steps": 3},
+            "simulation": {"sites": "/home/jane-doe/sites"},
+        }
+    ).notable()
+    assert told["federation.name"] == "mine" and told["training.steps"] == 3
+    assert told["data.path"] == told["simulation.sites"] == "set"
+    assert not any("jane-doe" in str(value) for value in told.values())
+    assert "training.epochs" not in told and "federation.rounds" not in told
+    assert told["federation.participation"] == 1.0 and told["data.partition"] == "iid"
+    assert {"training.batch_size", "uplink.compressor", "downlink.compressor"} <= told.keys()

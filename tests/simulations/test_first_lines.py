@@ -1,0 +1,59 @@
+"""What a simulation says before it starts, and what of it enters the record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fedlite.scenario import Scenario, from_dict
+from simulations.run import simulate
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_first_lines_say_what_was_read(
+    plan: Callable[..., Scenario], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(plan(), tmp_path / "run", engine="serial")
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == "data: digits, 1,437 records of 1 x 8 x 8 values"
+    assert others[0] == "test set: 360 records more, held by no site"
+    assert others[1].startswith("classes: ")
+    assert others[1].endswith("always answering 3 would be right for 10.2 %")
+    assert others[2].startswith("sites: site-01 ") and others[2].count(" held out") == 3
+    assert others[-2].startswith("round 3/3")
+    simulate(plan(), tmp_path / "quiet", engine="serial", quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_spellings_of_one_answer_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = ("yes", "NO", "Yes", "no")
+    rows = [f"{n % 7},{n % 5},{answers[n % 4]}" for n in range(80)]
+    (tmp_path / "t.csv").write_text("a,b,label\n" + "\n".join(rows) + "\n")
+    table = {"name": "csv", "path": str(tmp_path / "t.csv"), "target": "label"}
+    scenario = from_dict({"federation": {"rounds": 1, "sites": 2}, "data": table})
+    simulate(scenario, tmp_path / "run", engine="serial")
+    told = capsys.readouterr().err
+    assert "beware: The labels 'NO' and 'no' differ in case only and are 2 classes." in told
+    assert "The labels 'Yes' and 'yes' differ in case only and are 2 classes." in told
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert len(summary["data"]["read"]["warnings"]) == 2
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("claimed", [False, True])
+def test_exact_counts_are_in_no_record_that_claims_privacy(
+    plan: Callable[..., Scenario], tmp_path: Path, claimed: bool
+) -> None:
+    simulate(plan(claimed, -1), tmp_path / "run", engine="serial", quiet=True)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["privacy"].get("claimed", False) == claimed
+    assert ("read" in summary["data"]) != claimed
+    assert summary["accuracy"]["of"] == "global test set"
+    assert summary["accuracy"]["records"] == 360
+    assert summary["settings"]["uplink.density"] == 0.05
