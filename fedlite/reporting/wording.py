@@ -223,10 +223,10 @@ def measured_on(summary: Mapping[str, Any]) -> list[str]:
         lines = [f"“All” is measured on the {quality.get('on', 'held-out data')}."]
     if quality.get("of") == "sites" and areas:
         sizes = [held.get(site, 0) for site in areas]
-        lines.append(
-            f"Its AUC is the mean of {count(len(areas), 'site')}, in which one with "
-            f"{count(min(sizes), 'record')} counts like one with {max(sizes):,}."
-        )
+        few, many = min(sizes), max(sizes)
+        alike = f"one with {count(few, 'record')} counts like one with {many:,}"
+        alike = alike if few < many else "each counts the same"
+        lines.append(f"Its AUC is the mean of {count(len(areas), 'site')}, in which {alike}.")
         if alone := len(held) - len(areas):
             lines.append(f"Without an AUC, as all their records are of one class: {alone:,}.")
     if held:
