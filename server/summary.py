@@ -17,6 +17,7 @@ from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
 from fedlite.reporting.record import RoundRecord, total_bytes
+from fedlite.scenario import Scenario
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
 from server.witness import Witness
@@ -70,6 +71,22 @@ def privacy_of(
         "expected_batch": privacy.expected_batch,
         "sites": sites,
     }
+
+
+def data_of(scenario: Scenario, evaluator: Evaluator | None, engine: str) -> dict[str, Any]:
+    """Return where the records came from and, where nobody's are betrayed by it, what they are.
+
+    Exact counts, which no epsilon covers, are those of a simulation that claims none.
+    """
+    found = {
+        "name": scenario.data.name,
+        "partition": scenario.data.partition,
+        "origin": evaluator.source.origin if evaluator else "the sites' own files",
+        "at_sites": evaluator is None,
+    }
+    if evaluator is None or engine == "network" or scenario.claims_privacy:
+        return found
+    return found | {"read": overview(evaluator.source, evaluator.sites)}
 
 
 def accuracy_of(evaluator: Evaluator | None, vector: Vector) -> dict[str, Any]:
@@ -127,12 +144,7 @@ def summarize(
         "engine": engine,
         "versions": versions(),
         "machine": machine(),
-        "data": {
-            "name": scenario.data.name,
-            "partition": scenario.data.partition,
-            "origin": evaluator.source.origin if evaluator else "the sites' own files",
-            "at_sites": evaluator is None,
-        },
+        "data": data_of(scenario, evaluator, engine),
         "model": {"name": scenario.model.name, "costs": plan.model().costs()},
         "settings": scenario.notable(),
         "bytes": total_bytes(records),
@@ -151,9 +163,6 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
-    # Exact counts, which no epsilon covers: only of whoever claims none, and holds the records.
-    if evaluator is not None and engine != "network" and not scenario.claims_privacy:
-        summary["data"]["read"] = overview(evaluator.source, evaluator.sites)
     return summary | accuracy_of(evaluator, point.state.released)
 
 

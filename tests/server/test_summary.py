@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from fedlite import plan as plans
 from fedlite.models import build, files
 from fedlite.parameters import Layout, to_vector
 from fedlite.plan import Plan
@@ -14,6 +15,7 @@ from fedlite.privacy import RecordMechanism, accounting
 from fedlite.scenario import Scenario, from_dict
 from server import summary
 from server.checkpoint import SiteRecord
+from server.evaluation import Evaluator
 
 PRIVATE = from_dict(
     {
@@ -89,3 +91,13 @@ def test_the_model_on_disk_is_the_model(tmp_path: Path) -> None:
 def test_the_versions_that_matter_are_recorded(name: str) -> None:
     assert summary.versions()[name]
     assert summary.machine()
+
+
+@pytest.mark.parametrize("engine", ["serial", "pool", "ray", "network"])
+@pytest.mark.parametrize("claimed", [False, True])
+def test_counts_of_records_are_told_of_open_simulations_only(engine: str, claimed: bool) -> None:
+    plan = PRIVATE if claimed else from_dict({"federation": {"sites": 3}})
+    part = summary.data_of(plan, Evaluator(*plans.simulated(plan)), engine)
+    assert ("read" in part) == (engine != "network" and not claimed)
+    assert part["at_sites"] is False and part["origin"].startswith("scikit-learn")
+    assert "read" not in summary.data_of(plan, None, engine)
