@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +139,25 @@ def test_no_circle_of_modules_and_none_of_rooms() -> None:
 def test_a_circle_is_found() -> None:
     edges = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "f": {"g"}, "g": {"f"}}
     assert circles(edges) == [["a", "b", "c"], ["f", "g"]]
+
+
+def test_the_picture_shows_every_room_on_its_floor() -> None:
+    picture = (ROOT / "docs" / "images" / "house.svg").read_text(encoding="utf-8")
+    floors = dict(zip(range(len(STOREYS) - 1, -1, -1), _drawn(picture), strict=True))
+    for floor, names in enumerate(STOREYS):
+        expected = {name.removeprefix("fedlite.") for name in names.split()} - {"cli"}
+        assert floors[floor] == expected, floor
+
+
+def _drawn(picture: str) -> list[set[str]]:
+    """Return the names in the picture's boxes, storey by storey from the top."""
+    rows: list[set[str]] = []
+    for line in picture.splitlines():
+        if re.fullmatch(r'<text class="s" x="16".*>\d</text>', line):
+            rows.append(set())
+        elif found := re.fullmatch(r'<text class="t".*>(\w+)</text>', line):
+            rows[-1].add(found[1])
+    return rows
 
 
 def test_every_module_has_a_floor() -> None:
