@@ -92,7 +92,8 @@ def own_source(scenario: Scenario, chosen: DataSet, home: Path) -> tuple[Source,
     """
     path = str(chosen.file(home)) if chosen.path else ""
     settings = replace(scenario.data, name=chosen.source, path=path, target=chosen.target)
-    return load_source(settings, skip_wrong=scenario.private), settings
+    # The sites' files must be read alike, so no file may say by its records what its columns are.
+    return load_source(settings, settled=True, skip_wrong=scenario.private), settings
 
 
 def _own_records(
@@ -105,6 +106,8 @@ def _own_records(
     """
     source, settings = own_source(scenario, chosen, home)
     private, federation = scenario.private, scenario.federation
+    for note in source.notes:
+        log.warning("data.%s: %s", chosen.name, note)
     if chosen.part and settings.partition != "natural":
         shares = share_out(source, settings, federation.sites, federation.seed, private=private)
         found = {share.name: share for share in shares}

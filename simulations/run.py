@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,7 @@ def _check_data(scenario: Scenario) -> Plan:
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
             f"of its own, and hold out at least one record, got {fraction}; {mend}"
         )
-    if scenario.private and scenario.data.name != "csv":
+    if scenario.private and not scenario.data.own:
         chosen = scenario.data
         check_expected(
             source,
@@ -131,7 +132,9 @@ def _check_data(scenario: Scenario) -> Plan:
             alpha=chosen.alpha,
             seed=scenario.federation.seed,
         )
-    return plan
+    found = (f"data: {note}" for note in source.notes)
+    told = replace(plan.scenario, notes=(*plan.scenario.notes, *found))
+    return replace(plan, scenario=told)
 
 
 def _check_size(scenario: Scenario) -> None:

@@ -132,21 +132,25 @@ def _data(home: Path, policy: SitePolicy) -> Iterator[Check]:
 
 def _load(home: Path, one: DataSet) -> Iterator[Check]:
     from fedlite import data
+    from fedlite.data.sources.table import survey
 
     name = f"data {one.name}"
-    path = str(one.file(home)) if one.path else ""
-    source = data.load(one.source, path=path, target=one.target)
-    if one.part and one.part not in source.group_names:
-        known = ", ".join(source.group_names) or "none"
+    if data.find(one.source).own:
+        records, classes, parts = survey(str(one.file(home)), one.target)
+    else:
+        source = data.load(one.source)
+        records, classes, parts = len(source.train), source.classes, source.group_names
+    if one.part and one.part not in parts:
+        known = ", ".join(parts) or "none"
         mend = f"correct part in [data.{one.name}]"
         yield Check(name, FAIL, f"has no part {one.part!r}; there are: {known}", mend)
         return
-    if 0 < one.records_at_most < len(source.train):
+    if 0 < one.records_at_most < records:
         mend = "raise it to a bound that holds, or train on fewer records"
         yield Check(name, FAIL, f"has more than records_at_most = {one.records_at_most}", mend)
         return
     # How many records there are is nobody's business, not even on a screen that is shared.
-    yield Check(name, OK, f"{one.source} loads, {source.classes} classes")
+    yield Check(name, OK, f"{one.source} loads, {classes} classes")
 
 
 def _disk(home: Path) -> Check:

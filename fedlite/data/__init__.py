@@ -1,7 +1,7 @@
 """Data: named sources, and their division among sites."""
 
 from fedlite.data.cache import cache_folder
-from fedlite.data.catalog import available, entries, fetch, load
+from fedlite.data.catalog import available, entries, fetch, find, load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.entry import Entry
 from fedlite.data.partition import check_sites, partition, site_data, site_names
@@ -20,6 +20,7 @@ __all__ = [
     "check_sites",
     "entries",
     "fetch",
+    "find",
     "load",
     "partition",
     "site_data",

@@ -6,33 +6,14 @@ A new source is one module with an `ENTRY`, and one line in `_ENTRIES`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
-from fedlite.data.sources import digits, fashion, heart
-from fedlite.data.sources.table import load_csv
+from fedlite.data.sources import digits, fashion, heart, table
+from fedlite.scenario.tabular import Columns
 
-
-def _needs_path() -> Source:
-    raise ValueError("path: csv needs the path of your file and its label column `target`")
-
-
-def _nothing_to_fetch() -> Path:
-    raise ValueError("csv: is your own file, so there is nothing to fetch; give its `path`")
-
-
-_CSV = Entry(
-    name="csv",
-    what="your own table: numeric columns, a label column, optionally a column `site`",
-    records=0,
-    licence="yours",
-    size=0,
-    how="give `path` and `target`",
-    load=_needs_path,
-    fetch=_nothing_to_fetch,
-    available=lambda: True,
-)
-_ENTRIES = {entry.name: entry for entry in (digits.ENTRY, fashion.ENTRY, heart.ENTRY, _CSV)}
+_ENTRIES = {one.name: one for one in (digits.ENTRY, fashion.ENTRY, heart.ENTRY, table.ENTRY)}
 
 
 def entries() -> tuple[Entry, ...]:
@@ -44,7 +25,8 @@ def entries() -> tuple[Entry, ...]:
     return tuple(_ENTRIES.values())
 
 
-def _entry(name: str) -> Entry:
+def find(name: str) -> Entry:
+    """Return the entry of a source; raises ValueError on an unknown name."""
     if name not in _ENTRIES:
         raise ValueError(
             f"data: must be one of {', '.join(_ENTRIES)}, got {name!r}; "
@@ -60,26 +42,32 @@ def load(
     target: str = "",
     shape: tuple[int, ...] = (),
     labels: tuple[str, ...] = (),
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    settled: bool = False,
     skip_wrong: bool = False,
 ) -> Source:
     """Return the source called `name`, verified; never touches the network.
 
-    `path`, `target`, `shape`, `labels` and `skip_wrong` are for `csv` only, see `load_csv`.
+    All but the name are for a table of one's own only, see `sources.table.load_csv`.
 
     Raises ValueError on an unknown name, on settings that the source does not take, and when a
     file is missing or corrupt (the message then names `fedlite data fetch`).
     """
-    entry = _entry(name)
-    if name == _CSV.name:
-        if not path:
-            return entry.load()
-        return load_csv(path, target=target, shape=shape, labels=labels, skip_wrong=skip_wrong)
-    for key, value in (("path", path), ("target", target), ("shape", shape), ("labels", labels)):
-        if value:
+    source = find(name)
+    settings: dict[str, Any] = {"path": path, "target": target, "shape": shape, "labels": labels}
+    for key, value in settings.items():
+        if value and key not in source.takes:
+            takers = " or ".join(repr(one.name) for one in entries() if key in one.takes)
             raise ValueError(
-                f"{key}: is only for data 'csv', got {value!r} with {name!r}; remove it"
+                f"{key}: is only for data {takers}, got {value!r} with {name!r}; remove it"
             )
-    return entry.load()
+    if columns != Columns() and "columns" not in source.takes:
+        raise ValueError(
+            f"columns: {name!r} has columns of its own; take away the keys that say how to read "
+            f"a table ({columns})"
+        )
+    settings |= {"columns": columns, "settled": settled, "skip_wrong": skip_wrong}
+    return source.load(**{key: settings[key] for key in source.takes})
 
 
 def fetch(name: str) -> Path:
@@ -88,9 +76,9 @@ def fetch(name: str) -> Path:
     Raises ConnectionError when no way led to them, ValueError on an unknown name, for `csv`, or
     when what came is not what is pinned.
     """
-    return _entry(name).fetch()
+    return find(name).fetch()
 
 
 def available(name: str) -> bool:
     """Say whether `name` can be loaded without fetching; does not verify. True for `csv`."""
-    return _entry(name).available()
+    return find(name).available()

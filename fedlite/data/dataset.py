@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Features = NDArray[np.float32]
+# float32; float64 in a table of one's own until its features are scaled.
+Features = NDArray[np.floating[Any]]
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Labelled records: `x` float32 [n, *shape], `y` int64 [n], one row per record.
+
+    raw: the features are not scaled yet, and float64: float32 holds no unix time to a minute.
 
     Raises ValueError on another dtype or on different lengths.
 
@@ -25,13 +29,16 @@ class Dataset:
 
     x: Features
     y: Indices
+    raw: bool = False
 
     def __post_init__(self) -> None:
         """Refuse arrays that the rest of the library could misread."""
-        if self.x.dtype != np.float32 or self.x.ndim < 2:
+        kind = np.float64 if self.raw else np.float32
+        if self.x.dtype != kind or self.x.ndim < 2:
             raise ValueError(
-                f"x must be float32 of shape [n, *shape], got {self.x.dtype} {self.x.shape}; "
-                "convert it with numpy.asarray(x, numpy.float32)"
+                f"x must be {kind.__name__} of shape [n, *shape], got {self.x.dtype} "
+                f"{self.x.shape}; "
+                f"convert it with numpy.asarray(x, numpy.{kind.__name__})"
             )
         if self.y.dtype != np.int64 or self.y.shape != self.x.shape[:1]:
             raise ValueError(
@@ -45,7 +52,7 @@ class Dataset:
 
     def take(self, indices: Indices) -> Dataset:
         """Return a copy of the records at `indices` (int64 [m]), in that order."""
-        return Dataset(self.x[indices], self.y[indices])
+        return Dataset(self.x[indices], self.y[indices], self.raw)
 
     def digest(self) -> bytes:
         """Return SHA-256, 32 bytes, over exactly these records in this order.
@@ -68,6 +75,10 @@ class Source:
     index into `group_names`, or is None. `shape` is the shape of one record, `labels` names the
     `classes` class numbers. `origin` says where the bytes came from, with the SHA-256 of what is
     public; it goes into the record of a run, so of a table of one's own it says nothing more.
+    `features` names the columns of a table's records, where they have names; `ranges` float64 [2,
+    *shape] holds the lowest and the highest value that is public of each, or is None. `notes` say
+    what was found while reading, for whoever holds the records: they tell of them, so they go no
+    further.
 
     Raises ValueError when these disagree.
     """
@@ -81,6 +92,9 @@ class Source:
     classes: int
     labels: tuple[str, ...]
     origin: str
+    features: tuple[str, ...] = ()
+    ranges: NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
 
     def digest(self) -> bytes:
         """Return SHA-256, 32 bytes, over all records and whose they are; see `Dataset.digest`."""

@@ -15,7 +15,9 @@ class Entry:
 
     `records` counts all records (0 where it depends on the user's file), `size` is in bytes as
     fetched, `licence` and `how` are text for people. `available` is cheap: the files are there,
-    though not yet verified; `load` and `fetch` verify them.
+    though not yet verified; `load` and `fetch` verify them. `takes` names the keyword arguments of
+    `load`. `own`: the records are the user's, in a file that `path` and `target` name, and nothing
+    about them is public. `table`: a record is a row of columns that mean different things.
     """
 
     name: str
@@ -24,6 +26,9 @@ class Entry:
     licence: str
     size: int
     how: str
-    load: Callable[[], Source] = field(repr=False, compare=False)
+    load: Callable[..., Source] = field(repr=False, compare=False)
     fetch: Callable[[], Path] = field(repr=False, compare=False)
     available: Callable[[], bool] = field(repr=False, compare=False)
+    takes: tuple[str, ...] = ()
+    own: bool = False
+    table: bool = False

@@ -6,19 +6,20 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlite.data.catalog import load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.partition import site_data
-from fedlite.data.sources.table import NAME as CSV
 from fedlite.data.standardization import standardize
 from fedlite.scenario import Data, Scenario
 
 
-def load_source(data: Data, *, skip_wrong: bool = False) -> Source:
+def load_source(data: Data, *, settled: bool = False, skip_wrong: bool = False) -> Source:
     """Return the source that the settings name; raises ValueError as `load` does.
 
-    skip_wrong: leave out rows of a CSV that do not fit, as `load_csv` does.
+    settled: nothing about a table's columns is found out from its records. skip_wrong: leave out
+    its rows that do not fit. Both as in `load_csv`.
     """
     return load(
         data.name,
@@ -26,6 +27,8 @@ def load_source(data: Data, *, skip_wrong: bool = False) -> Source:
         target=data.target,
         shape=data.sizes,
         labels=data.class_names,
+        columns=data.reading,
+        settled=settled,
         skip_wrong=skip_wrong,
     )
 
@@ -53,7 +56,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 def _spread(
     data: Data, sites: int, seed: int, private: bool, _stamp: tuple[int, int, int] | None
 ) -> tuple[Source, tuple[SiteData, ...]]:
-    source = load_source(data)
+    source = load_source(data, settled=private)
     return source, tuple(share_out(source, data, sites, seed, private=private))
 
 
@@ -62,9 +65,10 @@ def share_out(
 ) -> list[SiteData]:
     """Return what each of `sites` sites holds of a source that is loaded already.
 
-    With `scaling = "site"` each site scales a CSV's columns by its own training statistics; with
-    `"none"` they are taken as they are and a missing value is 0. The catalogue's other sources come
-    scaled by fixed public ranges already.
+    With `scaling = "site"` each site scales a table's columns by its own training statistics; with
+    `"none"` they are taken as they are, with public ranges these are mapped to -1..1; a missing
+    value is 0 then. The catalogue's
+    other sources come scaled by fixed public ranges already.
 
     Raises ValueError as `site_data` does.
     """
@@ -78,13 +82,23 @@ def share_out(
         fold=data.fold,
         private=private,
     )
-    if source.name == CSV:
-        parts = [standardize(p) if data.scaling == "site" else _filled(p) for p in parts]
+    if source.train.raw:
+        own = data.scaling == "site" and source.ranges is None
+        parts = [standardize(p) if own else _filled(p, source.ranges) for p in parts]
     return parts
 
 
-def _filled(site: SiteData) -> SiteData:
-    train, test = (
-        Dataset(np.nan_to_num(part.x, nan=0.0), part.y) for part in (site.train, site.test)
-    )
-    return SiteData(site.name, train, test)
+def _filled(site: SiteData, ranges: NDArray[np.float64] | None) -> SiteData:
+    """Return the records as they are, or mapped from public ranges to -1..1; missing ones are 0.
+
+    Who holds a record, and who holds it out, was settled by its own values: other ranges move none.
+    """
+
+    def fill(part: Dataset) -> Dataset:
+        x = part.x
+        if ranges is not None:
+            low, high = ranges
+            x = (np.clip(x, low, high) - low) * (2 / (high - low)) - 1
+        return Dataset(np.nan_to_num(x.astype(np.float32), nan=0.0), part.y)
+
+    return SiteData(site.name, fill(site.train), fill(site.test))

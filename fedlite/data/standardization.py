@@ -29,9 +29,10 @@ def standardize(site: SiteData) -> SiteData:
     feature that is constant at the site is only centred; one that is missing throughout is 0. The
     held-out part is scaled by the same numbers and has no influence on them.
 
-    An empty training part leaves the held-out values as they are.
+    An empty training part leaves the held-out values as they are. What is returned is float32, but
+    it is computed in float64, so that unix times keep their seconds.
 
-    >>> train = Dataset(np.array([[1.0], [3.0], [np.nan]], np.float32), np.array([0, 1, 1]))
+    >>> train = Dataset(np.array([[1.0], [3.0], [np.nan]]), np.array([0, 1, 1]), raw=True)
     >>> test = Dataset(np.array([[5.0]], np.float32), np.array([1]))
     >>> scaled = standardize(SiteData("a", train, test))
     >>> scaled.train.x.ravel().tolist(), scaled.test.x.ravel().tolist()
@@ -43,5 +44,5 @@ def standardize(site: SiteData) -> SiteData:
     mean = np.where(seen, x, 0.0).sum(axis=0) / count
     std = np.sqrt((np.where(seen, x - mean, 0.0) ** 2).sum(axis=0) / count)
     # float64 rounding leaves a constant column with a spread of this order instead of zero.
-    std = np.where(std <= 1e-9 * np.abs(mean), 1.0, std)
+    std = np.where(std <= 1e-12 * np.abs(mean), 1.0, std)
     return SiteData(site.name, _scale(site.train, mean, std), _scale(site.test, mean, std))

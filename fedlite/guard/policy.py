@@ -295,7 +295,7 @@ def _named(
 
 
 def _data_set(name: str, table: Mapping[str, Any], errors: list[str]) -> DataSet:
-    from fedlite.data import entries
+    from fedlite.data import entries, find
 
     where = f"data.{name}"
     if site_problem(name):
@@ -317,9 +317,9 @@ def _data_set(name: str, table: Mapping[str, Any], errors: list[str]) -> DataSet
             f"{where}.source: must be one of {', '.join(sources)}, got {read.source!r}"
             f"{did_you_mean(read.source, sources)}"
         )
-    elif read.source == "csv":
+    elif find(read.source).own:
         errors += [
-            f"{where}.{key}: must be given for csv, got ''; name your {what}"
+            f"{where}.{key}: must be given for {read.source}, got ''; name your {what}"
             for key, what in (("path", "file"), ("target", "label column"))
             if not getattr(read, key)
         ]

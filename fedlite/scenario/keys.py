@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from fedlite.privacy import ranges
 from fedlite.registry import is_file
+from fedlite.scenario import tabular
 from fedlite.settings import Value, setting
+
+# The sources of one's own; the catalogue's entries say so too.
+OWN = ("csv",)
+_NAMES = "empty, or names split by commas, each once"
 
 
 class ScenarioError(ValueError):
@@ -42,15 +48,6 @@ def _in(default: float, range: ranges.Range) -> Any:
 
 def _names_folder(text: str) -> bool:
     return 0 < len(text) <= 64 and text.isprintable() and "/" not in text and text[0] != "."
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",")) if text else ()
-
-
-def _distinct(text: str) -> bool:
-    names = _names(text)
-    return len(names) != 1 and all(names) and len(set(names)) == len(names)
 
 
 def _anything(default: Any) -> Any:
@@ -105,7 +102,9 @@ class Data:
     """Which records, and how they are spread over the sites.
 
     `labels` fixes the class numbers of a CSV, so that sites with a file each agree on them. A `csv`
-    without a `path` is at the sites only: `shape` and `labels` are then all that is known of it.
+    without a `path` is at the sites only: the other keys are then all that is known of it. Which of
+    a file's columns are features, and how they are read, is said by `columns` to `ranges`; the
+    lists in them follow `fedlite.scenario.tabular`.
     """
 
     name: str = setting("digits", "a non-empty name", bool)
@@ -121,22 +120,65 @@ class Data:
         "empty, or sizes such as 6x100",
         lambda v: re.fullmatch(r"([1-9][0-9]*(x[1-9][0-9]*)*)?", v) is not None,
     )
-    labels: str = setting("", "empty, or two or more names, each once, split by commas", _distinct)
+    labels: str = setting(
+        "",
+        "empty, or two or more names, each once, split by commas",
+        tabular.reads(partial(tabular.distinct, least=2)),
+    )
+    columns: str = setting("", _NAMES, tabular.reads(tabular.distinct))
+    drop: str = setting("", _NAMES, tabular.reads(tabular.distinct))
+    categories: str = setting(
+        "",
+        "empty, or columns of text with two or more values each, as in 'sex: f, m; cp: a, b, c'",
+        tabular.reads(tabular.categories),
+    )
+    missing: str = setting("NA", _NAMES, tabular.reads(tabular.distinct))
+    dates: str = setting(
+        "",
+        "empty, or columns split by commas, with their format unless it is ISO 8601, as in "
+        "'born, seen: %d/%m/%Y'",
+        tabular.reads(tabular.dates),
+    )
+    ranges: str = setting(
+        "",
+        "empty, or LOW:HIGH with LOW < HIGH for all columns, for each in turn, or by name, as in "
+        "'age 0:120, dose 0:5'",
+        tabular.reads(tabular.ranges),
+    )
+
+    @property
+    def reading(self) -> tabular.Columns:
+        """How a table becomes features."""
+        return tabular.Columns(
+            tabular.names(self.columns),
+            tabular.names(self.drop),
+            tabular.categories(self.categories),
+            tabular.names(self.missing),
+            tabular.dates(self.dates),
+            tabular.ranges(self.ranges),
+        )
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """The shape of one record; empty where the source says it."""
+        if not self.shape and self.columns:
+            return (self.reading.width,)
         return tuple(int(size) for size in self.shape.split("x") if size)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes by their numbers; empty where the source says them."""
-        return _names(self.labels)
+        return tabular.names(self.labels)
+
+    @property
+    def own(self) -> bool:
+        """Whether the records are the user's: nothing about them is public (`Entry.own`)."""
+        return self.name in OWN
 
     @property
     def at_sites(self) -> bool:
         """Whether the records are at the sites only, so that no coordinator can evaluate."""
-        return self.name == "csv" and not self.path
+        return self.own and not self.path
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ _SMALL = 4096
 _UNBIASED = ("eden", "randk", "rotated-topk")
 _LINK_KEYS = {"compressor", "density", "values"}
 
-# The sources whose records are rows of columns, unless `data.shape` makes something else of them.
+# The sources whose records are rows of columns, unless `data.shape` makes something else of them;
+# the catalogue's entries say so too.
 TABLES = ("csv", "heart-disease")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fedlite.registry import resolve
 from fedlite.scenario.keys import CODE, PATHS, SECTIONS, Scenario, ScenarioError
 from fedlite.scenario.links import with_links, with_model
-from fedlite.scenario.rules import broken
+from fedlite.scenario.rules import advice, broken
 from fedlite.settings import Value, did_you_mean, parse_value, section
 
 
@@ -35,7 +35,7 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
         scenario = with_links(with_model(Scenario(**sections), tables), tables)
         errors = broken(scenario)
         if not errors:
-            return scenario
+            return replace(scenario, notes=(*scenario.notes, *advice(scenario)))
     raise ScenarioError("\n".join(errors))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedlite.scenario.keys import Scenario
+    from fedlite.scenario.keys import Data, Scenario
 
 
 _EXACT = ("fp16", "fp32")
@@ -21,13 +21,15 @@ def broken(scenario: Scenario) -> list[str]:
             f"federation.quorum: must be at most the {asked} sites asked in a round "
             f"(sites x participation), got {federation.quorum}; lower it or add sites"
         )
-    if data.at_sites and not (data.shape and data.labels):
+    if data.at_sites and not (data.sizes and data.labels):
         errors.append(
-            'data.path: needed when data.name is "csv", got nothing; set it and data.target, or '
-            "data.shape and data.labels where the sites alone hold the records"
+            f'data.path: needed when data.name is "{data.name}", got nothing; set it and '
+            "data.target, or data.labels and data.columns (or data.shape) where the sites alone "
+            "hold the records"
         )
-    if data.name == "csv" and data.path and not data.target:
-        errors.append('data.target: needed when data.name is "csv", got nothing; set it')
+    if data.own and data.path and not data.target:
+        errors.append(f'data.target: needed when data.name is "{data.name}", got nothing; set it')
+    errors += _columns(data)
     if data.test_fraction and data.fold >= round(1 / data.test_fraction):
         errors.append(
             f"data.fold: must be less than {round(1 / data.test_fraction)} "
@@ -61,6 +63,42 @@ def broken(scenario: Scenario) -> list[str]:
     return errors
 
 
+def _columns(data: Data) -> list[str]:
+    """Keys about a table's columns that contradict each other."""
+    errors, reading = [], data.reading
+    if reading.names and reading.drop:
+        errors.append(
+            f"data.drop: must be empty when data.columns is set, got {data.drop!r}; data.columns "
+            "lists all features, so take away what is not to be one"
+        )
+    listed, dated = dict(reading.categories), dict(reading.dates)
+    ranged = [name for name, _, _ in reading.ranges if name]
+    for key, named in (("categories", listed), ("dates", dated), ("ranges", ranged)):
+        for name in named:
+            if name in reading.drop or (reading.names and name not in reading.names):
+                errors.append(
+                    f"data.{key}: must name columns that are features, got {name!r}; take it away, "
+                    "or see data.columns and data.drop"
+                )
+            if key != "categories" and name in listed:
+                errors.append(
+                    f"data.{key}: must name no column of data.categories, got {name!r}; a "
+                    "column of text has neither dates nor a range"
+                )
+    return errors
+
+
+def advice(scenario: Scenario) -> list[str]:
+    """Return a line for what is allowed and likely to go wrong, with the mend."""
+    data = scenario.data
+    if scenario.private and data.own and data.scaling == "none" and not data.ranges:
+        return [
+            "data: its columns go into privacy.clip as they are; where one does not lie between "
+            "about -1 and 1, give all their public ranges, as in data.ranges = 'age 0:120'"
+        ]
+    return []
+
+
 def _private_checks(scenario: Scenario) -> list[str]:
     """Combinations for which no privacy can be proven; each is refused with its rule."""
     errors = []
@@ -77,10 +115,11 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "often a sample is cut depends on the size of the site), got "
             f"{privacy.max_batch} and {privacy.max_records}; set both or neither"
         )
-    if data.name == "csv" and not data.labels:
+    if data.own and not data.labels:
         errors.append(
-            'data.labels: must be set when privacy.unit is not none and data.name is "csv" (rule: '
-            "one record may not decide which classes there are, nor number the others), got "
+            "data.labels: must be set when privacy.unit is not none and data.name is "
+            f'"{data.name}" (rule: one record may not decide which classes there are, nor number '
+            "the others), got "
             'nothing; list all classes, for example "no,yes"'
         )
     if privacy.unit == "client":
@@ -102,22 +141,24 @@ def _private_checks(scenario: Scenario) -> list[str]:
                 f"plain SGD), got {getattr(scenario.training, key)}; leave it out"
                 + ("; federation.server_momentum sees noised updates only" * (key == "momentum"))
             )
-    if data.name == "csv" and not privacy.expected_batch:
+    if data.own and not privacy.expected_batch:
         errors.append(
             "privacy.expected_batch: must be set when privacy.unit is record and data.name "
-            'is "csv" (rule: a public constant may not be computed from private records), got '
-            "0; use about sampling_rate x records per site, the same number for every site"
+            f'is "{data.name}" (rule: a public constant may not be computed from private '
+            "records), got 0; use about sampling_rate x records per site, the same number for "
+            "every site"
         )
     if scenario.training.logit_adjustment:
         errors.append(
             "training.logit_adjustment: must be false when privacy.unit is record (rule: a "
             "record's gradient must depend on that record only), got true; leave it out"
         )
-    if data.name == "csv" and data.scaling == "site":
+    if data.own and data.scaling == "site" and not data.ranges:
         errors.append(
-            "data.scaling: must be none when privacy.unit is record (rule: a record may not "
-            "change how other records are scaled), got 'site'; scale the columns by ranges "
-            "that are known without looking at the data"
+            "data.scaling: must be none, or give way to data.ranges, when privacy.unit is record "
+            "(rule: a record may not change how other records are scaled), got 'site'; set "
+            "data.ranges to each column's range as it is known without looking at the data, for "
+            "example 'age 0:120, dose 0:5'"
         )
     return errors
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedlite.data import available, entries, fetch, load
+from fedlite.scenario.tabular import Columns
 
 
 def test_every_entry_says_what_a_person_needs() -> None:
@@ -57,3 +58,8 @@ def test_the_digits_test_set_is_stratified_and_fixed() -> None:
     assert np.array_equal(first.test.x, second.test.x)
     share = np.bincount(first.test.y) / (np.bincount(first.test.y) + np.bincount(first.train.y))
     assert np.all(np.abs(share - 0.2) < 0.006)
+
+
+def test_how_to_read_a_table_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match=r"columns: 'digits' has columns of its own"):
+        load("digits", columns=Columns(drop=("a",)))

@@ -53,3 +53,14 @@ def test_without_training_records_nothing_is_scaled() -> None:
     held = Dataset(np.array([[2.0, np.nan]], np.float32), np.zeros(1, np.int64))
     scaled = standardize(SiteData("empty-site", none, held))
     assert scaled.train.x.shape == (0, 2) and scaled.test.x.tolist() == [[2.0, 0.0]]
+
+
+def test_a_small_spread_far_from_zero_is_no_constant() -> None:
+    x = (1.7e12 + np.arange(40.0)).reshape(-1, 1)
+    y = np.arange(40) % 2
+    scaled = standardize(SiteData("a", Dataset(x, y, raw=True), Dataset(x[:1], y[:1], raw=True)))
+    assert scaled.train.x.dtype == np.float32
+    assert np.allclose(scaled.train.x[:, 0], (np.arange(40) - 19.5) / np.arange(40).std())
+    constant = np.full((40, 1), 0.1)
+    one = SiteData("a", Dataset(constant, y, raw=True), Dataset(constant, y, raw=True))
+    assert not standardize(one).train.x.any()

@@ -131,7 +131,7 @@ PRIVATE = {"unit": "record", "delta": 1e-5}
                 "data": {"name": "csv", "path": "a", "target": "b"},
             },
             "data.scaling",
-            "must be none",
+            "must be none, or give way to data.ranges",
         ),
         *(
             (
@@ -147,7 +147,17 @@ PRIVATE = {"unit": "record", "delta": 1e-5}
         ),
         ({"data": {"name": "csv"}}, "data.path", "needed"),
         ({"data": {"name": "csv", "shape": "3"}}, "data.labels", "needed"),
-        ({"data": {"name": "csv", "labels": "a,b"}}, "data.shape", "needed"),
+        ({"data": {"name": "csv", "labels": "a,b"}}, "data.columns", "needed"),
+        ({"data": {"columns": "a,b", "drop": "c"}}, "data.drop", "must be empty"),
+        ({"data": {"columns": "a", "dates": "b"}}, "data.dates", "features, got 'b'"),
+        ({"data": {"drop": "a", "ranges": "a 0:1"}}, "data.ranges", "features, got 'a'"),
+        (
+            {"data": {"categories": "a: x, y", "ranges": "a 0:1"}},
+            "data.ranges",
+            "no column of data.categories",
+        ),
+        ({"data": {"ranges": "a 1:0"}}, "data.ranges", "LOW < HIGH"),
+        ({"data": {"categories": "a"}}, "data.categories", "two or more values"),
         ({"data": {"name": "csv", "path": "a"}}, "data.target", "needed"),
         (
             {
@@ -401,3 +411,32 @@ def test_what_a_reader_must_know_is_what_was_set_and_what_decides_most() -> None
     assert "training.epochs" not in told and "federation.rounds" not in told
     assert told["federation.participation"] == 1.0 and told["data.partition"] == "iid"
     assert {"training.batch_size", "uplink.compressor", "downlink.compressor"} <= told.keys()
+
+
+def test_the_columns_tell_the_shape_where_the_file_is_elsewhere() -> None:
+    table = {"name": "csv", "labels": "no,yes", "columns": 'age, "weight, kg", sex'}
+    data = from_dict({"data": table | {"categories": "sex: f, m"}}).data
+    assert data.at_sites and data.sizes == (4,)
+    assert data.reading.names == ("age", "weight, kg", "sex")
+    assert from_dict({"data": table | {"shape": "1x3"}}).data.sizes == (1, 3)
+
+
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_columns_that_go_raw_into_the_clip_are_told_with_the_mend(unit: str) -> None:
+    tables: dict[str, Any] = {
+        "data": {"name": "csv", "path": "a", "target": "b", "labels": "0,1", "scaling": "none"},
+        "training": {"steps": 1},
+        "privacy": {"unit": unit} | ({"expected_batch": 5} if unit == "record" else {}),
+    }
+
+    def told() -> list[str]:
+        return [note for note in from_dict(tables).notes if "data.ranges" in note]
+
+    assert len(told()) == 1 and "privacy.clip" in told()[0]
+    tables["data"]["ranges"] = "age 0:120"
+    assert not told()
+    del tables["data"]["scaling"]
+    assert not told(), "nor does scaling have to be turned off beside ranges"
+    tables["data"] |= {"ranges": "", "scaling": "none"}
+    tables["privacy"] = {"unit": "none"}
+    assert not told()

@@ -352,6 +352,25 @@ def test_a_run_does_not_go_on_with_other_records(
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_what_was_found_in_a_table_is_told_before_the_run(tmp_path: Path, private: bool) -> None:
+    table = tmp_path / "own.csv"
+    table.write_text(",a,b,y\n" + "".join(f"{n},{n % 7},{n % 5},{n % 2}\n" for n in range(60)))
+    data = {"name": "csv", "path": str(table), "target": "y", "labels": "0,1"}
+    tables = {
+        "federation": {"sites": 2},
+        "data": data | {"ranges": "a 0:6, b 0:3"},
+        "training": {"steps": 1},
+        "privacy": {"unit": "record", "expected_batch": 20} if private else {},
+    }
+    notes = [note for note in run.check(from_dict(tables)).notes if note.startswith("data: ")]
+    assert notes == [
+        "data: the first column has no name, as row numbers have none, and is left out",
+        "data: column 'b': 12 of 60 values lie beyond its range 0:3 and are cut to it; "
+        "widen it in data.ranges",
+    ]
+
+
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("unit", ["none", "record"])
 def test_a_run_goes_on_from_any_directory_and_with_records_that_have_moved(

@@ -202,6 +202,7 @@ def load() -> Source:
         shape=(len(HEART_COLUMNS),),
         classes=2,
         labels=("absent", "present"),
+        features=HEART_COLUMNS,
         origin=f"{WHEEL}!{MEMBER}, wheel sha256:{WHEEL_SHA256}",
     )
 
@@ -216,4 +217,5 @@ ENTRY = Entry(
     load=load,
     fetch=fetch,
     available=available,
+    table=True,
 )

@@ -3,101 +3,32 @@
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import math
-import re
 from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedlite.data.dataset import Dataset, Features, Indices, Source
-from fedlite.data.hints import differs_in_case, foreign, near_name
+from fedlite.data.cells import FLOAT32_MAX, SITE_COLUMN, label, label_order, no_label, owner, wrong
+from fedlite.data.column import Column, Values
+from fedlite.data.dataset import Dataset, Indices, Source
+from fedlite.data.entry import Entry
+from fedlite.data.header import choose, row_number
+from fedlite.data.hints import foreign
+from fedlite.scenario.tabular import Columns
 
 log = logging.getLogger("fedlite.site")
 
 NAME = "csv"
-SITE_COLUMN = "site"
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_CLASSES = 1000
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-def _wrong(path: str, line: int, column: str, rule: str, value: object, mend: str) -> ValueError:
-    return ValueError(f"{path}, line {line}, column {column!r}: {rule}, got {value!r}; {mend}")
-
-
-def _feature(text: str, path: str, line: int, column: str) -> float:
-    """Return the number, or NaN for an empty cell, which is the only way to say missing."""
-    if not text:
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not abs(value) <= FLOAT32_MAX:
-        raise _wrong(
-            path,
-            line,
-            column,
-            "a feature must be a finite number (float32), or empty where it is missing",
-            text,
-            "correct or empty the cell, or remove the column",
-        )
-    return value
-
-
-def _label(text: str, path: str, line: int, column: str) -> str:
-    """Return the label as text; `1.0` and `1` are the same label."""
-    if text.lower() in ("", "nan", "na", "null", "none"):
-        mend = "fill in the label or remove the row"
-        raise _wrong(path, line, column, "a label must be present", text, mend)
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    if not number.is_integer():
-        rule = "a numeric label must be a whole number (this is classification)"
-        raise _wrong(path, line, column, rule, text, "name the classes, or choose another target")
-    return str(int(number))
-
-
-def _site(text: str, path: str, line: int) -> str:
-    if not SITE_NAME.fullmatch(text):
-        rule = "a site's name must be 1-64 of A-Z a-z 0-9 . _ - and start with a letter or digit"
-        mend = f"write {near_name(text)!r} for example"
-        raise _wrong(path, line, SITE_COLUMN, rule, f"{text:.80}", mend)
-    return text
-
-
-def _header(names: list[str], path: str, target: str) -> None:
-    """Refuse a header that cannot be read in one way only."""
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated or "" in names:
-        what = repeated[0] if repeated else ""
-        raise _wrong(path, 1, what, "each column needs a name of its own", names, "rename it")
-    if wrong := differs_in_case(SITE_COLUMN, names):
-        rule = f"the column that names a record's owner is {SITE_COLUMN!r}, in small letters"
-        mend = f"did you mean {SITE_COLUMN!r}? Rename it, or call a feature otherwise"
-        raise _wrong(path, 1, wrong, rule, wrong, mend)
-    if not target or target not in names:
-        close = differs_in_case(target, names)
-        raise _wrong(
-            path,
-            1,
-            target,
-            "the label column `target` must be in the header",
-            names,
-            f"did you mean {close!r}?"
-            if close
-            else "set `target` to one of these, and separate columns by commas",
-        )
-    if target == SITE_COLUMN:
-        rule = f"the column {SITE_COLUMN!r} names the owner of a record"
-        raise _wrong(path, 1, target, rule, target, "choose another label column")
-    if not set(names) - {target, SITE_COLUMN}:
-        raise _wrong(path, 1, "", "a feature column is needed", names, "add a numeric column")
+# Longer lines go to the csv module, which refuses cells of more than it takes.
+_LONG = 1 << 17
+# Rows that do not fit and are named one by one in the log.
+_NAMED = 20
 
 
 def _cells(text: str, path: str, line: int) -> list[str]:
@@ -105,48 +36,230 @@ def _cells(text: str, path: str, line: int) -> list[str]:
 
     A quote that stays open would otherwise swallow the rows below it: one row would change others.
     """
+    if any("\udc80" <= letter <= "\udcff" for letter in text):
+        shown = text.encode(errors="surrogateescape")[:80]
+        raise wrong(path, line, "", "the text must be UTF-8", shown, "save it so")
     try:
         return next(csv.reader([text], strict=True), [])
     except csv.Error as error:
         mend = "check its quotes; a cell may not hold a line end"
-        raise _wrong(path, line, "", "every line must be CSV", str(error), mend) from error
+        raise wrong(path, line, "", "every line must be CSV", str(error), mend) from error
 
 
-def _record(
-    row: list[str], path: str, line: int, names: list[str], target: str, labels: tuple[str, ...]
-) -> tuple[list[float], str, str]:
-    """Return a row's features, its label and its owner ("" without a column for it)."""
-    if len(row) != len(names):
-        rule = f"a row must have {len(names)} cells, as the header has"
-        raise _wrong(path, line, "", rule, len(row), "add or remove commas")
-    cell = dict(zip(names, (text.strip() for text in row), strict=True))
-    features = [
-        _feature(text, path, line, column)
-        for column, text in cell.items()
-        if column not in (target, SITE_COLUMN)
-    ]
-    label = _label(cell[target], path, line, target)
-    if labels and label not in labels:
-        rule = f"the label must be one of {', '.join(labels)}"
-        raise _wrong(path, line, target, rule, label, "correct it or extend `labels`")
-    return features, label, _site(cell[SITE_COLUMN], path, line) if SITE_COLUMN in cell else ""
+@dataclass
+class _Rows:
+    """What has been read of a file so far: numbers, labels and owners, row by row."""
+
+    path: str
+    header: list[str]
+    target: str
+    columns: list[Column]
+    labels: tuple[str, ...]
+    cells: array[float] = field(default_factory=lambda: array("d"))
+    y: array[int] = field(default_factory=lambda: array("q"))
+    owners: array[int] = field(default_factory=lambda: array("q"))
+    # Labels and sites by their numbers, and the numbers by a cell's own text.
+    classes: dict[str, int] = field(default_factory=dict)
+    sites: dict[str, int] = field(default_factory=dict)
+    _class_of: dict[str, int] = field(default_factory=dict)
+    _site_of: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.classes = {name: number for number, name in enumerate(self.labels)}
+        self._label_at = self.header.index(self.target)
+        self._site_at = self.header.index(SITE_COLUMN) if SITE_COLUMN in self.header else None
+        self._settle()
+
+    def _settle(self) -> None:
+        self._quick: list[tuple[Callable[[str], float], int]] = [
+            (column.quick(), column.place) for column in self.columns
+        ]
+
+    def add(self, text: str, line: int) -> None:
+        """Add one line; an empty one counts for nothing.
+
+        Raises ValueError, the rows so far as they were, where it does not fit.
+        """
+        text = text.rstrip("\r\n")
+        odd = '"' in text or "_" in text or not text.isascii() or len(text) >= _LONG
+        row = _cells(text, self.path, line) if odd else text.split(",")
+        if not text:
+            return
+        if len(row) != len(self.header):
+            rule = f"a row must have {len(self.header)} cells, as the header has"
+            raise wrong(self.path, line, "", rule, len(row), "add or remove commas")
+        values = self._careful(row, line) if odd else self._values(row, line)
+        number = self._class(row[self._label_at], line)
+        if self._site_at is not None:
+            self.owners.append(self._site(row[self._site_at], line))
+        self.y.append(number)
+        self.cells.extend(values)
+
+    def _values(self, row: list[str], line: int) -> list[float]:
+        try:
+            values = [read(row[place]) for read, place in self._quick]
+        except (ValueError, KeyError):
+            return self._careful(row, line)
+        # What float reads and a feature may not be, such as nan, is for `read` to refuse.
+        return values if math.hypot(*values) <= FLOAT32_MAX else self._careful(row, line)
+
+    def _careful(self, row: list[str], line: int) -> list[float]:
+        values = []
+        for number, column in enumerate(self.columns):
+            text = row[column.place].strip()
+            try:
+                values.append(column.read(text, self.path, line))
+            except ValueError:
+                if column.settled or not column.plain or self._seen(number):
+                    raise
+                column.become_text()
+                values.append(column.read(text, self.path, line))
+                self._settle()
+        return values
+
+    def _seen(self, number: int) -> bool:
+        """Whether the column has held a number already."""
+        so_far = np.array(self.cells[number :: len(self.columns)])
+        return bool((~np.isnan(so_far)).any())
+
+    def _class(self, text: str, line: int) -> int:
+        known = self._class_of.get(text)
+        if known is not None:
+            return known
+        name = label(text.strip())
+        if name not in self.classes:
+            if why := no_label(text.strip()):
+                raise wrong(self.path, line, self.target, why[0], text.strip(), why[1])
+            if self.labels:
+                rule = f"the label must be one of {', '.join(self.labels)}"
+                mend = "correct it or extend `labels`"
+                raise wrong(self.path, line, self.target, rule, name, mend)
+        number = self.classes.setdefault(name, len(self.classes))
+        self._class_of[text] = number
+        return number
+
+    def _site(self, text: str, line: int) -> int:
+        known = self._site_of.get(text)
+        if known is None:
+            name = owner(text.strip(), self.path, line)
+            known = self._site_of[text] = self.sites.setdefault(name, len(self.sites))
+        return known
 
 
-def _classes(found: list[str], path: str, target: str) -> tuple[str, ...]:
+def _lines(path: str) -> Iterator[str]:
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            if other := foreign(file.read(16)):
+                raise ValueError(
+                    f"path: must name a CSV file, got {path!r}, which is {other[0]}; {other[1]}"
+                )
+        # A byte that is no UTF-8 spoils its own line only.
+        options = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
+        with Path(path).expanduser().open(**options) as file:  # type: ignore[call-overload]
+            yield from file
+    except OSError as error:
+        raise ValueError(
+            f"path: must name a readable CSV file, got {path!r} ({error.strerror or error}); "
+            "correct the path"
+        ) from error
+
+
+def _read(
+    path: str,
+    target: str,
+    settings: Columns,
+    labels: tuple[str, ...],
+    *,
+    settled: bool,
+    skip_wrong: bool,
+    features: bool = True,
+) -> tuple[_Rows, list[str]]:
+    lines = enumerate(_lines(path), 1)
+    first = next(lines, (1, ""))[1].rstrip("\r\n")
+    header = [name.strip() for name in _cells(first, path, 1)]
+    columns, said = choose(header, path, target, settings, settled=settled or skip_wrong)
+    rows, skipped = _Rows(path, header, target, columns if features else [], labels), 0
+    for number, text in lines:
+        try:
+            rows.add(text, number)
+        except ValueError as error:
+            if not skip_wrong:
+                raise
+            skipped += 1
+            if skipped <= _NAMED:
+                log.warning("a row counts as absent: %s", error)
+    if skipped > _NAMED:
+        log.warning("%s: %d rows count as absent in all", path, skipped)
+    return rows, said
+
+
+def _in_order(found: dict[str, int], order: list[str], numbers: array[int]) -> Indices:
+    """Return the numbers as indices into `order`."""
+    place = np.zeros(len(found), np.int64)
+    for index, name in enumerate(order):
+        place[found[name]] = index
+    return place[np.frombuffer(numbers, np.int64)]
+
+
+def _classes(rows: _Rows) -> list[str]:
     """Return the classes of a file whose labels nobody has fixed."""
-    if not found:
-        raise _wrong(path, 2, target, "at least one record is needed", 0, "add rows")
-    present = sorted(set(found), key=_numeric_first)
+    if not rows.classes:
+        rule, mend = "at least one record is needed", "add rows"
+        raise wrong(rows.path, 2, rows.target, rule, 0, mend)
+    present = sorted(rows.classes, key=label_order)
     if not 2 <= len(present) <= MAX_CLASSES:
         rule = f"the labels must form 2 to {MAX_CLASSES} classes"
         shown = present[0] if len(present) == 1 else len(present)
-        raise _wrong(path, 2, target, rule, shown, "add records, or choose another target")
-    return tuple(present)
+        mend = "add records, or choose another target"
+        raise wrong(rows.path, 2, rows.target, rule, shown, mend)
+    return present
 
 
-def _numeric_first(label: str) -> tuple[bool, int, str]:
-    number = re.fullmatch(r"-?\d+", label)
-    return (number is None, int(label) if number else 0, label)
+def _features(
+    rows: _Rows, settings: Columns
+) -> tuple[Values, tuple[str, ...], Values | None, list[str]]:
+    """Return the features, float64 [n, d], their names, their public ranges [2, d] or None, and
+    what there is to say about them.
+    """
+    columns, said = rows.columns, list[str]()
+    raw = np.frombuffer(rows.cells, np.float64).reshape(len(rows.y), len(columns))
+    if (number := row_number(columns, raw, settings)) is not None:
+        what = f"column {columns[number].name!r} counts the rows"
+        if columns[number].settled:
+            said.append(f"{what}; if it is no feature, name it in data.drop")
+        else:
+            said.append(f"{what} and is left out; data.columns can keep it")
+            columns, raw = columns[:number] + columns[number + 1 :], np.delete(raw, number, axis=1)
+    many = [column.name for column in columns if column.names_records(len(raw))]
+    if many:
+        listed = ", ".join(many)
+        rule = "a column of text must have few values, each in many records"
+        mend = f"set data.drop = {listed!r}; dates go into data.dates, values into data.categories"
+        raise wrong(rows.path, 2, many[0], rule, listed, mend)
+    names = tuple(name for column in columns for name in column.features)
+    for number, column in enumerate(columns):
+        if beyond := column.beyond(raw[:, number]):
+            low, high = column.limits or (0, 0)
+            said.append(
+                f"column {column.name!r}: {beyond} of {len(raw)} values lie beyond its range "
+                f"{low:g}:{high:g} and are cut to it; widen it in data.ranges"
+            )
+    # A feature of 0 or 1 stays what it is.
+    limits = [column.limits or (-1.0, 1.0) for column in columns for _ in column.features]
+    ranges = np.array(limits, np.float64).T if settings.ranges else None
+    if all(column.codes is None for column in columns):
+        return raw, names, ranges, said
+    x, at = np.empty((len(raw), len(names)), np.float64), 0
+    for number, column in enumerate(columns):
+        values, width = raw[:, number], len(column.features)
+        column.write(values, x[:, at : at + width])
+        at += width
+        if column.found:
+            said.append(
+                f"column {column.name!r} holds text and becomes {width} features of 0 or 1 "
+                f"({', '.join(column.codes or ())}); data.categories fixes them"
+            )
+    return x, names, ranges, said
 
 
 def load_csv(
@@ -155,86 +268,96 @@ def load_csv(
     target: str,
     shape: tuple[int, ...] = (),
     labels: tuple[str, ...] = (),
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    settled: bool = False,
     skip_wrong: bool = False,
 ) -> Source:
     """Return the records of a UTF-8, comma-separated file with a header, a line each.
 
     `target` names the label column; a column `site`, if there is one, gives natural groups (sorted
-    by name); every other column is a numeric feature, and its empty cells are missing: NaN in `x`,
-    until `standardize` fills them in at each site. `shape` reshapes the feature columns, in file
-    order, for example (6, 100) for six channels of a hundred readings. `labels` fixes the class
-    numbers; without it they follow the sorted labels of THIS file, so sites that hold one file
-    each must all give the same `labels`. With it, no class need occur in the file, nor a record.
+    by name); every other column is a feature, as `columns` says. Features are float64 and missing
+    ones NaN until each site's are scaled (`fedlite.data.spread.share_out`). `shape` reshapes the
+    features, for example (6, 100) for six channels of a hundred readings. `labels` fixes the class
+    numbers; without it they follow the sorted labels of THIS file, so sites that hold one file each
+    must all give the same `labels`. With it, no class need occur in the file, nor a record.
+
+    Where no key speaks of them, a first column that only counts the rows is left out, and one of
+    text becomes a feature of 0 or 1 for each of its few values; the source's `notes` say so.
+
+    settled: the records may not decide what the columns are, because they are private, or because
+    other sites' files must be read alike. Then every column not named in `columns` holds numbers.
 
     skip_wrong: a row that does not fit, whose text is no CSV or no UTF-8 included, counts as absent
     and is named in the log of this machine only. It is for a site whose records are private: a
-    refusal for one row would tell outside that the row is there.
+    refusal for one row would tell outside that the row is there. It implies `settled`.
 
     Raises ValueError naming file, line, column, rule, value and mend.
     """
-    if labels and (len(labels) < 2 or len(set(labels)) < len(labels)):
+    given = tuple(label(name) for name in labels)
+    if labels and (len(labels) < 2 or len(set(given)) < len(labels)):
         raise ValueError(
             f"labels: must name at least two classes, each once, got {labels}; correct the list"
         )
-    try:
-        content = Path(path).expanduser().read_bytes()
-        if other := foreign(content):
-            raise ValueError(
-                f"path: must name a CSV file, got {path!r}, which is {other[0]}; {other[1]}"
-            )
-        text = content.decode("utf-8-sig", "replace" if skip_wrong else "strict")
-    except OSError as error:
+    rows, said = _read(path, target, columns, given, settled=settled, skip_wrong=skip_wrong)
+    order = list(given) or _classes(rows)
+    x, names, ranges, more = _features(rows, columns)
+    if shape and math.prod(shape) != len(names):
         raise ValueError(
-            f"path: must name a readable CSV file, got {path!r} ({error.strerror or error}); "
-            "correct the path"
-        ) from error
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        value = content[error.start : error.end]
-        raise _wrong(path, line, "", "the text must be UTF-8", value, "save it so") from error
-
-    lines = enumerate(io.StringIO(text, newline=""), 1)
-    cells, found, owners = array("d"), list[str](), list[str]()
-    names = [name.strip() for name in _cells(next(lines, (1, ""))[1], path, 1)]
-    _header(names, path, target)
-    columns = [name for name in names if name not in (target, SITE_COLUMN)]
-    for number, one in lines:
-        try:
-            row = _cells(one, path, number)
-            if not row:
-                continue
-            features, label, owner = _record(row, path, number, names, target, labels)
-        except ValueError as error:
-            if not skip_wrong:
-                raise
-            log.warning("a row counts as absent: %s", error)
-            continue
-        cells.extend(features)
-        found.append(label)
-        owners.append(owner)
-
-    used = labels or _classes(found, path, target)
-    if shape and math.prod(shape) != len(columns):
-        raise ValueError(
-            f"shape: must hold the {len(columns)} feature columns of {path}, got {shape} "
-            f"({math.prod(shape)}); correct it, or leave it empty for ({len(columns)},)"
+            f"shape: must hold the {len(names)} feature columns of {path}, got {shape} "
+            f"({math.prod(shape)}); correct it, or leave it empty for ({len(names)},)"
         )
-    shape = shape or (len(columns),)
-    x: Features = np.frombuffer(cells, np.float64).astype(np.float32).reshape(len(found), *shape)
-    y: Indices = np.array([used.index(label) for label in found], np.int64)
-    # Without a column for it every owner is "".
-    owned = SITE_COLUMN in names
-    groups = tuple(sorted(set(owners))) if owned else ()
+    shape = shape or (len(names),)
+    owned = SITE_COLUMN in rows.header
+    groups = sorted(rows.sites)
     return Source(
         name=NAME,
-        train=Dataset(x, y),
+        train=Dataset(x.reshape(len(x), *shape), _in_order(rows.classes, order, rows.y), raw=True),
         test=None,
-        groups=np.array([groups.index(o) for o in owners], np.int64) if owned else None,
-        group_names=groups,
+        groups=_in_order(rows.sites, groups, rows.owners) if owned else None,
+        group_names=tuple(groups),
         shape=shape,
-        classes=len(used),
-        labels=used,
+        classes=len(order),
+        labels=labels or tuple(order),
         # Neither its path nor its digest: this goes into records that are shown to others, and a
         # digest tells whoever guesses the file that he guessed right.
         origin="a table of one's own",
+        features=names,
+        ranges=None if ranges is None else ranges.reshape(2, *shape),
+        notes=(*said, *more),
     )
+
+
+def survey(path: str, target: str) -> tuple[int, int, tuple[str, ...]]:
+    """Return how many records a file has, how many classes, and its sites, sorted.
+
+    Its features are left alone: what they are is for a scenario to say. Raises ValueError as
+    `load_csv` does.
+    """
+    rows, _ = _read(path, target, Columns(), (), settled=False, skip_wrong=False, features=False)
+    return len(rows.y), len(_classes(rows)), tuple(sorted(rows.sites))
+
+
+def _load(path: str = "", **settings: Any) -> Source:
+    if not path:
+        raise ValueError("path: csv needs the path of your file and its label column `target`")
+    return load_csv(path, **{"target": "", **settings})
+
+
+def _nothing_to_fetch() -> Path:
+    raise ValueError("csv: is your own file, so there is nothing to fetch; give its `path`")
+
+
+ENTRY = Entry(
+    name=NAME,
+    what="your own table: feature columns, a label column, optionally a column `site`",
+    records=0,
+    licence="yours",
+    size=0,
+    how="give `path` and `target`",
+    load=_load,
+    fetch=_nothing_to_fetch,
+    available=lambda: True,
+    takes=("path", "target", "shape", "labels", "columns", "settled", "skip_wrong"),
+    own=True,
+    table=True,
+)

@@ -244,6 +244,16 @@ def test_troubles_at_home(home: Path) -> None:
     assert "no such table" in failed(home)["site.toml"].what
 
 
+def test_a_table_is_looked_at_without_a_scenario(home: Path) -> None:
+    """Which of its columns are features is for a scenario to say."""
+    text = (home / "site.toml").read_text()
+    own = '[data.x]\nsource = "csv"\npath = "x.csv"\ntarget = "y"\n[data.digits]'
+    (home / "site.toml").write_text(text.replace("[data.digits]", own))
+    (home / "x.csv").write_text("name,sex,site,y\nA B,f,n,no\nC D,m,n,yes\n")
+    found = checks(home)["data x"]
+    assert found.state == "ok" and found.what == "csv loads, 2 classes"
+
+
 def test_disk_sandbox_and_device(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

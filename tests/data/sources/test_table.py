@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fedlite.data import load, partition, site_data, standardize
-from fedlite.data.sources.table import SITE_NAME, load_csv
+from fedlite.data.cells import SITE_NAME
+from fedlite.data.sources.table import load_csv
 
 GOOD = "age,site,dose,ill\n40,north,1.5,yes\n,south,2,no\n60,north,,no\n70,south,4,yes\n"
 
@@ -52,6 +53,30 @@ def test_given_labels_fix_the_class_numbers(tmp_path: Path) -> None:
         load("csv", path=path, target="ill", labels=("yes", "maybe"))
     with pytest.raises(ValueError, match=r"labels: must name at least two classes, each once"):
         load("csv", path=path, target="ill", labels=("yes", "yes"))
+
+
+def test_labels_are_text(tmp_path: Path) -> None:
+    """Long numbers used to become one class, `1_0` 10, and 01 could not be listed."""
+    text = "x,y\n1,{}\n2,{}\n"
+    for pair in (
+        ("900000000000000003", "900000000000000009"), ("1_0", "2E1"), ("01", "1"), ("+1", "-1")
+    ):  # fmt: skip
+        path = write(tmp_path, text.format(*pair))
+        source = load("csv", path=path, target="y")
+        assert source.classes == 2 and set(source.labels) == set(pair)
+        assert load("csv", path=path, target="y", labels=pair).train.y.tolist() == [0, 1]
+    path = write(tmp_path, text.format("1.0", "02.0"))
+    assert load("csv", path=path, target="y", labels=("02", "1")).train.y.tolist() == [1, 0]
+    with pytest.raises(ValueError, match="each once"):
+        load("csv", path=path, target="y", labels=("1", "1.0"))
+
+
+def test_a_label_that_looks_like_none_may_be_listed(tmp_path: Path) -> None:
+    path = write(tmp_path, "x,improved\n1,None\n2,Some\n3,0.5\n")
+    with pytest.raises(ValueError, match=r"label must be present, got 'None'.*data.labels"):
+        load("csv", path=path, target="improved")
+    source = load("csv", path=path, target="improved", labels=("None", "Some", "0.5"))
+    assert source.train.y.tolist() == [0, 1, 2]
 
 
 def test_columns_become_a_sequence(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""From a table's header to its feature columns; no record is looked at."""
+
+from __future__ import annotations
+
+from fedlite.data.cells import SITE_COLUMN, counts, wrong
+from fedlite.data.column import Column, Values
+from fedlite.data.hints import differs_in_case
+from fedlite.scenario.tabular import Columns
+
+# What a table's first column is called where a program has written the row's number or name.
+_UNNAMED = ("", "unnamed: 0", "rownames", "row.names")
+_NUMBERED = (*_UNNAMED, "id", "index", "row", "#")
+
+
+def choose(
+    header: list[str], path: str, target: str, settings: Columns, *, settled: bool
+) -> tuple[list[Column], list[str]]:
+    """Return the feature columns of a file in their order, and what there is to say about them.
+
+    Nothing but the header is looked at. Raises ValueError naming what cannot be read in one way.
+    """
+    if other := differs_in_case(SITE_COLUMN, header):
+        rule = f"the column that names a record's owner is {SITE_COLUMN!r}, in small letters"
+        mend = f"did you mean {SITE_COLUMN!r}? Rename it, or call a feature otherwise"
+        raise wrong(path, 1, other, rule, other, mend)
+    if not target or target not in header:
+        rule = "the label column `target` must be in the header"
+        close = differs_in_case(target, header)
+        mend = "set `target` to one of these, and separate columns by commas"
+        mend = f"did you mean {close!r}?" if close else mend
+        raise wrong(path, 1, target, rule, header, mend)
+    if target == SITE_COLUMN:
+        rule = f"the column {SITE_COLUMN!r} names the owner of a record"
+        raise wrong(path, 1, target, rule, target, "choose another label column")
+    chosen, said = _named(header, path, target, settings, settled=settled)
+    for column in (*chosen, target, SITE_COLUMN):
+        if header.count(column) > 1 or not column:
+            rule = "each column needs a name of its own"
+            mend = "leave one out of the file; where a line ends in a comma, take that away"
+            raise wrong(path, 1, column, rule, header, mend)
+    if not chosen:
+        mend = "add a column of numbers, or shorten data.drop"
+        raise wrong(path, 1, "", "a feature column is needed", header, mend)
+    return _described(header, chosen, path, settings, settled=settled), said
+
+
+def _named(
+    header: list[str], path: str, target: str, settings: Columns, *, settled: bool
+) -> tuple[list[str], list[str]]:
+    lists = {"columns": settings.names, "drop": settings.drop}
+    lists["categories"] = tuple(name for name, _ in settings.categories)
+    lists["dates"] = tuple(name for name, _ in settings.dates)
+    lists["ranges"] = tuple(name for name, _, _ in settings.ranges if name)
+    for key, named in lists.items():
+        for name in named:
+            if name not in header or name in (target, SITE_COLUMN):
+                rule = f"a column of data.{key} must be a feature column in the header"
+                raise wrong(path, 1, name, rule, header, f"correct data.{key} or the file")
+    if settings.names:
+        return list(settings.names), []
+    left = [name for name in header if name not in (target, SITE_COLUMN, *settings.drop)]
+    spoken = {*settings.drop, *lists["categories"], *lists["dates"], *lists["ranges"]}
+    first = header[0]
+    if first in spoken or first not in left:
+        return left, []
+    if first.lower() in _UNNAMED[:2]:
+        left.remove(first)
+        return left, ["the first column has no name, as row numbers have none, and is left out"]
+    if settled and first.lower() in _NUMBERED:
+        rule = "a first column of that name may number the rows, which the records may not decide"
+        mend = f"set data.drop = {first!r}, or list all features in data.columns"
+        raise wrong(path, 1, first, rule, first, mend)
+    return left, []
+
+
+def _described(
+    header: list[str], chosen: list[str], path: str, settings: Columns, *, settled: bool
+) -> list[Column]:
+    listed, dated = dict(settings.categories), dict(settings.dates)
+    absent = frozenset(("", *settings.missing))
+    columns = []
+    for name in chosen:
+        column = Column(name, header.index(name), settled=settled, absent=absent)
+        if name in listed:
+            column.codes = {value: float(code) for code, value in enumerate(listed[name])}
+        elif name in dated:
+            column.form = dated[name]
+        columns.append(column)
+    if settings.ranges:
+        _with_ranges([column for column in columns if column.codes is None], path, settings)
+    return columns
+
+
+def _with_ranges(columns: list[Column], path: str, settings: Columns) -> None:
+    given = settings.ranges
+    named = {name: (low, high) for name, low, high in given if name}
+    if not named and len(given) not in (1, len(columns)):
+        rule = f"data.ranges must be one for all, or one for each of {len(columns)} columns"
+        raise wrong(path, 1, "", rule, len(given), "name the columns, as in `age 0:120`")
+    for index, column in enumerate(columns):
+        if named and column.name not in named:
+            rule = "data.ranges must name each column of numbers or dates"
+            mend = f"add `{column.name} LOW:HIGH`, or drop the column (data.drop)"
+            raise wrong(path, 1, column.name, rule, ", ".join(named), mend)
+        column.limits = named.get(column.name) or given[index % len(given)][1:]
+
+
+def row_number(columns: list[Column], raw: Values, settings: Columns) -> int | None:
+    """Return the index of the column that only counts the rows, None where there is none.
+
+    raw: float64 [n, len(columns)]. It is the file's first column, no key tells what it is, and
+    another column is left.
+    """
+    if settings.names or len(settings.ranges) > 1 or len(columns) < 2:
+        return None
+    for index, column in enumerate(columns):
+        named = any(column.name == name for name, _, _ in settings.ranges)
+        if column.place == 0 and column.plain and not named and counts(raw[:, index]):
+            return index
+    return None
