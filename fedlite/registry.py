@@ -52,7 +52,8 @@ class Registry(Generic[T]):
     """What a kind of thing may be, by name.
 
     key: the scenario's key, which an error names. group: the entry points' group. house: what
-    fedlite has.
+    fedlite has. files: whether a name may be one of a file; a data source's may not, as it names
+    ledgers, too.
 
     >>> shapes = Registry("shape", "fedlite.shapes", {"line": 1, "cube": 6})
     >>> shapes.get("cube"), shapes.names()
@@ -65,6 +66,7 @@ class Registry(Generic[T]):
     key: str
     group: str
     house: Mapping[str, T]
+    files: bool = True
 
     def names(self) -> tuple[str, ...]:
         """The names that need no file, sorted; those of the house come before others' own."""
@@ -79,7 +81,7 @@ class Registry(Generic[T]):
         if name in self.house:
             return self.house[name]
         found = _FILE.fullmatch(name)
-        if found is not None:
+        if found is not None and self.files:
             return self._of_file(Path(found["file"]), found["name"])
         for point in self._offered():
             if point.name == name:
@@ -87,8 +89,9 @@ class Registry(Generic[T]):
                 return found_there
         close = get_close_matches(name, self.names(), n=1)
         raise ValueError(
-            f"{self.key}: must be one of {', '.join(self.names())}, or file.py:function, got "
-            f"{name!r}" + (f"; did you mean {close[0]}?" if close else "")
+            f"{self.key}: must be one of {', '.join(self.names())}"
+            f"{', or file.py:function' if self.files else ''}, got {name!r}"
+            + (f"; did you mean {close[0]}?" if close else "")
         )
 
     def _offered(self) -> Iterator[EntryPoint]:

@@ -50,6 +50,15 @@ def test_what_is_wrong_with_a_file_is_told(
         SHAPES.get(f"{file}:{name}")
 
 
+def test_where_no_file_is_allowed_none_is_run(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nmake = 1\n")
+    with pytest.raises(ValueError, match=r"shape: must be one of line, got"):
+        Registry("shape", "fedlite.no-such-group", {"line": 1}, files=False).get(
+            f"{tmp_path / 'mine.py'}:make"
+        )
+    assert not (tmp_path / "sprung").exists()
+
+
 def test_a_name_of_the_house_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     class Point:
         name = "line"

@@ -11,28 +11,32 @@ from typing import Any
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
 from fedlite.data.sources import digits, fashion, heart, table
+from fedlite.registry import Registry
 from fedlite.scenario.tabular import Columns
 
 _ENTRIES = {one.name: one for one in (digits.ENTRY, fashion.ENTRY, heart.ENTRY, table.ENTRY)}
+_SOURCES = Registry("data.name", "fedlite.data", _ENTRIES, files=False)
 
 
 def entries() -> tuple[Entry, ...]:
-    """Return the whole catalogue, in its order.
+    """Return the whole catalogue, in its order; what packages offer comes last.
 
     >>> [entry.name for entry in entries()]
     ['digits', 'fashion-mnist', 'heart-disease', 'csv']
     """
-    return tuple(_ENTRIES.values())
+    others = [name for name in _SOURCES.names() if name not in _ENTRIES]
+    return (*_ENTRIES.values(), *map(find, others))
 
 
 def find(name: str) -> Entry:
     """Return the entry of a source; raises ValueError on an unknown name."""
-    if name not in _ENTRIES:
+    found = _SOURCES.get(name)
+    if not isinstance(found, Entry) or found.name != name:
         raise ValueError(
-            f"data: must be one of {', '.join(_ENTRIES)}, got {name!r}; "
-            "`fedlite data list` describes them"
+            f"data.name: what is offered as {name!r} must be a fedlite.data.Entry of that name, "
+            f"got {found!r}"
         )
-    return _ENTRIES[name]
+    return found
 
 
 def load(

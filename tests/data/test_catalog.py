@@ -16,7 +16,7 @@ def test_every_entry_says_what_a_person_needs() -> None:
 
 @pytest.mark.parametrize("call", [load, fetch, available])
 def test_an_unknown_name_lists_the_known_ones(call: object) -> None:
-    with pytest.raises(ValueError, match=r"must be one of digits, fashion-mnist.*got 'mnist'"):
+    with pytest.raises(ValueError, match=r"must be one of csv, digits, fashion-mnist.*got 'mnist'"):
         call("mnist")  # type: ignore[operator]
 
 
