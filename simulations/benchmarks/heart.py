@@ -16,16 +16,8 @@ import numpy as np
 
 from fedlite.reporting.progress import Progress
 from fedlite.scenario import Scenario, load
-from simulations.comparison import (
-    ALONE,
-    COMMONEST,
-    FEDERATED_CLEAR,
-    POOLED,
-    Comparison,
-    as_summary,
-    compare,
-    federated_name,
-)
+from simulations.baselines import ALONE, COMMONEST, FEDERATED_CLEAR, POOLED, federated_name
+from simulations.comparison import Comparison, as_summary, compare
 from simulations.run import check, scenario_path
 
 REPEATS, QUICK_REPEATS, QUICK_TEST_FRACTION = 4, 1, 0.5

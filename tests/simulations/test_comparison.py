@@ -10,9 +10,10 @@ from fedlite import plan as plans
 from fedlite.data.spread import spread
 from fedlite.privacy import RecordMechanism, accounting
 from fedlite.scenario import Scenario, ScenarioError, load, with_values
-from simulations import comparison
+from simulations import baselines
+from simulations.baselines import over_folds, train_here
 from simulations.benchmarks import heart
-from simulations.comparison import Comparison, as_summary, compare, over_folds, train_here
+from simulations.comparison import Comparison, as_summary, compare
 from simulations.run import check, scenario_path, simulate
 
 pytestmark = pytest.mark.data("heart-disease")
@@ -90,12 +91,13 @@ def test_the_home_scores_are_those_of_the_released_model(finished: Path, tiny: S
     from sklearn.metrics import roc_auc_score
 
     from fedlite.models import build
-    from fedlite.parameters import load_vector
+    from fedlite.models.files import read_vector
+    from fedlite.parameters import Layout, load_vector
     from fedlite.training.head import deep_features, home_head
 
     source, sites = spread(tiny)
     model = build("linear", source.shape, 2, seed=0)
-    load_vector(model, comparison.released_vector(tiny, finished))
+    load_vector(model, read_vector(finished, Layout.of(model)))
     summary = json.loads((finished / "summary.json").read_text())
     for site in sites:
         head = home_head(model, site.train, seed=tiny.federation.seed)
@@ -118,7 +120,7 @@ def test_training_without_messages_is_the_federation_without_compression(
     planned = plan.mechanism
     assert isinstance(planned, RecordMechanism) and planned.noise_multiplier == 1e-6
     here = train_here(scenario, [site.train for site in sites], planned)
-    there = comparison.federate(scenario)
+    there = baselines.federate(scenario)
     plans.of.cache_clear()
     assert np.abs(there).max() > 0.5
     assert there == pytest.approx(here, abs=1e-4)
@@ -128,7 +130,7 @@ def test_every_fold_is_another_part_and_every_repeat_another_division(tiny: Scen
     held = {}
     for repeat in range(2):
         for fold in range(2):
-            scenario = comparison._divided(tiny, repeat, fold)
+            scenario = baselines.divided(tiny, repeat, fold)
             _, sites = spread(scenario)
             held[repeat, fold] = {row.tobytes() for row in sites[3].test.x}
     assert held[0, 0] != held[0, 1] and held[0, 0] != held[1, 0]
