@@ -9,7 +9,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 
 from fedlite import data, plan as plans
@@ -93,21 +92,16 @@ def _check_model(plan: Plan) -> None:
     """Find before any site does, and before it reserves a step, that a model cannot be private."""
     import torch
 
-    from fedlite.models import losses
     from fedlite.privacy.gradients import check_model
     from fedlite.privacy.trial import block_of
+    from fedlite.training.objective import Objective
 
-    model, settings = plan.model(), plan.scenario.training
+    model, objective = plan.model(), Objective.of(plan.scenario.training)
     check_model(model)
+    objective.check_private()
     with torch.no_grad():
         inputs = model.prepare(torch.zeros(1, *plan.shape))
-    loss = partial(
-        losses,
-        exit_weight=settings.exit_weight,
-        distill=settings.distill,
-        temperature=settings.temperature,
-    )
-    block_of(model, inputs, loss, max(1, plan.scenario.privacy.expected_batch))
+    block_of(model, inputs, objective.loss, max(1, plan.scenario.privacy.expected_batch))
 
 
 def _check_data(scenario: Scenario) -> Plan:

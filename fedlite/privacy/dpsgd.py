@@ -6,6 +6,7 @@ sees them through their norms and one weighted sum. All bits come from `fedlite.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -80,6 +81,7 @@ def train(
     learning_rate: float,
     sampler: Stream,
     noise: Stream,
+    after: Callable[[Tensor, Tensor], None] | None = None,
 ) -> None:
     """Run `steps` noised steps of plain SGD on `model`, in place.
 
@@ -88,6 +90,10 @@ def train(
     and is counted. A sample larger than `mechanism.max_batch` is cut to it at random. Plain SGD
     only: a momentum buffer would have to be accounted with the state that a site keeps between
     rounds.
+
+    after(direction, values): adds to a step's direction, float32 [d] and as yet zero, what depends
+    on the model's values, float32 [d], and on public values alone. The values come of noised steps,
+    so this costs no privacy; anything else that it might know of the records would.
 
     Raises ValueError when the model mixes records, and when there are more rows than the records
     that the cost of the cap was computed for.
@@ -109,8 +115,21 @@ def train(
             moved = torch.from_numpy(noised_sum(gradients, rows, mechanism, noise))
             pieces = torch.split(moved.to(labels.device), sizes)
             with torch.no_grad():
+                added = _added(gradients.parameters, after) if after else None
                 for parameter, piece in zip(gradients.parameters, pieces, strict=True):
                     parameter.sub_(piece.view_as(parameter), alpha=rate)
+                if added is not None:
+                    for parameter, piece in zip(
+                        gradients.parameters, torch.split(added, sizes), strict=True
+                    ):
+                        parameter.sub_(piece.view_as(parameter), alpha=learning_rate)
+
+
+def _added(parameters: list[nn.Parameter], after: Callable[[Tensor, Tensor], None]) -> Tensor:
+    values = torch.cat([p.reshape(-1) for p in parameters])
+    direction = torch.zeros_like(values)
+    after(direction, values)
+    return direction
 
 
 def poisson_sample(n: int, rate: float, sampler: Stream, cap: int = 0) -> Rows:

@@ -199,6 +199,7 @@ class Training:
     With schedule `linear` the learning rate holds for the share `hold` of the rounds and then falls
     in a straight line to `final` times itself. `logit_adjustment` tells the local loss how often
     each class occurs at the site, which keeps skewed sites from unlearning what they do not have.
+    `proximal` is FedProx's mu (Li et al. 2020): it pulls a site back to the model that it received.
     """
 
     epochs: int = _at_least(1, 1)
@@ -211,6 +212,7 @@ class Training:
     momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
     clip_norm: float = _at_least(0.0, 0.0)
     weight_decay: float = _at_least(0.0, 0.0)
+    proximal: float = _at_least(0.0, 0.0)
     exit_weight: float = _between(0.5, 0.0, 1.0)
     distill: float = _at_least(0.0, 0.0)
     temperature: float = _positive(3.0)

@@ -134,7 +134,7 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "training.steps: must be at least 1 when privacy.unit is record, got 0; the "
             "number of private steps is part of the plan, so epochs cannot stand for it"
         )
-    for key in ("momentum", "weight_decay"):
+    for key in ("momentum", "weight_decay", "proximal"):
         if getattr(scenario.training, key):
             errors.append(
                 f"training.{key}: must be 0 under record-level privacy (rule: private steps are "

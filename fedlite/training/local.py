@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedlite.scenario import Training
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+from fedlite.training.objective import Objective, State
 
 
 def flatten(model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -37,21 +36,23 @@ def train(
     flat: tuple[Tensor, Tensor],
     inputs: Tensor,
     labels: Tensor,
-    loss: Loss,
+    objective: Objective,
     training: Training,
     *,
     learning_rate: float,
     rng: np.random.Generator,
-) -> None:
+    kept: tuple[State, ...] = (),
+) -> tuple[State, ...]:
     """Train `model` in place on shuffled mini-batches, without any privacy.
 
-    flat: what `flatten(model)` returned. inputs: [n, ...] float32; labels: [n] int64;
-    loss(exit_logits, deep_logits, labels) -> [batch]. Runs `training.steps` batches, or
-    `training.epochs` passes when that is 0; without records none. A non-zero `training.clip_norm`
-    bounds the norm of the mini-batch gradient, which keeps a deep head alive under averaging; it
-    protects no record.
+    flat: what `flatten(model)` returned. inputs: [n, ...] float32; labels: [n] int64. kept: what
+    the objective's terms kept from the round before; returns what they keep for the next. Runs
+    `training.steps` batches, or `training.epochs` passes when that is 0; without records none. A
+    non-zero `training.clip_norm` bounds the norm of the mini-batch gradient, which keeps a deep
+    head alive under averaging; it protects no record. The objective's terms are added after it.
     """
     values, gradients = flat
+    states, taken = objective.begin(values, kept), 0
     velocity = torch.zeros_like(values)
     model.train()
     # Momentum leaves denormal numbers behind, on which arithmetic is many times slower.
@@ -60,21 +61,22 @@ def train(
         for batch_inputs, batch_labels in _batches(inputs, labels, training, rng):
             gradients.zero_()
             shallow, deep = model(batch_inputs)
-            mean: Tensor = loss(shallow, deep, batch_labels).mean()
+            mean: Tensor = objective.loss(shallow, deep, batch_labels).mean()
             torch.autograd.backward(mean)
             if training.clip_norm:
                 norm = float(gradients.norm())
                 if norm > training.clip_norm:
                     gradients.mul_(training.clip_norm / norm)
-            if training.weight_decay:
-                gradients.add_(values, alpha=training.weight_decay)
+            objective.add_terms(gradients, values, states)
             if training.momentum:
                 velocity.mul_(training.momentum).add_(gradients)
                 values.sub_(velocity, alpha=learning_rate)
             else:
                 values.sub_(gradients, alpha=learning_rate)
+            taken += 1
     finally:
         torch.set_flush_denormal(False)
+    return objective.end(values, states, steps=taken, learning_rate=learning_rate)
 
 
 def _batches(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedlite.data import Dataset
-from fedlite.models import Branched, losses
+from fedlite.models import Branched
 from fedlite.parameters import Vector, load_vector, to_vector
 from fedlite.plan import Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
 from fedlite.training import local
+from fedlite.training.objective import Objective, class_offsets
 
 
 def settle_process(threads: int = 1) -> None:
@@ -34,16 +37,6 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def class_offsets(labels: Tensor, classes: int) -> Tensor:
-    """Return the log of each class's smoothed share of `labels`, float32 [classes].
-
-    Added to the logits in the local loss (Menon et al. 2021, equation 10; for federated label skew
-    Zhang et al. 2022, "FedLC"), it leaves the model free of the site's own class frequencies.
-    """
-    counts = torch.bincount(labels, minlength=classes).float()
-    return torch.log((counts + 1.0) / (counts.sum() + classes))
-
-
 class Learner:
     """A model with one site's training records, ready for any round.
 
@@ -60,9 +53,9 @@ class Learner:
         with torch.no_grad():
             self.inputs = self.model.prepare(torch.from_numpy(train.x).to(self.device))
         self.labels = torch.from_numpy(train.y).to(self.device)
-        self._offsets = (
-            class_offsets(self.labels, plan.classes) if scenario.training.logit_adjustment else None
-        )
+        settings = scenario.training
+        offsets = class_offsets(self.labels, plan.classes) if settings.logit_adjustment else None
+        self.objective = Objective.of(settings, offsets)
         self._flat = None if scenario.privacy.unit == "record" else local.flatten(self.model)
 
     def delta(
@@ -78,8 +71,7 @@ class Learner:
         see; otherwise it depends on the records in the clear.
         """
         load_vector(self.model, received)
-        settings = self.scenario.training
-        loss = self.loss
+        settings, objective = self.scenario.training, self.objective
         rate = self.plan.learning_rate(round_number)
         if not isinstance(mechanism, RecordMechanism):
             if self._flat is None:
@@ -89,7 +81,7 @@ class Learner:
                 self._flat,
                 self.inputs,
                 self.labels,
-                loss,
+                objective,
                 settings,
                 learning_rate=rate,
                 rng=np.random.default_rng([self.scenario.federation.seed, round_number, site]),
@@ -97,18 +89,21 @@ class Learner:
         else:
             from fedlite.privacy import dpsgd
 
+            objective.check_private()
+            states = objective.begin(torch.tensor(received, device=self.device))
             seed = self.scenario.privacy.simulate_seed
             sampler, noise = dpsgd.entropy(seed, round_number, site)
             dpsgd.train(
                 self.model,
                 self.inputs,
                 self.labels,
-                loss,
+                objective.loss,
                 mechanism,
                 steps=settings.steps,
                 learning_rate=rate,
                 sampler=sampler,
                 noise=noise,
+                after=partial(objective.add_terms, states=states) if states else None,
             )
         change: Vector = to_vector(self.model) - received
         if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
@@ -118,13 +113,4 @@ class Learner:
 
     def loss(self, shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
         """Return the scenario's loss of each record, float32 [n], in nats."""
-        settings = self.scenario.training
-        return losses(
-            shallow,
-            deep,
-            labels,
-            exit_weight=settings.exit_weight,
-            distill=settings.distill,
-            temperature=settings.temperature,
-            offsets=self._offsets,
-        )
+        return self.objective.loss(shallow, deep, labels)

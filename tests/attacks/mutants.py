@@ -132,6 +132,7 @@ def _train(
             learning_rate: float,
             sampler: Stream,
             noise: Stream,
+            after: Any = None,
         ) -> None:
             with gradients.ModelGradients(model, inputs, labels, loss) as real:
                 sizes = [p.numel() for p in real.parameters]

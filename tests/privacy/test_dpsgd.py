@@ -110,6 +110,49 @@ def test_ghost_clipping_equals_a_loop_over_single_records(
     assert np.abs(to_vector(truth) - before).max() > 1e-3
 
 
+def test_what_is_added_after_the_noise_is_neither_clipped_nor_divided() -> None:
+    """FedProx's pull beside clipped gradients, a step at a time; a pull of nothing changes none."""
+    model, inputs, labels = linear()
+    truth, silent = copy.deepcopy(model), copy.deepcopy(model)
+    mechanism = RecordMechanism(0.05, SILENT, 1.0, 4, 4)
+    start, mu = torch.tensor(to_vector(model)), 2.0
+
+    def pull(direction: Tensor, values: Tensor) -> None:
+        direction.add_(values - start, alpha=mu)
+
+    def nothing(direction: Tensor, values: Tensor) -> None:
+        assert not direction.any() and len(values) == len(start)
+
+    def train(model: nn.Module, after: Callable[[Tensor, Tensor], None] | None) -> np.ndarray:
+        dpsgd.train(
+            model,
+            inputs,
+            labels,
+            loss,
+            mechanism,
+            steps=4,
+            learning_rate=0.2,
+            sampler=Stream.seeded(5),
+            noise=Stream.seeded(6),
+            after=after,
+        )
+        return to_vector(model)
+
+    one, others = train(model, pull), []
+    for after in (nothing, None):
+        others.append(train(copy.deepcopy(silent), after))
+    np.testing.assert_array_equal(*others)
+    for _ in range(4):
+        pairs = zip(truth.parameters(), silent.parameters(), strict=True)
+        pulls = [now.detach() - first.detach() for now, first in pairs]
+        by_single_records(truth, inputs, labels, mechanism, 1, 0.2, Stream.seeded(5))
+        with torch.no_grad():
+            for parameter, moved in zip(truth.parameters(), pulls, strict=True):
+                parameter.sub_(moved, alpha=0.2 * mu)
+    np.testing.assert_allclose(one, to_vector(truth), atol=1e-5, rtol=1e-4)
+    assert np.abs(one - others[0]).max() > 1e-3
+
+
 def test_both_heads_share_one_clip() -> None:
     model, inputs, labels = linear()
     before = to_vector(model)

@@ -115,6 +115,11 @@ PRIVATE = {"unit": "record", "delta": 1e-5}
             "must be 0 under record-level privacy",
         ),
         (
+            {"privacy": PRIVATE, "training": {"steps": 1, "proximal": 0.1}},
+            "training.proximal",
+            "must be 0 under record-level privacy",
+        ),
+        (
             {"privacy": PRIVATE, "training": {"steps": 1, "logit_adjustment": True}},
             "training.logit_adjustment",
             "must be false when privacy.unit is record",

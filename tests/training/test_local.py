@@ -12,6 +12,7 @@ from fedlite.models import build, losses
 from fedlite.parameters import Layout, load_vector, to_vector
 from fedlite.scenario import Training
 from fedlite.training import local
+from fedlite.training.objective import Objective
 
 
 def loss(shallow: torch.Tensor, deep: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -44,6 +45,7 @@ def test_it_is_torchs_sgd_step_by_step(
             momentum=momentum,
             weight_decay=weight_decay,
             clip_norm=clip_norm,
+            exit_weight=0.3,
         )
         ours, theirs = copy.deepcopy(model), copy.deepcopy(truth)
         local.train(
@@ -51,7 +53,7 @@ def test_it_is_torchs_sgd_step_by_step(
             local.flatten(ours),
             x,
             y,
-            loss,
+            Objective.of(settings),
             settings,
             learning_rate=0.4,
             rng=np.random.default_rng(steps),
@@ -110,7 +112,7 @@ def test_batches_are_passes_over_all_records(n: int, size: int, steps: int, epoc
         local.flatten(model),
         rows.float(),
         rows,
-        lambda shallow, deep, labels: shallow - labels,
+        Objective(lambda shallow, deep, labels: shallow - labels),
         Training(batch_size=size, steps=steps, epochs=epochs),
         learning_rate=0.0,
         rng=np.random.default_rng(0),

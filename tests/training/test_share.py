@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from fedlite import plan as plans
 from fedlite.data import Dataset
@@ -71,8 +70,3 @@ def test_the_device_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert share.device_of("auto").type == share.device_of("cpu").type == "cpu"
     with pytest.raises(ValueError, match=r"training.device: .* got 'cuda'"):
         share.device_of("cuda")
-
-
-def test_class_offsets_are_the_logs_of_smoothed_shares() -> None:
-    offsets = share.class_offsets(torch.tensor([0, 0, 0, 2]), 3)
-    np.testing.assert_allclose(offsets.numpy(), np.log(np.array([4, 1, 2]) / 7), rtol=1e-6)

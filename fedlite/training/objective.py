@@ -1,0 +1,154 @@
+"""What a site minimises in a round: a loss of each record, and terms that no record is in.
+
+One object for every way to train. Plain training takes the mean loss of a batch; record-level
+privacy takes each record's gradient by itself, and adds the terms after the noise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fedlite.models import losses
+from fedlite.scenario import Training
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+State = Mapping[str, Tensor]
+
+
+class Term(ABC):
+    """A penalty, by its gradient, or a correction: added to every step of a round.
+
+    It sees the model only, so that it depends on records through the steps taken before, and
+    through what it was made with. `from_records` says that this was computed from records in the
+    clear; record-level privacy then refuses it. State in, state out: a term is never changed.
+    """
+
+    from_records = False
+
+    def begin(self, values: Tensor, kept: State) -> State:
+        """Return the state of a round that begins at the model `values`, float32 [n].
+
+        kept: what `end` returned in this site's round before, or nothing.
+        """
+        return kept
+
+    @abstractmethod
+    def add_to(self, gradients: Tensor, values: Tensor, state: State) -> None:
+        """Add this term's gradient at `values` to `gradients`, both float32 [n], in place."""
+
+    def end(self, values: Tensor, state: State, *, steps: int, learning_rate: float) -> State:
+        """Return what the site keeps for its next round, after `steps` steps led to `values`."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Decay(Term):
+    """`strength / 2 |w|^2`: L2 decay."""
+
+    strength: float
+
+    def add_to(self, gradients: Tensor, values: Tensor, state: State) -> None:
+        """Add `strength * w`."""
+        gradients.add_(values, alpha=self.strength)
+
+
+@dataclass(frozen=True)
+class Proximal(Term):
+    """`strength / 2 |w - w_0|^2`, w_0 the model received: Li et al. 2020, "FedProx", equation 2."""
+
+    strength: float
+
+    def begin(self, values: Tensor, kept: State) -> State:
+        """Keep a copy of the model received."""
+        return {"received": values.clone()}
+
+    def add_to(self, gradients: Tensor, values: Tensor, state: State) -> None:
+        """Add `strength * (w - w_0)`."""
+        gradients.add_(values - state["received"], alpha=self.strength)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The mean of `loss` over records, and `terms`.
+
+    loss: (exit_logits, deep_logits, labels) -> [n], in nats, one of each record. per_record: it
+    depends on that record alone.
+
+    >>> plain = Objective.of(Training(exit_weight=0.5, proximal=0.1))
+    >>> even = torch.zeros(1, 2)
+    >>> round(float(plain.loss(even, even, torch.tensor([0]))), 4), len(plain.terms)
+    (0.6931, 1)
+    """
+
+    loss: Loss
+    terms: tuple[Term, ...] = ()
+    per_record: bool = True
+
+    @classmethod
+    def of(cls, training: Training, offsets: Tensor | None = None) -> Objective:
+        """Return what a scenario asks for; `offsets` as of `class_offsets`, or None."""
+        loss = partial(
+            losses,
+            exit_weight=training.exit_weight,
+            distill=training.distill,
+            temperature=training.temperature,
+            offsets=offsets,
+        )
+        terms: list[Term] = []
+        if training.weight_decay:
+            terms.append(Decay(training.weight_decay))
+        if training.proximal:
+            terms.append(Proximal(training.proximal))
+        return cls(loss, tuple(terms), per_record=offsets is None)
+
+    def begin(self, values: Tensor, kept: tuple[State, ...] = ()) -> tuple[State, ...]:
+        """Return the terms' states for a round from `values`, float32 [n]; see `Term.begin`."""
+        before = kept or ({},) * len(self.terms)
+        return tuple(t.begin(values, s) for t, s in zip(self.terms, before, strict=True))
+
+    def add_terms(self, gradients: Tensor, values: Tensor, states: tuple[State, ...]) -> None:
+        """Add all terms' gradients at `values` to `gradients`, both float32 [n], in place."""
+        for term, state in zip(self.terms, states, strict=True):
+            term.add_to(gradients, values, state)
+
+    def end(
+        self, values: Tensor, states: tuple[State, ...], *, steps: int, learning_rate: float
+    ) -> tuple[State, ...]:
+        """Return what is kept for the next round; see `Term.end`."""
+        return tuple(
+            term.end(values, state, steps=steps, learning_rate=learning_rate)
+            for term, state in zip(self.terms, states, strict=True)
+        )
+
+    def check_private(self) -> None:
+        """Raise ValueError when it may not be trained under record-level privacy."""
+        if not self.per_record:
+            raise ValueError(
+                "objective.loss: must depend on one record alone under record-level privacy (rule: "
+                "a record's gradient must not depend on other records), got one that does not; "
+                "leave training.logit_adjustment out"
+            )
+        for term in self.terms:
+            if term.from_records:
+                raise ValueError(
+                    "objective.terms: must not be made from records in the clear under "
+                    "record-level privacy (rule: what is added after the noise may depend on "
+                    "public and on noised values only), got "
+                    f"{type(term).__name__}; make it from what was released"
+                )
+
+
+def class_offsets(labels: Tensor, classes: int) -> Tensor:
+    """Return the log of each class's smoothed share of `labels`, float32 [classes].
+
+    Added to the logits in the local loss (Menon et al. 2021, equation 10; for federated label skew
+    Zhang et al. 2022, "FedLC"), it leaves the model free of the site's own class frequencies.
+    """
+    counts = torch.bincount(labels, minlength=classes).float()
+    return torch.log((counts + 1.0) / (counts.sum() + classes))
