@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from fedlite.models import fixed, scatter, tinyml
+from fedlite.models import fixed, mcmahan, scatter, tinyml
 from fedlite.models.branched import Branched
 from fedlite.registry import Registry
 
@@ -16,6 +16,7 @@ _HOUSE: dict[str, Callable[..., Branched]] = {
     "cnn1d": tinyml.cnn1d,
     "cosine": fixed.cosine,
     "linear": fixed.linear,
+    "mcmahan": mcmahan.mcmahan,
     "mlp": tinyml.mlp,
     "scatter": scatter.scatter,
 }
