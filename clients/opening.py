@@ -82,6 +82,7 @@ def open_deployed_site(scenario: Scenario, home: Path, run: str) -> Site:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = folder / "state.safetensors"
     plan = plans.of(scenario, source.shape, source.classes)
+    plan.check_model()
     return _ready(plan, data, state, place, most=chosen.records_at_most)
 
 

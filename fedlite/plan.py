@@ -9,13 +9,13 @@ page that its operator approves, the evaluation, the baselines and the attacks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 from fedlite import compression
 from fedlite.compression import Compressor
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
-from fedlite.models import Branched, build
+from fedlite.models import Branched, build, checks, losses
 from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
 from fedlite.privacy.budget import plan_unit
@@ -43,6 +43,18 @@ class Plan:
     def model(self) -> Branched:
         """Return a new model with the first weights."""
         return _model(self.scenario, self.shape, self.classes)
+
+    def check_model(self) -> None:
+        """Raise ValueError, naming the tensor or the layer, where the model cannot be trained."""
+        settings, privacy = self.scenario.training, self.scenario.privacy
+        loss = partial(
+            losses,
+            exit_weight=settings.exit_weight,
+            distill=settings.distill,
+            temperature=settings.temperature,
+        )
+        batch = privacy.expected_batch if privacy.unit == "record" else 0
+        checks.check(self.model(), batch=batch, loss=loss)
 
     @cached_property
     def uplink(self) -> Compressor:

@@ -19,6 +19,7 @@ from fedlite.registry import resolve
 from fedlite.reporting import wording
 from fedlite.reporting.page_read import read_section
 from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
+from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
 from simulations import homes
 
@@ -74,7 +75,8 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         )
     if scenario.privacy.unit == "record":
         _check_size(plan.scenario)
-        _check_model(plan)
+        Objective.of(plan.scenario.training).check_private()
+    plan.check_model()
     return plan.scenario
 
 
@@ -86,22 +88,6 @@ def refuse_own_code(scenario: Scenario) -> None:
             "what is installed there and what its operator approved, and no file that a scenario "
             "names); offer it by an entry point of a package that the sites install"
         )
-
-
-def _check_model(plan: Plan) -> None:
-    """Find before any site does, and before it reserves a step, that a model cannot be private."""
-    import torch
-
-    from fedlite.privacy.gradients import check_model
-    from fedlite.privacy.trial import block_of
-    from fedlite.training.objective import Objective
-
-    model, objective = plan.model(), Objective.of(plan.scenario.training)
-    check_model(model)
-    objective.check_private()
-    with torch.no_grad():
-        inputs = model.prepare(torch.zeros(1, *plan.shape))
-    block_of(model, inputs, objective.loss, max(1, plan.scenario.privacy.expected_batch))
 
 
 def _check_data(scenario: Scenario) -> Plan:

@@ -40,16 +40,26 @@ _ALIGNED = 16
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise ValueError when per-record gradients of `model` are not defined (BatchNorm)."""
+    """Raise ValueError naming a layer of `model` that has no per-record gradients (BatchNorm)."""
     from opacus.validators import ModuleValidator
 
-    errors = ModuleValidator.validate(model, strict=False)
-    if errors:
-        raise ValueError(
-            "model: not allowed under record-level privacy (rule: a record's gradient must not "
-            f"depend on other records): {errors[0]}; use GroupNorm for BatchNorm, and the layers "
-            "of opacus.layers for recurrence and attention"
-        )
+    for name, module in model.named_modules():
+        validator = ModuleValidator.VALIDATORS.get(type(module))
+        if validator is not None and validator(module):
+            kind = type(module).__name__
+            raise ValueError(
+                f"model: '{name}' is {kind}, which is not allowed under record-level privacy "
+                "(rule: a record's gradient must be computable by itself and not depend on other "
+                f"records); {_MENDS.get(kind, 'use GroupNorm')}"
+            )
+
+
+_MENDS = {
+    "LSTM": "use opacus.layers.DPLSTM",
+    "GRU": "use opacus.layers.DPGRU",
+    "MultiheadAttention": "use opacus.layers.DPMultiheadAttention",
+    **{f"InstanceNorm{d}d": "leave track_running_stats out" for d in (1, 2, 3)},
+}
 
 
 @dataclass(frozen=True)

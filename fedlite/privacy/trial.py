@@ -54,17 +54,30 @@ def _try(model: nn.Module, inputs: Tensor, loss: Loss, wanted: int) -> int:
         truth = _single(model, records[_TRIED], labels[_TRIED], loss)
         for block in (wanted, 1):
             with ModelGradients(model, records, labels, loss, block) as gradients:
-                _check(gradients, truth)
+                _check(model, gradients, truth)
                 there = gradients.norms(rows)
                 moved, mixed = gradients.norms(np.roll(rows, 1)), gradients.norms(rows[::-1])
             if np.array_equal(there, np.roll(moved, -1)) and np.array_equal(there, mixed[::-1]):
                 return block
     except (RuntimeError, IndexError, TypeError) as error:
-        raise ValueError(f"model: {_RULE}, and they cannot be taken: {error}") from error
+        raise ValueError(f"model: {_RULE}, and they cannot be taken{_why(model, error)}") from error
     raise ValueError(f"model: {_RULE}, and two passes differ; remove what is random or remembers")
 
 
 _RULE = "gradients record by record are needed under record-level privacy"
+
+
+def _why(model: nn.Module, error: Exception) -> str:
+    """Return what of the model makes Opacus's hooks fail, as far as that can be seen."""
+    text = str(error).strip().split("\n")[0]
+    if "inplace" in text:
+        named = [name for name, part in model.named_modules() if getattr(part, "inplace", False)]
+        listed = ", ".join(repr(name) for name in named) or "an operation (x += y, relu_)"
+        return f": {listed} overwrites what it is given; leave inplace=True out, write x = x + y"
+    own = [name for name, _ in model.named_parameters(recurse=False)]
+    if own:
+        return f": {own[0]!r} belongs to the model itself; put it into a layer that uses it"
+    return f": {text}"
 
 
 def _made_up(at: int, like: Tensor) -> Tensor:
@@ -89,13 +102,20 @@ def _single(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss) -> NDA
     return torch.stack(found).cpu().numpy()
 
 
-def _check(gradients: ModelGradients, truth: NDArray[np.float64]) -> None:
+def _check(model: nn.Module, gradients: ModelGradients, truth: NDArray[np.float64]) -> None:
     factors = np.array([1.0, -0.5, 2.0])
     norms, total = gradients.norms(_TRIED), gradients.weighted(factors)
     lengths = np.linalg.norm(truth, axis=1)
-    wrong = np.linalg.norm(total - factors @ truth)
-    if not (np.allclose(norms, lengths, _TOLERANCE, 0) and wrong <= _TOLERANCE * lengths.sum()):
+    wrong = total - factors @ truth
+    if not (
+        np.allclose(norms, lengths, _TOLERANCE, 0)
+        and np.linalg.norm(wrong) <= _TOLERANCE * lengths.sum()
+    ):
+        named = [(name, p.numel()) for name, p in model.named_parameters() if p.requires_grad]
+        parts = np.split(wrong, np.cumsum([size for _, size in named])[:-1])
+        worst = named[int(np.argmax([np.linalg.norm(part) for part in parts]))][0]
         raise ValueError(
-            f"model: {_RULE}, and they are not what autograd finds for a record alone (norms "
-            f"{norms} for {lengths}); use layers as modules, with the records on the first axis"
+            f"model: {_RULE}, and they are not what autograd finds for a record alone, most of "
+            f"all for '{worst}'; use layers as modules, with the records on the first axis, and "
+            "nothing that is random, remembers, or looks at other records"
         )

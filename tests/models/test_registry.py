@@ -18,6 +18,8 @@ FITTING = [
     ("cosine", (3,)),
     ("linear", (30,)),
     ("linear", (1,)),
+    ("mcmahan", (1, 28, 28)),
+    ("mcmahan", (3, 9, 12)),
     ("mlp", (30,)),
     ("mlp", (2, 4)),
     ("scatter", (1, 28, 28)),
@@ -29,6 +31,8 @@ WRONG = [
     ("cnn1d", (1, 28, 28)),
     ("cnn1d", (3, 7)),
     ("linear", (1, 8, 8)),
+    ("mcmahan", (30,)),
+    ("mcmahan", (1, 7, 28)),
     ("cosine", (1,)),
     ("cosine", (2,)),
     ("scatter", (30,)),
@@ -77,7 +81,7 @@ def test_weights_depend_on_the_seed_alone(name: str, shape: tuple[int, ...]) -> 
     assert all(k == j and torch.equal(a, b) for (k, a), (j, b) in pairs)
     other = build(name, shape, 5, seed=8)
     pairs = zip(one.named_parameters(), other.named_parameters(), strict=True)
-    drawn = name in {"cnn", "cnn1d", "mlp"}
+    drawn = name in {"cnn", "cnn1d", "mcmahan", "mlp"}
     assert drawn != all(torch.equal(a, b) for (_, a), (_, b) in pairs)
 
 

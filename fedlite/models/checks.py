@@ -1,0 +1,163 @@
+"""Whether a model can be trained by a federation: what cannot is named, with the mend.
+
+Asked before a run starts, and by a site before it reserves anything: torch's and Opacus's own
+errors come in the first round, at every site, and speak of their insides.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from fedlite.models.branched import Branched, losses
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# One record too: it is what is left of a site's records for the last batch of a pass.
+_BATCHES = (2, 1)
+
+
+def check(model: Branched, *, batch: int = 0, loss: Loss | None = None) -> None:
+    """Raise ValueError naming the tensor or the layer of `model` that cannot be trained, and why.
+
+    Steps are tried on a copy and on made-up records, so that nothing depends on a site's data.
+
+    Args:
+        model: as `build` returns it, before its parameters are flattened.
+        batch: about how many records a step of record-level privacy has, public; 0 where records
+            are not protected one by one.
+        loss: loss(exit_logits, deep_logits, labels) -> [n] that such steps take; None for the mean
+            of both cross-entropies.
+
+    Example:
+        >>> parts = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), nn.Linear(3, 2)
+        >>> check(Branched(*parts, nn.Linear(3, 2), shape=(4,), classes=2))
+        Traceback (most recent call last):
+        ...
+        ValueError: model: 'stem.1' is BatchNorm1d, which mixes the records of a batch and keeps \
+statistics that no site sends; take nn.GroupNorm(1, 3)
+    """
+    _check_layers(model)
+    _check_parameters(model)
+    for size in _BATCHES:
+        _try_step(copy.deepcopy(model), size)
+    if batch:
+        # Opacus takes seconds to import, and most runs have no use for it.
+        from fedlite.privacy.gradients import check_model
+        from fedlite.privacy.trial import block_of
+
+        check_model(model)
+        with torch.no_grad():
+            inputs = model.prepare(_records(model, 1))
+        block_of(model, inputs, loss or _even, batch)
+
+
+def _even(shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
+    return losses(shallow, deep, labels, exit_weight=0.5)
+
+
+def _check_layers(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise ValueError(
+                f"model: '{name}' is {type(module).__name__}, which mixes the records of a batch "
+                "and keeps statistics that no site sends; take "
+                f"nn.GroupNorm(1, {module.num_features})"
+            )
+
+
+def _check_parameters(model: nn.Module) -> None:
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError("model: must have a parameter that requires a gradient, got none")
+    for name, parameter in trained.items():
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"model: '{name}' must be float32, as updates are, got {parameter.dtype}; call "
+                ".float() on the model"
+            )
+    spans = sorted((*_span(parameter), name) for name, parameter in trained.items())
+    for (memory, _, last, one), (same, first, _, other) in pairwise(spans):
+        if memory == same and first <= last:
+            raise ValueError(
+                f"model: '{one}' and '{other}' are two parameters on the same memory, which would "
+                "be sent twice and come apart in training; assign one nn.Parameter to both places, "
+                "or clone the values"
+            )
+
+
+def _span(tensor: Tensor) -> tuple[int, int, int]:
+    """Return where a tensor lies: its memory, and the places of its first and last value there."""
+    first = tensor.storage_offset()
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    last = first + sum((size - 1) * stride for size, stride in pairs)
+    return tensor.untyped_storage().data_ptr(), int(first), int(last)
+
+
+def _records(model: Branched, count: int) -> Tensor:
+    """Return made-up records in [0, 1], float32 [count, *shape], on the model's device."""
+    device = next(model.parameters()).device
+    values = torch.rand((count, *model.shape), generator=torch.Generator().manual_seed(0))
+    return values.to(device)
+
+
+def _try_step(model: Branched, count: int) -> None:
+    """Take the gradient of `model`, which is changed, on `count` records."""
+    model.train()
+    model.zero_grad(set_to_none=True)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    records = _records(model, count)
+    labels = torch.arange(count, device=records.device) % model.classes
+    with torch.random.fork_rng(devices=[]):
+        try:
+            found: object = model(model.prepare(records))
+        except (RuntimeError, TypeError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"model: must take records of shape {list(model.shape)}, {count} at a time, and "
+                f"cannot: {_first_line(error)}"
+            ) from error
+        shallow, deep = _logits(model, found, count)
+        try:
+            torch.autograd.backward(_even(shallow, deep, labels).sum())
+        except RuntimeError as error:
+            raise ValueError(
+                f"model: must have gradients, and has none: {_first_line(error)}; write y = f(x) "
+                "for operations in place (x += y, relu_, inplace=True)"
+            ) from error
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            raise ValueError(
+                f"model: '{name}' gets no gradient, but would be sent and noised like the others; "
+                "use it, remove it, or set its requires_grad to False"
+            )
+    for name, buffer in model.named_buffers():
+        if name not in before or not torch.equal(buffer, before[name]):
+            raise ValueError(
+                f"model: the buffer '{name}' ({buffer.dtype}) changes in training, and no site "
+                "sends it: the released model would never have it; keep buffers as they are built"
+            )
+
+
+def _logits(model: Branched, found: object, count: int) -> tuple[Tensor, Tensor]:
+    """Return what `model` made of `count` records if these are two tensors [count, classes]."""
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ValueError(
+            "model: must return two tensors, the early and the deep logits, got "
+            f"{type(found).__name__}"
+        )
+    for branch, logits in zip(("exit", "tail"), found, strict=True):
+        if not isinstance(logits, Tensor) or logits.shape != (count, model.classes):
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"model: '{branch}' must return logits [records, classes], "
+                f"{[count, model.classes]} for {count} records, got {got}"
+            )
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")

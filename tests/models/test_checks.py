@@ -1,0 +1,239 @@
+"""Models that cannot be trained, each refused by the name of what is wrong; and those that can."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedlite.models import Branched, build, names
+from fedlite.models.checks import check
+from fedlite.training.local import flatten
+
+
+def toy(*body: nn.Module, tail: nn.Module | None = None, width: int = 6) -> Branched:
+    """A model of records [1, 4, 4] in 3 classes, whose stem ends in `body`."""
+    torch.manual_seed(1)
+    stem = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), *body)
+    heads = nn.Linear(width, 3), tail or nn.Linear(width, 3)
+    return Branched(stem, *heads, shape=(1, 4, 4), classes=3)
+
+
+class Counting(nn.Module):
+    """Passes records on; counts them, or only has a table of whole numbers."""
+
+    def __init__(self, *, counts: bool) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.counts = counts
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.counts:
+            self.seen += len(x)
+        return x + self.seen
+
+
+class Through(nn.Module):
+    """Any function of the hidden values."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(x)
+
+
+class Recurrent(nn.Module):
+    """One step of an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.cell(x[:, None])[0][:, 0]
+        return found
+
+
+class OneHead(Branched):
+    """Answers once."""
+
+    def forward(self, prepared: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = self.tail(self.stem(prepared))
+        return found
+
+
+class Scaled(Branched):
+    """Has a parameter beside its parts."""
+
+    def forward(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.scale * self.stem(prepared)
+        return self.exit(hidden), self.tail(hidden)
+
+
+def of_class(kind: type[Branched]) -> Branched:
+    model = toy()
+    return kind(model.stem, model.exit, model.tail, shape=model.shape, classes=3)
+
+
+def idle() -> Branched:
+    model = toy()
+    model.stem.idle = nn.Parameter(torch.zeros(3))
+    return model
+
+
+def sharing() -> Branched:
+    model = toy()
+    model.exit.weight = nn.Parameter(model.tail.weight.data[:])
+    return model
+
+
+def frozen() -> Branched:
+    model = toy()
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    return model
+
+
+def tied() -> Branched:
+    model = toy()
+    model.exit.weight = model.tail.weight
+    return model
+
+
+def alone() -> Branched:
+    model = of_class(Scaled)
+    model.scale = nn.Parameter(torch.ones(6))
+    return model
+
+
+def overwriting() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten()
+    )
+
+
+def random_memory() -> Branched:
+    return toy(nn.Dropout(0.5))
+
+
+# What is refused whatever is protected, and what is said of it.
+WRONG: dict[str, tuple[Callable[[], Branched], str]] = {
+    "BatchNorm": (lambda: toy(nn.BatchNorm1d(6)), r"'stem\.2' is BatchNorm1d.*GroupNorm\(1, 6\)"),
+    "BatchNorm without weights": (
+        lambda: toy(nn.BatchNorm1d(6, affine=False, track_running_stats=False)),
+        r"'stem\.2' is BatchNorm1d",
+    ),
+    "double": (lambda: toy().double(), r"'stem\.1\.weight' must be float32.*float64.*\.float\(\)"),
+    "half": (lambda: toy(tail=nn.Linear(6, 3).half()), r"'tail\.weight' must be float32.*float16"),
+    "counter": (
+        lambda: toy(Counting(counts=True)),
+        r"buffer 'stem\.2\.seen' \(torch\.int64\) changes in training",
+    ),
+    "running statistics": (
+        lambda: toy(
+            nn.Unflatten(1, (2, 3)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten()
+        ),
+        r"buffer 'stem\.3\.running_mean'.*changes",
+    ),
+    "two on one memory": (sharing, r"'exit\.weight' and 'tail\.weight' are two parameters on"),
+    "no gradient": (idle, r"'stem\.idle' gets no gradient.*requires_grad"),
+    "nothing to train": (frozen, r"must have a parameter"),
+    "too many classes": (lambda: toy(tail=nn.Linear(6, 4)), r"'tail'.*\[2, 3\].*got \[2, 4\]"),
+    "one number a record": (
+        lambda: toy(tail=nn.Sequential(nn.Linear(6, 3), Through(lambda x: x.sum(1)))),
+        r"'tail' must return logits.*got \[2\]",
+    ),
+    "no logits": (
+        lambda: toy(tail=nn.Sequential(nn.Linear(6, 3), Through(lambda x: {"logits": x}))),
+        r"'tail' must return logits.*got dict",
+    ),
+    "one head": (lambda: of_class(OneHead), r"must return two tensors.*got Tensor"),
+    "another width": (lambda: toy(width=7), r"must take records of shape \[1, 4, 4\].*cannot: "),
+    "one record too few": (
+        lambda: toy(Through(lambda x: x.squeeze())),
+        r"'exit' must return logits.*\[1, 3\] for 1 records, got \[3\]",
+    ),
+    "overwritten": (
+        lambda: toy(nn.Sigmoid(), nn.ReLU(inplace=True)),
+        r"must have gradients.*in place",
+    ),
+}
+# What is refused only where records are protected one by one.
+PRIVATE: dict[str, tuple[Callable[[], Branched], str]] = {
+    "overwritten convolution": (
+        lambda: toy(overwriting(), width=8),
+        r"'stem\.2\.2' overwrites.*leave inplace=True out",
+    ),
+    "overwritten by an operation": (
+        lambda: toy(
+            nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 1, 1), Through(Tensor.relu_), nn.Flatten()
+        ),
+        r"an operation \(x \+= y, relu_\) overwrites.*write x = x \+ y",
+    ),
+    "LSTM": (lambda: toy(Recurrent()), r"'stem\.2\.cell' is LSTM.*DPLSTM"),
+    "parameter of the model": (alone, r"'scale' belongs to the model itself; put it into a layer"),
+    "chance": (random_memory, r"most of all for '.*'.*random"),
+    "mean of the records": (
+        lambda: toy(Through(lambda x: x - x.mean(0))),
+        r"most of all for 'stem\.1\.weight'.*other records",
+    ),
+}
+RIGHT: dict[str, Callable[[], Branched]] = {
+    "plain": toy,
+    "tied": tied,
+    "table of whole numbers": lambda: toy(Counting(counts=False)),
+    "GroupNorm": lambda: toy(nn.GroupNorm(2, 6)),
+    "overwritten output": lambda: toy(nn.ReLU(inplace=True)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("batch", [0, 20])
+def test_what_cannot_be_trained_is_named(name: str, batch: int) -> None:
+    make, told = WRONG[name]
+    with pytest.raises(ValueError, match=re.compile("^model: .*" + told, re.DOTALL)):
+        check(make(), batch=batch)
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_what_has_no_gradients_by_record_is_named_under_record_privacy(name: str) -> None:
+    make, told = PRIVATE[name]
+    check(make())
+    with pytest.raises(ValueError, match=re.compile("^model: .*" + told, re.DOTALL)):
+        check(make(), batch=20)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@pytest.mark.parametrize("batch", [0, 20])
+def test_what_can_be_trained_passes_and_is_left_as_it_was(name: str, batch: int) -> None:
+    model = RIGHT[name]()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    check(model, batch=batch)
+    assert torch.equal(torch.get_rng_state(), state)
+    after = model.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(p.grad is None for p in model.parameters()) and model.training
+
+
+def test_a_site_s_flat_model_is_held_to_the_same() -> None:
+    model = toy()
+    flatten(model)
+    check(model)
+    unused = idle()
+    flatten(unused)
+    with pytest.raises(ValueError, match=r"'stem\.idle' gets no gradient"):
+        check(unused)
+
+
+SHAPES = {"cnn1d": (6, 100), "linear": (30,), "mlp": (30,)}
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_house_s_models_pass(name: str) -> None:
+    check(build(name, SHAPES.get(name, (1, 28, 28)), 10, seed=1))
