@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from clients.opening import open_deployed_site, open_simulated_site
 from clients.site import Decline, Site
@@ -21,9 +22,10 @@ from fedlite.guard.policy import DataSet, SitePolicy
 from fedlite.guard.policy_file import write
 from fedlite.identity import keys
 from fedlite.messages import Code, Instruction, site_id
-from fedlite.models import registry
+from fedlite.models import Branched, registry
 from fedlite.parameters import vector_digest
 from fedlite.scenario import Scenario, from_dict
+from simulations.run import check
 
 RUN = "00112233aabbccdd"
 RECORD = {"unit": "record", "epsilon": 2.0, "expected_batch": 10}
@@ -124,7 +126,7 @@ def test_the_log_of_the_site_names_what_counts_as_absent(
 def test_every_model_can_be_prepared_and_trained_without_a_record(
     tmp_path: Path, model: str
 ) -> None:
-    image = model in ("cnn", "scatter")
+    image = model in ("cnn", "mcmahan", "scatter")
     shape = "1x28x28" if image else "6x100" if model == "cnn1d" else "3"
     columns = [f"f{number}" for number in range(784 if image else 600 if model == "cnn1d" else 3)]
     place = home(tmp_path / "h", [])
@@ -134,6 +136,26 @@ def test_every_model_can_be_prepared_and_trained_without_a_record(
         replace(scenario, model=replace(scenario.model, name=model)), place, RUN
     )
     assert train(site)
+
+
+@pytest.mark.parametrize("privacy", [{"unit": "none"}, RECORD], ids=["none", "record"])
+def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any]
+) -> None:
+    def build(shape: tuple[int, ...], classes: int) -> Branched:
+        stem = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+        heads = nn.Linear(4, classes), nn.Linear(4, classes)
+        return Branched(stem, *heads, shape=shape, classes=classes)
+
+    monkeypatch.setitem(registry._BUILDERS, "mlp", build)
+    asked = plan(privacy, test_fraction=0.0, labels="no,yes")
+    place = home(tmp_path / "h", TABLES["one record of a class"])
+    for refuse in (
+        lambda: check(asked, deployed=True),
+        lambda: open_deployed_site(asked, place, RUN),
+    ):
+        with pytest.raises(ValueError, match=r"'stem\.1' is BatchNorm1d.*take nn\.GroupNorm"):
+            refuse()
 
 
 def test_records_beyond_what_is_declared_neither_stop_the_site_nor_count(tmp_path: Path) -> None:
