@@ -17,14 +17,15 @@ BRANCHES = (("deep", "deep branch"), ("shallow", "early exit"))
 
 
 def read(files: list[Path]) -> dict[str, list[dict[str, Any]]]:
-    """Return the figures of every study, by what the study was: those with a dense way down."""
+    """Return the figures of every study, by what the study was: those with a dense way down and no step of their own."""
     studies: dict[str, list[dict[str, Any]]] = {}
     for file in files:
         for row in json.loads(file.read_text(encoding="utf-8")):
             told, figures = row["parameters"], row["figures"]
             name = f"{told['rounds']} rounds, {100 * told['participation']:g} % of the sites"
             name = ", ".join([name, *told.get("set", [])])
-            if figures["down"] == "dense" and figures["up"] != "dense":
+            usual = figures["down"] == "dense" and not figures.get("step")
+            if usual and figures["up"] != "dense":
                 studies.setdefault(name, []).append(figures)
     return studies
 
