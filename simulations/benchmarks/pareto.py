@@ -17,7 +17,10 @@ BRANCHES = (("deep", "deep branch"), ("shallow", "early exit"))
 
 
 def read(files: list[Path]) -> dict[str, list[dict[str, Any]]]:
-    """Return the figures of every study, by what the study was: those with a dense way down and no step of their own."""
+    """Return the figures of every study, by what the study was.
+
+    Those with a dense way down, and the scenario's own step of the server.
+    """
     studies: dict[str, list[dict[str, Any]]] = {}
     for file in files:
         for row in json.loads(file.read_text(encoding="utf-8")):
