@@ -17,6 +17,7 @@ from torch import nn
 
 from clients.opening import open_deployed_site, open_simulated_site
 from clients.site import Decline, Site
+from fedlite import plan as plans
 from fedlite.guard.declared import beyond_declared, most_records
 from fedlite.guard.policy import DataSet, SitePolicy
 from fedlite.guard.policy_file import write
@@ -147,7 +148,8 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_reserved(
         heads = nn.Linear(4, classes), nn.Linear(4, classes)
         return Branched(stem, *heads, shape=shape, classes=classes)
 
-    monkeypatch.setitem(registry._BUILDERS, "mlp", build)
+    monkeypatch.setitem(registry._HOUSE, "mlp", build)
+    plans.of.cache_clear()
     asked = plan(privacy, test_fraction=0.0, labels="no,yes")
     place = home(tmp_path / "h", TABLES["one record of a class"])
     for refuse in (
@@ -156,6 +158,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_reserved(
     ):
         with pytest.raises(ValueError, match=r"'stem\.1' is BatchNorm1d.*take nn\.GroupNorm"):
             refuse()
+    plans.of.cache_clear()
 
 
 def test_records_beyond_what_is_declared_neither_stop_the_site_nor_count(tmp_path: Path) -> None:
