@@ -21,6 +21,36 @@ def setting(default: Any, rule: str, check: Callable[[Any], bool]) -> Any:
     return field(default=default, metadata={"rule": rule, "check": check})
 
 
+def choice(default: str, *options: str) -> Any:
+    """Return a field that holds one of these texts."""
+    return setting(default, "one of " + ", ".join(options), lambda v: v in options)
+
+
+def positive(default: float) -> Any:
+    """Return a field that holds a number above 0."""
+    return setting(default, "greater than 0", lambda v: v > 0)
+
+
+def at_least(default: float, low: float) -> Any:
+    """Return a field that holds a number of at least `low`."""
+    return setting(default, f"at least {low}", lambda v: v >= low)
+
+
+def between(default: float, low: float, high: float) -> Any:
+    """Return a field that holds a number from `low` to `high`, both included."""
+    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
+
+
+def fraction(default: float) -> Any:
+    """Return a field that holds a share: above 0, at most 1."""
+    return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
+
+
+def anything(default: Any) -> Any:
+    """Return a field that holds any value of its type."""
+    return setting(default, "", lambda v: True)
+
+
 def section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]) -> Any:
     """Return a `kind` from a TOML table; whatever is wrong is added to `errors`, a line each."""
     known = {f.name: f for f in fields(kind)}

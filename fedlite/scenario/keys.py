@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any
 
+from fedlite.identity.names import site_problem
 from fedlite.privacy import ranges
 from fedlite.registry import is_file
 from fedlite.scenario import tabular
-from fedlite.settings import Value, setting
+from fedlite.settings import Value, anything, at_least, between, choice, fraction, positive, setting
 
 # The sources of one's own; the catalogue's entries say so too.
 OWN = ("csv",)
@@ -22,36 +23,8 @@ class ScenarioError(ValueError):
     """One or more keys of a scenario are wrong; the text has one line for each."""
 
 
-def _choice(default: str, *options: str) -> Any:
-    return setting(default, "one of " + ", ".join(options), lambda v: v in options)
-
-
-def _positive(default: float) -> Any:
-    return setting(default, "greater than 0", lambda v: v > 0)
-
-
-def _at_least(default: float, low: float) -> Any:
-    return setting(default, f"at least {low}", lambda v: v >= low)
-
-
-def _between(default: float, low: float, high: float) -> Any:
-    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
-
-
-def _fraction(default: float) -> Any:
-    return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
-
-
 def _in(default: float, range: ranges.Range) -> Any:
     return setting(default, range.rule, range.__contains__)
-
-
-def _names_folder(text: str) -> bool:
-    return 0 < len(text) <= 64 and text.isprintable() and "/" not in text and text[0] != "."
-
-
-def _anything(default: Any) -> Any:
-    return setting(default, "", lambda v: True)
 
 
 def _named(default: str) -> Any:
@@ -75,21 +48,23 @@ class Federation:
     """
 
     name: str = setting(
-        "custom", "1 to 64 printable characters without '/' and no dot at the start", _names_folder
+        "custom",
+        "1 to 64 printable characters without '/' and no dot at the start",
+        lambda v: not site_problem(v),
     )
-    rounds: int = _at_least(30, 1)
-    sites: int = _at_least(5, 1)
-    participation: float = _fraction(1.0)
-    seed: int = _at_least(1, 0)
-    quorum: int = _at_least(1, 1)
-    deadline_seconds: float = _positive(600.0)
+    rounds: int = at_least(30, 1)
+    sites: int = at_least(5, 1)
+    participation: float = fraction(1.0)
+    seed: int = at_least(1, 0)
+    quorum: int = at_least(1, 1)
+    deadline_seconds: float = positive(600.0)
     strategy: str = _named("fedavg")
-    weighting: str = _choice("uniform", "uniform", "records")
-    update_norm: float = _at_least(0.0, 0.0)
-    server_learning_rate: float = _positive(1.0)
+    weighting: str = choice("uniform", "uniform", "records")
+    update_norm: float = at_least(0.0, 0.0)
+    server_learning_rate: float = positive(1.0)
     server_momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
-    average_last: float = _between(0.0, 0.0, 1.0)
-    evaluate_every: int = _at_least(1, 0)
+    average_last: float = between(0.0, 0.0, 1.0)
+    evaluate_every: int = at_least(1, 0)
 
     @property
     def participants(self) -> int:
@@ -108,13 +83,13 @@ class Data:
     """
 
     name: str = setting("digits", "a non-empty name", bool)
-    partition: str = _choice("iid", "iid", "dirichlet", "natural")
-    alpha: float = _positive(0.3)
+    partition: str = choice("iid", "iid", "dirichlet", "natural")
+    alpha: float = positive(0.3)
     test_fraction: float = setting(0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5)
-    fold: int = _at_least(0, 0)
+    fold: int = at_least(0, 0)
     path: str = _path()
-    target: str = _anything("")
-    scaling: str = _choice("site", "site", "none")
+    target: str = anything("")
+    scaling: str = choice("site", "site", "none")
     shape: str = setting(
         "",
         "empty, or sizes such as 6x100",
@@ -202,21 +177,21 @@ class Training:
     `proximal` is FedProx's mu (Li et al. 2020): it pulls a site back to the model that it received.
     """
 
-    epochs: int = _at_least(1, 1)
-    steps: int = _at_least(0, 0)
-    batch_size: int = _at_least(32, 1)
-    learning_rate: float = _positive(0.1)
-    schedule: str = _choice("constant", "constant", "linear")
-    hold: float = _between(0.5, 0.0, 1.0)
-    final: float = _fraction(0.1)
+    epochs: int = at_least(1, 1)
+    steps: int = at_least(0, 0)
+    batch_size: int = at_least(32, 1)
+    learning_rate: float = positive(0.1)
+    schedule: str = choice("constant", "constant", "linear")
+    hold: float = between(0.5, 0.0, 1.0)
+    final: float = fraction(0.1)
     momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
-    clip_norm: float = _at_least(0.0, 0.0)
-    weight_decay: float = _at_least(0.0, 0.0)
-    proximal: float = _at_least(0.0, 0.0)
-    exit_weight: float = _between(0.5, 0.0, 1.0)
-    distill: float = _at_least(0.0, 0.0)
-    temperature: float = _positive(3.0)
-    logit_adjustment: bool = _anything(False)
+    clip_norm: float = at_least(0.0, 0.0)
+    weight_decay: float = at_least(0.0, 0.0)
+    proximal: float = at_least(0.0, 0.0)
+    exit_weight: float = between(0.5, 0.0, 1.0)
+    distill: float = at_least(0.0, 0.0)
+    temperature: float = positive(3.0)
+    logit_adjustment: bool = anything(False)
     device: str = setting("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
 
 
@@ -235,11 +210,11 @@ class Link:
     """
 
     compressor: str = _named("topk")
-    density: float = _between(0.0, 0.0, 1.0)
-    values: str = _anything("")
-    bits: int = _between(1, 1, 8)
-    error_feedback: bool = _anything(True)
-    aggregate_feedback: float = _between(0.0, 0.0, 1.0)
+    density: float = between(0.0, 0.0, 1.0)
+    values: str = anything("")
+    bits: int = between(1, 1, 8)
+    error_feedback: bool = anything(True)
+    aggregate_feedback: float = between(0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -255,16 +230,16 @@ class Privacy:
     `simulate_seed` >= 0 makes the noise repeatable, and then no privacy is claimed.
     """
 
-    unit: str = _choice("none", "none", "record", "client")
-    noise_at: str = _choice("site", "site", "server")
+    unit: str = choice("none", "none", "record", "client")
+    noise_at: str = choice("site", "site", "server")
     epsilon: float = _in(3.0, ranges.EPSILON)
     delta: float = _in(1e-5, ranges.DELTA)
     clip: float = _in(0.1, ranges.CLIP)
     sampling_rate: float = _in(1.0, ranges.RATE)
-    expected_batch: int = _at_least(0, 0)
-    max_batch: int = _at_least(0, 0)
-    max_records: int = _at_least(0, 0)
-    simulate_seed: int = _at_least(-1, -1)
+    expected_batch: int = at_least(0, 0)
+    max_batch: int = at_least(0, 0)
+    max_records: int = at_least(0, 0)
+    simulate_seed: int = at_least(-1, -1)
 
 
 @dataclass(frozen=True)
@@ -286,14 +261,14 @@ class Simulation:
 class Inference:
     """What is done with the trained model. `home_head` fits heads at each site, never sent."""
 
-    home_head: bool = _anything(False)
+    home_head: bool = anything(False)
 
 
 @dataclass(frozen=True)
 class Report:
     """What is set beside the federation in the report. 0 repeats: nothing."""
 
-    baseline_repeats: int = _at_least(0, 0)
+    baseline_repeats: int = at_least(0, 0)
 
 
 @dataclass(frozen=True)
