@@ -8,7 +8,7 @@ import logging
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from server.deployment import Deployment, from_environment
 from server.directories import free_directory
 from server.evaluation import Evaluator
 from server.grid import without_waits
+from server.roster import Roster
 from server.rounds import Rounds, RunFailed
 from server.summary import summarize
 
@@ -59,10 +60,8 @@ def main(grid: Grid, context: Context) -> None:
     if deployment is not None:
         _log_into(directory)
     try:
-        run_scenario(
-            grid,
-            scenario,
-            directory.absolute(),
+        task = Task(
+            directory=directory.absolute(),
             run=run or context.run_id.to_bytes(8, "little", signed=False),
             engine="network" if deployment else str(getattr(grid, "engine", "ray")),
             quiet=bool(context.run_config.get("run.quiet", False)),
@@ -70,6 +69,7 @@ def main(grid: Grid, context: Context) -> None:
             deployment=deployment,
             wait=float(str(context.run_config.get("run.wait", 0.0))),
         )
+        run_scenario(grid, scenario, task)
     except (RunFailed, ValueError, OSError) as error:
         # Without it, whoever started this process cannot tell a failure from a crash. What passes
         # by itself, or once there is room, is no reason to give a run up.
@@ -93,26 +93,32 @@ def _gathering(directory: Path, text: str) -> None:
     write_atomic(directory / GATHERING, text.encode())
 
 
-def run_scenario(
-    grid: Grid,
-    scenario: Scenario,
-    directory: Path,
-    *,
-    run: bytes,
-    engine: str,
-    quiet: bool = False,
-    cpu_seconds: Callable[[], float] = time.process_time,
-    deployment: Deployment | None = None,
-    wait: float = 0.0,
-) -> None:
+@dataclass(frozen=True)
+class Task:
+    """One call of the ServerApp: where a run is kept, which one it is, and how it is run.
+
+    run: its 8 bytes. engine, cpu_seconds: what the record says of the grid. deployment: the
+    coordinator's, whose approved sites alone may take part; None in a simulation. wait: seconds for
+    which the first round waits for all sites; 0 is the deadline of a round.
+    """
+
+    directory: Path
+    run: bytes
+    engine: str
+    quiet: bool = False
+    cpu_seconds: Callable[[], float] = time.process_time
+    deployment: Deployment | None = None
+    wait: float = 0.0
+
+
+def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
     """Run all rounds that are left and write the run directory.
 
-    deployment: the coordinator's, whose approved sites alone may take part; None in a simulation.
     Only in a deployment may the records be at the sites alone; no accuracy is measured then.
-    wait: seconds for which the first round waits for all sites; 0 is the deadline of a round.
 
     Raises RunFailed, ValueError or OSError with a text for a person; the last checkpoint is whole.
     """
+    directory, deployment = task.directory, task.deployment
     evaluator = None
     if deployment is not None and scenario.data.at_sites:
         plan = plans.of(scenario, scenario.data.sizes, len(scenario.data.class_names))
@@ -127,26 +133,26 @@ def run_scenario(
         _same_records(directory, evaluator.source)
     _say_where(directory, scenario)
     witness = witness_of(scenario, directory, deployment)
-    rounds = Rounds(
+    roster = Roster(
         grid,
-        plan,
-        directory,
-        run=run,
-        witness=witness,
+        scenario.federation,
+        plan.layout.digest,
         enrolled=deployment.site if deployment else None,
-        wait=wait,
+        witness=witness,
+        wait=task.wait,
         notice=partial(_gathering, directory) if deployment else log.debug,
     )
+    rounds = Rounds(grid, plan, directory, roster, run=task.run, witness=witness)
     without_waits(grid, rounds.updates.longest, scenario.federation.deadline_seconds)
     meter = EnergyMeter.started()
     budget = scenario.privacy.epsilon if plan.mechanism else None
-    with Progress(scenario.federation.rounds, budget, quiet=quiet) as progress:
+    with Progress(scenario.federation.rounds, budget, quiet=task.quiet) as progress:
         if evaluator is None:
             progress.status("no accuracy is measured: the coordinator holds no records")
         for record in rounds.play(
             epsilon=lambda asked: _loss(plan, asked),
             evaluate=_every(evaluator, scenario),
-            cpu_seconds=cpu_seconds,
+            cpu_seconds=task.cpu_seconds,
         ):
             progress.update(record, total_bytes(rounds.records))
         progress.status("writing the model and the report")
@@ -155,10 +161,10 @@ def run_scenario(
             plan,
             rounds.point,
             rounds.records,
-            engine=engine,
+            engine=task.engine,
             evaluator=evaluator,
             energy=meter.since(sum(r.cpu_seconds for r in rounds.records)),
-            refused=rounds.roster.refused.values(),
+            refused=roster.refused.values(),
             witness=witness,
         )
         finish(directory, summary, witness)

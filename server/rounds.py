@@ -23,7 +23,6 @@ from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
 from server import broadcast, checkpoint, replies
 from server.checkpoint import Checkpoint, SiteRecord
-from server.deployment import Enrolled
 from server.replies import InOrder
 from server.roster import Roster
 from server.updates import Updates
@@ -55,7 +54,8 @@ class Outcome:
 class Rounds:
     """A run from its first round, or from its checkpoint, to its last.
 
-    grid: Flower's way to the sites. witness, enrolled, wait, notice: as the Roster has them.
+    grid: Flower's way to the sites. roster: who is there. run: its 8 bytes. witness: remembers
+    the heads of the sites' ledgers, when they keep any; the roster's, too.
     epsilon(asked) returns the privacy loss of a site that was asked so often. evaluate(round,
     model) returns accuracy and AUC by branch.
     """
@@ -65,29 +65,19 @@ class Rounds:
         grid: Grid,
         plan: Plan,
         directory: Path,
+        roster: Roster,
         *,
         run: bytes,
         witness: Witness | None = None,
-        enrolled: Callable[[int], Enrolled | None] | None = None,
-        wait: float = 0.0,
-        notice: Callable[[str], object] = log.debug,
     ) -> None:
         """Start afresh, or go on after the last checkpoint in `directory`."""
         self.grid = grid
         self.plan = plan
-        self.scenario = scenario = plan.scenario
+        self.scenario = plan.scenario
         self.directory = directory
         self.layout = plan.layout.digest
         self._witness = witness
-        self.roster = Roster(
-            grid,
-            scenario.federation,
-            self.layout,
-            enrolled=enrolled,
-            witness=witness,
-            wait=wait,
-            notice=notice,
-        )
+        self.roster = roster
         self.updates = Updates(plan, witness)
         initial = plan.initial
         found = checkpoint.load(directory / "checkpoint")

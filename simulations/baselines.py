@@ -250,6 +250,7 @@ def federate(scenario: Scenario) -> Vector:
 
     Nothing else of it is kept. Raises RuntimeError when a site did not take part in every round.
     """
+    from server.roster import Roster
     from server.rounds import Rounds
 
     if scenario.claims_privacy:
@@ -269,12 +270,9 @@ def federate(scenario: Scenario) -> Vector:
             run_config=plan.scenario.to_run_config(),
             state=directory / "sites",
         )
-        rounds = Rounds(
-            SimulationGrid(run_id, sites, engine),
-            plan,
-            directory,
-            run=run_id.to_bytes(8, "little"),
-        )
+        grid = SimulationGrid(run_id, sites, engine)
+        roster = Roster(grid, scenario.federation, plan.layout.digest)
+        rounds = Rounds(grid, plan, directory, roster, run=run_id.to_bytes(8, "little"))
         for record in rounds.play(
             epsilon=lambda _: None,
             evaluate=lambda _number, _vector: ({}, {}),

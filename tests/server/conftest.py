@@ -16,6 +16,7 @@ from fedlite.messages import Hello, Instruction
 from fedlite.parameters import Layout, Vector
 from fedlite.plan import Plan
 from fedlite.scenario import Scenario, from_dict
+from server.roster import Roster
 from server.rounds import Rounds
 
 N = 400
@@ -147,9 +148,11 @@ class World:
         self.grid = FakeGrid({100 + n: member for n, member in enumerate(self.members)})
         flower.identify(1, 0)
 
-    def rounds(self, central: Any = None, **more: Any) -> Rounds:
+    def rounds(self, central: Any = None, witness: Any = None, **more: Any) -> Rounds:
         grid: Any = self.grid
-        return Rounds(grid, stub_plan(self.scenario, central), self.directory, run=RUN, **more)
+        plan = stub_plan(self.scenario, central)
+        roster = Roster(grid, self.scenario.federation, LAYOUT.digest, witness=witness, **more)
+        return Rounds(grid, plan, self.directory, roster, run=RUN, witness=witness)
 
     def play(self, rounds: Rounds | None = None) -> Rounds:
         rounds = rounds or self.rounds()

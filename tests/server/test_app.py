@@ -21,7 +21,7 @@ from fedlite.guard.policy_file import write
 from fedlite.identity import keys
 from fedlite.reporting.record import read_rounds, read_summary
 from fedlite.scenario import Scenario, from_dict
-from server.app import run_scenario
+from server.app import Task, run_scenario
 from server.deployment import Deployment
 
 RUN = "00112233aabbccdd"
@@ -96,13 +96,9 @@ def deployed(tmp_path: Path, world: Callable[..., Any]) -> Callable[[Scenario], 
         grid = world(sites=1).grid
         grid.members = nodes
         flower.identify(1, 0)
+        directory, number = tmp_path / "run-directory", bytes.fromhex(RUN)
         run_scenario(
-            grid,
-            scenario,
-            tmp_path / "run-directory",
-            run=bytes.fromhex(RUN),
-            engine="network",
-            deployment=Deployment(root),
+            grid, scenario, Task(directory, number, "network", deployment=Deployment(root))
         )
         return tmp_path / "run-directory"
 
@@ -148,6 +144,5 @@ def test_in_a_simulation_the_records_must_be_here(
     tmp_path: Path, world: Callable[..., Any]
 ) -> None:
     with pytest.raises(ValueError, match="path: csv needs the path"):
-        run_scenario(
-            world(sites=1).grid, plan(), tmp_path / "run-directory", run=bytes(8), engine="ray"
-        )
+        task = Task(tmp_path / "run-directory", bytes(8), "ray")
+        run_scenario(world(sites=1).grid, plan(), task)
