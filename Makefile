@@ -21,6 +21,7 @@ simulate: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# A short form, two minutes instead of six, is played with FEDLITE_FAULTS=short.
 test-faults: setup
 	$(BIN)/python -m pytest -m faults
 
