@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.clients import test_site, test_wiring as site
+from tests.clients import test_site, test_site_ledger, test_wiring as site
 from tests.data import test_keyed
 from tests.guard import test_egress
 from tests.mutants import rooms, steps
-from tests.privacy import test_budget, test_dpsgd
-from tests.scenario import test_keys
+from tests.privacy import small, test_dpsgd
+from tests.privacy.budget import holder, test_budget, test_plans
+from tests.scenario import tables, test_rules
 from tests.server import test_wiring as server
 from tests.simulations import test_wiring
 from tests.tiny import client_plan, record_plan
@@ -40,7 +41,7 @@ class Check:
         names = inspect.signature(self.test).parameters
         fixtures: dict[str, Any] = {"tmp_path": folder}
         if "site" in names:
-            fixtures["site"] = test_budget.Site(folder / "scans.jsonl")
+            fixtures["site"] = holder.Site(folder / "scans.jsonl")
         self.test(*self.case, **{name: fixtures[name] for name in names if name in fixtures})
 
 
@@ -74,16 +75,18 @@ CLIENT_GRID = Check(site.test_what_a_site_sends_lies_on_the_public_grid, (client
 SERVER_GRID = Check(server.test_what_the_server_adds_lies_on_the_public_grid)
 SUM = Check(site.test_an_update_is_the_sum_of_its_clipped_records)
 LOOP = Check(
-    test_dpsgd.test_ghost_clipping_equals_a_loop_over_single_records, (test_dpsgd.linear, 0.05, 1.0)
+    test_dpsgd.test_ghost_clipping_equals_a_loop_over_single_records, (small.linear, 0.05, 1.0)
 )
-LOOP_OF_SAMPLES = Check(LOOP.test, (test_dpsgd.linear, 0.05, 0.5))
+LOOP_OF_SAMPLES = Check(LOOP.test, (small.linear, 0.05, 0.5))
 HEADS = Check(test_dpsgd.test_both_heads_share_one_clip)
 SAMPLES = Check(site.test_batches_are_the_poisson_samples_of_the_plan_row)
 KEPT = Check(site.test_what_a_site_keeps_for_later_is_as_noised_as_what_it_sends, (record_plan,))
 CLIENT_KEPT = Check(KEPT.test, (client_plan,))
 PLACES = Check(site.test_the_places_that_are_sent_do_not_follow_the_records)
 ORDER = Check(site.test_steps_and_releases_are_flushed_before_they_happen)
-CRASH = Check(test_site.test_steps_are_on_disk_before_the_first_is_taken_and_end_with_the_plan)
+CRASH = Check(
+    test_site_ledger.test_steps_are_on_disk_before_the_first_is_taken_and_end_with_the_plan
+)
 
 MUTANTS = (
     mutant(steps.no_noise, RECORD, CLIENT, SERVER),
@@ -130,10 +133,10 @@ MUTANTS = (
     mutant(
         rooms.logit_adjustment_allowed_by_the_rule,
         Check(
-            test_keys.test_rules_between_keys,
+            test_rules.test_rules_between_keys,
             (
                 {
-                    "privacy": test_keys.PRIVATE,
+                    "privacy": tables.PRIVATE,
                     "training": {"steps": 1, "logit_adjustment": True},
                 },
                 "training.logit_adjustment",
@@ -167,8 +170,8 @@ MUTANTS = (
     mutant(rooms.history_forgotten_between_rounds, CRASH),
     mutant(
         rooms.history_forgotten_between_runs,
-        Check(test_budget.test_two_servers_and_a_restart_do_not_get_more_than_the_ceiling),
-        Check(test_budget.test_what_a_plan_left_unused_is_not_given_to_another),
+        Check(test_plans.test_two_servers_and_a_restart_do_not_get_more_than_the_ceiling),
+        Check(test_plans.test_what_a_plan_left_unused_is_not_given_to_another),
     ),
     mutant(rooms.a_charge_given_back_after_a_failure, CRASH),
     mutant(

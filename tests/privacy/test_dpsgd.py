@@ -1,3 +1,5 @@
+"""A private step equals a loop over single records, and leaves the model as it was."""
+
 from __future__ import annotations
 
 import copy
@@ -9,42 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedlite.models import build, losses
+from fedlite.models import build
 from fedlite.parameters import to_vector
 from fedlite.privacy import RecordMechanism, dpsgd
-from fedlite.privacy.gradients import ModelGradients, check_model
+from fedlite.privacy.gradients import check_model
 from fedlite.privacy.noise import Stream
-from fedlite.privacy.trial import block_of
-
-SILENT = 1e-6
-
-
-class TwoHeads(nn.Module):
-    """A shared linear stem under two heads, with biases."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(6, 5)
-        self.exit = nn.Linear(5, 3)
-        self.tail = nn.Sequential(nn.Tanh(), nn.Linear(5, 3))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.stem(x)
-        return self.exit(hidden), self.tail(hidden)
-
-
-def loss(shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
-    return losses(shallow, deep, labels, exit_weight=0.4, distill=0.3, temperature=2.0)
-
-
-def linear() -> tuple[nn.Module, Tensor, Tensor]:
-    torch.manual_seed(1)
-    return TwoHeads(), torch.randn(12, 6), torch.randint(0, 3, (12,))
-
-
-def convolutional() -> tuple[nn.Module, Tensor, Tensor]:
-    torch.manual_seed(2)
-    return build("cnn", (1, 8, 8), 10, seed=3), torch.rand(9, 1, 8, 8), torch.randint(0, 10, (9,))
+from tests.privacy.small import SILENT, convolutional, linear, loss
 
 
 def fixed() -> tuple[nn.Module, Tensor, Tensor]:
@@ -212,173 +184,6 @@ def test_a_sample_can_be_empty_between_others() -> None:
     np.testing.assert_allclose(to_vector(model), to_vector(truth), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [linear, convolutional])
-def test_noise_lies_on_every_coordinate_with_the_promised_deviation(
-    make: Callable[[], tuple[nn.Module, Tensor, Tensor]],
-) -> None:
-    model, inputs, labels = make()
-    repeats, rate, batch = 60, 0.25, 7
-    mechanism = RecordMechanism(0.3, 5.0, 1.0, repeats, batch)
-    quiet = RecordMechanism(0.3, SILENT, 1.0, repeats, batch)
-    start = copy.deepcopy(model)
-    _, noise = dpsgd.entropy(-1)
-
-    def step(mechanism: RecordMechanism, generator: Stream) -> np.ndarray:
-        trained = copy.deepcopy(start)
-        dpsgd.train(
-            trained,
-            inputs,
-            labels,
-            loss,
-            mechanism,
-            steps=1,
-            learning_rate=rate,
-            sampler=Stream.seeded(0),
-            noise=generator,
-        )
-        return to_vector(trained).astype(np.float64)
-
-    mean = step(quiet, Stream.fresh())
-    count = 60 if mean.size < 1000 else 12
-    draws = np.stack([step(mechanism, noise) for _ in range(count)]) - mean
-    promised = mechanism.noise_std / batch * rate
-    squares = (draws / promised) ** 2
-    # A sum of n squared standard normals has mean n and variance 2 n; six deviations allow 1e-9.
-    n = squares.size
-    assert abs(squares.sum() - n) < 6 * math.sqrt(2 * n)
-    by_coordinate = squares.sum(axis=0)
-    assert by_coordinate.min() > 0.0
-    # Neither steps nor coordinates repeat each other.
-    if mean.size < 1000:
-        assert by_coordinate.min() > 0.25 * count and by_coordinate.max() < 3.0 * count
-        flat = draws / promised
-        assert abs((flat[1:] * flat[:-1]).mean()) < 6 / math.sqrt(flat[1:].size)
-        assert abs((flat[:, 1:] * flat[:, :-1]).mean()) < 6 / math.sqrt(flat[:, 1:].size)
-
-
-def noised(simulate_seed: int, *keys: int) -> np.ndarray:
-    model, inputs, labels = linear()
-    torch.manual_seed(0)
-    np.random.seed(0)
-    sampler, noise = dpsgd.entropy(simulate_seed, *keys)
-    dpsgd.train(
-        model,
-        inputs,
-        labels,
-        loss,
-        RecordMechanism(1.0, 1.0, 0.5, 2, 4),
-        steps=2,
-        learning_rate=0.1,
-        sampler=sampler,
-        noise=noise,
-    )
-    return to_vector(model)
-
-
-def test_global_seeds_cannot_repeat_the_noise() -> None:
-    assert not np.array_equal(noised(-1, 1, 2), noised(-1, 1, 2))
-    state = torch.random.get_rng_state()
-    dpsgd.entropy(-1)
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
-def test_only_a_simulation_seed_repeats_and_each_round_and_site_has_its_own() -> None:
-    np.testing.assert_array_equal(noised(3, 1, 2), noised(3, 1, 2))
-    for other in ((3, 1, 3), (3, 2, 2), (4, 1, 2)):
-        assert not np.array_equal(noised(3, 1, 2), noised(*other))
-
-
-def test_poisson_batch_sizes_are_binomial() -> None:
-    n, rate, draws = 400, 0.05, 3000
-    rng = Stream.seeded(11)
-    samples = [dpsgd.poisson_sample(n, rate, rng) for _ in range(draws)]
-    sizes = np.array([len(s) for s in samples])
-    variance = n * rate * (1 - rate)
-    assert abs(sizes.mean() - n * rate) < 5 * math.sqrt(variance / draws)
-    # A fixed batch size has variance 0, sampling with replacement another one.
-    assert 0.88 < sizes.var() / variance < 1.12
-    counts = np.bincount(np.concatenate(samples), minlength=n)
-    assert abs(counts.mean() / draws - rate) < 0.002
-    assert counts.min() > 0.5 * rate * draws and counts.max() < 1.5 * rate * draws
-    assert all((np.diff(s) > 0).all() for s in samples)
-
-
-def test_a_sample_above_the_cap_is_cut_to_a_random_subset_of_it() -> None:
-    n, rate, cap, draws = 40, 0.3, 12, 4000
-    rng, again = Stream.seeded(7), Stream.seeded(8)
-    samples = [dpsgd.poisson_sample(n, rate, rng, cap) for _ in range(draws)]
-    sizes = np.array([len(s) for s in samples])
-    uncut = np.array([len(dpsgd.poisson_sample(n, rate, again)) for _ in range(draws)])
-    assert sizes.max() == cap < uncut.max()
-    # Samples below the cap are as they were; all of the others have its size.
-    for size in (8, 10, 11):
-        assert abs((sizes == size).mean() - (uncut == size).mean()) < 0.035
-    assert abs((sizes == cap).mean() - (uncut >= cap).mean()) < 0.05
-    # No record is cut more often than another: within five deviations of the mean count.
-    counts = np.bincount(np.concatenate(samples), minlength=n)
-    share = sizes.mean() / n
-    assert np.abs(counts - draws * share).max() < 5 * math.sqrt(draws * share * (1 - share))
-    assert all((np.diff(s) > 0).all() for s in samples)
-
-
-def test_a_cap_that_is_not_reached_changes_nothing() -> None:
-    for cap in (0, 40):
-        rng, plain = Stream.seeded(3), Stream.seeded(3)
-        for _ in range(20):
-            np.testing.assert_array_equal(
-                dpsgd.poisson_sample(40, 0.3, rng, cap), dpsgd.poisson_sample(40, 0.3, plain)
-            )
-        assert rng.words(1) == plain.words(1)
-
-
-def test_training_takes_no_more_records_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, inputs, labels = linear()
-    before = to_vector(model)
-    seen: list[int] = []
-    norms = ModelGradients.norms
-
-    def counting(gradients: ModelGradients, rows: np.ndarray) -> np.ndarray:
-        seen.append(len(rows))
-        return norms(gradients, rows)
-
-    block_of(model, inputs, loss, 1)
-    monkeypatch.setattr(ModelGradients, "norms", counting)
-    mechanism = RecordMechanism(0.01, SILENT, 0.9, 20, 1, max_batch=5, max_records=12)
-    arguments = {"steps": 20, "learning_rate": 1.0, "noise": Stream.fresh()}
-    dpsgd.train(
-        model,
-        inputs,
-        labels,
-        loss,
-        mechanism,
-        sampler=Stream.seeded(1),
-        **arguments,  # type: ignore[arg-type]
-    )
-    assert seen == [5] * 20
-    assert np.linalg.norm(to_vector(model) - before) <= 20 * 5 * 0.01 * 1.001
-
-
-def test_a_site_with_more_records_than_the_cap_was_accounted_for_is_refused() -> None:
-    model, inputs, labels = linear()
-    mechanism = RecordMechanism(1.0, 1.0, 0.5, 1, 1, max_batch=5, max_records=11)
-    with pytest.raises(ValueError, match=r"max_records: must be at least .* got 11 for 12"):
-        dpsgd.train(
-            model,
-            inputs,
-            labels,
-            loss,
-            mechanism,
-            steps=1,
-            learning_rate=0.1,
-            sampler=Stream.seeded(0),
-            noise=Stream.fresh(),
-        )
-
-
-def test_rate_one_takes_every_record() -> None:
-    assert dpsgd.poisson_sample(5, 1.0, Stream.seeded(0)).tolist() == [0, 1, 2, 3, 4]
-
-
 def test_batch_norm_is_refused_and_the_model_is_left_as_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     with pytest.raises(ValueError, match=r"BatchNorm|batch"):
@@ -413,57 +218,3 @@ def test_no_hook_is_left_behind() -> None:
     for module in model.modules():
         assert not module._forward_hooks and not module._backward_hooks
     model(inputs)
-
-
-def step_with(value: float, rows: list[int]) -> np.ndarray:
-    """One step without noise on 12 records of which number 3 holds `value`."""
-    model, x, y = linear()
-    x = x.clone()
-    x[3] = value
-    dpsgd.train(
-        model,
-        x[rows],
-        y[rows],
-        loss,
-        RecordMechanism(0.5, SILENT, 1.0, steps=1, expected_batch=4),
-        steps=1,
-        learning_rate=0.5,
-        sampler=Stream.seeded(1),
-        noise=Stream.seeded(1),
-    )
-    return to_vector(model).astype(np.float64)
-
-
-EVERYBODY = list(range(12))
-WITHOUT = [row for row in EVERYBODY if row != 3]
-
-
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_a_record_whose_gradient_is_not_finite_counts_as_zero(value: float) -> None:
-    """A hostile model can choose which record overflows: the step must not fail for it."""
-    found = step_with(value, EVERYBODY)
-    np.testing.assert_allclose(found, step_with(value, WITHOUT), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("value", [1e30, 3e38])
-def test_a_huge_record_moves_the_sum_by_no_more_than_the_clip(value: float) -> None:
-    moved = np.linalg.norm(step_with(value, EVERYBODY) - step_with(value, WITHOUT))
-    assert 0.0 < moved <= 0.5 * 0.5 / 4 * 1.001
-
-
-def test_a_bad_record_takes_no_pass_more_than_a_good_one() -> None:
-    """A second pass for it took twice the time: whether a record is there could be read off."""
-    shapes = []
-    for value in (0.5, float("nan")):
-        model, x, y = linear()
-        x = x.clone()
-        x[3] = value
-        passes: list[tuple[int, ...]] = []
-        model.register_forward_hook(lambda m, given, o, p=passes: p.append(tuple(given[0].shape)))
-        gradients = ModelGradients(model, x, y, loss)
-        with gradients:
-            dpsgd.noised_sum(
-                gradients, np.arange(12), RecordMechanism(0.5, 1.0, 1.0, 1, 4), Stream.fresh()
-            )
-        shapes.append(passes)
-    assert shapes[0] == shapes[1] == [(32, 6)]

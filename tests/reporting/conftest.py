@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from fedlite.reporting.record import RoundRecord, rewrite_rounds, total_bytes, write_summary
+from fedlite.reporting.report import report
+from tests.reporting.reader import Make
 
 Run = tuple[list[RoundRecord], dict[str, Any]]
 SITES = ["site-01", "site-02", "site-03"]
@@ -145,3 +147,15 @@ def write_run() -> Callable[[Path, Run], Path]:
         return directory
 
     return write
+
+
+@pytest.fixture(scope="module")
+def private(make_run: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from fedlite.reporting.record import rewrite_rounds, write_summary
+
+    directory = tmp_path_factory.mktemp("private")
+    rounds, summary = make_run()
+    rewrite_rounds(directory, rounds)
+    write_summary(directory, summary)
+    report(directory)
+    return directory

@@ -18,6 +18,8 @@ from fedlite.plan import Plan
 from fedlite.scenario import Scenario, from_dict
 from server.roster import Roster
 from server.rounds import Rounds
+from server.witness import Witness
+from tests.server.heads import Chain
 
 N = 400
 RUN = b"\x07" * 8
@@ -173,3 +175,14 @@ def world(tmp_path: Path) -> Callable[..., World]:
         return World(tmp_path / folder, sites, tables)
 
     return make
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return Chain(tmp_path / "home")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Callable[[], Witness]:
+    """Return a maker of the same server, started again."""
+    return lambda: Witness(tmp_path / "run", tmp_path / "witness.pem")

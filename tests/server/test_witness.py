@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,88 +14,7 @@ from fedlite.messages import LedgerHead
 from fedlite.privacy.ledger import Ledger, forget, rows
 from server.chain import ChainFile
 from server.witness import FILE, Disagreement, Witness
-
-RUN = "00112233445566ff"
-LINE_DOMAIN = b"fedlite-witness-line-v2\n"
-POLICY = {
-    "epsilon": 3.0,
-    "delta": 1e-5,
-    "person": 0.0,
-    "per_run": 0.0,
-    "units": ["record"],
-    "metrics": [],
-    "servers": [],
-}
-PLAN = {
-    "run": RUN,
-    "unit": "record",
-    "noise_multiplier": 8.0,
-    "sampling_rate": 1.0,
-    "steps": 9,
-    "asked": 9,
-    "clip": 0.1,
-    "expected_batch": 10,
-    "max_batch": 0,
-    "max_records": 0,
-    "delta": 1e-5,
-    "epsilon_asked": 3.0,
-    "bound": "pld",
-    "charged": 2.0,
-    "code": "ab" * 32,
-}
-
-
-class Chain:
-    """A site's ledger in a folder of its own."""
-
-    def __init__(self, folder: Path, site: str = "site-1", commitment: str = "cd") -> None:
-        self.path = folder / "ledgers" / "digits.jsonl"
-        self.key = keys.load_or_generate(folder / "keys" / "ledger.pem")
-        self.site = site
-        if not self.path.exists():
-            with Ledger.open(self.path, self.key) as ledger:
-                ledger.create(
-                    {
-                        "version": 1,
-                        "site": site,
-                        "dataset": "digits",
-                        "key": keys.public_hex(self.key),
-                        "owner": "",
-                        "commitment": commitment * 32,
-                        "code": "ab" * 32,
-                        "order": 8.0,
-                        "policy": POLICY,
-                        "plan": PLAN,
-                    }
-                )
-
-    def grow(self, why: str = "ceiling") -> LedgerHead:
-        with Ledger.open(self.path, self.key) as ledger:
-            ledger.append(("refuse", {"run": RUN, "round": 1, "why": why}))
-        return self.head()
-
-    def head(self, *, named: bool = True) -> LedgerHead:
-        forget(self.path)
-        with Ledger.open(self.path, self.key) as ledger:
-            head, key = ledger.head, keys.public_hex(self.key)
-        names = (bytes.fromhex(head.ledger), bytes.fromhex(key)) if named else (b"", b"")
-        return LedgerHead(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.signature), *names)
-
-
-@pytest.fixture
-def chain(tmp_path: Path) -> Chain:
-    return Chain(tmp_path / "home")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Callable[[], Witness]:
-    """Return a maker of the same server, started again."""
-    return lambda: Witness(tmp_path / "run", tmp_path / "witness.pem")
-
-
-def see(witness: Witness, head: LedgerHead | None, site: str = "site-1", number: int = 1) -> None:
-    witness.see(site, head, run=RUN, number=number, payload="ee" * 32)
-    witness.flush()
+from tests.server.heads import LINE_DOMAIN, RUN, Chain, lines, see
 
 
 def refused(witness: Witness, head: LedgerHead | None, site: str = "site-1") -> str:
@@ -105,10 +22,6 @@ def refused(witness: Witness, head: LedgerHead | None, site: str = "site-1") -> 
         see(witness, head, site)
     witness.flush()
     return caught.value.why
-
-
-def lines(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / FILE).read_bytes().splitlines()]
 
 
 def test_every_head_is_written_signed_and_answered(
@@ -313,128 +226,3 @@ def test_what_was_seen_cannot_be_edited(
     receipt = server().receipt("site-1")
     assert receipt is not None and receipt.seq == 1
     assert path.read_bytes() == whole
-
-
-# The chain, and the line that closes a run.
-
-ZEROS = "0" * 64
-
-
-def raw(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines()
-
-
-def chained(path: Path) -> bool:
-    """Tell whether every line holds the SHA-256 of the one before, from the bytes alone."""
-    found = raw(path)
-    hashes = [ZEROS, *(hashlib.sha256(line).hexdigest() for line in found)]
-    return [json.loads(line)["prev"] for line in found] == hashes[:-1]
-
-
-def test_every_line_holds_the_hash_of_the_line_before(
-    tmp_path: Path, chain: Chain, server: Callable[[], Witness]
-) -> None:
-    for number in (1, 2, 3):
-        see(server(), chain.grow(), number=number)
-    path = tmp_path / "run" / FILE
-    assert len(raw(path)) == 3 and chained(path)
-
-
-@pytest.mark.parametrize("gone", [0, 1, 2])
-def test_a_line_that_was_taken_out_or_moved_is_found_at_the_start(
-    tmp_path: Path, chain: Chain, server: Callable[[], Witness], gone: int
-) -> None:
-    for number in (1, 2, 3):
-        see(server(), chain.grow(), number=number)
-    path = tmp_path / "run" / FILE
-    whole = raw(path)
-    path.write_bytes(b"".join(line + b"\n" for line in [*whole[:gone], *whole[gone + 1 :]]))
-    if gone < 2:  # that the end is missing, only the closing line can show
-        with pytest.raises(ValueError, match="does not follow the line before"):
-            server()
-    path.write_bytes(b"".join(line + b"\n" for line in reversed(whole)))
-    with pytest.raises(ValueError, match="does not follow the line before"):
-        server()
-
-
-def test_two_runs_of_one_server_add_to_one_chain(tmp_path: Path) -> None:
-    sink, key = tmp_path / "all.jsonl", tmp_path / "w.pem"
-    chains = [Chain(tmp_path / name, name) for name in "ab"]
-    both = [Witness(tmp_path / f"run-{name}", key, sink) for name in "ab"]
-    for number in (1, 2, 3):
-        for witness, one in zip(both, chains, strict=True):
-            see(witness, one.grow(), one.site, number)
-    assert len(raw(sink)) == 6 and chained(sink)
-    assert chained(tmp_path / "run-a" / FILE) and chained(tmp_path / "run-b" / FILE)
-    # A line that a killed run left half written is in nobody's way.
-    with sink.open("ab") as file:
-        file.write(b'{"half')
-    see(both[1], chains[1].grow(), "b")
-    assert len(raw(sink)) == 7 and chained(sink)
-    sink.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"all\.jsonl"):
-        see(both[0], chains[0].grow(), "a")
-
-
-def test_a_file_of_an_older_fedlite_goes_on_in_the_chain(
-    tmp_path: Path, chain: Chain, server: Callable[[], Witness]
-) -> None:
-    witness = server()
-    see(witness, chain.grow())
-    path = tmp_path / "run" / FILE
-    row = {k: v for k, v in lines(tmp_path / "run")[0].items() if k not in ("prev", "proof")}
-    key = keys.load(tmp_path / "witness.pem")
-    proof = keys.sign(key, b"fedlite-witness-line-v1\n" + rows.canonical(row))
-    old = rows.canonical(row | {"proof": proof})
-    path.write_bytes(old + b"\n")
-    witness = server()
-    receipt = witness.receipt("site-1")
-    assert receipt is not None and receipt.seq == 1
-    see(witness, chain.grow(), number=2)
-    assert json.loads(raw(path)[1])["prev"] == hashlib.sha256(old).hexdigest()
-    server()
-    # Once the chain has begun, nothing without it may follow.
-    path.write_bytes(path.read_bytes() + old + b"\n")
-    with pytest.raises(ValueError, match="line 3"):
-        server()
-
-
-def test_a_closing_line_names_files_sites_and_what_was_seen(
-    tmp_path: Path, chain: Chain, server: Callable[[], Witness]
-) -> None:
-    witness, files = server(), {"summary.json": "ab" * 32}
-    see(witness, chain.grow())
-    before = hashlib.sha256(raw(tmp_path / "run" / FILE)[-1]).hexdigest()
-    witness.close(RUN, files, ["site-2", "site-1"])
-    row = lines(tmp_path / "run")[-1]
-    head = chain.head()
-    assert row["sites"] == {
-        "site-1": {"ledger": head.ledger.hex(), "seq": head.seq, "hash": head.hash.hex()},
-        "site-2": None,
-    }
-    assert (row["kind"], row["run"], row["files"]) == ("closed", RUN, files)
-    assert row["lines"] == row["prev"] == before and row["witness"] == witness.public
-    proof = row.pop("proof")
-    assert keys.verify(witness.public, proof, LINE_DOMAIN + rows.canonical(row))
-    assert chained(tmp_path / "run" / FILE)
-    # Closing again with the same adds nothing, also by a server that was started again.
-    for again in (witness, server()):
-        again.close(RUN, files, ["site-1", "site-2"])
-    assert len(lines(tmp_path / "run")) == 2
-    server().close(RUN, {"summary.json": "cd" * 32}, ["site-1", "site-2"])
-    assert len(lines(tmp_path / "run")) == 3 and chained(tmp_path / "run" / FILE)
-
-
-def test_updates_are_counted_once_however_often_they_come(
-    chain: Chain, server: Callable[[], Witness]
-) -> None:
-    witness = server()
-    head = chain.grow()
-    for _ in range(2):
-        see(witness, head)
-    witness.see("site-1", chain.grow(), run=RUN, number=2, payload="ff" * 32)
-    witness.see("site-1", chain.grow(), run="", number=0, payload="")
-    witness.flush()
-    for one in (witness, server()):
-        assert one.releases(RUN, "site-1") == 2
-        assert one.releases(RUN, "site-2") == one.releases("00" * 8, "site-1") == 0

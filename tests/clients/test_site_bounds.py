@@ -1,0 +1,129 @@
+"""Deltas, models and demands beyond every bound are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clients.state import load
+from fedlite import compression
+from fedlite.guard.folder import open_home
+from fedlite.guard.policy import for_scenario
+from fedlite.messages import Code
+from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
+from fedlite.plan import compressor as compressor_of
+from fedlite.privacy import ClientMechanism
+from tests.clients.stub import (
+    LAYOUT,
+    RUN,
+    N,
+    StubLearner,
+    decoded,
+    invite,
+    private,
+    refused,
+    scenario,
+    site,
+)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e26, -1.01 * LARGEST_DELTA])
+def test_a_diverged_delta_is_refused_and_nothing_of_it_is_kept(
+    tmp_path: Path, value: float
+) -> None:
+    member = site(tmp_path)
+    base = StubLearner.initial
+    member.take_part(invite(1, base))
+    before = member.path.read_bytes()
+    honest = member.learner.delta
+    member.learner.delta = lambda *a: np.full(N, value, np.float32)  # type: ignore[method-assign]
+    assert refused(member, invite(2, base, acknowledged=1)) is Code.DATA
+    assert member.path.read_bytes() == before
+    member.learner.delta = honest  # type: ignore[method-assign]
+    member.take_part(invite(3, base, acknowledged=1))
+    state = load(member.path)
+    assert state is not None and state.pending is not None
+    assert np.abs(state.pending.unsent).max() < 100
+
+
+@pytest.mark.parametrize("value", [np.nan, 1e26])
+def test_a_site_whose_clear_update_diverged_is_heard_where_the_server_adds_the_noise(
+    tmp_path: Path, value: float
+) -> None:
+    """Who sends is public there: whether it does may not hang on the site's records."""
+    plan = scenario(
+        federation={"rounds": 4},
+        privacy={"unit": "client", "noise_at": "server", "epsilon": 90.0, "clip": 1.0},
+        uplink={"compressor": "dense", "error_feedback": False},
+    )
+    home = open_home(tmp_path / "home", "site-01", "digits", for_scenario(plan, "site-01"))
+    member = site(tmp_path, plan, ClientMechanism(1.0, 1.0, steps=4, at="server"))
+    member = replace(member, home=home, commitment="ab" * 32)
+    member.learner.delta = lambda *a: np.full(N, value, np.float32)  # type: ignore[method-assign]
+    payload = member.take_part(invite(1, StubLearner.initial)).frame
+    assert not decoded(payload, 1, StubLearner.initial, plan).any()
+
+
+def test_a_delta_at_the_bound_is_sent(tmp_path: Path) -> None:
+    member = site(tmp_path)
+    edge = np.full(N, LARGEST_DELTA, np.float32)
+    member.learner.delta = lambda *a: edge  # type: ignore[method-assign]
+    payload = member.take_part(invite(1, StubLearner.initial)).frame
+    sent = decoded(payload, 1, StubLearner.initial, member.scenario)
+    assert sent.max() == pytest.approx(LARGEST_DELTA)
+
+
+def test_what_a_server_may_ask_for_is_bounded_by_the_plan(tmp_path: Path) -> None:
+    member = site(tmp_path, scenario(federation={"rounds": 6}))
+    base = StubLearner.initial
+    frames = [b"FL" + bytes(40)] * 7
+    assert refused(member, invite(6, base, *frames)) is Code.BAD_INSTRUCTION
+    assert refused(member, invite(7, base)) is Code.BAD_INSTRUCTION
+    assert refused(member, invite(1, base, *frames[:2])) is Code.BAD_INSTRUCTION
+    assert not member.path.exists()
+    assert member.take_part(invite(6, base)).frame
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.01 * LARGEST_WEIGHT, 3e38])
+def test_a_model_with_absurd_weights_is_refused_before_a_record_is_touched(
+    tmp_path: Path, value: float
+) -> None:
+    member = private(tmp_path, steps=1)
+    hostile = StubLearner.initial.copy()
+    hostile[7] = value
+    code = refused(member, invite(2, hostile, full_model(hostile)))
+    # The codec has no word for what is not finite: such a frame leads to no model at all.
+    assert code is (Code.BAD_INSTRUCTION if np.isfinite(value) else Code.NEED_FULL_MODEL)
+    assert not member.learner.deltas and not member.path.exists()  # type: ignore[attr-defined]
+    assert member.home is not None and not member.home.ledger.exists(), "nothing was spent"
+    hostile[7] = LARGEST_WEIGHT
+    assert member.take_part(invite(2, hostile, full_model(hostile))).frame
+
+
+def full_model(model: Vector) -> bytes:
+    """Return the frame of round 2 that is this whole model, whatever is in it."""
+    envelope = compression.Envelope(RUN, 2, 0, LAYOUT.digest, bytes(8))
+    return compression.pack(envelope, compression.Dense().codec, model.astype("<f4").tobytes(), 0)
+
+
+def test_a_chain_that_adds_up_to_infinity_is_not_taken(tmp_path: Path) -> None:
+    plan = scenario(downlink={"density": 0.05, "values": "fp32"})
+    member = site(tmp_path, plan)
+    base = np.full(N, 3e38, np.float32)
+    dense, sparse = compression.Dense(), compressor_of(plan.downlink)
+    full = compression.Envelope(RUN, 4, 0, LAYOUT.digest, bytes(8))
+    step = compression.Envelope(RUN, 5, 0, LAYOUT.digest, vector_digest(base))
+    body = sparse.compress(base, step.context)
+    end = base.copy()
+    with np.errstate(over="ignore"):
+        sparse.decompress(body, N, step.context).add_to(end, 1.0)
+    frames = (
+        compression.pack(full, dense.codec, dense.compress(base)),
+        compression.pack(step, sparse.codec, body),
+    )
+    assert np.isinf(end).any()
+    assert refused(member, invite(5, end, *frames)) is Code.NEED_FULL_MODEL
+    assert not member.path.exists()
