@@ -39,20 +39,24 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from fedlite.identity.names import owner_problem, site_problem
-from fedlite.privacy.budget import policy as budget_policy
-from fedlite.privacy.budget.policy import Policy
-from fedlite.privacy.ledger.bodies import UNITS
-from fedlite.privacy.ranges import CEILING, DELTA
+from fedlite.guard.policy_keys import (
+    METRICS,
+    SHA256,
+    TABLES,
+    ApprovedBundle,
+    DataSet,
+    Limits,
+    SitePolicy,
+)
+from fedlite.identity.names import site_problem
 from fedlite.scenario import Scenario
-from fedlite.settings import Value, did_you_mean, section, setting
+from fedlite.settings import did_you_mean, section
 
 __all__ = [
     "METRICS",
@@ -68,153 +72,9 @@ __all__ = [
     "read_file",
 ]
 
-METRICS = ("records",)
-_DEFAULT = Policy()
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
 
 class PolicyError(ValueError):
     """One or more keys of a site's policy are wrong; the text has one line for each."""
-
-
-def _list(default: tuple[str, ...], rule: str, check: Callable[[str], bool]) -> Any:
-    return setting(default, rule, lambda values: all(check(value) for value in values))
-
-
-def _among(default: tuple[str, ...], options: tuple[str, ...]) -> Any:
-    return _list(default, "a list of " + ", ".join(options), lambda value: value in options)
-
-
-def _whole(default: int, low: int, high: int) -> Any:
-    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
-
-
-def _text(default: str = "") -> Any:
-    return setting(default, "one printable line of at most 4096", _line)
-
-
-def _line(value: str) -> bool:
-    return len(value) <= 4096 and (not value or value.isprintable())
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """What answers a scenario's `data.name` at this site: a table `[data.NAME]`.
-
-    source: a name of the catalogue, "csv" for a file of one's own. part: which site of a source
-    that holds several; "" is all of it. path, target: the file and its label column, for csv only.
-    epsilon: the ceiling of this data set beside that of the budget, of which the lower counts; 0
-    leaves the budget's. records_at_most: a bound on its records that everybody may know, and that
-    is chosen without counting them; 0 declares none.
-    """
-
-    name: str = ""
-    source: str = _text()
-    part: str = _text()
-    path: str = _text()
-    target: str = _text()
-    epsilon: float = setting(0.0, CEILING.rule, CEILING.__contains__)
-    records_at_most: int = _whole(0, 0, 10**9)
-
-    def file(self, home: Path) -> Path:
-        """Return the path of the site's own file; a relative one starts at the site's folder."""
-        return home / Path(self.path).expanduser()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What approved code may use in a round. up, down: bytes of one message; seconds of a round.
-
-    sandbox: run it under the kernel's Landlock; false is for kernels that have none.
-    """
-
-    device: str = setting("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
-    threads: int = _whole(1, 1, 64)
-    up: int = _whole(10_000_000, 1, 10**12)
-    down: int = _whole(500_000_000, 1, 10**12)
-    seconds: int = _whole(3600, 1, 10**7)
-    sandbox: bool = setting(True, "true or false", lambda v: True)
-
-
-@dataclass(frozen=True)
-class ApprovedBundle:
-    """A bundle of code that the operator has approved: a table `[bundles.SHA256]`.
-
-    sha256: of the bundle's bytes, 64 hex digits. approved: when, UTC. by: who. settings: every
-    dotted setting as it was shown. at_most: what a numeric setting may rise to instead.
-    """
-
-    sha256: str = ""
-    name: str = _text()
-    approved: str = _text()
-    by: str = _text()
-    settings: Mapping[str, Value] = field(default_factory=dict, hash=False)
-    at_most: Mapping[str, int | float] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True)
-class SitePolicy(budget_policy.SitePolicy):
-    """All that a `site.toml` says: what the ledgers keep, and what may run here on which data.
-
-    clock: a reply leaves no earlier than a multiple of so many seconds after its instruction came,
-    so that the time of its training tells nothing; 0 sends it when it is ready.
-    """
-
-    clock: int = 0
-    data: tuple[DataSet, ...] = ()
-    limits: Limits = Limits()
-    bundles: tuple[ApprovedBundle, ...] = ()
-
-    def data_set(self, name: str) -> DataSet | None:
-        """Return what `[data.NAME]` says, if there is such a table."""
-        return next((one for one in self.data if one.name == name), None)
-
-    def bundle(self, sha256: str) -> ApprovedBundle | None:
-        """Return what was approved under this SHA-256, if anything was."""
-        return next((one for one in self.bundles if one.sha256 == sha256), None)
-
-
-@dataclass(frozen=True)
-class _Site:
-    name: str = setting(
-        SitePolicy.site,
-        "1 to 64 printable characters without '/' and no dot at the start",
-        lambda v: not site_problem(v),
-    )
-    owner: str = setting("", "64 lower-case hex digits or empty", lambda v: not owner_problem(v))
-
-
-@dataclass(frozen=True)
-class _Budget:
-    epsilon: float = setting(_DEFAULT.epsilon, CEILING.rule, CEILING.__contains__)
-    delta: float = setting(_DEFAULT.delta, DELTA.rule, DELTA.__contains__)
-    person: float = setting(_DEFAULT.person, CEILING.rule, CEILING.__contains__)
-    per_run: float = setting(_DEFAULT.per_run, CEILING.rule, CEILING.__contains__)
-    units: tuple[str, ...] = _among(_DEFAULT.units, (*UNITS, "none"))
-
-
-@dataclass(frozen=True)
-class _Egress:
-    metrics: tuple[str, ...] = _among(_DEFAULT.metrics, METRICS)
-    clock: int = _whole(0, 0, 86_400)
-
-
-@dataclass(frozen=True)
-class _Servers:
-    keys: tuple[str, ...] = _list(
-        _DEFAULT.servers,
-        "a list of public keys, 64 lower-case hex digits each",
-        lambda v: _SHA256.fullmatch(v) is not None,
-    )
-
-
-_TABLES: dict[str, type[Any]] = {
-    "site": _Site,
-    "budget": _Budget,
-    "egress": _Egress,
-    "servers": _Servers,
-    "limits": Limits,
-}
 
 
 def load(path: Path) -> SitePolicy:
@@ -245,12 +105,12 @@ def parse(path: Path, content: bytes) -> SitePolicy:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PolicyError(f"{path}: cannot be read as TOML ({error}); mend that line") from None
     errors: list[str] = []
-    known = (*_TABLES, "data", "bundles")
+    known = (*TABLES, "data", "bundles")
     for name in tables:
         if name not in known:
             errors.append(f"[{name}]: no such table{did_you_mean(name, known)}")
     read: dict[str, Any] = {}
-    for name, kind in _TABLES.items():
+    for name, kind in TABLES.items():
         table = tables.get(name, {})
         if not isinstance(table, Mapping):
             errors.append(f"{name}: must be a table, got {table!r}; write [{name}] above its keys")
@@ -335,7 +195,7 @@ def _data_set(name: str, table: Mapping[str, Any], errors: list[str]) -> DataSet
 
 def _bundle(sha256: str, table: Mapping[str, Any], errors: list[str]) -> ApprovedBundle:
     where = f"bundles.{sha256}"
-    if not _SHA256.fullmatch(sha256):
+    if not SHA256.fullmatch(sha256):
         errors.append(
             f"[{where}]: must be named by 64 lower-case hex digits, a bundle's SHA-256; "
             "`fedlite site approve` writes these tables"
