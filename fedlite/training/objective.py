@@ -26,10 +26,11 @@ class Term(ABC):
 
     It sees the model only, so that it depends on records through the steps taken before, and
     through what it was made with. `from_records` says that this was computed from records in the
-    clear; record-level privacy then refuses it. State in, state out: a term is never changed.
+    clear, which is assumed of a term that says nothing; record-level privacy refuses it. State in,
+    state out: a term is never changed.
     """
 
-    from_records = False
+    from_records = True
 
     def begin(self, values: Tensor, kept: State) -> State:
         """Return the state of a round that begins at the model `values`, float32 [n].
@@ -52,6 +53,7 @@ class Decay(Term):
     """`strength / 2 |w|^2`: L2 decay."""
 
     strength: float
+    from_records = False
 
     def add_to(self, gradients: Tensor, values: Tensor, state: State) -> None:
         """Add `strength * w`."""
@@ -63,6 +65,7 @@ class Proximal(Term):
     """`strength / 2 |w - w_0|^2`, w_0 the model received: Li et al. 2020, "FedProx", equation 2."""
 
     strength: float
+    from_records = False
 
     def begin(self, values: Tensor, kept: State) -> State:
         """Keep a copy of the model received."""
@@ -140,7 +143,8 @@ class Objective:
                     "objective.terms: must not be made from records in the clear under "
                     "record-level privacy (rule: what is added after the noise may depend on "
                     "public and on noised values only), got "
-                    f"{type(term).__name__}; make it from what was released"
+                    f"{type(term).__name__}; make it from what was released, and say so by "
+                    "`from_records = False`"
                 )
 
 

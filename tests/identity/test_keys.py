@@ -174,7 +174,7 @@ def test_many_threads_and_processes_agree_on_one_key_and_secret(tmp_path: Path) 
     with ThreadPoolExecutor(16) as pool:
         found = {keys.public_hex(key) for key in pool.map(keys.load_or_generate, [path] * 64)}
         secrets = set(pool.map(keys.secret, [tmp_path / "secret"] * 64))
-    code = "import sys; from fedlite.privacy.ledger import keys; "
+    code = "import sys; from fedlite.identity import keys; "
     code += "print(keys.public_hex(keys.load_or_generate(sys.argv[1])))"
     shown = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True

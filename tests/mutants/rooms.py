@@ -24,8 +24,7 @@ from fedlite.privacy.ledger import Files, forget
 from fedlite.privacy.noise import Stream
 from fedlite.scenario import rules, with_values
 from fedlite.training import Learner
-from fedlite.training.share import class_offsets
-from server import app as server_app
+from fedlite.training.objective import Objective, class_offsets
 from server.updates import Updates
 
 Patch = pytest.MonkeyPatch
@@ -60,9 +59,11 @@ def logit_adjustment_in_a_private_learner(patch: Patch) -> None:
 
     def spoilt(self: Learner, plan: Any, train: Any) -> None:
         begin(self, plan, train)
-        self._offsets = class_offsets(self.labels, plan.classes)
+        offsets = class_offsets(self.labels, plan.classes)
+        self.objective = Objective.of(plan.scenario.training, offsets)
 
     patch.setattr(Learner, "__init__", spoilt)
+    patch.setattr(Objective, "check_private", lambda self: None)
 
 
 def logit_adjustment_allowed_by_the_rule(patch: Patch) -> None:
@@ -111,7 +112,7 @@ def server_noise_from_a_public_seed(patch: Patch) -> None:
 
 
 def no_noise_in_the_server_app(patch: Patch) -> None:
-    patch.setattr(server_app, "central_mechanism", lambda mechanism: None)
+    patch.setattr(plans.Plan, "central", None)
 
 
 # What a site sends, and what it keeps.

@@ -265,12 +265,12 @@ class Missing:
         if name.split(".")[0] in ("torch", "opacus", "flwr"):
             raise ImportError(name)
 sys.meta_path.insert(0, Missing())
-from fedlite.privacy import Event, composition, filter
+from fedlite.privacy import Event, admission, composition
 parts = [(Event(1.0, 0.01), 100), (Event(20.0), 30)]
 print(composition.compose_pld(parts, 1e-5, 1e-3))
 print(composition.compose_rdp(parts, 1e-5))
 print(composition.compose_prv(parts, 1e-5, library="prv-accountant"))
-print(filter.admit(parts, Event(20.0), 9, epsilon=9.0, delta=1e-5, order=4.0).steps)
+print(admission.admit(parts, Event(20.0), 9, epsilon=9.0, delta=1e-5, order=4.0).steps)
 """
 
 

@@ -208,7 +208,7 @@ FORBIDDEN = {
 # Shuffles in runs that claim no privacy, heads that never leave their site, the choice of sites.
 ALLOWED = {
     ("training/share.py", "default_rng"),
-    ("training/home.py", "default_rng"),
+    ("training/head.py", "default_rng"),
     ("server/rounds.py", "default_rng"),
 }
 

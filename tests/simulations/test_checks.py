@@ -47,7 +47,7 @@ from tests.simulations.running import CSV, Plan, cut
             ["data.test_fraction", "of 4 records none is held out", "larger", "federation.seed"],
         ),
         (CSV, ["model.name=cnn"], ["cnn", "images", "2"]),
-        (CSV, ["model.name=resnet"], ["resnet", "unknown", "mlp"]),
+        (CSV, ["model.name=resnet"], ["resnet", "must be one of", "mlp"]),
         (CSV, ["uplink.compressor=zip"], ["uplink", "compressor", "topk", "zip"]),
         (CSV, ["downlink.values=int3"], ["downlink", "values", "sign", "int3"]),
         (CSV, ["federation.strategy=best"], ["federation.strategy", "fedavg", "best"]),

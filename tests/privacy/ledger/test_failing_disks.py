@@ -179,7 +179,7 @@ def test_another_process_sees_the_poison(tmp_path: Path) -> None:
             book.create(GENESIS)
         code = (
             "import sys\nfrom fedlite.privacy import ledger\n"
-            "from fedlite.privacy.ledger import keys\n"
+            "from fedlite.identity import keys\n"
             "try: ledger.Ledger.open(sys.argv[1], keys.Key.generate())\n"
             "except ledger.LedgerPoisoned as error: print(error.rule)\n"
         )

@@ -28,7 +28,7 @@ from tests.privacy.ledger.book import NEW, SITE, Quick, refused, reserve, rules
 def test_a_second_writer_in_another_process_is_refused(begun: Path, tmp_path: Path) -> None:
     keys.generate(tmp_path / "key.pem")
     code = (
-        "import sys\nfrom fedlite.privacy import ledger\nfrom fedlite.privacy.ledger import keys\n"
+        "import sys\nfrom fedlite.identity import keys\nfrom fedlite.privacy import ledger\n"
         "try: ledger.Ledger.open(sys.argv[1], keys.load(sys.argv[2]))\n"
         "except ledger.LedgerError as error: print(type(error).__name__, error.rule)\n"
     )
