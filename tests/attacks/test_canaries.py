@@ -1,4 +1,7 @@
-"""Canaries go through the real clip and noise, and none disturbs another."""
+"""Canaries go through the real clip and noise, and none disturbs another.
+
+Covers fedlite/attacks/subject.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Every wrong mechanism is found by the checks that say they find it; the right one passes all."""
+"""Every wrong mechanism is found by the checks that say they find it; the right one passes all.
+
+Covers fedlite/attacks/audit.py, fedlite/attacks/conformance.py, fedlite/attacks/site.py,
+fedlite/attacks/steps.py, fedlite/attacks/verdict.py.
+"""
 
 from __future__ import annotations
 

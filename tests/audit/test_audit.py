@@ -1,4 +1,7 @@
-"""The audit: an honest federation is clean, and what it claims and leaves out is said."""
+"""The audit: an honest federation is clean, and what it claims and leaves out is said.
+
+Covers fedlite/audit/inspection.py, fedlite/audit/statement.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Plans and ceilings, written past the rules with the site's own key."""
+"""Plans and ceilings, written past the rules with the site's own key.
+
+Covers fedlite/audit/people.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ledgers that were changed, cut, copied, exchanged or removed: every one is named."""
+"""Ledgers that were changed, cut, copied, exchanged or removed: every one is named.
+
+Covers fedlite/audit/book.py, fedlite/audit/case.py.
+"""
 
 from __future__ import annotations
 

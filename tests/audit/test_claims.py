@@ -1,4 +1,7 @@
-"""What a run claims in its summary and its rounds is held against the ledgers."""
+"""What a run claims in its summary and its rounds is held against the ledgers.
+
+Covers fedlite/audit/agreement.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What people see of an audit."""
+"""What people see of an audit.
+
+Covers fedlite/audit/table.py, fedlite/reporting/terminal.py.
+"""
 
 from __future__ import annotations
 

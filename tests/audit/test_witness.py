@@ -1,4 +1,7 @@
-"""What the server wrote down, forged, damaged or taken away: named."""
+"""What the server wrote down, forged, damaged or taken away: named.
+
+Covers fedlite/audit/lines.py.
+"""
 
 from __future__ import annotations
 

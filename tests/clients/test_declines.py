@@ -2,6 +2,8 @@
 
 What is seen outside of a round is a reply or a code. Every test here plays whole sites on tables
 that used to be refused, and on tables that differ in one row.
+
+Covers fedlite/guard/declared.py.
 """
 
 from __future__ import annotations

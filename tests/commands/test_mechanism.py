@@ -1,4 +1,7 @@
-"""`fedlite audit mechanism` as a person or a script calls it."""
+"""`fedlite audit mechanism` as a person or a script calls it.
+
+Covers fedlite/attacks/table.py.
+"""
 
 from __future__ import annotations
 

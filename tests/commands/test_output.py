@@ -1,4 +1,7 @@
-"""How a command fails, and what it prints where nobody watches."""
+"""How a command fails, and what it prints where nobody watches.
+
+Covers fedlite/cli.py, fedlite/commands/main.py, fedlite/commands/site.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Values of a selected set: formats written by hand, and what a decoder must refuse."""
+"""Values of a selected set: formats written by hand, and what a decoder must refuse.
+
+Covers fedlite/compression/levels.py, fedlite/compression/signs.py.
+"""
 
 from __future__ import annotations
 

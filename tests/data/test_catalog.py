@@ -1,3 +1,5 @@
+"""Covers fedlite/data/entry.py, fedlite/data/sources/digits.py."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""Tables as people have them: what becomes a feature, what is left out, and what is said of it."""
+"""Tables as people have them: what becomes a feature, what is left out, and what is said of it.
+
+Covers fedlite/data/header.py.
+"""
 
 import csv
 from pathlib import Path

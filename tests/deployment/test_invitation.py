@@ -1,4 +1,7 @@
-"""Invitations: the CA's fingerprint, the one certificate, and what is refused."""
+"""Invitations: the CA's fingerprint, the one certificate, and what is refused.
+
+Covers fedlite/deployment/document.py.
+"""
 
 from __future__ import annotations
 

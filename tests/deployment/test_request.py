@@ -1,4 +1,7 @@
-"""Requests: every key must have signed, and nothing may have changed on the way."""
+"""Requests: every key must have signed, and nothing may have changed on the way.
+
+Covers fedlite/identity/nodekey.py.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,8 @@
+"""A coordinator and its partners, by commands alone, from the first folder to the last report.
+
+Covers fedlite/commands/server.py.
+"""
+
 from __future__ import annotations
 
 import time

@@ -1,4 +1,7 @@
-"""Flower's own engine and ours run the same apps to the same result."""
+"""Flower's own engine and ours run the same apps to the same result.
+
+Covers simulations/ray.py.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Covers fedlite/guard/policy_keys.py."""
+
 from __future__ import annotations
 
 import tomllib

@@ -1,4 +1,7 @@
-"""The joint loss and the cost table against hand-made truths."""
+"""The joint loss and the cost table against hand-made truths.
+
+Covers fedlite/models/tinyml.py.
+"""
 
 from __future__ import annotations
 

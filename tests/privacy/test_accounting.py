@@ -1,4 +1,7 @@
-"""Reference values: opacus 1.6.0 and dp-accounting 0.6, each run on its own, and closed forms."""
+"""Reference values: opacus 1.6.0 and dp-accounting 0.6, each run on its own, and closed forms.
+
+Covers fedlite/privacy/composition.py.
+"""
 
 from __future__ import annotations
 

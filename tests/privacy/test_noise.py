@@ -1,4 +1,7 @@
-"""The sampler, the grid and the release, against exact arithmetic and exact distributions."""
+"""The sampler, the grid and the release, against exact arithmetic and exact distributions.
+
+Covers fedlite/privacy/grid.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The page of a run: it says what the record holds, stands alone, and runs nothing."""
+"""The page of a run: it says what the record holds, stands alone, and runs nothing.
+
+Covers fedlite/reporting/many.py, fedlite/reporting/markup.py, fedlite/reporting/page_baselines.py,
+fedlite/reporting/page_privacy.py, fedlite/reporting/page_read.py, fedlite/reporting/page_sites.py.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every key of a scenario has a type, a rule and a default; what breaks one is named."""
+"""Every key of a scenario has a type, a rule and a default; what breaks one is named.
+
+Covers fedlite/privacy/ranges.py, fedlite/settings.py.
+"""
 
 from __future__ import annotations
 

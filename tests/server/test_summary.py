@@ -1,3 +1,5 @@
+"""Covers fedlite/models/files.py."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Covers simulations/baselines.py."""
+
 import json
 import math
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""A run whose process was killed goes on as if it had not been."""
+"""A run whose process was killed goes on as if it had not been.
+
+Covers server/closing.py.
+"""
 
 from __future__ import annotations
 

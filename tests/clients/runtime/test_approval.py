@@ -1,3 +1,5 @@
+"""Covers fedlite/commands/approval.py."""
+
 from __future__ import annotations
 
 import io

@@ -1,4 +1,7 @@
-"""The doctor against real gateways on loopback: each trouble has its own message and mend."""
+"""The doctor against real gateways on loopback: each trouble has its own message and mend.
+
+Covers clients/runtime/reach.py.
+"""
 
 from __future__ import annotations
 

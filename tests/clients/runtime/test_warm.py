@@ -1,4 +1,7 @@
-"""Which worker answers: the same for the same bundle and run, a fresh one otherwise."""
+"""Which worker answers: the same for the same bundle and run, a fresh one otherwise.
+
+Covers fedlite/deployment/worker.py.
+"""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Covers fedlite/data/hints.py."""
+
 from pathlib import Path
 
 import numpy as np

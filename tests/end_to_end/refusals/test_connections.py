@@ -1,4 +1,7 @@
-"""Who may connect to a coordinator, and to whom a site speaks."""
+"""Who may connect to a coordinator, and to whom a site speaks.
+
+Covers clients/runtime/fleet.py.
+"""
 
 from __future__ import annotations
 

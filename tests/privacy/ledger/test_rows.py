@@ -1,4 +1,7 @@
-"""The form of a row: the key holder's own mistakes and tricks. All are signed."""
+"""The form of a row: the key holder's own mistakes and tricks. All are signed.
+
+Covers fedlite/privacy/ledger/bodies.py.
+"""
 
 from __future__ import annotations
 

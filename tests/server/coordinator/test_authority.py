@@ -1,3 +1,5 @@
+"""Covers server/coordinator/setup.py."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,4 +1,7 @@
-"""The coordinator's real processes; one coordinator serves all tests that need it running."""
+"""The coordinator's real processes; one coordinator serves all tests that need it running.
+
+Covers server/coordinator/processes.py, server/coordinator/service.py.
+"""
 
 from __future__ import annotations
 
