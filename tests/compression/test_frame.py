@@ -1,4 +1,7 @@
-"""The frame: its exact bytes, and one named error for everything that can differ."""
+"""The frame: its exact bytes, and one named error for everything that can differ.
+
+Covers fedlite/compression/interface.py.
+"""
 
 from __future__ import annotations
 

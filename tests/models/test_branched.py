@@ -1,7 +1,4 @@
-"""The joint loss and the cost table against hand-made truths.
-
-Covers fedlite/models/tinyml.py.
-"""
+"""The joint loss and the cost table against hand-made truths."""
 
 from __future__ import annotations
 

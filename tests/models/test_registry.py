@@ -1,4 +1,7 @@
-"""What every registered model promises, tried on the shapes it is meant for."""
+"""What every registered model promises, tried on the shapes it is meant for.
+
+Covers fedlite/models/tinyml.py.
+"""
 
 from __future__ import annotations
 
