@@ -1,6 +1,6 @@
 """Compressors end to end: what comes back, how many bytes it took, and mutated updates.
 
-Covers fedlite/compression/dense.py.
+Covers fedlite/compression/dense.py, fedlite/compression/interface.py.
 """
 
 from __future__ import annotations

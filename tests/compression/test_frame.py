@@ -1,7 +1,4 @@
-"""The frame: its exact bytes, and one named error for everything that can differ.
-
-Covers fedlite/compression/interface.py.
-"""
+"""The frame: its exact bytes, and one named error for everything that can differ."""
 
 from __future__ import annotations
 
