@@ -36,7 +36,7 @@ def test_a_link_that_names_nothing_gets_what_is_recommended_and_says_so(
     assert [note.split(":")[0] for note in scenario.notes] == ["uplink", "downlink"]
     assert compressor in scenario.notes[0]
     down = scenario.downlink
-    assert (down.compressor, down.density, down.values) == ("topk", 0.09, "levels-2")
+    assert (down.compressor, down.density, down.values) == ("topk", 0.07, "levels-2")
     # What was chosen is written out, so that nothing is chosen twice.
     assert from_dict(scenario.to_dict()) == scenario
     assert from_dict(scenario.to_dict()).notes == ()
