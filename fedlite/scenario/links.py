@@ -14,8 +14,9 @@ from fedlite.scenario.keys import Link, Model, Scenario
 _ERRORS = ((0.01, 9.0), (0.03, 3.5), (0.1, 1.1))
 _UNNOTICED = 0.7
 _SIGNS = {"compressor": "topk", "density": 0.1, "values": "sign-per-tensor"}
-# As measured, fewer bytes than signs at 8 %. With one magnitude a tensor, the small head of a network of a
-# million parameters fell behind; on a small network neither was better (docs/benchmarks.md).
+# As measured: fewer bytes than signs at 8 %. With one magnitude a tensor, the small head of a
+# network of a million parameters fell behind; on a small one neither was better
+# (docs/benchmarks.md).
 _DOWN = {"compressor": "topk", "density": 0.07, "values": "levels-2"}
 # A dense vector of fewer parameters takes 16 kB at most: a sparse one saves a few kB in a whole
 # run, and a table's few coefficients are missed where they are left out.
