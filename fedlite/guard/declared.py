@@ -7,9 +7,10 @@ that the operator has written into site.toml, or one that everybody knows of a p
 
 from __future__ import annotations
 
-from fedlite.data import entries
+from fedlite.data import entries, find
 from fedlite.guard.policy import DataSet, SitePolicy
-from fedlite.scenario import Scenario
+from fedlite.scenario import Scenario, ScenarioError, with_values
+from fedlite.scenario.keys import OWN
 
 # Small enough for any data set whose size nobody has declared.
 SMALL_DELTA = 1e-5
@@ -31,10 +32,12 @@ def beyond_declared(policy: SitePolicy, scenario: Scenario) -> list[str]:
     Each line names the key, the rule, the value and the mend.
     """
     chosen, privacy = policy.data_set(scenario.data.name), scenario.privacy
-    if chosen is None or privacy.unit != "record":
+    if chosen is None or not scenario.private:
         return []
+    found = _not_public(chosen, scenario)
+    if privacy.unit != "record":
+        return found
     key, most = f"data.{chosen.name}.records_at_most", most_records(chosen)
-    found = []
     if policy.delta > SMALL_DELTA and not (most and policy.delta < 1 / most):
         bound = f"{most}" if most else "not declared"
         found.append(
@@ -49,3 +52,18 @@ def beyond_declared(policy: SitePolicy, scenario: Scenario) -> list[str]:
             "declare it if that is true, or ask for another plan"
         )
     return found
+
+
+def _not_public(chosen: DataSet, scenario: Scenario) -> list[str]:
+    """Return the rules that the plan breaks where records of the site's own answer to its name.
+
+    A plan may take a public source's classes and scales from its records. It names what answers
+    here, and does not say what that is: `source` does.
+    """
+    if not find(chosen.source).own or scenario.data.own:
+        return []
+    try:
+        with_values(scenario, "data", name=OWN[0], path=chosen.path, target=chosen.target)
+    except ScenarioError as error:
+        return str(error).splitlines()
+    return []

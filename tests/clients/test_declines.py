@@ -27,7 +27,7 @@ from fedlite.identity import keys
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.models import Branched, registry
 from fedlite.parameters import vector_digest
-from fedlite.scenario import Scenario, from_dict
+from fedlite.scenario import Scenario, from_dict, with_values
 from simulations.run import check
 
 RUN = "00112233aabbccdd"
@@ -77,7 +77,8 @@ def plan(privacy: dict[str, Any], **data: Any) -> Scenario:
 def home(path: Path, rows: list[str], **more: Any) -> Path:
     path.mkdir(parents=True)
     keys.generate(path / "keys" / "ledger.pem")
-    chosen = DataSet("csv", "csv", path="own.csv", target="ill", part="h0", **more)
+    table = {"name": "csv", "source": "csv", "path": "own.csv", "target": "ill", "part": "h0"}
+    chosen = DataSet(**(table | more))
     units = ("record", "client-site", "client-server", "none")
     policy = SitePolicy(site="north", epsilon=3.0, delta=1e-5, units=units, data=(chosen,))
     write(path / "site.toml", policy)
@@ -151,7 +152,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_reserved(
         return Branched(stem, *heads, shape=shape, classes=classes)
 
     monkeypatch.setitem(registry._HOUSE, "mlp", build)
-    plans.of.cache_clear()
+    plans._of.cache_clear()
     asked = plan(privacy, test_fraction=0.0, labels="no,yes")
     place = home(tmp_path / "h", TABLES["one record of a class"])
     for refuse in (
@@ -160,7 +161,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_reserved(
     ):
         with pytest.raises(ValueError, match=r"'stem\.1' is BatchNorm1d.*take nn\.GroupNorm"):
             refuse()
-    plans.of.cache_clear()
+    plans._of.cache_clear()
 
 
 def test_records_beyond_what_is_declared_neither_stop_the_site_nor_count(tmp_path: Path) -> None:
@@ -241,6 +242,36 @@ def test_what_a_plan_needs_is_held_against_what_is_declared(
     found = beyond_declared(policy, plan(privacy))
     assert bool(found) == bool(missing)
     assert not missing or re.search(missing, found[0])
+
+
+@pytest.mark.parametrize("privacy", UNITS, ids=["record", "client-site", "client-server"])
+@pytest.mark.parametrize("name", ["digits", "heart-disease", "scans"])
+def test_own_records_under_a_public_name_decide_nothing_either(
+    tmp_path: Path, name: str, privacy: dict[str, Any]
+) -> None:
+    """Such a plan used to take classes, and with them the model's layout, from the records."""
+    asked = from_dict(
+        {
+            "federation": {"rounds": 2, "sites": 3},
+            "data": {"name": name},
+            "model": {"name": "mlp"},
+            "training": {"steps": 1},
+            "privacy": privacy,
+        }
+    )
+    rows = [f"0.{n},0.1,0.2,h0,{'yes' if n % 2 else 'no'}" for n in range(8)]
+    reasons = set()
+    for number, table in enumerate((rows, [*rows, "0.1,0.2,0.3,h0,maybe"], [])):
+        place = home(tmp_path / f"h{number}", table, name=name, part="")
+        with pytest.raises(Decline, match=r"data\.labels: must be set") as refused:
+            open_deployed_site(asked, place, RUN)
+        assert refused.value.code == Code.POLICY
+        assert ("data.scaling" in str(refused.value)) == (privacy is RECORD)
+        reasons.add(str(refused.value))
+    assert len(reasons) == 1
+    public = {"labels": "no,yes", "shape": "3", "scaling": "none"}
+    given = with_values(asked, "data", **public)
+    assert train(open_deployed_site(given, tmp_path / "h0", RUN))
 
 
 def test_a_public_source_bounds_its_own_records() -> None:
