@@ -19,6 +19,14 @@ MOST_VALUES = 20
 _NUMERIC = "a feature must be a finite number (float32), or empty where it is missing"
 
 
+def _reads(plain: Callable[[str], float], text: str) -> bool:
+    try:
+        plain(text)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
 @dataclass
 class Column:
     """One column: where it stands, what its cells may hold, and which features they become.
@@ -44,11 +52,18 @@ class Column:
 
     def quick(self) -> Callable[[str], float]:
         """Return what reads most cells; where it raises ValueError or KeyError, ask `read`."""
-        if self.plain:
-            return float
         if self.codes is not None:
             return self.codes.__getitem__
-        return partial(days, form=self.form or "")
+        plain = float if self.plain else partial(days, form=self.form or "")
+        # A -9 that stands for no value is a number, too.
+        if any(_reads(plain, text) for text in self.absent):
+            return partial(self._unless_absent, plain)
+        return plain
+
+    def _unless_absent(self, plain: Callable[[str], float], text: str) -> float:
+        if text.strip() in self.absent:
+            raise ValueError(text)
+        return plain(text)
 
     def read(self, text: str, path: str, line: int) -> float:
         """Return a cell's number, or that of its value or its day; NaN where it is missing.

@@ -51,6 +51,15 @@ def test_the_columns_are_the_features_in_their_own_order(tmp_path: Path) -> None
         assert source.notes == ()
 
 
+@pytest.mark.parametrize("odd", ["", '"'])
+def test_what_stands_for_no_value_is_none_though_it_reads_as_one(tmp_path: Path, odd: str) -> None:
+    text = f"dose,seen,ill\n 1,2024-01-01,yes\n -9 ,1900-01-01,{odd}no{odd}\n-9.5,,no\n"
+    settings = Columns(missing=("-9", "1900-01-01"), dates=(("seen", ""),))
+    source = read(tmp_path, text, columns=settings, settled=True)
+    expected = [[1, 19723], [np.nan, np.nan], [-9.5, np.nan]]
+    assert np.array_equal(source.train.x, np.array(expected), equal_nan=True)
+
+
 def turned(text: str) -> str:
     """Return the same table with its columns from right to left: another site's file."""
     return "\n".join(",".join(line.split(",")[::-1]) for line in text.splitlines()) + "\n"
