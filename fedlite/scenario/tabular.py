@@ -91,11 +91,20 @@ def dates(text: str) -> tuple[tuple[str, str], ...]:
     found = []
     for entry in distinct(text):
         name, _, form = (part.strip() for part in entry.partition(":"))
-        if not name or (form and "%" not in form):
+        if not name or (form and not _is_format(form)):
             raise ValueError(entry)
         found.append((name, form))
     _once([name for name, _ in found])
     return tuple(found)
+
+
+def _is_format(form: str) -> bool:
+    """Whether strptime takes the format: a wrong one may not show by the first record only."""
+    try:
+        datetime.strptime(datetime(2000, 1, 31, tzinfo=UTC).strftime(form), form)
+    except (ValueError, re.error):
+        return False
+    return "%" in form
 
 
 def ranges(text: str) -> tuple[tuple[str, float, float], ...]:
