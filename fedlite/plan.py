@@ -19,6 +19,7 @@ from fedlite.models import Branched, build, checks, losses
 from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
 from fedlite.privacy.budget import plan_unit
+from fedlite.registry import seen
 from fedlite.scenario import Link, Privacy, Scenario, with_values
 from fedlite.scenario.links import for_size
 
@@ -117,7 +118,6 @@ class Plan:
         return training.learning_rate * (1.0 - (1.0 - training.final) * min(1.0, fallen))
 
 
-@lru_cache(maxsize=8)
 def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     """Return the plan of a scenario for records of this shape; the last few are kept.
 
@@ -129,6 +129,13 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     >>> plan.layout.size, plan.uplink.name, plan.unit
     (3796, 'dense', 'none')
     """
+    # Scenarios are equal that differ in what they left open, and by name a file is what it was.
+    other = scenario.notes, scenario.open_links, seen(scenario.model.name)
+    return _of(scenario, shape, classes, other)
+
+
+@lru_cache(maxsize=8)
+def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object) -> Plan:
     model = _model(scenario, shape, classes)
     layout, initial = Layout.of(model), to_vector(model)
     initial.setflags(write=False)

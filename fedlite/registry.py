@@ -24,6 +24,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from fedlite.storage import stamp
+
 T = TypeVar("T")
 
 _FILE = re.compile(r"(?P<file>.+\.py):(?P<name>[A-Za-z_]\w*)")
@@ -45,6 +47,12 @@ def resolve(name: str, folder: Path) -> str:
         return name
     path = Path(found["file"]).expanduser()
     return f"{path if path.is_absolute() else (folder / path).absolute()}:{found['name']}"
+
+
+def seen(name: str) -> tuple[int, int, int] | None:
+    """Return what tells whether a name's file is the one that was run; None where it has none."""
+    found = _FILE.fullmatch(name)
+    return stamp(Path(found["file"])) if found else None
 
 
 @dataclass(frozen=True)
@@ -101,8 +109,7 @@ class Registry(Generic[T]):
     def _of_file(self, path: Path, name: str) -> T:
         if not path.is_file():
             raise ValueError(f"{self.key}: {path}: no such file; name the file that has {name!r}")
-        changed = path.stat().st_mtime_ns
-        module = self._loaded(str(path), lambda: _module(path.absolute(), changed))
+        module = self._loaded(str(path), lambda: _module(path.absolute(), stamp(path)))
         if not hasattr(module, name):
             raise ValueError(f"{self.key}: {path}: has no {name!r}; name a function of that file")
         found: T = getattr(module, name)
@@ -118,7 +125,7 @@ class Registry(Generic[T]):
 
 
 @lru_cache(maxsize=32)
-def _module(path: Path, _changed: int) -> ModuleType:
+def _module(path: Path, _seen: tuple[int, int, int] | None) -> ModuleType:
     """Import a file under a name of its own, so that two files of one name are two modules."""
     name = f"fedlite_own_{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)

@@ -19,6 +19,15 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return what tells whether a file is the one that was read; None where there is none."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return None  # reading it says what is wrong
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace the content of `path` with `data` durably.
 

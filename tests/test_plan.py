@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +101,32 @@ def test_a_linear_rate_holds_and_then_falls_to_its_last_share() -> None:
     rates = [made(falling).learning_rate(r) for r in range(1, 22)]
     np.testing.assert_allclose(rates[:11], 2.0)
     np.testing.assert_allclose(rates[10:], np.linspace(2.0, 0.4, 11))
+
+
+def test_a_plan_is_not_that_of_an_equal_scenario_that_left_its_links_open() -> None:
+    """Both orders: the first that was asked for used to answer for the other."""
+    left = {"federation": {"sites": 20}, "model": {"name": "mlp"}}
+    for seed in (1, 2):
+        left["federation"] = {"sites": 20, "seed": seed}
+        up, down = from_dict(left).uplink, from_dict(left).downlink
+        named = left | {"uplink": asdict(up), "downlink": asdict(down)}
+        assert from_dict(named) == from_dict(left) and up.compressor == "rotated-topk"
+        asked = [from_dict(left), from_dict(named)]
+        for one in asked if seed == 1 else asked[::-1]:
+            expected = "rotated-topk" if one is asked[1] else "dense"
+            assert made(one).uplink.name == expected
+            assert len(made(one).scenario.notes) == (0 if one is asked[1] else 2)
+
+
+def test_a_plan_follows_the_file_of_its_model(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    text = "from fedlite.models import tinyml\ndef make(shape, classes):\n"
+    text += "    return tinyml.mlp(shape, {})"
+    own = from_dict({"model": {"name": f"{file}:make"}})
+    sizes = []
+    for classes in ("classes", "classes + 1"):
+        file.write_text(text.format(classes))
+        found = made(own)
+        assert found.layout == Layout.of(found.model())
+        sizes.append(found.layout.size)
+    assert sizes[0] < sizes[1]

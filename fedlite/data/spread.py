@@ -13,6 +13,7 @@ from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.partition import site_data
 from fedlite.data.standardization import standardize
 from fedlite.scenario import Data, Scenario
+from fedlite.storage import stamp
 
 
 def load_source(data: Data, *, settled: bool = False, skip_wrong: bool = False) -> Source:
@@ -39,22 +40,13 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
     Raises ValueError as `load` and `share_out` do.
     """
     federation = scenario.federation
-    stamp = _stamp(scenario.data.path) if scenario.data.path else None
-    return _spread(scenario.data, federation.sites, federation.seed, scenario.private, stamp)
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    """Return what tells whether a file is the one that was read."""
-    try:
-        seen = Path(path).expanduser().stat()
-    except OSError:
-        return None  # reading it says what is wrong
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+    seen = stamp(Path(scenario.data.path).expanduser()) if scenario.data.path else None
+    return _spread(scenario.data, federation.sites, federation.seed, scenario.private, seen)
 
 
 @lru_cache(maxsize=4)
 def _spread(
-    data: Data, sites: int, seed: int, private: bool, _stamp: tuple[int, int, int] | None
+    data: Data, sites: int, seed: int, private: bool, _seen: tuple[int, int, int] | None
 ) -> tuple[Source, tuple[SiteData, ...]]:
     source = load_source(data, settled=private)
     return source, tuple(share_out(source, data, sites, seed, private=private))

@@ -117,13 +117,13 @@ def test_training_without_messages_is_the_federation_without_compression(
     scenario = tiny
     for link in ("uplink", "downlink"):
         scenario = with_values(scenario, link, compressor="dense", error_feedback=False)
-    plans.of.cache_clear()
+    plans._of.cache_clear()
     plan, _, sites = plans.simulated(scenario)
     planned = plan.mechanism
     assert isinstance(planned, RecordMechanism) and planned.noise_multiplier == 1e-6
     here = train_here(scenario, [site.train for site in sites], planned)
     there = baselines.federate(scenario)
-    plans.of.cache_clear()
+    plans._of.cache_clear()
     assert np.abs(there).max() > 0.5
     assert there == pytest.approx(here, abs=1e-4)
 
