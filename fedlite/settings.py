@@ -57,7 +57,8 @@ def section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[s
     values: dict[str, Value] = {}
     for key, value in table.items():
         if key not in known:
-            errors.append(f"{name}.{key}: no such key{did_you_mean(key, known)}")
+            shown = key if key.isprintable() else repr(key)
+            errors.append(f"{name}.{shown}: no such key{did_you_mean(key, known)}")
             continue
         spec, default = known[key], _default(kind, key)
         expected = type(default)

@@ -94,7 +94,7 @@ def _list(home: Path, as_json: bool) -> None:
         print_json({"waiting": rows})
         return
     for row in rows:
-        typer.echo(f"{row['sha256']}  {_plain(row['name'])}  {row['problem']}".rstrip())
+        typer.echo(f"{row['sha256']}  {_plain(row['name'])}  {_plain(row['problem'])}".rstrip())
     if rows:
         typer.echo(f"Look at one with: fedlite site approve {home} {rows[0]['sha256'][:12]}")
     else:

@@ -111,7 +111,11 @@ def explain(error: OSError) -> str:
 
 def fail(text: str, code: int) -> None:
     """Say on standard error why the command ends, and end it with `code`."""
-    typer.echo(f"fedlite: {text}", err=True)
+    from fedlite.reporting import wording
+
+    # It may quote what others have written, such as a bundle's settings.
+    lines = [wording.plain(line) for line in text.split("\n")]
+    typer.echo("fedlite: " + "\n".join(lines), err=True)
     raise typer.Exit(code)
 
 

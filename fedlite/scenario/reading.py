@@ -24,7 +24,8 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
     sections: dict[str, Any] = {}
     for name in tables:
         if name not in SECTIONS:
-            errors.append(f"[{name}]: no such section{did_you_mean(name, SECTIONS)}")
+            shown = name if name.isprintable() else repr(name)
+            errors.append(f"[{shown}]: no such section{did_you_mean(name, SECTIONS)}")
     for name, kind in SECTIONS.items():
         table = tables.get(name, {})
         if not isinstance(table, Mapping):

@@ -182,6 +182,23 @@ def test_bundles_that_wait_are_listed_and_found_by_their_first_digits(home: Path
         approval.find(home, "1" * 8)
 
 
+def test_a_key_that_a_bundle_makes_up_does_not_steer_the_terminal(home: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(made())) as archive:
+        project = archive.read("pyproject.toml").decode()
+    key = '"ev\\u001b[31mil\\nfedlite: approved" = '
+    for line in (key + "1", key + "[1]"):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            table = "[tool.flwr.app.config.data]\n"
+            archive.writestr("pyproject.toml", project.replace(table, table + line + "\n"))
+            archive.writestr("clients/state.py", CODE)
+        digest = wait(home, buffer.getvalue())
+        for words in ((home, digest), (home,)):
+            _, output = call(*words, "--yes")
+            assert "\x1b" not in output and "\nfedlite: approved" not in output
+            assert "ev" in output or words == (home,)
+
+
 def test_scripts_get_one_object_and_are_not_asked(home: Path) -> None:
     digest = wait(home, made())
     assert call(home, digest, "--json")[0] == 2
