@@ -142,8 +142,9 @@ def sites(coordinator: CoordinatorFolder = HERE, as_json: Json = False) -> None:
 
 def _table(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    from fedlite.reporting import terminal
+    from fedlite.reporting import terminal, wording
 
     if not rows:
         typer.echo("no sites yet: fedlite server invite")
@@ -153,7 +154,8 @@ def _table(rows: list[dict[str, Any]]) -> None:
     for column in columns:
         table.add_column(column.replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(str(row[column]) for column in columns))
+        # A name may hold brackets, which rich would take for markup in a plain string.
+        table.add_row(*(Text(wording.plain(row[column])) for column in columns))
     terminal.console().print(table)
 
 

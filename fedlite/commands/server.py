@@ -293,6 +293,7 @@ def _show(directory: Path, as_json: bool) -> None:
 
 def _print_status(seen: dict[str, Any]) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     from fedlite.reporting import terminal, wording
 
@@ -318,12 +319,12 @@ def _print_status(seen: dict[str, Any]) -> None:
         table.add_column(column, overflow="fold")
     for run in seen["runs"]:
         table.add_row(
-            run["name"],
+            Text(wording.plain(run["name"])),
             run["state"],
             f"{run['round']}/{run['rounds']}",
             wording.megabytes(run["bytes_up"]),
             wording.megabytes(run["bytes_down"]),
-            wording.plain(run["reason"]),
+            Text(wording.plain(run["reason"])),
         )
     terminal.console().print(table)
 

@@ -18,8 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner, Result
 
 import fedlite
+from fedlite.commands import enrolment
 from fedlite.commands.main import app
 from fedlite.deployment.invitation import Invitation
+from fedlite.identity.names import site_problem
 
 
 @dataclass
@@ -202,3 +204,11 @@ def test_every_command_has_a_help(link: SuperLink) -> None:
         assert call("site", words, "--help").exit_code == 0
     for words in ("invite", "approve", "revoke", "sites"):
         assert call("server", words, "--help").exit_code == 0
+
+
+def test_a_site_s_name_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["north", "[conceal]north", "[bold]north"]
+    assert not any(site_problem(name) for name in names)
+    told = {"state": "online", "approved": "today", "node_key": "ab"}
+    enrolment._table([{"name": name, **told} for name in names])
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
