@@ -56,7 +56,8 @@ class Run:
         """Return the released model, in evaluation mode.
 
         It takes float32 [b, *shape] through `model.prepare` and answers with the logits of the
-        shallow and of the deep branch, each float32 [b, classes].
+        shallow and of the deep branch, each float32 [b, classes]. Where the run's scenario names a
+        file for its model, that file is run: ask only for models of runs that you trust.
         """
         from fedlite import plan
         from fedlite.models.files import read_vector

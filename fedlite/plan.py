@@ -19,9 +19,10 @@ from fedlite.models import Branched, build, checks, losses
 from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
 from fedlite.privacy.budget import plan_unit
-from fedlite.registry import seen
+from fedlite.registry import file_of
 from fedlite.scenario import Link, Privacy, Scenario, with_values
 from fedlite.scenario.links import for_size
+from fedlite.storage import stamp
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +131,8 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     (3796, 'dense', 'none')
     """
     # Scenarios are equal that differ in what they left open, and by name a file is what it was.
-    other = scenario.notes, scenario.open_links, seen(scenario.model.name)
+    file = file_of(scenario.model.name)
+    other = scenario.notes, scenario.open_links, stamp(file) if file else None
     return _of(scenario, shape, classes, other)
 
 

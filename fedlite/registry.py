@@ -49,10 +49,10 @@ def resolve(name: str, folder: Path) -> str:
     return f"{path if path.is_absolute() else (folder / path).absolute()}:{found['name']}"
 
 
-def seen(name: str) -> tuple[int, int, int] | None:
-    """Return what tells whether a name's file is the one that was run; None where it has none."""
+def file_of(name: str) -> Path | None:
+    """Return the file that a name says; None where it says none."""
     found = _FILE.fullmatch(name)
-    return stamp(Path(found["file"])) if found else None
+    return Path(found["file"]) if found else None
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from fedlite.models.files import write_model
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
+from fedlite.registry import file_of
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
 from fedlite.reporting.report import report
-from fedlite.scenario import Scenario, from_run_config
+from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.storage import is_full, write_atomic
 from server.closing import finish, witness_of
 from server.deployment import Deployment, from_environment
@@ -129,6 +130,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
 
     directory.mkdir(parents=True, exist_ok=True)
     _same_scenario(directory, scenario)
+    _same_code(directory, scenario)
     if evaluator is not None:
         _same_records(directory, evaluator.source)
     _say_where(directory, scenario)
@@ -200,14 +202,29 @@ def _same_records(directory: Path, source: Source) -> None:
 
     It is kept with what is secret: it would tell whoever guesses a record that he guessed right.
     """
-    path, digest = directory / "checkpoint" / "records.sha256", source.digest().hex()
+    path = directory / "checkpoint" / "records.sha256"
+    _same(path, source.digest().hex(), "records", f" ({source.origin})")
+
+
+def _same_code(directory: Path, scenario: Scenario) -> None:
+    """As for the records, for the files of one's own that the scenario names: a line each."""
+    lines = []
+    for key in own_code(scenario):
+        section, _, name = key.partition(".")
+        if file := file_of(getattr(getattr(scenario, section), name)):
+            lines.append(f"{key} {hashlib.sha256(file.read_bytes()).hexdigest()}\n")
+    if lines:
+        _same(directory / "checkpoint" / "code.sha256", "".join(lines), "files of own code")
+
+
+def _same(path: Path, digest: str, what: str, of: str = "") -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, digest.encode())
     elif path.read_text(encoding="ascii") != digest:
         raise RunFailed(
-            f"{path}: the records are not those that the run began with ({source.origin}); put "
-            "them back, or start a new run"
+            f"{path}: the {what} are not those that the run began with{of}; put them back, or "
+            "start a new run"
         )
 
 

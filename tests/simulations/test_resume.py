@@ -161,3 +161,22 @@ def test_a_run_goes_on_from_any_directory_and_with_records_that_have_moved(
             kinds = [row.kind for row in read(other / "run" / "ledgers" / f"{site}.jsonl")]
             assert kinds.count("release") == 3
     assert sorted(path.name for path in other.iterdir()) == ["run"]
+
+
+def test_a_changed_file_of_own_code_is_not_resumed(
+    killed: Killed, trap: Trap, plan: Plan, tmp_path: Path
+) -> None:
+    """It went on, with another model of as many parameters, and told nobody."""
+    directory, file = tmp_path / "run", tmp_path / "mine.py"
+    text = "from fedlite.models import tinyml\n\ndef make(shape, classes):\n"
+    text += "    return tinyml.mlp(shape, classes)\n"
+    file.write_text(text)
+    scenario = plan(model={"name": f"{file}:make"})
+    arm = trap(checkpoint, "save", 2, "before")
+    assert killed(lambda: simulate(scenario, directory, engine="serial", quiet=True), arm)
+    command = ["simulate", "--resume", str(directory), "--engine", "serial"]
+    file.write_text(text + "# changed\n")
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1 and "files of own code are not those" in result.output
+    file.write_text(text)
+    assert CliRunner().invoke(app, command).exit_code == 0
