@@ -277,7 +277,7 @@ def _settings(content: bytes) -> dict[str, Value]:
     settings: dict[str, Value] = {}
     for key, value in _flat(config):
         if key in settings or type(value) not in (str, int, float, bool):
-            raise _wrong(CONFIG, f"{key} must be one plain value, got {value!r}", "mend it")
+            raise _wrong(CONFIG, f"{key!r} must be one plain value, got {value!r}", "mend it")
         settings[key] = value
     return settings
 

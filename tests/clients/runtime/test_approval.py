@@ -210,9 +210,13 @@ def test_scripts_get_one_object_and_are_not_asked(home: Path) -> None:
 def test_data_that_do_not_load_leave_only_the_sizes_out(home: Path) -> None:
     given = DataSet("digits", "csv", path="missing.csv", target="y")
     policy_file.write(home / "site.toml", SitePolicy(data=(given,)))
-    seen = approval.review(home, bundles.read(made()), {})
+    public = {"labels": "no,yes", "scaling": "none"}
+    seen = approval.review(home, bundles.read(made(data=public)), {})
     assert "model" not in dict(seen.facts) and not seen.refused
     assert "does not load" in seen.warnings[0]
+    # Own records under a public name may not say what classes there are.
+    seen = approval.review(home, bundles.read(made()), {})
+    assert any(line.startswith("data.labels: must be set") for line in seen.refused)
 
 
 def test_a_name_cannot_steer_the_terminal(home: Path) -> None:
