@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlite.rooms import open_rooms
-from fedlite.scenario import Scenario, from_dict, load
+from fedlite.scenario import Scenario, ScenarioError, from_dict, load
 from fedlite.settings import Value
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def simulate(
     """Simulate a federation on this machine and return its run.
 
     scenario: one that `load_scenario` takes or has returned. out: its directory, which must not
-    hold anything (default: `runs/NAME`). settings: keys to replace. engine: auto, serial, pool or
-    ray; a script that is not guarded by `if __name__ == "__main__"` needs serial, as the workers of
-    a pool import it again. quiet: print no progress.
+    hold anything (default: `runs/NAME`). settings: keys to replace in one that is not loaded yet.
+    engine: auto, serial, pool or ray; a script that is not guarded by `if __name__ == "__main__"`
+    needs serial, as the workers of a pool import it again. quiet: print no progress.
 
     Raises ScenarioError before anything starts, ValueError, OSError or RuntimeError afterwards,
     each with a text for a person.
@@ -118,7 +118,11 @@ def simulate(
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario, settings)
     elif settings:
-        scenario = load_scenario(scenario.to_dict(), settings)
+        raise ScenarioError(
+            "settings: must be given to load_scenario where the scenario has been loaded already "
+            "(rule: what it left open was settled there), got "
+            f"{', '.join(sorted(settings))}"
+        )
     open_rooms()
     from server.directories import free_directory, hold
     from simulations import run

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from fedlite import data, plan as plans
+from fedlite.data import find
 from fedlite.data.overview import overview
 from fedlite.data.partition import check_expected
 from fedlite.plan import Plan
@@ -19,6 +20,7 @@ from fedlite.registry import resolve
 from fedlite.reporting import wording
 from fedlite.reporting.page_read import read_section
 from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
+from fedlite.scenario.keys import OWN
 from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
 from simulations import homes
@@ -63,6 +65,9 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     else:
         device_of(scenario.training.device)
     make(scenario.federation)
+    if scenario.private and find(data.name).own and not data.own:
+        # Whatever a package calls it, records of one's own are held against the rules for them.
+        with_values(scenario, "data", name=OWN[0])
     if not data.at_sites:
         plan = _check_data(scenario)
     elif deployed:

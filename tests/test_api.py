@@ -52,6 +52,13 @@ def test_settings_replace_keys_and_a_wrong_one_is_told() -> None:
         fedlite.load_scenario("quickstrat")
 
 
+def test_a_loaded_scenario_is_not_changed_behind_its_links(tmp_path: Path) -> None:
+    loaded = fedlite.load_scenario(TINY)
+    with pytest.raises(ScenarioError, match=r"settings: must be given to load_scenario.*rounds"):
+        fedlite.simulate(loaded, tmp_path / "run", settings={"federation.rounds": 1})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_directory_is_used_once_and_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
     fedlite.simulate(TINY, tmp_path / "run", engine="serial", quiet=True)
     with pytest.raises(ScenarioError, match="run"):

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlite.commands.main import app
+from fedlite.data import catalog
 from fedlite.scenario import ScenarioError, from_dict, with_values
 from simulations import run
 from simulations.run import simulate
@@ -181,3 +182,15 @@ def test_a_private_division_into_too_small_sites_is_refused_by_its_public_size(
         simulate(many, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     assert run.check(plan(federation={"sites": 60}))
+
+
+def test_records_of_ones_own_from_a_package_keep_the_rules_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They may not decide their own classes, under whatever name a package offers them."""
+    mine = replace(catalog.find("csv"), name="mine")
+    monkeypatch.setitem(catalog._ENTRIES, "mine", mine)
+    table = {"name": "mine", "path": "records.csv", "target": "ill"}
+    scenario = from_dict({"data": table, "privacy": {"unit": "client"}})
+    with pytest.raises(ScenarioError, match=r"data\.labels: must be set when privacy\.unit"):
+        run.check(scenario)
