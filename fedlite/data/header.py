@@ -100,7 +100,7 @@ def _with_ranges(columns: list[Column], path: str, settings: Columns) -> None:
     for index, column in enumerate(columns):
         if named and column.name not in named:
             rule = "data.ranges must name each column of numbers or dates"
-            mend = f"add `{column.name} LOW:HIGH`, or drop the column (data.drop)"
+            mend = f"add `{column.name} LOW:HIGH`, or name it in data.categories or data.drop"
             raise wrong(path, 1, column.name, rule, ", ".join(named), mend)
         column.limits = named.get(column.name) or given[index % len(given)][1:]
 
