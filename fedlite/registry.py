@@ -21,6 +21,7 @@ from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -101,6 +102,24 @@ class Registry(Generic[T]):
             f"{', or file.py:function' if self.files else ''}, got {name!r}"
             + (f"; did you mean {close[0]}?" if close else "")
         )
+
+    def make(self, name: str, *given: Any, **options: Any) -> Any:
+        """Return what the thing called `name` makes of the arguments.
+
+        Raises ValueError, naming the key, the error and its line, for whatever code that is not of
+        the house raises.
+        """
+        builder: Any = self.get(name)
+        if name in self.house:
+            return builder(*given, **options)
+        try:
+            return builder(*given, **options)
+        except Exception as error:  # whatever foreign code raises
+            own = [f for f in extract_tb(error.__traceback__) if f.filename == str(file_of(name))]
+            line = f", line {own[-1].lineno}" if own else ""
+            raise ValueError(
+                f"{self.key}: {name!r} fails ({type(error).__name__}: {error}{line}); mend it"
+            ) from error
 
     def _offered(self) -> Iterator[EntryPoint]:
         # A package may add to the house, and not replace what stands in it.

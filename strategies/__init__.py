@@ -29,7 +29,12 @@ def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:
     Raises ValueError when there is none, and where the server adds noise for one that does not
     leave the sum to `Strategy`.
     """
-    strategy = _RULES.get(federation.strategy)(federation, mean)
+    strategy: Strategy = _RULES.make(federation.strategy, federation, mean)
+    if not isinstance(strategy, Strategy):
+        raise ValueError(
+            f"federation.strategy: {federation.strategy!r} must make a strategies.Strategy, got "
+            f"{strategy!r}; name a class derived from it"
+        )
     own = [name for name in _SUM if getattr(type(strategy), name, None) is not _SUM[name]]
     if mean is not weighted_mean and own:
         raise ValueError(

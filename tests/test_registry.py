@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import strategies
+from fedlite import compression
 from fedlite.registry import Registry, is_file, resolve
-from fedlite.scenario import from_dict, load, own_code
+from fedlite.scenario import Federation, from_dict, load, own_code
 
 SHAPES = Registry("shape", "fedlite.no-such-group", {"line": 1, "cube": 3})
 
@@ -84,3 +86,34 @@ def test_a_scenario_names_its_files_from_where_it_lies(tmp_path: Path) -> None:
     assert own_code(from_dict({})) == []
     told = io.StringIO(scenario.to_toml()).read()
     assert str(tmp_path) in told
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "def make(one):\n    return one / 0\n",
+            r"(?s)shape: .*ZeroDivisionError.*, line 2\); mend",
+        ),
+        (
+            "def make():\n    return 1\n",
+            r"shape: .*mine.py:make' fails \(TypeError: make\(\) takes",
+        ),
+        ("make = 3\n", r"shape: .*mine.py:make' fails \(TypeError: 'int' object is not callable"),
+    ],
+)
+def test_what_a_file_raises_when_it_is_called_is_told(
+    tmp_path: Path, code: str, message: str
+) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(ValueError, match=message):
+        SHAPES.make(f"{tmp_path / 'mine.py'}:make", 1)
+
+
+def test_what_a_file_makes_must_be_of_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def make(*given):\n    return None\n")
+    name = f"{tmp_path / 'mine.py'}:make"
+    with pytest.raises(ValueError, match=r"^federation.strategy: .* strategies.Strategy, got None"):
+        strategies.make(Federation(strategy=name))
+    with pytest.raises(ValueError, match=r"^compressor: .* name, codec, .*limit, got NoneType"):
+        compression.make(name)

@@ -85,7 +85,12 @@ def make(
     >>> make("topk", density=0.03, values="sign")
     TopK(density=0.03, values='sign', sections=(), least=0)
     """
-    made = _KNOWN.get(name)(Settings(density, values, bits, unbiased, sections))
+    made: Compressor = _KNOWN.make(name, Settings(density, values, bits, unbiased, sections))
+    if not isinstance(made, Compressor):
+        raise ValueError(
+            f"compressor: {name!r} must make an object with name, codec, compress, decompress and "
+            f"limit, got {type(made).__name__}; return such a one"
+        )
     if name not in COMPRESSORS and made.codec not in OWN_CODECS:
         raise ValueError(
             f"compressor: {name!r} must have a codec from {OWN_CODECS.start} to "

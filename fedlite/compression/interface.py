@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,7 @@ class Decoded:
         return out
 
 
+@runtime_checkable
 class Compressor(Protocol):
     """Turns a float32[n] into the body of a frame, and a body back into an update.
 

@@ -32,9 +32,14 @@ def options(name: str) -> tuple[str, ...]:
     """Options, beyond shape and classes, that the model takes; sorted.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or is of something that cannot be called.
     """
-    parameters = inspect.signature(_MODELS.get(name)).parameters.values()
+    builder: object = _MODELS.get(name)
+    if not callable(builder):
+        raise ValueError(
+            f"model.name: {name!r} must be a function, got {builder!r}; name one that makes a model"
+        )
+    parameters = inspect.signature(builder).parameters.values()
     return tuple(sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY))
 
 
@@ -60,7 +65,6 @@ def build(
         >>> sum(p.numel() for p in model.parameters())
         20640
     """
-    builder = _MODELS.get(name)
     if not shape or min(shape) < 1:
         raise ValueError(f"shape must have sizes of at least 1, got {list(shape)}")
     if not 0 <= seed < 2**63:
@@ -72,7 +76,7 @@ def build(
             raise ValueError(f"model '{name}' has no option '{key}'; its options: {listed}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = builder(tuple(shape), classes, **settings)
+        model: Branched = _MODELS.make(name, tuple(shape), classes, **settings)
     if not isinstance(model, Branched):
         raise ValueError(
             f"model.name: {name!r} must return a fedlite.models.Branched, got "

@@ -5,6 +5,8 @@ Covers fedlite/models/tinyml.py.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -161,3 +163,9 @@ def test_a_bad_seed_or_shape_is_named() -> None:
         build("mlp", (3,), 2, seed=-1)
     with pytest.raises(ValueError, match="shape"):
         build("mlp", (), 2, seed=0)
+
+
+def test_what_cannot_be_called_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("make = 3\n")
+    with pytest.raises(ValueError, match=r"^model.name: .*mine.py:make' must be a function, got 3"):
+        build(f"{tmp_path / 'mine.py'}:make", (4,), 2, seed=0)
