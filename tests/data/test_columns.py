@@ -174,7 +174,7 @@ def test_text_that_names_records_is_refused_and_all_such_columns_named(tmp_path:
         (
             "a,b,y\n1,2,0\n",
             {"columns": Columns(ranges=(("a", 0, 1),))},
-            r"column 'b': data.ranges must name each.*add `b LOW:HIGH`, or name it in data.categories",
+            r"column 'b': data.ranges must .*add `b LOW:HIGH`, or name it in data.categories",
         ),
         (
             "a,b,c,y\n1,2,3,0\n",
