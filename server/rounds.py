@@ -166,11 +166,14 @@ class Rounds:
                     )
                 log.warning("too few sites have privacy budget left; the run ends here")
                 return
-            if void >= _VOID_ROUNDS and len(outcome.used) >= federation.quorum:
+            too_long = bool(void) and len(outcome.used) >= federation.quorum
+            in_vain = number == federation.rounds and not any(r.accepted for r in self.records)
+            if too_long and (void >= _VOID_ROUNDS or in_vain):
                 raise RunFailed(
                     f"federation.server_learning_rate: {federation.server_learning_rate:g} makes "
-                    "steps that are too long to be sent; lower it, or federation.server_momentum, "
-                    "and begin anew in another directory"
+                    "steps that are too long to be sent, or no numbers; lower it, or "
+                    "federation.server_momentum, see that a strategy of your own stays finite, and "
+                    "begin anew in another directory"
                 )
             if void >= _VOID_ROUNDS:
                 raise RunFailed(

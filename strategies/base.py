@@ -134,9 +134,21 @@ class Strategy(ABC):
         after = state
         if self._weight:
             after = self.step(state, self._mean(self._sum, self._weight))
+            self._check(after, state)
         if round_number > self.settings.rounds * (1 - self.settings.average_last):
             after = after.with_model_counted()
         return after
+
+    def _check(self, after: Any, before: ServerState) -> None:
+        """Raise ValueError, naming the rule, unless a step led to a state of the same model."""
+        wanted = f"must return a ServerState whose model is float32 [{before.model.size}]"
+        model = after.model if isinstance(after, ServerState) else None
+        if model is None or model.shape != before.model.shape or model.dtype != np.float32:
+            found = type(after).__name__ if model is None else f"{model.dtype} {model.shape}"
+            raise ValueError(
+                f"federation.strategy: {type(self).__name__}.step {wanted}, got {found}; return "
+                "state.having(model=...)"
+            )
 
     @abstractmethod
     def step(self, state: ServerState, mean: Vector) -> ServerState:

@@ -160,3 +160,9 @@ def test_a_record_that_lost_rounds_is_refused(world: World) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     with pytest.raises(RunFailed, match=r"rounds.jsonl has 2 of the 4 rounds"):
         some.rounds()
+
+
+def test_a_rule_that_leaves_the_numbers_is_to_blame_and_no_site(world: World) -> None:
+    some = world(federation={"rounds": 2, "server_learning_rate": 1e30, "quorum": 1})
+    with pytest.raises(RunFailed, match=r"server_learning_rate: 1e\+30 makes steps"):
+        some.play()

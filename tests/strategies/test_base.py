@@ -76,3 +76,21 @@ def test_a_rule_without_a_step_cannot_be_made() -> None:
 
     with pytest.raises(TypeError, match="abstract"):
         Idle(Federation())  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        (lambda state, mean: None, "got NoneType"),
+        (lambda state, mean: state.model, "got ndarray"),
+        (lambda state, mean: state.having(model=state.model[:3]), r"got float32 \(3,\)"),
+        (lambda state, mean: state.having(model=state.model.astype(float)), r"got float64 \(6,\)"),
+    ],
+)
+def test_a_step_that_leads_to_no_model_is_named(step: object, found: str) -> None:
+    rule = type("Mine", (Strategy,), {"step": lambda self, state, mean: step(state, mean)})  # type: ignore[operator]
+    strategy = rule(Federation())
+    strategy.start(N)
+    strategy.add(UPDATE, 0)
+    with pytest.raises(ValueError, match=rf"federation\.strategy: Mine\.step must return.*{found}"):
+        strategy.finish(ServerState.initial(np.zeros(N, np.float32)), 1)
