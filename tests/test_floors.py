@@ -141,6 +141,38 @@ def test_a_circle_is_found() -> None:
     assert circles(edges) == [["a", "b", "c"], ["f", "g"]]
 
 
+# What follows from a scenario is computed in the plan: whoever needs it takes the plan.
+ONLY_IN_PLAN = {
+    "fedlite.models.build",
+    "fedlite.models.registry.build",
+    "fedlite.data.spread.spread",
+    "fedlite.compression.make",
+    "fedlite.compression.compressor.make",
+    "fedlite.plan.plan_mechanism",
+}
+
+
+def taken(source: str, module: str) -> set[str]:
+    """Return which of these a module imports or calls by `package.name`."""
+    names = set(imports(source, module, package=False))
+    bound = {name.rpartition(".")[2]: name for name in names}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            names.add(f"{bound.get(node.value.id, '')}.{node.attr}")
+    return names & ONLY_IN_PLAN
+
+
+def test_models_shares_mechanisms_and_compressors_are_made_in_the_plan_only() -> None:
+    found = {}
+    for module, path in modules():
+        own = path.name == "__init__.py" or module in ("fedlite.plan", "fedlite.models.registry")
+        if not own and (made := taken(path.read_text(encoding="utf-8"), module)):
+            found[module] = made
+    assert found == {}
+    plan = (ROOT / "fedlite" / "plan.py").read_text(encoding="utf-8")
+    assert len(taken(plan, "fedlite.plan")) == 3, "the check sees what stands in the plan itself"
+
+
 def test_the_picture_shows_every_room_on_its_floor() -> None:
     picture = (ROOT / "docs" / "images" / "house.svg").read_text(encoding="utf-8")
     floors = dict(zip(range(len(STOREYS) - 1, -1, -1), _drawn(picture), strict=True))
