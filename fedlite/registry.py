@@ -96,7 +96,8 @@ class Registry(Generic[T]):
             if point.name == name:
                 found_there: T = self._loaded(name, point.load)
                 return found_there
-        close = get_close_matches(name, self.names(), n=1)
+        begun = [known for known in self.names() if name and known.startswith(name)]
+        close = begun or get_close_matches(name, self.names(), n=1)
         raise ValueError(
             f"{self.key}: must be one of {', '.join(self.names())}"
             f"{', or file.py:function' if self.files else ''}, got {name!r}"

@@ -41,6 +41,12 @@ def scenario_path(name: str) -> Path:
     if path.suffix == ".toml":
         return path
     known = sorted(p.stem for p in folder.glob("*.toml"))
+    if path.suffix in (".csv", ".tsv", ".txt") or path.is_file():
+        raise ScenarioError(
+            f"scenario: must be a .toml file, got {name!r}; a table is named in one: write [data] "
+            f'name = "csv", path = "{path.name}" and target = "your label column" into a file '
+            f"{path.stem}.toml"
+        )
     if name not in known:
         close = get_close_matches(name, known, n=1)
         raise ScenarioError(

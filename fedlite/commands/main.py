@@ -77,7 +77,7 @@ def simulate(
         str, typer.Option(help="auto, serial, pool (a process a core) or ray (Flower's own).")
     ] = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Run directory; must not exist. Default: runs/NAME.")
+        Path | None, typer.Option(help="Run directory; new, or empty. Default: runs/NAME.")
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the interrupted run in this directory.")
@@ -104,7 +104,15 @@ def simulate(
         else:
             if rounds is not None:
                 overrides.append(f"federation.rounds={rounds}")
-            chosen = load(simulation.scenario_path(scenario or "quickstart"), overrides)
+            try:
+                chosen = load(simulation.scenario_path(scenario or "quickstart"), overrides)
+            except ScenarioError as error:
+                if scenario is not None or not overrides:
+                    raise
+                raise ScenarioError(
+                    f"{error}\nno scenario was named, so --set changes quickstart, which is "
+                    "private by record; a file of your own starts from the defaults"
+                ) from None
             directory = out or free_directory(Path("runs"), chosen.federation.name)
         try:
             with hold(directory, fresh=resume is None):

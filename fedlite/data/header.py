@@ -23,10 +23,15 @@ def choose(
         rule = f"the column that names a record's owner is {SITE_COLUMN!r}, in small letters"
         mend = f"did you mean {SITE_COLUMN!r}? Rename it, or call a feature otherwise"
         raise wrong(path, 1, other, rule, other, mend)
+    if not any(header):
+        rule, mend = "the first line must name the columns", "write a header, or name another file"
+        raise wrong(path, 1, "", rule, "no names", mend)
     if not target or target not in header:
         rule = "the label column `target` must be in the header"
         close = differs_in_case(target, header)
-        mend = "set `target` to one of these, and separate columns by commas"
+        mend = "set `target` to one of these"
+        if len(header) == 1 and (other := next((c for c in ";\t|" if c in header[0]), "")):
+            mend = f"separate columns by commas, not by {other!r}"
         mend = f"did you mean {close!r}?" if close else mend
         raise wrong(path, 1, target, rule, header, mend)
     if target == SITE_COLUMN:

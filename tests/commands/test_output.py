@@ -103,6 +103,20 @@ def test_a_wrong_call_is_told_in_one_message_and_exits_with_2(line: str, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.toml"]
 
 
+@pytest.mark.parametrize(
+    ("line", "mend"),
+    [
+        ("simulate patients.csv", 'write [data] name = "csv", path = "patients.csv"'),
+        ("simulate --set data.name=csv --set data.path=x.csv --set data.target=y",
+         "--set changes quickstart, which is private by record"),
+        ("data fetch heart", "did you mean heart-disease?"),
+    ],
+)  # fmt: skip
+def test_what_a_newcomer_tries_first_is_told_what_is_meant(line: str, mend: str) -> None:
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 2 and mend in result.stderr
+
+
 def test_the_engine_is_checked_before_the_data_are_read(tmp_path: Path) -> None:
     file = tmp_path / "s.toml"
     file.write_text('[data]\nname = "csv"\npath = "none.csv"\ntarget = "y"\n')

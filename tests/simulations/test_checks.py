@@ -21,7 +21,7 @@ from tests.simulations.running import CSV, Plan, cut
     ("content", "settings", "expected"),
     [
         (None, [], ["path", "readable CSV file", "missing.csv", "correct the path"]),
-        ("", [], ["target", "label"]),
+        ("", [], ["line 1", "header", "another file"]),
         ("\x00\xff", [], ["UTF-8"]),
         (cut(CSV, "0.143", "nan"), [], ["line 3", "'a'", "finite number", "nan", "correct"]),
         (cut(CSV, "0.143", "high"), [], ["line 3", "'a'", "finite number", "high", "correct"]),
