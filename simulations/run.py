@@ -213,7 +213,15 @@ def _read(scenario: Scenario) -> list[str]:
     """Return what was read, a line each: whoever simulates holds all records."""
     _, source, sites = plans.simulated(scenario)
     rows = read_section(overview(source, sites))
-    return [wording.plain(f"{name}: {told}") for name, told in rows if told]
+    lines = [wording.plain(f"{name}: {told}") for name, told in rows if told]
+    training, most = scenario.training, max(len(site.train) for site in sites)
+    if not training.steps and training.epochs == 1 and most <= training.batch_size:
+        lines.append(
+            f"training: one step a round, as no site has more than the {training.batch_size} "
+            "records of a batch; a small table may want training.epochs=20 and "
+            "training.learning_rate=0.5"
+        )
+    return lines
 
 
 def _with_absolute_paths(scenario: Scenario) -> Scenario:

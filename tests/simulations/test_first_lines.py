@@ -57,3 +57,20 @@ def test_exact_counts_are_in_no_record_that_claims_privacy(
     assert summary["accuracy"]["of"] == "global test set"
     assert summary["accuracy"]["records"] == 360
     assert summary["settings"]["uplink.density"] == 0.05
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("epochs", "told"), [(1, 1), (20, 0)])
+def test_one_step_a_round_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], epochs: int, told: int
+) -> None:
+    rows = [f"{n % 7},{n % 5},{('no', 'yes')[n % 7 > n % 5]}" for n in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
+    data = {"name": "csv", "path": str(tmp_path / "t.csv"), "target": "y"}
+    tables = {
+        "federation": {"rounds": 1, "sites": 2},
+        "data": data,
+        "training": {"epochs": epochs},
+    }
+    simulate(from_dict(tables), tmp_path / "run", engine="serial")
+    assert capsys.readouterr().err.count("training: one step a round") == told
