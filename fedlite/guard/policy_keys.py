@@ -16,7 +16,7 @@ from fedlite.privacy.budget import policy as budget_policy
 from fedlite.privacy.budget.policy import Policy
 from fedlite.privacy.ledger.bodies import UNITS
 from fedlite.privacy.ranges import CEILING, DELTA
-from fedlite.settings import Value, setting
+from fedlite.settings import Value, between, setting
 
 METRICS = ("records",)
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -29,10 +29,6 @@ def _list(default: tuple[str, ...], rule: str, check: Callable[[str], bool]) -> 
 
 def _among(default: tuple[str, ...], options: tuple[str, ...]) -> Any:
     return _list(default, "a list of " + ", ".join(options), lambda value: value in options)
-
-
-def _whole(default: int, low: int, high: int) -> Any:
-    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
 
 
 def _text(default: str = "") -> Any:
@@ -60,7 +56,7 @@ class DataSet:
     path: str = _text()
     target: str = _text()
     epsilon: float = setting(0.0, CEILING.rule, CEILING.__contains__)
-    records_at_most: int = _whole(0, 0, 10**9)
+    records_at_most: int = between(0, 0, 10**9)
 
     def file(self, home: Path) -> Path:
         """Return the path of the site's own file; a relative one starts at the site's folder."""
@@ -75,10 +71,10 @@ class Limits:
     """
 
     device: str = setting("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
-    threads: int = _whole(1, 1, 64)
-    up: int = _whole(10_000_000, 1, 10**12)
-    down: int = _whole(500_000_000, 1, 10**12)
-    seconds: int = _whole(3600, 1, 10**7)
+    threads: int = between(1, 1, 64)
+    up: int = between(10_000_000, 1, 10**12)
+    down: int = between(500_000_000, 1, 10**12)
+    seconds: int = between(3600, 1, 10**7)
     sandbox: bool = setting(True, "true or false", lambda v: True)
 
 
@@ -142,7 +138,7 @@ class _Budget:
 @dataclass(frozen=True)
 class _Egress:
     metrics: tuple[str, ...] = _among(_DEFAULT.metrics, METRICS)
-    clock: int = _whole(0, 0, 86_400)
+    clock: int = between(0, 0, 86_400)
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,15 @@ import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from fedlite.deployment.invitation import split_address
 from fedlite.deployment.journal import Journal
 from fedlite.identity import keys, nodekey
 from fedlite.identity.names import site_problem
-from fedlite.settings import section, setting
+from fedlite.settings import between, section, setting
 
 # The path stands in the configurations of nginx, systemd and compose, which all escape differently.
 _PATH = re.compile(r"[\w./+@=,~ -]+")
-
-
-def _whole(default: int, low: int, high: int) -> Any:
-    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
 
 
 def _is_address(text: str) -> bool:
@@ -71,11 +66,11 @@ class Settings:
         "default", "1 to 64 printable characters", lambda v: 0 < len(v) <= 64 and v.isprintable()
     )
     bind: str = setting("0.0.0.0", "an IP address of this machine, 0.0.0.0 for all", _is_ip)  # noqa: S104
-    port: int = _whole(0, 0, 65535)
-    superlink_port: int = _whole(9091, 1, 65535)
-    message_bytes: int = _whole(256_000_000, 1_000_000, 10**11)
-    connections: int = _whole(2000, 1, 10**6)
-    requests: int = _whole(2000, 1, 10**6)
+    port: int = between(0, 0, 65535)
+    superlink_port: int = between(9091, 1, 65535)
+    message_bytes: int = between(256_000_000, 1_000_000, 10**11)
+    connections: int = between(2000, 1, 10**6)
+    requests: int = between(2000, 1, 10**6)
 
     @property
     def host(self) -> str:
