@@ -9,13 +9,13 @@ page that its operator approves, the evaluation, the baselines and the attacks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 
 from fedlite import compression
 from fedlite.compression import Compressor
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
-from fedlite.models import Branched, build, checks, losses
+from fedlite.models import Branched, build, checks, losses_of
 from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
 from fedlite.privacy.budget import plan_unit
@@ -48,13 +48,7 @@ class Plan:
 
     def check_model(self) -> None:
         """Raise ValueError, naming the tensor or the layer, where the model cannot be trained."""
-        settings, privacy = self.scenario.training, self.scenario.privacy
-        loss = partial(
-            losses,
-            exit_weight=settings.exit_weight,
-            distill=settings.distill,
-            temperature=settings.temperature,
-        )
+        privacy, loss = self.scenario.privacy, losses_of(self.scenario.training)
         batch = privacy.expected_batch if privacy.unit == "record" else 0
         checks.check(self.model(), batch=batch, loss=loss)
 

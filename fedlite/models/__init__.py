@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlite.models.branched import PARTS, Branched, losses
+from fedlite.models.branched import PARTS, Branched, losses, losses_of
 from fedlite.models.registry import build, names, options
 
-__all__ = ["PARTS", "Branched", "build", "losses", "names", "options"]
+__all__ = ["PARTS", "Branched", "build", "losses", "losses_of", "names", "options"]

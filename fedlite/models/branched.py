@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+
+from fedlite.scenario import Training
 
 PARTS = ("stem", "exit", "tail")
 
@@ -174,3 +179,14 @@ def losses(
     student = functional.log_softmax(exit_logits / temperature, dim=1)
     divergence = (teacher.exp() * (teacher - student)).sum(dim=1)
     return joint + distill * temperature**2 * divergence
+
+
+def losses_of(training: Training, offsets: Tensor | None = None) -> Callable[..., Tensor]:
+    """Return `losses` with what a scenario sets of it; `offsets` as `losses` takes them."""
+    return partial(
+        losses,
+        exit_weight=training.exit_weight,
+        distill=training.distill,
+        temperature=training.temperature,
+        offsets=offsets,
+    )

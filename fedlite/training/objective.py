@@ -9,12 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from fedlite.models import losses
+from fedlite.models import losses_of
 from fedlite.scenario import Training
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -96,19 +95,12 @@ class Objective:
     @classmethod
     def of(cls, training: Training, offsets: Tensor | None = None) -> Objective:
         """Return what a scenario asks for; `offsets` as of `class_offsets`, or None."""
-        loss = partial(
-            losses,
-            exit_weight=training.exit_weight,
-            distill=training.distill,
-            temperature=training.temperature,
-            offsets=offsets,
-        )
         terms: list[Term] = []
         if training.weight_decay:
             terms.append(Decay(training.weight_decay))
         if training.proximal:
             terms.append(Proximal(training.proximal))
-        return cls(loss, tuple(terms), per_record=offsets is None)
+        return cls(losses_of(training, offsets), tuple(terms), per_record=offsets is None)
 
     def begin(self, values: Tensor, kept: tuple[State, ...] = ()) -> tuple[State, ...]:
         """Return the terms' states for a round from `values`, float32 [n]; see `Term.begin`."""
