@@ -87,13 +87,13 @@ class Plan:
             return self.central.clip_bound(self.layout.size)
         return self.scenario.federation.update_norm
 
-    @property
+    @cached_property
     def up_limit(self) -> int:
         """The most bytes that the body of an update's frame has."""
         padding = compression.PAD_BYTES if self.scenario.noised_at_server else 0
         return self.uplink.limit(self.layout.size) + padding
 
-    @property
+    @cached_property
     def down_limit(self) -> int:
         """The most bytes that the body of a broadcast's frame has, unless it is a whole model."""
         return self.downlink.limit(self.layout.size)
