@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 import urllib.error
 import urllib.request
 from collections import deque
@@ -142,14 +141,3 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
     raise RuntimeError(f"flower-superlink did not start; its log: {log.read_text()[-1500:]}")
-
-
-def flower_config(scenario: Scenario) -> str:
-    """Return the `[tool.flwr.app.config]` part of pyproject.toml for `flwr run .`.
-
-    Flower accepts a key in `--run-config` only when it is listed there, so all of them are.
-    """
-    tables = scenario.to_dict() | {"run": {"directory": "", "quiet": False}}
-    text = tomli_w.dumps({"tool": {"flwr": {"app": {"config": tables}}}})
-    tomllib.loads(text)
-    return text
