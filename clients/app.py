@@ -6,6 +6,7 @@ or a path, so it stays in the site's own log.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,9 +16,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients.opening import default_state_directory, open_deployed_site, open_simulated_site
-from clients.site import Decline, Site
+from clients.site import Site
 from fedlite import flower
 from fedlite.guard import egress
+from fedlite.guard.guardian import Decline
+from fedlite.guard.policy import DataSet
+from fedlite.guard.remote import of_this_process
 from fedlite.messages import Code, Hello, Instruction, Reply
 from fedlite.scenario import ScenarioError, from_run_config
 from fedlite.storage import is_full
@@ -45,15 +49,17 @@ def _site(context: Context) -> Site:
 
 
 def _opened(context: Context, given: str) -> Site:
-    """Build the site: a deployed one when its own node, and never its server, names its home."""
+    """Build the site: a deployed one when its own process, and never its server, says which."""
     scenario = from_run_config(context.run_config)
-    home = str(context.node_config.get("home", ""))
-    settle_process(int(context.node_config.get("threads", 1)))
-    if home:
-        return open_deployed_site(scenario, Path(home), str(context.run_config.get("run.id", "")))
+    told = context.node_config
+    settle_process(int(told.get("threads", 1)))
+    if "site" in told:
+        chosen = DataSet(**json.loads(str(told["data"])))
+        folder, guardian = Path(str(told["folder"])), of_this_process()
+        return open_deployed_site(scenario, str(told["site"]), chosen, folder, guardian)
     if "partition-id" not in context.node_config:
         raise ScenarioError(
-            "node config: needs partition-id, which Flower's simulation gives, or home, which "
+            "node config: needs partition-id, which Flower's simulation gives, or site, which "
             "`fedlite site start` gives; got neither"
         )
     directory = Path(given) if given else default_state_directory(context.run_id)
@@ -66,7 +72,7 @@ def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | 
     try:
         site = _site(context)
         name = site.name
-        return egress.send(work(site), message, site.policy(), site.unit)
+        return site.guardian.send(work(site), message)
     except Decline as decline:
         log.warning("%s declined (%s): %s", name, decline.code, decline)
         code = decline.code
@@ -81,7 +87,7 @@ def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | 
         code = Code.DATA
     except OSError as error:
         # A simulated site's disk is its server's, which is about to say the same once for all.
-        own = "home" in context.node_config or context.run_config.get("simulation.sites")
+        own = "site" in context.node_config or context.run_config.get("simulation.sites")
         log.log(
             logging.ERROR if own or not is_full(error) else logging.DEBUG, "%s: %s", name, error
         )

@@ -11,53 +11,31 @@ from pathlib import Path
 import numpy as np
 
 import fedlite
-from clients.digest import code_digest
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
-from fedlite.guard.folder import Home
-from fedlite.guard.policy import SitePolicy, for_scenario
-from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
+from fedlite.guard.guardian import Decline, Guardian
+from fedlite.guard.remote import Remote
+from fedlite.messages import Code, Hello, Instruction, Reply, site_id
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
 from fedlite.plan import Plan
 from fedlite.privacy import Mechanism, client
-from fedlite.privacy.budget import Budget, Refused
-from fedlite.privacy.ledger import Ledger
 from fedlite.scenario import Scenario
 from fedlite.training import Learner
-
-# Another run at this site may be using the ledger; a round there takes seconds, not minutes.
-_LEDGER_WAIT = 120.0
-_CODES = {
-    "fork": Code.LEDGER,
-    "regress": Code.LEDGER,
-    "unit": Code.POLICY,
-    "server": Code.POLICY,
-}
-
-
-class Decline(Exception):
-    """The site takes no part in this round; only the code leaves the site."""
-
-    def __init__(self, code: Code, reason: str) -> None:
-        """Keep the code for the server and the reason for the site's own log."""
-        super().__init__(reason)
-        self.code = code
 
 
 @dataclass
 class Site:
     """A site that is ready to train.
 
-    path: the file of what it remembers of this run. home: its policy, keys and ledgers; None only
-    for a site without privacy that nobody gave a policy. commitment: to exactly the records that it
-    trains on.
+    path: the file of what it remembers of this run. guardian: who holds its budget and its policy.
+    commitment: to exactly the records that it trains on.
     """
 
     plan: Plan
     name: str
     learner: Learner
     path: Path
-    home: Home | None = None
+    guardian: Guardian | Remote
     commitment: str = ""
 
     @property
@@ -86,20 +64,9 @@ class Site:
         told = f"{self.unit}|{self.commitment}|{self.mechanism}|{self.scenario.uplink}"
         return hashlib.sha256(told.encode()).hexdigest()
 
-    def policy(self) -> SitePolicy:
-        """Return what the site allows now; without a home, what the scenario needs."""
-        return self.home.policy() if self.home else for_scenario(self.scenario, self.name)
-
     def hello(self) -> Hello:
         """Return what the server may know of the site: its name and the model it would train."""
-        head: LedgerHead | None = None
-        rotations: tuple[str, ...] = ()
-        if self.unit != "none" and self.home is not None and self.home.ledger.exists():
-            with exclusive(self.path), self._ledger(self.home) as ledger:
-                head = _head(ledger, named=True)
-                rotations = tuple(
-                    row.line.decode().rstrip() for row in ledger.rows if row.kind == "key-rotate"
-                )
+        head, rotations = self.guardian.head()
         layout = self.plan.layout.digest.hex()
         return Hello(self.name, layout, fedlite.__version__, head, rotations)
 
@@ -114,27 +81,11 @@ class Site:
         if instruction.site != self.number:
             raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another site")
         with exclusive(self.path):
-            if not self.policy().allows(self.unit):
-                raise Decline(Code.POLICY, f"site.toml: budget.units does not hold {self.unit!r}")
-            if self.unit == "none":
-                return Reply(self._take_part(instruction, None))
-            if self.home is None or self.mechanism is None:
-                raise Decline(Code.CONFIG, "privacy is claimed, and the site has no ledger")
-            try:
-                with self._ledger(self.home) as ledger:
-                    budget = Budget(ledger, siblings=(self.home.ledgers,))
-                    if instruction.receipt is not None:
-                        budget.witness(instruction.receipt)
-                    frame = self._take_part(instruction, budget)
-                    named = instruction.receipt is None
-                    return Reply(frame, _head(ledger, named=named))
-            except Refused as refused:
-                raise Decline(_CODES.get(refused.why, Code.BUDGET), str(refused)) from None
+            self.guardian.admit(instruction)
+            frame = self._take_part(instruction)
+            return Reply(frame, self.guardian.release(instruction, frame))
 
-    def _ledger(self, home: Home) -> Ledger:
-        return Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT)
-
-    def _take_part(self, instruction: Instruction, budget: Budget | None) -> bytes:
+    def _take_part(self, instruction: Instruction) -> bytes:
         known = load(self.path)
         state = known or SiteState(
             replica=self.plan.initial,
@@ -155,7 +106,6 @@ class Site:
             and pending.round == instruction.round
             and pending.base == instruction.model
         ):
-            self._release(budget, instruction, pending.payload)
             return pending.payload
         if self.scenario.uplink.aggregate_feedback and step is None:
             raise Decline(Code.NEED_FULL_MODEL, "what the last broadcast changed is not known here")
@@ -164,8 +114,7 @@ class Site:
         if known is None:
             # A crash in the first training must not make the site forget which records it was of.
             save(self.path, state)
-        if budget is not None:
-            self._reserve(budget, instruction)
+        self.guardian.reserve(instruction)
         delta = self.learner.delta(replica, instruction.round, self.number, self.mechanism)
         # In a residual it would be sent again in every round, and be refused in every round.
         if not np.abs(delta).max(initial=0.0) <= LARGEST_DELTA:
@@ -181,9 +130,8 @@ class Site:
                     "the server's model is sound",
                 )
         payload = self._compress(state, delta, step, instruction)
-        # The state first: a release that is on record can then always be sent again.
+        # Before it is released: what is on record can then always be sent again.
         save(self.path, state)
-        self._release(budget, instruction, payload)
         return payload
 
     def _receive(self, state: SiteState, instruction: Instruction) -> tuple[Vector, Vector | None]:
@@ -253,32 +201,6 @@ class Site:
             before = current
         return current, None if before is None else current - before
 
-    def _reserve(self, budget: Budget, instruction: Instruction) -> None:
-        """Write down the steps of this round, durably, before the first of them is taken.
-
-        A crash in between costs the site a round of its budget, never an unrecorded release.
-        """
-        if self.home is None or self.mechanism is None:
-            raise ValueError("home: a private site needs one, got none")
-        run, steps = instruction.run.hex(), self.plan.round_steps
-        budget.begin(
-            run,
-            self.mechanism,
-            self.home.policy(),
-            asked_epsilon=self.scenario.privacy.epsilon,
-            delta=self.scenario.privacy.delta,
-            dataset=self.home.dataset,
-            commitment=self.commitment,
-            code=code_digest(),
-            round_steps=steps,
-        )
-        budget.reserve(run, instruction.round, steps, instruction.model.hex())
-
-    def _release(self, budget: Budget | None, instruction: Instruction, payload: bytes) -> None:
-        """Write down, durably, that the payload leaves; the same one again costs nothing."""
-        if budget is not None:
-            budget.release(instruction.run.hex(), instruction.round, payload)
-
     def _compress(
         self, state: SiteState, delta: Vector, step: Vector | None, instruction: Instruction
     ) -> bytes:
@@ -324,9 +246,3 @@ class Site:
             residual=sent.residual.value if link.error_feedback else np.zeros_like(delta),
         )
         return payload
-
-
-def _head(ledger: Ledger, *, named: bool) -> LedgerHead:
-    head = ledger.head
-    names = (bytes.fromhex(head.ledger), bytes.fromhex(ledger.key)) if named else (b"", b"")
-    return LedgerHead(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.signature), *names)

@@ -17,10 +17,10 @@ from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
 from fedlite.models import Branched, build, checks, losses_of
 from fedlite.parameters import Layout, Vector, to_vector
-from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
-from fedlite.privacy.budget import plan_unit
+from fedlite.privacy import ClientMechanism, Mechanism
+from fedlite.protection import plan_mechanism, round_steps, settle_batch, unit_of
 from fedlite.registry import file_of
-from fedlite.scenario import Link, Privacy, Scenario, with_values
+from fedlite.scenario import Link, Scenario
 from fedlite.scenario.links import for_size
 from fedlite.storage import stamp
 
@@ -65,9 +65,7 @@ class Plan:
     @property
     def unit(self) -> str:
         """What protects an update, as ledgers name it; "none" where nothing is claimed."""
-        if self.mechanism is None or not self.scenario.claims_privacy:
-            return "none"
-        return plan_unit(self.mechanism)
+        return unit_of(self.scenario, self.mechanism)
 
     @property
     def central(self) -> ClientMechanism | None:
@@ -101,7 +99,7 @@ class Plan:
     @property
     def round_steps(self) -> int:
         """Releases of the mechanism in one round: DP-SGD steps, or one update."""
-        return self.scenario.training.steps if self.scenario.privacy.unit == "record" else 1
+        return round_steps(self.scenario)
 
     def learning_rate(self, round_number: int) -> float:
         """Return the local learning rate of a round (from 1), by `training.schedule`."""
@@ -168,60 +166,6 @@ def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:
         unbiased=not link.error_feedback,
         sections=sections,
     )
-
-
-def settle_batch(scenario: Scenario, records: int) -> Scenario:
-    """Return the scenario with `privacy.expected_batch` settled for a source of `records` records.
-
-    The size of a named source is public, and so is the number of sites: their quotient tells
-    nothing of how many records one site holds. A value that was set is left as it is.
-    """
-    if scenario.privacy.unit != "record" or scenario.privacy.expected_batch:
-        return scenario
-    kept = records * (1.0 - scenario.data.test_fraction)
-    batch = round(scenario.privacy.sampling_rate * kept / scenario.federation.sites)
-    return with_values(scenario, "privacy", expected_batch=max(1, batch))
-
-
-def plan_mechanism(scenario: Scenario) -> Mechanism:
-    """Return the mechanism that spends `privacy.epsilon` over all planned rounds, by PLD.
-
-    A site and its server compute it from the same public settings and get the same numbers. The
-    plan assumes that a site takes part in every round; taking part in fewer costs less.
-
-    Raises ValueError when `privacy.expected_batch` has not been settled.
-    """
-    privacy, rounds = scenario.privacy, scenario.federation.rounds
-    if privacy.unit == "client":
-        return ClientMechanism(
-            clip=privacy.clip,
-            noise_multiplier=_noise(privacy, 1.0, rounds),
-            steps=rounds,
-            at="server" if privacy.noise_at == "server" else "site",
-        )
-    if privacy.expected_batch < 1:
-        raise ValueError(
-            "privacy.expected_batch: must be at least 1 before training starts, got "
-            f"{privacy.expected_batch}; set it to about sampling_rate x records per site, the same "
-            "public number for every site"
-        )
-    steps = rounds * scenario.training.steps
-    caps = {"max_batch": privacy.max_batch, "max_records": privacy.max_records}
-    return RecordMechanism(
-        clip=privacy.clip,
-        noise_multiplier=_noise(privacy, privacy.sampling_rate, steps, **caps),
-        sampling_rate=privacy.sampling_rate,
-        steps=steps,
-        expected_batch=privacy.expected_batch,
-        **caps,
-    )
-
-
-def _noise(privacy: Privacy, rate: float, steps: int, **caps: int) -> float:
-    try:
-        return accounting.calibrate(privacy.epsilon, privacy.delta, rate, steps, **caps)
-    except ValueError as error:
-        raise ValueError(f"privacy.{error}") from None
 
 
 def _model(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Branched:

@@ -1,3 +1,8 @@
+"""What both ends compute from public settings.
+
+Covers fedlite/protection.py.
+"""
+
 from __future__ import annotations
 
 import math

@@ -132,8 +132,8 @@ class Play:
         return [body["steps"] for body in self._rows("reserve")]
 
     def _rows(self, kind: str) -> list[dict[str, Any]]:
-        assert self.site.home is not None
-        return [dict(row.body) for row in read(self.site.home.ledger) if row.kind == kind]
+        assert self.site.guardian.home is not None
+        return [dict(row.body) for row in read(self.site.guardian.home.ledger) if row.kind == kind]
 
 
 def play(scenario: Scenario, folder: Path, rounds: int = 0, site: int = 0) -> Play:

@@ -298,8 +298,8 @@ def _sizes(
     home: Path, policy: SitePolicy, scenario: Scenario
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the model's size and the bytes of a round as facts, and what is over the limits."""
-    from clients.opening import own_source
     from fedlite import plan as plans
+    from fedlite.guard.records import own_source
 
     chosen = policy.data_set(scenario.data.name)
     if chosen is None or own_code(scenario):

@@ -60,15 +60,13 @@ class InFlight:
         except FileNotFoundError:
             return None
 
-    def check_room(self) -> None:
-        """Raise OSError when the disk has too little room for what a training writes."""
-        free = shutil.disk_usage(self._home).free
-        if free < _ROOM_BYTES:
-            raise OSError(
-                errno.ENOSPC,
-                f"{free:,} bytes are free, {_ROOM_BYTES:,} are needed",
-                str(self._home),
-            )
+
+def check_room(folder: Path) -> None:
+    """Raise OSError when the disk has too little room for what a training writes."""
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM_BYTES:
+        text = f"{free:,} bytes are free, {_ROOM_BYTES:,} are needed"
+        raise OSError(errno.ENOSPC, text, str(folder))
 
 
 def _write(path: Path, message: Message) -> None:

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message, MessageType
+from flwr.app import Message
 
 from clients.runtime import gate, lock, setup
+from clients.runtime.desk import Desk
 from clients.runtime.fleet import Incoming, Refused, RunOver, TooLarge, Unreachable, connection
 from clients.runtime.gate import ApprovedRun
 from clients.runtime.inflight import InFlight
@@ -39,28 +40,34 @@ _REFUSED_WAIT = 2.0
 
 
 class Runtime:
-    """A site at work. `home` is the folder that `fedlite site init` made.
+    """A site at work for one coordinator.
+
+    home: the folder that `fedlite site init` made, with policy, ledgers and approved bundles. seat:
+    the folder of what the site has with this coordinator; by default `home`.
 
     Raises ValueError or OSError, with the mend, when the folder is not that of a site that has
     joined a coordinator, or when another process works from it already.
     """
 
-    def __init__(self, home: Path, say: Callable[[str], None] = log.info) -> None:
+    def __init__(
+        self, home: Path, seat: Path | None = None, say: Callable[[str], None] = log.info
+    ) -> None:
         """Read what the site is; start a worker, which loads torch meanwhile."""
         self.home = home.absolute()
+        self.seat = (seat or home).absolute()
         self._say = say
         if not self.home.is_dir():
             raise ValueError(f"{home}: no such folder; make it with `fedlite site init {home}`")
-        self._lock = lock.hold(self.home)
-        self.address = setup.joined(self.home).address
+        self._lock = lock.hold(self.seat)
+        self.address = setup.joined(self.seat).address
         policy = site_policy.load(self.home / setup.POLICY)
         self._journal = Journal(self.home / "audit")
-        self._fleet = connection(self.home)
+        self._fleet = connection(self.seat)
         self._runs: dict[int, tuple[bytes, dict[str, Any]]] = {}
-        self._workers = Workers(self.home, policy)
-        self._inflight = InFlight(self.home)
+        self._inflight = InFlight(self.seat)
+        self._desk = Desk(self.home, Workers(self.home, self.seat, policy), self._note)
         self._stop = threading.Event()
-        self._status = StatusFile(self.home, self.address, say)
+        self._status = StatusFile(self.seat, self.address, say)
 
     # Life --------------------------------------------------------------------------------------
 
@@ -90,7 +97,7 @@ class Runtime:
 
     def close(self) -> None:
         """End the workers and leave the coordinator."""
-        self._workers.close()
+        self._desk.close()
         self._fleet.close()
         self._lock.close()
 
@@ -119,18 +126,18 @@ class Runtime:
 
     def _next_key_accepted(self) -> bool:
         """Go over to the next node key once the coordinator takes it; never before."""
-        if not (self.home / setup.NEXT).exists():
+        if not (self.seat / setup.NEXT).exists():
             return False
-        fleet = connection(self.home, setup.NEXT)
+        fleet = connection(self.seat, setup.NEXT)
         try:
             fleet.activate()
         except (Refused, Unreachable):
             return False
         finally:
             fleet.close()
-        setup.finish_rotation(self.home)
+        setup.finish_rotation(self.seat)
         self._fleet.close()
-        self._fleet = connection(self.home)
+        self._fleet = connection(self.seat)
         self._status.tell("starting", "the coordinator has taken the new node key")
         return True
 
@@ -204,7 +211,7 @@ class Runtime:
 
     def _answer(self, message: Message, approved: ApprovedRun) -> None:
         started = time.monotonic()
-        reply, outcome = self._ask(message, approved)
+        reply, outcome = self._desk.answer(message, approved, self._fleet.node_id)
         try:
             self._inflight.ready(reply)
         except OSError as error:
@@ -241,28 +248,6 @@ class Runtime:
         except RunOver as error:
             log.info("a reply came too late: %s", error)
         self._inflight.forget()
-
-    def _ask(self, message: Message, approved: ApprovedRun) -> tuple[Message, str]:
-        """Let the worker answer; pack what it says anew. Returns the reply and a word for it."""
-        limits = approved.policy.limits
-        try:
-            if message.metadata.message_type == MessageType.TRAIN:
-                self._inflight.check_room()
-            run = int(message.metadata.run_id)
-            worker = self._workers.get(approved, run, self._fleet.node_id)
-            answer = flower.from_bytes(worker.ask(flower.to_bytes(message), limits.seconds))
-            code = flower.code_of(answer)
-            if code is not None:
-                return flower.decline(code, message), code.value
-            blob = flower.unwrap(answer)
-        except Exception as error:
-            # The bytes are those of approved code: Flower's decoders raise what they like.
-            log.error("%s", error)
-            return flower.decline(Code.FAILED, message), Code.FAILED.value
-        if len(blob) > limits.up:
-            self._note("refuse", why=f"limits.up: {len(blob)} bytes were to leave")
-            return flower.decline(Code.POLICY, message), Code.POLICY.value
-        return flower.answer(blob, message), "sent"
 
     def _finish_interrupted(self) -> bool:
         """Send the reply that was ready, or answer the message that was taken, before any other.

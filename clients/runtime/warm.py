@@ -5,20 +5,24 @@ A site has one that answers, and before its first run one that only has torch lo
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import subprocess
 import sys
 import time
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from clients.runtime import setup
 from clients.runtime.gate import ApprovedRun
 from fedlite.data import cache_folder
 from fedlite.deployment import bundle as bundles
-from fedlite.deployment.worker import Task
-from fedlite.guard.policy import SitePolicy
+from fedlite.guard import remote
+from fedlite.guard.pipe import Pipe, TooLong
+from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.guard.worker import Task
+from fedlite.messages import Code
 
 _START_SECONDS = 180.0
 _LOG_BYTES = 5_000_000
@@ -39,6 +43,10 @@ class WorkerFailed(RuntimeError):
     """The worker died, did not answer in time, or could not load the bundle."""
 
 
+class AnswerTooLong(WorkerFailed):
+    """It answered more than may leave."""
+
+
 class Worker:
     """One worker process; `log` gets what it prints."""
 
@@ -49,10 +57,10 @@ class Worker:
             log.replace(log.with_suffix(".old"))
         self._log = log
         self.task: Task | None = None
-        here, there = multiprocessing.Pipe()
+        self._pipe, there = Pipe.pair()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fedlite.deployment.worker", str(there.fileno())],
+                [sys.executable, "-P", "-m", "fedlite.guard.worker", str(there.fileno())],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -63,7 +71,6 @@ class Worker:
                 start_new_session=True,
             )
         there.close()
-        self._pipe: Connection = here
         self._ready = False
 
     def assign(self, task: Task) -> None:
@@ -71,18 +78,40 @@ class Worker:
         if not self._ready:
             self._expect(b"ready", "did not start")
             self._ready = True
-        self._pipe.send_bytes(task.encode())
+        try:
+            self._pipe.send(task.encode(), _START_SECONDS)
+        except OSError as error:
+            raise self._failed(f"could not be told its task ({error})") from None
         self._expect(b"loaded", "could not load the approved bundle")
         self.task = task
 
-    def ask(self, message: bytes, seconds: float) -> bytes:
-        """Return its answer; raises WorkerFailed when it dies or takes longer than `seconds`."""
+    def ask(
+        self, message: bytes, seconds: float, limit: int, reserve: Callable[[], Code | None]
+    ) -> bytes:
+        """Return its answer to a message, of at most `limit` bytes, within `seconds`.
+
+        reserve: called when it is about to train, which it may ask once; None lets it, a code does
+        not. Raises WorkerFailed when it dies, takes longer, answers more or asks again; it is
+        ended then.
+        """
+        until, asked = time.monotonic() + seconds, False
         try:
-            self._pipe.send_bytes(message)
-            return self._answer(seconds, "took longer than limits.seconds")
-        except OSError:
-            self.close()
-            raise WorkerFailed(f"a worker died; see {self._log}") from None
+            self._pipe.send(remote.MESSAGE + message, seconds)
+            while True:
+                frame = self._pipe.receive(limit + 1, until - time.monotonic())
+                if frame[:1] == remote.ANSWER:
+                    return frame[1:]
+                if frame != remote.RESERVE or asked:
+                    raise self._failed("asked for what it may not")
+                asked, code = True, reserve()
+                told = remote.GRANTED if code is None else remote.DECLINED + code.value.encode()
+                self._pipe.send(told, until - time.monotonic())
+        except TimeoutError:
+            raise self._failed("took longer than limits.seconds") from None
+        except TooLong as error:
+            raise AnswerTooLong(self._failed(f"answered too much: {error}")) from None
+        except (OSError, EOFError):
+            raise self._failed("died") from None
 
     def close(self) -> None:
         """End it, at once."""
@@ -97,45 +126,36 @@ class Worker:
 
     def _expect(self, word: bytes, problem: str) -> None:
         try:
-            answer = self._answer(_START_SECONDS, problem)
-        except OSError:
+            answer = self._pipe.receive(len(word), _START_SECONDS)
+        except (OSError, EOFError, TooLong):
             answer = b""
         if answer != word:
-            self.close()
-            raise WorkerFailed(f"a worker {problem}; see {self._log}")
+            raise self._failed(problem)
 
-    def _answer(self, seconds: float, problem: str) -> bytes:
-        until = time.monotonic() + seconds
-        try:
-            while not self._pipe.poll(min(1.0, max(0.0, until - time.monotonic()))):
-                if time.monotonic() > until:
-                    self.close()
-                    raise WorkerFailed(f"a worker {problem}; it was ended")
-            return self._pipe.recv_bytes()
-        except EOFError:
-            self.close()
-            raise WorkerFailed(f"a worker {problem} or died; see {self._log}") from None
+    def _failed(self, problem: str) -> WorkerFailed:
+        """End it, and return what to raise."""
+        self.close()
+        return WorkerFailed(f"a worker {problem}; it was ended; see {self._log}")
 
 
 class Workers:
-    """The workers of the site whose folder is `home`."""
+    """The workers of the site whose folder is `home`; what they write is in `seat`."""
 
-    def __init__(self, home: Path, policy: SitePolicy) -> None:
+    def __init__(self, home: Path, seat: Path, policy: SitePolicy) -> None:
         """Start one, which loads torch while nobody waits."""
-        self._home = home
+        self._home, self._seat = home, seat
         self._worker: Worker | None = None
         self._spare: Worker | None = self._start(policy)
         self._stamp = _stamp(home, policy)
 
-    def get(self, approved: ApprovedRun, run: int, node: int) -> Worker:
+    def get(self, approved: ApprovedRun, chosen: DataSet, run: int, node: int) -> Worker:
         """Return the worker of this bundle and run; changed policy or data mean a fresh one.
 
-        run, node: Flower's numbers of the run and of this site. Raises WorkerFailed, and ValueError
-        or OSError when the bundle cannot be unpacked.
+        chosen: the data set that the run trains on, and the only one that it sees. run, node:
+        Flower's numbers of the run and of this site. Raises WorkerFailed, and ValueError or OSError
+        when the bundle cannot be unpacked.
         """
-        for name in ("ledgers", "state"):
-            (self._home / name).mkdir(exist_ok=True, mode=0o700)
-        task = _task(self._home, approved, run, node)
+        task = _task(self._home, self._seat, approved, chosen, run, node)
         stamp = _stamp(self._home, approved.policy)
         worker = self._worker
         if worker is not None and worker.alive and worker.task == task and stamp == self._stamp:
@@ -144,6 +164,8 @@ class Workers:
             worker.close()
         self._worker = None
         bundles.unpack(approved.bundle, Path(task.folder))
+        for path in task.write:
+            Path(path).mkdir(parents=True, exist_ok=True, mode=0o700)
         worker = self._spare if self._spare is not None and self._spare.alive else None
         if worker is None or stamp != self._stamp:
             if worker is not None:
@@ -161,7 +183,7 @@ class Workers:
                 worker.close()
 
     def _start(self, policy: SitePolicy) -> Worker:
-        return Worker(self._home / "logs" / "worker.log", gpu=policy.limits.device != "cpu")
+        return Worker(self._seat / "logs" / "worker.log", gpu=policy.limits.device != "cpu")
 
 
 def _stamp(home: Path, policy: SitePolicy) -> list[tuple[int, int] | None]:
@@ -179,23 +201,26 @@ def _stamp(home: Path, policy: SitePolicy) -> list[tuple[int, int] | None]:
     return found
 
 
-def _task(home: Path, approved: ApprovedRun, run: int, node: int) -> Task:
-    limits = approved.policy.limits
-    # The site's own files, without the node key: what runs may act for the site, not be it.
-    read = [
-        *(home / name for name in (setup.POLICY, setup.LEDGER, setup.SECRET)),
-        cache_folder(),
-        *(data.file(home) for data in approved.policy.data if data.path),
-    ]
+def _task(
+    home: Path, seat: Path, approved: ApprovedRun, chosen: DataSet, run: int, node: int
+) -> Task:
+    """Return what a worker is told: its run's own folder and data set, and no other's; no key."""
+    limits, own = approved.policy.limits, chosen.file(home).absolute() if chosen.path else None
+    folder = seat / "state" / str(approved.config["run.id"])
     return Task(
         folder=str(home / "bundles" / approved.bundle.sha256),
         app="clients.app:app",
         run_id=run,
         node_id=node,
-        node_config={"home": str(home), "threads": limits.threads},
+        node_config={
+            "site": approved.policy.site,
+            "data": json.dumps(asdict(replace(chosen, path=str(own or "")))),
+            "folder": str(folder),
+            "threads": limits.threads,
+        },
         run_config=approved.config,
-        read=[str(path.absolute()) for path in read],
-        write=[str(home / "ledgers"), str(home / "state")],
+        read=[str(path) for path in (cache_folder().absolute(), own) if path],
+        write=[str(folder)],
         threads=limits.threads,
         sandbox=limits.sandbox,
     )

@@ -1,4 +1,4 @@
-"""The one door: everything that a site's ClientApp sends goes through `send`, and only these.
+"""The one door: everything that leaves a site goes through `send`, and only these.
 
 A hello (public configuration and the ledger's head), an update that the site's policy allows, or a
 code. There is no way to send a text, a loss, a count or a tensor: they have no type here.
@@ -34,6 +34,14 @@ def send(
         _check_update(outgoing, policy, unit)
     elif not isinstance(outgoing, Hello):
         raise NotAllowed(f"egress: must be a hello, an update or a code, got {type(outgoing)}")
+    return flower.answer(outgoing.encode(), message)
+
+
+def hand_over(outgoing: Hello | Reply, message: flower.Message) -> flower.Message:
+    """Return what approved code hands to the site's own process, which holds it to the policy.
+
+    It leaves nothing: that process reads it and calls `send`.
+    """
     return flower.answer(outgoing.encode(), message)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.site import Decline, Site
+from clients.site import Site
 from fedlite import compression
 from fedlite.guard.folder import open_home
+from fedlite.guard.guardian import Decline, Guardian
 from fedlite.guard.policy import for_scenario
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.parameters import Layout, Vector, vector_digest
@@ -50,7 +51,9 @@ def scenario(**tables: dict[str, Any]) -> Scenario:
 
 def site(tmp_path: Path, plan: Scenario | None = None, mechanism: Any = None) -> Site:
     learner: Any = StubLearner()
-    return Site(stub(plan or scenario(), mechanism), "site-01", learner, tmp_path / "s.safetensors")
+    made = stub(plan or scenario(), mechanism)
+    guard = Guardian("site-01", made.scenario, mechanism, None, lambda: "")
+    return Site(made, "site-01", learner, tmp_path / "s.safetensors", guard)
 
 
 def stub(settings: Scenario, mechanism: Any = None) -> Plan:
@@ -84,10 +87,17 @@ def refused(site: Site, instruction: Instruction) -> Code:
 
 def spent(member: Site) -> tuple[int, int]:
     """Return steps reserved and updates released, as the ledger has them."""
-    assert member.home is not None
-    rows = read(member.home.ledger)
+    assert member.guardian.home is not None
+    rows = read(member.guardian.home.ledger)
     reserved = sum(row.body["steps"] for row in rows if row.kind == "reserve")
     return reserved, sum(row.kind == "release" for row in rows)
+
+
+def changed(member: Site, plan: Plan | None = None, **guarded: Any) -> Site:
+    """Return the site with another plan, or with what its guardian has changed."""
+    plan = plan or member.plan
+    given: Any = {"scenario": plan.scenario, "mechanism": plan.mechanism, **guarded}
+    return replace(member, plan=plan, guardian=replace(member.guardian, **given))  # type: ignore[type-var]
 
 
 def private(tmp_path: Path, steps: int) -> Site:
@@ -99,4 +109,5 @@ def private(tmp_path: Path, steps: int) -> Site:
     )
     home = open_home(tmp_path / "home", "site-01", "digits", for_scenario(plan, "site-01"))
     member = site(tmp_path, plan, MECHANISM)
-    return replace(member, home=home, commitment="ab" * 32)
+    member = changed(member, home=home, commitment=lambda: "ab" * 32)
+    return replace(member, commitment="ab" * 32)

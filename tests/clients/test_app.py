@@ -9,8 +9,8 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from clients import app as client
-from clients.site import Decline
 from fedlite import flower
+from fedlite.guard.guardian import Decline
 from fedlite.messages import Code, Hello, Instruction, site_id
 from fedlite.parameters import vector_digest
 from fedlite.scenario import ScenarioError, from_dict
@@ -126,7 +126,7 @@ def test_no_more_sites_are_kept_open_than_allowed(
     ("error", "changes", "told"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), {}, False),
-        (OSError(errno.ENOSPC, "No space left on device"), {"home": "h"}, True),
+        (OSError(errno.ENOSPC, "No space left on device"), {"site": "h"}, True),
         (OSError(errno.EIO, "Input/output error"), {}, True),
     ],
 )

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from torch import nn
 
-from clients.opening import open_deployed_site, open_simulated_site
-from clients.site import Decline, Site
+from clients.opening import open_simulated_site
+from clients.site import Site
 from fedlite import plan as plans
 from fedlite.guard.declared import beyond_declared, most_records
+from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import DataSet, SitePolicy
 from fedlite.guard.policy_file import write
 from fedlite.identity import keys
@@ -29,6 +30,7 @@ from fedlite.models import Branched, registry
 from fedlite.parameters import vector_digest
 from fedlite.scenario import Scenario, from_dict, with_values
 from simulations.run import check
+from tests.clients.deployed import open_deployed_site
 
 RUN = "00112233aabbccdd"
 RECORD = {"unit": "record", "epsilon": 2.0, "expected_batch": 10}

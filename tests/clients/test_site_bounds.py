@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tests.clients.stub import (
     RUN,
     N,
     StubLearner,
+    changed,
     decoded,
     invite,
     private,
@@ -61,7 +61,7 @@ def test_a_site_whose_clear_update_diverged_is_heard_where_the_server_adds_the_n
     )
     home = open_home(tmp_path / "home", "site-01", "digits", for_scenario(plan, "site-01"))
     member = site(tmp_path, plan, ClientMechanism(1.0, 1.0, steps=4, at="server"))
-    member = replace(member, home=home, commitment="ab" * 32)
+    member = changed(member, home=home, commitment=lambda: "ab" * 32)
     member.learner.delta = lambda *a: np.full(N, value, np.float32)  # type: ignore[method-assign]
     payload = member.take_part(invite(1, StubLearner.initial)).frame
     assert not decoded(payload, 1, StubLearner.initial, plan).any()
@@ -98,7 +98,9 @@ def test_a_model_with_absurd_weights_is_refused_before_a_record_is_touched(
     # The codec has no word for what is not finite: such a frame leads to no model at all.
     assert code is (Code.BAD_INSTRUCTION if np.isfinite(value) else Code.NEED_FULL_MODEL)
     assert not member.learner.deltas and not member.path.exists()  # type: ignore[attr-defined]
-    assert member.home is not None and not member.home.ledger.exists(), "nothing was spent"
+    assert member.guardian.home is not None and not member.guardian.home.ledger.exists(), (
+        "nothing was spent"
+    )
     hostile[7] = LARGEST_WEIGHT
     assert member.take_part(invite(2, hostile, full_model(hostile))).frame
 

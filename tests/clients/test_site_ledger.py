@@ -1,4 +1,7 @@
-"""A private site spends what its ledger holds, and no step before it is there."""
+"""A private site spends what its ledger holds, and no step before it is there.
+
+Covers fedlite/guard/guardian.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from fedlite.messages import Code, Receipt
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import read
 from fedlite.privacy.ledger.rows import witness_message
-from tests.clients.stub import StubLearner, invite, private, refused, scenario, spent, stub
+from tests.clients.stub import StubLearner, changed, invite, private, refused, scenario, spent, stub
 
 
 def test_a_repeated_message_gets_the_same_frame_and_spends_nothing(tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ def test_an_update_that_was_stored_but_not_yet_recorded_is_recorded_before_it_is
 
 
 def test_a_private_site_without_a_ledger_does_not_train(tmp_path: Path) -> None:
-    member = replace(private(tmp_path, steps=1), home=None)
+    member = changed(private(tmp_path, steps=1), home=None)
     assert refused(member, invite(1, StubLearner.initial)) is Code.CONFIG
     assert not member.learner.deltas  # type: ignore[attr-defined]
 
@@ -75,12 +78,12 @@ def test_a_unit_that_the_policy_does_not_allow_is_declined_before_training(
     tmp_path: Path, units: tuple[str, ...], private_run: bool
 ) -> None:
     member = private(tmp_path, steps=1)
-    assert member.home is not None
-    write(member.home.path / "site.toml", SitePolicy(site="site-01", units=units))
+    assert member.guardian.home is not None
+    write(member.guardian.home.path / "site.toml", SitePolicy(site="site-01", units=units))
     if not private_run:
-        member = replace(member, plan=stub(scenario()))
+        member = changed(member, stub(scenario()))
     assert refused(member, invite(1, StubLearner.initial)) is Code.POLICY
-    assert not member.home.ledger.exists() if member.home else True
+    assert not member.guardian.home.ledger.exists() if member.guardian.home else True
     assert not member.learner.deltas  # type: ignore[attr-defined]
 
 
@@ -89,8 +92,8 @@ def test_a_server_that_has_seen_more_than_the_site_has_stops_it(tmp_path: Path) 
     server = keys.generate(tmp_path / "server.pem")
 
     def receipt(seq: int, digest: str) -> Receipt:
-        assert member.home is not None
-        ledger = read(member.home.ledger)[0].hash
+        assert member.guardian.home is not None
+        ledger = read(member.guardian.home.ledger)[0].hash
         signature = keys.sign(server, witness_message(ledger, seq, digest))
         return Receipt(bytes.fromhex(keys.public_hex(server)), seq, bytes.fromhex(signature))
 

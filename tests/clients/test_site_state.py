@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clients.site import Decline
 from clients.state import load
+from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import SitePolicy
 from fedlite.guard.policy_file import write
 from fedlite.messages import Code
-from tests.clients.stub import StubLearner, invite, private, refused, scenario, spent, stub
+from tests.clients.stub import StubLearner, changed, invite, private, refused, scenario, spent, stub
 
 
 def test_what_a_clear_round_left_over_never_enters_a_private_update(tmp_path: Path) -> None:
     """A server that reuses a run's id cannot have the clear delta sent as a private one."""
     base = StubLearner.initial
-    clear = replace(private(tmp_path, steps=1), plan=stub(scenario()))
-    assert clear.home is not None
-    write(clear.home.path / "site.toml", SitePolicy(site="site-01", units=("none",)))
+    clear = changed(private(tmp_path, steps=1), stub(scenario()))
+    assert clear.guardian.home is not None
+    write(clear.guardian.home.path / "site.toml", SitePolicy(site="site-01", units=("none",)))
     clear.take_part(invite(1, base))
     (left,) = clear.learner.deltas  # type: ignore[attr-defined]
-    write(clear.home.path / "site.toml", SitePolicy(site="site-01", epsilon=90.0))
+    write(clear.guardian.home.path / "site.toml", SitePolicy(site="site-01", epsilon=90.0))
     member = private(tmp_path, steps=1)
     member.take_part(invite(2, base))
     state = load(member.path)
@@ -56,7 +56,7 @@ def test_a_crash_in_the_first_training_pins_the_records_too(
     base = StubLearner.initial
     member = private(tmp_path, steps=1)
     if not is_private:
-        member = replace(member, plan=stub(scenario()), home=None)
+        member = changed(member, stub(scenario()), home=None)
     member.learner.failing = True  # type: ignore[attr-defined]
     with pytest.raises(RuntimeError, match="power cut"):
         member.take_part(invite(1, base))

@@ -309,8 +309,8 @@ def test_steps_and_releases_are_flushed_before_they_happen(tmp_path: Path) -> No
 
     scenario = record_plan(tmp_path, training={"steps": 3})
     site = open_simulated_site(scenario, 0, tmp_path)
-    assert site.home is not None
-    ledger = os.path.realpath(site.home.ledger)
+    assert site.guardian.home is not None
+    ledger = os.path.realpath(site.guardian.home.ledger)
     train = site.learner.delta
 
     def bodies(kind: str) -> list[dict[str, Any]]:

@@ -14,10 +14,11 @@ import pytest
 from flwr.app import MetricRecord
 
 from clients import opening
-from clients.site import Decline, Site
+from clients.site import Site
 from fedlite import compression, flower, plan as plans
 from fedlite.data import Dataset
 from fedlite.data.folds import stratified_folds
+from fedlite.guard.guardian import Decline, Guardian
 from fedlite.privacy import ClientMechanism, client, dpsgd
 from fedlite.privacy.budget import Account, Budget, account as accounts, budget
 from fedlite.privacy.ledger import Files, forget
@@ -78,11 +79,12 @@ def logit_adjustment_allowed_by_the_rule(patch: Patch) -> None:
 def expected_batch_from_the_sites_own_records(patch: Patch) -> None:
     ready = opening._ready
 
-    def spoilt(plan: Any, data: Any, *rest: Any, **more: Any) -> Site:
+    def spoilt(plan: Any, name: str, train: Any, state: Any, guard: Any, commitment: str) -> Site:
         if plan.scenario.privacy.unit == "record":
-            own = with_values(plan.scenario, "privacy", expected_batch=len(data.train))
+            own = with_values(plan.scenario, "privacy", expected_batch=len(train))
             plan = plans.of(own, plan.shape, plan.classes)
-        return ready(plan, data, *rest, **more)
+            guard = replace(guard, mechanism=plan.mechanism)
+        return ready(plan, name, train, state, guard, commitment)
 
     patch.setattr(opening, "_ready", spoilt)
 
@@ -200,7 +202,7 @@ def a_charge_given_back_after_a_failure(patch: Patch) -> None:
         except Decline:
             raise
         except Exception:
-            ledger = self.home.ledger  # type: ignore[union-attr]
+            ledger = self.guardian.home.ledger  # type: ignore[union-attr]
             lines = ledger.read_bytes().splitlines(keepends=True)
             ledger.write_bytes(b"".join(line for line in lines if b'"reserve"' not in line))
             forget(ledger)
@@ -239,17 +241,18 @@ def a_release_before_its_flush(patch: Patch) -> None:
 
 
 def training_before_its_reservation(patch: Patch) -> None:
-    train, reserve = Learner.delta, Site._reserve
+    train, reserve = Learner.delta, Guardian.reserve
+    owed: list[Any] = []
 
-    def reserving(self: Site, books: Any, instruction: Any) -> None:
-        self.learner.owed = lambda: reserve(self, books, instruction)  # type: ignore[attr-defined]
+    def reserving(self: Guardian, instruction: Any) -> None:
+        owed.append(lambda: reserve(self, instruction))
 
     def training(self: Learner, *arguments: Any) -> Any:
         found = train(self, *arguments)
-        self.owed()  # type: ignore[attr-defined]
+        owed.pop()()
         return found
 
-    patch.setattr(Site, "_reserve", reserving)
+    patch.setattr(Guardian, "reserve", reserving)
     patch.setattr(Learner, "delta", training)
 
 

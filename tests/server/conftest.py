@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from clients.site import Decline, Site
+from clients.site import Site
 from fedlite import flower
+from fedlite.guard.guardian import Decline, Guardian
 from fedlite.messages import Hello, Instruction
 from fedlite.parameters import Layout, Vector
 from fedlite.plan import Plan
@@ -55,7 +56,8 @@ class Member:
     def __init__(self, scenario: Scenario, name: str, path: Path) -> None:
         learner: Any = Stub()
         self.learner = learner
-        self.site = Site(stub_plan(scenario), name, learner, path)
+        guard = Guardian(name, scenario, None, None, lambda: "")
+        self.site = Site(stub_plan(scenario), name, learner, path, guard)
         self.asked: list[Instruction] = []
         self.tricks: dict[int, Trick] = {}
         self.always: Trick | None = None

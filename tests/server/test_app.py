@@ -23,6 +23,7 @@ from fedlite.reporting.record import read_rounds, read_summary
 from fedlite.scenario import Scenario, from_dict
 from server.app import Task, run_scenario
 from server.deployment import Deployment
+from tests.clients.deployed import open_deployed_site
 
 RUN = "00112233aabbccdd"
 SITES = ("north", "south")
@@ -52,16 +53,18 @@ def plan(**tables: Any) -> Scenario:
 
 
 class Node:
-    """A SuperNode in this process: the real ClientApp over a site's own folder."""
+    """A SuperNode in this process: the real ClientApp beside the guardian of a site's folder."""
 
     def __init__(self, number: int, home: Path, scenario: Scenario) -> None:
         self.context = Context(
             run_id=1,
             node_id=number,
-            node_config={"home": str(home)},
+            node_config={},
             state=RecordDict(),
             run_config=scenario.to_run_config() | {"run.id": RUN},
         )
+
+        client._open[1, number, ""] = open_deployed_site(scenario, home, RUN)
 
     def reply(self, message: Message) -> list[Message]:
         return [client.app(message, self.context)]

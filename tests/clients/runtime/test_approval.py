@@ -12,7 +12,6 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from clients.opening import open_deployed_site
 from clients.runtime import approval, gate
 from fedlite.commands.approval import approve as command
 from fedlite.compression.frame import HEADER_BYTES
@@ -23,6 +22,7 @@ from fedlite.plan import compressor
 from fedlite.rooms import app_root
 from fedlite.scenario import ScenarioError, from_dict
 from simulations.run import check
+from tests.clients.deployed import open_deployed_site
 
 CODE = (app_root() / "clients" / "state.py").read_bytes()
 app = typer.Typer()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from flwr.app import Message
 
-from clients.runtime.inflight import InFlight
+from clients.runtime.inflight import InFlight, check_room
 from fedlite import flower
 
 
@@ -49,8 +49,7 @@ def test_what_was_not_kept_is_not_owned(tmp_path: Path, question: Message) -> No
 
 
 def test_on_a_full_disk_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = InFlight(tmp_path)
-    one.check_room()
+    check_room(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=(16 << 20) - 1))
     with pytest.raises(OSError, match="bytes are free"):
-        one.check_room()
+        check_room(tmp_path)

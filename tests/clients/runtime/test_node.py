@@ -18,9 +18,11 @@ from clients.runtime.inflight import InFlight
 from fedlite import flower
 from fedlite.deployment import journal
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
-from fedlite.messages import Code
+from fedlite.messages import Code, Instruction, site_id
 
 UP = 2000
+RUN = "00112233aabbccdd"
+BUNDLE: Any = SimpleNamespace(sha256="ab" * 32)
 
 
 class Site:
@@ -53,11 +55,11 @@ class Site:
         (row,) = json.loads((self.home / "status.json").read_bytes())["rounds"]
         return flower.code_of(reply), row["outcome"]
 
-    def ask(self, question: bytes, seconds: float) -> bytes:
+    def ask(self, question: bytes, seconds: float, limit: int, reserve: Any) -> bytes:
         self.asked += 1
         return self.said
 
-    def get(self, approved: ApprovedRun, run: int, node: int) -> Site:
+    def get(self, approved: ApprovedRun, chosen: DataSet, run: int, node: int) -> Site:
         return self
 
     def activate(self) -> int:
@@ -90,17 +92,30 @@ class Site:
 
 def message() -> Message:
     flower.identify(1, 2)
-    return flower.ask(b"?", 2, "query", "hello")
+    asked = Instruction(bytes.fromhex(RUN), 1, site_id("a"), 0, bytes(8), ())
+    return flower.ask(asked.encode(), 2, "train", "1")
+
+
+def frame(text: bytes = b"") -> bytes:
+    """Return what a site takes for a frame: it is not for the site to read more than its head."""
+    return bytes(28) + text
+
+
+def approved(**more: Any) -> ApprovedRun:
+    policy = SitePolicy(site="a", units=("none",), data=(DataSet("digits", "digits"),), **more)
+    return ApprovedRun(BUNDLE, {"data.name": "digits", "run.id": RUN}, policy)
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     made = Site(tmp_path / "home")
     setup.init(made.home, "a", data=DataSet("digits", "digits"))
-    run = ApprovedRun(None, {}, SitePolicy(limits=Limits(up=UP)))  # type: ignore[arg-type]
+    run = approved(limits=Limits(up=UP))
+    text = (made.home / "site.toml").read_text()
+    (made.home / "site.toml").write_text(text.replace('units = ["record"]', 'units = ["none"]'))
     monkeypatch.setattr(setup, "joined", lambda home: SimpleNamespace(address="127.0.0.1:9"))
     monkeypatch.setattr(node, "connection", lambda home: made)
-    monkeypatch.setattr(node, "Workers", lambda home, policy: made)
+    monkeypatch.setattr(node, "Workers", lambda home, seat, policy: made)
     monkeypatch.setattr(gate, "check", lambda policy, content, given: run)
     return made
 
@@ -120,10 +135,10 @@ def test_what_a_worker_answers_is_measured_and_packed_anew(site: Site) -> None:
 def test_what_a_killed_process_owed_is_answered_first_and_not_trained(site: Site) -> None:
     question = message()
     InFlight(site.home).take(question)
-    site.said = flower.to_bytes(flower.answer(b"new", question))
+    site.said = flower.to_bytes(flower.answer(frame(b"new"), question))
     site.waiting.append(question)
     first, second = site.work()
-    assert flower.code_of(first) == Code.FAILED and flower.unwrap(second) == b"new"
+    assert flower.code_of(first) == Code.FAILED and flower.unwrap(second) == frame(b"new")
     assert site.asked == 1
 
     InFlight(site.home).take(question)
@@ -173,7 +188,7 @@ def test_a_reply_leaves_on_a_tick_of_the_site_s_clock(
 ) -> None:
     now, sent = [1000.0], []
 
-    def work(question: bytes, seconds: float) -> bytes:
+    def work(question: bytes, seconds: float, limit: int, reserve: Any) -> bytes:
         now[0] += took
         return site.said
 
@@ -181,7 +196,7 @@ def test_a_reply_leaves_on_a_tick_of_the_site_s_clock(
         now[0] += seconds or 0.0
         return False
 
-    run = ApprovedRun(None, {}, SitePolicy(clock=clock))  # type: ignore[arg-type]
+    run = approved(clock=clock)
     monkeypatch.setattr(gate, "check", lambda policy, content, given: run)
     monkeypatch.setattr(node.time, "time", lambda: now[0])
     monkeypatch.setattr(InFlight, "came", lambda self: 1000.0)
@@ -189,30 +204,30 @@ def test_a_reply_leaves_on_a_tick_of_the_site_s_clock(
     monkeypatch.setattr(site, "ask", work)
     monkeypatch.setattr(site, "push", lambda reply: sent.append((now[0], reply)))
     question = message()
-    site.said = flower.to_bytes(flower.answer(b"new", question))
+    site.said = flower.to_bytes(flower.answer(frame(b"new"), question))
     if restarted:
         toml = site.home / "site.toml"
         toml.write_text(toml.read_text().replace("clock = 0", f"clock = {clock}"))
         InFlight(site.home).take(question)
-        InFlight(site.home).ready(flower.answer(b"new", question))
+        InFlight(site.home).ready(flower.answer(frame(b"new"), question))
         now[0] += took
     else:
         site.waiting.append(question)
     site.work()
     ((when, reply),) = sent
-    assert when == pytest.approx(1000.0 + leaves) and flower.unwrap(reply) == b"new"
+    assert when == pytest.approx(1000.0 + leaves) and flower.unwrap(reply) == frame(b"new")
 
 
 def test_told_to_stop_before_the_tick_the_reply_waits_on_disk(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = ApprovedRun(None, {}, SitePolicy(clock=3600))  # type: ignore[arg-type]
+    run = approved(clock=3600)
     monkeypatch.setattr(gate, "check", lambda policy, content, given: run)
     question = message()
-    site.said = flower.to_bytes(flower.answer(b"new", question))
+    site.said = flower.to_bytes(flower.answer(frame(b"new"), question))
     site.waiting.append(question)
     threading.Timer(0.3, site.stop.set).start()
     assert site.work() == []
     # The clock is off by now.
     (reply,) = site.work()
-    assert flower.unwrap(reply) == b"new" and site.asked == 1
+    assert flower.unwrap(reply) == frame(b"new") and site.asked == 1

@@ -1,6 +1,6 @@
 """Which worker answers: the same for the same bundle and run, a fresh one otherwise.
 
-Covers fedlite/deployment/worker.py.
+Covers fedlite/guard/worker.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pytest
 from clients.runtime import setup, warm
 from clients.runtime.gate import ApprovedRun
 from fedlite.deployment import bundle as bundles
-from fedlite.deployment.worker import Task
 from fedlite.guard import policy
 from fedlite.guard.policy import DataSet
+from fedlite.guard.worker import Task
 
 PROJECT = """
 [tool.flwr.app.components]
@@ -64,44 +64,52 @@ def content() -> bytes:
     return buffer.getvalue()
 
 
+CHOSEN = DataSet("digits", "digits")
 BUNDLE = bundles.read(content())
 
 
 def approved(home: Path, **config: Any) -> ApprovedRun:
+    config = {"run.id": "00112233aabbccdd", **config}
     return ApprovedRun(BUNDLE, config, policy.load(home / "site.toml"))
 
 
 def test_the_worker_that_was_started_early_answers_the_whole_run(home: Path) -> None:
-    workers = warm.Workers(home, policy.load(home / "site.toml"))
+    workers = warm.Workers(home, home, policy.load(home / "site.toml"))
     run = approved(home)
-    first = workers.get(run, 1, 7)
-    assert workers.get(run, 1, 7) is first and STARTED == [first]
+    first = workers.get(run, CHOSEN, 1, 7)
+    assert workers.get(run, CHOSEN, 1, 7) is first and STARTED == [first]
     assert first.task is not None and (first.task.run_id, first.task.node_id) == (1, 7)
     assert (Path(first.task.folder) / "clients/app.py").read_text() == "app = None\n"
-    assert not {str(home / name) for name in (setup.NODE, "keys", "")} & {*first.task.read}
+    # Of the site's folder only what the run itself remembers: no key, no ledger, no policy.
+    own = [
+        path for path in (*first.task.read, *first.task.write) if Path(path).is_relative_to(home)
+    ]
+    assert own == [str(home / "state" / "00112233aabbccdd")]
     workers.close()
     assert not first.alive
 
 
 @pytest.mark.parametrize("what", ["run", "node", "settings", "death"])
 def test_anything_else_is_for_a_fresh_worker(home: Path, what: str) -> None:
-    workers = warm.Workers(home, policy.load(home / "site.toml"))
-    first: Any = workers.get(approved(home), 1, 7)
+    workers = warm.Workers(home, home, policy.load(home / "site.toml"))
+    first: Any = workers.get(approved(home), CHOSEN, 1, 7)
     first.alive = what != "death"
     settings = {"training.steps": 2} if what == "settings" else {}
-    second = workers.get(approved(home, **settings), 1 + (what == "run"), 7 + (what == "node"))
+    second = workers.get(
+        approved(home, **settings), CHOSEN, 1 + (what == "run"), 7 + (what == "node")
+    )
     assert [first, second] == STARTED and not first.alive and second.alive
 
 
 def test_a_changed_policy_ends_the_one_that_waits_too(home: Path) -> None:
-    workers = warm.Workers(home, policy.load(home / "site.toml"))
+    workers = warm.Workers(home, home, policy.load(home / "site.toml"))
     run = approved(home)
     on_cpu = replace(run.policy, limits=replace(run.policy.limits, device="cpu"))
     os.utime(home / "site.toml", ns=(1, 1))
-    second: Any = workers.get(replace(run, policy=on_cpu), 1, 7)
+    second: Any = workers.get(replace(run, policy=on_cpu), CHOSEN, 1, 7)
     assert second is STARTED[1] and not STARTED[0].alive and not second.gpu
     os.utime(home / "site.toml", ns=(2, 2))
-    assert workers.get(run, 1, 7) is STARTED[2] and not second.alive
+    assert workers.get(run, CHOSEN, 1, 7) is STARTED[2] and not second.alive
 
 
 def test_data_that_came_or_was_replaced_is_read_by_a_fresh_worker(home: Path) -> None:
@@ -109,14 +117,14 @@ def test_data_that_came_or_was_replaced_is_read_by_a_fresh_worker(home: Path) ->
     own = DataSet("own", "csv", path="own.csv", target="y")
     run = approved(home)
     run = replace(run, policy=replace(run.policy, data=(own,)))
-    workers = warm.Workers(home, run.policy)
-    first: Any = workers.get(run, 1, 7)
-    assert workers.get(run, 1, 7) is first
+    workers = warm.Workers(home, home, run.policy)
+    first: Any = workers.get(run, CHOSEN, 1, 7)
+    assert workers.get(run, CHOSEN, 1, 7) is first
     (home / "own.csv").write_text("x,y\n")
-    second: Any = workers.get(run, 1, 7)
+    second: Any = workers.get(run, CHOSEN, 1, 7)
     assert second is not first and not first.alive
     (home / "new.csv").write_text("x,y\n")
     (home / "new.csv").replace(home / "own.csv")
-    third = workers.get(run, 1, 7)
+    third = workers.get(run, CHOSEN, 1, 7)
     assert third is not second and not second.alive
-    assert workers.get(run, 1, 7) is third
+    assert workers.get(run, CHOSEN, 1, 7) is third

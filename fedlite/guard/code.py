@@ -8,22 +8,27 @@ from functools import lru_cache
 from pathlib import Path
 
 import fedlite
+from fedlite.rooms import app_root
 
 
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """Return SHA-256, hex, over the names and contents of the code that trains at this site."""
+@lru_cache(maxsize=4)
+def code_digest(app: Path | None = None) -> str:
+    """Return SHA-256, hex, over the names and contents of the code that trains at this site.
+
+    app: the folder that holds the app's `clients/`: an unpacked bundle; None is the one that came
+    with this library.
+    """
     digest = hashlib.sha256()
-    for name, content in sources():
+    for name, content in sources(app):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
 
 
-def sources() -> Iterator[tuple[str, bytes]]:
+def sources(app: Path | None = None) -> Iterator[tuple[str, bytes]]:
     """Yield the name and content of every module of the library and the app, in order."""
     for label, folder in (
         ("fedlite", Path(fedlite.__file__).parent),
-        ("clients", Path(__file__).parent),
+        ("clients", (app or app_root()) / "clients"),
     ):
         for path in sorted(folder.rglob("*.py")):
             relative = path.relative_to(folder)

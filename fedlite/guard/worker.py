@@ -16,9 +16,10 @@ import signal
 import sys
 import traceback
 from dataclasses import asdict, dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from fedlite.guard.pipe import Pipe
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,17 @@ class Task:
 
 def main() -> None:
     """Serve the pipe whose file descriptor is the only argument, until it is closed."""
-    pipe = Connection(int(sys.argv[1]))
+    pipe = Pipe(int(sys.argv[1]))
     # The runtime ends its workers; an interrupt at the terminal is meant for the runtime.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import torch
 
     from fedlite import flower
+    from fedlite.guard import remote
 
-    pipe.send_bytes(b"ready")
+    pipe.send(b"ready")
     try:
-        task = Task.decode(pipe.recv_bytes())
+        task = Task.decode(pipe.receive())
         if task.sandbox:
             _shut_in(task)
         # A second thread before that would have stayed outside.
@@ -73,16 +75,17 @@ def main() -> None:
         return
     except Exception:
         traceback.print_exc()
-        pipe.send_bytes(b"failed")
+        pipe.send(b"failed")
         return
-    pipe.send_bytes(b"loaded")
+    pipe.send(b"loaded")
     context = flower.context(task.run_id, task.node_id, task.node_config, task.run_config)
+    remote.connect(pipe)
     while True:
         try:
-            message = flower.from_bytes(pipe.recv_bytes())
+            message = flower.from_bytes(pipe.receive()[1:])
         except EOFError:
             return
-        pipe.send_bytes(flower.to_bytes(app(message, context)))
+        pipe.send(remote.ANSWER + flower.to_bytes(app(message, context)))
 
 
 def _shut_in(task: Task) -> None:

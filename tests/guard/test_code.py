@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from clients import digest
+from fedlite.guard import code as digest
 
 
 def test_the_code_digest_covers_the_library_and_the_app() -> None:

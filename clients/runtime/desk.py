@@ -1,0 +1,150 @@
+"""The desk at which a message is answered: what is asked, what the worker says, what may leave.
+
+The worker runs approved code and is believed in nothing: the budget is held by the guardian in this
+process, and what is sent is packed here from one layout, one frame or one code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Message, MessageType
+
+import fedlite
+from clients.runtime.gate import ApprovedRun
+from clients.runtime.inflight import check_room
+from clients.runtime.warm import AnswerTooLong, WorkerFailed, Workers
+from fedlite import flower
+from fedlite.guard import egress, guardian
+from fedlite.guard.guardian import Decline, Guardian
+from fedlite.messages import Code, Hello, Instruction, Reply
+from fedlite.privacy.ledger import LedgerError
+from fedlite.scenario import ScenarioError, from_run_config
+
+log = logging.getLogger("fedlite.site")
+
+# What a message adds to the blob that it carries.
+_ENVELOPE = 65_536
+
+
+class Desk:
+    """Answers by the workers of the site whose folder is `home`; `note` writes its journal."""
+
+    def __init__(self, home: Path, workers: Workers, note: Callable[..., None]) -> None:
+        """Take over the workers."""
+        self._home, self._workers, self._note = home, workers, note
+        self._guardians: dict[str, Guardian] = {}
+
+    def close(self) -> None:
+        """End the workers."""
+        self._workers.close()
+
+    def answer(self, message: Message, approved: ApprovedRun, node: int) -> tuple[Message, str]:
+        """Let the worker answer, hold what it says to the budget and the policy, pack it anew.
+
+        node: Flower's number of this site. Returns the reply and a word for it.
+        """
+        try:
+            outgoing, guard = self._worked(message, approved, node)
+            if isinstance(outgoing, Code):
+                return flower.decline(outgoing, message), outgoing.value
+            return guard.send(outgoing, message), "sent"
+        except Decline as decline:
+            log.warning("declined (%s): %s", decline.code, decline)
+            code = decline.code
+        except egress.NotAllowed as error:
+            self._note("refuse", why=str(error))
+            code = Code.POLICY
+        except ScenarioError as error:
+            log.error("%s", error)
+            code = Code.CONFIG
+        except LedgerError as error:
+            log.error("%s", error)
+            if error.rule.startswith("release"):
+                self._note("refuse", why=f"approved code trained unasked: {error}"[:500])
+            code = Code.DATA
+        except WorkerFailed as error:
+            log.error("%s", error)
+            self._note("worker-ended", why=str(error)[:500])
+            code = Code.FAILED
+        except Exception as error:
+            # The bytes are those of approved code: decoders raise what they like.
+            log.error("%s", error)
+            code = Code.FAILED
+        return flower.decline(code, message), code.value
+
+    def _worked(
+        self, message: Message, approved: ApprovedRun, node: int
+    ) -> tuple[Hello | Reply | Code, Guardian]:
+        """Return what may leave; what is private is on record by then."""
+        policy, run = approved.policy, int(message.metadata.run_id)
+        guard = self._guardian(approved)
+        asked: Instruction | None = None
+        if message.metadata.message_type == MessageType.TRAIN:
+            check_room(self._home)
+            asked = _instruction(message, approved)
+            guard.admit(asked)
+        chosen = policy.data_set(guard.scenario.data.name)
+        if chosen is None:
+            raise Decline(Code.POLICY, f"site.toml: has no [data.{guard.scenario.data.name}]")
+        worker = self._workers.get(approved, chosen, run, node)
+        try:
+            answer = worker.ask(
+                flower.to_bytes(message),
+                policy.limits.seconds,
+                policy.limits.up + _ENVELOPE,
+                lambda: self._reserve(guard, asked),
+            )
+        except AnswerTooLong as error:
+            raise egress.NotAllowed(f"limits.up: {error}") from None
+        said = flower.from_bytes(answer)
+        if code := flower.code_of(said):
+            return code, guard
+        blob = flower.unwrap(said)
+        if len(blob) > policy.limits.up:
+            raise egress.NotAllowed(f"limits.up: {len(blob)} bytes were to leave")
+        if asked is None:
+            # Of what the code says only the layout counts: the rest the site knows itself.
+            layout = Hello.decode(blob).layout
+            return Hello(policy.site, layout, fedlite.__version__, *guard.head()), guard
+        frame = Reply.decode(blob).frame
+        return Reply(frame, guard.release(asked, frame)), guard
+
+    def _guardian(self, approved: ApprovedRun) -> Guardian:
+        """Return who holds the run to its budget, made from what was approved."""
+        told = [approved.bundle.sha256, approved.config, repr(approved.policy)]
+        key = json.dumps(told, sort_keys=True)
+        if key not in self._guardians:
+            scenario = from_run_config(approved.config)
+            folder = self._home / "bundles" / approved.bundle.sha256
+            run = str(approved.config.get("run.id", ""))
+            self._guardians = {key: guardian.deployed(scenario, self._home, run, folder)}
+        return self._guardians[key]
+
+    def _reserve(self, guard: Guardian, asked: Instruction | None) -> Code | None:
+        """Write a round down before it is trained; return the code when that may not be."""
+        try:
+            if asked is None:
+                raise Decline(Code.POLICY, "a hello trains nothing")
+            guard.reserve(asked)
+        except Decline as decline:
+            log.warning("declined (%s): %s", decline.code, decline)
+            return decline.code
+        except (ValueError, OSError) as error:
+            log.error("the round could not be written down: %s", error)
+            return Code.DATA if isinstance(error, ValueError) else Code.FAILED
+        return None
+
+
+def _instruction(message: Message, approved: ApprovedRun) -> Instruction:
+    """Return what is asked; raises Decline when it is malformed or belongs to another run."""
+    try:
+        asked = Instruction.decode(flower.unwrap(message))
+    except ValueError as error:
+        raise Decline(Code.BAD_INSTRUCTION, str(error)) from None
+    if asked.run.hex() != approved.config.get("run.id"):
+        raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another run than its bundle")
+    return asked

@@ -1,0 +1,212 @@
+"""The guardian: who holds a site's budget, and lets nothing leave but by its rules.
+
+In a deployment it lives in the site's own process and approved code in another, which can neither
+write a ledger nor read the key that signs it: it trains when the guardian has written the round
+down, and hands over what it has made. What a run may spend is computed here from the approved
+settings, never taken from the code that trains.
+
+The order that protects a person: admit, reserve, flush, train, settle and release, flush, send.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fedlite import flower
+from fedlite.guard import egress, policy as site_policy, records
+from fedlite.guard.code import code_digest
+from fedlite.guard.declared import beyond_declared
+from fedlite.guard.folder import Home
+from fedlite.guard.policy import DataSet, SitePolicy, for_scenario
+from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
+from fedlite.privacy import Mechanism
+from fedlite.privacy.budget import Budget, Refused
+from fedlite.privacy.ledger import Ledger
+from fedlite.protection import plan_mechanism, round_steps, unit_of
+from fedlite.scenario import Scenario, ScenarioError, own_code
+from fedlite.storage import stamp
+
+# Another run at this site may be using the ledger; a row there takes milliseconds.
+_LEDGER_WAIT = 120.0
+_CODES = {
+    "fork": Code.LEDGER,
+    "regress": Code.LEDGER,
+    "unit": Code.POLICY,
+    "server": Code.POLICY,
+}
+_RUN = re.compile(r"[0-9a-f]{16}")
+
+
+class Decline(Exception):
+    """The site takes no part in this round; only the code leaves the site."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        """Keep the code for the server and the reason for the site's own log."""
+        super().__init__(reason)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Guardian:
+    """What one site's own process knows of one run, and holds it to.
+
+    site: its name. scenario: settled in all that the mechanism needs. mechanism: what protects its
+    records; None when no privacy unit is set. home: its policy, keys and ledgers; None only for a
+    simulated site that spends nothing. commitment: to the records that the run trains on, 64 hex
+    digits. app: the folder of the app's code, if it is not the one beside this library.
+    """
+
+    site: str
+    scenario: Scenario
+    mechanism: Mechanism | None
+    home: Home | None
+    commitment: Callable[[], str]
+    app: Path | None = None
+
+    @cached_property
+    def unit(self) -> str:
+        """What protects an update, as policies and ledgers name it."""
+        return unit_of(self.scenario, self.mechanism)
+
+    def policy(self) -> SitePolicy:
+        """Return what the site allows now; without a home, what the scenario needs."""
+        return self.home.policy() if self.home else for_scenario(self.scenario, self.site)
+
+    def admit(self, instruction: Instruction) -> None:
+        """Find out, before anybody trains, whether the site takes part in this round.
+
+        Raises Decline: the instruction is another site's, the policy does not allow the unit, or
+        the ledger is not the one that the server has seen.
+        """
+        if instruction.site != site_id(self.site):
+            raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another site")
+        if not self.policy().allows(self.unit):
+            raise Decline(Code.POLICY, f"site.toml: budget.units does not hold {self.unit!r}")
+        if self.unit != "none":
+            with self._budget(instruction):
+                pass
+
+    def reserve(self, instruction: Instruction) -> None:
+        """Write down the steps of this round, durably, before the first of them is taken.
+
+        A crash in between costs the site a round of its budget, never an unrecorded release.
+
+        Raises Decline when the budget does not let it.
+        """
+        if self.unit == "none" or self.home is None or self.mechanism is None:
+            return
+        run, steps, asked = instruction.run.hex(), round_steps(self.scenario), self.scenario.privacy
+        commitment = self.commitment()
+        with self._budget(instruction) as (budget, _):
+            budget.begin(
+                run,
+                self.mechanism,
+                self.home.policy(),
+                asked_epsilon=asked.epsilon,
+                delta=asked.delta,
+                dataset=self.home.dataset,
+                commitment=commitment,
+                code=code_digest(self.app),
+                round_steps=steps,
+            )
+            budget.reserve(run, instruction.round, steps, instruction.model.hex())
+
+    def release(self, instruction: Instruction, frame: bytes) -> LedgerHead | None:
+        """Write down, durably, that the frame leaves, and return the head that travels with it.
+
+        The same one again costs nothing. None where nothing is spent.
+
+        Raises Decline when the budget does not let it, LedgerError when it was not reserved.
+        """
+        if self.unit == "none":
+            return None
+        with self._budget(instruction) as (budget, ledger):
+            budget.release(instruction.run.hex(), instruction.round, frame)
+            return _head(ledger, named=instruction.receipt is None)
+
+    def head(self) -> tuple[LedgerHead | None, tuple[str, ...]]:
+        """Return the ledger's head, if there is one, and the rows by which it changed its key."""
+        if self.unit == "none" or self.home is None or not self.home.ledger.exists():
+            return None, ()
+        with self._ledger(self.home) as ledger:
+            rotations = (row for row in ledger.rows if row.kind == "key-rotate")
+            return _head(ledger, named=True), tuple(r.line.decode().rstrip() for r in rotations)
+
+    def send(self, outgoing: Hello | Reply, message: flower.Message) -> flower.Message:
+        """Return the reply that carries `outgoing`; raises egress.NotAllowed."""
+        return egress.send(outgoing, message, self.policy(), self.unit)
+
+    @contextmanager
+    def _budget(self, instruction: Instruction) -> Iterator[tuple[Budget, Ledger]]:
+        """Open the budget, and check what the server has seen of it."""
+        if self.home is None or self.mechanism is None:
+            raise Decline(Code.CONFIG, "privacy is claimed, and the site has no ledger")
+        try:
+            with self._ledger(self.home) as ledger:
+                budget = Budget(ledger, siblings=(self.home.ledgers,))
+                if instruction.receipt is not None:
+                    budget.witness(instruction.receipt)
+                yield budget, ledger
+        except Refused as refused:
+            raise Decline(_CODES.get(refused.why, Code.BUDGET), str(refused)) from None
+
+    def _ledger(self, home: Home) -> Ledger:
+        return Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT)
+
+
+def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) -> Guardian:
+    """Return the guardian of a run at the site whose folder is `home`.
+
+    run: its 16 hex digits. The records are those that `[data.NAME]` of its site.toml names, NAME
+    being the scenario's data.name. Raises Decline when there is no such table, or it declares less
+    than the plan needs, ValueError when no noise keeps the plan's epsilon, and ScenarioError when
+    the plan leaves open what a site must not find out by itself.
+    """
+    if not _RUN.fullmatch(run):
+        raise ScenarioError(f"run.id: must be 16 lower-case hex digits, got {run!r:.40}")
+    if named := own_code(scenario):
+        raise ScenarioError(
+            f"{named[0]}: must be a name that this site knows (rule: no file that a scenario names "
+            "is run here), got one of a file"
+        )
+    if scenario.privacy.unit == "record" and not scenario.privacy.expected_batch:
+        raise ScenarioError(
+            "privacy.expected_batch: must be settled by the coordinator, the same number for all "
+            "sites, got 0; submit with `fedlite server submit`"
+        )
+    policy = site_policy.load(home / "site.toml")
+    chosen = policy.data_set(scenario.data.name)
+    if chosen is None:
+        raise Decline(
+            Code.POLICY,
+            f"site.toml: has no [data.{scenario.data.name}], so nothing here answers this scenario",
+        )
+    if beyond := beyond_declared(policy, scenario):
+        raise Decline(Code.POLICY, "site.toml: " + "; ".join(beyond))
+    mechanism = plan_mechanism(scenario) if scenario.private else None
+    place = Home(home, policy.site, scenario.data.name)
+    here = DataSet(**{**vars(chosen), "path": str(chosen.file(home)) if chosen.path else ""})
+
+    kept: dict[object, str] = {}
+
+    def commitment() -> str:
+        seen = stamp(Path(here.path)) if here.path else None
+        if seen not in kept:
+            _, data = records.own_records(scenario, here, home, policy.site)
+            train = records.counted(data, scenario, chosen.records_at_most)
+            kept.clear()
+            kept[seen] = place.commitment(train)
+        return kept[seen]
+
+    return Guardian(policy.site, scenario, mechanism, place, commitment, app)
+
+
+def _head(ledger: Ledger, *, named: bool) -> LedgerHead:
+    head = ledger.head
+    names = (bytes.fromhex(head.ledger), bytes.fromhex(ledger.key)) if named else (b"", b"")
+    return LedgerHead(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.signature), *names)

@@ -1,0 +1,86 @@
+"""A ClientApp that is hostile in the way that its settings say (`federation.name`)."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedlite import flower
+from fedlite.guard import remote
+
+app = ClientApp()
+
+
+@app.train()
+@app.query()
+def answer(message: Message, context: Context) -> Message:
+    deed, home = str(context.run_config["federation.name"]), Path(context.node_config["folder"])
+    pipe = remote.of_this_process().pipe
+    frame = bytes(28) + b"frame"
+    if deed == "sleep":
+        os.write(pipe.fileno(), b"\x01")
+        time.sleep(3600)
+    elif deed == "flood":
+        os.write(pipe.fileno(), (3 << 30).to_bytes(8, "little"))
+        while True:
+            os.write(pipe.fileno(), bytes(1 << 20))
+    elif deed == "die":
+        os.abort()
+    elif deed == "twice":
+        for _ in range(2):
+            pipe.send(remote.RESERVE)
+            pipe.receive()
+    elif deed == "nonsense":
+        pipe.send(b"q")
+        pipe.receive()
+    elif deed == "empty":
+        pipe.send(b"")
+        pipe.receive()
+    elif deed == "head":
+        pipe.send(remote.RESERVE)
+        pipe.receive()
+        frame = b"FH" + bytes([1, 0]) + bytes(100) + frame
+    elif deed == "honest":
+        pipe.send(remote.RESERVE)
+        if pipe.receive() != remote.GRANTED:
+            return flower.decline(flower.Code.BUDGET, message)
+    elif deed == "pry":
+        frame += _pry(home).encode()
+    # "unasked" goes on: it hands over what nobody wrote down.
+    return flower.answer(frame, message)
+
+
+def _pry(folder: Path) -> str:
+    """Return which of these succeeded."""
+    home = folder.parents[1]
+    other = home / "state" / ("ff" * 8)
+    deeds: dict[str, Any] = {
+        "read ledger key": lambda: (home / "keys" / "ledger.pem").read_bytes(),
+        "read node key": lambda: (home / "keys" / "node.pem").read_bytes(),
+        "read data secret": lambda: (home / "keys" / "data.secret").read_bytes(),
+        "read policy": lambda: (home / "site.toml").read_bytes(),
+        "list ledgers": lambda: os.listdir(home / "ledgers"),
+        "delete ledger": lambda: (home / "ledgers" / "digits.jsonl").unlink(),
+        "write ledger": lambda: (home / "ledgers" / "digits.jsonl").write_bytes(b""),
+        "rename ledgers": lambda: (home / "ledgers").rename(home / "gone"),
+        "read other run": lambda: (other / "state.safetensors").read_bytes(),
+        "write other run": lambda: (other / "mine").write_bytes(b""),
+        "read other data": lambda: (home / "other.csv").read_bytes(),
+        "read journal": lambda: os.listdir(home / "audit"),
+        "read inflight": lambda: os.listdir(home / "inflight"),
+        "link outside": lambda: (folder / "out").symlink_to(home / "keys"),
+        "pipe in state": lambda: os.mkfifo(folder / "fifo"),
+    }
+    done = []
+    for name, deed in deeds.items():
+        try:
+            deed()
+            done.append(name)
+        except OSError:
+            continue
+    return ", ".join(done)

@@ -1,0 +1,159 @@
+"""What approved code can do to the site that asked it: real worker processes, hostile apps.
+
+Covers fedlite/guard/remote.py and fedlite/guard/worker.py.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from clients.runtime import setup
+from clients.runtime.desk import Desk
+from clients.runtime.gate import ApprovedRun
+from clients.runtime.warm import Workers
+from fedlite import flower
+from fedlite.deployment import bundle as bundles
+from fedlite.guard import policy
+from fedlite.guard.policy import DataSet
+from fedlite.messages import Code, Instruction, Reply, site_id
+from fedlite.privacy.ledger import read
+from fedlite.scenario import from_dict
+
+RUN = "00112233aabbccdd"
+HOSTILE = Path(__file__).with_name("hostile.py")
+PRIVATE = {"unit": "record", "epsilon": 3.0, "expected_batch": 20, "sampling_rate": 0.1}
+
+
+class Place:
+    """A site's folder, its desk, and what it wrote into its journal."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        setup.init(home, "a", data=DataSet("digits", "digits"), epsilon=5.0)
+        (home / "other.csv").write_text("secret\n")
+        other = home / "state" / ("ff" * 8)
+        other.mkdir()
+        (other / "state.safetensors").write_text("another run's")
+        self.notes: list[tuple[str, str]] = []
+        told = policy.load(home / setup.POLICY)
+        self.desk = Desk(home, Workers(home, home, told), self._note)
+
+    def _note(self, action: str, **facts: str) -> None:
+        self.notes.append((action, facts["why"]))
+
+    def ask(self, deed: str, number: int = 1, **limits: Any) -> tuple[Any, str]:
+        """Return the reply to a round's message by an app that does `deed`."""
+        text = (self.home / setup.POLICY).read_text()
+        for key, value in limits.items():
+            text = "\n".join(
+                f"{key} = {value}" if line.startswith(f"{key} =") else line
+                for line in text.splitlines()
+            )
+        (self.home / setup.POLICY).write_text(text)
+        bundle = bundles.read(_bundle(deed))
+        run = ApprovedRun(
+            bundle,
+            {**bundle.settings, "run.id": RUN},
+            policy.load(self.home / setup.POLICY),
+        )
+        flower.identify(1, 2)
+        asked = Instruction(bytes.fromhex(RUN), number, site_id("a"), 0, bytes(8), ())
+        return self.desk.answer(flower.ask(asked.encode(), 2, "train", str(number)), run, 2)
+
+    def kinds(self) -> list[str]:
+        path = self.home / "ledgers" / "digits.jsonl"
+        return [row.kind for row in read(path)] if path.exists() else []
+
+
+def _bundle(deed: str) -> bytes:
+    tables = {"federation": {"name": deed, "rounds": 5}, "data": {"name": "digits"}}
+    scenario = from_dict(tables | {"privacy": PRIVATE, "training": {"steps": 2}})
+    app = {"components": bundles.COMPONENTS, "config": scenario.to_dict()}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("pyproject.toml", tomli_w.dumps({"tool": {"flwr": {"app": app}}}))
+        archive.writestr("clients/__init__.py", "")
+        archive.writestr("clients/app.py", HOSTILE.read_text())
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path / "home")
+    yield made
+    made.desk.close()
+
+
+def test_an_honest_round_is_written_down_before_it_is_trained_and_before_it_leaves(
+    place: Place,
+) -> None:
+    reply, word = place.ask("honest")
+    assert word == "sent" and place.kinds() == ["genesis", "reserve", "settle", "release"]
+    said = Reply.decode(flower.unwrap(reply))
+    assert said.frame == bytes(28) + b"frame"
+    assert said.head is not None and said.head.seq == 3
+    assert place.notes == []
+
+
+def test_approved_code_reaches_neither_keys_nor_ledgers_nor_other_runs(place: Place) -> None:
+    place.ask("honest")
+    rows = place.kinds()
+    reply, word = place.ask("pry", 2)
+    # It trained unasked, so nothing of it left; what it found is read where it was handed over.
+    assert flower.code_of(reply) is Code.DATA and word == "data"
+    assert place.kinds() == rows
+    assert (place.home / "keys" / "ledger.pem").exists()
+
+
+def test_what_it_tried_failed_every_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[bytes] = []
+    monkeypatch.setattr(
+        "fedlite.guard.guardian.Guardian.release",
+        lambda self, asked, frame: handed.append(frame),
+    )
+    place.ask("honest")
+    place.ask("pry", 2)
+    assert handed[-1] == bytes(28) + b"frame"
+
+
+@pytest.mark.parametrize(
+    ("deed", "code", "why"),
+    [
+        ("sleep", Code.FAILED, "took longer than limits.seconds"),
+        ("flood", Code.POLICY, "answered too much"),
+        ("die", Code.FAILED, "died"),
+        ("twice", Code.FAILED, "asked for what it may not"),
+        ("nonsense", Code.FAILED, "asked for what it may not"),
+        ("empty", Code.FAILED, "asked for what it may not"),
+        ("unasked", Code.DATA, "trained unasked"),
+    ],
+)
+def test_whatever_it_does_the_site_is_there_for_the_next_round(
+    place: Place, deed: str, code: Code, why: str
+) -> None:
+    place.ask("honest", seconds=60)
+    rows = place.kinds()
+    reply, word = place.ask(deed, 2, seconds=5)
+    assert (flower.code_of(reply), word) == (code, code.value)
+    ((_, told),) = place.notes
+    assert why in told
+    # Asking twice has spent one round; nothing else has spent anything, and nothing is lost.
+    assert place.kinds() == rows + ["reserve"] * (deed == "twice")
+    again, word = place.ask("honest", 3, seconds=60)
+    assert word == "sent" and flower.code_of(again) is None
+
+
+def test_a_head_that_approved_code_makes_up_is_not_sent(place: Place) -> None:
+    place.ask("honest")
+    reply, _ = place.ask("head", 2)
+    said = Reply.decode(flower.unwrap(reply))
+    last = read(place.home / "ledgers" / "digits.jsonl")[-1]
+    assert said.head is not None and said.frame == bytes(28) + b"frame"
+    assert (said.head.seq, said.head.hash.hex()) == (last.seq, last.hash)
