@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from itertools import count
 
 import pytest
 
 from fedlite.data import available
+
+_NUMBERS = count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -18,6 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "data(name): needs this data source; skipped where it is missing, failed where it is "
         "missing and FEDLITE_REQUIRE_DATA=1",
     )
+
+
+@pytest.fixture(autouse=True)
+def _register(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give each test a register of its own: what sites of others spend on is theirs."""
+    folder = tmp_path_factory.getbasetemp() / "registers" / str(next(_NUMBERS))
+    monkeypatch.setenv("FEDLITE_REGISTER", str(folder))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

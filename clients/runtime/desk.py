@@ -37,6 +37,7 @@ class Desk:
         """Take over the workers."""
         self._home, self._workers, self._note = home, workers, note
         self._guardians: dict[str, Guardian] = {}
+        self._told = ""
 
     def close(self) -> None:
         """End the workers."""
@@ -53,8 +54,7 @@ class Desk:
                 return flower.decline(outgoing, message), outgoing.value
             return guard.send(outgoing, message), "sent"
         except Decline as decline:
-            log.warning("declined (%s): %s", decline.code, decline)
-            code = decline.code
+            code = self._declined(decline)
         except egress.NotAllowed as error:
             self._note("refuse", why=str(error))
             code = Code.POLICY
@@ -75,6 +75,14 @@ class Desk:
             log.error("%s", error)
             code = Code.FAILED
         return flower.decline(code, message), code.value
+
+    def _declined(self, decline: Decline) -> Code:
+        """Say why; what is wrong with a ledger is a person's business, once."""
+        log.warning("declined (%s): %s", decline.code, decline)
+        if decline.code is Code.LEDGER and str(decline) != self._told:
+            self._told = str(decline)
+            self._note("refuse", why=self._told[:500])
+        return decline.code
 
     def _worked(
         self, message: Message, approved: ApprovedRun, node: int
@@ -131,8 +139,7 @@ class Desk:
                 raise Decline(Code.POLICY, "a hello trains nothing")
             guard.reserve(asked)
         except Decline as decline:
-            log.warning("declined (%s): %s", decline.code, decline)
-            return decline.code
+            return self._declined(decline)
         except (ValueError, OSError) as error:
             log.error("the round could not be written down: %s", error)
             return Code.DATA if isinstance(error, ValueError) else Code.FAILED

@@ -253,6 +253,26 @@ def site_raise(
         )
 
 
+@site_app.command("adopt")
+def site_adopt(
+    home: SiteFolder,
+    dataset: Annotated[str, typer.Argument(help="The data set: the NAME of its [data.NAME].")],
+    key: Annotated[Path | None, typer.Option(help="The data owner's private key, PEM.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say, as the data's owner, that this site may spend on records that another has spent on.
+
+    Also where the site's own ledger is lost for good: what it had spent is then forgotten.
+    """
+    with told(home):
+        from fedlite.guard import keeping as commands
+
+        lost = commands.adopt(home, dataset, key)
+        text = f"{dataset}: is {home}'s from here on, with a budget that begins anew"
+        value = {"home": str(home), "dataset": dataset, "taken_from": lost}
+        tell(value, text + "".join(f"; not {one}'s" for one in lost), as_json)
+
+
 @site_app.command("rotate")
 def site_rotate(home: SiteFolder, as_json: Json = False) -> None:
     """Replace the key that signs the site's ledgers; each of them records it."""

@@ -23,6 +23,7 @@ from fedlite.guard.code import code_digest
 from fedlite.guard.declared import beyond_declared
 from fedlite.guard.folder import Home
 from fedlite.guard.policy import DataSet, SitePolicy, for_scenario
+from fedlite.guard.register import Kept, Register
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
 from fedlite.privacy import Mechanism
 from fedlite.privacy.budget import Budget, Refused
@@ -58,7 +59,8 @@ class Guardian:
     site: its name. scenario: settled in all that the mechanism needs. mechanism: what protects its
     records; None when no privacy unit is set. home: its policy, keys and ledgers; None only for a
     simulated site that spends nothing. commitment: to the records that the run trains on, 64 hex
-    digits. app: the folder of the app's code, if it is not the one beside this library.
+    digits. app: the folder of the app's code, if it is not the one beside this library. register:
+    what the machine remembers of the site's ledgers; None for a simulated site.
     """
 
     site: str
@@ -67,6 +69,7 @@ class Guardian:
     home: Home | None
     commitment: Callable[[], str]
     app: Path | None = None
+    register: Register | None = None
 
     @cached_property
     def unit(self) -> str:
@@ -133,7 +136,7 @@ class Guardian:
         """Return the ledger's head, if there is one, and the rows by which it changed its key."""
         if self.unit == "none" or self.home is None or not self.home.ledger.exists():
             return None, ()
-        with self._ledger(self.home) as ledger:
+        with self._opened(self.home) as ledger:
             rotations = (row for row in ledger.rows if row.kind == "key-rotate")
             return _head(ledger, named=True), tuple(r.line.decode().rstrip() for r in rotations)
 
@@ -147,7 +150,7 @@ class Guardian:
         if self.home is None or self.mechanism is None:
             raise Decline(Code.CONFIG, "privacy is claimed, and the site has no ledger")
         try:
-            with self._ledger(self.home) as ledger:
+            with self._opened(self.home) as ledger:
                 budget = Budget(ledger, siblings=(self.home.ledgers,))
                 if instruction.receipt is not None:
                     budget.witness(instruction.receipt)
@@ -155,8 +158,22 @@ class Guardian:
         except Refused as refused:
             raise Decline(_CODES.get(refused.why, Code.BUDGET), str(refused)) from None
 
-    def _ledger(self, home: Home) -> Ledger:
-        return Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT)
+    @contextmanager
+    def _opened(self, home: Home) -> Iterator[Ledger]:
+        """Open the ledger, held against what this machine remembers of it."""
+        with Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT) as ledger:
+            if self.register is None:
+                yield ledger
+                return
+            try:
+                self.register.check(home, ledger)
+            except Kept as error:
+                raise Decline(Code.LEDGER, str(error)) from None
+            try:
+                yield ledger
+            finally:
+                if ledger.exists:
+                    self.register.note(home, ledger.head)
 
 
 def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) -> Guardian:
@@ -194,16 +211,22 @@ def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) 
 
     kept: dict[object, str] = {}
 
+    register = Register.own()
+
     def commitment() -> str:
         seen = stamp(Path(here.path)) if here.path else None
         if seen not in kept:
+            try:
+                register.claim(place, here, policy.owner)
+            except Kept as error:
+                raise Decline(Code.LEDGER, str(error)) from None
             _, data = records.own_records(scenario, here, home, policy.site)
             train = records.counted(data, scenario, chosen.records_at_most)
             kept.clear()
             kept[seen] = place.commitment(train)
         return kept[seen]
 
-    return Guardian(policy.site, scenario, mechanism, place, commitment, app)
+    return Guardian(policy.site, scenario, mechanism, place, commitment, app, register)
 
 
 def _head(ledger: Ledger, *, named: bool) -> LedgerHead:

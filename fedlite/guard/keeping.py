@@ -9,8 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedlite.deployment.journal import Journal
 from fedlite.guard import policy as site_policy
+from fedlite.guard.folder import Home
 from fedlite.guard.grants import sign_grant
+from fedlite.guard.register import Register
 from fedlite.identity import keys
 from fedlite.privacy.budget import Account, Budget
 from fedlite.privacy.budget.policy import Policy
@@ -79,6 +82,35 @@ def apply_grant(home: Path, path: Path) -> dict[str, Any]:
         budget = Budget(opened)
         budget.raise_to(wanted, signature)
         return budget.account.policy.body()
+
+
+def adopt(home: Path, dataset: str, key: Path | None) -> list[str]:
+    """Give a data set's records to the site, and let it begin a ledger anew where one was lost.
+
+    key: the data owner's, needed where an owner is named: by this site's policy, or by the site
+    that spent on the records. Returns the folders that lose them. Raises ValueError.
+    """
+    policy, register = site_policy.load(home / "site.toml"), Register.own()
+    chosen = policy.data_set(dataset)
+    if chosen is None:
+        known = ", ".join(one.name for one in policy.data) or "none"
+        raise ValueError(f"{home}: has no [data.{dataset}]; those here: {known}")
+    place = Home(home, policy.site, dataset)
+    others = register.conflicts(place, chosen)
+    if not others and register.seen(place) is None:
+        raise ValueError(f"{home}: nothing stands in the way of [data.{dataset}]; nothing to adopt")
+    if not others and place.ledger.exists():
+        raise ValueError(
+            f"{place.ledger}: is there, and is not what was written here last; move it away, so "
+            "that both can be looked at, before a ledger is begun anew"
+        )
+    said = keys.public_hex(keys.load(key)) if key else ""
+    for owner in {one.owner for one in others} | {policy.owner}:
+        if owner and owner != said:
+            raise ValueError(f"--key: must be the data owner's, whose public half is {owner}")
+    register.adopt(place, chosen, policy.owner)
+    Journal(home / "audit").write("adopt", dataset=dataset, owner=said)
+    return [one.home for one in others]
 
 
 def rotate_key(home: Path) -> tuple[str, int]:

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from fedlite.commands.main import app
 from fedlite.guard import keeping as commands, policy_file
-from fedlite.guard.folder import open_home
-from fedlite.guard.policy import SitePolicy
+from fedlite.guard.folder import Home, open_home
+from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.guard.register import Kept, Register
 from fedlite.identity import keys
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.budget import Account, Budget
@@ -126,3 +127,28 @@ def test_a_poisoned_ledger_works_again_once_it_is_recovered(site: Path) -> None:
     assert run("recover", site, "digits") == (0, "digits: 1 rows verified and written anew\n")
     with Ledger.open(ledger, key) as opened:
         Budget(opened).reserve("ab" * 8, 1, 1, "00" * 8)
+
+
+def test_only_the_owner_gives_records_to_another_site(tmp_path: Path) -> None:
+    owner = tmp_path / "owner.pem"
+    public = commands.owner_key(owner)
+    homes = []
+    for name in ("a", "b"):
+        homes.append(tmp_path / name)
+        homes[-1].mkdir()
+        (homes[-1] / "own.csv").write_text("x,y\n1,2\n")
+        chosen = DataSet("scans", "csv", path="own.csv", target="y")
+        told = SitePolicy(site=name, owner=public, data=(chosen,))
+        policy_file.write(homes[-1] / "site.toml", told)
+    register, (first, second) = Register.own(), (Home(h, h.name, "scans") for h in homes)
+    register.claim(first, chosen, public)
+    with pytest.raises(ValueError, match="nothing to adopt"):
+        commands.adopt(homes[0], "scans", None)
+    with pytest.raises(ValueError, match=f"--key: must be the data owner's.*{public}"):
+        commands.adopt(homes[1], "scans", None)
+    with pytest.raises(Kept):
+        register.claim(second, chosen, public)
+    assert commands.adopt(homes[1], "scans", owner) == [str(homes[0])]
+    register.claim(second, chosen, public)
+    with pytest.raises(Kept):
+        register.claim(first, chosen, public)

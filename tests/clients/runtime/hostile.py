@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from fedlite import flower
 from fedlite.guard import remote
+from fedlite.messages import Code
 
 app = ClientApp()
 
@@ -47,8 +48,8 @@ def answer(message: Message, context: Context) -> Message:
         frame = b"FH" + bytes([1, 0]) + bytes(100) + frame
     elif deed == "honest":
         pipe.send(remote.RESERVE)
-        if pipe.receive() != remote.GRANTED:
-            return flower.decline(flower.Code.BUDGET, message)
+        if (said := pipe.receive()) != remote.GRANTED:
+            return flower.decline(Code(said[1:].decode()), message)
     elif deed == "pry":
         frame += _pry(home).encode()
     # "unasked" goes on: it hands over what nobody wrote down.

@@ -23,7 +23,7 @@ from fedlite.deployment import bundle as bundles
 from fedlite.guard import policy
 from fedlite.guard.policy import DataSet
 from fedlite.messages import Code, Instruction, Reply, site_id
-from fedlite.privacy.ledger import read
+from fedlite.privacy.ledger import forget, read
 from fedlite.scenario import from_dict
 
 RUN = "00112233aabbccdd"
@@ -39,7 +39,7 @@ class Place:
         setup.init(home, "a", data=DataSet("digits", "digits"), epsilon=5.0)
         (home / "other.csv").write_text("secret\n")
         other = home / "state" / ("ff" * 8)
-        other.mkdir()
+        other.mkdir(exist_ok=True)
         (other / "state.safetensors").write_text("another run's")
         self.notes: list[tuple[str, str]] = []
         told = policy.load(home / setup.POLICY)
@@ -157,3 +157,39 @@ def test_a_head_that_approved_code_makes_up_is_not_sent(place: Place) -> None:
     last = read(place.home / "ledgers" / "digits.jsonl")[-1]
     assert said.head is not None and said.frame == bytes(28) + b"frame"
     assert (said.head.seq, said.head.hash.hex()) == (last.seq, last.hash)
+
+
+def test_a_second_folder_has_no_second_budget_for_the_same_records(
+    place: Place, tmp_path: Path
+) -> None:
+    place.ask("honest")
+    other = Place(tmp_path / "other")
+    try:
+        reply, word = other.ask("honest")
+        assert flower.code_of(reply) is Code.LEDGER and word == "ledger"
+        assert other.kinds() == []
+        ((_, told),) = other.notes
+        assert f"site join {place.home} INVITATION" in told
+    finally:
+        other.desk.close()
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_ledger_that_went_back_while_the_site_was_stopped_is_found(
+    tmp_path: Path, back: bool
+) -> None:
+    place = Place(tmp_path / "home")
+    path = place.home / "ledgers" / "digits.jsonl"
+    place.ask("honest")
+    old = path.read_bytes()
+    place.ask("honest", 2)
+    place.desk.close()
+    path.unlink()
+    if back:
+        path.write_bytes(old)
+    forget(path)  # as a new process has
+    place = Place(place.home)
+    reply, _ = place.ask("honest", 3)
+    assert flower.code_of(reply) is Code.LEDGER
+    assert path.exists() is back and (not back or path.read_bytes() == old)
+    place.desk.close()
