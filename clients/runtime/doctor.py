@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import fedlite
-from clients.runtime import setup
+from clients.runtime import seats, setup
 from clients.runtime.reach import reach
 from fedlite.deployment import sandbox
 from fedlite.deployment.invitation import Invitation, same_release
@@ -45,6 +44,8 @@ def examine(home: Path) -> Iterator[Check]:
     yield from _versions()
     yield from _permissions(home)
     yield from _guarded("keys", lambda: _keys(home))
+    for seat in seats.every(home) or [home]:
+        yield from _guarded("node key", lambda seat=seat: _node_key(home, seat))  # type: ignore[misc]
     policy: SitePolicy | None = None
     try:
         policy = site_policy.load(home / setup.POLICY)
@@ -58,7 +59,8 @@ def examine(home: Path) -> Iterator[Check]:
     if policy is not None:
         yield _sandbox(policy)
         yield from _device(policy)
-    yield from _guarded("coordinator", lambda: _coordinator(home, policy))
+    for seat in seats.every(home) or [home]:
+        yield from _guarded("coordinator", lambda seat=seat: _coordinator(home, seat, policy))  # type: ignore[misc]
 
 
 def _guarded(name: str, checks: Callable[[], Iterator[Check]]) -> Iterator[Check]:
@@ -108,8 +110,6 @@ def _permissions(home: Path) -> Iterator[Check]:
 
 
 def _keys(home: Path) -> Iterator[Check]:
-    node = nodekey.public(nodekey.load(home / setup.NODE))
-    yield Check("node key", OK, nodekey.fingerprint(node))
     yield Check("ledger key", OK, keys.public_hex(keys.load(home / setup.LEDGER)))
     if not (home / setup.SECRET).exists():
         mend = f"run `fedlite site init {home} --name NAME` again"
@@ -117,7 +117,12 @@ def _keys(home: Path) -> Iterator[Check]:
     else:
         keys.secret(home / setup.SECRET)
         yield Check("data secret", OK, "there")
-    if (home / setup.NEXT).exists():
+
+
+def _node_key(home: Path, seat: Path) -> Iterator[Check]:
+    node = nodekey.public(nodekey.load(seat / setup.NODE))
+    yield Check("node key", OK, nodekey.fingerprint(node))
+    if (seat / setup.NEXT).exists():
         mend = f"when the coordinator has approved it: fedlite site rotate-key {home} --finish"
         yield Check("next node key", WARNING, "a change of key is under way", mend)
 
@@ -200,31 +205,33 @@ def _device(policy: SitePolicy) -> Iterator[Check]:
         yield Check("device", FAIL, "torch sees no GPU", mend)
 
 
-def _coordinator(home: Path, policy: SitePolicy | None) -> Iterator[Check]:
-    if not (home / setup.COORDINATOR).exists():
+def _coordinator(home: Path, seat: Path, policy: SitePolicy | None) -> Iterator[Check]:
+    if not (seat / seats.COORDINATOR).exists():
         mend = f"fedlite site join {home} INVITATION"
         yield Check("coordinator", WARNING, "none joined yet", mend)
         return
-    invitation = setup.joined(home)
-    yield from _joined(home, policy, invitation)
-    found = reach(invitation.host, invitation.port, home / setup.CA)
+    invitation = seats.joined(seat)
+    yield from _joined(home, seat, policy, invitation)
+    found = reach(invitation.host, invitation.port, seat / setup.CA)
     if found.failed:
         what, _, mend = found.why.partition("; ")
         yield Check("connection", FAIL, f"{invitation.address}: {what}", mend)
         return
     yield Check("connection", OK, f"{invitation.address} answers, TLS is good")
     yield from _clocks(found.skew, found.expires)
-    yield from _activation(home)
+    yield from _activation(seat)
 
 
-def _joined(home: Path, policy: SitePolicy | None, invitation: Invitation) -> Iterator[Check]:
+def _joined(
+    home: Path, seat: Path, policy: SitePolicy | None, invitation: Invitation
+) -> Iterator[Check]:
     good = same_release(invitation.fedlite, fedlite.__version__)
     mend = "" if good else "install the coordinator's major.minor of fedlite"
     what = f"{invitation.name!r} at {invitation.address}, fedlite {invitation.fedlite}"
     yield Check("coordinator", OK if good else FAIL, what, mend)
-    if (home / setup.CA).read_bytes() != invitation.ca_pem.encode("ascii"):
+    if (seat / setup.CA).read_bytes() != invitation.ca_pem.encode("ascii"):
         mend = f"run `fedlite site join {home} INVITATION` again"
-        yield Check("ca.crt", FAIL, f"is not that of {setup.COORDINATOR}", mend)
+        yield Check("ca.crt", FAIL, f"is not that of {seats.COORDINATOR}", mend)
     if policy is not None and policy.servers and invitation.witness not in policy.servers:
         mend = f"add {invitation.witness} to keys in [servers] of {home / setup.POLICY}"
         yield Check("witness key", FAIL, "site.toml does not list the coordinator's", mend)
@@ -245,19 +252,13 @@ def _clocks(skew: float | None, expires: datetime | None) -> Iterator[Check]:
     yield Check("clock", state, text, "" if state == OK else "set the clock: timedatectl set-ntp 1")
 
 
-def _activation(home: Path) -> Iterator[Check]:
-    """Ask whether the coordinator knows the node key; returns nothing where nobody can tell."""
+def _activation(seat: Path) -> Iterator[Check]:
+    """Ask whether the coordinator knows the node key."""
+    from clients.runtime import fleet
+
     try:
-        from clients.runtime import fleet
-    except ImportError:
-        return
-    # getattr: the runtime may be one that cannot ask.
-    ask: Any = getattr(fleet, "check_activation", None)
-    if ask is None:
-        return
-    try:
-        ask(home)
+        fleet.check_activation(seat)
         yield Check("node key accepted", OK, "the coordinator knows this site")
     except (OSError, ValueError, RuntimeError) as error:
-        mend = f"send {home / setup.REQUEST} to the coordinator's operator"
+        mend = f"send {seat / setup.REQUEST} to the coordinator's operator"
         yield Check("node key accepted", FAIL, str(error), mend)

@@ -45,7 +45,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from clients.runtime import lock, setup
+from clients.runtime import lock, seats
 from fedlite import flower
 from fedlite.identity import nodekey
 
@@ -295,24 +295,24 @@ def transport_problem(error: Exception, address: str) -> Exception:
     return Unreachable(f"{address}: cannot be reached ({text or type(error).__name__})")
 
 
-def connection(home: Path, key: str = "keys/node.pem") -> Fleet:
-    """Return a connection of the site whose folder is `home`, by one of its node keys."""
-    invitation = setup.joined(home)
+def connection(seat: Path, key: str = "keys/node.pem") -> Fleet:
+    """Return a connection to the coordinator of a seat, by one of its node keys."""
+    invitation = seats.joined(seat)
     ca = invitation.ca_pem.encode()
-    return Fleet(invitation.address, ca, nodekey.load(home / key))
+    return Fleet(invitation.address, ca, nodekey.load(seat / key))
 
 
-def check_activation(home: Path) -> None:
-    """Find out whether the coordinator accepts the site's key; a site that runs is not disturbed.
+def check_activation(seat: Path) -> None:
+    """Find out whether a coordinator accepts the seat's key; a site that runs is not disturbed.
 
     Raises Refused or Unreachable.
     """
     try:
-        held = lock.hold(home)
+        held = lock.hold(seat)
     except lock.Held:
         return  # its own process says in `fedlite site status` how it is
     with held:
-        fleet = connection(home)
+        fleet = connection(seat)
         try:
             fleet.activate()
         finally:

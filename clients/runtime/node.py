@@ -18,7 +18,7 @@ from typing import Any
 
 from flwr.app import Message
 
-from clients.runtime import gate, lock, setup
+from clients.runtime import gate, lock, seats, setup
 from clients.runtime.desk import Desk
 from clients.runtime.fleet import Incoming, Refused, RunOver, TooLarge, Unreachable, connection
 from clients.runtime.gate import ApprovedRun
@@ -59,7 +59,7 @@ class Runtime:
         if not self.home.is_dir():
             raise ValueError(f"{home}: no such folder; make it with `fedlite site init {home}`")
         self._lock = lock.hold(self.seat)
-        self.address = setup.joined(self.seat).address
+        self.address = seats.joined(self.seat).address
         policy = site_policy.load(self.home / setup.POLICY)
         self._journal = Journal(self.home / "audit")
         self._fleet = connection(self.seat)
@@ -135,7 +135,7 @@ class Runtime:
             return False
         finally:
             fleet.close()
-        setup.finish_rotation(self.seat)
+        setup.finish_rotation(self.home, self.seat)
         self._fleet.close()
         self._fleet = connection(self.seat)
         self._status.tell("starting", "the coordinator has taken the new node key")

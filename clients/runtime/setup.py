@@ -19,7 +19,9 @@ from typing import Any
 from cryptography import x509
 
 import fedlite
+from clients.runtime import seats
 from clients.runtime.reach import resolves
+from clients.runtime.seats import COORDINATOR, joined
 from fedlite.deployment import document, systemd as unit
 from fedlite.deployment.invitation import Invitation, same_release
 from fedlite.deployment.journal import Journal
@@ -31,8 +33,9 @@ from fedlite.identity.names import site_problem
 from fedlite.storage import write_atomic
 
 FOLDERS = ("keys", "ledgers", "bundles", "bundles/waiting", "state", "inflight", "audit")
-POLICY, COORDINATOR, CA, REQUEST = "site.toml", "coordinator.json", "ca.crt", "request.json"
+POLICY, CA, REQUEST = "site.toml", "ca.crt", "request.json"
 UNIT = "fedlite-site.service"
+SEAT = ("keys", "state", "inflight", "logs")
 _ASK = "the coordinator's operator sends it to you"
 NODE, NEXT, LEDGER, SECRET = (
     f"keys/{name}" for name in ("node.pem", "node.next.pem", "ledger.pem", "data.secret")
@@ -54,11 +57,16 @@ class Unconfirmed(ValueError):
 
 @dataclass(frozen=True)
 class Joined:
-    """What joining did: where the request is, and what the operator should look at."""
+    """What joining did: the seat that the site has, and what the operator should look at."""
 
     invitation: Invitation
-    request: Path
+    seat: Path
     warnings: tuple[str, ...]
+
+    @property
+    def request(self) -> Path:
+        """What the coordinator's operator is to approve."""
+        return self.seat / REQUEST
 
 
 def init(
@@ -112,53 +120,61 @@ def join(
 
     fingerprint: what the coordinator's operator told by another way; without it `confirm` is
     asked. Raises Unconfirmed when neither says yes, ValueError when the invitation is wrong, for
-    another release of fedlite, or not of the coordinator that the site has joined.
+    another release of fedlite. A site may join several coordinators: each has a seat
+    of its own (`clients.runtime.seats`), and all spend from the site's one budget.
     """
     policy = site_policy.load(home / POLICY)
     invitation = document.read(path, Invitation.decode, _ASK)
     with _refusals(home, "join", invitation):
-        _refuse_other_coordinator(home, invitation)
         _refuse_unusable(invitation)
         _confirm(invitation, fingerprint, confirm)
+    seat = seats.known(home, invitation)
+    fresh, seat = seat is None, seat or seats.free(home, invitation)
+    for folder in (seat, *(seat / name for name in SEAT)):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    node = nodekey.load_or_generate(seat / NODE) if fresh else nodekey.load(seat / NODE)
     request = Request(
         site=policy.site,
-        node_key=nodekey.public(nodekey.load(home / NODE)),
+        node_key=nodekey.public(node),
         ledger_key=keys.public_hex(keys.load(home / LEDGER)),
         invitation=invitation.fingerprint,
         fedlite=fedlite.__version__,
     )
-    signed = request.encode(nodekey.load(home / NODE), keys.load(home / LEDGER))
+    signed = request.encode(node, keys.load(home / LEDGER))
     warnings = []
-    if not policy.servers:
+    if fresh and invitation.witness not in policy.servers:
         policy_file.list_server(home / POLICY, invitation.witness)
-    elif invitation.witness not in policy.servers:
+    elif policy.servers and invitation.witness not in policy.servers:
         warnings.append(
             f"{home / POLICY}: [servers] keys does not list this coordinator, {invitation.witness};"
             " the site refuses its runs until you add it"
         )
     if problem := resolves(invitation.host):
         warnings.append(f"{invitation.address}: {problem}")
-    write_atomic(home / CA, invitation.ca_pem.encode("ascii"))
-    write_atomic(home / REQUEST, signed)
+    write_atomic(seat / CA, invitation.ca_pem.encode("ascii"))
+    write_atomic(seat / REQUEST, signed)
     # The last: from here on the site has joined.
-    write_atomic(home / COORDINATOR, invitation.encode())
+    write_atomic(seat / COORDINATOR, invitation.encode())
     Journal(home / "audit").write(
         "join",
         coordinator=invitation.name,
         address=invitation.address,
         fingerprint=invitation.fingerprint,
     )
-    return Joined(invitation, home / REQUEST, tuple(warnings))
+    return Joined(invitation, seat, tuple(warnings))
 
 
-def rotate_key(home: Path) -> Path:
+def rotate_key(home: Path, seat: Path | None = None) -> Path:
     """Make the next node key, and a request for it that the present key signs; return its path.
+
+    seat: whose key it is; the site's folder is the first.
 
     Called again it writes the same request: the next key is made once.
     """
-    policy, invitation = site_policy.load(home / POLICY), joined(home)
-    node, ledger = nodekey.load(home / NODE), keys.load(home / LEDGER)
-    coming = nodekey.load_or_generate(home / NEXT)
+    seat = seat or home
+    policy, invitation = site_policy.load(home / POLICY), joined(seat)
+    node, ledger = nodekey.load(seat / NODE), keys.load(home / LEDGER)
+    coming = nodekey.load_or_generate(seat / NEXT)
     request = Request(
         site=policy.site,
         node_key=nodekey.public(coming),
@@ -167,46 +183,36 @@ def rotate_key(home: Path) -> Path:
         fedlite=fedlite.__version__,
         previous_node_key=nodekey.public(node),
     )
-    write_atomic(home / REQUEST, request.encode(coming, ledger, node))
+    write_atomic(seat / REQUEST, request.encode(coming, ledger, node))
     Journal(home / "audit").write(
         "rotate",
         old=nodekey.fingerprint(request.previous_node_key),
         new=nodekey.fingerprint(request.node_key),
     )
-    return home / REQUEST
+    return seat / REQUEST
 
 
-def finish_rotation(home: Path) -> str:
+def finish_rotation(home: Path, seat: Path | None = None) -> str:
     """Put the next node key in the place of the present one; return its public half.
 
     The coordinator must have approved it: it knows one key of a site. Raises ValueError when no
     change of key is under way.
     """
-    if not (home / NEXT).exists():
+    seat = seat or home
+    if not (seat / NEXT).exists():
         raise ValueError(
-            f"{home / NEXT}: no such file, so no change of key is under way; begin one with "
+            f"{seat / NEXT}: no such file, so no change of key is under way; begin one with "
             f"`fedlite site rotate-key {home}`"
         )
-    public = nodekey.public(nodekey.load(home / NEXT))
-    os.replace(home / NEXT, home / NODE)
-    directory = os.open(home / "keys", os.O_RDONLY)
+    public = nodekey.public(nodekey.load(seat / NEXT))
+    os.replace(seat / NEXT, seat / NODE)
+    directory = os.open(seat / "keys", os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
     Journal(home / "audit").write("rotate-finish", new=nodekey.fingerprint(public))
     return public
-
-
-def joined(home: Path) -> Invitation:
-    """Return the invitation that the site has taken; raises ValueError when there is none."""
-    path = home / COORDINATOR
-    if not path.is_file():
-        raise ValueError(
-            f"{path}: no such file, so the site has not joined a coordinator; run "
-            f"`fedlite site join {home} INVITATION`"
-        )
-    return document.read(path, Invitation.decode, _ASK)
 
 
 def _confirm(
@@ -242,19 +248,6 @@ def _refuse_unusable(invitation: Invitation) -> None:
             f"ca_pem: is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
             f"{certificate.not_valid_after_utc:%Y-%m-%d}, and today is {now:%Y-%m-%d}; set this "
             "machine's clock, or ask for a new invitation"
-        )
-
-
-def _refuse_other_coordinator(home: Path, invitation: Invitation) -> None:
-    if not (home / COORDINATOR).exists():
-        return
-    known = joined(home)
-    if known.fingerprint != invitation.fingerprint:
-        raise ValueError(
-            f"{home}: has joined {known.name!r} ({known.fingerprint}), and this invitation is of "
-            f"{invitation.name!r} ({invitation.fingerprint}); a site has one coordinator: make "
-            "another folder with `fedlite site init`, or, to leave the old one for good, remove "
-            f"{home / COORDINATOR} and its key from [servers] in {home / POLICY}"
         )
 
 

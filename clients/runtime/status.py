@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.runtime import setup
+from clients.runtime import seats, setup
 from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import SitePolicy
 from fedlite.privacy.budget import Account
@@ -96,28 +96,45 @@ class StatusFile:
 
 
 def status(home: Path) -> dict[str, Any]:
-    """Return everything as one object for JSON.
+    """Return everything as one object for JSON; what is not of one coordinator's is of the first.
+
+    coordinators: a row for each that the site has joined.
 
     running: whether the process that wrote the status lives. budget: for each data set with a
     ledger the epsilon charged, the ceiling that counts, or `error` where it does not verify.
     Raises ValueError when the folder is no site's or its status cannot be read.
     """
     policy = site_policy.load(home / setup.POLICY)
-    told = _told(home / STATUS)
-    running = _alive(told.get("pid"))
+    joined = [_seat(seat) for seat in seats.every(home)]
+    first = joined[0] if joined else _row(home)
     waiting = (home / "bundles" / "waiting").glob("*.fab")
     return {
         "site": policy.site,
-        "running": running,
-        "pid": told.get("pid") if running else None,
-        **{name: told.get(name) for name in _SHOWN},
-        "rounds": [row for row in told.get("rounds", []) if isinstance(row, dict)],
+        **first,
+        "coordinators": joined,
         "budget": [_budget(path, policy) for path in sorted((home / "ledgers").glob("*.jsonl"))],
         "bundles": {
             "approved": {one.sha256: one.name for one in policy.bundles},
             "waiting": sorted(path.stem for path in waiting),
         },
-        "joined": (home / setup.COORDINATOR).exists(),
+        "joined": bool(joined),
+    }
+
+
+def _seat(seat: Path) -> dict[str, Any]:
+    """Return what the site's process for one coordinator has told of itself."""
+    invitation = seats.joined(seat)
+    return {"name": invitation.name, "address": invitation.address, **_row(seat)}
+
+
+def _row(seat: Path) -> dict[str, Any]:
+    told = _told(seat / STATUS)
+    running = _alive(told.get("pid"))
+    return {
+        "running": running,
+        "pid": told.get("pid") if running else None,
+        **{name: told.get(name) for name in _SHOWN},
+        "rounds": [row for row in told.get("rounds", []) if isinstance(row, dict)],
     }
 
 
@@ -132,7 +149,9 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    say(f"{found['site']}: {_state(found)}")
+    for one in found["coordinators"] or [found]:
+        of = f" for {one['name']}" if len(found["coordinators"]) > 1 else ""
+        say(f"{found['site']}{of}: {_state(one)}")
     if not found["joined"]:
         say(f"no coordinator joined yet: fedlite site join {home} INVITATION")
     for one in found["budget"]:
@@ -143,17 +162,23 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
             f"{one['dataset']}: epsilon {one['spent']:.3g} of {one['ceiling']:g} spent, at delta "
             f"{one['delta']:g}, in {one['plans']} run{'s' * (one['plans'] != 1)}"
         )
-    if found["rounds"]:
+    rounds = [row for one in found["coordinators"] or [found] for row in one["rounds"]]
+    rounds = sorted(rounds, key=lambda row: str(row.get("time")))[-_KEPT_ROUNDS:]
+    if rounds:
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in _COLUMNS:
             right = column in ("round", "seconds", "bytes_up", "bytes_down")
             table.add_column(
                 column.replace("bytes_", "bytes "), justify="right" if right else "left"
             )
-        for row in found["rounds"]:
+        for row in rounds:
             table.add_row(*(_cell(row.get(column)) for column in _COLUMNS))
         console.print(table)
-        say(f"sent {found['bytes_up'] or 0:,} bytes, received {found['bytes_down'] or 0:,}")
+        up, down = (
+            sum(one[name] or 0 for one in found["coordinators"] or [found])
+            for name in ("bytes_up", "bytes_down")
+        )
+        say(f"sent {up:,} bytes, received {down:,}")
     bundles = found["bundles"]
     say(f"bundles: {len(bundles['approved'])} approved, {len(bundles['waiting'])} waiting")
     for name in bundles["waiting"]:

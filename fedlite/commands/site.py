@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 site_app = typer.Typer(help="What a partner site's operator does.", no_args_is_help=True)
 site_app.command("approve")(approve)
+Coordinator = Annotated[
+    str, typer.Option(help="Which one, by its name, where the site has joined several.")
+]
 
 
 @site_app.command("init")
@@ -86,7 +89,7 @@ def site_join(
             fail(str(error), WRONG_USE)
         for warning in done.warnings:
             typer.echo(f"fedlite: warning: {warning}", err=True)
-        key = nodekey.fingerprint(nodekey.public(nodekey.load(home / setup.NODE)))
+        key = nodekey.fingerprint(nodekey.public(nodekey.load(done.seat / setup.NODE)))
         value = {
             "home": str(home),
             "coordinator": done.invitation.name,
@@ -121,19 +124,21 @@ def site_rotate_key(
     finish: Annotated[
         bool, typer.Option("--finish", help="The coordinator has approved the new key: use it.")
     ] = False,
+    coordinator: Coordinator = "",
     as_json: Json = False,
 ) -> None:
     """Change the node key: write a request that the old key signs, or finish the change."""
     with told(home):
-        from clients.runtime import setup
+        from clients.runtime import seats, setup
         from fedlite.identity import nodekey
 
+        seat = seats.of(home, coordinator)
         if finish:
-            key = nodekey.fingerprint(setup.finish_rotation(home))
+            key = nodekey.fingerprint(setup.finish_rotation(home, seat))
             tell({"home": str(home), "node_key": key}, f"{home}: uses node key {key}", as_json)
             return
-        request = setup.rotate_key(home)
-        key = nodekey.fingerprint(nodekey.public(nodekey.load(home / setup.NEXT)))
+        request = setup.rotate_key(home, seat)
+        key = nodekey.fingerprint(nodekey.public(nodekey.load(seat / setup.NEXT)))
         text = (
             f"send {request} to the coordinator's operator, and tell by another way the new node "
             f"key {key}.\nWhen it is approved, a site that runs goes over to it by itself; for "
@@ -182,23 +187,28 @@ OwnerKey = Annotated[Path, typer.Option("--key", help="The data owner's private 
 
 
 @site_app.command("start")
-def site_start(home: SiteFolder) -> None:
-    """Take part in the coordinator's runs, in the foreground, until it is told to stop.
+def site_start(home: SiteFolder, coordinator: Coordinator = "") -> None:
+    """Take part in the coordinators' runs, in the foreground, until it is told to stop.
 
     Only bundles that were approved run, each shut in; what is cut off is finished after a restart.
     """
     with told(home):
         import logging
 
+        from clients.runtime import several
         from clients.runtime.fleet import Refused
         from clients.runtime.node import Runtime
+        from clients.runtime.seats import every, of
         from fedlite.deployment.signals import signals
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("httpx").setLevel(logging.WARNING)
         with signals() as stop:
             try:
-                Runtime(home).serve(stop)
+                if not coordinator and len(every(home)) > 1:
+                    several.serve(home, stop)
+                else:
+                    Runtime(home, of(home, coordinator)).serve(stop)
             except Refused as error:
                 fail(str(error), FAILED)
 

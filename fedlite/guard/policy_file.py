@@ -145,7 +145,7 @@ def revoke(path: Path, sha256: str) -> SitePolicy:
 
 
 def list_server(path: Path, key: str) -> None:
-    """Write `keys = ["KEY"]` into the empty [servers] of a site.toml; all else stays as it is.
+    """Add a key to those in [servers] of a site.toml; all else stays as it is.
 
     Raises ValueError, and changes nothing, where the text is too unusual to be edited, or
     its folder cannot be locked.
@@ -153,13 +153,14 @@ def list_server(path: Path, key: str) -> None:
     with _alone(path):
         text = path.read_text(encoding="utf-8")
         before = tomllib.loads(text)
-        entry = f"keys = {json.dumps([key])}"
+        listed = [*before.get("servers", {}).get("keys", []), key]
+        entry = f"keys = {json.dumps(listed)}"
         lines, table, edited = text.splitlines(keepends=True), "", False
         for number, line in enumerate(lines):
             plain = line.split("#", 1)[0].replace(" ", "").strip()
             if plain.startswith("["):
                 table = plain
-            elif table == "[servers]" and plain == "keys=[]":
+            elif table == "[servers]" and plain.startswith("keys=[") and plain.endswith("]"):
                 lines[number] = line.replace(line.split("#", 1)[0].strip(), entry, 1)
                 edited = True
                 break
@@ -167,7 +168,7 @@ def list_server(path: Path, key: str) -> None:
             lines += ["" if text.endswith("\n") or not text else "\n", f"\n[servers]\n{entry}\n"]
         content = "".join(lines)
         try:
-            good = tomllib.loads(content) == before | {"servers": {"keys": [key]}}
+            good = tomllib.loads(content) == before | {"servers": {"keys": listed}}
         except tomllib.TOMLDecodeError:
             good = False
         if not good:

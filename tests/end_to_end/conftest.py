@@ -90,6 +90,7 @@ class Lab:
         self.partners: dict[str, Partner] = {}
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
         self.environment |= {"FEDLITE_COORDINATOR_DIR": str(self.coordinator), "COLUMNS": "200"}
+        self.environment["FEDLITE_REGISTER"] = str(root / "register")
 
     def fedlite(
         self, *words: object, code: int = 0, seconds: float = 120.0

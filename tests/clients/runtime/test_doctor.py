@@ -237,7 +237,7 @@ def test_troubles_at_home(home: Path) -> None:
     )
     found = failed(home)
     assert found[f"permissions of {home / 'keys'}"].mend == f"chmod 700 {home / 'keys'}"
-    assert "chmod 600" in found["keys"].what
+    assert "chmod 600" in found["node key"].what
     assert "site recover" in found["ledger digits"].mend
     assert "readable CSV file" in found["data x"].what
     assert "no part 'nobody'" in found["data digits"].what

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 
-from clients.runtime import gate, node, setup
+from clients.runtime import gate, node, seats, setup
 from clients.runtime.fleet import Incoming, RunOver
 from clients.runtime.gate import ApprovedRun
 from clients.runtime.inflight import InFlight
@@ -113,7 +113,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     run = approved(limits=Limits(up=UP))
     text = (made.home / "site.toml").read_text()
     (made.home / "site.toml").write_text(text.replace('units = ["record"]', 'units = ["none"]'))
-    monkeypatch.setattr(setup, "joined", lambda home: SimpleNamespace(address="127.0.0.1:9"))
+    monkeypatch.setattr(seats, "joined", lambda home: SimpleNamespace(address="127.0.0.1:9"))
     monkeypatch.setattr(node, "connection", lambda home: made)
     monkeypatch.setattr(node, "Workers", lambda home, seat, policy: made)
     monkeypatch.setattr(gate, "check", lambda policy, content, given: run)

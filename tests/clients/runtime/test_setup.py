@@ -1,4 +1,7 @@
-"""Making a site and joining: every step repeated, interrupted, and refused."""
+"""Making a site and joining: every step repeated, interrupted, and refused.
+
+Covers clients/runtime/seats.py.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 import fedlite
-from clients.runtime import setup
+from clients.runtime import seats, setup
 from fedlite.commands.main import app
 from fedlite.deployment import journal
 from fedlite.deployment.invitation import Invitation
@@ -167,7 +170,7 @@ def test_join_writes_a_request_that_verifies(home: Path, tmp_path: Path) -> None
     assert request.site == "site-01" and request.invitation == one.fingerprint
     assert request.node_key == nodekey.public(nodekey.load(home / "keys" / "node.pem"))
     assert request.ledger_key == keys.public_hex(keys.load(home / "keys" / "ledger.pem"))
-    assert setup.joined(home) == one
+    assert seats.joined(home) == one
     assert (home / "ca.crt").read_text() == one.ca_pem
     assert policy.load(home / "site.toml").servers == (WITNESS,)
     text = (home / "site.toml").read_text()
@@ -211,15 +214,39 @@ def test_join_refuses_what_cannot_work(
     assert not (home / "coordinator.json").exists()
 
 
-def test_a_site_has_one_coordinator(home: Path, tmp_path: Path) -> None:
-    first, other = invitation(), invitation("others")
+def test_another_coordinator_gets_a_seat_and_a_key_of_its_own(home: Path, tmp_path: Path) -> None:
+    first, other = invitation(), invitation("The others", witness="cd" * 32)
     setup.join(home, invite(tmp_path, first), fingerprint=first.fingerprint)
-    code, output = run("join", home, invite(tmp_path, other), "--fingerprint", other.fingerprint)
-    assert code == 2 and "has joined 'hospitals'" in output and "another folder" in output
+    words = ("--fingerprint", other.fingerprint, "--json")
+    code, output = run("join", home, invite(tmp_path, other), *words)
+    told = json.loads(output)
+    (seat,) = (home / "coordinators").iterdir()
+    assert code == 0 and told["request"] == str(seat / "request.json") and not told["warnings"]
+    asked = [Request.decode((place / "request.json").read_bytes()) for place in (home, seat)]
+    # By a key that both knew, one could speak to the other as this site; the ledger's is its own.
+    assert asked[0].node_key != asked[1].node_key and asked[0].ledger_key == asked[1].ledger_key
+    assert policy.load(home / "site.toml").servers == (WITNESS, "cd" * 32)
+    assert stat.S_IMODE((seat / "keys").stat().st_mode) == 0o700
+    assert seats.every(home) == [home, seat] and seats.of(home, "The others") == seat
+    assert seats.of(home, ".") == home and seats.of(home, f"coordinators/{seat.name}") == seat
+    for wrong in ("", "nobody", str(tmp_path)):
+        with pytest.raises(ValueError, match=r"'hospitals' .*'The others' "):
+            seats.of(home, wrong)
+    # Again: the same seat, the same key.
+    setup.join(home, invite(tmp_path, other), fingerprint=other.fingerprint)
+    again = Request.decode((seat / "request.json").read_bytes())
+    assert again.node_key == asked[1].node_key and seats.every(home) == [home, seat]
+    names = [one["name"] for one in json.loads(run("status", home, "--json")[1])["coordinators"]]
+    assert names == ["hospitals", "The others"]
+
+
+def test_a_coordinator_that_has_moved_keeps_its_seat(home: Path, tmp_path: Path) -> None:
+    first = invitation()
+    setup.join(home, invite(tmp_path, first), fingerprint=first.fingerprint)
     # The same coordinator at a new address.
     moved = replace(first, address="no-such-host.invalid:443", witness="cd" * 32)
     done = setup.join(home, invite(tmp_path, moved), fingerprint=first.fingerprint)
-    assert setup.joined(home).address == "no-such-host.invalid:443"
+    assert seats.joined(home).address == "no-such-host.invalid:443"
     assert len(done.warnings) == 2 and "[servers] keys does not list" in done.warnings[0]
     assert policy.load(home / "site.toml").servers == (WITNESS,)
 

@@ -1,0 +1,77 @@
+"""A site's seats: what it has with each of the coordinators that it has joined.
+
+The site's folder is the first. Each further one is HOME/coordinators/NAME, with the same files:
+invitation, authority, request and node key, the message in flight, the state of its runs, status
+and logs. A seat has a node key of its own: by one that two coordinators knew, each could speak to
+the other as the site. Policy, ledgers, their key, approved bundles and the journal are the site's,
+and so is the budget: whatever all coordinators ask for is spent from one.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fedlite.deployment import document
+from fedlite.deployment.invitation import Invitation
+
+COORDINATOR = "coordinator.json"
+FURTHER = "coordinators"
+_ASK = "the coordinator's operator sends it to you"
+
+
+def joined(seat: Path) -> Invitation:
+    """Return the invitation that was taken there; raises ValueError when there is none."""
+    path = seat / COORDINATOR
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file, so the site has not joined a coordinator; run "
+            f"`fedlite site join {seat} INVITATION`"
+        )
+    return document.read(path, Invitation.decode, _ASK)
+
+
+def every(home: Path) -> list[Path]:
+    """Return the seats that have joined a coordinator, the first one first."""
+    folders = [home, *sorted((home / FURTHER).glob("*"))]
+    return [folder for folder in folders if (folder / COORDINATOR).is_file()]
+
+
+def known(home: Path, invitation: Invitation) -> Path | None:
+    """Return the seat with the coordinator of an invitation; None when it was never joined."""
+    for seat in every(home):
+        if joined(seat).fingerprint == invitation.fingerprint:
+            return seat
+    return None
+
+
+def free(home: Path, invitation: Invitation) -> Path:
+    """Return where a seat with this coordinator belongs; nothing is made."""
+    if not every(home):
+        return home
+    name = re.sub(r"[^A-Za-z0-9]+", "-", invitation.name).strip("-").lower()[:32] or "coordinator"
+    return home / FURTHER / f"{name}-{invitation.fingerprint.replace(':', '')[:8].lower()}"
+
+
+def of(home: Path, coordinator: str) -> Path:
+    """Return the seat with the coordinator of that name, or address, or in that folder of `home`.
+
+    "" is the only one. Raises ValueError, naming those that there are.
+    """
+    found = {seat: joined(seat) for seat in every(home)}
+    if not coordinator and len(found) <= 1:
+        return next(iter(found), home)
+    told = {seat: (one.name, one.address, place(home, seat)) for seat, one in found.items()}
+    meant = [seat for seat, names in told.items() if coordinator in names]
+    if len(meant) == 1:
+        return meant[0]
+    known = ", ".join(f"{name!r} ({address})" for name, address, _ in told.values()) or "none yet"
+    raise ValueError(
+        f"--coordinator: must name one that {home} has joined, by its name or address: {known}; "
+        f"got {coordinator!r}"
+    )
+
+
+def place(home: Path, seat: Path) -> str:
+    """Return where in the site's folder a seat is; "." for the first."""
+    return seat.relative_to(home).as_posix()
