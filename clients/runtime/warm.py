@@ -58,9 +58,10 @@ class Worker:
         self._log = log
         self.task: Task | None = None
         self._pipe, there = Pipe.pair()
+        numbers = [str(there.fileno()), str(os.getpid())]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fedlite.guard.worker", str(there.fileno())],
+                [sys.executable, "-P", "-m", "fedlite.guard.worker", *numbers],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedlite.deployment.bounds import bound_process, die_with
 from fedlite.guard.pipe import Pipe
 
 
@@ -54,7 +55,8 @@ class Task:
 
 
 def main() -> None:
-    """Serve the pipe whose file descriptor is the only argument, until it is closed."""
+    """Serve a pipe until it is closed: its file descriptor, and the parent's process, are given."""
+    die_with(int(sys.argv[2]))
     pipe = Pipe(int(sys.argv[1]))
     # The runtime ends its workers; an interrupt at the terminal is meant for the runtime.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -90,9 +92,11 @@ def main() -> None:
 
 def _shut_in(task: Task) -> None:
     from fedlite.deployment import sandbox
+    from fedlite.deployment.readable import python_paths
 
-    read = [*sandbox.python_paths(), Path(task.folder), *map(Path, task.read)]
-    sandbox.restrict(read=read, write=[Path(path) for path in task.write], network=False)
+    bound_process()
+    read = [*python_paths(), Path(task.folder), *map(Path, task.read)]
+    sandbox.restrict(read=read, write=[Path(path) for path in task.write])
 
 
 def _load(task: Task) -> Any:
