@@ -1,8 +1,9 @@
-"""What approved code may try against the machine, one attempt each: run as a program, never imported.
+"""What approved code may try against the machine, one attempt each; a program, never imported.
 
-`hostile.py HOME CHECKOUT VICTIM` shuts itself in as a worker does, tries everything, and prints one
-JSON object: the name of each attempt and whether the kernel let it. VICTIM is the process that must
-not be reached: the site's own.
+`hostile.py HOME CHECKOUT VICTIM VERSION` shuts itself in as a worker does, tries everything, and
+prints JSON objects, the last of which is complete: the name of each attempt, and "open" or the
+kernel's error. VICTIM is the process that must not be reached, the site's own; VERSION that of
+Landlock, of which no more is used than an old kernel would have.
 """
 
 from __future__ import annotations
@@ -91,12 +92,13 @@ def call(name: str, *arguments: object) -> int:
     return int(result)
 
 
-def shut_in(home: Path, checkout: Path) -> None:
-    """Do what the worker does before it imports a bundle, with an old kernel's Landlock if VERSION says so."""
+def shut_in(home: Path, checkout: Path, version: int) -> None:
+    """Do what the worker does before it imports a bundle, with this version of Landlock."""
     from fedlite.deployment import sandbox
     from fedlite.deployment.bounds import bound_process
     from fedlite.deployment.readable import python_paths
 
+    sandbox.available = lambda: version  # type: ignore[assignment]
     # An editable install of another package, beside which the site's folder was made.
     sys.path.append(str(checkout))
     bound_process()
@@ -207,12 +209,14 @@ def attempts(home: Path, checkout: Path, victim: int) -> Iterator[tuple[str, Cal
     yield "read the key by /proc/PID/cwd", Path(f"/proc/{victim}/cwd/keys/node.pem").read_text
     yield "read /proc/PID/fd", lambda: os.readlink(f"/proc/{victim}/fd/0")
     yield "read /proc/PID/environ", Path(f"/proc/{victim}/environ").read_bytes
-    yield "open /proc/PID/mem", lambda: open(f"/proc/{victim}/mem", "r+b")
-    yield "write /proc/PID/oom_score_adj", lambda: Path(f"/proc/{victim}/oom_score_adj").write_text(
-        "1000"
+    yield "open /proc/PID/mem", lambda: os.open(f"/proc/{victim}/mem", os.O_RDWR)
+    yield (
+        "write /proc/PID/oom_score_adj",
+        lambda: Path(f"/proc/{victim}/oom_score_adj").write_text("1000"),
     )
-    yield "reopen what was opened by O_PATH", lambda: open(
-        f"/proc/self/fd/{os.open(key, os.O_PATH)}"
+    yield (
+        "reopen what was opened by O_PATH",
+        lambda: os.open(f"/proc/self/fd/{os.open(key, os.O_PATH)}", os.O_RDONLY),
     )
     yield "change the mode of a key", lambda: os.chmod(key, 0o644)
     yield "change the owner of a key", lambda: os.chown(key, os.getuid(), os.getgid())
@@ -237,8 +241,9 @@ def attempts(home: Path, checkout: Path, victim: int) -> Iterator[tuple[str, Cal
     yield "trace the victim", lambda: call("ptrace", 0x4206, victim, 0, 0)
     limit = struct.pack("=QQ", 0, 0)
     yield "bound the victim", lambda: call("prlimit64", victim, 6, limit, 0)
-    yield "see the victim's bounds", lambda: call(
-        "prlimit64", victim, 6, None, ctypes.create_string_buffer(16)
+    yield (
+        "see the victim's bounds",
+        lambda: call("prlimit64", victim, 6, None, ctypes.create_string_buffer(16)),
     )
     yield "bound itself", lambda: call("prlimit64", 0, 4, limit, 0)
     for name in ("kill", "tkill"):
@@ -249,11 +254,13 @@ def attempts(home: Path, checkout: Path, victim: int) -> Iterator[tuple[str, Cal
     yield "signal the whole group", lambda: call("kill", 0, 0)
     yield "take a descriptor of the victim", lambda: steal(victim)
     yield "slow the victim down", lambda: call("setpriority", 0, victim, 10)
-    yield "hold the victim on a core", lambda: call(
-        "sched_setaffinity", victim, 8, struct.pack("=Q", 1)
+    yield (
+        "hold the victim on a core",
+        lambda: call("sched_setaffinity", victim, 8, struct.pack("=Q", 1)),
     )
-    yield "set the victim's scheduler", lambda: call(
-        "sched_setscheduler", victim, 5, struct.pack("=i", 0)
+    yield (
+        "set the victim's scheduler",
+        lambda: call("sched_setscheduler", victim, 5, struct.pack("=i", 0)),
     )
     yield "slow the victim's disk", lambda: call("ioprio_set", 1, victim, 3 << 13)
     yield "compare with the victim", lambda: call("kcmp", os.getpid(), victim, 0, 0, 0)
@@ -269,8 +276,11 @@ def attempts(home: Path, checkout: Path, victim: int) -> Iterator[tuple[str, Cal
     yield "a file of memory", lambda: call("memfd_create", b"x", 0)
     yield "watching files", lambda: call("inotify_init1", 0)
     yield "personality", lambda: call("personality", 0x0040000)
-    yield "handle of a file", lambda: call(
-        "name_to_handle_at", -100, os.fsencode(key), struct.pack("=Ii128x", 128, 0), b"    ", 0
+    yield (
+        "handle of a file",
+        lambda: call(
+            "name_to_handle_at", -100, os.fsencode(key), struct.pack("=Ii128x", 128, 0), b"    ", 0
+        ),
     )
     yield "a tree of mounts", lambda: call("open_tree", -100, os.fsencode(home), 0)
     yield "another filter", lambda: call("seccomp", 2, 0, ctypes.c_char_p(b""))
@@ -308,7 +318,7 @@ def main() -> None:
     """Try everything and print what came of it."""
     home, checkout, victim = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    shut_in(home, checkout)
+    shut_in(home, checkout, int(sys.argv[4]))
     needed(home / "state")
     found: dict[str, str] = {}
     for name, attempt in attempts(home, checkout, victim):

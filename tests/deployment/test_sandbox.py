@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fedlite
-from fedlite.deployment import sandbox
+from fedlite.deployment import sandbox, seccomp
 
 ROOT = Path(fedlite.__file__).resolve().parents[1]
 
@@ -24,6 +24,7 @@ import os, sys, socket, subprocess
 from pathlib import Path
 base = Path(sys.argv[1])
 from fedlite.deployment import sandbox
+from fedlite.deployment.readable import python_paths
 def closed(work, *kinds):
     try:
         work()
@@ -31,7 +32,7 @@ def closed(work, *kinds):
         return
     raise SystemExit(f"open: {work.__code__.co_firstlineno}")
 def shut(read=(), write=(), **more):
-    return sandbox.restrict([*sandbox.python_paths(), *read], write, **more)
+    return sandbox.restrict([*python_paths(), *read], write, **more)
 """
 
 
@@ -63,8 +64,10 @@ def test_only_what_was_named_is_read_or_written(base: Path) -> None:
     inside(
         base,
         """
+        version = sandbox.available()
         found = shut([base / "open", base / "keys/ledger.pem", base / "no"], [base / "state"])
-        assert found.landlock == sandbox.available() and found.sockets, found
+        assert found.landlock == version > 0, found
+        assert found.lacks == sandbox.lacks(found.landlock), found
         assert (base / "open/a.txt").read_text() == "a"
         assert (base / "keys/ledger.pem").read_text() == "ledger"
         closed(lambda: (base / "keys/node.pem").read_text())
@@ -81,7 +84,6 @@ def test_only_what_was_named_is_read_or_written(base: Path) -> None:
         state = base / "state"
         (state / "x").write_text("x"); os.replace(state / "x", state / "y")
         (state / "d").mkdir(); os.replace(state / "y", state / "d/y")
-        os.sync()
         closed(lambda: os.mkfifo(state / "p"))
         open("/dev/null", "w").write("x"); os.urandom(3); open("/dev/urandom", "rb").read(3)
         """,
@@ -115,101 +117,46 @@ def test_links_and_renames_open_nothing(base: Path) -> None:
     assert key.read_text() == "secret"
 
 
-def test_children_are_shut_in_as_well_and_nothing_opens_again(base: Path) -> None:
+def test_nothing_opens_again(base: Path) -> None:
     inside(
         base,
         """
         shut([base / "open"], [base / "state"])
-        code = f"open({str(base / 'keys/node.pem')!r})"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert "PermissionError" in done.stderr, done
-        child = os.fork()
-        if not child:
-            closed(lambda: (base / "keys/node.pem").read_text())
-            os._exit(7)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        shut([base], [base])
+        closed(lambda: shut([base], [base]), OSError)
         closed(lambda: (base / "keys/node.pem").read_text())
-        closed(lambda: socket.socket())
-        (base / "state/tool").write_text("#!/bin/sh\\n")
-        os.chmod(base / "state/tool", 0o755)
-        closed(lambda: subprocess.run([str(base / "state/tool")]))
+        closed(lambda: subprocess.run(["/bin/true"]))
         """,
     )
 
 
 def test_no_network_of_any_kind(base: Path) -> None:
-    path = str(base / "open" / "socket")
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix:
-        unix.bind(path)
-        unix.listen()
-        port = server.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
         inside(
             base,
             """
+            early = socket.socket(); late = socket.socket()
             shut([base / "open"], [base / "state"])
-            closed(lambda: socket.create_connection(("127.0.0.1", int(sys.argv[2])), 3))
+            closed(lambda: early.connect(("127.0.0.1", int(sys.argv[2]))))
+            closed(lambda: late.bind(("127.0.0.1", 0)))
             for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK):
                 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW):
                     closed(lambda: socket.socket(family, kind))
-            left, right = socket.socketpair()
-            left.send(b"x"); assert right.recv(1) == b"x"
             """,
-            str(port),
-        )
-        inside(
-            base,
-            """
-            # A socket from before is caught by Landlock or the namespace.
-            early = socket.socket(); late = socket.socket()
-            found = shut([base / "open"], [base / "state"])
-            assert found.tcp == (found.landlock >= 4)
-            if found.tcp:
-                closed(lambda: early.connect(("127.0.0.1", int(sys.argv[2]))))
-                closed(lambda: late.bind(("127.0.0.1", 0)))
-            """,
-            str(port),
-        )
-        inside(
-            base,
-            """
-            found = shut([base / "open"], [base / "state"], network=True)
-            assert not (found.tcp or found.sockets or found.namespace)
-            socket.create_connection(("127.0.0.1", int(sys.argv[2])), 3).close()
-            """,
-            str(port),
+            str(server.getsockname()[1]),
         )
 
 
-def test_a_process_outside_cannot_be_looked_into(base: Path) -> None:
+def test_root_keeps_no_capability_but_to_overlook_owners(base: Path) -> None:
     inside(
         base,
         """
-        me = os.getpid()
-        child = os.fork()
-        if child:
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-            raise SystemExit
         shut([base / "open"], [base / "state"])
-        assert os.getppid() == me
-        for name in ("mem", "environ", "maps", "auxv"):
-            closed(lambda: open(f"/proc/{me}/{name}", "rb").read(1))
-        closed(lambda: os.readlink(f"/proc/{me}/fd/0"))
-        closed(lambda: open(f"/proc/{me}/fd/0"))
-        closed(lambda: open(f"/proc/{me}/root/{base}/keys/node.pem"))
-        if sandbox.available() >= 6:
-            closed(lambda: os.kill(me, 9))
-        import ctypes
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.ptrace(16, me, 0, 0) == -1
         status = Path("/proc/self/status").read_text()
-        held = int(status.split("CapPrm:")[1].split()[0], 16)
-        assert held & ~2 == 0, held
-        code = "print(open('/proc/self/status').read().split('CapEff:')[1].split()[0])"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert int(done.stdout, 16) & ~2 == 0, done
+        for which in ("CapPrm:", "CapEff:"):
+            assert int(status.split(which)[1].split()[0], 16) & ~2 == 0, status
+        assert int(status.split("Seccomp:")[1].split()[0]) == 2, status
         open("/proc/self/environ").read(); open("/proc/self/maps").read()
-        os._exit(7)
+        closed(lambda: open("/sys/kernel/notes", "rb").read())
         """,
     )
 
@@ -232,6 +179,9 @@ def test_torch_trains_inside(base: Path) -> None:
             loss.backward(); optimizer.step(); losses.append(loss.item())
         assert losses[-1] < losses[0]
         torch.save(model.state_dict(), base / "state/m.pt")
+        from safetensors.torch import load_file, save_file
+        save_file(model.state_dict(), base / "state/m.safetensors")
+        load_file(base / "state/m.safetensors")
         from fedlite.data import load
         from fedlite.models import build
         build("cosine", load("digits").shape, 10, seed=0)
@@ -259,12 +209,18 @@ def test_a_second_thread_would_stay_outside_and_is_refused(base: Path) -> None:
 
 
 def test_a_kernel_without_is_said_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "available", lambda: 0)
-    with pytest.raises(OSError, match=r"limits\.sandbox = false"):
-        sandbox.restrict([], [])
+    for module, name in ((sandbox, "Landlock"), (seccomp, "seccomp")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "available", lambda: 0)
+            with pytest.raises(OSError, match=rf"{name}.*limits\.sandbox = false"):
+                sandbox.restrict([], [])
+            assert "nothing of a bundle is run" in sandbox.problem()
+    assert sandbox.problem() == ""
 
 
-def test_what_python_needs_is_no_more_than_that() -> None:
-    paths = sandbox.python_paths()
-    assert all(path.exists() for path in paths)
-    assert not {Path(p) for p in ("/", "/etc", "/dev", "/home", "/root", "/tmp", ".")} & set(paths)
+def test_what_a_kernel_lacks_is_told_by_its_version() -> None:
+    # The table of https://docs.kernel.org/userspace-api/landlock.html, "Previous limitations".
+    since = {"cutting a file short": 3, "TCP": 4, "control calls to devices": 5}
+    since["signals and abstract sockets"] = 6
+    for version in range(1, 9):
+        assert set(sandbox.lacks(version)) == {w for w, n in since.items() if version < n}
