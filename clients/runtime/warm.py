@@ -6,9 +6,11 @@ A site has one that answers, and before its first run one that only has torch lo
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,14 +20,17 @@ from clients.runtime import setup
 from clients.runtime.gate import ApprovedRun
 from fedlite.data import cache_folder
 from fedlite.deployment import bundle as bundles
+from fedlite.deployment.descendants import adopt, end_all
+from fedlite.deployment.worklog import WorkLog
 from fedlite.guard import remote
 from fedlite.guard.pipe import Pipe, TooLong
 from fedlite.guard.policy import DataSet, SitePolicy
 from fedlite.guard.worker import Task
 from fedlite.messages import Code
 
+log = logging.getLogger("fedlite.site")
+
 _START_SECONDS = 180.0
-_LOG_BYTES = 5_000_000
 # What a worker inherits. Whatever else is in the environment (credentials, proxies) stays outside.
 _KEPT = (
     "PATH",
@@ -37,6 +42,10 @@ _KEPT = (
     "FEDLITE_CACHE",
     "LD_LIBRARY_PATH",
 )
+# The workers of this process, and the right to start or end one: what is neither of them nor
+# started by somebody else was left by a worker, and is ended.
+_LIVE: set[int] = set()
+_FAMILY = threading.Lock()
 
 
 class WorkerFailed(RuntimeError):
@@ -48,29 +57,27 @@ class AnswerTooLong(WorkerFailed):
 
 
 class Worker:
-    """One worker process; `log` gets what it prints."""
+    """One worker process; `output` gets what it prints."""
 
-    def __init__(self, log: Path, *, gpu: bool) -> None:
-        """Start it; it loads torch while nobody waits."""
-        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if log.exists() and log.stat().st_size > _LOG_BYTES:
-            log.replace(log.with_suffix(".old"))
-        self._log = log
+    def __init__(self, output: WorkLog, *, gpu: bool) -> None:
+        """Start it; it loads torch while nobody waits. It ends with the thread that starts it."""
+        self._log = output.path
         self.task: Task | None = None
         self._pipe, there = Pipe.pair()
         numbers = [str(there.fileno()), str(os.getpid())]
-        with log.open("ab") as output:
+        with _FAMILY, output.pipe() as descriptor:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "fedlite.guard.worker", *numbers],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=descriptor,
                 stderr=subprocess.STDOUT,
                 env=_environment(gpu),
                 cwd="/",
                 # Its own session: a signal to the runtime's terminal is not one to the worker.
                 start_new_session=True,
             )
+            _LIVE.add(self._process.pid)
         there.close()
         self._ready = False
 
@@ -115,9 +122,15 @@ class Worker:
             raise self._failed("died") from None
 
     def close(self) -> None:
-        """End it, at once."""
+        """End it, at once, and whatever it has left; a second call does nothing."""
         self._pipe.close()
-        self._process.kill()
+        pid = self._process.pid
+        with _FAMILY:
+            if pid not in _LIVE:
+                return
+            _LIVE.remove(pid)
+            if not end_all(pid, keep=_LIVE):
+                log.error("a worker has left processes that could not be ended")
         self._process.wait()
 
     @property
@@ -145,6 +158,8 @@ class Workers:
     def __init__(self, home: Path, seat: Path, policy: SitePolicy) -> None:
         """Start one, which loads torch while nobody waits."""
         self._home, self._seat = home, seat
+        adopt()
+        self._log = WorkLog(seat / "logs" / "worker.log")
         self._worker: Worker | None = None
         self._spare: Worker | None = self._start(policy)
         self._stamp = _stamp(home, policy)
@@ -182,9 +197,10 @@ class Workers:
         for worker in (self._worker, self._spare):
             if worker is not None:
                 worker.close()
+        self._log.close()
 
     def _start(self, policy: SitePolicy) -> Worker:
-        return Worker(self._seat / "logs" / "worker.log", gpu=policy.limits.device != "cpu")
+        return Worker(self._log, gpu=policy.limits.device != "cpu")
 
 
 def _stamp(home: Path, policy: SitePolicy) -> list[tuple[int, int] | None]:

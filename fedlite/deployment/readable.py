@@ -14,9 +14,11 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-_SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt/cuda", "/proc")
 # Of /sys what torch and a GPU's driver look at; not the kernel's own affairs.
-_SYSTEM += tuple(f"/sys/{name}" for name in ("devices", "bus", "class", "module", "fs/cgroup"))
+_SYSTEM = (
+    *("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt/cuda", "/proc"),
+    *("/sys/devices", "/sys/bus", "/sys/class", "/sys/module", "/sys/fs/cgroup"),
+)
 # Of /etc only what loaders and clocks read.
 _SETTINGS = (
     *("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "alternatives", "localtime", "timezone"),

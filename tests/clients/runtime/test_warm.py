@@ -31,7 +31,7 @@ clientapp = "clients.app:app"
 class Idle:
     """Stands for a worker process."""
 
-    def __init__(self, log: Path, *, gpu: bool) -> None:
+    def __init__(self, log: object, *, gpu: bool) -> None:
         self.gpu, self.alive, self.task = gpu, True, None
         STARTED.append(self)
 
