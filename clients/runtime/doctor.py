@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import fedlite
-from clients.runtime import seats, setup
+from clients.runtime import closed, seats, setup
 from clients.runtime.reach import reach
 from fedlite.deployment import sandbox
 from fedlite.deployment.invitation import Invitation, same_release
@@ -27,6 +27,8 @@ _FREE_BYTES = 10**9
 # Flower refuses a node whose clock is further off.
 _SKEW_WARN, _SKEW_FAIL = 60.0, 300.0
 _EXPIRES_DAYS = 30
+# The first version of Landlock that sees a file being cut short.
+_LANDLOCK_GOOD = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def examine(home: Path) -> Iterator[Check]:
     yield _disk(home)
     yield from _ledgers(home)
     if policy is not None:
-        yield _sandbox(policy)
+        yield from _sandbox(home, policy)
         yield from _device(policy)
     for seat in seats.every(home) or [home]:
         yield from _guarded("coordinator", lambda seat=seat: _coordinator(home, seat, policy))  # type: ignore[misc]
@@ -180,17 +182,30 @@ def _ledgers(home: Path) -> Iterator[Check]:
             yield Check(name, FAIL, str(error), mend)
 
 
-def _sandbox(policy: SitePolicy) -> Check:
-    there = sandbox.available() > 0
-    if there and policy.limits.sandbox:
-        return Check("sandbox", OK, "approved code runs under Landlock")
-    if there:
-        return Check("sandbox", WARNING, "turned off", "set sandbox = true in [limits]")
-    mend = "use a Linux kernel with Landlock, 5.13 or later"
-    if policy.limits.sandbox:
-        mend += "; or, if you trust every bundle that you approve, set [limits] sandbox = false"
-        return Check("sandbox", FAIL, "this kernel has no Landlock", mend)
-    return Check("sandbox", WARNING, "approved code reads whatever this user can", mend)
+def _sandbox(home: Path, policy: SitePolicy) -> Iterator[Check]:
+    if not policy.limits.sandbox:
+        mend = "set sandbox = true in [limits]"
+        if sandbox.problem():
+            mend = "use a kernel that has Landlock and seccomp, and " + mend
+        what = "turned off: approved code does whatever this user can"
+        yield Check("sandbox", WARNING, what, mend)
+        return
+    if why := sandbox.problem():
+        what, _, mend = why.removeprefix("sandbox: ").partition("; nothing of a bundle is run; ")
+        yield Check("sandbox", FAIL, what, mend)
+        return
+    version = sandbox.available()
+    what = f"approved code runs under Landlock {version} and an allow list of system calls"
+    if lacks := sandbox.lacks(version):
+        what += f"; that Landlock does not see {', '.join(lacks)}, which the list alone closes"
+    old = version < _LANDLOCK_GOOD
+    mend = "a newer kernel (Linux 6.2 or later) has a second lock there" if old else ""
+    yield Check("sandbox", WARNING if old else OK, what, mend)
+    if why := closed.problem(home, policy.data):
+        what, _, mend = why.rpartition("; ")
+        yield Check("closed to approved code", FAIL, what, mend)
+    else:
+        yield Check("closed to approved code", OK, "keys, ledgers and data")
 
 
 def _device(policy: SitePolicy) -> Iterator[Check]:

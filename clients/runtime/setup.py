@@ -19,7 +19,7 @@ from typing import Any
 from cryptography import x509
 
 import fedlite
-from clients.runtime import seats
+from clients.runtime import closed, seats
 from clients.runtime.reach import resolves
 from clients.runtime.seats import COORDINATOR, joined
 from fedlite.deployment import document, systemd as unit
@@ -76,9 +76,12 @@ def init(
 
     data: the first data set of the policy. epsilon: the ceiling of the budget. Both are for a new
     site.toml; raises ValueError when one is there that says otherwise, when the folder holds
-    another site or other files, and when a key is missing that was in use.
+    another site or other files, when a key is missing that was in use, and when folder or data
+    would be open to approved code.
     """
     if problem := site_problem(name):
+        raise ValueError(problem)
+    if problem := closed.problem(home, () if data is None else (data,)):
         raise ValueError(problem)
     path = home / POLICY
     wanted = SitePolicy(site=name, data=() if data is None else (data,))

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from clients.runtime import setup
+from clients.runtime import closed, setup
 from clients.runtime.gate import ApprovedRun
 from fedlite.data import cache_folder
-from fedlite.deployment import bundle as bundles
+from fedlite.deployment import bundle as bundles, sandbox
 from fedlite.deployment.descendants import adopt, end_all
 from fedlite.deployment.worklog import WorkLog
 from fedlite.guard import remote
@@ -156,7 +156,14 @@ class Workers:
     """The workers of the site whose folder is `home`; what they write is in `seat`."""
 
     def __init__(self, home: Path, seat: Path, policy: SitePolicy) -> None:
-        """Start one, which loads torch while nobody waits."""
+        """Start one, which loads torch while nobody waits.
+
+        Raises OSError, with the mend, where this machine cannot shut it in, or where the place of
+        the site's folder opens that.
+        """
+        why = sandbox.problem() or closed.problem(home, policy.data)
+        if why and policy.limits.sandbox:
+            raise OSError(why)
         self._home, self._seat = home, seat
         adopt()
         self._log = WorkLog(seat / "logs" / "worker.log")
@@ -224,6 +231,11 @@ def _task(
     """Return what a worker is told: its run's own folder and data set, and no other's; no key."""
     limits, own = approved.policy.limits, chosen.file(home).absolute() if chosen.path else None
     folder = seat / "state" / str(approved.config["run.id"])
+    others = [
+        data
+        for data in approved.policy.data
+        if data.path and (own is None or data.file(home).resolve() != own.resolve())
+    ]
     return Task(
         folder=str(home / "bundles" / approved.bundle.sha256),
         app="clients.app:app",
@@ -238,6 +250,7 @@ def _task(
         run_config=approved.config,
         read=[str(path) for path in (cache_folder().absolute(), own) if path],
         write=[str(folder)],
+        closed=[str(path) for path in closed.closed(home, others)],
         threads=limits.threads,
         sandbox=limits.sandbox,
     )

@@ -63,6 +63,22 @@ def opened_by(closed: Iterable[Path], readable: Iterable[Path]) -> tuple[Path, P
     return None
 
 
+def refuse_open(paths: Iterable[Path]) -> None:
+    """Raise PermissionError when one of these files or folders can be opened from here.
+
+    Called once the sandbox is closed: whatever was reckoned before, this is the kernel's answer.
+    """
+    for path in paths:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError:
+            continue
+        raise PermissionError(
+            f"sandbox: {path} must be closed to approved code, and is open; nothing of the bundle "
+            "was run; move it away from what Python reads (`fedlite site doctor` tells what)"
+        )
+
+
 def _imported(entry: Path) -> list[Path]:
     """Return the packages in a folder of `sys.path` that are imported, or offer something."""
     offered = {

@@ -29,8 +29,9 @@ class Task:
 
     folder: the unpacked bundle. app: module and attribute of its ClientApp. run_id, node_id:
     Flower's numbers. node_config: what the site tells its own code. run_config: the run's settings.
-    read, write: what the code may reach beside the interpreter. threads: torch threads.
-    sandbox: whether to shut the process in; without it the code may read the site's node key.
+    read, write: what the code may reach beside the interpreter; closed: what it must not, which the
+    kernel is asked before the bundle is imported. threads: torch threads. sandbox: whether to shut
+    the process in; without it the code may do whatever the site's user can.
     """
 
     folder: str
@@ -41,6 +42,7 @@ class Task:
     run_config: dict[str, Any]
     read: list[str] = field(default_factory=list)
     write: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
     threads: int = 1
     sandbox: bool = True
 
@@ -92,11 +94,12 @@ def main() -> None:
 
 def _shut_in(task: Task) -> None:
     from fedlite.deployment import sandbox
-    from fedlite.deployment.readable import python_paths
+    from fedlite.deployment.readable import python_paths, refuse_open
 
     bound_process()
     read = [*python_paths(), Path(task.folder), *map(Path, task.read)]
     sandbox.restrict(read=read, write=[Path(path) for path in task.write])
+    refuse_open(map(Path, task.closed))
 
 
 def _load(task: Task) -> Any:
