@@ -67,7 +67,7 @@ class DataSet:
 class Limits:
     """What approved code may use in a round. up, down: bytes of one message; seconds of a round.
 
-    sandbox: run it under the kernel's Landlock; false is for kernels that have none.
+    sandbox: shut it in (Landlock, seccomp); false is for kernels that have neither.
     """
 
     device: str = setting("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
