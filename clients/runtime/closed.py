@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from clients.runtime import seats
 from fedlite.data import cache_folder
 from fedlite.deployment.readable import opened_by, python_paths
 from fedlite.guard.policy import DataSet
@@ -16,7 +17,8 @@ def closed(home: Path, data: Iterable[DataSet] = ()) -> list[Path]:
     By their names and not only by the folder's: each may be a link to elsewhere.
     """
     own = [home, *(home / "keys" / name for name in ("", "node.pem", "ledger.pem", "data.secret"))]
-    return [*own, home / "ledgers", *(one.file(home) for one in data if one.path)]
+    further = [seat / "keys" / "node.pem" for seat in seats.every(home) if seat != home]
+    return [*own, *further, home / "ledgers", *(one.file(home) for one in data if one.path)]
 
 
 def problem(home: Path, data: Iterable[DataSet] = ()) -> str:

@@ -65,15 +65,17 @@ class WorkLog:
             os.close(writer)
 
     def close(self) -> None:
-        """Write what has come, and end; the workers should have ended before."""
+        """Write what has come, and end; the workers should have ended before. Again: nothing."""
         for thread in self._threads:
             thread.join(timeout=1.0)
         self._stop.set()
         for thread in self._threads:
             thread.join()
         with self._lock:
-            self._tell_dropped()
-            os.close(self._file)
+            if self._file >= 0:
+                self._tell_dropped()
+                os.close(self._file)
+            self._file = -1
 
     def _drain(self, reader: int) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")

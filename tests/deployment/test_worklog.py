@@ -36,6 +36,7 @@ def test_a_flood_fills_nothing_and_stops_nobody(tmp_path: Path) -> None:
     assert flood.wait(timeout=100) == 0
     assert time.monotonic() - begun < 60
     log.close()
+    log.close()
     text = path.read_text()
     assert text.startswith("before\nflood ") and "bytes were left out" in text
     kept, dropped = text.count("flood "), sum(map(int, re.findall(r"\[(\d+) bytes", text)))

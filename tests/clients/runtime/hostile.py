@@ -46,7 +46,9 @@ def answer(message: Message, context: Context) -> Message:
         pipe.send(remote.RESERVE)
         pipe.receive()
         frame = b"FH" + bytes([1, 0]) + bytes(100) + frame
-    elif deed == "honest":
+    elif deed in ("honest", "chatter"):
+        if deed == "chatter":
+            _chatter(home)
         pipe.send(remote.RESERVE)
         if (said := pipe.receive()) != remote.GRANTED:
             return flower.decline(Code(said[1:].decode()), message)
@@ -54,6 +56,19 @@ def answer(message: Message, context: Context) -> Message:
         frame += _pry(home).encode()
     # "unasked" goes on: it hands over what nobody wrote down.
     return flower.answer(frame, message)
+
+
+def _chatter(folder: Path) -> None:
+    """Print for whoever looks at a terminal, more than a disk may be given, and try to stay."""
+    os.write(1, b"\x1b]0;mine\x07\x1b[2J")
+    for _ in range(40):
+        os.write(2, b"\x1b[31mred " * 10_000)
+    try:
+        if os.fork() == 0:
+            time.sleep(3600)
+    except OSError:
+        return
+    (folder / "forked").write_bytes(b"")
 
 
 def _pry(folder: Path) -> str:

@@ -123,6 +123,17 @@ def test_what_it_tried_failed_every_time(place: Place, monkeypatch: pytest.Monke
     assert handed[-1] == bytes(28) + b"frame"
 
 
+def test_what_it_prints_is_bounded_and_harmless_and_nothing_of_it_stays(place: Place) -> None:
+    _, word = place.ask("chatter")
+    assert word == "sent" and place.notes == []
+    place.desk.close()
+    printed = (place.home / "logs" / "worker.log").read_bytes()
+    assert b"\\x1b]0;mine\\x07" in printed and b"bytes were left out" in printed
+    assert b"\x1b" not in printed and b"\x07" not in printed
+    assert len(printed) < 1_300_000
+    assert not (place.home / "state" / RUN / "forked").exists()
+
+
 @pytest.mark.parametrize(
     ("deed", "code", "why"),
     [
