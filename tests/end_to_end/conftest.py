@@ -110,9 +110,9 @@ class Lab:
     def json(self, *words: object, seconds: float = 120.0) -> Any:
         return json.loads(self.fedlite(*words, "--json", seconds=seconds).stdout)
 
-    def init(self) -> None:
+    def init(self, name: str = "lab") -> None:
         made = self.json(
-            "server", "init", "--name", "lab", "--address", f"localhost:{self.port}",
+            "server", "init", "--name", name, "--address", f"localhost:{self.port}",
             "--superlink-port", free_port(),
         )  # fmt: skip
         self.fingerprint = made["fingerprint"]
