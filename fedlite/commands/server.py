@@ -311,6 +311,14 @@ def _print_status(seen: dict[str, Any]) -> None:
         f"{seen['authority_days']}"
     )
     typer.echo(f"sites         {sites['approved']} approved, {online} online")
+    for name, counts in seen["refused"].items():
+        told = ", ".join(f"{times} x {what}" for what, times in counts.items())
+        typer.echo(f"refused       {wording.plain(name)}, in 24 hours: {told}")
+    for run in seen["unknown_runs"]:
+        typer.echo(
+            f"unknown run   {run['flower_run']} of Flower, ended at {run['time']}: nobody has "
+            "submitted it here; whoever started it reads this folder"
+        )
     if not seen["runs"]:
         typer.echo("runs          none yet: fedlite server submit SCENARIO")
         return

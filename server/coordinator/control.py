@@ -1,7 +1,7 @@
 """Flower's Control API: the only module that knows how the SuperLink is told what to do.
 
-It has no authentication and is reachable from this machine alone. Everything imported from `flwr`
-below is private to Flower 1.41, which the project pins.
+It has no authentication of its own: `warden` stands before it and wants to be shown a secret.
+Everything imported from `flwr` below is private to Flower 1.41, which the project pins.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 
 from fedlite.settings import Value
+from server.coordinator import secret
 from server.coordinator.folder import Coordinator
+from server.coordinator.launcher import Shown
 
 Answer = TypeVar("Answer")
 
@@ -44,12 +46,13 @@ class Control:
     """
 
     def __init__(self, coordinator: Coordinator) -> None:
-        """Prepare the connection."""
+        """Prepare the connection; raises ValueError when the secret cannot be read."""
+        shown = Shown(secret.read(coordinator.control_secret))
         self._client = ControlHttpClient.from_server_address(
             f"127.0.0.1:{coordinator.settings.superlink_port}",
             insecure=False,
             root_certificates=coordinator.ca_cert.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI"), shown],
         )
 
     def register(self, public_key: str | bytes, name: str) -> int:

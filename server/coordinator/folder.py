@@ -8,7 +8,7 @@ federation = "default"
 bind = "0.0.0.0"                  # the address of this machine that the gateway listens on
 port = 0                          # its port here; 0: that of the address
 superlink_port = 9091             # of Flower's SuperLink, on 127.0.0.1 only
-message_bytes = 256000000         # the longest request of a site
+message_bytes = 256000000         # the longest reply of a site, in all its parts
 connections = 2000                # at a time from one address
 requests = 2000                   # a second from one address
 ```
@@ -194,6 +194,31 @@ class Coordinator:
     def nginx_conf(self) -> Path:
         """The gateway's configuration, written anew at every start."""
         return self.gateway / "nginx.conf"
+
+    @property
+    def sites_secret(self) -> Path:
+        """What the gateway shows to the SuperLink; made anew at every start."""
+        return self.gateway / "sites.secret"
+
+    @property
+    def control_secret(self) -> Path:
+        """What the coordinator's own processes show to the SuperLink; made anew at every start."""
+        return self.gateway / "control.secret"
+
+    @property
+    def programs(self) -> Path:
+        """The programs that the SuperLink finds first; written anew at every start."""
+        return self.gateway / "programs"
+
+    @property
+    def known_keys(self) -> Path:
+        """The approved sites' keys as nginx reads them."""
+        return self.gateway / "known-keys.map"
+
+    @property
+    def refusals(self) -> Path:
+        """What the SuperLink has refused to approved sites."""
+        return self.logs / "refusals.jsonl"
 
     @property
     def logs(self) -> Path:

@@ -2,15 +2,18 @@
 
 Flower's Control API has no authentication of its own and shares a port with the Fleet API. So the
 SuperLink listens on this machine only, and nginx lets ten paths through to it: those that a site
-needs, by POST, over TLS. It encrypts anew to the SuperLink, which authenticates every site itself.
+needs, by POST, over TLS. It encrypts anew to the SuperLink, shows it a secret that opens these
+paths only, and leaves it to `warden` there whom it knows.
 """
 
 from __future__ import annotations
 
 import grp
+import logging
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +21,11 @@ from pathlib import Path
 import fedlite
 from fedlite.deployment import systemd as units
 from fedlite.storage import write_atomic
+from server.coordinator import bodies, known, secret
 from server.coordinator.folder import Coordinator
+from server.coordinator.launcher import HEADER
+
+log = logging.getLogger("fedlite.coordinator")
 
 FLEET = (
     "activate-node",
@@ -40,6 +47,7 @@ LimitNOFILE=16384
 RestrictNamespaces=yes
 SystemCallFilter=@system-service
 """
+_STRANGERS = 32
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -66,7 +74,32 @@ def write(coordinator: Coordinator) -> None:
     """Write nginx's configuration, and make the folders that it names."""
     folder = coordinator.gateway / "temporary"
     folder.mkdir(mode=0o700, exist_ok=True)
+    _write_known(coordinator)
+    # Its secret is for nobody else; the folder is closed to others, too.
     write_atomic(coordinator.nginx_conf, config(coordinator).encode())
+    coordinator.nginx_conf.chmod(0o600)
+
+
+def reload(coordinator: Coordinator, nginx: subprocess.Popen[bytes] | None) -> None:
+    """Let the gateway know the approved sites' keys, after they have changed."""
+    try:
+        changed = _write_known(coordinator)
+    except ValueError as error:
+        log.error("%s", error)
+        return
+    if changed and nginx is not None:
+        nginx.send_signal(signal.SIGHUP)
+
+
+def _write_known(coordinator: Coordinator) -> bool:
+    """Write the approved keys as nginx reads them; tell whether they have changed."""
+    approved = [shown for shown, one in known.keys(coordinator.path).items() if not one.revoked]
+    text = "".join(f'"{shown}" "";\n' for shown in sorted(approved)).encode()
+    path = coordinator.known_keys
+    if path.exists() and path.read_bytes() == text:
+        return False
+    write_atomic(path, text)
+    return True
 
 
 def check(coordinator: Coordinator) -> None:
@@ -97,10 +130,19 @@ events {{ worker_connections 8192; }}
 http {{
   server_tokens off;
 {temporary}
+  # A key is 288 characters long.
+  map_hash_bucket_size 1024;
+  map_hash_max_size 65536;
   # Every site asks several times a second: only what went wrong is logged.
   map $status $wrong {{ ~^[23] 0; default 1; }}
   log_format short '$time_iso8601 $remote_addr $request_method $uri $status $request_length';
   access_log "{logs}/gateway-refused.log" short if=$wrong;
+  # An address has few connections for all requests that show no approved site's key.
+  map $http_flwr_public_key $stranger {{
+    default $binary_remote_addr;
+    include "{coordinator.known_keys}";
+  }}
+  limit_conn_zone $stranger zone=strangers:10m;
   limit_conn_zone $binary_remote_addr zone=connections:10m;
   limit_req_zone $binary_remote_addr zone=requests:10m rate={settings.requests}r/s;
   upstream superlink {{
@@ -122,8 +164,8 @@ http {{
     client_header_timeout 15s;
     client_body_timeout 60s;
     send_timeout 60s;
-    client_max_body_size {settings.message_bytes};
     limit_conn connections {settings.connections};
+    limit_conn strangers {_STRANGERS};
     limit_conn_status 429;
     limit_req zone=requests burst={2 * settings.requests} nodelay;
     limit_req_status 429;
@@ -133,6 +175,7 @@ http {{
     proxy_http_version 1.1;
     proxy_set_header Connection "";
     proxy_set_header Host $host;
+    proxy_set_header {HEADER} "";
     proxy_connect_timeout 5s;
     proxy_read_timeout 60s;
     proxy_send_timeout 60s;
@@ -141,14 +184,29 @@ http {{
     proxy_ssl_server_name on;
     proxy_ssl_protocols TLSv1.2 TLSv1.3;
     proxy_ssl_trusted_certificate "{coordinator.ca_cert}";
-    location ~ ^/v1/fleet/({"|".join(FLEET)})$ {{
-      limit_except POST {{ deny all; }}
-      proxy_pass https://superlink/v1/fleet/$1;
-    }}
+{_locations(coordinator)}
     location / {{ return 403; }}
   }}
 }}
 """
+
+
+def _locations(coordinator: Coordinator) -> str:
+    """Return the ten paths. A path's own headers replace all that are set above it."""
+    longest = bodies.limits(FLEET, coordinator.settings.message_bytes)
+    shown = secret.read(coordinator.sites_secret)
+    return "\n".join(
+        f"""\
+    location = /v1/fleet/{name} {{
+      limit_except POST {{ deny all; }}
+      client_max_body_size {longest[name]};
+      proxy_set_header Connection "";
+      proxy_set_header Host $host;
+      proxy_set_header {HEADER} "{shown}";
+      proxy_pass https://superlink/v1/fleet/{name};
+    }}"""
+        for name in FLEET
+    )
 
 
 def _user() -> str:

@@ -27,6 +27,8 @@ log = logging.getLogger("fedlite.coordinator")
 
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 MAX_RESTARTS = 3
+# In the journal: a run that Flower had and nobody has submitted here.
+UNKNOWN_RUN = "unknown-run"
 # A run is started again only with so much room, and twice its checkpoint, on the disk.
 _ROOM_BYTES = 16 << 20
 
@@ -164,6 +166,8 @@ class Keeper:
         # How many SuperLinks there have been, and how many of them `tick` knows of.
         self._started, self._known = 1, 0
         self._waiting: set[str] = set()
+        # Flower's numbers of all runs that were looked at, whosever they are.
+        self._seen: set[int] = set()
 
     def superlink_died(self) -> None:
         """Say that the SuperLink had to be started again: the processes of its runs are gone."""
@@ -173,12 +177,28 @@ class Keeper:
         """Look once at every run; raises ConnectionError when the SuperLink does not answer."""
         started = self._started
         status = self._control.runs()
+        found = load_all(self._coordinator)
+        self._strangers(status, {job.flower_run for job in found})
         if started != self._known:
             self._forget(status)
-        for name in [job.name for job in load_all(self._coordinator) if job.state == RUNNING]:
+        for name in [job.name for job in found if job.state == RUNNING]:
             with locked(self._coordinator):
                 self._look(load(self._coordinator, name), status, fresh=started != self._known)
         self._known = started
+
+    def _strangers(self, status: Mapping[int, str], ours: set[int | None]) -> None:
+        """End the runs that nobody has submitted here, and write each down once.
+
+        What was over before the coordinator started may be a run of its own that was begun again.
+        """
+        for number, text in status.items():
+            if number in ours or number in self._seen or (not self._known and _over(text)):
+                continue
+            log.error("run %d of Flower was not submitted here; it is ended", number)
+            self._coordinator.journal.write(UNKNOWN_RUN, flower_run=number, status=text)
+            if not _over(text):
+                self._control.stop_run(number)
+        self._seen |= status.keys()
 
     def _forget(self, status: Mapping[int, str]) -> None:
         """End what Flower still takes for running: a run may never go on twice at a time."""
@@ -260,6 +280,7 @@ class Keeper:
             else:
                 save(self._coordinator, replace(job, flower_run=None, restarts=job.restarts + 1))
             return
+        self._seen.add(number)
         try:
             save(self._coordinator, replace(job, flower_run=number))
         except OSError:

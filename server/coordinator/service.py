@@ -18,9 +18,9 @@ _LONGEST_PAUSE = 60.0
 _LOG_BYTES = 50_000_000
 
 
-def open_log(path: Path) -> IO[bytes]:
-    """Open a log to append to; one that has grown long is put aside first."""
-    if path.exists() and path.stat().st_size > _LOG_BYTES:
+def open_log(path: Path, limit: int = _LOG_BYTES) -> IO[bytes]:
+    """Open a log to append to; one of more than `limit` bytes is put aside first."""
+    if path.exists() and path.stat().st_size > limit:
         path.replace(path.with_name(path.name + ".1"))
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 

@@ -13,7 +13,7 @@ from fedlite.deployment.invitation import Invitation
 from fedlite.identity import keys
 from fedlite.settings import section
 from fedlite.storage import write_atomic
-from server.coordinator import authority, gateway
+from server.coordinator import authority, gateway, secret
 from server.coordinator.folder import Coordinator, Settings, absolute
 
 _FOLDERS = ("ca", "tls", "flwr", "gateway", "logs", "jobs", "bundles", "runs", "audit", "witness")
@@ -60,6 +60,7 @@ def init(path: Path, name: str, address: str, **others: Any) -> Coordinator:
     if not coordinator.sites.exists():
         write_atomic(coordinator.sites, b"{}\n")
         coordinator.sites.chmod(0o600)
+    secret.renew(coordinator)
     gateway.write(coordinator)
     gateway.write_services(coordinator)
     invitation = Invitation(

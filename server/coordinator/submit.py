@@ -9,6 +9,7 @@ import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,12 +18,12 @@ import tomli_w
 # Private to Flower 1.41, which the project pins: the function behind `flwr build`.
 from flwr.cli.build import build_fab_from_files
 
-from fedlite.deployment import bundle as bundles
+from fedlite.deployment import bundle as bundles, journal
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
 from fedlite.scenario import Scenario, Simulation, from_run_config
 from fedlite.storage import write_atomic
-from server.coordinator import authority, jobs, superlink
+from server.coordinator import authority, jobs, refusals, superlink
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
 from server.coordinator.jobs import Job
@@ -193,7 +194,9 @@ def _with_control(coordinator: Coordinator, use: Callable[[Control], Answer]) ->
 def overview(coordinator: Coordinator) -> dict[str, Any]:
     """Return what there is to see of a coordinator, as plain values.
 
-    pid, sites.online: None when it does not run. runs: the last that changed first.
+    pid, sites.online: None when it does not run. runs: the last that changed first. refused: by
+    site, how often in the last 24 hours by "path rule". unknown_runs: those of the last week that
+    nobody has submitted here, as the journal has them.
     """
     pid = superlink.running(coordinator)
     try:
@@ -213,8 +216,19 @@ def overview(coordinator: Coordinator) -> dict[str, Any]:
             "approved": sum(not site["revoked"] for site in sites.values()),
             "online": count,
         },
+        "refused": refusals.read(coordinator.refusals),
+        "unknown_runs": _unknown_runs(coordinator),
         "runs": [_row(coordinator, job) for job in jobs.load_all(coordinator)],
     }
+
+
+def _unknown_runs(coordinator: Coordinator) -> list[dict[str, Any]]:
+    since = f"{datetime.now(UTC) - timedelta(days=7):%Y-%m-%dT%H:%M:%SZ}"
+    return [
+        {"flower_run": row["flower_run"], "time": row["time"]}
+        for row in journal.read(coordinator.audit)
+        if row["action"] == jobs.UNKNOWN_RUN and row["time"] >= since
+    ]
 
 
 def _row(coordinator: Coordinator, job: Job) -> dict[str, Any]:

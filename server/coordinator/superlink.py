@@ -11,18 +11,16 @@ import fcntl
 import http.client
 import logging
 import os
-import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import IO
 
 from fedlite.deployment.signals import signals
-from server.coordinator import authority, gateway, jobs, processes
+from server.coordinator import authority, gateway, jobs, known, launcher, processes, secret
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
 from server.coordinator.service import Service, open_log
@@ -40,10 +38,9 @@ _PATIENCE = 20 * 24 * _HOUR
 
 def environment(coordinator: Coordinator) -> dict[str, str]:
     """Return what the SuperLink and all that it starts find in their environment."""
-    # Flower starts its own programs by name, and must find those of this installation.
-    programs = str(Path(sys.executable).parent)
+    # Flower starts its own programs by name, and must find ours, which show the secret.
     return os.environ | {
-        "PATH": programs + os.pathsep + os.environ.get("PATH", os.defpath),
+        "PATH": str(coordinator.programs) + os.pathsep + os.environ.get("PATH", os.defpath),
         VARIABLE: str(coordinator.path),
         _MARKER: str(coordinator.path),
         "FLWR_HOME": str(coordinator.flwr_home),
@@ -58,11 +55,11 @@ def environment(coordinator: Coordinator) -> dict[str, str]:
 
 
 def command(coordinator: Coordinator) -> list[str]:
-    """Return how the SuperLink is started; raises ValueError when it is not installed."""
-    programs = str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", os.defpath)
-    program = shutil.which("flower-superlink", path=programs)
-    if program is None:
-        raise ValueError("flower-superlink: must be installed; install fedlite again")
+    """Return how the SuperLink is started, with its warden."""
+    program = (
+        "from fedlite.rooms import open_rooms; open_rooms(); "
+        "from server.coordinator.warden import main; main()"
+    )
     options = {
         "--ssl-ca-certfile": coordinator.ca_cert,
         "--ssl-certfile": coordinator.server_cert,
@@ -73,7 +70,7 @@ def command(coordinator: Coordinator) -> list[str]:
         "--isolation": "subprocess",
     }
     return [
-        program,
+        *(sys.executable, "-P", "-c", program, "flower-superlink"),
         *(str(part) for pair in options.items() for part in pair),
         "--enable-supernode-auth",
         "--disable-runtime-dependency-installation",
@@ -188,10 +185,11 @@ def prepare(coordinator: Coordinator) -> None:
     settings = coordinator.settings
     authority.ensure(coordinator)
     gateway.nginx()
-    command(coordinator)
     processes.kill(leftovers(coordinator))
     _check_port("bind, port", settings.bind, settings.gateway_port)
     _check_port("superlink_port", "127.0.0.1", settings.superlink_port)
+    secret.renew(coordinator)
+    launcher.install(coordinator.programs, coordinator.control_secret)
     gateway.write(coordinator)
     gateway.check(coordinator)
 
@@ -266,6 +264,7 @@ def _run(coordinator: Coordinator, stopping: threading.Event) -> None:
     threading.Thread(target=_keep, args=(keeper, stopping), daemon=True).start()
     coordinator.journal.write("start", address=coordinator.settings.address)
     next_look, renewed = time.monotonic() + _HOUR, 0.0
+    stamp = known.stamp(coordinator.path)
     try:
         while not stopping.wait(0.1):
             if superlink.dead:
@@ -279,6 +278,8 @@ def _run(coordinator: Coordinator, stopping: threading.Event) -> None:
                 # No room for a log, no memory: what passes must not end the one that watches.
                 log.error("a program could not be started: %s", error)
                 stopping.wait(1.0)
+            if stamp != (stamp := known.stamp(coordinator.path)):
+                gateway.reload(coordinator, nginx.process)
             now = time.monotonic()
             if now < next_look:
                 continue

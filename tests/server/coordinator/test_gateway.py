@@ -1,16 +1,29 @@
 from __future__ import annotations
 
+import base64
 import configparser
 import inspect
 import re
+import signal
+import stat
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 
-from server.coordinator import gateway
+from fedlite.identity import nodekey
+from server.coordinator import enrolment, gateway
 from server.coordinator.folder import Coordinator
+from server.coordinator.launcher import HEADER
 from server.coordinator.setup import init
 
 
@@ -26,16 +39,64 @@ def test_nginx_accepts_its_configuration(made: Coordinator) -> None:
         gateway.check(made)
 
 
+def locations(text: str) -> dict[str, str]:
+    """Return what stands in the ten exact locations, by path."""
+    return dict(re.findall(r"location = (\S+) \{(.*?)\n    \}", text, re.DOTALL))
+
+
 def test_ten_paths_pass_and_nothing_else(made: Coordinator) -> None:
     text = gateway.config(made)
-    (pattern,) = re.findall(r"location ~ (\S+) \{", text)
-    assert len(gateway.FLEET) == 10
-    for name in gateway.FLEET:
-        assert re.search(pattern, f"/v1/fleet/{name}")
-    for path in ("/v1/control/start-run", "/v1/fleet/register-node", "/v1/fleet/pull-messages/x"):
-        assert not re.search(pattern, path)
+    found = locations(text)
+    assert len(found) == 10 and set(found) == {f"/v1/fleet/{name}" for name in gateway.FLEET}
+    for path, inside in found.items():
+        assert f"proxy_pass https://superlink{path};" in inside and "limit_except POST" in inside
+    assert re.findall(r"location [^=].*", text) == ["location / { return 403; }"]
     assert "listen 0.0.0.0:8443 ssl;" in text and "server 127.0.0.1:9191;" in text
-    assert "proxy_ssl_verify on;" in text and "limit_except POST" in text
+    assert "proxy_ssl_verify on;" in text
+
+
+def test_the_secret_of_sites_stands_on_the_ten_paths_only(made: Coordinator) -> None:
+    text, shown = gateway.config(made), made.sites_secret.read_text()
+    assert text.count(shown) == 10
+    assert all(f'proxy_set_header {HEADER} "{shown}";' in one for one in locations(text).values())
+    assert made.control_secret.read_text() not in text
+    assert stat.S_IMODE(made.nginx_conf.stat().st_mode) == 0o600
+
+
+def test_each_path_has_its_longest_body(tmp_path: Path) -> None:
+    def longest(message_bytes: int) -> dict[str, int]:
+        folder = tmp_path / str(message_bytes)
+        text = gateway.config(init(folder, "study", "h:1", message_bytes=message_bytes))
+        return {
+            path.rpartition("/")[2]: int(re.findall(r"client_max_body_size (\d+);", inside)[0])
+            for path, inside in locations(text).items()
+        }
+
+    usual, small = longest(256_000_000), longest(1_000_000)
+    assert usual.pop("push-object") == 5 * 2**20 + 65_536 and small["push-object"] == 1_000_000
+    assert usual.pop("push-messages") < 12_000
+    assert set(usual.values()) == {4096}
+
+
+def test_an_approved_key_is_no_stranger_to_nginx(made: Coordinator) -> None:
+    def site(number: int, revoked: bool) -> enrolment.Site:
+        key = nodekey.public(ec.generate_private_key(ec.SECP384R1()))
+        return enrolment.Site(number, key, "00" * 32, "", revoked)
+
+    signalled: list[int] = []
+    nginx: Any = SimpleNamespace(send_signal=signalled.append)
+    gateway.reload(made, nginx)
+    assert signalled == []  # nobody came
+    sites = {"a": site(1, False), "b": site(2, True)}
+    enrolment._write(made.path, sites)
+    gateway.reload(made, nginx)
+    gateway.reload(made, nginx)
+    assert signalled == [signal.SIGHUP]
+    (shown,) = re.findall(r'"(.+)" "";', made.known_keys.read_text())
+    pem = base64.b64decode(shown)
+    line = load_pem_public_key(pem).public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    assert line.decode() == sites["a"].node_key
+    gateway.check(made)
 
 
 def test_an_ipv6_address_is_written_in_brackets(tmp_path: Path) -> None:

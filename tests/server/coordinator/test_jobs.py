@@ -130,6 +130,49 @@ def test_after_a_reboot_nothing_runs_twice_and_nobody_is_blamed(
     assert sum(text == "running" for text in flower.status.values()) == 1
     job = jobs.load(coordinator, "a")
     assert job.state == "running" and job.restarts == 0 and job.flower_run == 6
+    assert unknown(coordinator) == [99]
+
+
+def unknown(coordinator: Coordinator) -> list[int]:
+    rows = journal.read(coordinator.audit)
+    return [row["flower_run"] for row in rows if row["action"] == jobs.UNKNOWN_RUN]
+
+
+def test_a_run_that_nobody_submitted_is_ended_and_written_down_once(
+    coordinator: Coordinator, flower: Flower, keeper: Keeper
+) -> None:
+    flower.status |= {50: "running", 51: "finished:completed"}  # the second was quick
+    for _ in range(3):
+        keeper.tick()
+    assert flower.stopped == [50] and flower.status[1] == "running"
+    assert unknown(coordinator) == [50, 51]
+
+
+def test_one_s_own_runs_are_never_taken_for_anothers(
+    coordinator: Coordinator, flower: Flower, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.stop(coordinator, "a", flower)
+    keeper.tick()
+    jobs.resume(coordinator, "a")
+    keeper.tick()
+    keeper.superlink_died()
+    keeper.tick()
+    assert jobs.load(coordinator, "a").flower_run == 3
+    again = Keeper(coordinator, flower)  # another start: what was over before is no news
+    again.tick()
+    again.tick()
+    jobs.save(coordinator, Job("b", "11ff" * 4, "bundles/a.fab", "runs/b"))
+    saved = jobs.save
+
+    def no_room(*given: object) -> None:
+        raise OSError("full")
+
+    monkeypatch.setattr(jobs, "save", no_room)
+    with pytest.raises(OSError, match="full"):
+        again.tick()
+    monkeypatch.setattr(jobs, "save", saved)
+    again.tick()
+    assert unknown(coordinator) == []
 
 
 def test_a_superlink_that_died_took_its_runs_with_it(

@@ -181,7 +181,7 @@ def test_a_hundred_connections_from_one_address_are_let_through(coordinator: Coo
         response = connection.getresponse()
         response.read()
         answers.add(response.status)
-    assert answers == {415}  # the SuperLink's word, and not once the gateway's 429
+    assert answers == {401}  # the warden's word, and not once the gateway's 429
 
 
 def test_flower_knows_the_sites_that_were_registered(control: Control) -> None:
