@@ -21,7 +21,7 @@ from pathlib import Path
 import fedlite
 from fedlite.deployment import systemd as units
 from fedlite.storage import write_atomic
-from server.coordinator import bodies, known, secret
+from server.coordinator import known, secret
 from server.coordinator.folder import Coordinator
 from server.coordinator.launcher import HEADER
 
@@ -164,6 +164,8 @@ http {{
     client_header_timeout 15s;
     client_body_timeout 60s;
     send_timeout 60s;
+    # What a site may send on which path, the warden says, which knows whose name to write down.
+    client_max_body_size {settings.message_bytes};
     limit_conn connections {settings.connections};
     limit_conn strangers {_STRANGERS};
     limit_conn_status 429;
@@ -193,13 +195,11 @@ http {{
 
 def _locations(coordinator: Coordinator) -> str:
     """Return the ten paths. A path's own headers replace all that are set above it."""
-    longest = bodies.limits(FLEET, coordinator.settings.message_bytes)
     shown = secret.read(coordinator.sites_secret)
     return "\n".join(
         f"""\
     location = /v1/fleet/{name} {{
       limit_except POST {{ deny all; }}
-      client_max_body_size {longest[name]};
       proxy_set_header Connection "";
       proxy_set_header Host $host;
       proxy_set_header {HEADER} "{shown}";

@@ -28,8 +28,9 @@ from flwr.superlink.cli.flower_superlink import (
     _parse_superlink_lifespan_config,
 )
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet import node_auth
 
-from server.coordinator import bodies, secret
+from server.coordinator import bodies, known, secret
 from server.coordinator.folder import Coordinator
 from server.coordinator.gateway import FLEET
 from server.coordinator.known import Known, Sites, Unauthenticated
@@ -96,41 +97,41 @@ class Warden:
         self._refusals.write()
         path, headers = _path(scope), _headers(scope)
         try:
-            known = self._sites.signer(headers)
+            signer = self._sites.signer(headers)
         except Unauthenticated:
             raise Refused(401, "not signed") from None
-        if known is None:
+        if signer is None:
             raise _stranger(path, "not approved")
         length = headers.get("content-length", "")
         try:
             async with AsyncExitStack() as held:
-                body = await self._body(held, known, path, length, receive)
+                body = await self._body(held, signer, path, length, receive)
                 await self._app(scope, _given(body, receive), send)
         except bodies.Gone:
             return
         except Refused as refused:
             announced = int(length) if length.isdigit() else 0
-            self._refusals.add(known.site, path, refused.rule, announced)
+            self._refusals.add(signer.site, path, refused.rule, announced)
             raise
 
     async def _body(
         self,
         held: AsyncExitStack,
-        known: Known,
+        signer: Known,
         path: str,
         length: str,
         receive: bodies.Receive,
     ) -> bytes:
         """Return the body of a site's request, which holds room in `held`; raises Refused."""
-        if known.revoked:
+        if signer.revoked:
             raise _stranger(path, "revoked")
         if not length.isascii() or not length.isdigit():
             raise Refused(411, "no-length")
         if int(length) > self._limits[path]:
             raise Refused(413, "too-long")
         try:
-            held.enter_context(self._room.request(known.site))
-            await held.enter_async_context(self._room.body(known.site, int(length)))
+            held.enter_context(self._room.request(signer.site))
+            await held.enter_async_context(self._room.body(signer.site, int(length)))
             body = await bodies.read(receive, int(length))
         except bodies.TooMany:
             raise Refused(429, "too-many-at-once") from None
@@ -199,6 +200,7 @@ def main() -> None:
     deployment = from_environment()
     if deployment is None:
         raise SystemExit("the SuperLink is started by fedlite server start")
+    setattr(node_auth, "verify_signature", known.verified)  # noqa: B010
     config = _parse_superlink_lifespan_config()
     app = create_app(config, SuperLinkLifespan)
     uvicorn.run(

@@ -63,21 +63,6 @@ def test_the_secret_of_sites_stands_on_the_ten_paths_only(made: Coordinator) -> 
     assert stat.S_IMODE(made.nginx_conf.stat().st_mode) == 0o600
 
 
-def test_each_path_has_its_longest_body(tmp_path: Path) -> None:
-    def longest(message_bytes: int) -> dict[str, int]:
-        folder = tmp_path / str(message_bytes)
-        text = gateway.config(init(folder, "study", "h:1", message_bytes=message_bytes))
-        return {
-            path.rpartition("/")[2]: int(re.findall(r"client_max_body_size (\d+);", inside)[0])
-            for path, inside in locations(text).items()
-        }
-
-    usual, small = longest(256_000_000), longest(1_000_000)
-    assert usual.pop("push-object") == 5 * 2**20 + 65_536 and small["push-object"] == 1_000_000
-    assert usual.pop("push-messages") < 12_000
-    assert set(usual.values()) == {4096}
-
-
 def test_an_approved_key_is_no_stranger_to_nginx(made: Coordinator) -> None:
     def site(number: int, revoked: bool) -> enrolment.Site:
         key = nodekey.public(ec.generate_private_key(ec.SECP384R1()))

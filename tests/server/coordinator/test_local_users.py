@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import multiprocessing
-import os
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +16,7 @@ from flwr.supercore.fab import Fab
 
 from server.coordinator import superlink
 from server.coordinator.folder import Coordinator
+from tests.server.coordinator import front
 from tests.server.coordinator.test_superlink import make
 
 NOBODY = 65534
@@ -54,31 +51,6 @@ def bundle(marker: Path, stolen: Path) -> bytes:
     return build_fab_from_files(files)[0]
 
 
-def as_nobody(port: int, ca: str, requests: list[tuple[str, dict[str, str], bytes]]) -> list[int]:
-    """Return the statuses of POSTs to the SuperLink, made by another user of this machine."""
-
-    def work(pipe) -> None:  # type: ignore[no-untyped-def]
-        if os.geteuid() == 0:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-        context = ssl.create_default_context(cadata=ca)
-        found = []
-        for path, headers, body in requests:
-            connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
-            connection.request("POST", path, body, {"Content-Type": KIND} | headers)
-            found.append(connection.getresponse().status)
-        pipe.send(found)
-
-    ours, theirs = multiprocessing.get_context("fork").Pipe()
-    process = multiprocessing.get_context("fork").Process(target=work, args=(theirs,))
-    process.start()
-    theirs.close()
-    found: list[int] = ours.recv()
-    process.join()
-    return found
-
-
 @pytest.fixture(scope="module")
 def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
     made = make(tmp_path_factory.mktemp("coordinator") / "c")
@@ -93,7 +65,7 @@ def test_no_local_user_starts_a_run(coordinator: Coordinator, tmp_path: Path) ->
     marker = tmp_path / "stolen"
     fab = bundle(marker, coordinator.ca_key)
     request = StartRunRequest(fab=fab_to_proto(Fab(hashlib.sha256(fab).hexdigest(), fab, {})))
-    status = as_nobody(
+    status = front.as_nobody(
         coordinator.settings.superlink_port,
         coordinator.ca_cert.read_text(),
         [("/v1/control/start-run", {}, request.SerializeToString())],

@@ -1,0 +1,99 @@
+"""A coordinator's front under attack: strangers, and one of its own sites."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+
+from clients.runtime import setup
+from clients.runtime.fleet import Fleet, connection
+from fedlite.guard.policy import DataSet
+from fedlite.rooms import app_root
+from fedlite.scenario import from_dict
+from server.coordinator import enrolment, submit, superlink
+from server.coordinator.control import Control
+from server.coordinator.folder import Coordinator
+from simulations.benchmarks.lab import wait_for
+from tests.server.coordinator import front
+from tests.server.coordinator.test_superlink import make
+
+MIB = 1 << 20
+
+
+@dataclass
+class Place:
+    """A coordinator, and two sites' connections."""
+
+    coordinator: Coordinator
+    honest: Fleet
+    hostile: Fleet
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    root = tmp_path_factory.mktemp("front")
+    made = make(root / "c")
+    superlink.start(made)
+    control = Control(made)
+    try:
+        for name in ("honest", "hostile"):
+            setup.init(root / name, name, data=DataSet("digits", "digits"))
+            setup.join(root / name, made.invitation, confirm=lambda invitation: True)
+            enrolment.approve(made, root / name / "request.json", control, lambda question: True)
+        found = Place(made, connection(root / "honest"), connection(root / "hostile"))
+        for fleet in (found.honest, found.hostile):
+            fleet.activate()
+        yield found
+        for fleet in (found.honest, found.hostile):
+            fleet.close()
+    finally:
+        control.close()
+        superlink.stop(made)
+
+
+def test_nobody_s_bodies_are_not_read(place: Place) -> None:
+    before = front.superlink_rss(place.coordinator)
+    with front.unfinished(place.coordinator, 6, 200_000_000):
+        during = front.superlink_rss(place.coordinator)
+    with front.unfinished(place.coordinator, 6, 5_000_000):
+        during = max(during, front.superlink_rss(place.coordinator))
+    assert during - before < 20 * MIB
+
+
+def test_a_reply_in_sixty_thousand_parts_stops_nobody_else(place: Place) -> None:
+    scenario = from_dict({"federation": {"name": "demo", "rounds": 1, "sites": 2}})
+    submit.submit(place.coordinator, scenario, app_root())
+    incoming = wait_for("a message", place.hostile.receive)
+    message = place.hostile.content(incoming, 10**9)
+    request = front.announcement(place.hostile, message, 60_000)
+    over, slowest, failed = threading.Event(), 0.0, 0
+
+    def attack() -> None:
+        with pytest.raises(httpx.HTTPStatusError, match="413"):
+            place.hostile._client.PushMessages(request)
+        over.set()
+
+    thread = threading.Thread(target=attack)
+    thread.start()
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not over.wait(0.1):
+        begun = time.monotonic()
+        try:
+            place.honest.receive()
+        except ConnectionError:
+            failed += 1
+        slowest = max(slowest, time.monotonic() - begun)
+    thread.join()
+    print(f"slowest answer to another site: {slowest:.2f} s, {failed} failed")
+    assert over.is_set() and failed == 0 and slowest < 2.0
+    # A genuine one passes, and who was refused is named.
+    place.hostile._client.PushMessages(front.announcement(place.hostile, message, 50))
+    assert submit.overview(place.coordinator)["refused"] == {
+        "hostile": {"push-messages too-long": 1}
+    }
+    submit.stop_run(place.coordinator, "demo")
