@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +20,10 @@ from fedlite.scenario import from_dict
 from server.coordinator import enrolment, submit, superlink
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
+from server.coordinator.known import keys
 from simulations.benchmarks.lab import wait_for
 from tests.server.coordinator import front
-from tests.server.coordinator.test_superlink import make
+from tests.server.coordinator.test_superlink import make, programs
 
 MIB = 1 << 20
 
@@ -56,13 +59,48 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         superlink.stop(made)
 
 
+def known_keys(coordinator: Coordinator) -> list[str]:
+    return sorted(keys(coordinator.path))
+
+
 def test_nobody_s_bodies_are_not_read(place: Place) -> None:
     before = front.superlink_rss(place.coordinator)
     with front.unfinished(place.coordinator, 6, 200_000_000):
         during = front.superlink_rss(place.coordinator)
     with front.unfinished(place.coordinator, 6, 5_000_000):
         during = max(during, front.superlink_rss(place.coordinator))
+    print(f"SuperLink: {before // MIB} MiB before, {during // MIB} MiB while nobody sends")
     assert during - before < 20 * MIB
+
+
+def test_an_address_without_a_known_key_has_few_connections(place: Place) -> None:
+    """While nobody answers, which is the only time in which a stranger's request stays open."""
+    (known, *_) = known_keys(place.coordinator)
+    (pid,) = programs(place.coordinator, "flower-superlink")
+    port = place.coordinator.settings.gateway_port
+    head = f"POST /v1/fleet/get-run HTTP/1.1\r\nHost: h\r\nContent-Type: {front.KIND}\r\n"
+    os.kill(pid, signal.SIGSTOP)
+    held = []
+    try:
+        for number in range(40):
+            connection = front.tls(place.coordinator, port)
+            # An approved site's key, which is no secret, makes nobody a site; it is no stranger's.
+            key = f"flwr-public-key: {known}\r\n" if number == 39 else ""
+            connection.sendall(f"{head}{key}Content-Length: 0\r\n\r\n".encode())
+            held.append(connection)
+        answers = []
+        for connection in held:
+            connection.settimeout(0.5)
+            try:
+                answers.append(front.status(connection.recv(65536)))
+            except TimeoutError:
+                answers.append(0)
+        assert answers[:32] == [0] * 32 and set(answers[32:39]) == {429} and answers[39] == 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        for connection in held:
+            connection.close()
+    wait_for("the answer", lambda: place.honest.receive() is None)
 
 
 def test_a_reply_in_sixty_thousand_parts_stops_nobody_else(place: Place) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from flwr.proto.runtime_pb2 import GetNodesRequest
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec.executor import subprocess_executor
@@ -42,8 +43,6 @@ def test_every_client_of_flower_shows_the_secret(monkeypatch: pytest.MonkeyPatch
 
     client = RuntimeHttpClient.from_server_address("h:1", True, None, interceptors=[])
     client._client = httpx.Client(transport=httpx.MockTransport(answer))
-    from flwr.proto.runtime_pb2 import GetNodesRequest
-
     client.GetNodes(GetNodesRequest())
     assert [request.headers[launcher.HEADER] for request in seen] == ["s" * 64]
 

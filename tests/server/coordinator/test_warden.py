@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
 
 from clients.runtime.fleet import Fleet
 from server.coordinator import bodies, refusals, secret, warden
@@ -181,8 +184,6 @@ def test_a_stranger_hears_what_flower_says_and_nothing_is_read(place: Place, pat
 
 
 def test_a_site_is_told_the_right_mend(place: Place) -> None:
-    import httpx
-
     def told(path: str, key: ec.EllipticCurvePrivateKey) -> str:
         status, said = place.answer(f"/v1/fleet/{path}", *place.site(key))
         request = httpx.Request("POST", "https://h")
@@ -234,9 +235,6 @@ def test_a_header_that_comes_twice_is_no_signature(place: Place) -> None:
 
 
 def test_an_announcement_of_too_many_parts_stays_outside(place: Place) -> None:
-    from flwr.proto.fleet_pb2 import PushMessagesRequest
-    from flwr.proto.message_pb2 import ObjectTree
-
     def announced(parts: int) -> int:
         # Names as short as can be: more of them fit below the bound on bytes.
         children = [ObjectTree(object_id="a")] * (parts - 1)
