@@ -90,7 +90,7 @@ def test_an_address_without_a_known_key_has_few_connections(place: Place) -> Non
             held.append(connection)
         answers = []
         for connection in held:
-            connection.settimeout(0.5)
+            connection.settimeout(0.05)
             try:
                 answers.append(front.status(connection.recv(65536)))
             except TimeoutError:
