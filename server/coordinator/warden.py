@@ -33,6 +33,7 @@ from flwr.superlink.routers.fleet import node_auth
 from server.coordinator import bodies, known, secret
 from server.coordinator.folder import Coordinator
 from server.coordinator.gateway import FLEET
+from server.coordinator.heads import BoundedHeads
 from server.coordinator.known import Known, Sites, Unauthenticated
 from server.coordinator.launcher import HEADER
 from server.coordinator.refusals import Refusals
@@ -208,6 +209,7 @@ def main() -> None:
         host=config.host,
         port=config.port,
         workers=1,
+        http=BoundedHeads,
         ws="none",
         lifespan="on",
         access_log=False,

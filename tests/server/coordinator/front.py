@@ -10,16 +10,21 @@ import os
 import socket
 import ssl
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.protobuf.client import ProtobufRequestContext
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from clients.runtime.fleet import Fleet
 from fedlite import flower
+from fedlite.identity import nodekey
 from server.coordinator import superlink
 from server.coordinator.folder import Coordinator
 from simulations.benchmarks.lab import family
@@ -47,6 +52,25 @@ def said(coordinator: Coordinator, port: int, request: bytes) -> bytes:
     return found
 
 
+def said_by(connection: ssl.SSLSocket) -> bytes:
+    """Return what has come back on a connection; nothing where there is nothing yet."""
+    connection.settimeout(0.05)
+    with contextlib.suppress(OSError):
+        return connection.recv(65536)
+    return b""
+
+
+def signature(key: Path) -> str:
+    """Return the headers by which a site's request is signed now."""
+    request = httpx.Request("POST", "https://h")
+    private = nodekey.load(key)
+    context = ProtobufRequestContext("", PushMessagesRequest(), request)
+    NodeAuthHttpInterceptor(private, private.public_key()).intercept(
+        context, lambda _: httpx.Response(200)
+    )
+    return "".join(f"{k}: {v}\r\n" for k, v in request.headers.items() if k.startswith("flwr-"))
+
+
 def status(answer: bytes) -> int:
     """Return an answer's status; 0 where there is none."""
     parts = answer.split(b" ", 2)
@@ -60,20 +84,22 @@ def superlink_rss(coordinator: Coordinator) -> int:
 
 
 @contextlib.contextmanager
-def unfinished(coordinator: Coordinator, bodies: int, length: int) -> Iterator[list[ssl.SSLSocket]]:
+def unfinished(
+    coordinator: Coordinator, bodies: int, length: int, headers: str = ""
+) -> Iterator[list[ssl.SSLSocket]]:
     """Yield connections on which all but the last byte of a long body was offered to the gateway.
 
     Each sends until it is told to stop, or nobody has taken anything for three seconds.
     """
     head = (
         "POST /v1/fleet/push-object HTTP/1.1\r\nHost: localhost\r\n"
-        f"Content-Type: {KIND}\r\nContent-Length: {length}\r\n\r\n"
+        f"Content-Type: {KIND}\r\nContent-Length: {length}\r\n{headers}\r\n"
     ).encode()
     chunk, held = bytes(1 << 20), []
     for _ in range(bodies):
         connection = tls(coordinator, coordinator.settings.gateway_port)
         connection.sendall(head)
-        connection.settimeout(3)
+        connection.settimeout(3 if length > 10**8 else 0.3)
         with contextlib.suppress(OSError):
             for _ in range(length // len(chunk) - 1):
                 connection.sendall(chunk)

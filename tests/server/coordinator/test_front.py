@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,7 +19,7 @@ from clients.runtime.fleet import Fleet, connection
 from fedlite.guard.policy import DataSet
 from fedlite.rooms import app_root
 from fedlite.scenario import from_dict
-from server.coordinator import enrolment, submit, superlink
+from server.coordinator import bodies, enrolment, submit, superlink
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
 from server.coordinator.known import keys
@@ -30,8 +32,9 @@ MIB = 1 << 20
 
 @dataclass
 class Place:
-    """A coordinator, and two sites' connections."""
+    """A coordinator, and two sites' connections; the folders of all, and of "greedy", are in root."""
 
+    root: Path
     coordinator: Coordinator
     honest: Fleet
     hostile: Fleet
@@ -44,11 +47,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     superlink.start(made)
     control = Control(made)
     try:
-        for name in ("honest", "hostile"):
+        for name in ("honest", "hostile", "greedy"):
             setup.init(root / name, name, data=DataSet("digits", "digits"))
             setup.join(root / name, made.invitation, confirm=lambda invitation: True)
             enrolment.approve(made, root / name / "request.json", control, lambda question: True)
-        found = Place(made, connection(root / "honest"), connection(root / "hostile"))
+        found = Place(root, made, connection(root / "honest"), connection(root / "hostile"))
         for fleet in (found.honest, found.hostile):
             fleet.activate()
         yield found
@@ -71,6 +74,45 @@ def test_nobody_s_bodies_are_not_read(place: Place) -> None:
         during = max(during, front.superlink_rss(place.coordinator))
     print(f"SuperLink: {before // MIB} MiB before, {during // MIB} MiB while nobody sends")
     assert during - before < 20 * MIB
+
+
+def test_a_local_user_fills_no_memory_and_holds_no_connection(place: Place) -> None:
+    port, before = place.coordinator.settings.superlink_port, front.superlink_rss(place.coordinator)
+    idle = front.tls(place.coordinator, port)  # says nothing, and is given up
+    begun = time.monotonic()
+    sent = 0
+    for line in (b"POST /" + b"x" * 1000, b"x: " + b"y" * 1000 + b"\r\n"):
+        for start in (b"", b"POST /v1/control/list-runs HTTP/1.1\r\n"):
+            with front.tls(place.coordinator, port) as connection:
+                connection.sendall(start)
+                connection.settimeout(5)
+                with contextlib.suppress(OSError):
+                    for _ in range(20_000):
+                        connection.sendall(line)
+                        sent += len(line)
+    assert front.superlink_rss(place.coordinator) - before < 20 * MIB
+    assert sent < 4 * 16 * MIB  # what the kernel took before the other end hung up
+    with idle, contextlib.suppress(OSError):
+        idle.settimeout(30)
+        assert idle.recv(1) == b""
+    assert 10 < time.monotonic() - begun < 25
+
+
+def test_a_sites_unfinished_bodies_are_bounded_and_named(place: Place) -> None:
+    before = front.superlink_rss(place.coordinator)
+    headers = front.signature(place.root / "greedy" / "keys" / "node.pem")
+    with front.unfinished(place.coordinator, 40, 5_000_000, headers) as held:
+        during = front.superlink_rss(place.coordinator)
+        assert place.honest.receive() is None
+        assert place.honest.receive() is None
+        # Eight were read, up to the last byte; of the others none, and the last few were refused.
+        answers = [front.said_by(connection) for connection in held]
+    statuses = {front.status(answer) for answer in answers}
+    print(f"SuperLink: {(during - before) // MIB} MiB more for 200 MB of one site; {statuses}")
+    assert statuses <= {0, 429, 503} and 429 in statuses
+    assert during - before < 2.5 * bodies.SITE_BYTES
+    refused = submit.overview(place.coordinator)["refused"]
+    assert set(refused) == {"greedy"} and "push-object too-many-at-once" in refused["greedy"]
 
 
 def test_an_address_without_a_known_key_has_few_connections(place: Place) -> None:
@@ -131,7 +173,6 @@ def test_a_reply_in_sixty_thousand_parts_stops_nobody_else(place: Place) -> None
     assert over.is_set() and failed == 0 and slowest < 2.0
     # A genuine one passes, and who was refused is named.
     place.hostile._client.PushMessages(front.announcement(place.hostile, message, 50))
-    assert submit.overview(place.coordinator)["refused"] == {
-        "hostile": {"push-messages too-long": 1}
-    }
+    refused = submit.overview(place.coordinator)["refused"]
+    assert refused["hostile"] == {"push-messages too-long": 1} and "honest" not in refused
     submit.stop_run(place.coordinator, "demo")
