@@ -1,4 +1,7 @@
-"""A coordinator's front under attack: strangers, and one of its own sites."""
+"""A coordinator's front under attack: strangers, local users, and one of its own sites.
+
+Covers server/coordinator/heads.py.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ MIB = 1 << 20
 
 @dataclass
 class Place:
-    """A coordinator, and two sites' connections; the folders of all, and of "greedy", are in root."""
+    """A coordinator, and two sites' connections. root: the folders of all, also of "greedy"."""
 
     root: Path
     coordinator: Coordinator
