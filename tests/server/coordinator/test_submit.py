@@ -22,6 +22,7 @@ from fedlite.rooms import app_root
 from fedlite.scenario import Scenario, from_dict, from_run_config, load, with_values
 from server.coordinator import jobs, submit, superlink
 from server.coordinator.folder import Coordinator
+from server.coordinator.refusals import Refusals
 from server.coordinator.setup import init
 
 ROOT = app_root()
@@ -207,6 +208,20 @@ def test_status_says_what_there_is(coordinator: Coordinator) -> None:
     }
     text = call(coordinator, "status").stdout
     assert "not running" in text and "1 approved" in text and "1/3" in text
+
+
+def test_the_status_names_whom_something_was_refused_and_runs_of_nobody(
+    coordinator: Coordinator,
+) -> None:
+    told = json.loads(call(coordinator, "status", "--json").stdout)
+    assert told["refused"] == {} and told["unknown_runs"] == []
+    made = Refusals(coordinator.refusals, lambda: time.time() - 3600)
+    made.add("hospital", "push-messages", "too-long", 4_000_000)
+    Refusals(coordinator.refusals, lambda: time.time() - 25 * 3600).add("b", "get-fab", "x", 0)
+    coordinator.journal.write(jobs.UNKNOWN_RUN, flower_run=77, status="running")
+    text = call(coordinator, "status").stdout
+    assert "refused       hospital, in 24 hours: 1 x push-messages too-long" in text
+    assert "unknown run   77 of Flower, ended at 20" in text and "get-fab" not in text
 
 
 def test_a_run_is_stopped_and_resumed_by_name(coordinator: Coordinator) -> None:
