@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -160,11 +161,19 @@ def serverapp(coordinator: Coordinator) -> int:
     return found
 
 
+def token_of(pid: int) -> str:
+    """Return the token that a process was handed; nothing while it has none."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if "memfd:token" in os.readlink(link):
+                return link.read_text()
+    return ""
+
+
 def test_a_tasks_token_is_not_shown_and_opens_nothing(
     coordinator: Coordinator, serverapp: int
 ) -> None:
-    files = Path(f"/proc/{serverapp}/fd")
-    (token,) = {link.read_text() for link in files.iterdir() if "memfd:token" in os.readlink(link)}
+    token = wait_for("the token", lambda: token_of(serverapp))
     assert len(token) > 20
     for pid in processes.others():
         assert token.encode() not in processes.read(pid, "cmdline")
@@ -174,10 +183,10 @@ def test_a_tasks_token_is_not_shown_and_opens_nothing(
         for path in ("get-nodes", "pull-task-input", "push-task-output", "pull-messages")
     ]
     assert front.as_nobody(port, ca, asked) == [403] * 4
-    # The token is the right one: with the secret, it opens.
+    # The token is the right one: with the secret, it opens, once the run has begun.
     path, headers, body = asked[0]
     headers = headers | {HEADER: coordinator.control_secret.read_text()}
-    assert front.as_nobody(port, ca, [(path, headers, body)]) == [200]
+    wait_for("an answer", lambda: front.as_nobody(port, ca, [(path, headers, body)]) == [200])
 
 
 def test_the_secrets_are_in_no_log_list_or_environment(
