@@ -128,6 +128,7 @@ COMMANDS: list[list[str]] = [
     ["site", "status"],
     ["site", "rotate-key"],
     ["site", "owner"],
+    ["site", "adopt"],
     ["site", "grant"],
     ["site", "raise"],
     ["site", "rotate"],
