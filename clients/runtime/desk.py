@@ -26,9 +26,6 @@ from fedlite.scenario import ScenarioError, from_run_config
 
 log = logging.getLogger("fedlite.site")
 
-# What a message adds to the blob that it carries.
-_ENVELOPE = 65_536
-
 
 class Desk:
     """Answers by the workers of the site whose folder is `home`; `note` writes its journal."""
@@ -101,10 +98,7 @@ class Desk:
         worker = self._workers.get(approved, chosen, run, node)
         try:
             answer = worker.ask(
-                flower.to_bytes(message),
-                policy.limits.seconds,
-                policy.limits.up + _ENVELOPE,
-                lambda: self._reserve(guard, asked),
+                flower.to_bytes(message), policy.limits, lambda: self._reserve(guard, asked)
             )
         except AnswerTooLong as error:
             raise egress.NotAllowed(f"limits.up: {error}") from None

@@ -18,19 +18,22 @@ from pathlib import Path
 
 from clients.runtime import closed, setup
 from clients.runtime.gate import ApprovedRun
+from clients.runtime.quota import Quota
 from fedlite.data import cache_folder
 from fedlite.deployment import bundle as bundles, sandbox
 from fedlite.deployment.descendants import adopt, end_all
 from fedlite.deployment.worklog import WorkLog
 from fedlite.guard import remote
 from fedlite.guard.pipe import Pipe, TooLong
-from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.guard.policy import DataSet, Limits, SitePolicy
 from fedlite.guard.worker import Task
 from fedlite.messages import Code
 
 log = logging.getLogger("fedlite.site")
 
 _START_SECONDS = 180.0
+# What a message adds to the blob that it carries.
+_ENVELOPE = 65_536
 # What a worker inherits. Whatever else is in the environment (credentials, proxies) stays outside.
 _KEPT = (
     "PATH",
@@ -94,14 +97,34 @@ class Worker:
         self.task = task
 
     def ask(
-        self, message: bytes, seconds: float, limit: int, reserve: Callable[[], Code | None]
+        self,
+        message: bytes,
+        limits: Limits,
+        reserve: Callable[[], Code | None],
     ) -> bytes:
-        """Return its answer to a message, of at most `limit` bytes, within `seconds`.
+        """Return its answer to a message, within what `limits` say of time, bytes and disk.
 
         reserve: called when it is about to train, which it may ask once; None lets it, a code does
-        not. Raises WorkerFailed when it dies, takes longer, answers more or asks again; it is
-        ended then.
+        not. Raises WorkerFailed when it dies, takes longer, answers or keeps more, or asks again;
+        it is ended then.
         """
+        folder = Path(self.task.write[0]) if self.task else Path()
+        quota = Quota(folder, limits.state, self._process.kill)
+        try:
+            with quota:
+                answer = self._answer(message, limits.seconds, limits.up + _ENVELOPE, reserve)
+        except WorkerFailed:
+            if not quota.exceeded:
+                raise
+        if quota.exceeded:
+            failed = self._failed(quota.exceeded)
+            quota.clear()
+            raise failed
+        return answer
+
+    def _answer(
+        self, message: bytes, seconds: float, limit: int, reserve: Callable[[], Code | None]
+    ) -> bytes:
         until, asked = time.monotonic() + seconds, False
         try:
             self._pipe.send(remote.MESSAGE + message, seconds)

@@ -25,6 +25,7 @@ threads = 1               # of torch, 1 to 64
 up = 10000000             # bytes of one message that leaves; a larger one is refused
 down = 500000000          # bytes of one message that comes in
 seconds = 3600            # a round that takes longer is ended
+state = 4000000000        # bytes that approved code may keep on the disk for a run
 sandbox = true            # approved code runs under the kernel's Landlock
 ```
 Every key may be left out; the values above are the defaults, except for the name.

@@ -67,6 +67,8 @@ class DataSet:
 class Limits:
     """What approved code may use in a round. up, down: bytes of one message; seconds of a round.
 
+    state: bytes that it may keep on the disk for a run.
+
     sandbox: shut it in (Landlock, seccomp); false is for kernels that have neither.
     """
 
@@ -75,6 +77,7 @@ class Limits:
     up: int = between(10_000_000, 1, 10**12)
     down: int = between(500_000_000, 1, 10**12)
     seconds: int = between(3600, 1, 10**7)
+    state: int = between(4_000_000_000, 1_000_000, 10**13)
     sandbox: bool = setting(True, "true or false", lambda v: True)
 
 

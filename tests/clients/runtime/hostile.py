@@ -30,6 +30,14 @@ def answer(message: Message, context: Context) -> Message:
         os.write(pipe.fileno(), (3 << 30).to_bytes(8, "little"))
         while True:
             os.write(pipe.fileno(), bytes(1 << 20))
+    elif deed == "fill":
+        for number in range(100):
+            (home / f"{number}").write_bytes(bytes(5_000_000))
+        time.sleep(3600)
+    elif deed == "litter":
+        for number in range(5000):
+            (home / f"{number}").touch()
+        time.sleep(3600)
     elif deed == "die":
         os.abort()
     elif deed == "twice":

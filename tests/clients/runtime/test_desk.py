@@ -1,6 +1,6 @@
 """What approved code can do to the site that asked it: real worker processes, hostile apps.
 
-Covers fedlite/guard/remote.py and fedlite/guard/worker.py.
+Covers fedlite/guard/remote.py, fedlite/guard/worker.py, clients/runtime/quota.py.
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ def test_what_it_prints_is_bounded_and_harmless_and_nothing_of_it_stays(place: P
     [
         ("sleep", Code.FAILED, "took longer than limits.seconds"),
         ("flood", Code.POLICY, "answered too much"),
+        ("fill", Code.FAILED, "kept more than limits.state"),
+        ("litter", Code.FAILED, "kept more than 1000 files"),
         ("die", Code.FAILED, "died"),
         ("twice", Code.FAILED, "asked for what it may not"),
         ("nonsense", Code.FAILED, "asked for what it may not"),
@@ -151,12 +153,13 @@ def test_whatever_it_does_the_site_is_there_for_the_next_round(
 ) -> None:
     place.ask("honest", seconds=60)
     rows = place.kinds()
-    reply, word = place.ask(deed, 2, seconds=5)
+    reply, word = place.ask(deed, 2, seconds=5 if deed == "sleep" else 60, state=50_000_000)
     assert (flower.code_of(reply), word) == (code, code.value)
     ((_, told),) = place.notes
     assert why in told
     # Asking twice has spent one round; nothing else has spent anything, and nothing is lost.
     assert place.kinds() == rows + ["reserve"] * (deed == "twice")
+    assert len(list((place.home / "state" / RUN).glob("*"))) < 100
     again, word = place.ask("honest", 3, seconds=60)
     assert word == "sent" and flower.code_of(again) is None
 

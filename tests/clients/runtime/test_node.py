@@ -55,7 +55,7 @@ class Site:
         (row,) = json.loads((self.home / "status.json").read_bytes())["rounds"]
         return flower.code_of(reply), row["outcome"]
 
-    def ask(self, question: bytes, seconds: float, limit: int, reserve: Any) -> bytes:
+    def ask(self, question: bytes, limits: Limits, reserve: Any) -> bytes:
         self.asked += 1
         return self.said
 
@@ -188,7 +188,7 @@ def test_a_reply_leaves_on_a_tick_of_the_site_s_clock(
 ) -> None:
     now, sent = [1000.0], []
 
-    def work(question: bytes, seconds: float, limit: int, reserve: Any) -> bytes:
+    def work(question: bytes, limits: Limits, reserve: Any) -> bytes:
         now[0] += took
         return site.said
 
