@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ log = logging.getLogger("fedlite.site")
 
 STATUS = "status.json"
 _SHOWN = ("state", "since", "coordinator", "run", "round", "bytes_up", "bytes_down")
-_COLUMNS = ("time", "run", "round", "seconds", "bytes_up", "bytes_down", "outcome")
+_COLUMNS = ("time", "round", "seconds", "bytes_up", "bytes_down", "outcome")
 _KEPT_ROUNDS = 20
 
 
@@ -164,16 +165,19 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
         )
     rounds = [row for one in found["coordinators"] or [found] for row in one["rounds"]]
     rounds = sorted(rounds, key=lambda row: str(row.get("time")))[-_KEPT_ROUNDS:]
-    if rounds:
+    # A table for each run: beside its id the other columns would not fit 80 columns.
+    for run, rows in groupby(rounds, key=lambda row: row.get("run", "")):
+        say(f"run {run}")
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in _COLUMNS:
             right = column in ("round", "seconds", "bytes_up", "bytes_down")
             table.add_column(
                 column.replace("bytes_", "bytes "), justify="right" if right else "left"
             )
-        for row in rounds:
+        for row in rows:
             table.add_row(*(_cell(row.get(column)) for column in _COLUMNS))
-        console.print(table)
+        terminal.print_whole(table)
+    if rounds:
         up, down = (
             sum(one[name] or 0 for one in found["coordinators"] or [found])
             for name in ("bytes_up", "bytes_down")
@@ -190,8 +194,7 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
 def _state(found: dict[str, Any]) -> str:
     if not found["running"]:
         return "not running"
-    text = f"{found['state']} since {found['since']}, coordinator {found['coordinator']}"
-    return text + (f", run {found['run']} round {found['round']}" if found["run"] else "")
+    return f"{found['state']} since {found['since']}, coordinator {found['coordinator']}"
 
 
 def _cell(value: Any) -> str:

@@ -149,14 +149,15 @@ def _table(rows: list[dict[str, Any]]) -> None:
     if not rows:
         typer.echo("no sites yet: fedlite server invite")
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = ("name", "state", "approved", "node_key")
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("name", "state", "approved", "node key"):
+        table.add_column(column)
     for row in rows:
+        # The day alone, so that a key, which people compare, fits beside it.
+        cells = (row["name"], row["state"], row["approved"][:10], row["node_key"])
         # A name may hold brackets, which rich would take for markup in a plain string.
-        table.add_row(*(Text(wording.plain(row[column])) for column in columns))
-    terminal.console().print(table)
+        table.add_row(*(Text(wording.plain(cell)) for cell in cells))
+    terminal.print_whole(table)
 
 
 @contextmanager

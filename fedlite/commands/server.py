@@ -152,13 +152,13 @@ def submit(
     settings: Settings = None,
     rounds: Rounds = None,
     wait: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0.0,
             metavar="SECONDS",
             help="For which the first round waits for all sites; 0: a round's deadline.",
         ),
-    ] = 0.0,
+    ] = None,
     follow: Annotated[
         str | None, typer.Option(metavar="NAME", help="Only show a run that was submitted.")
     ] = None,
@@ -166,6 +166,10 @@ def submit(
         str | None,
         typer.Option(metavar="NAME", help="Let a run that failed or was stopped go on."),
     ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Also when it was submitted before: it spends budget anew."),
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the end of the run.")
     ] = False,
@@ -176,27 +180,29 @@ def submit(
     with told():
         if sum(one is not None for one in (scenario, follow, resume)) != 1:
             fail("submit: name a scenario, or --follow NAME, or --resume NAME", WRONG_USE)
-        if scenario is None and (settings or rounds is not None or wait):
-            fail("--set, --rounds, --wait: a run goes on as it began; leave them out", WRONG_USE)
+        if scenario is None and (settings or rounds is not None or again):
+            fail("--set, --rounds, --again: a run goes on as it began; leave them out", WRONG_USE)
+        if follow is not None and wait is not None:
+            fail("--wait: is for a run that starts or goes on, not for --follow", WRONG_USE)
         from server.coordinator import jobs, submit as runs
 
         coordinator = _open(folder)
         if scenario is not None:
             runs.require_running(coordinator)
             chosen = _scenario(scenario, settings, rounds, quiet=as_json)
-            name = runs.submit(coordinator, chosen, app_root(), wait=wait).name
+            name = runs.submit(coordinator, chosen, app_root(), wait=wait or 0.0, again=again).name
         elif resume is not None:
-            name = jobs.resume(coordinator, resume).name
+            name = jobs.resume(coordinator, resume, wait).name
         else:
             name = str(follow)
-        again = f"fedlite server submit --follow {name}"
+        command = f"fedlite server submit --follow {name}"
         if detach:
-            tell(_job(coordinator, name), f"{name}: submitted; see it with {again}", as_json)
+            tell(_job(coordinator, name), f"{name}: submitted; see it with {command}", as_json)
             return
         try:
             job = runs.follow(coordinator, name, quiet=as_json)
         except KeyboardInterrupt:
-            fail(f"{name}: goes on; see it with fedlite server status, or {again}", 130)
+            fail(f"{name}: goes on; see it with fedlite server status, or {command}", 130)
         if job.state != jobs.FINISHED:
             fail(f"{name}: {job.state}: {job.reason}", FAILED)
         _show(coordinator.path / job.directory, as_json)
@@ -323,8 +329,8 @@ def _print_status(seen: dict[str, Any]) -> None:
         typer.echo("runs          none yet: fedlite server submit SCENARIO")
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("run", "state", "round", "up", "down", "reason"):
-        table.add_column(column, overflow="fold")
+    for column in ("run", "state", "round", "up", "down"):
+        table.add_column(column)
     for run in seen["runs"]:
         table.add_row(
             Text(wording.plain(run["name"])),
@@ -332,9 +338,11 @@ def _print_status(seen: dict[str, Any]) -> None:
             f"{run['round']}/{run['rounds']}",
             wording.megabytes(run["bytes_up"]),
             wording.megabytes(run["bytes_down"]),
-            Text(wording.plain(run["reason"])),
         )
-    terminal.console().print(table)
+    terminal.print_whole(table)
+    for run in seen["runs"]:
+        if run["reason"]:
+            typer.echo(wording.plain(f"{run['name']}: {run['reason']}"))
 
 
 # Who takes part (invite, approve, revoke, sites) is in `cli_enrolment`, which adds its commands.

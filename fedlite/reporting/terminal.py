@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+_ANY_WIDTH = 10_000
 _BLANKS = re.compile(r"[ \t]+$", re.MULTILINE)
 
 
@@ -38,3 +40,16 @@ def console(file: TextIO | None = None) -> Console:
     if shown.is_terminal:
         return shown
     return Console(file=cast("TextIO", _Trimmed(stream)), highlight=False)
+
+
+def print_whole(table: Table) -> None:
+    """Print a table with every cell in full, in one line for each row, however narrow the page.
+
+    What people copy (times, keys, ids of runs) is worth nothing when it is cut or folded.
+    """
+    for column in table.columns:
+        column.no_wrap = True
+    shown = console()
+    widest = shown.options.update_width(_ANY_WIDTH)
+    shown.width = max(shown.width, shown.measure(table, options=widest).maximum)
+    shown.print(table)

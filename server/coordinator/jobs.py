@@ -131,10 +131,11 @@ def stop(coordinator: Coordinator, name: str, control: Runs | None) -> Job:
     return job
 
 
-def resume(coordinator: Coordinator, name: str) -> Job:
+def resume(coordinator: Coordinator, name: str, wait: float | None = None) -> Job:
     """Let a run that has failed or was stopped go on from its last checkpoint.
 
-    Raises ValueError when it is running or finished.
+    wait: seconds for which its first round waits for all sites from now on; None: as it was
+    submitted. Raises ValueError when it is running or finished.
     """
     with locked(coordinator):
         job = load(coordinator, name)
@@ -143,7 +144,8 @@ def resume(coordinator: Coordinator, name: str) -> Job:
                 f"run {name}: must have failed or been stopped to be resumed, but it is {job.state}"
             )
         (coordinator.path / job.directory / FAILURE).unlink(missing_ok=True)
-        job = replace(job, state=RUNNING, reason="", flower_run=None, restarts=0)
+        waits = job.wait if wait is None else wait
+        job = replace(job, state=RUNNING, reason="", flower_run=None, restarts=0, wait=waits)
         save(coordinator, job)
         coordinator.journal.write("resume", run=name, why="asked for by the operator")
     return job

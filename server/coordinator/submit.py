@@ -66,11 +66,19 @@ def build(scenario: Scenario, root: Path) -> bytes:
     return content
 
 
-def submit(coordinator: Coordinator, scenario: Scenario, root: Path, *, wait: float = 0.0) -> Job:
+def submit(
+    coordinator: Coordinator,
+    scenario: Scenario,
+    root: Path,
+    *,
+    wait: float = 0.0,
+    again: bool = False,
+) -> Job:
     """Hand a checked scenario to the coordinator, which starts it within a second or two.
 
     wait: seconds for which the first round waits for all sites; 0: the deadline of a round.
-    Raises ConnectionError when the coordinator does not run.
+    again: also when the same scenario was submitted before: every run spends budget of its own.
+    Raises ConnectionError when the coordinator does not run, ValueError for a second submission.
     """
     require_running(coordinator)
     name = scenario.federation.name
@@ -82,6 +90,8 @@ def submit(coordinator: Coordinator, scenario: Scenario, root: Path, *, wait: fl
     content = build(scenario, root)
     sha256 = bundles.digest(content)
     with jobs.locked(coordinator):
+        if not again:
+            _refuse_second(coordinator, scenario)
         free, number = name, 1
         while any(
             path.exists() for path in (coordinator.jobs / f"{free}.json", coordinator.runs / free)
@@ -102,6 +112,29 @@ def submit(coordinator: Coordinator, scenario: Scenario, root: Path, *, wait: fl
         jobs.save(coordinator, job)
     coordinator.journal.write("submit", run=free, run_id=job.run_id, sha256=sha256)
     return job
+
+
+def _refuse_second(coordinator: Coordinator, scenario: Scenario) -> None:
+    """Raise ValueError when this scenario was submitted before, whatever became of that run.
+
+    Compared is what sites train by: another release's bundle of the same scenario is no other run.
+    """
+    wanted = replace(scenario, simulation=Simulation())
+    for job in jobs.load_all(coordinator):
+        try:
+            if _scenario(coordinator, job) != wanted:
+                continue
+        except ValueError:
+            continue  # its bundle has gone, or cannot be read: nobody can tell what it was
+        instead = {
+            jobs.RUNNING: f"follow it with fedlite server submit --follow {job.name}",
+            jobs.FINISHED: f"its result is in {coordinator.path / job.directory}",
+        }.get(job.state, f"let it go on with fedlite server submit --resume {job.name}")
+        raise ValueError(
+            f"submit: this scenario was submitted already, as run {job.name}, which is "
+            f"{job.state}, and every run spends budget of its own; {instead}, or submit it once "
+            "more with --again"
+        )
 
 
 def require_running(coordinator: Coordinator) -> None:

@@ -273,7 +273,10 @@ def _run(coordinator: Coordinator, stopping: threading.Event) -> None:
                 keeper.superlink_died()
             try:
                 superlink.watch()
-                nginx.watch()
+                # Not before somebody is behind it: every question until then would be an error in
+                # its log, that of `start` included.
+                if nginx.process is not None or _listens(coordinator.settings.superlink_port):
+                    nginx.watch()
             except OSError as error:
                 # No room for a log, no memory: what passes must not end the one that watches.
                 log.error("a program could not be started: %s", error)
@@ -299,6 +302,14 @@ def _run(coordinator: Coordinator, stopping: threading.Event) -> None:
         superlink.end()
         processes.kill(leftovers(coordinator))
         coordinator.journal.write("stop")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _idle(coordinator: Coordinator) -> bool:

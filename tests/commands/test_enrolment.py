@@ -211,4 +211,4 @@ def test_a_site_s_name_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any(site_problem(name) for name in names)
     told = {"state": "online", "approved": "today", "node_key": "ab"}
     enrolment._table([{"name": name, **told} for name in names])
-    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
+    assert [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == names

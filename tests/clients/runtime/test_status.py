@@ -104,6 +104,19 @@ def test_a_site_at_work(home: Path) -> None:
     assert found["bundles"] == {"approved": {"ab" * 32: "heart"}, "waiting": ["cd" * 32]}
 
 
+def test_neither_times_nor_runs_are_cut_at_80_columns(home: Path) -> None:
+    write(home, os.getpid())
+    told = json.loads((home / "status.json").read_bytes())
+    told["rounds"] = [ROUND, {**ROUND, "round": 8}, {**ROUND, "run": "cd" * 8, "round": 1}]
+    (home / "status.json").write_text(json.dumps(told))
+    for columns in ("80", "20"):
+        result = CliRunner().invoke(app, ["site", "status", str(home)], env={"COLUMNS": columns})
+        lines = result.output.splitlines()
+        assert lines.count(f"run {'ab' * 8}") == 1 and lines.count(f"run {'cd' * 8}") == 1
+        rows = [line for line in lines if line.startswith(str(ROUND["time"]))]
+        assert len(rows) == 3 and max(map(len, rows)) <= 80
+
+
 def test_a_dead_process_is_not_running(home: Path) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()

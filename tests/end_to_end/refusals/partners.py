@@ -61,7 +61,7 @@ def approve(home: Path, chosen: config.Scenario) -> None:
 
 def submit(lab: Any, chosen: config.Scenario, root: Path | None = None) -> tuple[str, Path]:
     """Submit a run; return its name and its directory."""
-    job = runs.submit(Coordinator.open(lab.coordinator), chosen, root or app_root())
+    job = runs.submit(Coordinator.open(lab.coordinator), chosen, root or app_root(), again=True)
     return job.name, lab.coordinator / job.directory
 
 

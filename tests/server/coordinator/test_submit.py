@@ -116,7 +116,7 @@ def test_nothing_is_submitted_to_a_coordinator_that_does_not_run(coordinator: Co
 
 def test_each_submission_is_a_run_of_its_own(coordinator: Coordinator) -> None:
     with pretended(coordinator):
-        one, two = (submit.submit(coordinator, SCENARIO, ROOT) for _ in range(2))
+        one, two = (submit.submit(coordinator, SCENARIO, ROOT, again=True) for _ in range(2))
         with pytest.raises(ValueError, match=r"federation\.name"):
             submit.submit(coordinator, with_values(SCENARIO, "federation", name=".."), ROOT)
     assert (one.name, two.name) == ("demo", "demo-2") and one.run_id != two.run_id
@@ -124,6 +124,48 @@ def test_each_submission_is_a_run_of_its_own(coordinator: Coordinator) -> None:
     sha256 = bundles.read(coordinator.path / one.bundle).sha256
     assert one.bundle == f"bundles/demo-{sha256[:8]}.fab"
     assert (coordinator.path / one.directory).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("state", "mend"),
+    [
+        ("running", "--follow demo"),
+        ("finished", "its result is in"),
+        ("failed", "--resume demo"),
+        ("stopped", "--resume demo"),
+    ],
+)
+def test_the_same_scenario_is_not_submitted_twice_by_mistake(
+    coordinator: Coordinator, state: str, mend: str
+) -> None:
+    with pretended(coordinator):
+        job = submit.submit(coordinator, SCENARIO, ROOT)
+        jobs.save(coordinator, replace(job, state=state))
+        with pytest.raises(ValueError, match=f"as run demo, which is {state}, .*{mend}.*--again"):
+            submit.submit(coordinator, SCENARIO, ROOT)
+        assert len(jobs.load_all(coordinator)) == 1
+        other = submit.submit(coordinator, with_values(SCENARIO, "federation", rounds=4), ROOT)
+        assert other.name == "demo-2"
+        assert submit.submit(coordinator, SCENARIO, ROOT, again=True).name == "demo-3"
+
+
+def test_the_command_refuses_a_second_submission_as_wrong_use(coordinator: Coordinator) -> None:
+    words = ("submit", "quickstart", "--detach", "--json")
+    with pretended(coordinator):
+        assert call(coordinator, *words).exit_code == 0
+        second = call(coordinator, *words)
+        assert second.exit_code == 2 and "spends budget" in second.stderr
+        assert len(jobs.load_all(coordinator)) == 1
+        assert call(coordinator, *words, "--again").exit_code == 0
+
+
+def test_a_run_that_goes_on_may_wait_for_another_time(coordinator: Coordinator) -> None:
+    with pretended(coordinator):
+        submit.submit(coordinator, SCENARIO, ROOT, wait=5.0)
+    for given, waits in ((), 5.0), (("--wait", 90), 90.0), (("--wait", 0), 0.0):
+        jobs.stop(coordinator, "demo", None)
+        words = ("submit", "--resume", "demo", *given, "--detach", "--json")
+        assert json.loads(call(coordinator, *words).stdout)["wait"] == waits
 
 
 # Following --------------------------------------------------------------------------------------
@@ -172,7 +214,14 @@ def test_an_interrupt_ends_the_showing_only(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["quickstart", "--follow", "demo"], ["--follow", "demo", "--rounds", 3]]
+    "words",
+    [
+        [],
+        ["quickstart", "--follow", "demo"],
+        ["--follow", "demo", "--rounds", 3],
+        ["--follow", "demo", "--wait", 3],
+        ["--resume", "demo", "--again"],
+    ],
 )
 def test_a_wrong_call_is_wrong_use(coordinator: Coordinator, words: list[object]) -> None:
     assert call(coordinator, "submit", *words).exit_code == 2
@@ -222,6 +271,19 @@ def test_the_status_names_whom_something_was_refused_and_runs_of_nobody(
     text = call(coordinator, "status").stdout
     assert "refused       hospital, in 24 hours: 1 x push-messages too-long" in text
     assert "unknown run   77 of Flower, ended at 20" in text and "get-fab" not in text
+
+
+def test_no_name_is_cut_where_the_page_is_narrow(
+    coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    long = "a-very-long-name-of-a-run-" * 2
+    with pretended(coordinator):
+        job = submit.submit(coordinator, with_values(SCENARIO, "federation", name=long), ROOT)
+    jobs.save(coordinator, replace(job, state="failed", reason="no more sites than one " * 3))
+    text = call(coordinator, "status").stdout
+    assert f"{long}  failed  0/3    0 bytes  0 bytes" in text.splitlines()
+    assert f"{long}: {'no more sites than one ' * 3}" in text.splitlines()
 
 
 def test_a_run_is_stopped_and_resumed_by_name(coordinator: Coordinator) -> None:

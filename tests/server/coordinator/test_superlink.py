@@ -128,6 +128,11 @@ def control(coordinator: Coordinator) -> Iterator[Control]:
     made.close()
 
 
+def test_a_normal_start_leaves_no_error_in_the_gateways_log(coordinator: Coordinator) -> None:
+    # The first test of the running coordinator: nothing has been done to it yet.
+    assert (coordinator.logs / "gateway.log").read_text() == ""
+
+
 def test_sites_reach_the_fleet_paths_and_nothing_else(coordinator: Coordinator) -> None:
     assert asked(coordinator, "/v1/fleet/pull-messages") not in (403, 502)
     for path in (
