@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands import enrolment, mechanism
+from fedlite.commands import enrolment, mechanism, upkeep
 from fedlite.commands.output import (
     FAILED,
     SCENARIO_HELP,
@@ -42,6 +42,7 @@ app.add_typer(audit_app, name="audit")
 
 app.add_typer(site_app, name="site")
 enrolment.add_to(server_app)
+upkeep.add_to(site_app, server_app)
 app.add_typer(server_app, name="server")
 
 

@@ -143,6 +143,11 @@ def resume(coordinator: Coordinator, name: str, wait: float | None = None) -> Jo
             raise ValueError(
                 f"run {name}: must have failed or been stopped to be resumed, but it is {job.state}"
             )
+        if not (coordinator.path / job.bundle).is_file():
+            raise ValueError(
+                f"run {name}: its bundle and its checkpoint were cleaned away; submit the scenario "
+                "anew"
+            )
         (coordinator.path / job.directory / FAILURE).unlink(missing_ok=True)
         waits = job.wait if wait is None else wait
         job = replace(job, state=RUNNING, reason="", flower_run=None, restarts=0, wait=waits)

@@ -21,7 +21,7 @@ from flwr.cli.build import build_fab_from_files
 from fedlite.deployment import bundle as bundles, journal
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
-from fedlite.scenario import Scenario, Simulation, from_run_config
+from fedlite.scenario import Scenario, Simulation, from_run_config, load
 from fedlite.storage import write_atomic
 from server.coordinator import authority, jobs, refusals, superlink
 from server.coordinator.control import Control
@@ -173,7 +173,10 @@ def follow(coordinator: Coordinator, name: str, *, quiet: bool = False) -> Job:
 
 
 def _scenario(coordinator: Coordinator, job: Job) -> Scenario:
-    return from_run_config(bundles.read(coordinator.path / job.bundle).settings)
+    bundle = coordinator.path / job.bundle
+    if not bundle.exists():  # it was cleaned away, long after the run
+        return load(coordinator.path / job.directory / "scenario.toml")
+    return from_run_config(bundles.read(bundle).settings)
 
 
 def _waiting(coordinator: Coordinator, scenario: Scenario, job: Job) -> str:
