@@ -23,6 +23,7 @@ from clients.runtime import closed, seats
 from clients.runtime.reach import resolves
 from clients.runtime.seats import COORDINATOR, joined
 from fedlite.deployment import document, systemd as unit
+from fedlite.deployment.container import SITE
 from fedlite.deployment.invitation import Invitation, same_release
 from fedlite.deployment.journal import Journal
 from fedlite.deployment.request import Request
@@ -316,8 +317,25 @@ def _user() -> str:
 
 
 def _unit(home: Path) -> bytes:
-    words = [_command(), "site", "start", str(home)]
-    return unit.text(home / UNIT, "fedlite site", words, home, _user(), _SETTINGS)
+    return systemd_unit(home / UNIT, _command(), home, _user())
+
+
+def systemd_unit(path: Path, program: str, home: Path, user: str) -> bytes:
+    """Return a site's unit, to stand at `path`: `program` works from `home` as `user`.
+
+    Its processors: one for each of limits.threads, as `site.toml` is made, and one for the rest.
+    """
+    words = [program, "site", "start", str(home)]
+    return unit.text(
+        path,
+        "fedlite site",
+        words,
+        home,
+        user,
+        _SETTINGS,
+        cores=SITE.cores,
+        tasks=SITE.tasks,
+    )
 
 
 def _command() -> str:

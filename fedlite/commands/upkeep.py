@@ -1,13 +1,27 @@
-"""`fedlite site` and `fedlite server`: what keeps a machine in order (clean)."""
+"""`fedlite site` and `fedlite server`: what sets a machine up and keeps it in order."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlite.commands.output import HERE, CoordinatorFolder, Json, SiteFolder, tell, told
+from fedlite.commands.output import (
+    HERE,
+    WRONG_USE,
+    CoordinatorFolder,
+    Json,
+    SiteFolder,
+    fail,
+    tell,
+    told,
+)
+
+if TYPE_CHECKING:
+    from fedlite.deployment.container import Role
 
 KeepDays = Annotated[int, typer.Option(metavar="N", help="Keep what was used in the last N days.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
@@ -16,8 +30,18 @@ Positional = Annotated[
 ]
 
 
+Out = Annotated[Path, typer.Argument(help="The kit's folder: a new one, or an earlier kit.")]
+Wheels = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Take the wheels of what fedlite needs from there."),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch them by pip, as it is set up.")]
+
+
 def add_to(site_app: typer.Typer, server_app: typer.Typer) -> None:
     """Add the commands of a site's operator and of a coordinator's."""
+    site_app.command("kit")(site_kit)
+    server_app.command("kit")(server_kit)
     site_app.command("clean")(site_clean)
     server_app.command("clean")(server_clean)
 
@@ -50,3 +74,61 @@ def server_clean(
         coordinator = Coordinator.open(given or folder)
         found, kept = clean(coordinator, keep_days, dry_run=dry_run)
         tell(*report(found, kept, coordinator.path, dry_run=dry_run), as_json)
+
+
+def site_kit(
+    out: Out, wheels: Wheels = None, download: Download = False, as_json: Json = False
+) -> None:
+    """Make a folder from which a site is installed without a network, by hand or as a container."""
+    with told():
+        from clients.runtime.setup import systemd_unit
+        from fedlite.deployment.container import SITE
+
+        _kit(out, SITE, systemd_unit, wheels, download, as_json)
+
+
+def server_kit(
+    out: Out, wheels: Wheels = None, download: Download = False, as_json: Json = False
+) -> None:
+    """Make a folder from which a coordinator is installed without a network, or as a container."""
+    with told():
+        from fedlite.deployment.container import COORDINATOR
+        from server.coordinator.gateway import systemd_unit
+
+        made = partial(systemd_unit, port=COORDINATOR.port or 0)
+        _kit(out, COORDINATOR, made, wheels, download, as_json)
+
+
+def _kit(
+    out: Path,
+    role: Role,
+    unit: Callable[..., bytes],
+    wheels: Path | None,
+    download: bool,
+    as_json: bool,
+) -> None:
+    from fedlite.deployment import kit, kit_text
+
+    if wheels is not None and download:
+        fail("--wheels, --download: the wheels come from one place; give one of them", WRONG_USE)
+    there = Path("/etc/systemd/system") / kit.unit_name(role)
+    text = unit(there, kit_text.PROGRAM, Path(kit_text.home(role)), kit_text.USER)
+    made = kit.make(out, role, text, wheels=wheels, download=download)
+    value = {
+        "kit": str(made.path),
+        "complete": made.complete,
+        "wheels": made.wheels,
+        "sha256": made.sums,
+        "get": made.get,
+    }
+    if made.complete:
+        said = (
+            f"{out}: a kit of {made.wheels} wheels; how to use it is in {out / 'README.txt'}\n"
+            f"Tell its user by another way the SHA-256 of {out / kit.SUMS}\n{made.sums}"
+        )
+    else:
+        said = (
+            f"{out}: not complete yet; where there is a network run\n  {made.get}\n"
+            f"then make the kit again with --wheels WHEELS; or, with a network here, --download"
+        )
+    tell(value, said, as_json)

@@ -15,12 +15,15 @@ def text(
     user: str,
     settings: str,
     *,
+    cores: int,
+    tasks: int,
     capability: str = "",
 ) -> bytes:
     """Return a hardened unit that runs `command` as `user` and may write in `home` only.
 
     path: where the unit will stand, absolute as `home` is. settings: the lines of [Service] that
-    are this service's own. capability: the one that it keeps, if any.
+    are this service's own. cores, tasks: how many processors it may keep busy, and how many
+    processes and threads it may have. capability: the one that it keeps, if any.
     """
     words = " ".join([_word(command[0], expand=False), *(_word(word) for word in command[1:])])
     return f"""\
@@ -38,6 +41,13 @@ ExecStart={words}
 WorkingDirectory={str(home).replace("%", "%%")}
 Restart=always
 TimeoutStopSec=60
+# Three quarters of the machine's memory: beyond it what takes most is ended, and the rest goes on.
+MemoryMax=75%
+OOMPolicy=continue
+# 100% is one processor.
+CPUQuota={100 * cores}%
+# Processes and threads together.
+TasksMax={tasks}
 UMask=0077
 NoNewPrivileges=yes
 CapabilityBoundingSet={capability}

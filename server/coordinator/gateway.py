@@ -18,8 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fedlite
-from fedlite.deployment import systemd as units
+from fedlite.deployment import container, systemd as units
+from fedlite.deployment.container import COORDINATOR
 from fedlite.storage import write_atomic
 from server.coordinator import known, secret
 from server.coordinator.folder import Coordinator
@@ -232,48 +232,36 @@ def write_services(coordinator: Coordinator) -> None:
 def unit(coordinator: Coordinator) -> bytes:
     """Return a hardened systemd unit that runs the coordinator as the user who made it."""
     program = str(Path(sys.executable).parent / "fedlite")
-    words = ["server", "start", "--foreground", "--coordinator", str(coordinator.path)]
-    low = coordinator.settings.gateway_port < 1024
+    user, port = pwd.getpwuid(os.getuid()).pw_name, coordinator.settings.gateway_port
+    return systemd_unit(coordinator.unit, program, coordinator.path, user, port)
+
+
+def systemd_unit(path: Path, program: str, home: Path, user: str, port: int) -> bytes:
+    """Return a coordinator's unit, to stand at `path`: `program` serves `home` as `user`.
+
+    port: the gateway's; one below 1024 needs a capability.
+    """
+    words = [program, "server", "start", "--foreground", "--coordinator", str(home)]
     return units.text(
-        coordinator.unit,
+        path,
         "fedlite coordinator",
-        [program, *words],
-        coordinator.path,
-        pwd.getpwuid(os.getuid()).pw_name,
+        words,
+        home,
+        user,
         _SETTINGS,
-        capability="CAP_NET_BIND_SERVICE" if low else "",
+        cores=COORDINATOR.cores,
+        tasks=COORDINATOR.tasks,
+        capability="CAP_NET_BIND_SERVICE" if port < 1024 else "",
     )
 
 
 def compose(coordinator: Coordinator) -> str:
     """Return a compose file that runs the coordinator in a container, its folder as a volume."""
-    port = coordinator.settings.gateway_port
-    return f"""\
-# In this folder: docker compose up -d --build
-# A command: docker compose exec coordinator fedlite server status
-services:
-  coordinator:
-    build:
-      dockerfile_inline: |
-        FROM python:3.11-slim
-        RUN apt-get update \\
-         && apt-get install -y --no-install-recommends nginx-light \\
-         && rm -rf /var/lib/apt/lists/*
-        RUN pip install --no-cache-dir \\
-            --extra-index-url https://download.pytorch.org/whl/cpu fedlite=={fedlite.__version__}
-    command: [fedlite, server, start, --foreground]
-    environment:
-      FEDLITE_COORDINATOR_DIR: /coordinator
-      HOME: /tmp
-    # The owner of this folder, as its keys are for him alone.
-    user: "{os.getuid()}:{os.getgid()}"
-    volumes: [".:/coordinator"]
-    ports: ["{port}:{port}"]
-    restart: unless-stopped
-    init: true
-    read_only: true
-    tmpfs: [/tmp]
-    cap_drop: [ALL]
-    security_opt: ["no-new-privileges:true"]
-    stop_grace_period: 60s
-"""
+    mend = "set FEDLITE_KIT to a kit, made by fedlite server kit FOLDER --download"
+    return container.compose(
+        COORDINATOR,
+        build=f"${{FEDLITE_KIT:?{mend}}}",
+        user=f"{os.getuid()}:{os.getgid()}",
+        volume=".",
+        port=coordinator.settings.gateway_port,
+    )

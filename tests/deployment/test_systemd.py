@@ -14,7 +14,11 @@ from server.coordinator import gateway
 def test_paths_are_quoted(tmp_path: Path) -> None:
     home, program = tmp_path / "a $home 100%", "/opt/fed lite/bin/fedlite"
     words = [program, "site", "start", str(home)]
-    text = unit.text(home / "u.service", "a site", words, home, "fl", "RestartSec=15").decode()
+    text = unit.text(
+        home / "u.service", "a site", words, home, "fl", "RestartSec=15", cores=3, tasks=9
+    )
+    text = text.decode()
+    assert "CPUQuota=300%" in text and "TasksMax=9" in text and "MemoryMax=75%" in text
     shown = str(home)
     assert f'ReadWritePaths="{shown.replace("%", "%%")}"' in text
     start = shown.replace("$", "$$").replace("%", "%%")
@@ -31,7 +35,17 @@ def test_systemd_accepts_the_units(tmp_path: Path, settings: str, capability: st
     home.mkdir()
     path = tmp_path / "fedlite-some.service"
     path.write_bytes(
-        unit.text(path, "some", ["/bin/true", "$x"], home, "root", settings, capability=capability)
+        unit.text(
+            path,
+            "some",
+            ["/bin/true", "$x"],
+            home,
+            "root",
+            settings,
+            cores=2,
+            tasks=256,
+            capability=capability,
+        )
     )
     said = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
     assert "fedlite-some" not in said.stderr, said.stderr

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import configparser
 import inspect
+import os
 import re
 import signal
 import stat
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -115,11 +117,16 @@ def test_the_unit_is_hardened(tmp_path: Path, port: int, capability: str) -> Non
     assert service["Restart"] == "always" and service["RestartSec"] == "10"
     assert service["NoNewPrivileges"] == "yes" and service["ProtectSystem"] == "strict"
     assert service["ReadWritePaths"] == f'"{made.path}"'
+    assert service["MemoryMax"] == "75%" and service["OOMPolicy"] == "continue"
+    assert service["CPUQuota"] == "400%" and service["TasksMax"] == "512"
     assert service["AmbientCapabilities"] == service["CapabilityBoundingSet"] == capability
 
 
-def test_the_container_runs_this_release(made: Coordinator) -> None:
+def test_the_container_is_built_from_a_kit_of_this_release(made: Coordinator) -> None:
+    """An image that installs fedlite from an index cannot be built: no index has it."""
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    text = made.compose.read_text()
-    assert f"fedlite=={project['project']['version']}" in text
-    assert 'ports: ["8443:8443"]' in text and "nginx-light" in text
+    service = yaml.safe_load(made.compose.read_text())["services"]["coordinator"]
+    assert service["image"] == f"fedlite-coordinator:{project['project']['version']}"
+    assert service["build"].startswith("${FEDLITE_KIT:?") and "pip" not in str(service)
+    assert service["ports"] == ["8443:8443"] and service["volumes"] == [".:/coordinator"]
+    assert service["user"] == f"{os.getuid()}:{os.getgid()}"
