@@ -10,9 +10,10 @@ import json
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import SitePolicy
 from fedlite.privacy.budget import Account
 from fedlite.privacy.ledger import LedgerError, read
-from fedlite.storage import write_atomic
+from fedlite.storage import stamp, write_atomic
 
 log = logging.getLogger("fedlite.site")
 
 STATUS = "status.json"
+# What the process says of itself.
+STATES = ("starting", "connected", "unreachable", "refused", "stopped")
 _SHOWN = ("state", "since", "coordinator", "run", "round", "bytes_up", "bytes_down")
 _COLUMNS = ("time", "round", "seconds", "bytes_up", "bytes_down", "outcome")
 _KEPT_ROUNDS = 20
@@ -60,6 +63,7 @@ class StatusFile:
         self._path, self._coordinator, self._say = home / STATUS, coordinator, say
         self._rounds: deque[dict[str, Any]] = deque(maxlen=_KEPT_ROUNDS)
         self._up = self._down = 0
+        self._answers: Counter[str] = Counter()
 
     def tell(self, state: str, text: str = "") -> None:
         """Write the state; say why when it is another than before."""
@@ -73,6 +77,7 @@ class StatusFile:
         """Write that a message was answered now."""
         self._up += answered.bytes_up
         self._down += answered.bytes_down
+        self._answers[answered.outcome] += 1
         self._rounds.append({"time": _now(), **asdict(answered)})
         self._write()
 
@@ -88,6 +93,7 @@ class StatusFile:
             "rounds": list(self._rounds),
             "bytes_up": self._up,
             "bytes_down": self._down,
+            "answers": dict(self._answers),
         }
         try:
             write_atomic(self._path, json.dumps(told, indent=1).encode())
@@ -135,6 +141,7 @@ def _row(seat: Path) -> dict[str, Any]:
         "running": running,
         "pid": told.get("pid") if running else None,
         **{name: told.get(name) for name in _SHOWN},
+        "answers": _answers(told.get("answers")),
         "rounds": [row for row in told.get("rounds", []) if isinstance(row, dict)],
     }
 
@@ -219,6 +226,12 @@ def _told(path: Path) -> dict[str, Any]:
     return told
 
 
+def _answers(told: Any) -> dict[str, int]:
+    """Return how often each outcome was sent since the process started."""
+    counts = told if isinstance(told, dict) else {}
+    return {name: count for name, count in counts.items() if type(count) is int}
+
+
 def _alive(pid: Any) -> bool:
     if type(pid) is not int or pid <= 0:
         return False
@@ -231,9 +244,15 @@ def _alive(pid: Any) -> bool:
     return True
 
 
+@lru_cache(maxsize=64)
+def _account(path: Path, stamped: tuple[int, int, int] | None) -> Account:
+    """Return what a ledger says; read once for each of its stamps, as a scrape asks often."""
+    return Account.of(read(path))
+
+
 def _budget(path: Path, policy: SitePolicy) -> dict[str, Any]:
     try:
-        account = Account.of(read(path))
+        account = _account(path, stamp(path))
     except (LedgerError, OSError) as error:
         return {"dataset": path.stem, "error": str(error)}
     in_force = account.policy.meet(site_policy.for_data(policy, path.stem))

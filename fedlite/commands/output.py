@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,12 @@ CoordinatorFolder = Annotated[
 HERE = Path("coordinator")
 
 
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", help="Print only what needs a person, and exit with 1 if anything does."
+    ),
+]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 
 
@@ -117,6 +123,20 @@ def fail(text: str, code: int) -> None:
     lines = [wording.plain(line) for line in text.split("\n")]
     typer.echo("fedlite: " + "\n".join(lines), err=True)
     raise typer.Exit(code)
+
+
+def tell_wrong(lines: Iterable[str], as_json: bool) -> None:
+    """Print what needs a person, for cron: nothing and exit code 0, or each line and 1."""
+    from fedlite.reporting import wording
+
+    found = [wording.plain(line) for line in lines]
+    if as_json:
+        print_json({"wrong": found})
+    else:
+        for line in found:
+            typer.echo(line)
+    if found:
+        raise typer.Exit(FAILED)
 
 
 def tell(value: dict[str, Any], text: str, as_json: bool) -> None:

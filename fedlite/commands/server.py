@@ -14,9 +14,11 @@ from fedlite.commands.output import (
     WRONG_USE,
     CoordinatorFolder,
     Json,
+    Quiet,
     fail,
     print_json,
     tell,
+    tell_wrong,
     told,
 )
 from fedlite.rooms import app_root
@@ -232,14 +234,21 @@ def bundle(
 
 @server_app.command()
 def status(
-    given: Positional = None, folder: CoordinatorFolder = HERE, as_json: Json = False
+    given: Positional = None,
+    folder: CoordinatorFolder = HERE,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Show whether the coordinator runs, its sites, and its runs."""
     with told():
         from server.coordinator import submit as runs
+        from server.coordinator.attention import attention
 
-        seen = runs.overview(_open(given or folder))
-        if as_json:
+        coordinator = _open(given or folder)
+        seen = runs.overview(coordinator)
+        if quiet:
+            tell_wrong(attention(coordinator, seen), as_json)
+        elif as_json:
             print_json(seen)
         else:
             _print_status(seen)

@@ -13,10 +13,12 @@ from fedlite.commands.output import (
     FAILED,
     WRONG_USE,
     Json,
+    Quiet,
     SiteFolder,
     fail,
     print_json,
     tell,
+    tell_wrong,
     told,
 )
 
@@ -148,11 +150,18 @@ def site_rotate_key(
 
 
 @site_app.command("doctor")
-def site_doctor(home: SiteFolder, as_json: Json = False) -> None:
-    """Check everything that a site needs, with the mend for each. Exits with 1 if any fails."""
+def site_doctor(home: SiteFolder, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Check everything that a site needs, with the mend for each. Exits with 1 if any fails.
+
+    With --quiet a warning counts, too.
+    """
     with told():
         from clients.runtime import doctor
 
+        if quiet:
+            wrong = [check for check in doctor.examine(home) if check.state != doctor.OK]
+            tell_wrong((f"{c.state} {c.name}: {c.what} -> {c.mend}" for c in wrong), as_json)
+            return
         checks = []
         for check in doctor.examine(home):
             checks.append(check)
@@ -171,13 +180,16 @@ def _line(state: str, name: str, what: str, mend: str) -> str:
 
 
 @site_app.command("status")
-def site_status(home: SiteFolder, as_json: Json = False) -> None:
+def site_status(home: SiteFolder, quiet: Quiet = False, as_json: Json = False) -> None:
     """Show what the site is doing, what it has spent, and what waits for the operator."""
     with told(home):
         from clients.runtime import status
+        from clients.runtime.attention import attention
 
         found = status.status(home)
-        if as_json:
+        if quiet:
+            tell_wrong(attention(home, found), as_json)
+        elif as_json:
             print_json(found)
         else:
             status.print_status(home, found)

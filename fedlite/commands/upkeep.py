@@ -22,6 +22,7 @@ from fedlite.commands.output import (
 
 if TYPE_CHECKING:
     from fedlite.deployment.container import Role
+    from fedlite.deployment.prometheus import Metric
 
 KeepDays = Annotated[int, typer.Option(metavar="N", help="Keep what was used in the last N days.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
@@ -38,10 +39,25 @@ Wheels = Annotated[
 Download = Annotated[bool, typer.Option("--download", help="Fetch them by pip, as it is set up.")]
 
 
+Textfile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.prom", help="Write them there, for node_exporter to read."),
+]
+Listen = Annotated[
+    str,
+    typer.Option(metavar="IP:PORT", help="Serve them at /metrics, on an address of this machine."),
+]
+Anywhere = Annotated[
+    bool, typer.Option("--anywhere", help="Let --listen be an address that others reach.")
+]
+
+
 def add_to(site_app: typer.Typer, server_app: typer.Typer) -> None:
     """Add the commands of a site's operator and of a coordinator's."""
     site_app.command("kit")(site_kit)
     server_app.command("kit")(server_kit)
+    site_app.command("metrics")(site_metrics)
+    server_app.command("metrics")(server_metrics)
     site_app.command("clean")(site_clean)
     server_app.command("clean")(server_clean)
 
@@ -132,3 +148,50 @@ def _kit(
             f"then make the kit again with --wheels WHEELS; or, with a network here, --download"
         )
     tell(value, said, as_json)
+
+
+def site_metrics(
+    home: SiteFolder, textfile: Textfile = None, listen: Listen = "", anywhere: Anywhere = False
+) -> None:
+    """Print the site's figures as Prometheus reads them, or write or serve them."""
+    with told(home):
+        from clients.runtime.metrics import collect
+
+        _metrics(lambda: collect(home), textfile, listen, anywhere)
+
+
+def server_metrics(
+    given: Positional = None,
+    folder: CoordinatorFolder = HERE,
+    textfile: Textfile = None,
+    listen: Listen = "",
+    anywhere: Anywhere = False,
+) -> None:
+    """Print the coordinator's figures as Prometheus reads them, or write or serve them."""
+    with told():
+        from server.coordinator.folder import Coordinator
+        from server.coordinator.metrics import collect
+        from server.coordinator.submit import overview
+
+        coordinator = Coordinator.open(given or folder)
+        _metrics(lambda: collect(coordinator, overview(coordinator)), textfile, listen, anywhere)
+
+
+def _metrics(
+    collect: Callable[[], list[Metric]], textfile: Path | None, listen: str, anywhere: bool
+) -> None:
+    from fedlite.deployment import prometheus
+    from fedlite.deployment.signals import signals
+
+    if textfile is not None and listen:
+        fail("--textfile, --listen: written once, or served; give one of them", WRONG_USE)
+    if textfile is not None:
+        prometheus.write_textfile(textfile, collect())
+    elif listen:
+        server = prometheus.listen(listen, anywhere=anywhere)
+        # What is wrong with the folder is said now, not to the first who asks.
+        collect()
+        with signals() as stop:
+            prometheus.serve(server, collect, stop)
+    else:
+        typer.echo(prometheus.text(collect()), nl=False)
