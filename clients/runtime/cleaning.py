@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from clients.runtime import lock, setup
-from clients.runtime.status import status
+from clients.runtime.status import current
 from fedlite.deployment.journal import Journal
 from fedlite.deployment.retention import (
     KEEP_DAYS,
@@ -26,8 +26,13 @@ from fedlite.deployment.retention import (
 )
 from fedlite.guard import policy as site_policy
 
-# Where runs leave things behind, below a site's folder.
+# Where runs leave things behind: bundles below the site's folder, the others below each seat.
 _PLACES = STATE, BUNDLES, WAITING, LOGS = "state", "bundles", "bundles/waiting", "logs"
+
+
+def seats(home: Path) -> list[Path]:
+    """Return the folders that a process of the site works from: its own, one a coordinator."""
+    return [home, *sorted(path for path in (home / "coordinators").glob("*") if path.is_dir())]
 
 
 def clean(
@@ -58,7 +63,11 @@ def clean(
 def leftovers(home: Path, keep_days: int) -> Iterator[Leftover]:
     """Yield what may go; nothing is changed."""
     approved = {one.sha256 for one in site_policy.load(home / setup.POLICY).bundles}
-    yield from _states(home, keep_days)
+    for seat in seats(home):
+        yield from _states(seat, keep_days)
+        for path in sorted((seat / LOGS).glob("*")):
+            if path.suffix != ".log" and (old := days(path)) >= keep_days:
+                yield leftover(path, f"a log that was put aside {old} days ago")
     for path in sorted((home / BUNDLES).iterdir() if (home / BUNDLES).is_dir() else ()):
         old = days(path)
         if path == home / WAITING or not path.is_dir():
@@ -74,17 +83,13 @@ def leftovers(home: Path, keep_days: int) -> Iterator[Leftover]:
     for path in sorted((home / WAITING).glob("*.fab")):
         if (old := days(path)) >= keep_days:
             yield leftover(path, f"has waited for {old} days; a run that goes on sends it again")
-    for path in sorted((home / LOGS).glob("*")):
-        if path.suffix != ".log" and (old := days(path)) >= keep_days:
-            yield leftover(path, f"a log that was put aside {old} days ago")
 
 
-def _states(home: Path, keep_days: int) -> Iterator[Leftover]:
-    now = status(home)
-    current = now["run"] if now["running"] else ""
-    for path in sorted(entry for entry in (home / STATE).glob("*") if entry.is_dir()):
+def _states(seat: Path, keep_days: int) -> Iterator[Leftover]:
+    now = current(seat)
+    for path in sorted(entry for entry in (seat / STATE).glob("*") if entry.is_dir()):
         old = days(path)
-        if old >= keep_days and path.name != current:
+        if old >= keep_days and path.name != now:
             why = f"the run has not asked for {old} days"
             yield leftover(path, why, partial(_idle, path, keep_days))
 
@@ -106,10 +111,11 @@ def _idle(state: Path, keep_days: int) -> Iterator[None]:
 
 @contextmanager
 def _stopped(home: Path) -> Iterator[None]:
-    """Hold the site's folder: a worker reads its bundle for as long as it lives."""
-    try:
-        held = lock.hold(home)
-    except lock.Held:
-        raise InUse("the site runs, and may use it; clean it while the site is stopped") from None
-    with held:
+    """Hold the site's folders: a worker reads its bundle for as long as it lives."""
+    with ExitStack() as stack:
+        try:
+            for seat in seats(home):
+                stack.enter_context(lock.hold(seat))
+        except lock.Held:
+            raise InUse("the site runs, and may use it; clean it while it is stopped") from None
         yield

@@ -146,6 +146,12 @@ def _row(seat: Path) -> dict[str, Any]:
     }
 
 
+def current(seat: Path) -> str:
+    """Return the run that the process of `seat` answered last; "" when none lives."""
+    told = _told(seat / STATUS)
+    return str(told.get("run") or "") if _alive(told.get("pid")) else ""
+
+
 def print_status(home: Path, found: dict[str, Any]) -> None:
     """Print it for people."""
     from rich.table import Table

@@ -123,6 +123,19 @@ def test_a_run_that_asks_again_meanwhile_is_kept(home: Path) -> None:
     assert (home / "state" / RUN / "state.safetensors").read_bytes() == b"new"
 
 
+def test_what_runs_of_another_coordinator_left_goes_too(home: Path) -> None:
+    seat = home / "coordinators" / "other"
+    (seat / "state" / RUN).mkdir(parents=True)
+    (seat / "logs").mkdir()
+    (seat / "logs" / "worker.old").write_text("x")
+    (seat / "coordinator.json").write_text("{}")
+    age(seat, 40)
+    more = {f"coordinators/other/state/{RUN}", "coordinators/other/logs/worker.old"}
+    with lock.hold(seat):
+        assert names(home) == (GO | more) - {f"bundles/{APPROVED}"}
+    assert (seat / "coordinator.json").exists() and names(home) == {f"bundles/{APPROVED}"}
+
+
 def test_a_policy_that_is_not_understood_lets_nothing_go(home: Path) -> None:
     (home / "site.toml").write_text("nonsense")
     result = CliRunner().invoke(app, ["site", "clean", str(home)])
