@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fedlite.deployment import journal
 from fedlite.deployment.invitation import split_address
@@ -134,6 +135,7 @@ def serve(
     One connection at a time, each for ten seconds at most. What `collect` raises is a 500 without
     its text, which is logged.
     """
+    own = ipaddress.ip_address(str(server.server_address[0])).is_loopback
 
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "fedlite", ""
@@ -150,6 +152,9 @@ def serve(
             super().finish()
 
         def do_GET(self) -> None:
+            if own and not _here(self.headers.get("Host", "")):
+                self.send_error(403)
+                return
             if self.path != "/metrics":
                 self.send_error(404)
                 return
@@ -173,6 +178,18 @@ def serve(
     with server:
         while not stop.is_set():
             server.handle_request()
+
+
+def _here(host: str) -> bool:
+    """Return whether a Host header names this machine, not a name that somebody lets lead here.
+
+    Else a page in a browser on this machine could read the figures, as of its own site.
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _cut(connection: socket.socket) -> None:

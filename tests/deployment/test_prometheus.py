@@ -152,9 +152,9 @@ def port(figures: list[Metric]) -> Iterator[int]:
     assert not thread.is_alive()
 
 
-def get(port: int, path: str, method: str = "GET") -> tuple[int, str, str]:
+def get(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request(method, path)
+    connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     return answer.status, answer.getheader("Content-Type") or "", answer.read().decode()
 
@@ -165,6 +165,13 @@ def test_metrics_are_served_and_nothing_else(port: int) -> None:
         assert get(port, path)[0] == 404
     assert get(port, "/metrics", "POST")[0] == 501
     assert get(port, "/metrics")[0] == 200
+
+
+def test_a_page_in_a_browser_here_cannot_read_them_by_a_name_of_its_own(port: int) -> None:
+    for host in ("attacker.example.org", "192.0.2.1:80", "[", ""):
+        assert get(port, "/metrics", Host=host)[0] == 403
+    for host in ("localhost:1", f"127.0.0.1:{port}", "[::1]"):
+        assert get(port, "/metrics", Host=host)[0] == 200
 
 
 def test_an_error_leaves_without_its_text(port: int, figures: list[Metric]) -> None:
