@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from clients.runtime import lock, setup
+from clients.runtime.seats import FURTHER
 from clients.runtime.status import current
 from fedlite.deployment.journal import Journal
 from fedlite.deployment.retention import (
@@ -30,9 +31,9 @@ from fedlite.guard import policy as site_policy
 STATE, BUNDLES, WAITING, LOGS = "state", "bundles", "bundles/waiting", "logs"
 
 
-def seats(home: Path) -> list[Path]:
-    """Return the folders that a process of the site works from: its own, one a coordinator."""
-    return [home, *sorted(path for path in (home / "coordinators").glob("*") if path.is_dir())]
+def _seats(home: Path) -> list[Path]:
+    """Return the folders that a process of the site works from, left ones included."""
+    return [home, *sorted(path for path in (home / FURTHER).glob("*") if path.is_dir())]
 
 
 def clean(
@@ -63,7 +64,7 @@ def clean(
 def leftovers(home: Path, keep_days: int) -> Iterator[Leftover]:
     """Yield what may go; nothing is changed."""
     approved = {one.sha256 for one in site_policy.load(home / setup.POLICY).bundles}
-    for seat in seats(home):
+    for seat in _seats(home):
         yield from _states(seat, keep_days)
         for path in sorted((seat / LOGS).glob("*")):
             if path.suffix != ".log" and (old := days(path)) >= keep_days:
@@ -114,7 +115,7 @@ def _stopped(home: Path) -> Iterator[None]:
     """Hold the site's folders: a worker reads its bundle for as long as it lives."""
     with ExitStack() as stack:
         try:
-            for seat in seats(home):
+            for seat in _seats(home):
                 stack.enter_context(lock.hold(seat))
         except lock.Held:
             raise InUse("the site runs, and may use it; clean it while it is stopped") from None

@@ -14,7 +14,6 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ def status(home: Path) -> dict[str, Any]:
     Raises ValueError when the folder is no site's or its status cannot be read.
     """
     policy = site_policy.load(home / setup.POLICY)
-    joined = [_seat(seat) for seat in seats.every(home)]
+    joined = [_seat(home, seat) for seat in seats.every(home)]
     first = joined[0] if joined else _row(home)
     waiting = (home / "bundles" / "waiting").glob("*.fab")
     return {
@@ -128,10 +127,11 @@ def status(home: Path) -> dict[str, Any]:
     }
 
 
-def _seat(seat: Path) -> dict[str, Any]:
+def _seat(home: Path, seat: Path) -> dict[str, Any]:
     """Return what the site's process for one coordinator has told of itself."""
     invitation = seats.joined(seat)
-    return {"name": invitation.name, "address": invitation.address, **_row(seat)}
+    told = {"name": invitation.name, "address": invitation.address}
+    return {**told, "seat": seats.place(home, seat), **_row(seat)}
 
 
 def _row(seat: Path) -> dict[str, Any]:
@@ -179,7 +179,8 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
     rounds = [row for one in found["coordinators"] or [found] for row in one["rounds"]]
     rounds = sorted(rounds, key=lambda row: str(row.get("time")))[-_KEPT_ROUNDS:]
     # A table for each run: beside its id the other columns would not fit 80 columns.
-    for run, rows in groupby(rounds, key=lambda row: row.get("run", "")):
+    runs = dict.fromkeys(row.get("run", "") for row in rounds)
+    for run in runs:
         say(f"run {run}")
         table = Table(box=None, header_style="bold", pad_edge=False)
         for column in _COLUMNS:
@@ -187,8 +188,9 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
             table.add_column(
                 column.replace("bytes_", "bytes "), justify="right" if right else "left"
             )
-        for row in rows:
-            table.add_row(*(_cell(row.get(column)) for column in _COLUMNS))
+        for row in rounds:
+            if row.get("run", "") == run:
+                table.add_row(*(_cell(row.get(column)) for column in _COLUMNS))
         terminal.print_whole(table)
     if rounds:
         up, down = (

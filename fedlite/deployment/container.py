@@ -96,7 +96,8 @@ def compose(role: Role, *, build: str, user: str, volume: str, port: int | None 
     """
     port = port or role.port
     environment = "\n".join(f"      {key}: {value}" for key, value in role.environment)
-    ports = f'    ports: ["{port}:{port}"]\n' if port else ""
+    # A coordinator holds a connection for every site.
+    ports = f'    ports: ["{port}:{port}"]\n    ulimits: {{nofile: 16384}}\n' if port else ""
     return f"""\
 # Start:      docker compose up --detach --build
 # A command:  docker compose exec {role.name} {role.command[0]} {role.command[1]} --help

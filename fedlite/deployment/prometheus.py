@@ -24,6 +24,8 @@ from fedlite.storage import write_atomic
 
 log = logging.getLogger("fedlite.metrics")
 
+# One number, or one for each value of a label, or of several.
+Value = float | Mapping[str, float] | Mapping[tuple[str, ...], float]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 # What a label may say of an update: the rest is one value, whoever made it up.
@@ -41,14 +43,14 @@ class Metric:
     samples: Sequence[tuple[Mapping[str, str], float]]
 
 
-def gauge(name: str, help: str, value: float | Mapping[str, float], label: str = "") -> Metric:
-    """Return a figure that goes up and down; with `label` one for each of its values."""
-    return Metric(f"fedlite_{name}", help, "gauge", _samples(value, label))
+def gauge(name: str, help: str, value: Value, *labels: str) -> Metric:
+    """Return a figure that goes up and down; with `labels` one for each of their values."""
+    return Metric(f"fedlite_{name}", help, "gauge", _samples(value, labels))
 
 
-def counter(name: str, help: str, value: float | Mapping[str, float], label: str = "") -> Metric:
-    """Return a figure that only goes up, from 0 at a start; with `label` one for each value."""
-    return Metric(f"fedlite_{name}_total", help, "counter", _samples(value, label))
+def counter(name: str, help: str, value: Value, *labels: str) -> Metric:
+    """Return a figure that only goes up, from 0 at a start; with `labels` one for each value."""
+    return Metric(f"fedlite_{name}_total", help, "counter", _samples(value, labels))
 
 
 def outcome(text: str) -> str:
@@ -199,9 +201,8 @@ def _cut(connection: socket.socket) -> None:
         log.debug("a connection had ended")
 
 
-def _samples(
-    value: float | Mapping[str, float], label: str
-) -> Sequence[tuple[Mapping[str, str], float]]:
-    if isinstance(value, Mapping):
-        return [({label: key}, number) for key, number in value.items()]
-    return [({}, value)]
+def _samples(value: Value, labels: tuple[str, ...]) -> Sequence[tuple[Mapping[str, str], float]]:
+    if not isinstance(value, Mapping):
+        return [({}, value)]
+    keys = {key: (key,) if isinstance(key, str) else key for key in value}
+    return [(dict(zip(labels, keys[key], strict=True)), value[key]) for key in keys]  # type: ignore[index]

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clients.runtime import attention, setup
+from clients.runtime import attention, seats, setup
 from fedlite.commands.main import app
 from fedlite.guard.policy import DataSet
+from tests.clients.runtime.test_metrics import join
 from tests.clients.runtime.test_status import spend
 
 Usage = namedtuple("Usage", "total used free")
@@ -25,7 +26,7 @@ def home(tmp_path: Path) -> Path:
     """Return a site that has joined and is connected."""
     made = tmp_path / "home"
     setup.init(made, "site-01", data=DataSet("digits", "digits"))
-    (made / setup.COORDINATOR).write_text("{}")
+    join(made, tmp_path / "c", "study")
     told(made, "connected", 0)
     return made
 
@@ -71,7 +72,7 @@ def damaged(home: Path, patch: Any) -> None:
 
 
 def alone(home: Path, patch: Any) -> None:
-    (home / setup.COORDINATOR).unlink()
+    (home / seats.COORDINATOR).unlink()
 
 
 def full(home: Path, patch: Any) -> None:
@@ -79,21 +80,25 @@ def full(home: Path, patch: Any) -> None:
 
 
 def ending(home: Path, patch: Any) -> None:
-    (home / setup.CA).write_text("a certificate")
     patch.setattr(attention, "days_left", lambda path: 3)
+
+
+def other(home: Path, patch: Any) -> None:
+    join(home, home.parent / "d", "other")
 
 
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        (stopped, "the site does not run: fedlite site start"),
-        (refused, "the coordinator refuses the site: fedlite site doctor"),
-        (away, "is out of reach since"),
+        (stopped, "study: the site does not run: fedlite site start"),
+        (refused, "study: the coordinator refuses the site: fedlite site doctor"),
+        (away, "study: out of reach since"),
         (waiting, "1 bundle to decide on: fedlite site approve"),
         (damaged, "digits: "),
         (alone, "no coordinator joined yet: fedlite site join"),
         (full, "0.0 GB free on the disk"),
-        (ending, "authority ends in 3 days"),
+        (ending, "study: its authority ends in 3 days"),
+        (other, "other: the site does not run"),
     ],
 )
 def test_what_needs_a_person_is_a_line_and_exit_code_1(
@@ -111,7 +116,7 @@ def test_a_wrong_call_is_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_the_doctor_says_what_is_not_ok_and_no_more(home: Path) -> None:
-    (home / setup.COORDINATOR).unlink()
+    (home / seats.COORDINATOR).unlink()
     code, said = quiet(home, command="doctor")
     assert code == 1 and "\x1b" not in said
     assert "warning coordinator: none joined yet -> fedlite site join" in said
