@@ -33,6 +33,11 @@ def attention(coordinator: Coordinator, seen: dict[str, Any]) -> Iterator[str]:
     free = shutil.disk_usage(coordinator.path).free
     if free < _FREE_BYTES:
         yield f"{free / 1e9:.1f} GB free on the disk: make room, fedlite server clean"
+    for site, counts in seen["refused"].items():
+        told = ", ".join(f"{times} x {what}" for what, times in counts.items())
+        yield f"site {site} was refused in the last 24 hours: {told}"
+    for run in seen["unknown_runs"]:
+        yield f"a run of Flower that nobody has submitted here was ended at {run['time']}"
     for run in seen["runs"]:
         if run["state"] == jobs.RUNNING and run["reason"]:
             yield f"run {run['name']}: {run['reason']}"

@@ -77,8 +77,8 @@ def leftovers(coordinator: Coordinator, keep_days: int) -> Iterator[Leftover]:
         named = _APP.fullmatch(path.name)
         if path.is_dir() and not (named and named[1] in short) and days(path) >= keep_days:
             yield leftover(path, f"Flower unpacked it {days(path)} days ago for runs that are over")
-    for path in sorted(coordinator.logs.glob("*.log.*")):
-        if (old := days(path)) >= keep_days:
+    for path in sorted(coordinator.logs.glob("*")):
+        if path.suffix not in (".log", ".jsonl") and (old := days(path)) >= keep_days:
             yield leftover(path, f"a log that was put aside {old} days ago")
 
 

@@ -21,7 +21,8 @@ def collect(coordinator: Coordinator, seen: dict[str, Any]) -> list[Metric]:
     states = Counter(run["state"] for run in seen["runs"])
     going = [job for job in jobs.load_all(coordinator) if job.state == jobs.RUNNING]
     waiting = sum(not jobs.rounds(coordinator, job) for job in going)
-    sites = seen["sites"]
+    sites, unknown = seen["sites"], seen["unknown_runs"]
+    refused: Counter[str] = sum(map(Counter, seen["refused"].values()), Counter())
     made = [
         gauge("info", "Always 1; the version.", {fedlite.__version__: 1}, "version"),
         gauge("coordinator_running", "Whether its process lives.", seen["pid"] is not None),
@@ -47,6 +48,8 @@ def collect(coordinator: Coordinator, seen: dict[str, Any]) -> list[Metric]:
             shutil.disk_usage(coordinator.path).free,
         ),
         refusals(coordinator.audit),
+        gauge("requests_refused_day", "Of approved sites in 24 hours.", refused, "what"),
+        gauge("runs_unknown", "Of Flower, not submitted here, in a week.", len(unknown)),
     ]
     if sites["online"] is not None:
         made.append(gauge("sites_online", "Sites on line.", sites["online"]))

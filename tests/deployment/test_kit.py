@@ -283,11 +283,27 @@ def test_the_compose_file_is_one_and_bounds_its_container(kits: dict[str, Path],
     service = read["services"][name]
     assert set(read) == {"services"} and name == ROLES[role].name
     known = {
-        "build": str, "image": str, "command": list, "environment": dict, "user": str,
-        "volumes": list, "ports": list, "ulimits": dict, "healthcheck": dict,
-        "mem_limit": str, "pids_limit": int, "cpu_quota": int, "restart": str, "init": bool, "read_only": bool, "tmpfs": list,
-        "cap_drop": list, "security_opt": list, "stop_grace_period": str, "logging": dict,
-    }  # fmt: skip
+        "build": str,
+        "image": str,
+        "command": list,
+        "environment": dict,
+        "user": str,
+        "volumes": list,
+        "ports": list,
+        "ulimits": dict,
+        "healthcheck": dict,
+        "mem_limit": str,
+        "pids_limit": int,
+        "cpu_quota": int,
+        "restart": str,
+        "init": bool,
+        "read_only": bool,
+        "tmpfs": list,
+        "cap_drop": list,
+        "security_opt": list,
+        "stop_grace_period": str,
+        "logging": dict,
+    }
     assert {key: type(value) for key, value in service.items()} == {
         key: known[key] for key in service
     }

@@ -75,11 +75,14 @@ def test_what_runs_leave_behind_goes_and_their_record_stays(made: Coordinator) -
     write(made, "new", "finished", 6, 2)
     (made.logs / "gateway.log.1").write_text("x")
     (made.logs / "gateway.log").write_text("x")
+    (made.logs / "refusals.jsonl").write_text("x")
+    (made.logs / "refusals.jsonl.1").write_text("x")
     age(made.logs, 40)
     short = {name: found.rpartition(".")[2] for name, found in {"old": old, "dead": dead}.items()}
     wanted = {f"bundles/{name}-{short[name]}.fab" for name in short}
     wanted |= {f"runs/{name}/checkpoint" for name in short}
     wanted |= {f"flwr/apps/{old}", f"flwr/apps/{dead}", "logs/gateway.log.1"}
+    wanted |= {"logs/refusals.jsonl.1"}
     assert names(made, "--dry-run") == wanted
     assert names(made) == wanted
     assert names(made) == set()

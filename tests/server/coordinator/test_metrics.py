@@ -80,6 +80,14 @@ def test_who_is_on_line_is_left_out_where_nobody_knows(made: Coordinator) -> Non
     assert ("fedlite_sites_online",) not in found and found["fedlite_runs_waiting",] == 1
 
 
+def test_what_sites_were_refused_is_summed(made: Coordinator) -> None:
+    refused = {"a": {"push-messages too-long": 3}, "b": {"push-messages too-long": 1, "x y": 2}}
+    found = figures(made, refused=refused, unknown_runs=[{}])
+    assert found["fedlite_requests_refused_day", "what=push-messages too-long"] == 4
+    assert found["fedlite_requests_refused_day", "what=x y"] == 2
+    assert found["fedlite_runs_unknown",] == 1
+
+
 def test_no_site_and_no_run_is_named(made: Coordinator) -> None:
     job = run(made, "jones-study")
     made.sites.write_text(json.dumps({"dr-jones": {"revoked": False}}))
@@ -111,6 +119,8 @@ def test_nothing_is_said_when_nothing_is_wrong(made: Coordinator) -> None:
         ({"answers": False}, "the coordinator does not answer: see"),
         ({"certificate_days": 8}, "the certificate ends in 8 days: restart"),
         ({"authority_days": 80}, "the authority ends in 80 days: make a new"),
+        ({"refused": {"ward": {"push-messages too-long": 3}}}, "site ward was refused in the last"),
+        ({"unknown_runs": [{"time": "2026-11-28T10:00:00Z"}]}, "a run of Flower that nobody has"),
     ],
 )
 def test_what_needs_a_person_is_a_line(made: Coordinator, seen: Any, line: str) -> None:
