@@ -74,6 +74,7 @@ up = {limits.up}
 down = {limits.down}
 # A round that takes longer than so many seconds is ended.
 seconds = {limits.seconds}
+# The most bytes that approved code may keep on the disk for one run.
 state = {limits.state}
 # Run approved code under the kernel's Landlock, so that it reads and writes only what it needs.
 # false only where the kernel has none: approved code can then read whatever this user can.
