@@ -35,18 +35,22 @@ from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_push_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, push_objects
-from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, push_objects
+from flwr.supercore.interceptors.http.utils import add_headers
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from clients.runtime import lock, seats
+from clients.runtime import line, lock, pulling, seats
+from clients.runtime.pulling import TooLarge as TooLarge
 from fedlite import flower
+from fedlite.deployment.bundle import MAX_BYTES
+from fedlite.deployment.invitation import split_address
 from fedlite.identity import nodekey
 
 log = logging.getLogger("fedlite.site")
@@ -54,7 +58,8 @@ log = logging.getLogger("fedlite.site")
 # Flower's least: a site that died is seen as gone after twice this many seconds.
 HEARTBEAT_SECONDS = 10.0
 _LONGEST_POLL_SECONDS = 1.0
-_UPLOAD_SECONDS = 60.0
+# What Flower packs a bundle or a part into, beside its bytes.
+_ENVELOPE = 10_000
 
 
 class Unreachable(ConnectionError):
@@ -69,10 +74,6 @@ class RunOver(Exception):
     """The run that a message belongs to has ended; nobody waits for its reply."""
 
 
-class TooLarge(ValueError):
-    """A message is larger than the site's policy lets in."""
-
-
 @dataclass(frozen=True)
 class Incoming:
     """A message that waits for this site; its content has not been pulled yet."""
@@ -84,6 +85,18 @@ class Incoming:
     def run(self) -> int:
         """Flower's number of the run."""
         return int(self.stub.metadata.run_id)
+
+
+class _Version:
+    """Says which Flower this is. Flower's own ends the process when an answer asks it to."""
+
+    def __init__(self) -> None:
+        told = RuntimeVersionMetadata.from_local_component("SuperNode")
+        self._headers = dict(told.as_metadata())
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        add_headers(context.request, self._headers)
+        return call_next(context)
 
 
 class Fleet:
@@ -102,10 +115,13 @@ class Fleet:
             False,
             ca,
             interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                _Version(),
                 NodeAuthHttpInterceptor(key, key.public_key()),
             ],
         )
+        self._client._client.close()
+        self._line = line.Line(*split_address(address), ca)
+        self._client._client = httpx.Client(transport=self._line, trust_env=False)
         self._node = Node()
         self._stop = threading.Event()
         self._heartbeat: threading.Thread | None = None
@@ -163,43 +179,57 @@ class Fleet:
         answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
         if not answer.messages_list:
             return None
-        return Incoming(message_from_proto(answer.messages_list[0]), answer.message_object_trees[0])
+        # Flower gives out one at a time; of more, all but the first would be lost.
+        if (len(answer.messages_list), len(answer.message_object_trees)) != (1, 1):
+            raise self._no_flower("several messages")
+        stub = self._decoded(message_from_proto, answer.messages_list[0])
+        return Incoming(stub, answer.message_object_trees[0])
 
     def run_config(self, run: int) -> tuple[str, dict[str, Any]]:
         """Return what the coordinator says of a run: its bundle's hash, and its run config."""
         answer = self._call(self._client.GetRun, GetRunRequest(node=self._node, run_id=run))
-        return answer.run.fab_hash, user_config_from_proto(answer.run.override_config)
+        return answer.run.fab_hash, self._decoded(
+            user_config_from_proto, answer.run.override_config
+        )
 
     def bundle(self, claimed: str, run: int) -> bytes:
-        """Return the bytes of a run's bundle; what they are, their own hash says."""
+        """Return the bytes of a run's bundle; what they are, their own hash says.
+
+        Raises TooLarge for what no bundle can be.
+        """
         request = GetFabRequest(node=self._node, hash_str=claimed, run_id=run)
-        return bytes(self._call(self._client.GetFab, request).fab.content)
+        answer = self._call(self._client.GetFab, request, MAX_BYTES + _ENVELOPE)
+        return bytes(answer.fab.content)
 
     def content(self, incoming: Incoming, limit: int) -> Message:
-        """Pull all of a message's objects and return it whole; raises TooLarge beyond `limit`."""
-        run, tree = incoming.run, incoming.tree
-        contents: dict[str, bytes] = {}
-        until = time.monotonic() + _UPLOAD_SECONDS
-        for name in dict.fromkeys(node.object_id for node in iterate_object_tree(tree)):
-            request, wait = PullObjectRequest(node=self._node, run_id=run, object_id=name), 0.05
-            while True:
-                answer = self._call(self._client.PullObject, request)
-                if answer.object_available:
-                    break
-                # The server announces a message before it has uploaded all of it.
-                if not answer.object_found or time.monotonic() > until:
-                    raise RunOver(f"run {run}: a message was taken back before it was whole")
-                # Longer each time: where many sites ask, the upload itself waits for its turn.
-                time.sleep(wait)
-                wait = min(2 * wait, _LONGEST_POLL_SECONDS)
-            contents[name] = answer.object_content
-            if sum(map(len, contents.values())) > limit:
-                raise TooLarge(f"limits.down: a message may have {limit} bytes, this has more")
-        message = inflate_object_from_contents(tree.object_id, contents)
-        if not isinstance(message, Message):
-            raise RunOver(f"run {run}: what came is no message")
-        flower.set_message_id(message, tree.object_id)
-        return message
+        """Pull all of a message's parts and return it whole; raises TooLarge beyond `limit`.
+
+        It takes at most `line.SECONDS`, and one more for every `line.RATE` bytes that came.
+        """
+        until = time.monotonic() + line.SECONDS
+
+        def fetch(name: str, most: int) -> bytes:
+            nonlocal until
+            part = self._part(incoming.run, name, most, until)
+            until += len(part) / line.RATE
+            return part
+
+        return pulling.pull(incoming.tree, fetch, limit)
+
+    def _part(self, run: int, name: str, most: int, until: float) -> bytes:
+        """Return one part of a message once the coordinator has it, before `until`."""
+        request, wait = PullObjectRequest(node=self._node, run_id=run, object_id=name), 0.05
+        while time.monotonic() < until:
+            answer = self._call(self._client.PullObject, request, most + _ENVELOPE)
+            if answer.object_available:
+                return bytes(answer.object_content)
+            # The server announces a message before it has uploaded all of it.
+            if not answer.object_found:
+                raise RunOver(f"run {run}: a message was taken back before it was whole")
+            # Longer each time: where many sites ask, the upload itself waits for its turn.
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_POLL_SECONDS)
+        raise RunOver(f"run {run}: a message came too slowly to be whole")
 
     def confirm(self, incoming: Incoming) -> None:
         """Tell the coordinator that it need not keep the message any longer."""
@@ -224,34 +254,59 @@ class Fleet:
                 clientapp_runtime_list=[0.0],
             )
             answer = self._call(self._client.PushMessages, request)
-            push_objects(
-                objects,
-                make_push_object_fn_protobuf(
-                    lambda asked: self._call(self._client.PushObject, asked),
-                    self._node,
-                    run,
-                    answer.session_id,
-                ),
-                object_ids_to_push=set(answer.objects_to_push),
+            push = make_push_object_fn_protobuf(
+                lambda asked: self._call(self._client.PushObject, asked),
+                self._node,
+                run,
+                answer.session_id,
             )
+            try:
+                push_objects(objects, push, object_ids_to_push=set(answer.objects_to_push))
+            except ObjectPushError:
+                raise RunOver(f"run {run}: the coordinator did not take the reply") from None
 
-    def _call(self, method: Callable[[Any], Any], request: Any) -> Any:
-        """Make one call and turn what can go wrong into a text for the operator."""
+    def _call(self, method: Callable[[Any], Any], request: Any, limit: int = 0) -> Any:
+        """Make one call and turn what can go wrong into a text for the operator.
+
+        limit: bytes of the answer, where it is what the coordinator was asked for: raises TooLarge
+        beyond it. Of any other answer only a few are taken.
+        """
+        self._line.clock.limit = limit or line.SMALL
         try:
             return method(request)
+        except line.TooLong as error:
+            if limit:
+                raise TooLarge(f"{self._address}: sent {error}") from None
+            raise self._no_flower(str(error)) from None
         except httpx.HTTPStatusError as error:
             raise self._explained(error) from None
         except httpx.RequestError as error:
             raise transport_problem(error, self._address) from None
         except ValueError as error:
-            raise Unreachable(
-                f"{self._address}: answers, but not as Flower does ({error})"
-            ) from None
+            raise self._no_flower(str(error)) from None
+
+    def _decoded(self, decode: Callable[[Any], Any], proto: Any) -> Any:
+        """Return what Flower's decoders, which raise what they like, make of an answer."""
+        try:
+            return decode(proto)
+        except Exception as error:
+            raise self._no_flower(type(error).__name__) from None
+
+    def _no_flower(self, why: str) -> Unreachable:
+        return Unreachable(f"{self._address}: answers, but not as Flower does ({why})")
 
     def _explained(self, error: httpx.HTTPStatusError) -> Exception:
         status, where = error.response.status_code, self._address
-        told = FlowerError.from_json(error.response.text)
+        try:
+            told = FlowerError.from_json(error.response.content.decode("utf-8", "replace"))
+        except RecursionError:
+            told = None
         code = told.code if told is not None else None
+        if code == ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE:
+            return Refused(
+                f"{where}: its Flower and the one here do not work together; install the "
+                "coordinator's release of fedlite"
+            )
         if code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
             return Refused(
                 f"{where}: does not accept this site's key: it is not approved (send request.json "
@@ -264,7 +319,7 @@ class Fleet:
                 "minutes; `fedlite site doctor` says which"
             )
         if code is not None and status < 500:
-            return RunOver(f"{where}: {told.message}" if told else where)
+            return RunOver(f"{where}: {told.message!r:.200}" if told else where)
         if status == httpx.codes.FORBIDDEN:
             return RunOver(f"{where}: the run has ended")
         if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
@@ -275,6 +330,8 @@ class Fleet:
 def transport_problem(error: Exception, address: str) -> Exception:
     """Return what a failed connection means for the operator, and whether waiting can help."""
     text = str(error)
+    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
+        return Unreachable(f"{address}: answers too slowly, or not at all ({text})")
     if "certificate has expired" in text:
         return Refused(f"{address}: its certificate has expired; the coordinator must renew it")
     if "not yet valid" in text:

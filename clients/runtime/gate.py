@@ -77,8 +77,11 @@ def check(policy: SitePolicy, bundle_bytes: bytes, run_config: Mapping[str, Any]
 def keep_refused(home: Path, content: bytes) -> bool:
     """Keep a refused bundle for the operator, of all only the last few; return whether it is new.
 
-    home: the site's folder.
+    home: the site's folder. What is longer than a bundle may be is not kept: at most
+    `_KEPT_WAITING * bundle.MAX_BYTES` lie there.
     """
+    if len(content) > bundles.MAX_BYTES:
+        return False
     folder = home / "bundles" / "waiting"
     path = folder / f"{bundles.digest(content)}.fab"
     if path.exists():

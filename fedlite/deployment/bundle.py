@@ -25,7 +25,8 @@ from typing import Any
 
 from fedlite.settings import Value
 
-MAX_BYTES = 20_000_000
+# A site keeps some of those that it refused, too.
+MAX_BYTES = 4_000_000
 MAX_FILES = 500
 MAX_UNPACKED = 50_000_000
 MAX_FILE = 5_000_000
