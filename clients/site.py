@@ -13,6 +13,7 @@ import numpy as np
 import fedlite
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
+from fedlite.deployment.protocol import spoken
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.guard.remote import Remote
 from fedlite.messages import Code, Hello, Instruction, Reply, site_id
@@ -68,7 +69,7 @@ class Site:
         """Return what the server may know of the site: its name and the model it would train."""
         head, rotations = self.guardian.head()
         layout = self.plan.layout.digest.hex()
-        return Hello(self.name, layout, fedlite.__version__, head, rotations)
+        return Hello(self.name, layout, fedlite.__version__, head, rotations, spoken())
 
     def take_part(self, instruction: Instruction) -> Reply:
         """Return this site's update for the round, with the head of its ledger when it is private.

@@ -38,6 +38,7 @@ class Code(StrEnum):
     BAD_INSTRUCTION = "bad-instruction"  # the server's message is malformed or for another model
     CONFIG = "config"  # the scenario is wrong, or asks for what the site cannot do
     UNAPPROVED = "unapproved"  # the site's operator has not approved this bundle and its settings
+    PROTOCOL = "protocol"  # the releases at both ends understand each other no more
     FAILED = "failed"  # anything else; the site's own log has the text
     BAD_UPDATE = "bad-update"  # server side: the reply is no valid update for this round
 
@@ -182,8 +183,10 @@ REPLY_BYTES = _REPLY.size + _LEDGER.size
 class Hello:
     """What a site says of itself before its first round.
 
-    site: its name. layout: digest of its model's layout. head: of its privacy ledger, if it has one
-    already. rotations: the ledger's rows by which it changed its key, oldest first, as JSON lines.
+    site: its name. layout: digest of its model's layout. version: of fedlite there. head: of its
+    privacy ledger, if it has one already. rotations: the ledger's rows by which it changed its key,
+    oldest first, as JSON lines. protocol: what it speaks (`fedlite.deployment.protocol`), "" for a
+    release that does not tell.
     """
 
     site: str
@@ -191,10 +194,13 @@ class Hello:
     version: str
     head: LedgerHead | None = None
     rotations: tuple[str, ...] = ()
+    protocol: str = ""
 
     def encode(self) -> bytes:
         """Return canonical JSON."""
         body: dict[str, Any] = {"layout": self.layout, "site": self.site, "version": self.version}
+        if self.protocol:
+            body["protocol"] = self.protocol
         if self.head is not None:
             body["ledger"] = {
                 name: value.hex() if isinstance(value, bytes) else value
@@ -210,10 +216,11 @@ class Hello:
         try:
             body = json.loads(blob)
             head, rotations = _ledger_part(body["ledger"]) if "ledger" in body else (None, ())
-            hello = cls(body["site"], body["layout"], body["version"], head, rotations)
-        except (ValueError, KeyError, TypeError, RecursionError):
+            protocol = body.get("protocol", "")
+            hello = cls(body["site"], body["layout"], body["version"], head, rotations, protocol)
+        except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
             raise ValueError("hello: not the expected JSON object") from None
-        for value in (hello.site, hello.layout, hello.version):
+        for value in (hello.site, hello.layout, hello.version, hello.protocol or "1"):
             if not (isinstance(value, str) and 0 < len(value) <= 64 and value.isprintable()):
                 raise ValueError("hello: every value must be printable text of 1 to 64 characters")
         if "/" in hello.site or hello.site.startswith("."):

@@ -28,6 +28,7 @@ from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
 from fedlite.reporting.report import report
 from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.storage import is_full, write_atomic
+from server import releases
 from server.closing import finish, witness_of
 from server.deployment import Deployment, from_environment
 from server.directories import free_directory
@@ -140,6 +141,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         scenario.federation,
         plan.layout.digest,
         enrolled=deployment.site if deployment else None,
+        met=partial(releases.note, deployment.root) if deployment else None,
         witness=witness,
         wait=task.wait,
         notice=partial(_gathering, directory) if deployment else log.debug,

@@ -14,6 +14,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedlite import flower
+from fedlite.deployment.protocol import Release
 from fedlite.messages import Code, Hello
 from fedlite.scenario import Federation
 from server.deployment import Enrolled
@@ -37,8 +38,9 @@ class Roster:
 
     grid: Flower's way to the nodes. layout: digest of the model's layout, which sites must share.
     enrolled(node) returns which approved site a node is; without it, every node is who it says.
-    witness: remembers the heads of the sites' ledgers, when they keep any. wait: seconds for which
-    `gather` waits; 0 is the deadline of a round. notice is told, for a person, whom it waits for.
+    met(site, release) is told what a site that answers runs. witness: remembers the heads of the
+    sites' ledgers, when they keep any. wait: seconds for which `gather` waits; 0 is the deadline of
+    a round. notice is told, for a person, whom it waits for.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Roster:
         layout: bytes,
         *,
         enrolled: Callable[[int], Enrolled | None] | None = None,
+        met: Callable[[str, Release], object] | None = None,
         witness: Witness | None = None,
         wait: float = 0.0,
         notice: Callable[[str], object] = log.debug,
@@ -57,6 +60,7 @@ class Roster:
         self._federation = federation
         self._layout = layout
         self._enrolled = enrolled
+        self._met = met
         self._witness = witness
         self._wait = wait or federation.deadline_seconds
         self._notice = notice
@@ -174,6 +178,10 @@ class Roster:
 
     def _enter(self, node: int, hello: Hello) -> Code | None:
         """Enter a node that fits; returns why one does not."""
+        release = Release(hello.version, hello.protocol)
+        if release.problem:
+            log.error("%s: %s", hello.site, release.problem)
+            return Code.PROTOCOL
         if hello.layout != self._layout.hex() or hello.site in self.nodes:
             log.error("%s: another model, or a name that is taken", hello.site)
             return Code.CONFIG
@@ -181,6 +189,8 @@ class Roster:
         if self._enrolled and (site is None or site.name != hello.site):
             log.error("a node says that it is %s, and is not approved as that", hello.site)
             return Code.CONFIG
+        if self._met is not None:
+            self._met(hello.site, release)
         if self._witness is not None:
             if site is not None:
                 self._witness.expect(site.name, site.ledger_key)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
@@ -74,6 +75,10 @@ def test_another_version_is_refused() -> None:
 def test_a_hello_comes_back_and_says_three_things_only() -> None:
     hello = Hello("Köln", "00ff", "0.1.0")
     assert Hello.decode(hello.encode()) == hello
+    # As the first release said it, which did not tell what it speaks.
+    assert set(json.loads(hello.encode())) == {"site", "layout", "version"}
+    told = replace(hello, protocol="1-2")
+    assert Hello.decode(told.encode()) == told
     assert set(json.loads(hello.encode())) == {"site", "layout", "version"}
 
 

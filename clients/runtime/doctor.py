@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import fedlite
 from clients.runtime import closed, seats, setup
 from clients.runtime.reach import reach
+from fedlite import __version__
 from fedlite.deployment import sandbox
-from fedlite.deployment.invitation import Invitation, same_release
+from fedlite.deployment.invitation import Invitation
+from fedlite.deployment.protocol import Release
 from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import DataSet, SitePolicy
 from fedlite.identity import keys, nodekey
@@ -87,7 +88,7 @@ def _versions() -> Iterator[Check]:
     yield Check(
         "flwr", OK if good else FAIL, flower, "" if good else "pip install 'flwr>=1.41,<1.42'"
     )
-    yield Check("fedlite", OK, fedlite.__version__)
+    yield Check("fedlite", OK, __version__)
 
 
 def _permissions(home: Path) -> Iterator[Check]:
@@ -233,6 +234,7 @@ def _coordinator(home: Path, seat: Path, policy: SitePolicy | None) -> Iterator[
         yield Check("connection", FAIL, f"{invitation.address}: {what}", mend)
         return
     yield Check("connection", OK, f"{invitation.address} answers, TLS is good")
+    yield _release(found.release)
     yield from _clocks(found.skew, found.expires)
     yield from _activation(seat)
 
@@ -240,16 +242,23 @@ def _coordinator(home: Path, seat: Path, policy: SitePolicy | None) -> Iterator[
 def _joined(
     home: Path, seat: Path, policy: SitePolicy | None, invitation: Invitation
 ) -> Iterator[Check]:
-    good = same_release(invitation.fedlite, fedlite.__version__)
-    mend = "" if good else "install the coordinator's major.minor of fedlite"
-    what = f"{invitation.name!r} at {invitation.address}, fedlite {invitation.fedlite}"
-    yield Check("coordinator", OK if good else FAIL, what, mend)
+    yield Check("coordinator", OK, f"{invitation.name!r} at {invitation.address}")
     if (seat / setup.CA).read_bytes() != invitation.ca_pem.encode("ascii"):
         mend = f"run `fedlite site join {home} INVITATION` again"
         yield Check("ca.crt", FAIL, f"is not that of {seats.COORDINATOR}", mend)
     if policy is not None and policy.servers and invitation.witness not in policy.servers:
         mend = f"add {invitation.witness} to keys in [servers] of {home / setup.POLICY}"
         yield Check("witness key", FAIL, "site.toml does not list the coordinator's", mend)
+
+
+def _release(found: Release | None) -> Check:
+    """Compare with what the coordinator runs now; the invitation only knows what it ran once."""
+    if found is None:
+        return Check("releases", OK, f"fedlite {__version__} here; the coordinator does not tell")
+    if found.problem:
+        what, _, mend = found.problem.partition("; ")
+        return Check("releases", FAIL, what, mend)
+    return Check("releases", OK, f"fedlite {found.version} there, {__version__} here")
 
 
 def _clocks(skew: float | None, expires: datetime | None) -> Iterator[Check]:

@@ -31,7 +31,6 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
@@ -48,30 +47,25 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from clients.runtime import line, lock, pulling, seats
 from clients.runtime.pulling import TooLarge as TooLarge
+from clients.runtime.trouble import (
+    HEARTBEAT_SECONDS,
+    Refused as Refused,
+    RunOver as RunOver,
+    Unreachable as Unreachable,
+    status_problem,
+    transport_problem,
+)
 from fedlite import flower
 from fedlite.deployment.bundle import MAX_BYTES
 from fedlite.deployment.invitation import split_address
+from fedlite.deployment.protocol import Release
 from fedlite.identity import nodekey
 
 log = logging.getLogger("fedlite.site")
 
-# Flower's least: a site that died is seen as gone after twice this many seconds.
-HEARTBEAT_SECONDS = 10.0
 _LONGEST_POLL_SECONDS = 1.0
 # What Flower packs a bundle or a part into, beside its bytes.
 _ENVELOPE = 10_000
-
-
-class Unreachable(ConnectionError):
-    """The coordinator cannot be reached now; trying again later may help."""
-
-
-class Refused(PermissionError):
-    """The coordinator refuses this site, or is not the one that it joined; a person must act."""
-
-
-class RunOver(Exception):
-    """The run that a message belongs to has ended; nobody waits for its reply."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +126,21 @@ class Fleet:
         """Flower's number of this node; 0 before activation."""
         return int(self._node.node_id)
 
+    @property
+    def release(self) -> Release | None:
+        """What the coordinator runs, by its last answer; None where it does not tell."""
+        return self._line.release
+
     def activate(self) -> int:
         """Say that this site is there, keep saying so from a thread, and return its number."""
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_SECONDS)
         self._node = Node(node_id=self._call(self._client.ActivateNode, request).node_id)
+        try:
+            self._check_release()
+        except Refused:
+            # Said, as it comes back with another release, and must be let in then.
+            self._leave()
+            raise
         self._failed = None
         if self._heartbeat is None:
             self._heartbeat = threading.Thread(target=self._beat, daemon=True)
@@ -146,11 +151,23 @@ class Fleet:
         """Say that this site leaves, so that it can come back at once."""
         self._stop.set()
         if self.node_id:
-            try:
-                self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=self.node_id))
-            except (Unreachable, Refused) as error:
-                log.info("left without a word: %s", error)
+            self._leave()
         self._client._client.close()
+
+    def _leave(self) -> None:
+        try:
+            self._call(self._client.DeactivateNode, DeactivateNodeRequest(node_id=self.node_id))
+        except (Unreachable, Refused) as error:
+            log.info("left without a word: %s", error)
+        self._node = Node()
+
+    def _check_release(self) -> None:
+        """Raise Refused when the coordinator's release and this one do not understand each other.
+
+        It may be upgraded while a site works with it.
+        """
+        if self.release is not None and self.release.problem:
+            raise Refused(f"{self._address}: {self.release.problem}")
 
     def _beat(self) -> None:
         # A little more often than promised: one lost packet must not take the site off line.
@@ -177,6 +194,7 @@ class Fleet:
         if self._failed is not None:
             raise self._failed
         answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        self._check_release()
         if not answer.messages_list:
             return None
         # Flower gives out one at a time; of more, all but the first would be lost.
@@ -279,7 +297,7 @@ class Fleet:
                 raise TooLarge(f"{self._address}: sent {error}") from None
             raise self._no_flower(str(error)) from None
         except httpx.HTTPStatusError as error:
-            raise self._explained(error) from None
+            raise status_problem(error, self._address) from None
         except httpx.RequestError as error:
             raise transport_problem(error, self._address) from None
         except ValueError as error:
@@ -294,62 +312,6 @@ class Fleet:
 
     def _no_flower(self, why: str) -> Unreachable:
         return Unreachable(f"{self._address}: answers, but not as Flower does ({why})")
-
-    def _explained(self, error: httpx.HTTPStatusError) -> Exception:
-        status, where = error.response.status_code, self._address
-        try:
-            told = FlowerError.from_json(error.response.content.decode("utf-8", "replace"))
-        except RecursionError:
-            told = None
-        code = told.code if told is not None else None
-        if code == ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE:
-            return Refused(
-                f"{where}: its Flower and the one here do not work together; install the "
-                "coordinator's release of fedlite"
-            )
-        if code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED:
-            return Refused(
-                f"{where}: does not accept this site's key: it is not approved (send request.json "
-                "to the coordinator), or was revoked, or another process uses it at this moment "
-                f"(one that was killed is forgotten after {2 * HEARTBEAT_SECONDS:.0f} s)"
-            )
-        if status == httpx.codes.UNAUTHORIZED:
-            return Refused(
-                f"{where}: the key was revoked, or this machine's clock is off by more than five "
-                "minutes; `fedlite site doctor` says which"
-            )
-        if code is not None and status < 500:
-            return RunOver(f"{where}: {told.message!r:.200}" if told else where)
-        if status == httpx.codes.FORBIDDEN:
-            return RunOver(f"{where}: the run has ended")
-        if status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
-            return RunOver(f"{where}: the gateway does not take so large a message")
-        return Unreachable(f"{where}: answers with HTTP {status}; its SuperLink may be starting")
-
-
-def transport_problem(error: Exception, address: str) -> Exception:
-    """Return what a failed connection means for the operator, and whether waiting can help."""
-    text = str(error)
-    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
-        return Unreachable(f"{address}: answers too slowly, or not at all ({text})")
-    if "certificate has expired" in text:
-        return Refused(f"{address}: its certificate has expired; the coordinator must renew it")
-    if "not yet valid" in text:
-        return Refused(f"{address}: its certificate is not valid yet; check this machine's clock")
-    if "ostname mismatch" in text or "IP address mismatch" in text:
-        return Refused(f"{address}: its certificate is for another name; was the address changed?")
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return Refused(
-            f"{address}: is not the coordinator that this site has joined (its certificate is "
-            "signed by another authority); ask for a new invitation, or find out who answers there"
-        )
-    if "WRONG_VERSION_NUMBER" in text or "HTTP_REQUEST" in text:
-        return Refused(f"{address}: answers without TLS, and this site sends nothing in the clear")
-    if "Name or service not known" in text or "nodename" in text or "name resolution" in text:
-        return Unreachable(f"{address}: the name does not resolve; check it, or the name server")
-    if "refused" in text:
-        return Unreachable(f"{address}: nobody listens there; is the coordinator running?")
-    return Unreachable(f"{address}: cannot be reached ({text or type(error).__name__})")
 
 
 def connection(seat: Path, key: str = "keys/node.pem") -> Fleet:

@@ -2,7 +2,7 @@
 
 Flower's client unpacks what says that it is packed, follows to wherever it is sent, keeps cookies,
 and waits as long as a byte comes now and then. Here an answer is taken as it is, up to a limit that
-the caller names; it must come at a least rate; and nothing of its head but the date is kept.
+the caller names; it must come at a least rate; and of its head only the release is kept.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import httpcore
 import httpx
 
 from clients.runtime import proxy
+from fedlite.deployment import protocol
 
 # Of one call, from the name's look-up to the answer's last byte; so many bytes give a second more.
 SECONDS, RATE = 60.0, 32_000
@@ -136,6 +137,8 @@ class Line(httpx.HTTPTransport):
         super().__init__(verify=context, trust_env=False)
         self.clock = Clock()
         self.proxy = proxy.find(host, port)
+        # What the gateway says that it runs, in its last answer.
+        self.release: protocol.Release | None = None
         # What httpx would make takes no backend; its own maps the errors and nothing else.
         backend = _Backend(self.clock)
         self._pool = (
@@ -161,8 +164,9 @@ class Line(httpx.HTTPTransport):
         finally:
             answer.close()
         # No type: httpx would decode a text by whatever codec it names, a packing one, too.
-        head = {"date": answer.headers["date"][:40]} if "date" in answer.headers else {}
-        return httpx.Response(answer.status_code, headers=head, content=content)
+        if told := protocol.of_header(answer.headers.get(protocol.HEADER)):
+            self.release = told
+        return httpx.Response(answer.status_code, content=content)
 
 
 def _body(answer: httpx.Response, limit: int) -> bytes:

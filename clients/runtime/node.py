@@ -107,6 +107,7 @@ class Runtime:
         while not stop.is_set():
             try:
                 number = self._fleet.activate()
+                self._status.coordinator_release = self._fleet.release
                 self._status.tell("connected", f"connected to {self.address} as node {number}")
                 return
             except Unreachable as error:

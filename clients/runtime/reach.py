@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from fedlite.deployment.protocol import HEADER, Release, of_header
+
 SECONDS = 5.0
 
 
@@ -21,13 +23,14 @@ class Reach:
     """How far a connection came. `failed`: "", "name", "tcp", "tls" or "http"; `why`: with mend.
 
     skew: this machine's clock less the gateway's, in seconds; None when it did not tell.
-    expires: when the gateway's certificate ends, UTC.
+    expires: when the gateway's certificate ends, UTC. release: what it says that it runs.
     """
 
     failed: str
     why: str
     skew: float | None = None
     expires: datetime | None = None
+    release: Release | None = None
 
 
 def resolves(host: str, seconds: float = SECONDS) -> str:
@@ -84,7 +87,7 @@ def _ask(secure: ssl.SSLSocket, host: str) -> Reach:
     except (OSError, ValueError, http.client.HTTPException) as error:
         why = f"TLS is good, but nobody speaks HTTP there ({error}); is the port the gateway's?"
         return Reach("http", why, expires=expires)
-    return Reach("", "", skew, expires)
+    return Reach("", "", skew, expires, of_header(answer.getheader(HEADER)))
 
 
 def _tcp(port: int, error: OSError) -> str:

@@ -24,8 +24,9 @@ from clients.runtime.reach import resolves
 from clients.runtime.seats import COORDINATOR, joined
 from fedlite.deployment import document, systemd as unit
 from fedlite.deployment.container import SITE
-from fedlite.deployment.invitation import Invitation, same_release
+from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.journal import Journal
+from fedlite.deployment.protocol import spoken
 from fedlite.deployment.request import Request
 from fedlite.guard import policy as site_policy, policy_file
 from fedlite.guard.policy import DataSet, SitePolicy
@@ -123,8 +124,8 @@ def join(
     """Take an invitation: keep it, trust its CA, list its witness key, and write a join request.
 
     fingerprint: what the coordinator's operator told by another way; without it `confirm` is
-    asked. Raises Unconfirmed when neither says yes, ValueError when the invitation is wrong, for
-    another release of fedlite. A site may join several coordinators: each has a seat
+    asked. Raises Unconfirmed when neither says yes, ValueError when the invitation is wrong, or of
+    a release that speaks another protocol. A site may join several coordinators: each has a seat
     of its own (`clients.runtime.seats`), and all spend from the site's one budget.
     """
     policy = site_policy.load(home / POLICY)
@@ -143,6 +144,7 @@ def join(
         ledger_key=keys.public_hex(keys.load(home / LEDGER)),
         invitation=invitation.fingerprint,
         fedlite=fedlite.__version__,
+        protocol=spoken(),
     )
     signed = request.encode(node, keys.load(home / LEDGER))
     warnings = []
@@ -185,6 +187,7 @@ def rotate_key(home: Path, seat: Path | None = None) -> Path:
         ledger_key=keys.public_hex(ledger),
         invitation=invitation.fingerprint,
         fedlite=fedlite.__version__,
+        protocol=spoken(),
         previous_node_key=nodekey.public(node),
     )
     write_atomic(seat / REQUEST, request.encode(coming, ledger, node))
@@ -240,11 +243,8 @@ def _confirm(
 
 
 def _refuse_unusable(invitation: Invitation) -> None:
-    if not same_release(invitation.fedlite, fedlite.__version__):
-        raise ValueError(
-            f"fedlite: must be the coordinator's release, {invitation.fedlite}, got "
-            f"{fedlite.__version__}; install the same major.minor here"
-        )
+    if problem := invitation.release.problem:
+        raise ValueError(problem)
     certificate = x509.load_pem_x509_certificate(invitation.ca_pem.encode("ascii"))
     now = datetime.now(UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:

@@ -17,7 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import fedlite
 from clients.runtime import seats, setup
+from fedlite.deployment.protocol import Release
 from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import SitePolicy
 from fedlite.privacy.budget import Account
@@ -29,7 +31,17 @@ log = logging.getLogger("fedlite.site")
 STATUS = "status.json"
 # What the process says of itself.
 STATES = ("starting", "connected", "unreachable", "refused", "stopped")
-_SHOWN = ("state", "since", "coordinator", "run", "round", "bytes_up", "bytes_down")
+_SHOWN = (
+    "state",
+    "since",
+    "release",
+    "coordinator",
+    "coordinator_release",
+    "run",
+    "round",
+    "bytes_up",
+    "bytes_down",
+)
 _COLUMNS = ("time", "round", "seconds", "bytes_up", "bytes_down", "outcome")
 _KEPT_ROUNDS = 20
 
@@ -59,6 +71,8 @@ class StatusFile:
     def __init__(self, home: Path, coordinator: str, say: Callable[[str], None]) -> None:
         """Begin as `starting`; nothing is written yet."""
         self.state, self._since = "starting", _now()
+        # What the coordinator runs, where it tells.
+        self.coordinator_release: Release | None = None
         self._path, self._coordinator, self._say = home / STATUS, coordinator, say
         self._rounds: deque[dict[str, Any]] = deque(maxlen=_KEPT_ROUNDS)
         self._up = self._down = 0
@@ -87,6 +101,8 @@ class StatusFile:
             "state": self.state,
             "since": self._since,
             "coordinator": self._coordinator,
+            "release": fedlite.__version__,
+            "coordinator_release": there.version if (there := self.coordinator_release) else "",
             "run": last.get("run", ""),
             "round": last.get("round", ""),
             "rounds": list(self._rounds),
@@ -209,7 +225,10 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
 def _state(found: dict[str, Any]) -> str:
     if not found["running"]:
         return "not running"
-    return f"{found['state']} since {found['since']}, coordinator {found['coordinator']}"
+    text = f"{found['state']} since {found['since']}, coordinator {found['coordinator']}"
+    if found["coordinator_release"]:
+        text += f", fedlite {found['release']} here and {found['coordinator_release']} there"
+    return text
 
 
 def _cell(value: Any) -> str:

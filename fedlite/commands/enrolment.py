@@ -40,11 +40,11 @@ def invite(
 ) -> None:
     """Show the invitation to send to partner sites, and the fingerprint to tell them."""
     with told():
-        from fedlite.deployment.invitation import Invitation
         from server.coordinator.folder import Coordinator
+        from server.coordinator.setup import renew_invitation
 
-        path = Coordinator.open(coordinator).path / "invitation.json"
-        invitation = Invitation.decode(path.read_bytes())
+        opened = Coordinator.open(coordinator)
+        path, invitation = opened.invitation, renew_invitation(opened)
         if out is not None:
             out.write_bytes(path.read_bytes())
         value = {
@@ -150,11 +150,11 @@ def _table(rows: list[dict[str, Any]]) -> None:
         typer.echo("no sites yet: fedlite server invite")
         return
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("name", "state", "approved", "node key"):
+    for column in ("name", "state", "release", "approved", "node key"):
         table.add_column(column)
     for row in rows:
         # The day alone, so that a key, which people compare, fits beside it.
-        cells = (row["name"], row["state"], row["approved"][:10], row["node_key"])
+        cells = (row["name"], row["state"], row["release"], row["approved"][:10], row["node_key"])
         # A name may hold brackets, which rich would take for markup in a plain string.
         table.add_row(*(Text(wording.plain(cell)) for cell in cells))
     terminal.print_whole(table)

@@ -6,7 +6,8 @@ They come by mail from people who are not trusted yet, so nothing in them is tak
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +22,16 @@ def encode(kind: str, fields: Mapping[str, str]) -> bytes:
     return json.dumps(said, indent=2, sort_keys=True).encode("ascii") + b"\n"
 
 
-def decode(kind: str, names: Iterable[str], data: bytes) -> dict[str, str]:
-    """Return the fields called `names`, all of them text.
+def told(document: Any) -> dict[str, str]:
+    """Return what a dataclass of texts says: its fields, but for a protocol that is not told."""
+    texts: dict[str, str] = asdict(document)
+    return {name: text for name, text in texts.items() if text or name != "protocol"}
+
+
+def decode(
+    kind: str, names: Iterable[str], data: bytes, *, optional: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the fields called `names`, all of them text; those that are optional may be missing.
 
     Raises ValueError when `data` is longer than 16 KiB, no JSON object, of another kind or
     version, or when a field is missing, unknown, given twice or no text.
@@ -39,18 +48,18 @@ def decode(kind: str, names: Iterable[str], data: bytes) -> dict[str, str]:
     version = read.get("version")
     if type(version) is not int or version != VERSION:
         raise ValueError(
-            f"version: must be {VERSION}, got {str(version)[:64]!r}; both sides must run the same "
-            "release of fedlite"
+            f"version: must be {VERSION}, got {str(version)[:64]!r}; it is of a later fedlite than "
+            "the one here: upgrade this one"
         )
     wanted, there = set(names), set(read) - {"kind", "version"}
-    wrong = sorted(wanted - there) or sorted(there - wanted)
-    if wrong:
-        what = "is missing" if wanted - there else "is unknown"
+    missing = sorted(wanted - there - set(optional))
+    if wrong := missing or sorted(there - wanted):
+        what = "is missing" if missing else "is unknown"
         raise ValueError(f"{kind}: {wrong[0][:64]!r} {what}; ask for the file anew")
-    for name in wanted:
+    for name in wanted & there:
         if not isinstance(read[name], str):
             raise ValueError(f"{kind}: {name} must be text, got {type(read[name]).__name__}")
-    return {name: read[name] for name in wanted}
+    return {name: read[name] for name in wanted & there}
 
 
 def read(path: Path, decode: Callable[[bytes], Document], mend: str) -> Document:

@@ -7,13 +7,14 @@ coordinator's operator tells by another way, by telephone for example; all else 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedlite.deployment import document
+from fedlite.deployment.protocol import Release
 from fedlite.identity.names import site_problem
 
 KIND = "fedlite-invitation"
@@ -26,8 +27,9 @@ class Invitation:
     """A coordinator's name, address, certificate authority and witness key.
 
     name: by the rule of site names. address: "host:port" of the gateway. ca_pem: exactly one CA
-    certificate, PEM. witness: its public Ed25519 key, 64 hex digits. fedlite: its version.
-    federation: 1 to 64 printable characters. Raises ValueError for anything else.
+    certificate, PEM. witness: its public Ed25519 key, 64 hex digits. fedlite: the release that
+    wrote it. federation: 1 to 64 printable characters. protocol: what that release speaks. Raises
+    ValueError for anything else.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Invitation:
     witness: str
     fedlite: str
     federation: str
+    protocol: str = ""
 
     def __post_init__(self) -> None:
         """Check everything; the certificate is kept in its one PEM form, and nothing beside it."""
@@ -48,8 +51,8 @@ class Invitation:
                 f"witness: must be 64 lower-case hex digits, got {self.witness[:80]!r}; ask for "
                 "the invitation anew"
             )
-        for name in ("fedlite", "federation"):
-            document.check_text(name, getattr(self, name))
+        document.check_text("federation", self.federation)
+        _ = self.release
         pem = self._certificate().public_bytes(Encoding.PEM).decode("ascii")
         object.__setattr__(self, "ca_pem", pem)
 
@@ -68,14 +71,20 @@ class Invitation:
         """The gateway's port."""
         return split_address(self.address)[1]
 
+    @property
+    def release(self) -> Release:
+        """What the coordinator ran when it wrote this; what it runs now, its answers say."""
+        return Release(self.fedlite, self.protocol)
+
     def encode(self) -> bytes:
         """Return the invitation as a text file."""
-        return document.encode(KIND, asdict(self))
+        return document.encode(KIND, document.told(self))
 
     @classmethod
     def decode(cls, data: bytes) -> Invitation:
         """Read an invitation; raises ValueError with the field and the mend."""
-        return cls(**document.decode(KIND, [field.name for field in fields(cls)], data))
+        names = [field.name for field in fields(cls)]
+        return cls(**document.decode(KIND, names, data, optional=("protocol",)))
 
     def _certificate(self) -> x509.Certificate:
         try:
@@ -99,13 +108,3 @@ def split_address(address: str) -> tuple[str, int]:
             f"address: must be HOST:PORT, for example fl.example.org:443, got {address[:80]!r}"
         )
     return match[1].strip("[]"), int(match[2])
-
-
-def same_release(one: str, other: str) -> bool:
-    """Return whether two versions of fedlite work together: the same major.minor.
-
-    >>> same_release("0.1.0", "0.1.7"), same_release("0.1.0", "0.2.0"), same_release("", "")
-    (True, False, False)
-    """
-    mine, theirs = (re.match(r"(\d+)\.(\d+)(?!\d)", text) for text in (one, other))
-    return mine is not None and theirs is not None and mine.groups() == theirs.groups()

@@ -8,9 +8,10 @@ never replaces a key.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from fedlite.deployment import document
+from fedlite.deployment.protocol import Release
 from fedlite.identity import keys, nodekey
 from fedlite.identity.canonical import canonical
 from fedlite.identity.names import site_problem
@@ -24,8 +25,9 @@ class Request:
     """A site's name, its public keys, and which invitation it answers.
 
     site: by the rule of site names. node_key: OpenSSH, ECDSA P-384. ledger_key: Ed25519, 64 hex
-    digits. invitation: the fingerprint of the coordinator's CA. fedlite: the site's version.
-    previous_node_key: the one in use so far when the site changes it, otherwise empty.
+    digits. invitation: the fingerprint of the coordinator's CA. fedlite: the site's release;
+    protocol: what that speaks. previous_node_key: the one in use so far when the site changes it,
+    otherwise empty.
     Raises ValueError for anything else.
     """
 
@@ -35,6 +37,7 @@ class Request:
     invitation: str
     fedlite: str
     previous_node_key: str = ""
+    protocol: str = ""
 
     def __post_init__(self) -> None:
         """Check every field."""
@@ -54,7 +57,12 @@ class Request:
             raise ValueError(
                 f"invitation: must be a SHA-256 fingerprint, got {self.invitation[:100]!r}"
             )
-        document.check_text("fedlite", self.fedlite)
+        _ = self.release
+
+    @property
+    def release(self) -> Release:
+        """What the site ran when it wrote this."""
+        return Release(self.fedlite, self.protocol)
 
     def encode(
         self,
@@ -80,14 +88,15 @@ class Request:
             keys.sign(ledger, said),
             nodekey.sign(previous, said) if previous else "",
         )
-        return document.encode(KIND, asdict(self) | dict(zip(_SIGNATURES, signatures, strict=True)))
+        told = document.told(self) | dict(zip(_SIGNATURES, signatures, strict=True))
+        return document.encode(KIND, told)
 
     @classmethod
     def decode(cls, data: bytes) -> Request:
         """Read a request and verify all its signatures; raises ValueError."""
         names = [field.name for field in fields(cls)]
-        read = document.decode(KIND, [*names, *_SIGNATURES], data)
-        request = cls(**{name: read[name] for name in names})
+        read = document.decode(KIND, [*names, *_SIGNATURES], data, optional=("protocol",))
+        request = cls(**{name: text for name, text in read.items() if name in names})
         said = request._message()
         node, ledger, previous = (read[name] for name in _SIGNATURES)
         good = {
@@ -106,4 +115,4 @@ class Request:
         return request
 
     def _message(self) -> bytes:
-        return b"fedlite-request-v1\n" + canonical(asdict(self))
+        return b"fedlite-request-v1\n" + canonical(document.told(self))

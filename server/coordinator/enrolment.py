@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,13 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-import fedlite
 from fedlite.deployment import document
-from fedlite.deployment.invitation import Invitation, same_release
+from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.journal import Journal
 from fedlite.deployment.request import Request
 from fedlite.identity import nodekey
 from fedlite.storage import write_atomic
+from server import releases
 
 _LOCK_SECONDS = 10.0
 SITES, INVITATION, AUDIT = "sites.json", "invitation.json", "audit"
@@ -108,8 +109,8 @@ def approve(
 
     again: also when it was revoked. Repeating it changes nothing, and completes what a crash has
     interrupted. Raises ValueError when a signature does not verify, the request answers another
-    invitation or another release, or the name or a key is another site's; Declined when `confirm`
-    says no; ConnectionError when the coordinator does not run.
+    invitation or is of a release that speaks another protocol, or the name or a key is another
+    site's; Declined when `confirm` says no; ConnectionError when the coordinator does not run.
     """
     folder = coordinator.path
     with _locked(folder), _refusals(folder, request_path.name):
@@ -147,6 +148,7 @@ def approve(
                 rotation=bool(request.previous_node_key),
                 again=again,
             )
+        releases.note(folder, request.site, request.release)
         others = {one.node_key for name, one in sites.items() if name != request.site}
         past = {request.previous_node_key, known.node_key if known else ""}
         for old in past - {"", request.node_key} - others:
@@ -177,7 +179,7 @@ def revoke(coordinator: Folder, name: str, control: Nodes) -> Site:
 
 
 def sites(coordinator: Folder, control: Nodes | None) -> list[dict[str, Any]]:
-    """Return every site: name, node, fingerprints, state.
+    """Return every site: name, node, fingerprints, release that it was seen to run, state.
 
     state: "online", "offline", "revoked"; "unregistered" when the SuperLink does not know its key,
     "unknown" when `control` is None.
@@ -186,6 +188,7 @@ def sites(coordinator: Folder, control: Nodes | None) -> list[dict[str, Any]]:
     if control is not None:
         found = {key: str(node["status"]) for key, node in _live(control).items()}
     rows = []
+    noted = partial(releases.noted, coordinator.path)
     for name, site in sorted(load(coordinator.path).items()):
         if site.revoked:
             state = "revoked"
@@ -202,6 +205,7 @@ def sites(coordinator: Folder, control: Nodes | None) -> list[dict[str, Any]]:
                 "node_key": nodekey.fingerprint(site.node_key),
                 "ledger_key": site.ledger_key,
                 "approved": site.approved,
+                "release": release.version if (release := noted(name)) else "",
                 "state": state,
             }
         )
@@ -209,18 +213,15 @@ def sites(coordinator: Folder, control: Nodes | None) -> list[dict[str, Any]]:
 
 
 def _check_answer(folder: Path, request: Request) -> None:
-    """Raise ValueError unless the request answers this coordinator's invitation and release."""
+    """Raise ValueError unless the request answers this coordinator's invitation and protocol."""
     invitation = Invitation.decode((folder / INVITATION).read_bytes())
     if request.invitation != invitation.fingerprint:
         raise ValueError(
             f"invitation: must be that of this coordinator, {invitation.fingerprint}, got "
             f"{request.invitation}; send the site {folder / INVITATION}"
         )
-    if not same_release(request.fedlite, fedlite.__version__):
-        raise ValueError(
-            f"fedlite: must be the coordinator's release, {fedlite.__version__}, got "
-            f"{request.fedlite} at {request.site!r}; both sides must run the same major.minor"
-        )
+    if problem := request.release.problem:
+        raise ValueError(f"{request.site}: {problem}")
 
 
 def _check_identity(sites: Mapping[str, Site], request: Request, again: bool) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fedlite.deployment import container, systemd as units
+import fedlite
+from fedlite.deployment import container, protocol, systemd as units
 from fedlite.deployment.container import COORDINATOR
 from fedlite.storage import write_atomic
 from server.coordinator import known, secret
@@ -171,6 +172,7 @@ http {{
     limit_conn_status 429;
     limit_req zone=requests burst={2 * settings.requests} nodelay;
     limit_req_status 429;
+    add_header {protocol.HEADER} "{protocol.header()}" always;
     # Nothing that a site sends is written to a disk here.
     proxy_request_buffering off;
     proxy_max_temp_file_size 0;

@@ -10,6 +10,7 @@ import tomli_w
 
 import fedlite
 from fedlite.deployment.invitation import Invitation
+from fedlite.deployment.protocol import spoken
 from fedlite.identity import keys
 from fedlite.settings import section
 from fedlite.storage import write_atomic
@@ -56,21 +57,35 @@ def init(path: Path, name: str, address: str, **others: Any) -> Coordinator:
     for folder in _FOLDERS:
         (coordinator.path / folder).mkdir(mode=0o700, exist_ok=True)
     authority.ensure(coordinator)
-    witness = keys.public_hex(keys.load_or_generate(coordinator.witness_key))
+    keys.load_or_generate(coordinator.witness_key)
     if not coordinator.sites.exists():
         write_atomic(coordinator.sites, b"{}\n")
         coordinator.sites.chmod(0o600)
     secret.renew(coordinator)
     gateway.write(coordinator)
     gateway.write_services(coordinator)
-    invitation = Invitation(
-        name=settings.name,
-        address=settings.address,
-        ca_pem=coordinator.ca_cert.read_text(encoding="ascii"),
-        witness=witness,
-        fedlite=fedlite.__version__,
-        federation=settings.federation,
-    )
+    invitation = _invitation(coordinator)
     coordinator.journal.write("init", address=address, fingerprint=invitation.fingerprint)
     write_atomic(coordinator.invitation, invitation.encode())
     return coordinator
+
+
+def renew_invitation(coordinator: Coordinator) -> Invitation:
+    """Write the invitation anew where the release or `coordinator.toml` says more; return it."""
+    invitation = _invitation(coordinator)
+    if coordinator.invitation.read_bytes() != invitation.encode():
+        write_atomic(coordinator.invitation, invitation.encode())
+    return invitation
+
+
+def _invitation(coordinator: Coordinator) -> Invitation:
+    settings = coordinator.settings
+    return Invitation(
+        name=settings.name,
+        address=settings.address,
+        ca_pem=coordinator.ca_cert.read_text(encoding="ascii"),
+        witness=keys.public_hex(keys.load(coordinator.witness_key)),
+        fedlite=fedlite.__version__,
+        federation=settings.federation,
+        protocol=spoken(),
+    )

@@ -20,7 +20,7 @@ import time
 from typing import IO
 
 from fedlite.deployment.signals import signals
-from server.coordinator import authority, gateway, jobs, known, launcher, processes, secret
+from server.coordinator import authority, gateway, jobs, known, launcher, processes, secret, setup
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
 from server.coordinator.service import Service, open_log
@@ -184,6 +184,7 @@ def prepare(coordinator: Coordinator) -> None:
     """
     settings = coordinator.settings
     authority.ensure(coordinator)
+    setup.renew_invitation(coordinator)
     gateway.nginx()
     processes.kill(leftovers(coordinator))
     _check_port("bind, port", settings.bind, settings.gateway_port)

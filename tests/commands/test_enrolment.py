@@ -5,16 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner, Result
 
 import fedlite
@@ -22,6 +17,8 @@ from fedlite.commands import enrolment
 from fedlite.commands.main import app
 from fedlite.deployment.invitation import Invitation
 from fedlite.identity.names import site_problem
+from server.coordinator import setup
+from server.coordinator.folder import Coordinator
 
 
 @dataclass
@@ -31,17 +28,6 @@ class SuperLink:
     known: dict[str, int] = field(default_factory=dict)
     running: bool = True
     closed: int = 0
-
-
-@dataclass(frozen=True)
-class Coordinator:
-    path: Path
-
-    @classmethod
-    def open(cls, path: Path) -> Coordinator:
-        if not (path / "invitation.json").exists():
-            raise ValueError(f"{path}: is no coordinator's folder; run fedlite server init")
-        return cls(path)
 
 
 @pytest.fixture
@@ -74,31 +60,15 @@ def link(monkeypatch: pytest.MonkeyPatch) -> SuperLink:
         def close(self) -> None:
             made.closed += 1
 
-    for name, value in {"folder": Coordinator, "control": Control}.items():
-        module = ModuleType(f"server.coordinator.{name}")
-        setattr(module, value.__name__, value)
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    module = ModuleType("server.coordinator.control")
+    module.Control = Control  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
     return made
 
 
 @pytest.fixture
 def coord(tmp_path: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ca")])
-    now = datetime.now(UTC)
-    pem = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=9))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA384())
-        .public_bytes(Encoding.PEM)
-        .decode()
-    )
-    made = Invitation("c", "127.0.0.1:9", pem, "ab" * 32, fedlite.__version__, "default")
-    (tmp_path / "coord").mkdir()
-    (tmp_path / "coord" / "invitation.json").write_bytes(made.encode())
-    return tmp_path / "coord"
+    return setup.init(tmp_path / "coord", "c", "127.0.0.1:9").path
 
 
 def call(*words: object) -> Result:
@@ -133,6 +103,7 @@ def test_both_sides_by_commands_alone(coord: Path, tmp_path: Path, link: SuperLi
     assert (done["name"], done["node_id"]) == ("site-01", 1)
     (row,) = said("server", "sites", "--coordinator", coord)["sites"]
     assert (row["name"], row["state"], row["node_key"]) == ("site-01", "online", key)
+    assert row["release"] == fedlite.__version__
     changed = said("site", "rotate-key", home)
     key = changed["node_key"]
     done = said(
@@ -152,6 +123,21 @@ def test_both_sides_by_commands_alone(coord: Path, tmp_path: Path, link: SuperLi
     assert result.exit_code == 2 and "--again" in result.output
 
 
+def test_an_invitation_is_written_anew(
+    coord: Path, monkeypatch: pytest.MonkeyPatch, link: SuperLink
+) -> None:
+    """It says what runs now, at the address that the settings name now."""
+    first = said("server", "invite", "--coordinator", coord)
+    toml = coord / "coordinator.toml"
+    toml.write_text(toml.read_text().replace("127.0.0.1:9", "fl.example.org:443"))
+    monkeypatch.setattr(fedlite, "__version__", "7.1.0")
+    told = said("server", "invite", "--coordinator", coord, "--out", coord.parent / "i.json")
+    assert told["address"] == "fl.example.org:443" and told["fingerprint"] == first["fingerprint"]
+    for path in (coord / "invitation.json", coord.parent / "i.json"):
+        one = Invitation.decode(path.read_bytes())
+        assert (one.fedlite, one.address, one.protocol) == ("7.1.0", "fl.example.org:443", "1")
+
+
 def test_nobody_is_approved_unseen(coord: Path, tmp_path: Path, link: SuperLink) -> None:
     asked = enrol(coord, tmp_path / "home", "s")
     result = call("server", "approve", "--coordinator", coord, asked["request"])
@@ -166,7 +152,7 @@ def test_nobody_is_approved_unseen(coord: Path, tmp_path: Path, link: SuperLink)
         "SHA256:AAAA",
     )
     assert wrong.exit_code == 2 and asked["node_key"] in wrong.output
-    assert link.known == {} and not (coord / "sites.json").exists()
+    assert link.known == {} and (coord / "sites.json").read_text() == "{}\n"
 
 
 def test_without_the_coordinator_running(coord: Path, tmp_path: Path, link: SuperLink) -> None:
@@ -209,6 +195,6 @@ def test_every_command_has_a_help(link: SuperLink) -> None:
 def test_a_site_s_name_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["north", "[conceal]north", "[bold]north"]
     assert not any(site_problem(name) for name in names)
-    told = {"state": "online", "approved": "today", "node_key": "ab"}
+    told = {"state": "online", "release": "1", "approved": "today", "node_key": "ab"}
     enrolment._table([{"name": name, **told} for name in names])
     assert [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == names

@@ -46,6 +46,16 @@ def test_there_and_back_with_the_fingerprint_that_everybody_computes() -> None:
     assert replace(GOOD, address="[::1]:8443").host == "::1"
 
 
+def test_what_the_first_release_wrote_is_still_an_invitation() -> None:
+    old = json.loads(GOOD.encode())
+    assert "protocol" not in old and old["version"] == 1
+    told = replace(GOOD, fedlite="0.2.0", protocol="1-2")
+    assert Invitation.decode(told.encode()) == told
+    assert (GOOD.release.problem, told.release.problem) == ("", "")
+    with pytest.raises(ValueError, match="protocol: must be"):
+        replace(GOOD, protocol="x")
+
+
 def test_nothing_but_the_one_certificate_is_kept() -> None:
     hidden = "remarks\n" + PEM.replace("\n", "\n\n", 1)
     assert replace(GOOD, ca_pem=hidden).ca_pem == PEM

@@ -9,7 +9,7 @@ import json
 import shutil
 import stat
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from fedlite.deployment.request import Request
 from fedlite.identity import keys, nodekey
+from fedlite.identity.canonical import canonical
 from fedlite.identity.keys import KeyFileError
 
 NODE, OLD = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
 LEDGER = ed25519.Ed25519PrivateKey.generate()
 PRINT = ":".join(["AB"] * 32)
 JOIN = Request("site-01", nodekey.public(NODE), keys.public_hex(LEDGER), PRINT, "0.1.0")
-ROTATE = replace(JOIN, previous_node_key=nodekey.public(OLD))
+ROTATE = replace(JOIN, previous_node_key=nodekey.public(OLD), protocol="1-2")
 
 
 def test_there_and_back() -> None:
@@ -41,6 +42,7 @@ def test_no_field_can_be_changed_on_the_way() -> None:
         "invitation": PRINT.replace("AB", "CD"),
         "fedlite": "0.1.1",
         "previous_node_key": stranger,
+        "protocol": "1",
     }
     assert set(said) == {*others, "kind", "version"} | {
         name for name in said if "signature" in name
@@ -48,6 +50,26 @@ def test_no_field_can_be_changed_on_the_way() -> None:
     for field, value in others.items():
         with pytest.raises(ValueError, match="does not verify"):
             Request.decode(json.dumps(said | {field: value}).encode())
+
+
+def test_what_the_first_release_wrote_is_still_a_request() -> None:
+    """It did not say what it speaks, and signed without saying so."""
+    texts = {k: v for k, v in asdict(JOIN).items() if k != "protocol"}
+    signed = b"fedlite-request-v1\n" + canonical(texts)
+    old = {
+        "kind": "fedlite-request",
+        "version": 1,
+        **texts,
+        "node_signature": nodekey.sign(NODE, signed),
+        "ledger_signature": keys.sign(LEDGER, signed),
+        "previous_signature": "",
+    }
+    assert Request.decode(json.dumps(old).encode()) == JOIN
+    # What was said cannot be taken away.
+    told = json.loads(ROTATE.encode(NODE, LEDGER, OLD))
+    del told["protocol"]
+    with pytest.raises(ValueError, match="does not verify"):
+        Request.decode(json.dumps(told).encode())
 
 
 def test_every_signature_counts() -> None:

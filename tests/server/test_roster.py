@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Message
 
 from fedlite import flower
+from fedlite.deployment.protocol import Release
 from fedlite.messages import Code, Hello, Instruction
 from server import roster
 from server.deployment import Enrolled
@@ -70,6 +71,22 @@ def test_a_site_that_does_not_introduce_itself_is_left_out(
     assert set(played.roster.refused.values()) == ({reason} if reason else set())
     assert all(r.accepted == 2 for r in played.records)
     assert time.monotonic() - started < 3.0
+
+
+def test_a_release_that_speaks_another_protocol_is_left_out(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    some, met = world(federation={"rounds": 1}), {}
+    layout = Hello.decode(some.members[2].hello or b"").layout
+    some.members[0].hello = Hello("site-1", layout, "0.2.0", protocol="1-2").encode()
+    # Whatever its model is: another protocol may number the weights otherwise.
+    some.members[2].hello = Hello("site-3", "00", "0.9.0", protocol="2-3").encode()
+    played = some.play(some.rounds(met=met.__setitem__))
+    assert sorted(played.roster.nodes) == ["site-1", "site-2"]
+    assert set(played.roster.refused.values()) == {"protocol"}
+    assert "site-3: protocol: fedlite 0.9.0 there speaks 2-3" in caplog.text
+    assert "upgrade fedlite here" in caplog.text
+    assert met == {"site-1": Release("0.2.0", "1-2"), "site-2": Release("0")}
 
 
 def test_nobody_takes_the_name_of_another(world: World) -> None:

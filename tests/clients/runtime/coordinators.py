@@ -15,7 +15,10 @@ Send = Callable[[bytes], None]
 
 
 class Coordinator:
-    """What it answers, by the last part of a path; `asked` has every request's line."""
+    """What it answers, by the last part of a path; `asked` has every request's line.
+
+    An answer is a body, or all of it from HTTP/1.1 on, or what sends it and ends the connection.
+    """
 
     def __init__(self) -> None:
         self.port = 0
@@ -38,7 +41,7 @@ class Coordinator:
             self.asked.append(line.strip())
             answer = self.answers.get(line.split()[1].rpartition("/")[2], b"")
             if isinstance(answer, bytes):
-                connection.sendall(ok(answer))
+                connection.sendall(answer if answer.startswith(b"HTTP/") else ok(answer))
             else:
                 answer(connection.sendall)
                 return

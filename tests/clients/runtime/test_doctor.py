@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
@@ -79,13 +80,18 @@ class Authority:
 
 @contextmanager
 def gateway(
-    context: ssl.SSLContext | None, seconds: float = 0.0, *, date: bool = True
+    context: ssl.SSLContext | None, seconds: float = 0.0, *, date: bool = True, runs: str = ""
 ) -> Iterator[int]:
     """Serve on loopback with a clock that is `seconds` off; yield the port."""
 
     class Forbidden(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self.send_error(403)
+
+        def end_headers(self) -> None:
+            if runs:
+                self.send_header("Fedlite", runs)
+            super().end_headers()
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return super().date_time_string(time.time() + seconds) if date else ""
@@ -173,6 +179,28 @@ def test_the_clock(home: Path, authority: Authority, seconds: float, state: str)
         clock = checks(home)["clock"]
     assert clock.state == state
     assert ("behind" if seconds > 0 else "ahead") in clock.what
+
+
+@pytest.mark.parametrize(
+    ("runs", "state", "text"),
+    [
+        ("", "ok", "does not tell"),
+        ("0.2.0 1-2", "ok", "fedlite 0.2.0 there"),
+        ("0.9.0 2-3", "fail", "fedlite 0.9.0 there speaks 2-3"),
+    ],
+)
+def test_what_the_coordinator_runs_now_counts(
+    home: Path, authority: Authority, runs: str, state: str, text: str
+) -> None:
+    """Not what it ran when it wrote the invitation, which stays with the site."""
+    with gateway(authority.server(), runs=runs) as port:
+        join(home, authority, port)
+        path = home / "coordinator.json"
+        path.write_bytes(replace(setup.joined(home), fedlite="7.0.0", protocol="7").encode())
+        found = checks(home)
+    assert (found["releases"].state, found["coordinator"].state) == (state, "ok")
+    assert text in found["releases"].what
+    assert ("upgrade fedlite here" in found["releases"].mend) == (state == "fail")
 
 
 def test_a_gateway_without_a_clock_and_a_certificate_that_ends_soon(

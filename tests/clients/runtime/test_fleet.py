@@ -1,6 +1,6 @@
 """A site's connection against a coordinator that is hostile: nothing is held beyond known limits.
 
-Covers clients/runtime/line.py.
+Covers clients/runtime/line.py, clients/runtime/trouble.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.serde import message_from_proto
 from flwr.proto.fab_pb2 import Fab, GetFabResponse
-from flwr.proto.fleet_pb2 import PullMessagesResponse, PushMessagesResponse
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeResponse,
+    PullMessagesResponse,
+    PushMessagesResponse,
+)
 from flwr.proto.message_pb2 import (
     Message as MessageProto,
     Metadata as MetadataProto,
@@ -30,6 +34,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from clients.runtime import line
 from clients.runtime.fleet import Fleet, Incoming, Refused, RunOver, TooLarge, Unreachable
 from fedlite import flower
+from fedlite.deployment.protocol import Release
 from tests.clients.runtime.coordinators import Coordinator, Send, coordinator, ok, peak
 from tests.clients.runtime.test_doctor import Authority, gateway
 
@@ -183,7 +188,7 @@ def test_an_answer_sends_nobody_elsewhere(
 
 def test_no_answer_is_kept_beside_what_it_says(hostile: Coordinator, site: Fleet) -> None:
     cookies = [f"Set-Cookie: c{n}={'x' * 1000}; Path=/" for n in range(50)]
-    hostile.answers["pull-messages"] = lambda send: send(ok(b"", *cookies))
+    hostile.answers["pull-messages"] = ok(b"", *cookies)
     assert site.receive() is None
     assert not site._client._client.cookies
 
@@ -197,24 +202,20 @@ def test_the_text_of_an_error_is_not_decoded_as_it_asks(
 
     text = {"bz2": bz2, "zlib": zlib}.get(codec, bz2).compress(bytes(30 << 20))[:15_000]
     kind = f"Content-Type: text/plain; charset={codec}"
-    hostile.answers["pull-messages"] = lambda send: send(
-        ok(text, kind).replace(b"200 OK", b"500 No")
-    )
+    hostile.answers["pull-messages"] = ok(text, kind).replace(b"200 OK", b"500 No")
     assert "answers with HTTP 500" in refused(site, "pull-messages")
 
 
 @pytest.mark.parametrize("body", [b"[" * 15_000, b'{"code":' * 2000, b"\xff" * 100, b"null"])
 def test_an_error_of_any_form_is_one(hostile: Coordinator, site: Fleet, body: bytes) -> None:
     for call in CALLS:
-        hostile.answers[call] = lambda send: send(ok(body).replace(b"200 OK", b"500 No"))
+        hostile.answers[call] = ok(body).replace(b"200 OK", b"500 No")
         assert "answers with HTTP 500" in refused(site, call)
 
 
 def test_no_answer_ends_the_site_s_process(hostile: Coordinator, site: Fleet) -> None:
     told = {"code": ApiErrorCode.RUNTIME_VERSION_INCOMPATIBLE, "detail": "go away"}
-    hostile.answers["pull-messages"] = lambda send: send(
-        ok(json.dumps(told).encode()).replace(b"200 OK", b"400 No")
-    )
+    hostile.answers["pull-messages"] = ok(json.dumps(told).encode()).replace(b"200 OK", b"400 No")
     assert "its Flower and the one here do not work together" in refused(site, "pull-messages")
 
 
@@ -296,3 +297,30 @@ def test_an_honest_coordinator_may_take_its_time(hostile: Coordinator, site: Fle
     started = time.monotonic()
     assert site.bundle("ab", 1) == bundle
     assert time.monotonic() - started > line.SECONDS
+
+
+def test_both_sides_say_what_they_run(hostile: Coordinator, site: Fleet) -> None:
+    hostile.answers["pull-messages"] = ok(b"")
+    assert site.receive() is None and site.release is None
+    hostile.answers["pull-messages"] = ok(b"", "Fedlite: 0.2.0 1-2")
+    assert site.receive() is None and site.release == Release("0.2.0", "1-2")
+    # What cannot be read, or is not said any more, changes nothing.
+    hostile.answers["pull-messages"] = ok(b"", f"Fedlite: {'9' * 5000}")
+    assert site.receive() is None and site.release == Release("0.2.0", "1-2")
+    # The coordinator is upgraded beneath the site.
+    hostile.answers["pull-messages"] = ok(b"", "Fedlite: 0.9.0 2-3")
+    assert "speaks 2-3" in refused(site, "pull-messages")
+
+
+def test_who_speaks_another_protocol_is_left_at_once(hostile: Coordinator, site: Fleet) -> None:
+    """Or Flower would not let the site in again before its heartbeats are forgotten."""
+    answer = ActivateNodeResponse(node_id=7).SerializeToString()
+    hostile.answers["activate-node"] = ok(answer, "Fedlite: 0.9.0 2-3")
+    text = refused(site, "activate-node")
+    assert "fedlite 0.9.0 there speaks 2-3" in text and "upgrade fedlite here" in text
+    assert [line.split()[1].rpartition("/")[2] for line in hostile.asked] == [
+        "activate-node",
+        "deactivate-node",
+    ]
+    hostile.answers["activate-node"] = ok(answer, "Fedlite: 0.9.1 1-3")
+    assert site.activate() == 7

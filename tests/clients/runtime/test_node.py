@@ -29,6 +29,7 @@ class Site:
     """A site's process beside its connection: `waiting` goes in, `replies` come out."""
 
     node_id = 2
+    release = None
 
     def __init__(self, home: Path) -> None:
         self.home = home

@@ -202,7 +202,10 @@ def test_join_needs_somebody_who_says_yes(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("one", "text"),
     [
-        (invitation(fedlite="99.1.0"), "must be the coordinator's release, 99.1.0"),
+        (
+            invitation(fedlite="99.1.0", protocol="7-8"),
+            r"fedlite 99\.1\.0 there speaks 7-8, fedlite .* here 1; upgrade fedlite here",
+        ),
         (invitation(days=-1), "is valid from"),
     ],
 )

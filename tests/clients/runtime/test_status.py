@@ -44,6 +44,8 @@ def write(home: Path, pid: int) -> None:
         "state": "connected",
         "since": "2026-01-01T00:00:00Z",
         "coordinator": "fl.example.org:443",
+        "release": "0.1.0",
+        "coordinator_release": "0.2.0",
         "run": "ab" * 8,
         "round": 7,
         "rounds": [ROUND],
@@ -92,6 +94,7 @@ def test_a_site_at_work(home: Path) -> None:
     policy_file.approve(home / "site.toml", policy.ApprovedBundle("ab" * 32, "heart"))
     output = shown(home)
     assert "connected since 2026-01-01" in output and "fl.example.org:443" in output
+    assert "fedlite 0.1.0 here and 0.2.0 there" in output
     assert f"digits: epsilon {charged:.3g} of 2 spent, at delta 1e-05, in 1 run" in output
     assert "12,345" in output and "sent" in output and "1.25" in output
     assert "1 approved, 1 waiting" in output and "cd" * 32 in output

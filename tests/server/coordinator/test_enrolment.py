@@ -328,8 +328,8 @@ def test_other_invitations_and_releases(
     one, link = partner("s"), SuperLink()
     with pytest.raises(ValueError, match="invitation: must be that of this coordinator"):
         approve(coordinator, one.request(invitation=":".join(["AB"] * 32)), link, never)
-    with pytest.raises(ValueError, match=r"got 99\.0\.0 at 's'"):
-        approve(coordinator, one.request(fedlite="99.0.0"), link, never)
+    with pytest.raises(ValueError, match=r"^s: protocol: fedlite 99\.0\.0 there speaks 2"):
+        approve(coordinator, one.request(fedlite="99.0.0", protocol="2"), link, never)
     (one.folder / "x.json").write_text("{}")
     for name, text in (("x.json", "kind: must be"), ("none.json", "no such file")):
         with pytest.raises(ValueError, match=text):
