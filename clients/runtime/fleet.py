@@ -93,6 +93,17 @@ class _Version:
         return call_next(context)
 
 
+class _Client(FleetHttpClient):
+    """Flower's calls over a line of ours; Flower would make its own, from the environment too."""
+
+    def __init__(self, address: str, way: line.Line, signing: NodeAuthHttpInterceptor) -> None:
+        self._base_url = f"https://{address}"
+        self._interceptors = (_Version(), signing)
+        self._retry_invoker = None
+        # As long as Flower's own, of a single step.
+        self._client = httpx.Client(transport=way, timeout=30.0, trust_env=False)
+
+
 class Fleet:
     """A site's connection: activate, then receive and push; not for several threads.
 
@@ -104,18 +115,8 @@ class Fleet:
         """Prepare the connection; nothing is sent yet."""
         self._address = address
         self._public = public_key_to_bytes(key.public_key())
-        self._client = FleetHttpClient.from_server_address(
-            address,
-            False,
-            ca,
-            interceptors=[
-                _Version(),
-                NodeAuthHttpInterceptor(key, key.public_key()),
-            ],
-        )
-        self._client._client.close()
         self._line = line.Line(*split_address(address), ca)
-        self._client._client = httpx.Client(transport=self._line, trust_env=False)
+        self._client = _Client(address, self._line, NodeAuthHttpInterceptor(key, key.public_key()))
         self._node = Node()
         self._stop = threading.Event()
         self._heartbeat: threading.Thread | None = None
@@ -299,7 +300,7 @@ class Fleet:
         except httpx.HTTPStatusError as error:
             raise status_problem(error, self._address) from None
         except httpx.RequestError as error:
-            raise transport_problem(error, self._address) from None
+            raise transport_problem(error, self._address, self._line.proxy) from None
         except ValueError as error:
             raise self._no_flower(str(error)) from None
 

@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any
 
 import httpcore
@@ -91,10 +92,10 @@ class _Stream(httpcore.NetworkStream):
 
 
 class _Backend(httpcore.SyncBackend):
-    """Opens connections; all addresses of a name share the call's time."""
+    """Opens connections, through the proxy; all addresses of a name share the call's time."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, way: proxy.Proxy | None) -> None:
+        self._clock, self._way = clock, way
 
     def connect_tcp(
         self,
@@ -104,6 +105,21 @@ class _Backend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
+        if self._way is None:
+            return self._connect(host, port, timeout, socket_options)
+        # Not httpcore's own, which asks for an address of IPv6 without its brackets.
+        stream = self._connect(self._way.host, self._way.port, timeout, socket_options)
+        status = self._way.tunnel(
+            host, port, lambda data: stream.write(data, timeout), lambda n: stream.read(n, timeout)
+        )
+        if status != HTTPStatus.OK:
+            stream.close()
+            raise httpcore.ProxyError(str(status))
+        return stream
+
+    def _connect(
+        self, host: str, port: int, timeout: float | None, options: Iterable[Any] | None
+    ) -> httpcore.NetworkStream:
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
@@ -112,9 +128,7 @@ class _Backend(httpcore.SyncBackend):
         for *_, where in found:
             left = self._clock.left(timeout, httpcore.ConnectTimeout)
             try:
-                plain = super().connect_tcp(
-                    str(where[0]), port, left, local_address, socket_options
-                )
+                plain = super().connect_tcp(str(where[0]), port, left, None, options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 problem = error
             else:
@@ -139,19 +153,9 @@ class Line(httpx.HTTPTransport):
         self.proxy = proxy.find(host, port)
         # What the gateway says that it runs, in its last answer.
         self.release: protocol.Release | None = None
-        # What httpx would make takes no backend; its own maps the errors and nothing else.
-        backend = _Backend(self.clock)
-        self._pool = (
-            httpcore.ConnectionPool(context, keepalive_expiry=5.0, network_backend=backend)
-            if self.proxy is None
-            else httpcore.HTTPProxy(
-                self.proxy.url,
-                proxy_auth=self.proxy.login,
-                ssl_context=context,
-                keepalive_expiry=5.0,
-                network_backend=backend,
-            )
-        )
+        # The one that httpx makes takes no backend.
+        backend = _Backend(self.clock, self.proxy)
+        self._pool = httpcore.ConnectionPool(context, keepalive_expiry=5.0, network_backend=backend)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Make a call and return its whole answer."""

@@ -6,12 +6,18 @@ coordinator's name and how much is sent, and nothing else.
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import os
+import re
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
+_HEAD = 16_384
 
 
 @dataclass(frozen=True)
@@ -27,17 +33,31 @@ class Proxy:
         """HOST:PORT, for people."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
-    @property
-    def url(self) -> str:
-        """Its address, without the login."""
-        return f"http://{self.shown}"
+    def tunnel(
+        self,
+        host: str,
+        port: int,
+        send: Callable[[bytes], object],
+        receive: Callable[[int], bytes],
+    ) -> int:
+        """Ask for a tunnel on a connection to the proxy; return the HTTP status, 200 for yes.
 
-    @property
-    def header(self) -> str:
-        """The line of a request that shows the login; "" where there is none."""
-        if self.login is None:
-            return ""
-        return f"Proxy-Authorization: Basic {b64encode(b':'.join(self.login)).decode()}\r\n"
+        send, receive: of that connection. 0: what answers is no proxy.
+        """
+        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        head = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+        if self.login is not None:
+            head.append(f"Proxy-Authorization: Basic {b64encode(b':'.join(self.login)).decode()}")
+        send("\r\n".join([*head, "", ""]).encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            if len(answer) > _HEAD or not (part := receive(4096)):
+                return 0
+            answer += part
+        found = _STATUS.match(answer)
+        status = int(found[1]) if found else 0
+        # Who is asked for TLS says nothing before.
+        return status if status != http.client.OK or answer.endswith(b"\r\n\r\n") else 0
 
 
 def find(host: str, port: int) -> Proxy | None:
@@ -64,6 +84,18 @@ def find(host: str, port: int) -> Proxy | None:
     if parts.username is not None:
         login = (unquote(parts.username).encode(), unquote(parts.password or "").encode())
     return Proxy(parts.hostname, found or default, login)
+
+
+def refusal(status: int, host: str, port: int) -> str:
+    """Return what a status other than 200 says of a proxy, with the mend."""
+    if not status:
+        return f"does not answer as one; correct HTTPS_PROXY, or name {host} in NO_PROXY"
+    if status == http.client.PROXY_AUTHENTICATION_REQUIRED:
+        return "wants a login; set HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"
+    return (
+        f"does not let this machine through to {host} port {port} (HTTP {status}); ask its "
+        "operator to allow CONNECT there"
+    )
 
 
 def _bypassed(host: str, port: int) -> bool:

@@ -8,11 +8,15 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from clients.runtime import proxy
+from clients.runtime.proxy import Proxy
 from fedlite.deployment.protocol import HEADER, Release, of_header
 
 SECONDS = 5.0
@@ -20,7 +24,9 @@ SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a connection came. `failed`: "", "name", "tcp", "tls" or "http"; `why`: with mend.
+    """How far a connection came; `why` not further, with the mend.
+
+    failed: "", "name", "tcp", "proxy", "tls" or "http".
 
     skew: this machine's clock less the gateway's, in seconds; None when it did not tell.
     expires: when the gateway's certificate ends, UTC. release: what it says that it runs.
@@ -54,22 +60,54 @@ def resolves(host: str, seconds: float = SECONDS) -> str:
 
 def reach(host: str, port: int, ca: Path, seconds: float = SECONDS) -> Reach:
     """Connect as the site would, trusting `ca` only, and tell how far that came."""
-    if why := resolves(host, seconds):
-        return Reach("name", why)
+    try:
+        way = proxy.find(host, port)
+    except ValueError as error:
+        return Reach("proxy", str(error))
+    first = (way.host, way.port) if way else (host, port)
+    if why := resolves(first[0], seconds):
+        return Reach("name", f"the proxy {way.shown}: {why}" if way else why)
     context = ssl.create_default_context(cafile=str(ca))
     try:
-        plain = socket.create_connection((host, port), timeout=seconds)
+        plain = socket.create_connection(first, timeout=seconds)
     except OSError as error:
-        return Reach("tcp", _tcp(port, error))
-    with plain:
+        return Reach("tcp", _tcp(port, error, way))
+    # Each step has a timeout; a gateway that sends byte by byte must not make steps without end.
+    with plain, plain.dup() as same, _ended(same, 3 * seconds):
+        if way and (status := _tunnel(plain, way, host, port)) != http.client.OK:
+            return Reach("proxy", f"the proxy {way.shown} {proxy.refusal(status, host, port)}")
         try:
             secure = context.wrap_socket(plain, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
-            return Reach("tls", _certificate(host, error))
+            return Reach("tls", _certificate(host, error, way))
         except (ssl.SSLError, OSError) as error:
             return Reach("tls", _no_tls(port, error))
         with secure:
             return _ask(secure, host)
+
+
+@contextmanager
+def _ended(connection: socket.socket, seconds: float) -> Iterator[None]:
+    """End a connection after so many seconds, if it is still used then."""
+
+    def end() -> None:
+        with suppress(OSError):  # it may have ended by itself
+            connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _tunnel(plain: socket.socket, way: Proxy, host: str, port: int) -> int:
+    try:
+        return way.tunnel(host, port, plain.sendall, plain.recv)
+    except OSError:
+        return 0
 
 
 def _ask(secure: ssl.SSLSocket, host: str) -> Reach:
@@ -90,7 +128,12 @@ def _ask(secure: ssl.SSLSocket, host: str) -> Reach:
     return Reach("", "", skew, expires, of_header(answer.getheader(HEADER)))
 
 
-def _tcp(port: int, error: OSError) -> str:
+def _tcp(port: int, error: OSError, way: Proxy | None) -> str:
+    if way is not None:
+        return (
+            f"the proxy {way.shown} cannot be reached ({error.strerror or error}); correct "
+            "HTTPS_PROXY, or name the coordinator's host in NO_PROXY"
+        )
     if isinstance(error, ConnectionRefusedError):
         return f"port {port} refuses; the coordinator is stopped, or the port is wrong"
     if isinstance(error, TimeoutError):
@@ -102,7 +145,7 @@ def _tcp(port: int, error: OSError) -> str:
 _NOT_YET, _EXPIRED, _WRONG_HOST, _WRONG_ADDRESS = 9, 10, 62, 64
 
 
-def _certificate(host: str, error: ssl.SSLCertVerificationError) -> str:
+def _certificate(host: str, error: ssl.SSLCertVerificationError, way: Proxy | None) -> str:
     if error.verify_code == _EXPIRED:
         return "the gateway's certificate has expired; its operator must renew it"
     if error.verify_code == _NOT_YET:
@@ -111,6 +154,11 @@ def _certificate(host: str, error: ssl.SSLCertVerificationError) -> str:
         return (
             f"the gateway's certificate is not for {host!r}; its operator must add that name, or "
             "send an invitation with the right address"
+        )
+    if way is not None:
+        return (
+            f"the certificate is not of the coordinator that you joined ({error.verify_message}): "
+            f"the proxy {way.shown} may open TLS; ask its operator to let {host} through unopened"
         )
     return (
         f"the certificate is not of the coordinator that you joined ({error.verify_message}); "

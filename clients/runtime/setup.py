@@ -20,6 +20,7 @@ from cryptography import x509
 
 import fedlite
 from clients.runtime import closed, seats
+from clients.runtime.proxy import find
 from clients.runtime.reach import resolves
 from clients.runtime.seats import COORDINATOR, joined
 from fedlite.deployment import document, systemd as unit
@@ -49,6 +50,8 @@ _SETTINGS = """\
 RestartSec=15
 Environment=FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 Environment=FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 PYTHONDONTWRITEBYTECODE=1
+# Where only a proxy leads out: take the # away, and keep this file to root if there is a password.
+#Environment=HTTPS_PROXY=http://USER:PASSWORD@proxy.example.org:3128 NO_PROXY=localhost
 SystemCallFilter=~@clock @debug @module @mount @obsolete @raw-io @reboot @swap
 """
 
@@ -155,7 +158,8 @@ def join(
             f"{home / POLICY}: [servers] keys does not list this coordinator, {invitation.witness};"
             " the site refuses its runs until you add it"
         )
-    if problem := resolves(invitation.host):
+    # Behind a proxy it is the proxy that looks the name up.
+    if not find(invitation.host, invitation.port) and (problem := resolves(invitation.host)):
         warnings.append(f"{invitation.address}: {problem}")
     write_atomic(seat / CA, invitation.ca_pem.encode("ascii"))
     write_atomic(seat / REQUEST, signed)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import httpx
 from flwr.supercore.error import ApiErrorCode, FlowerError
 
+from clients.runtime.proxy import Proxy, refusal
+from fedlite.deployment.invitation import split_address
+
 # Flower's least: a site that died is seen as gone after twice this many seconds.
 HEARTBEAT_SECONDS = 10.0
 
@@ -54,9 +57,15 @@ def status_problem(error: httpx.HTTPStatusError, where: str) -> Exception:
     return Unreachable(f"{where}: answers with HTTP {status}; its SuperLink may be starting")
 
 
-def transport_problem(error: Exception, address: str) -> Exception:
-    """Return what a failed connection means for the operator, and whether waiting can help."""
+def transport_problem(error: Exception, address: str, way: Proxy | None = None) -> Exception:
+    """Return what a failed connection means for the operator, and whether waiting can help.
+
+    way: the proxy that it went through, if any.
+    """
     text = str(error)
+    if isinstance(error, httpx.ProxyError):
+        why = refusal(int(text), *split_address(address))
+        return Unreachable(f"{address}: the proxy {way.shown if way else ''} {why}")
     if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
         return Unreachable(f"{address}: answers too slowly, or not at all ({text})")
     if "certificate has expired" in text:
@@ -65,6 +74,11 @@ def transport_problem(error: Exception, address: str) -> Exception:
         return Refused(f"{address}: its certificate is not valid yet; check this machine's clock")
     if "ostname mismatch" in text or "IP address mismatch" in text:
         return Refused(f"{address}: its certificate is for another name; was the address changed?")
+    if "CERTIFICATE_VERIFY_FAILED" in text and way is not None:
+        return Refused(
+            f"{address}: what answers is not the coordinator that this site has joined: the proxy "
+            f"{way.shown} may open TLS; ask its operator to let it through unopened"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return Refused(
             f"{address}: is not the coordinator that this site has joined (its certificate is "
@@ -72,6 +86,11 @@ def transport_problem(error: Exception, address: str) -> Exception:
         )
     if "WRONG_VERSION_NUMBER" in text or "HTTP_REQUEST" in text:
         return Refused(f"{address}: answers without TLS, and this site sends nothing in the clear")
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout) and way is not None:
+        return Unreachable(
+            f"{address}: the proxy {way.shown} cannot be reached ({text}); correct HTTPS_PROXY, or "
+            f"name {split_address(address)[0]} in NO_PROXY"
+        )
     if "Name or service not known" in text or "nodename" in text or "name resolution" in text:
         return Unreachable(f"{address}: the name does not resolve; check it, or the name server")
     if "refused" in text:

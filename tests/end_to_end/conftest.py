@@ -27,6 +27,8 @@ class Partner:
     def __init__(self, lab: Lab, name: str) -> None:
         self.lab, self.name, self.home = lab, name, lab.root / name
         self.process: subprocess.Popen[bytes] | None = None
+        # Of the release that it has installed.
+        self.program = FEDLITE
 
     @property
     def log(self) -> str:
@@ -36,7 +38,7 @@ class Partner:
     def start(self) -> None:
         with (self.lab.root / f"{self.name}.log").open("ab") as output:
             self.process = subprocess.Popen(
-                [FEDLITE, "site", "start", self.home],
+                [self.program, "site", "start", self.home],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=self.lab.environment,
@@ -88,6 +90,8 @@ class Lab:
         self.root, self.port = root, free_port()
         self.coordinator = root / "coordinator"
         self.partners: dict[str, Partner] = {}
+        # Of the coordinator's release, and of what its machine does.
+        self.program = FEDLITE
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("FLWR_")}
         self.environment |= {"FEDLITE_COORDINATOR_DIR": str(self.coordinator), "COLUMNS": "200"}
         self.environment["FEDLITE_REGISTER"] = str(root / "register")
@@ -96,7 +100,7 @@ class Lab:
         self, *words: object, code: int = 0, seconds: float = 120.0
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [str(FEDLITE), *map(str, words)],
+            [str(self.program), *map(str, words)],
             capture_output=True,
             text=True,
             env=self.environment,

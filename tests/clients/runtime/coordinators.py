@@ -56,27 +56,14 @@ def ok(body: bytes, *headers: str) -> bytes:
 @contextmanager
 def coordinator(context: ssl.SSLContext, host: str = "127.0.0.1") -> Iterator[Coordinator]:
     """Serve on loopback, a thread for each connection."""
-    made, family = Coordinator(), socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, 0), family=family)
-    made.port = listener.getsockname()[1]
+    made = Coordinator()
 
-    def one(plain: socket.socket) -> None:
-        plain.settimeout(20)
-        # The site hangs up, as it should.
-        with contextlib.suppress(OSError, ValueError), context.wrap_socket(plain, True) as secure:
+    def serve(plain: socket.socket) -> None:
+        with context.wrap_socket(plain, True) as secure:
             made.serve(secure)
 
-    def all_of_them() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=all_of_them, daemon=True).start()
-    try:
+    with _listening(serve, host) as made.port:
         yield made
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
 
 
 @contextmanager
@@ -90,3 +77,64 @@ def peak() -> Iterator[Callable[[], float]]:
 
     before = most()
     yield lambda: most() - before
+
+
+class Tunnels:
+    """A proxy. asked: the heads of all requests. status: what it answers; opens: its own TLS."""
+
+    def __init__(self, status: int = 200, opens: ssl.SSLContext | None = None) -> None:
+        self.port, self.asked, self.status, self.opens = 0, [b""][:0], status, opens
+
+    def serve(self, near: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += near.recv(1)
+        self.asked.append(head)
+        near.sendall(f"HTTP/1.1 {self.status} so\r\nX: y\r\n\r\n".encode())
+        if self.status != 200:
+            return
+        if self.opens is not None:
+            self.opens.wrap_socket(near, True).recv(1)
+        host, _, port = head.split()[1].decode().rpartition(":")
+        with socket.create_connection((host.strip("[]"), int(port))) as far:
+            threading.Thread(target=self.pump, args=(far, near), daemon=True).start()
+            self.pump(near, far)
+
+    @staticmethod
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def proxy(status: int = 200, opens: ssl.SSLContext | None = None) -> Iterator[Tunnels]:
+    """Serve a proxy on loopback, a thread for each connection."""
+    made = Tunnels(status, opens)
+    with _listening(lambda plain: made.serve(plain), "127.0.0.1") as made.port:
+        yield made
+
+
+@contextmanager
+def _listening(serve: Callable[[socket.socket], None], host: str) -> Iterator[int]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family)
+
+    def one(plain: socket.socket) -> None:
+        plain.settimeout(20)
+        # The other side hangs up, as it should.
+        with plain, contextlib.suppress(OSError, ValueError):
+            serve(plain)
+
+    def all_of_them() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=all_of_them, daemon=True).start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from clients.runtime.proxy import Proxy, find
@@ -39,7 +41,7 @@ def test_what_it_says(
     monkeypatch.setenv("HTTPS_PROXY", text)
     found = find("fl.example.org", 443)
     assert found is not None and (found.host, found.port, found.login) == (host, port, login)
-    assert "ss" not in f"{found} {found.shown} {found.url}"
+    assert "ss" not in f"{found} {found.shown}"
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,29 @@ def test_what_it_must_not_say(monkeypatch: pytest.MonkeyPatch, text: str) -> Non
     with pytest.raises(ValueError, match=r"must be http://HOST:PORT.* NO_PROXY") as caught:
         find("fl.example.org", 443)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (b"HTTP/1.1 200 Connection established\r\n\r\n", 200),
+        (b"HTTP/1.0 200\r\nVia: x\r\n\r\n", 200),
+        (b"HTTP/1.1 407 No\r\n\r\n<html>", 407),
+        (b"HTTP/1.1 200 OK\r\n\r\n\x16\x03", 0),
+        (b"SSH-2.0\r\n\r\n", 0),
+        (b"HTTP/1.1 200", 0),
+        (b"HTTP/1.1 200 OK\r\n" + b"x" * 10**6 + b"\r\n\r\n", 0),
+        (b"", 0),
+    ],
+)
+def test_what_a_proxy_answers(answer: bytes, status: int) -> None:
+    stream, sent = io.BytesIO(answer), []
+    found = Proxy("p", 1, (b"me", b"secret")).tunnel("::1", 443, sent.append, stream.read)
+    assert found == status and stream.tell() < 30_000
+    assert sent == [
+        b"CONNECT [::1]:443 HTTP/1.1\r\nHost: [::1]:443\r\n"
+        b"Proxy-Authorization: Basic bWU6c2VjcmV0\r\n\r\n"
+    ]
 
 
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
