@@ -18,6 +18,7 @@ from clients.runtime.gate import ApprovedRun
 from clients.runtime.inflight import check_room
 from clients.runtime.warm import AnswerTooLong, WorkerFailed, Workers
 from fedlite import flower
+from fedlite.deployment.protocol import spoken
 from fedlite.guard import egress, guardian
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.messages import Code, Hello, Instruction, Reply
@@ -111,7 +112,8 @@ class Desk:
         if asked is None:
             # Of what the code says only the layout counts: the rest the site knows itself.
             layout = Hello.decode(blob).layout
-            return Hello(policy.site, layout, fedlite.__version__, *guard.head()), guard
+            head = guard.head()
+            return Hello(policy.site, layout, fedlite.__version__, *head, spoken()), guard
         frame = Reply.decode(blob).frame
         return Reply(frame, guard.release(asked, frame)), guard
 

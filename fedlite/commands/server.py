@@ -48,8 +48,8 @@ def init(
     name: Annotated[str, typer.Option(help="What the coordinator is called.")] = "coordinator",
     federation: Annotated[str, typer.Option(help="What the federation is called.")] = "default",
     bind: Annotated[
-        str, typer.Option(metavar="IP", help="The address of this machine to listen on.")
-    ] = "0.0.0.0",  # noqa: S104
+        str, typer.Option(metavar="IP", help="The address of this machine to listen on; ::, all.")
+    ] = "::",
     port: Annotated[int, typer.Option(help="The port to listen on; 0: that of the address.")] = 0,
     superlink_port: Annotated[
         int, typer.Option(help="Of Flower's SuperLink, on 127.0.0.1 only.")
@@ -114,7 +114,7 @@ def start(
         value = {
             "pid": pid,
             "address": settings.address,
-            "listens": f"{settings.bind} port {settings.gateway_port}",
+            "listens": f"{settings.listens} port {settings.gateway_port}",
             "logs": str(coordinator.logs),
         }
         text = (

@@ -5,7 +5,7 @@
 name = "study"
 address = "fl.example.org:8443"   # where sites reach the gateway
 federation = "default"
-bind = "0.0.0.0"                  # the address of this machine that the gateway listens on
+bind = "::"                       # the address of this machine that the gateway listens on
 port = 0                          # its port here; 0: that of the address
 superlink_port = 9091             # of Flower's SuperLink, on 127.0.0.1 only
 message_bytes = 256000000         # the longest reply of a site, in all its parts
@@ -20,6 +20,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import socket
 import stat
 import tomllib
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Settings:
     federation: str = setting(
         "default", "1 to 64 printable characters", lambda v: 0 < len(v) <= 64 and v.isprintable()
     )
-    bind: str = setting("0.0.0.0", "an IP address of this machine, 0.0.0.0 for all", _is_ip)  # noqa: S104
+    bind: str = setting("::", "an IP address of this machine, :: for all", _is_ip)
     port: int = between(0, 0, 65535)
     superlink_port: int = between(9091, 1, 65535)
     message_bytes: int = between(256_000_000, 1_000_000, 10**11)
@@ -76,6 +77,13 @@ class Settings:
     def host(self) -> str:
         """The host part of the public address."""
         return split_address(self.address)[0]
+
+    @property
+    def listens(self) -> str:
+        """The address that the gateway listens on; "::" is every one, those of IPv4 too."""
+        if self.bind == "::" and not socket.has_dualstack_ipv6():
+            return "0.0.0.0"  # noqa: S104
+        return self.bind
 
     @property
     def gateway_port(self) -> int:
@@ -135,6 +143,11 @@ class Coordinator:
             errors.append(
                 "coordinator.superlink_port: must differ from the gateway's port, got "
                 f"{settings.superlink_port} for both; choose another"
+            )
+        if ":" in settings.host and settings.bind == "0.0.0.0":  # noqa: S104
+            errors.append(
+                f"coordinator.bind: must be an address of IPv6, as that of the sites is "
+                f'({settings.address}), got {settings.bind}; bind = "::" listens on all'
             )
         if errors:
             raise ValueError("\n".join(f"{self.toml}: {error}" for error in errors))

@@ -116,7 +116,9 @@ def check(coordinator: Coordinator) -> None:
 def config(coordinator: Coordinator) -> str:
     """Return nginx's configuration."""
     settings, gateway, logs = coordinator.settings, coordinator.gateway, coordinator.logs
-    host = f"[{settings.bind}]" if ":" in settings.bind else settings.bind
+    host, also = settings.listens, ""
+    if ":" in host:
+        host, also = f"[{host}]", " ipv6only=off" if host == "::" else ""
     temporary = "\n".join(
         f'  {name}_temp_path "{gateway}/temporary/{name}";' for name in _TEMPORARY
     )
@@ -154,7 +156,7 @@ http {{
     keepalive_timeout 3s;
   }}
   server {{
-    listen {host}:{settings.gateway_port} ssl;
+    listen {host}:{settings.gateway_port} ssl{also};
     server_name _;
     ssl_certificate "{coordinator.server_cert}";
     ssl_certificate_key "{coordinator.server_key}";

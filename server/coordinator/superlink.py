@@ -96,7 +96,7 @@ def running(coordinator: Coordinator) -> int | None:
 def answers(coordinator: Coordinator) -> bool:
     """Tell whether a site would reach the SuperLink: through the gateway, its TLS and its paths."""
     settings = coordinator.settings
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)  # noqa: S104
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.listens, settings.listens)  # noqa: S104
     context = ssl.create_default_context(cafile=str(coordinator.ca_cert))
     try:
         with socket.create_connection((here, settings.gateway_port), timeout=5) as plain:
@@ -187,7 +187,7 @@ def prepare(coordinator: Coordinator) -> None:
     setup.renew_invitation(coordinator)
     gateway.nginx()
     processes.kill(leftovers(coordinator))
-    _check_port("bind, port", settings.bind, settings.gateway_port)
+    _check_port("bind, port", settings.listens, settings.gateway_port)
     _check_port("superlink_port", "127.0.0.1", settings.superlink_port)
     secret.renew(coordinator)
     launcher.install(coordinator.programs, coordinator.control_secret)
@@ -199,6 +199,9 @@ def _check_port(keys: str, host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == "::":
+            # A program that uses the port on IPv4 alone is in the way as well.
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         try:
             probe.bind((host, port))
             probe.listen(1)

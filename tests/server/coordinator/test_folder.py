@@ -99,6 +99,13 @@ def test_a_path_that_a_configuration_would_read_otherwise_is_refused(
     assert not (tmp_path / path).exists()
 
 
+def test_who_is_called_by_ipv6_listens_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'bind: must be an address of IPv6.* bind = "::"'):
+        init(tmp_path / "c", "study", "[2001:db8::1]:8443", bind="0.0.0.0")
+    made = init(tmp_path / "d", "study", "[2001:db8::1]:8443")
+    assert made.settings.bind == "::"
+
+
 def test_both_ports_may_not_be_the_same(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="superlink_port: must differ"):
         init(tmp_path / "c", "study", "h:9091")

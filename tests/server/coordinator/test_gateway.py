@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import signal
+import socket
 import stat
 import tomllib
 from pathlib import Path
@@ -53,7 +54,7 @@ def test_ten_paths_pass_and_nothing_else(made: Coordinator) -> None:
     for path, inside in found.items():
         assert f"proxy_pass https://superlink{path};" in inside and "limit_except POST" in inside
     assert re.findall(r"location [^=].*", text) == ["location / { return 403; }"]
-    assert "listen 0.0.0.0:8443 ssl;" in text and "server 127.0.0.1:9191;" in text
+    assert "listen [::]:8443 ssl ipv6only=off;" in text and "server 127.0.0.1:9191;" in text
     assert "proxy_ssl_verify on;" in text
 
 
@@ -87,8 +88,16 @@ def test_an_approved_key_is_no_stranger_to_nginx(made: Coordinator) -> None:
 
 
 def test_an_ipv6_address_is_written_in_brackets(tmp_path: Path) -> None:
-    made = init(tmp_path / "c", "study", "[2001:db8::1]:8443", bind="::", port=1443)
-    assert "listen [::]:1443 ssl;" in gateway.config(made)
+    made = init(tmp_path / "c", "study", "[2001:db8::1]:8443", bind="2001:db8::1", port=1443)
+    assert "listen [2001:db8::1]:1443 ssl;" in gateway.config(made)
+
+
+def test_a_machine_without_ipv6_listens_on_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = init(tmp_path / "c", "study", "h:8443")
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    assert "listen 0.0.0.0:8443 ssl;" in gateway.config(made)
 
 
 def test_the_gateway_gives_up_an_idle_connection_before_the_superlink_does(

@@ -19,6 +19,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+import fedlite
+from clients.runtime.fleet import Fleet, Refused
+from clients.runtime.reach import reach
 from fedlite.deployment import journal
 from fedlite.identity import nodekey
 from fedlite.rooms import app_root
@@ -61,6 +64,18 @@ def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path, which: str
     ):
         superlink.start(made)
     assert not superlink.leftovers(made) and superlink.running(made) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_in_use_is_told_whichever_ip_uses_it(tmp_path: Path, host: str) -> None:
+    made = make(tmp_path / "c", bind="::")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        taken = socket.create_server((host, made.settings.gateway_port), family=family)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with taken, pytest.raises(ValueError, match=r"port: must be free .*choose another port"):
+        superlink.start(made)
 
 
 def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
@@ -119,6 +134,31 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinato
     finally:
         superlink.stop(made)
         assert superlink.leftovers(made) == []
+
+
+def test_sites_come_by_ipv6_and_by_ipv4(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    port = free_port()
+    made = init(tmp_path / "c", "study", f"[::1]:{port}", superlink_port=free_port())
+    superlink.start(made)
+    try:
+        for host in ("::1", "127.0.0.1"):
+            found = reach(host, port, made.ca_cert)
+            assert (found.failed, found.why) == ("", "")
+            assert found.release is not None and found.release.version == fedlite.__version__
+            key = nodekey.load_or_generate(tmp_path / "node.pem")
+            site = Fleet(
+                f"[{host}]:{port}".replace("[127.0.0.1]", host), made.ca_cert.read_bytes(), key
+            )
+            # It is heard: nobody has approved its key.
+            with pytest.raises(Refused, match="does not accept this site's key"):
+                site.activate()
+            site.close()
+    finally:
+        superlink.stop(made)
 
 
 @pytest.fixture
