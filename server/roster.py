@@ -29,6 +29,8 @@ _AGAIN_SECONDS = {
     Code.UNAPPROVED: 5.0,
     # A full disk or a file that is being replaced passes, but every question loads the data anew.
     Code.FAILED: 60.0,
+    # Its operator may be upgrading.
+    Code.PROTOCOL: 60.0,
     Code.DATA: 60.0,
 }
 

@@ -150,9 +150,8 @@ def test_sites_come_by_ipv6_and_by_ipv4(tmp_path: Path) -> None:
             assert (found.failed, found.why) == ("", "")
             assert found.release is not None and found.release.version == fedlite.__version__
             key = nodekey.load_or_generate(tmp_path / "node.pem")
-            site = Fleet(
-                f"[{host}]:{port}".replace("[127.0.0.1]", host), made.ca_cert.read_bytes(), key
-            )
+            shown = f"[{host}]" if ":" in host else host
+            site = Fleet(f"{shown}:{port}", made.ca_cert.read_bytes(), key)
             # It is heard: nobody has approved its key.
             with pytest.raises(Refused, match="does not accept this site's key"):
                 site.activate()
