@@ -88,7 +88,9 @@ def keep_refused(home: Path, content: bytes) -> bool:
         return False
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomic(path, content)
-    for old in sorted(folder.glob("*.fab"), key=os.path.getmtime)[:-_KEPT_WAITING]:
+    # A clock that was put back makes the newest the oldest: it stays whatever its time says.
+    others = [one for one in folder.glob("*.fab") if one != path]
+    for old in sorted(others, key=os.path.getmtime)[: -_KEPT_WAITING + 1]:
         old.unlink()
     return True
 

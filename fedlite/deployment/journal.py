@@ -17,6 +17,8 @@ from typing import Any
 from fedlite.identity.canonical import canonical
 
 KEEP_DAYS = 180
+# Of a month, in bytes: refusals are caused by others, who could fill the disk with them.
+REFUSALS = 10_000_000
 _FILE = re.compile(r"audit-(\d{4})-(0[1-9]|1[0-2])\.jsonl")
 _FIXED = ("action", "time", "who")
 
@@ -40,6 +42,8 @@ class Journal:
     def write(self, action: str, **facts: str | int | float | bool) -> None:
         """Append one line durably and drop the months that are too old.
 
+        Once a month has `REFUSALS` bytes, "refuse" is written no more in it, and the last says so.
+
         Raises ValueError for a fact called "time" or "who", for one that is neither text nor a
         finite number, and OSError where the line cannot be written.
         """
@@ -54,6 +58,10 @@ class Journal:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             end = os.fstat(handle).st_size
+            if action == "refuse" and end >= REFUSALS:
+                return
+            if action == "refuse" and end + len(line) >= REFUSALS:
+                line = canonical(facts | fixed | {"last": "no more are written this month"}) + b"\n"
             if end and os.pread(handle, 1, end - 1) != b"\n":
                 line = b"\n" + line  # a crash tore the line before; it stays one line of its own
             os.write(handle, line)

@@ -64,3 +64,17 @@ def test_wrong_facts_and_wrong_ages(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"journal: |compliant"):
             Journal(tmp_path).write("try", **facts)  # type: ignore[arg-type]
     assert journal.read(tmp_path) == []
+
+
+def test_who_causes_refusals_cannot_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "REFUSALS", 2000)
+    made = journal.Journal(tmp_path)
+    for number in range(100):
+        made.write("refuse", bundle=f"{number:064x}")
+    made.write("approve", bundle="ab")
+    lines = journal.read(tmp_path)
+    assert [line["action"] for line in lines[:-1]] == ["refuse"] * (len(lines) - 1)
+    assert lines[-1]["action"] == "approve" and len(lines) < 20
+    assert ["last" in line for line in lines] == [False] * (len(lines) - 2) + [True, False]

@@ -140,7 +140,7 @@ def test_a_site_whose_trouble_passes_is_not_waited_for_and_takes_part_later(
     assert played.roster.refused == {} and len(asked) == 2
 
 
-AGAIN = {Code.UNAPPROVED: 5.0, Code.FAILED: 60.0, Code.DATA: 60.0}
+AGAIN = {Code.UNAPPROVED: 5.0, Code.FAILED: 60.0, Code.DATA: 60.0, Code.PROTOCOL: 60.0}
 
 
 @pytest.mark.parametrize(("deployed", "ends"), [(True, ""), (False, "failed")])

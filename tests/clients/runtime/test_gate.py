@@ -138,3 +138,23 @@ def test_of_refused_bundles_the_last_few_wait_and_each_is_told_once(tmp_path: Pa
         assert newest.read_bytes() == refused
         os.utime(newest, (age, age))
     assert {path.read_bytes() for path in waiting.iterdir()} == {b"c", b"d", b"e", b"f", b"g"}
+
+
+def test_what_waits_has_bounds_each_and_together(tmp_path: Path) -> None:
+    assert not keep_refused(tmp_path, bytes(bundle.MAX_BYTES + 1))
+    assert not (tmp_path / "bundles").exists()
+    for number in range(8):
+        assert keep_refused(tmp_path, bytes([number]) + bytes(bundle.MAX_BYTES - 1))
+    sizes = [path.stat().st_size for path in (tmp_path / "bundles" / "waiting").iterdir()]
+    assert sizes == [bundle.MAX_BYTES] * 5 and sum(sizes) == 20_000_000
+
+
+def test_a_clock_that_was_put_back_loses_no_bundle(tmp_path: Path) -> None:
+    later = 4_000_000_000
+    for refused in [b"a", b"b", b"c", b"d", b"e"]:
+        keep_refused(tmp_path, refused)
+        path = tmp_path / "bundles" / "waiting" / f"{bundle.digest(refused)}.fab"
+        os.utime(path, (later, later))
+    assert keep_refused(tmp_path, b"new")
+    waiting = list((tmp_path / "bundles" / "waiting").iterdir())
+    assert len(waiting) == 5 and b"new" in {path.read_bytes() for path in waiting}
