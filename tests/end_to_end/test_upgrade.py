@@ -62,7 +62,7 @@ def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True, timeout=120, env=environment,
     )  # fmt: skip
     # Flower's programs are those of an environment, too.
-    for program in PROGRAMS.glob("flw*r*"):
+    for program in [*PROGRAMS.glob("flower-*"), *PROGRAMS.glob("flwr*")]:
         lines = program.read_text().splitlines(keepends=True)
         lines[0] = f"#!{home / 'bin' / 'python'}\n"
         (home / "bin" / program.name).write_text("".join(lines))
