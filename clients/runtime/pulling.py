@@ -20,6 +20,7 @@ from flwr.supercore.inflatable.inflatable_object import get_object_head_values_f
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedlite import flower
+from fedlite.deployment.document import check_text
 
 # The longest parts: Flower cuts an array into 5 MiB; what only names other parts is far shorter.
 _CHUNK, _NAMES = 8 << 20, 1 << 20
@@ -50,6 +51,9 @@ def pull(tree: ObjectTree, fetch: Callable[[str, int], bytes], limit: int) -> Me
         if not isinstance(message, Message):
             raise ValueError("message: is none")
         flower.unwrap(message)
+        # What a person reads in `fedlite site status`, and in logs.
+        check_text("group_id", message.metadata.group_id)
+        check_text("message_type", message.metadata.message_type)
     except (ValueError, KeyError, TypeError) as error:
         raise TooLarge(f"a message that no coordinator sends: {error}") from None
     flower.set_message_id(message, tree.object_id)

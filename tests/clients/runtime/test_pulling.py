@@ -146,6 +146,25 @@ def test_other_content_than_one_blob() -> None:
             pull(tree, fetch(parts), 10_000)
 
 
+@pytest.mark.parametrize(
+    ("kind", "group"),
+    [
+        ("train", ""),
+        ("train", "1\x1b[31m"),
+        ("train", "1\n2"),
+        ("train", "x" * 65),
+        ("train.\x1b", "1"),
+        ("train." + "x" * 65, "1"),
+    ],
+)
+def test_what_people_read_is_plain(kind: str, group: str) -> None:
+    asked = flower.ask(b"?", 2, "train", "1")
+    asked.metadata.__dict__.update(_message_type=kind, _group_id=group)
+    tree, parts = store(asked)
+    with pytest.raises(TooLarge, match="no coordinator sends"):
+        pull(tree, fetch(parts), 10_000)
+
+
 def test_a_record_of_a_million_values() -> None:
     """Each is a byte or two on the way, and far more in Python."""
     parts = Parts()
