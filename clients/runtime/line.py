@@ -26,8 +26,6 @@ SECONDS, RATE = 60.0, 32_000
 # Of an answer that announces a message, where Flower names each part; and of an error.
 SMALL, _ERROR = 1_000_000, 16_000
 _PART = 65_536
-# httpcore takes no longer head: HTTP11Connection.MAX_INCOMPLETE_EVENT_SIZE.
-HEAD = 102_400
 
 
 class TooLong(httpx.TransportError):
@@ -35,15 +33,21 @@ class TooLong(httpx.TransportError):
 
 
 class Clock(threading.local):
-    """When the call of this thread must be over: later by what has moved, but at `_most`."""
+    """When the call of this thread must be over: later by what has moved, but at `_most`.
+
+    limit: the longest answer, in bytes. head: whether that has not begun yet, so that what comes
+    makes nothing later.
+    """
 
     limit = SMALL
+    head = True
     _until = _most = 0.0
 
     def start(self, sending: int) -> None:
         """Begin a call that sends so many bytes."""
+        self.head = True
         self._until = time.monotonic() + SECONDS
-        self._most = self._until + (sending + self.limit + HEAD) / RATE
+        self._most = self._until + (sending + self.limit) / RATE
 
     def moved(self, size: int) -> None:
         """Note that so many bytes went or came."""
@@ -65,7 +69,8 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         data = self._stream.read(max_bytes, self._clock.left(timeout, httpcore.ReadTimeout))
-        self._clock.moved(len(data))
+        if not self._clock.head:
+            self._clock.moved(len(data))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -162,6 +167,7 @@ class Line(httpx.HTTPTransport):
         request.headers["accept-encoding"] = "identity"
         self.clock.start(int(request.headers.get("content-length", 0)))
         answer = super().handle_request(request)
+        self.clock.head = False
         try:
             limit = _ERROR if answer.is_error else self.clock.limit
             content = _body(answer, limit)

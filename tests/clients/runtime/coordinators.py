@@ -62,7 +62,7 @@ def coordinator(context: ssl.SSLContext, host: str = "127.0.0.1") -> Iterator[Co
         with context.wrap_socket(plain, True) as secure:
             made.serve(secure)
 
-    with _listening(serve, host) as made.port:
+    with listening(serve, host) as made.port:
         yield made
 
 
@@ -112,12 +112,13 @@ class Tunnels:
 def proxy(status: int = 200, opens: ssl.SSLContext | None = None) -> Iterator[Tunnels]:
     """Serve a proxy on loopback, a thread for each connection."""
     made = Tunnels(status, opens)
-    with _listening(lambda plain: made.serve(plain), "127.0.0.1") as made.port:
+    with listening(lambda plain: made.serve(plain), "127.0.0.1") as made.port:
         yield made
 
 
 @contextmanager
-def _listening(serve: Callable[[socket.socket], None], host: str) -> Iterator[int]:
+def listening(serve: Callable[[socket.socket], None], host: str) -> Iterator[int]:
+    """Serve connections on loopback, each by a thread; yield the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family)
 

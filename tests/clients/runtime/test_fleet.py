@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,7 +36,7 @@ from clients.runtime import line
 from clients.runtime.fleet import Fleet, Incoming, Refused, RunOver, TooLarge, Unreachable
 from fedlite import flower
 from fedlite.deployment.protocol import Release
-from tests.clients.runtime.coordinators import Coordinator, Send, coordinator, ok, peak
+from tests.clients.runtime.coordinators import Coordinator, Send, coordinator, listening, ok, peak
 from tests.clients.runtime.test_doctor import Authority, gateway
 
 KEY = ec.generate_private_key(ec.SECP384R1())
@@ -324,3 +325,40 @@ def test_who_speaks_another_protocol_is_left_at_once(hostile: Coordinator, site:
     ]
     hostile.answers["activate-node"] = ok(answer, "Fedlite: 0.9.1 1-3")
     assert site.activate() == 7
+
+
+@pytest.mark.parametrize(
+    "forever",
+    [
+        b"x: " + b"y" * 65_000 + b"\r\n",
+        b"x: y\r\n" * 10_000,
+        b"y" * 65_000,
+        b"HTTP/1.1 103 Early Hints\r\nx: " + b"y" * 60_000 + b"\r\n\r\n",
+    ],
+)
+def test_a_head_has_an_end(hostile: Coordinator, site: Fleet, forever: bytes) -> None:
+    sent = 0
+
+    def endless(send: Send) -> None:
+        nonlocal sent
+        send(b"" if forever.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\n")
+        for _ in range(3000):
+            send(forever)
+            sent += len(forever)
+
+    for call in ("pull-messages", "get-fab"):
+        hostile.answers[call] = endless
+        refused(site, call)
+
+
+@pytest.mark.parametrize("kind", [b"\x16\x03\x03\x40\x00", b"\x15\x03\x03\x00\x02"])
+def test_a_handshake_byte_by_byte_holds_nobody(authority: Authority, kind: bytes) -> None:
+    def slowly(plain: socket.socket) -> None:
+        for byte in kind + bytes(100):
+            plain.sendall(bytes([byte]))
+            time.sleep(0.1)
+
+    with listening(slowly, "127.0.0.1") as port:
+        site = Fleet(f"127.0.0.1:{port}", authority.pem.encode(), KEY)
+        refused(site, "pull-messages")
+        site.close()
