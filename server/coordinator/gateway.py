@@ -18,7 +18,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fedlite
 from fedlite.deployment import container, protocol, systemd as units
 from fedlite.deployment.container import COORDINATOR
 from fedlite.storage import write_atomic
