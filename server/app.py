@@ -62,6 +62,8 @@ def main(grid: Grid, context: Context) -> None:
     if deployment is not None:
         _log_into(directory)
     try:
+        if deployment is not None:
+            scenario, deployment = deployment.of_run(scenario, directory)
         task = Task(
             directory=directory.absolute(),
             run=run or context.run_id.to_bytes(8, "little", signed=False),
@@ -121,6 +123,12 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
     Raises RunFailed, ValueError or OSError with a text for a person; the last checkpoint is whole.
     """
     directory, deployment = task.directory, task.deployment
+    if scenario.federation.members and deployment is None:
+        raise ValueError(
+            "federation.members: must be empty without a coordinator (rule: nobody has approved "
+            f"the names that nodes give themselves), got {scenario.federation.members!r}; leave it "
+            "out, or use fedlite server submit"
+        )
     evaluator = None
     if deployment is not None and scenario.data.at_sites:
         plan = plans.of(scenario, scenario.data.sizes, len(scenario.data.class_names))
@@ -142,6 +150,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         plan.layout.digest,
         enrolled=deployment.site if deployment else None,
         met=partial(releases.note, deployment.root) if deployment else None,
+        may_ask=deployment.may_ask if deployment else None,
         witness=witness,
         wait=task.wait,
         notice=partial(_gathering, directory) if deployment else log.debug,

@@ -1,13 +1,20 @@
-"""What a coordinator's own folder tells a run: which node is which approved site."""
+"""What a coordinator's own folder tells a run: which node is which approved site, and is meant."""
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from fedlite.scenario import Scenario, with_values
+from fedlite.storage import write_atomic
 
 VARIABLE = "FEDLITE_COORDINATOR"
+# In the run directory: `federation.members`, and whom it meant when the run was submitted.
+MEMBERS = "members.json"
 
 
 @dataclass(frozen=True)
@@ -20,9 +27,13 @@ class Enrolled:
 
 @dataclass(frozen=True)
 class Deployment:
-    """The folder of the coordinator in whose SuperLink this process runs."""
+    """The folder of the coordinator in whose SuperLink this process runs.
+
+    members: names of the approved sites that the run is for; None: all of them.
+    """
 
     root: Path
+    members: frozenset[str] | None = None
 
     @property
     def witness_key(self) -> Path:
@@ -39,19 +50,53 @@ class Deployment:
         The node's number is bound to its key by Flower, its name by the coordinator's approval.
         Raises ValueError when the list cannot be read: then nobody may enter.
         """
+        return self._sites().get(node)
+
+    def may_ask(self, nodes: Set[int]) -> set[int]:
+        """Return which of these nodes may know of the run; raises ValueError as `site` does."""
+        return set(nodes) if self.members is None else nodes & self._sites().keys()
+
+    def _sites(self) -> dict[int, Enrolled]:
+        """Return the members that are approved at this moment, by node."""
         path = self.root / "sites.json"
         try:
-            sites = json.loads(path.read_bytes())
-            for name, entry in sites.items():
-                if entry["node_id"] == node and not entry["revoked"]:
-                    return Enrolled(name, entry["ledger_key"])
+            sites: dict[str, Any] = json.loads(path.read_bytes())
+            return {
+                entry["node_id"]: Enrolled(name, entry["ledger_key"])
+                for name, entry in sites.items()
+                if not entry["revoked"] and (self.members is None or name in self.members)
+            }
         except FileNotFoundError:
-            return None
+            return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}: cannot be read ({type(error).__name__}); restore it from a copy"
             ) from None
-        return None
+
+    def of_run(self, scenario: Scenario, directory: Path) -> tuple[Scenario, Deployment]:
+        """Return the scenario with its members, and the deployment as that run may see it.
+
+        The bundle does not say who they are: every member would learn the others' names from it.
+        Raises ValueError when the file that does is damaged: then nobody is asked.
+        """
+        path = directory / MEMBERS
+        try:
+            said = json.loads(path.read_bytes())
+            names, text = frozenset(map(str, said["sites"])), str(said["members"])
+        except FileNotFoundError:
+            return scenario, self
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: cannot be read ({type(error).__name__}); restore it from a copy"
+            ) from None
+        told = with_values(scenario, "federation", members=text)
+        return told, replace(self, members=names)
+
+
+def write_members(directory: Path, text: str, names: tuple[str, ...]) -> None:
+    """Write into a run directory whom `federation.members` meant."""
+    said = {"members": text, "sites": sorted(names)}
+    write_atomic(directory / MEMBERS, json.dumps(said, ensure_ascii=False).encode() + b"\n")
 
 
 def from_environment() -> Deployment | None:

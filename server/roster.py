@@ -40,6 +40,7 @@ class Roster:
 
     grid: Flower's way to the nodes. layout: digest of the model's layout, which sites must share.
     enrolled(node) returns which approved site a node is; without it, every node is who it says.
+    may_ask(nodes) returns those that may know of the run; without it, all of them.
     met(site, release) is told what a site that answers runs. witness: remembers the heads of the
     sites' ledgers, when they keep any. wait: seconds for which `gather` waits; 0 is the deadline of
     a round. notice is told, for a person, whom it waits for.
@@ -53,6 +54,7 @@ class Roster:
         *,
         enrolled: Callable[[int], Enrolled | None] | None = None,
         met: Callable[[str, Release], object] | None = None,
+        may_ask: Callable[[Set[int]], Set[int]] | None = None,
         witness: Witness | None = None,
         wait: float = 0.0,
         notice: Callable[[str], object] = log.debug,
@@ -63,6 +65,7 @@ class Roster:
         self._layout = layout
         self._enrolled = enrolled
         self._met = met
+        self._may_ask = may_ask
         self._witness = witness
         self._wait = wait or federation.deadline_seconds
         self._notice = notice
@@ -128,7 +131,7 @@ class Roster:
         self.nodes = {name: node for name, node in self.nodes.items() if node in here}
         out = {node for node, (_, again) in self._declined.items() if now < again}
         asked = {node for node, _ in self._greeted.values()}
-        new = sorted(here - set(self.nodes.values()) - out - asked)
+        new = sorted(self._allowed(here - set(self.nodes.values()) - out - asked))
         questions = [flower.ask(b"?", node, "query", "hello") for node in new]
         for node, message_id in zip(new, self._grid.push_messages(questions), strict=False):
             if message_id:
@@ -144,6 +147,16 @@ class Roster:
             if now - at > self._federation.deadline_seconds:
                 del self._greeted[message_id]
         return answered
+
+    def _allowed(self, nodes: Set[int]) -> Set[int]:
+        """Return which of the nodes may be sent anything; nobody while that cannot be told."""
+        if self._may_ask is None or not nodes:
+            return nodes
+        try:
+            return self._may_ask(nodes)
+        except ValueError as error:
+            log.error("%s", error)
+            return frozenset()
 
     def why_out(self) -> str:
         """Return, for a person, the codes for which nodes are left out."""

@@ -70,6 +70,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         refuse_own_code(scenario)
     else:
         device_of(scenario.training.device)
+        scenario = _without_members(scenario)
     make(scenario.federation)
     if scenario.private and find(data.name).own and not data.own:
         # Whatever a package calls it, records of one's own are held against the rules for them.
@@ -89,6 +90,18 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         Objective.of(plan.scenario.training).check_private()
     plan.check_model()
     return plan.scenario
+
+
+def _without_members(scenario: Scenario) -> Scenario:
+    """Return the scenario for simulated sites, all of which take part, with a note of that.
+
+    The same file then serves for the real ones, whose names a simulation does not know.
+    """
+    if not scenario.federation.members:
+        return scenario
+    alone = with_values(scenario, "federation", members="")
+    note = f"federation.members: ignored in a simulation, {alone.federation.sites} sites take part"
+    return replace(alone, notes=(*alone.notes, note))
 
 
 def refuse_own_code(scenario: Scenario) -> None:

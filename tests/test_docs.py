@@ -118,6 +118,7 @@ COMMANDS: list[list[str]] = [
     ["server", "bundle"],
     ["server", "invite"],
     ["server", "approve"],
+    ["server", "group"],
     ["server", "revoke"],
     ["server", "sites"],
     ["server", "clean"],

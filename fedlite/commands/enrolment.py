@@ -1,4 +1,4 @@
-"""`fedlite server invite | approve | revoke | sites`: who takes part."""
+"""`fedlite server invite | approve | revoke | group | sites`: who takes part."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def add_to(server_app: typer.Typer) -> None:
     server_app.command("invite")(invite)
     server_app.command("approve")(approve)
     server_app.command("revoke")(revoke)
+    server_app.command("group")(group)
     server_app.command("sites")(sites)
 
 
@@ -66,18 +67,26 @@ def approve(
         str, typer.Option(metavar="SHA256:..", help="The node key's, told by another way.")
     ] = "",
     again: Annotated[bool, typer.Option("--again", help="Also when it was revoked.")] = False,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Put it into this group, for @NAME; repeatable."),
+    ] = None,
     coordinator: CoordinatorFolder = HERE,
     as_json: Json = False,
 ) -> None:
     """Let a site take part, or change its key. Called again, complete what was interrupted."""
     with told(), _control(coordinator) as (opened, control):
-        from server.coordinator import enrolment
+        from server.coordinator import enrolment, groups
 
+        chosen = groups.check(tuple(group)) if group else None
         name, site = enrolment.approve(
-            opened, request, control, _question(fingerprint), again=again
+            opened, request, control, _question(fingerprint), again=again, groups=chosen
         )
         value = {"name": name, "node_id": site.node_id, "approved": site.approved}
-        tell(value, f"{name}: approved, node {site.node_id}", as_json)
+        text = f"{name}: approved, node {site.node_id}"
+        if site.groups:
+            text += f", in {', '.join(site.groups)}"
+        tell(value | {"groups": list(site.groups)}, text, as_json)
 
 
 def _question(fingerprint: str) -> Callable[[Question], bool]:
@@ -122,6 +131,25 @@ def revoke(
         tell(value, f"{name}: revoked; it can only come back with a new key, by --again", as_json)
 
 
+def group(
+    name: Annotated[str, typer.Argument(help="The site's name.")],
+    groups: Annotated[
+        list[str] | None, typer.Argument(help="The groups that it is in from now on; none: none.")
+    ] = None,
+    coordinator: CoordinatorFolder = HERE,
+    as_json: Json = False,
+) -> None:
+    """Put a site into groups, which federation.members names as @GROUP; runs keep their members."""
+    with told():
+        from server.coordinator.folder import Coordinator
+        from server.coordinator.groups import set_groups
+
+        site = set_groups(Coordinator.open(coordinator), name, tuple(groups or ()))
+        said = ", ".join(site.groups)
+        text = f"{name}: in {said}" if said else f"{name}: in no group"
+        tell({"name": name, "groups": list(site.groups)}, text, as_json)
+
+
 def sites(coordinator: CoordinatorFolder = HERE, as_json: Json = False) -> None:
     """List the sites: approved, revoked, online."""
     with told():
@@ -150,13 +178,16 @@ def _table(rows: list[dict[str, Any]]) -> None:
         typer.echo("no sites yet: fedlite server invite")
         return
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    for column in ("name", "state", "release", "approved", "node key"):
-        table.add_column(column)
+    columns = ["name", "state", "release", "approved", "node_key"]
+    if any(row["groups"] for row in rows):
+        columns.insert(2, "groups")
+    for column in columns:
+        table.add_column(column.replace("_", " "))
     for row in rows:
-        # The day alone, so that a key, which people compare, fits beside it.
-        cells = (row["name"], row["state"], row["release"], row["approved"][:10], row["node_key"])
-        # A name may hold brackets, which rich would take for markup in a plain string.
-        table.add_row(*(Text(wording.plain(cell)) for cell in cells))
+        # The day alone, so that a key, which people compare, fits beside it. A name
+        # may hold brackets, which rich would take for markup in a plain string.
+        told = row | {"groups": ", ".join(row["groups"]), "approved": row["approved"][:10]}
+        table.add_row(*(Text(wording.plain(told[column])) for column in columns))
     terminal.print_whole(table)
 
 

@@ -43,6 +43,7 @@ class Federation:
     """Who takes part, for how long, and how the server turns updates into the next model.
 
     `update_norm` > 0 bounds the L2 norm of every update after decoding, whatever a site sends.
+    `members` are a coordinator's approved sites that alone see the run; empty: all of them.
     `average_last` is the share of the rounds, counted from the end, whose models are averaged into
     the released one; 0 releases the last model.
     """
@@ -54,6 +55,11 @@ class Federation:
     )
     rounds: int = at_least(30, 1)
     sites: int = at_least(5, 1)
+    members: str = setting(
+        "",
+        "empty, @GROUP, or names of sites split by commas, each once",
+        tabular.reads(tabular.distinct),
+    )
     participation: float = fraction(1.0)
     seed: int = at_least(1, 0)
     quorum: int = at_least(1, 1)
@@ -70,6 +76,16 @@ class Federation:
     def participants(self) -> int:
         """Number of sites asked in one round: `ceil(participation * sites)`, at least 1."""
         return max(1, math.ceil(self.participation * self.sites - 1e-9))
+
+    @property
+    def group(self) -> str:
+        """The group that `members` names, without its @; empty where it names none."""
+        return self.members.strip()[1:] if self.members.strip().startswith("@") else ""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The sites that `members` names one by one."""
+        return () if self.group else tabular.names(self.members)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,19 @@ def broken(scenario: Scenario) -> list[str]:
             f"federation.quorum: must be at most the {asked} sites asked in a round "
             f"(sites x participation), got {federation.quorum}; lower it or add sites"
         )
+    named = federation.named
+    if named and len(named) != federation.sites:
+        errors.append(
+            f"federation.sites: must be the number of federation.members, of which {len(named)} "
+            f"are named, got {federation.sites}; set federation.sites to {len(named)}"
+        )
+    if any(name.startswith("@") for name in named) or (
+        federation.group and "," in federation.group
+    ):
+        errors.append(
+            "federation.members: must be one group or names of sites, got "
+            f"{federation.members!r}; a site whose name begins with @ is reached by a group"
+        )
     if data.at_sites and not (data.sizes and data.labels):
         errors.append(
             f'data.path: needed when data.name is "{data.name}", got nothing; set it and '

@@ -61,13 +61,21 @@ class Nodes(Protocol):
 
 @dataclass(frozen=True)
 class Site:
-    """A site that was approved. node_key: OpenSSH. ledger_key: hex. approved: when, UTC."""
+    """A site that was approved. node_key: OpenSSH. ledger_key: hex. approved: when, UTC.
+
+    groups: what `federation.members` may call it and others together; see `groups`.
+    """
 
     node_id: int
     node_key: str
     ledger_key: str
     approved: str
     revoked: bool = False
+    groups: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take a list, as JSON has it, for the groups."""
+        object.__setattr__(self, "groups", tuple(self.groups))
 
 
 @dataclass(frozen=True)
@@ -104,16 +112,18 @@ def approve(
     confirm: Callable[[Question], bool],
     *,
     again: bool = False,
+    groups: tuple[str, ...] | None = None,
 ) -> tuple[str, Site]:
     """Let the site that sent the request take part, or change its key; return its name and entry.
 
-    again: also when it was revoked. Repeating it changes nothing, and completes what a crash has
+    again: also when it was revoked. groups: in which it is from now on; None: those it was in.
+    Repeating it changes nothing, and completes what a crash has
     interrupted. Raises ValueError when a signature does not verify, the request answers another
     invitation or is of a release that speaks another protocol, or the name or a key is another
     site's; Declined when `confirm` says no; ConnectionError when the coordinator does not run.
     """
     folder = coordinator.path
-    with _locked(folder), _refusals(folder, request_path.name):
+    with locked(folder), _refusals(folder, request_path.name):
         request = document.read(
             request_path,
             Request.decode,
@@ -137,8 +147,13 @@ def approve(
         if same and known is not None and known.node_id == number:
             site = known
         else:
-            site = Site(number, request.node_key, request.ledger_key, _now())
-            _write(folder, sites | {request.site: site})
+            kept = known.groups if known is not None else ()
+            site = Site(number, request.node_key, request.ledger_key, _now(), groups=kept)
+        if groups is not None and groups != site.groups:
+            site = replace(site, groups=groups)
+            Journal(folder / AUDIT).write("group", site=request.site, groups=", ".join(groups))
+        if site != known:
+            save(folder, sites | {request.site: site})
         if not same:
             Journal(folder / AUDIT).write(
                 "approve",
@@ -162,7 +177,7 @@ def revoke(coordinator: Folder, name: str, control: Nodes) -> Site:
     Revoking again completes what a crash has interrupted. Raises ValueError for an unknown name.
     """
     folder = coordinator.path
-    with _locked(folder):
+    with locked(folder):
         sites = load(folder)
         if name not in sites:
             known = ", ".join(sorted(sites)) or "none yet"
@@ -170,7 +185,7 @@ def revoke(coordinator: Folder, name: str, control: Nodes) -> Site:
         site = sites[name]
         if not site.revoked:
             site = replace(site, revoked=True)
-            _write(folder, sites | {name: site})
+            save(folder, sites | {name: site})
             Journal(folder / AUDIT).write(
                 "revoke", site=name, node_key=nodekey.fingerprint(site.node_key)
             )
@@ -179,7 +194,7 @@ def revoke(coordinator: Folder, name: str, control: Nodes) -> Site:
 
 
 def sites(coordinator: Folder, control: Nodes | None) -> list[dict[str, Any]]:
-    """Return every site: name, node, fingerprints, release that it was seen to run, state.
+    """Return every site: name, node, fingerprints, release it was seen to run, state, groups.
 
     state: "online", "offline", "revoked"; "unregistered" when the SuperLink does not know its key,
     "unknown" when `control` is None.
@@ -207,6 +222,7 @@ def sites(coordinator: Folder, control: Nodes | None) -> list[dict[str, Any]]:
                 "approved": site.approved,
                 "release": release.version if (release := noted(name)) else "",
                 "state": state,
+                "groups": list(site.groups),
             }
         )
     return rows
@@ -298,7 +314,8 @@ def _openssh(key: bytes | str) -> str:
     return read.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
 
 
-def _write(folder: Path, sites: Mapping[str, Site]) -> None:
+def save(folder: Path, sites: Mapping[str, Site]) -> None:
+    """Write the sites by name; call it under `locked`."""
     values = {name: asdict(site) for name, site in sites.items()}
     text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False)
     write_atomic(folder / SITES, text.encode() + b"\n")
@@ -309,7 +326,7 @@ def _now() -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Let one command at a time change the sites; the lock ends with the process."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -23,10 +23,11 @@ from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
 from fedlite.scenario import Scenario, Simulation, from_run_config, load
 from fedlite.storage import write_atomic
-from server.coordinator import authority, jobs, refusals, superlink
+from server.coordinator import authority, groups, jobs, refusals, superlink
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
 from server.coordinator.jobs import Job
+from server.deployment import write_members
 
 Answer = TypeVar("Answer")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -39,7 +40,8 @@ def build(scenario: Scenario, root: Path) -> bytes:
     """Return the bundle of a scenario: the app folders under `root`, and every setting.
 
     The same scenario and files give the same bytes. What only a simulation has to be told is left
-    out. Raises ValueError when the scenario is not settled, or the bundle breaks a rule of sites.
+    out, and who the members are: no site is told of another. Raises ValueError when the scenario is
+    not settled, or the bundle breaks a rule of sites.
     """
     if scenario.privacy.unit == "record" and not scenario.privacy.expected_batch:
         raise ValueError(
@@ -49,6 +51,7 @@ def build(scenario: Scenario, root: Path) -> bytes:
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     flower: dict[str, Any] = project["tool"]["flwr"]["app"]
     settings = scenario.to_dict() | {"simulation": asdict(Simulation())}
+    settings["federation"] |= {"members": ""}
     app = {key: flower[key] for key in ("publisher", "fab-include", "components")}
     text = tomli_w.dumps(
         {
@@ -78,7 +81,8 @@ def submit(
 
     wait: seconds for which the first round waits for all sites; 0: the deadline of a round.
     again: also when the same scenario was submitted before: every run spends budget of its own.
-    Raises ConnectionError when the coordinator does not run, ValueError for a second submission.
+    Raises ConnectionError when the coordinator does not run, ValueError for a second submission,
+    when the scenario has no name for files, or `federation.members` means nobody.
     """
     require_running(coordinator)
     name = scenario.federation.name
@@ -87,6 +91,7 @@ def submit(
             "federation.name: must be letters, digits and . _ - here, as it names files, got "
             f"{name!r}; use --set federation.name=NAME"
         )
+    members = groups.members(coordinator.path, scenario.federation)
     content = build(scenario, root)
     sha256 = bundles.digest(content)
     with jobs.locked(coordinator):
@@ -109,6 +114,8 @@ def submit(
         )
         # A run that fails before its first line leaves its reason there.
         (coordinator.runs / free).mkdir(mode=0o700)
+        if members:
+            write_members(coordinator.runs / free, scenario.federation.members, members)
         jobs.save(coordinator, job)
     coordinator.journal.write("submit", run=free, run_id=job.run_id, sha256=sha256)
     return job

@@ -188,13 +188,34 @@ def test_what_is_no_coordinators_folder(tmp_path: Path, link: SuperLink) -> None
 def test_every_command_has_a_help(link: SuperLink) -> None:
     for words in ("init", "join", "rotate-key", "doctor", "status", "approve", "raise", "recover"):
         assert call("site", words, "--help").exit_code == 0
-    for words in ("invite", "approve", "revoke", "sites"):
+    for words in ("invite", "approve", "revoke", "group", "sites"):
         assert call("server", words, "--help").exit_code == 0
 
 
 def test_a_site_s_name_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["north", "[conceal]north", "[bold]north"]
     assert not any(site_problem(name) for name in names)
-    told = {"state": "online", "release": "1", "approved": "today", "node_key": "ab"}
+    told = {"state": "online", "release": "1", "approved": "today", "node_key": "ab", "groups": []}
     enrolment._table([{"name": name, **told} for name in names])
     assert [line.split(" ")[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
+
+
+def test_a_site_is_put_into_groups_at_its_approval_and_later(
+    coord: Path, link: SuperLink, tmp_path: Path
+) -> None:
+    asked = enrol(coord, tmp_path / "home", "s")
+    words = ("server", "approve", "--coordinator", coord, asked["request"], "--fingerprint")
+    groups = ("--group", "neuro", "--group", "cardio")
+    assert said(*words, asked["node_key"], *groups)["groups"] == ["cardio", "neuro"]
+    assert said("server", "sites", "--coordinator", coord)["sites"][0]["groups"] == [
+        "cardio",
+        "neuro",
+    ]
+    listed = call("server", "sites", "--coordinator", coord).stdout.splitlines()
+    assert "groups" in listed[0] and "cardio, neuro" in listed[1]
+    # Approved again without a word of groups, as for a new key, it stays in them.
+    assert said(*words, asked["node_key"])["groups"] == ["cardio", "neuro"]
+    found = call("server", "group", "s", "--coordinator", coord)
+    assert found.stdout == "s: in no group\n"
+    found = call("server", "group", "s", "@cardio", "--coordinator", coord)
+    assert found.exit_code == 2 and "without the @" in found.stderr

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from server.deployment import Deployment, Enrolled, from_environment
+from fedlite.scenario import from_dict
+from server.deployment import Deployment, Enrolled, from_environment, write_members
 
 
 def test_a_node_is_the_site_that_the_list_says_now(tmp_path: Path) -> None:
@@ -32,3 +33,25 @@ def test_the_environment_names_the_coordinator(
     assert from_environment() is None
     monkeypatch.setenv("FEDLITE_COORDINATOR", str(tmp_path))
     assert from_environment() == Deployment(tmp_path)
+
+
+def test_a_run_for_some_sites_knows_no_others(tmp_path: Path) -> None:
+    """The bundle does not say who the members are; the run directory does, since its submission."""
+    entries = {
+        name: {"node_id": node, "ledger_key": "ab", "revoked": name == "c"}
+        for node, name in enumerate("abcd", 7)
+    }
+    (tmp_path / "sites.json").write_text(json.dumps(entries))
+    scenario, run = from_dict({"federation": {"quorum": 2}}), tmp_path / "run"
+    run.mkdir()
+    everybody = Deployment(tmp_path)
+    assert everybody.of_run(scenario, run) == (scenario, everybody)
+    assert everybody.may_ask({7, 8, 99}) == {7, 8, 99}
+    write_members(run, "@cardio", ("a", "c"))
+    told, some = everybody.of_run(scenario, run)
+    assert told.federation.members == "@cardio" and told.federation.quorum == 2
+    assert some.may_ask({7, 8, 9, 10, 99}) == {7}
+    assert some.site(7) == Enrolled("a", "ab") and some.site(8) is None
+    (run / "members.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"members\.json: cannot be read"):
+        everybody.of_run(scenario, run)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,7 @@ from fedlite import flower
 from fedlite.deployment.protocol import Release
 from fedlite.messages import Code, Hello, Instruction
 from server import roster
-from server.deployment import Enrolled
+from server.deployment import Deployment, Enrolled
 from server.rounds import RunFailed
 
 World = Callable[..., Any]
@@ -199,3 +201,43 @@ def test_a_site_may_come_later(world: World) -> None:
     some.members[0].tricks[1] = come
     played = some.play()
     assert [r.accepted for r in played.records] == [2, 3, 3]
+
+
+def test_two_studies_on_one_coordinator_do_not_see_each_other(world: World, tmp_path: Path) -> None:
+    """The site of one gets neither hello nor bundle of the other, and is no concern of it."""
+    some = world(sites=3, federation={"sites": 2, "rounds": 2})
+    entry = {"ledger_key": "", "revoked": False}
+    listed = {f"site-{n}": entry | {"node_id": 99 + n} for n in (1, 2, 3)}
+    (tmp_path / "sites.json").write_text(json.dumps(listed))
+    got: list[str] = []
+
+    def listen(member: Any, usual: Callable[[Message], list[Message]]) -> None:
+        member.reply = lambda m: (got.append(member.site.name), usual(m))[1]
+
+    for member in some.members:
+        listen(member, member.reply)
+    # One that has not approved the bundle is waited for, and was so by whom it had no part in.
+    listen(some.members[2], lambda m: [flower.decline(Code.UNAPPROVED, m)])
+
+    def study(*members: str) -> Any:
+        one = Deployment(tmp_path, frozenset(members))
+        return some.rounds(enrolled=one.site, may_ask=one.may_ask)
+
+    first = study("site-1", "site-2")
+    some.play(first)
+    assert set(got) == {"site-1", "site-2"} == set(first.point.sites)
+    assert first.roster._gathered() == "2 of 2 sites ready (site-1, site-2)"
+    got.clear()
+    second = study("site-3")
+    second.roster.meet()
+    second.roster.meet()
+    assert got == ["site-3"] and "not approved there yet: site-3" in second.roster._gathered()
+    # Without members all are asked, as ever, and a list that cannot be read lets nobody be asked.
+    got.clear()
+    everybody = Deployment(tmp_path)
+    some.rounds(enrolled=everybody.site, may_ask=everybody.may_ask).roster.meet()
+    assert set(got) == set(listed)
+    got.clear()
+    (tmp_path / "sites.json").write_text("{")
+    study("site-1").roster.meet()
+    assert got == []

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedlite.scenario import Scenario, from_dict
+from server.app import Task, run_scenario
 from simulations.run import simulate
 
 
@@ -74,3 +76,19 @@ def test_one_step_a_round_is_told(
     }
     simulate(from_dict(tables), tmp_path / "run", engine="serial")
     assert capsys.readouterr().err.count("training: one step a round") == told
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_simulation_says_that_it_has_no_members(
+    plan: Callable[..., Scenario], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scenario = plan(federation={"members": "@cardio"})
+    simulate(scenario, tmp_path / "run", engine="serial")
+    sites = scenario.federation.sites
+    note = f"federation.members: ignored in a simulation, {sites} sites take part"
+    assert note in capsys.readouterr().err.splitlines()
+    assert 'members = ""' in (tmp_path / "run" / "scenario.toml").read_text()
+    grid: Any = None
+    with pytest.raises(ValueError, match="must be empty without a coordinator"):
+        run_scenario(grid, scenario, Task(tmp_path / "other", b"run-0001", "ray"))
+    assert not (tmp_path / "other").exists()

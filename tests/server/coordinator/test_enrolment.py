@@ -174,6 +174,7 @@ def test_approve_shows_registers_and_writes(
             "ledger_key": ledger,
             "approved": site.approved,
             "revoked": False,
+            "groups": [],
         }
     }
     # Again: nobody is asked, nothing changes.

@@ -77,6 +77,26 @@ def test_it_holds_the_app_and_nothing_that_stays_at_home() -> None:
     assert folders == {"", ".info", "clients", "server", "strategies"}
 
 
+def test_who_the_members_are_stays_with_the_coordinator(coordinator: Coordinator) -> None:
+    """No site learns it from the bundle, which is the same for any; the run directory keeps it."""
+    named = with_values(SCENARIO, "federation", members="b, a")
+    assert submit.build(named, ROOT) == submit.build(SCENARIO, ROOT)
+    keys = {"node_key": "k", "ledger_key": "ab", "approved": "now"}
+    coordinator.sites.write_text(
+        json.dumps({name: {"node_id": n, **keys} for n, name in enumerate("abc")})
+    )
+    with pretended(coordinator):
+        job = submit.submit(coordinator, named, ROOT)
+        wrong = with_values(SCENARIO, "federation", members="a, d")
+        with pytest.raises(ValueError, match="must be approved sites, got d; those here: a, b, c"):
+            submit.submit(coordinator, wrong, ROOT)
+        everybody = submit.submit(coordinator, SCENARIO, ROOT)
+    said = json.loads((coordinator.path / job.directory / "members.json").read_bytes())
+    assert said == {"members": "b, a", "sites": ["a", "b"]}
+    assert not (coordinator.path / everybody.directory / "members.json").exists()
+    assert {one.stem for one in coordinator.jobs.glob("*.json")} == {job.name, everybody.name}
+
+
 def test_a_plan_that_is_not_settled_is_refused() -> None:
     scenario = from_dict(
         {
