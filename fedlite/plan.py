@@ -8,6 +8,7 @@ page that its operator approves, the evaluation, the baselines and the attacks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -18,6 +19,7 @@ from fedlite.data.spread import spread
 from fedlite.models import Branched, build, checks, losses_of
 from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism
+from fedlite.privacy.longest import longest
 from fedlite.protection import plan_mechanism, round_steps, settle_batch, unit_of
 from fedlite.registry import file_of
 from fedlite.scenario import Link, Scenario
@@ -75,15 +77,34 @@ class Plan:
             return mechanism
         return None
 
-    @property
+    @cached_property
     def update_norm(self) -> float:
-        """The L2 norm to which the server cuts every update; 0: none.
+        """The L2 norm to which the server cuts every update; 0: none that is known beforehand.
 
-        The noise that a server adds and the bound that it is made for come from one object.
+        The noise that a server adds and the bound that it is made for come from one object. With
+        noise at the sites it is what no honest update exceeds, unless the scenario says less.
         """
         if self.central is not None:
             return self.central.clip_bound(self.layout.size)
-        return self.scenario.federation.update_norm
+        return self.scenario.federation.update_norm or self.longest_update
+
+    @cached_property
+    def longest_update(self) -> float:
+        """The L2 norm that no honest update exceeds as it arrives; 0 where no noise bounds it."""
+        scenario, link = self.scenario, self.scenario.uplink
+        # A reference that is added again may be of any length.
+        if self.mechanism is None or self.central is not None or link.aggregate_feedback:
+            return 0.0
+        factor = compression.gain(self.uplink, feedback=link.error_feedback)
+        if math.isinf(factor):
+            return 0.0
+        return factor * longest(
+            self.mechanism,
+            self.layout.size,
+            steps=self.round_steps,
+            learning_rate=scenario.training.learning_rate,
+            updates=scenario.federation.rounds * scenario.federation.sites,
+        )
 
     @cached_property
     def up_limit(self) -> int:

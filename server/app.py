@@ -155,7 +155,16 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         wait=task.wait,
         notice=partial(_gathering, directory) if deployment else log.debug,
     )
-    rounds = Rounds(grid, plan, directory, roster, run=task.run, witness=witness)
+    rounds = Rounds(
+        grid,
+        plan,
+        directory,
+        roster,
+        run=task.run,
+        witness=witness,
+        adapt=deployment is not None,
+        journal=deployment.journal.write if deployment else log.debug,
+    )
     without_waits(grid, rounds.updates.longest, scenario.federation.deadline_seconds)
     meter = EnergyMeter.started()
     budget = scenario.privacy.epsilon if plan.mechanism else None

@@ -25,6 +25,8 @@ class SiteRecord:
     acknowledged: last round whose update was used. asked: rounds it was invited to, each of which
     may have cost it privacy. releases: updates that arrived, used or not. used: those used.
     spent: it has declined because its own privacy budget is spent, and is not asked again.
+    strikes: how often in a row it was missing or sent no valid update. again: the round in which it
+    may be asked again because of them.
     """
 
     held: int | None = 1
@@ -33,6 +35,8 @@ class SiteRecord:
     releases: int = 0
     used: int = 0
     spent: bool = False
+    strikes: int = 0
+    again: int = 0
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedlite.deployment.journal import Journal
 from fedlite.scenario import Scenario, with_values
 from fedlite.storage import write_atomic
 
@@ -43,6 +44,11 @@ class Deployment:
     def witness_lines(self, dataset: str) -> Path:
         """What they have seen, over all runs, of the ledgers that sites keep for a data set."""
         return self.root / "witness" / f"{dataset}.jsonl"
+
+    @property
+    def journal(self) -> Journal:
+        """Who did what."""
+        return Journal(self.root / "audit")
 
     def site(self, node: int) -> Enrolled | None:
         """Return which site a node is, as approved at this moment; None when it is none.

@@ -21,7 +21,7 @@ from fedlite.messages import Code, Instruction, site_id
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
-from server import broadcast, checkpoint, replies
+from server import alarm, attendance, broadcast, checkpoint, replies
 from server.checkpoint import Checkpoint, SiteRecord
 from server.replies import InOrder
 from server.roster import Roster
@@ -45,17 +45,27 @@ class Outcome:
     used: list[str] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    drawn: list[str] = field(default_factory=list)
+    out: dict[str, str] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
     asked: int = 0
     replies: int = 0
+
+    @property
+    def slowest(self) -> float:
+        """Seconds until the last update arrived that was used."""
+        return round(max((self.took[name] for name in self.used), default=0.0), 4)
 
 
 class Rounds:
     """A run from its first round, or from its checkpoint, to its last.
 
     grid: Flower's way to the sites. roster: who is there. run: its 8 bytes. witness: remembers
-    the heads of the sites' ledgers, when they keep any; the roster's, too.
+    the heads of the sites' ledgers, when they keep any; the roster's, too. adapt: whether the
+    deadline follows what sites were seen to need; never in a simulation, which a busy machine would
+    change. journal(action, **facts) is told which sites are asked less.
     epsilon(asked) returns the privacy loss of a site that was asked so often. evaluate(round,
     model) returns accuracy and AUC by branch.
     """
@@ -69,6 +79,8 @@ class Rounds:
         *,
         run: bytes,
         witness: Witness | None = None,
+        adapt: bool = False,
+        journal: Callable[..., object] = log.debug,
     ) -> None:
         """Start afresh, or go on after the last checkpoint in `directory`."""
         self.grid = grid
@@ -78,6 +90,7 @@ class Rounds:
         self.layout = plan.layout.digest
         self._witness = witness
         self.roster = roster
+        self._adapt, self._journal = adapt, journal
         self.updates = Updates(plan, witness)
         initial = plan.initial
         found = checkpoint.load(directory / "checkpoint")
@@ -120,14 +133,19 @@ class Rounds:
             started, cpu = time.monotonic(), cpu_seconds()
             if number > 1:
                 self.roster.wait_for_quorum(self._spent())
-            for name in self.roster.nodes:
-                self.point.sites.setdefault(name, SiteRecord())
+            joined = sorted(self.roster.nodes.keys() - self.point.sites.keys())
+            self.point.sites.update({name: SiteRecord() for name in joined})
             outcome, state = self._round(number)
+            self._judge(number, outcome)
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
             if enough and not self.point.broadcast.can_send(state.model):
                 log.error("round %d: the server's step is too long and is not taken", number)
                 enough = False
+            moved = alarm.distance(self.point.state.model, state.model) if enough else 0.0
+            jump = alarm.jump(moved, (r.moved for r in self.records), self.point.state.model)
+            if jump:
+                log.error("round %d moved the model %.3g times as far as usual", number, jump)
             void = 0 if enough else void + 1
             if not void:
                 for name in outcome.used:
@@ -151,6 +169,14 @@ class Rounds:
                 epsilon=epsilon(max((s.asked for s in self.point.sites.values()), default=0)),
                 seconds=round(time.monotonic() - started, 4),
                 cpu_seconds=round(cpu_seconds() - cpu, 4),
+                joined=joined,
+                asked=outcome.drawn,
+                out=outcome.out,
+                cut=dict(self.updates.cut),
+                median=self.updates.median,
+                moved=moved,
+                jump=jump,
+                slowest=outcome.slowest if self._adapt else 0.0,
             )
             if self._witness is not None:
                 self._witness.flush()
@@ -208,6 +234,25 @@ class Rounds:
         spent = there & self._spent()
         return bool(spent) and len(there - spent) < self.scenario.federation.quorum
 
+    def _judge(self, number: int, outcome: Outcome) -> None:
+        """Give strikes for a round, and say who will be asked less for them."""
+        rested = attendance.judge(
+            self.point.sites,
+            number,
+            used=outcome.used,
+            dropped=outcome.dropped,
+            missing=outcome.missing,
+        )
+        for name, strikes in rested.items():
+            until = self.point.sites[name].again
+            log.warning(
+                "%s: %d rounds in a row without a valid update; not asked before round %d",
+                name,
+                strikes,
+                until,
+            )
+            self._journal("rest", run=self.directory.name, site=name, strikes=strikes, round=until)
+
     def _why(self, outcome: Outcome) -> str:
         parts = [f"{name} {code}" for name, code in sorted(outcome.dropped.items())]
         parts += [f"{name} no reply" for name in outcome.missing]
@@ -220,14 +265,18 @@ class Rounds:
             point.state.model, self.plan.downlink, self.layout, point.run, seed=federation.seed
         )
         point.broadcast = down
-        self.updates.start(point, number)
+        self.updates.start(point, number, max((r.median for r in self.records), default=0.0))
 
-        names = sorted(self.roster.nodes.keys() - self._spent())
+        there = self.roster.nodes.keys()
+        names = attendance.candidates(there, point.sites, number, federation.quorum)
         rng = np.random.default_rng([federation.seed, number])
         wanted = min(federation.participants, len(names))
         chosen = sorted(names[i] for i in rng.choice(len(names), wanted, replace=False))
 
-        outcome = Outcome()
+        outcome = Outcome(
+            drawn=chosen if len(chosen) < len(names) else [],
+            out=attendance.absent(there, point.sites, names),
+        )
         order = InOrder(chosen)
         again = self._ask(chosen, number, outcome, order)
         if again:
@@ -256,6 +305,9 @@ class Rounds:
                 yield flower.ask(instruction, node, "train", str(number))
 
         deadline = self.scenario.federation.deadline_seconds
+        if self._adapt:
+            deadline = attendance.deadline(deadline, self.records, self.point.sites, names)
+        started = time.monotonic()
         for message in replies.ask(self.grid, questions(), deadline):
             name = by_node.get(message.metadata.src_node_id, "")
             if not name and message.has_error():
@@ -268,7 +320,9 @@ class Rounds:
                 if name not in again:
                     again.append(name)
                 continue
-            for ready, blob in order.add(name, self._blob(name, message, outcome)):
+            arrived = self._blob(name, message, outcome)
+            outcome.took[name] = time.monotonic() - started
+            for ready, blob in order.add(name, arrived):
                 self._use(ready, number, blob, outcome)
         return again
 

@@ -16,6 +16,7 @@ from fedlite.data.overview import overview
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
+from fedlite.reporting.attendance import rested
 from fedlite.reporting.record import RoundRecord, total_bytes
 from fedlite.scenario import Scenario
 from server.checkpoint import Checkpoint, SiteRecord
@@ -152,7 +153,10 @@ def summarize(
             "accepted": sum(r.accepted for r in records),
             "dropped": sum(len(r.dropped) for r in records),
             "missing": sum(len(r.missing) for r in records),
+            "cut": sum(len(r.cut) for r in records),
         },
+        "jumps": {str(r.round): r.jump for r in records if r.jump},
+        "rested": rested(records),
         "refused": sorted(refused),
         "privacy": privacy_of(plan, point.sites, seen),
         "disclosed": ["records"] if scenario.federation.weighting == "records" else [],

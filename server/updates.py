@@ -1,9 +1,14 @@
-"""What an update has to pass before it counts: the server's own plan, the witness, the bound."""
+"""What an update has to pass before it counts: the server's own plan, the witness, the bounds.
+
+An update is added as soon as it is decoded, so that memory does not grow with the sites. Only from
+one on that is longer than usual, or in a run's first round, updates wait, encoded as they came and
+in their order, until the round's median is known; no more than 64 of them, or 256 MB.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +19,29 @@ from fedlite.parameters import LARGEST_UPDATE, Vector
 from fedlite.plan import Plan
 from fedlite.privacy import client
 from server.checkpoint import Checkpoint
+from server.lengths import LEAST, median_of
 from server.witness import Witness
 from strategies import ServerState, Strategy, make, weighted_mean
+
+_MOST_WAITING, _MOST_BYTES = 64, 256_000_000
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An update that is valid, and whose length will be judged."""
+
+    name: str
+    body: bytes
+    envelope: compression.Envelope
+    records: int
+    length: float
 
 
 class Updates:
     """A round's updates on their way into the strategy.
 
-    witness: remembers the heads of the sites' ledgers, when they keep any.
+    witness: remembers the heads of the sites' ledgers, when they keep any. cut: by site, how many
+    times as long its update of this round was as what it was cut to.
     """
 
     def __init__(self, plan: Plan, witness: Witness | None = None) -> None:
@@ -31,13 +51,24 @@ class Updates:
         self.longest = REPLY_BYTES + compression.HEADER_BYTES + plan.up_limit
         self._witness = witness
         self._bound = plan.update_norm
+        federation = plan.scenario.federation
+        # Where a scenario or a mechanism says how long an update is, honest ones are cut as well.
+        self._said = plan.central is not None or bool(federation.update_norm)
+        self._factor = 0.0 if self._said else federation.outlier_factor
+        self.cut: dict[str, float] = {}
+        self._lengths: list[float] = []
         self._strategy: Strategy = make(
             plan.scenario.federation,
             weighted_mean if plan.central is None else self._noised_mean,
         )
 
-    def start(self, point: Checkpoint, number: int) -> None:
-        """Begin round `number`, in which sites train from what `point.broadcast` leads to."""
+    def start(self, point: Checkpoint, number: int, usual: float = 0.0) -> None:
+        """Begin round `number`, in which sites train from what `point.broadcast` leads to.
+
+        usual: the largest median of the rounds before (`server.lengths`), 0 for none.
+        """
+        self.cut, self._lengths, self._usual = {}, [], usual
+        self._waiting: list[_Waiting] | None = None if usual or not self._factor else []
         self._state, self._number = point.state, number
         self._envelope = compression.Envelope(
             run=point.run,
@@ -52,7 +83,7 @@ class Updates:
         self._strategy.start(self._plan.layout.size)
 
     def add(self, name: str, blob: bytes) -> None:
-        """Decode a site's update, cut it to the bound and add it.
+        """Decode a site's update, cut it to the bound and add it, now or at the end of the round.
 
         Raises Disagreement when its ledger's head contradicts the witness, ValueError when it is
         in any other way no update of this site for this round.
@@ -65,19 +96,61 @@ class Updates:
             raise ValueError(f"codec: must be {self._plan.uplink.codec}, got {codec}")
         if self._plan.scenario.noised_at_server:
             body = compression.unpad(body)
-        decoded = self._plan.uplink.decompress(body, self._plan.layout.size, envelope.context)
-        update = compression.restore(decoded, self._reference)
-        if self._bound:
-            update = replace(update, values=client.clip(update.values, self._bound))
+        update, length = self._read(body, envelope)
+        if self._bound and not self._said and length > self._bound:
+            self.cut[name] = length / self._bound
+            length = self._bound
         values = update.values
         largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
         if largest > LARGEST_UPDATE:
             raise ValueError(f"update: values must be at most {LARGEST_UPDATE:g}, got {largest:g}")
-        self._strategy.add(update, records)
+        self._strategy.weight_of(records)
+        self._lengths.append(length)
+        if self._waiting is None and self._factor and length > self._factor * self._usual:
+            self._waiting = []
+        if self._waiting is None:
+            self._strategy.add(update, records)
+            return
+        self._waiting.append(_Waiting(name, body, envelope, records, length))
+        held = sum(len(one.body) for one in self._waiting)
+        some = len(self._waiting) >= LEAST and held > _MOST_BYTES
+        if some or len(self._waiting) == _MOST_WAITING:
+            self._judge()
 
     def finish(self) -> ServerState:
         """Return the state that the round's updates lead to."""
+        self._judge()
         return self._strategy.finish(self._state, self._number)
+
+    @property
+    def median(self) -> float:
+        """The median length of this round's updates so far; 0 where there is none to be told.
+
+        Of clear updates that a server is trusted with, nothing is told.
+        """
+        return median_of(self._lengths) if self._factor else 0.0
+
+    def _judge(self) -> None:
+        """Add what waits, in its order; what is far longer than usual is cut to the usual."""
+        waiting, self._waiting = self._waiting or [], None
+        self._usual = max(self._usual, self.median)
+        for one in waiting:
+            update, _ = self._read(one.body, one.envelope)
+            if self._usual and one.length > self._factor * self._usual:
+                update = replace(update, values=client.clip(update.values, self._usual))
+                self.cut[one.name] = one.length / self._usual
+            self._strategy.add(update, one.records)
+
+    def _read(
+        self, body: bytes, envelope: compression.Envelope
+    ) -> tuple[compression.Decoded, float]:
+        """Return an update within the bound that is known beforehand, and how long it came."""
+        decoded = self._plan.uplink.decompress(body, self._plan.layout.size, envelope.context)
+        update = compression.restore(decoded, self._reference)
+        length = float(np.sqrt(np.square(update.values, dtype=np.float64).sum()))
+        if self._bound:
+            update = replace(update, values=client.clip(update.values, self._bound))
+        return update, length
 
     def _check_head(self, name: str, reply: Reply) -> None:
         if self._witness is not None:

@@ -121,13 +121,17 @@ class Strategy(ABC):
         Raises ValueError when the weights need the record count and it is missing or absurd; the
         sum is then unchanged.
         """
-        weight = 1.0
-        if self.settings.weighting == "records":
-            if not 1 <= records <= MOST_RECORDS:
-                raise ValueError(f"records: must be from 1 to {MOST_RECORDS}, got {records}")
-            weight = float(records)
+        weight = self.weight_of(records)
         update.add_to(self._sum, weight)
         self._weight += weight
+
+    def weight_of(self, records: int) -> float:
+        """Return how much an update counts; raises ValueError as `add` does."""
+        if self.settings.weighting != "records":
+            return 1.0
+        if not 1 <= records <= MOST_RECORDS:
+            raise ValueError(f"records: must be from 1 to {MOST_RECORDS}, got {records}")
+        return float(records)
 
     def finish(self, state: ServerState, round_number: int) -> ServerState:
         """Return the state after the round; without any update the model stays as it is."""

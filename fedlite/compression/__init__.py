@@ -16,6 +16,7 @@ from fedlite.compression.frame import (
     unpack,
     unpad,
 )
+from fedlite.compression.gain import gain
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.quantization import QUANTIZERS, Quantizer
 from fedlite.compression.selection import count, top_k
@@ -40,6 +41,7 @@ __all__ = [
     "compress",
     "count",
     "disclosed_records",
+    "gain",
     "make",
     "pack",
     "pad",

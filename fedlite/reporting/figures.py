@@ -1,4 +1,4 @@
-"""The figures of a run, drawn from its record: the rounds, and baselines when there are any.
+"""The figures of a run, drawn from its record: rounds, sites, attendance, and baselines if any.
 
 Colours are told apart by every common kind of colour vision: blue, vermillion and green are those
 of Okabe and Ito ("Color Universal Design", 2008), the purple is Paul Tol's, whose name is readable
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlite.reporting import wording
+from fedlite.reporting import attendance, wording
 from fedlite.reporting.many import MANY, numbers, quantile
 from fedlite.reporting.record import RoundRecord
 from fedlite.storage import write_atomic
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FIGURES = "figures"
 ROUNDS_PNG = "rounds.png"
+ATTENDANCE_PNG = "attendance.png"
 SITES_PNG = "sites.png"
 BASELINES_PNG = "baselines.png"
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
@@ -53,9 +54,10 @@ _PANELS_A_ROW = 5
 
 
 def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Write `figures/rounds.png`, of many sites `figures/sites.png`, and `figures/baselines.png`.
+    """Write `rounds.png`, of many sites `sites.png`, `attendance.png` and `baselines.png`.
 
-    The last only when the summary has baselines.
+    All into `figures/`; the last only when the summary has baselines, the one before where a site
+    was not used in some round.
 
     Returns the paths written. Raises ValueError when there is no round to draw.
     """
@@ -68,6 +70,8 @@ def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: P
     paths = []
     with matplotlib.rc_context(_STYLE):
         paths.append(_save(_rounds(rounds, summary), folder / ROUNDS_PNG))
+        if attendance.worth_drawing(rounds):
+            paths.append(_save(attendance.draw(rounds), folder / ATTENDANCE_PNG))
         if len(summary["sites"]) > MANY and not wording.unmeasured(summary):
             paths.append(_save(_sites(summary), folder / SITES_PNG))
         if summary.get("baselines"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlite.reporting import markup, wording
-from fedlite.reporting.figures import FIGURES, ROUNDS_PNG
+from fedlite.reporting.figures import ATTENDANCE_PNG, FIGURES, ROUNDS_PNG
 from fedlite.reporting.many import MANY
 from fedlite.reporting.page_baselines import baselines_section
 from fedlite.reporting.page_privacy import privacy_section, what_left
@@ -42,6 +42,7 @@ def build(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], figures: Pa
         seed=summary["seed"],
         about=_about(summary),
         verdict=" ".join(wording.verdict(summary)),
+        spoilt=wording.spoilt(summary),
         overspent=wording.claimed(privacy) and wording.overspent(privacy),
         first=_first(summary),
         cut="" if len(rounds) == planned else f"{held}, the summary speaks of {planned:,}",
@@ -50,7 +51,7 @@ def build(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], figures: Pa
         left=what_left(summary),
         privacy=privacy_section(privacy, summary["sites"]),
         bytes=_bytes(summary),
-        updates=_updates(rounds, summary),
+        updates=_updates(rounds, summary, figures),
         model=_model(summary),
         baselines=baselines_section(summary, figures),
         read=read_section(summary.get("data", {}).get("read")),
@@ -124,7 +125,7 @@ def _bytes(summary: Mapping[str, Any]) -> markup.Table:
 
 
 def _updates(
-    rounds: Sequence[RoundRecord], summary: Mapping[str, Any]
+    rounds: Sequence[RoundRecord], summary: Mapping[str, Any], figures: Path
 ) -> Mapping[str, object] | None:
     updates = summary.get("updates")
     if not updates:
@@ -134,7 +135,14 @@ def _updates(
         ("dropped", markup.integer(updates.get("dropped"))),
         ("missing at the deadline", markup.integer(updates.get("missing"))),
     ]
-    return {"facts": facts, "reasons": _reasons(rounds)}
+    if updates.get("cut"):
+        facts.append(("cut, as longer than any honest one", markup.integer(updates["cut"])))
+    drawn = markup.figure(
+        figures / ATTENDANCE_PNG,
+        "who was used in which round, and who was not, and why",
+        "Every site in every round; white: not there yet. Who failed how often is in the table.",
+    )
+    return {"facts": facts, "figure": drawn, "reasons": _reasons(rounds)}
 
 
 def _reasons(rounds: Sequence[RoundRecord]) -> markup.Table | None:
@@ -142,6 +150,9 @@ def _reasons(rounds: Sequence[RoundRecord]) -> markup.Table | None:
     for record in rounds:
         reasons.update(record.dropped.items())
         reasons.update((site, "missing") for site in record.missing)
+        reasons.update((site, "cut") for site in record.cut)
+        rested = (site for site, why in record.out.items() if why == "resting")
+        reasons.update((site, "at rest") for site in rested)
     if not reasons:
         return None
     if len(reasons) <= MANY:

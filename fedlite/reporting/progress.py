@@ -56,6 +56,7 @@ class Progress:
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._quality: dict[str, str] = {}
         self._dropped = self._missing = 0
+        self._jump = ""
         self._started, self._said, self._first = time.monotonic(), "", True
         self._live: Live | None = None
 
@@ -97,7 +98,9 @@ class Progress:
         self._missing += len(record.missing)
         self._quality = _quality(record) or self._quality
         last = record.round >= self._rounds
-        due = self._first or last or record.round % self._step == 0
+        if record.jump:
+            self._jump = f"round {record.round} moved the model {record.jump:.2g} times as far"
+        due = self._first or bool(record.jump) or last or record.round % self._step == 0
         self._first = False
         if self._live is not None or due:
             self._say(self._line(record, totals, last))
@@ -114,6 +117,8 @@ class Progress:
             parts["dropped"] = f"{self._dropped} dropped"
         if self._missing:
             parts["missing"] = f"{self._missing} missing"
+        if self._jump:
+            parts["jump"] = self._jump
         if last:
             parts["time"] = f"in {wording.duration(time.monotonic() - self._started)}"
         else:

@@ -36,6 +36,17 @@ class RoundRecord:
     None when no privacy is claimed): the bound is the whole plan's, in the summary. `dropped` maps
     a site to the code for which its reply was not used; `missing` names sites that had not replied
     by the deadline.
+
+    Who took part is said by what differs: `joined` names the sites that were first there in this
+    round; `out` maps a site that could not be asked to "offline", "resting" (`server.attendance`)
+    or "spent"; `asked` names those that were drawn, where not all others were. Whoever was asked
+    and is neither dropped nor missing was used.
+
+    `cut` maps a site to how many times as long its update was as what it was cut to, where no
+    honest one is. `median` is the usual L2 norm of an update, 0 where there is none to be told;
+    `moved` is that of what the round changed in the model, and `jump` how many times as far as
+    usual that was, 0 unless it is out of all proportion. `slowest` is the seconds that the last
+    update to be used took, in a deployment.
     """
 
     round: int
@@ -51,6 +62,14 @@ class RoundRecord:
     epsilon: float | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    joined: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    out: dict[str, str] = field(default_factory=dict)
+    cut: dict[str, float] = field(default_factory=dict)
+    median: float = 0.0
+    moved: float = 0.0
+    jump: float = 0.0
+    slowest: float = 0.0
 
 
 def append_round(directory: Path, record: RoundRecord) -> None:

@@ -53,6 +53,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))
     if text := wording.prefix(privacy):
         parts.append(Text(text))
+    if text := wording.spoilt(summary):
+        parts.append(Text(text, style="bold red"))
     over = wording.overspent(privacy) if wording.claimed(privacy) else []
     if over:
         names = ", ".join(map(wording.plain, over))

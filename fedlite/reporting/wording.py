@@ -6,7 +6,7 @@ Numbers are rounded against the project's own interest: an epsilon is rounded up
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -195,8 +195,35 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     if not whole:
         dropped, missing = updates.get("dropped", 0), updates.get("missing", 0)
         lines.append(f"Updates dropped: {dropped:,}; missing at the deadline: {missing:,}.")
+    lines += [spoilt(summary), _rested(summary), _cut(summary)]
     lines.append(f"This is one run; seed {summary['seed']}.")
     return [line for line in lines if line]
+
+
+def spoilt(summary: Mapping[str, Any]) -> str:
+    """Return that rounds moved the model out of all proportion, and which; "" if none did."""
+    jumps = {number: times for number, times in summary.get("jumps", {}).items() if _number(times)}
+    if not jumps:
+        return ""
+    worst = max(jumps, key=lambda number: float(jumps[number]))
+    told = f"round {plain(worst)} moved it {jumps[worst]:.2g} times as far as usual"
+    more = f", and {count(len(jumps) - 1, 'round')} more than 100 times" if len(jumps) > 1 else ""
+    return f"The model may be spoilt: {told}{more}; look at who took part in it before using it."
+
+
+def _rested(summary: Mapping[str, Any]) -> str:
+    names = summary.get("rested", {})
+    return f"Asked less, as they did not answer or not validly: {_names(names)}." if names else ""
+
+
+def _cut(summary: Mapping[str, Any]) -> str:
+    cut = summary.get("updates", {}).get("cut")
+    return f"Updates longer than any honest one, and cut: {cut:,}." if cut else ""
+
+
+def _names(names: Iterable[str]) -> str:
+    found = [plain(name) for name in names]
+    return ", ".join(found) if len(found) <= 5 else f"{len(found)} sites"
 
 
 def unmeasured(summary: Mapping[str, Any]) -> str:
@@ -275,11 +302,10 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
 def _spent(summary: Mapping[str, Any]) -> str:
     """Return who stopped because its own budget was spent, and whether that ended the run."""
     sites = summary["privacy"].get("sites", {})
-    out = [plain(name) for name, row in sites.items() if row.get("out_of_budget")]
+    out = [name for name, row in sites.items() if row.get("out_of_budget")]
     if not out:
         return ""
-    who = ", ".join(out) if len(out) <= 5 else f"{len(out)} sites"
-    text = f"Stopped because its own privacy budget was spent: {who}."
+    text = f"Stopped because its own privacy budget was spent: {_names(out)}."
     planned = summary.get("planned_rounds", summary["rounds"])
     if summary["rounds"] < planned:
         text += (

@@ -43,6 +43,7 @@ class Federation:
     """Who takes part, for how long, and how the server turns updates into the next model.
 
     `update_norm` > 0 bounds the L2 norm of every update after decoding, whatever a site sends.
+    `outlier_factor` > 0: one that many times as long as the median of its round is cut to that.
     `members` are a coordinator's approved sites that alone see the run; empty: all of them.
     `average_last` is the share of the rounds, counted from the end, whose models are averaged into
     the released one; 0 releases the last model.
@@ -67,6 +68,7 @@ class Federation:
     strategy: str = _named("fedavg")
     weighting: str = choice("uniform", "uniform", "records")
     update_norm: float = at_least(0.0, 0.0)
+    outlier_factor: float = setting(100.0, "0, or at least 2", lambda v: v == 0 or v >= 2)
     server_learning_rate: float = positive(1.0)
     server_momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
     average_last: float = between(0.0, 0.0, 1.0)

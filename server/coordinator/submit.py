@@ -19,10 +19,12 @@ import tomli_w
 from flwr.cli.build import build_fab_from_files
 
 from fedlite.deployment import bundle as bundles, journal
+from fedlite.reporting.attendance import rested
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
 from fedlite.scenario import Scenario, Simulation, from_run_config, load
 from fedlite.storage import write_atomic
+from server.attendance import STRIKES
 from server.coordinator import authority, groups, jobs, refusals, superlink
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
@@ -207,16 +209,27 @@ def online(coordinator: Coordinator) -> int:
 
 
 def _note(coordinator: Coordinator, job: Job, records: list[RoundRecord]) -> str:
-    """Return what a running run waits for, or whom it misses."""
-    if job.state != jobs.RUNNING:
-        return ""
-    if records:
-        missing = ", ".join(records[-1].missing)
-        return f"missing in round {records[-1].round}: {missing}" if missing else ""
-    try:
-        return (coordinator.path / job.directory / GATHERING).read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return "starting"
+    """Return what a run waits for, whom it misses, and what is wrong with it, over or not."""
+    running = job.state == jobs.RUNNING
+    if not records and running:
+        try:
+            path = coordinator.path / job.directory / GATHERING
+            return path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return "starting"
+    parts = []
+    for record in [record for record in records if record.jump][:1]:
+        parts.append(
+            f"the model may be spoilt: round {record.round} moved it {record.jump:.2g} times as "
+            "far as usual"
+        )
+    if cut := sorted({name for record in records for name in record.cut}):
+        parts.append(f"updates longer than any honest one, and cut: {', '.join(cut)}")
+    if records and (missing := records[-1].missing) and running:
+        parts.append(f"missing in round {records[-1].round}: {', '.join(missing)}")
+    if at_rest := rested(records):
+        parts.append(f"asked less, after {STRIKES} strikes: {', '.join(at_rest)}")
+    return "; ".join(parts)
 
 
 def stop_run(coordinator: Coordinator, name: str) -> Job:
@@ -290,6 +303,6 @@ def _row(coordinator: Coordinator, job: Job) -> dict[str, Any]:
         "bytes_up": int(total["up"]),
         "bytes_down": int(total["down"]),
         "restarts": job.restarts,
-        "reason": job.reason or _note(coordinator, job, records),
+        "reason": "; ".join(filter(None, (job.reason, _note(coordinator, job, records)))),
         "directory": str(coordinator.path / job.directory),
     }

@@ -21,8 +21,9 @@ from tests.server.hostile import HOSTILE, World
 
 @pytest.mark.parametrize("name", list(HOSTILE))
 def test_a_hostile_reply_is_dropped_counted_and_named(world: World, name: str) -> None:
-    honest = world(folder="honest", sites=2)
-    hostile = world(folder="hostile", sites=3)
+    # After three rounds it would be asked less.
+    honest = world(folder="honest", sites=2, federation={"rounds": 3})
+    hostile = world(folder="hostile", sites=3, federation={"rounds": 3})
     hostile.members[2].always = HOSTILE[name]
     truth = honest.play()
     played = hostile.play()
@@ -109,7 +110,7 @@ def test_asking_twice_for_the_full_model_is_answered_once(world: World) -> None:
 
 
 def test_a_reply_that_flower_cannot_read_does_not_stop_the_run(world: World) -> None:
-    some = world()
+    some = world(federation={"rounds": 3})
 
     def poison(member: Any, message: Message, i: Instruction) -> list[Message]:
         some.grid.poisoned.add(message.metadata.message_id)
@@ -121,7 +122,7 @@ def test_a_reply_that_flower_cannot_read_does_not_stop_the_run(world: World) -> 
 
 
 def test_a_message_that_flower_does_not_take_is_a_missing_reply(world: World) -> None:
-    some = world()
+    some = world(federation={"rounds": 3})
     rounds = some.rounds()
     rounds.roster.gather()
     some.grid.refuse_to_push.add(101)

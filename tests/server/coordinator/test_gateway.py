@@ -76,7 +76,7 @@ def test_an_approved_key_is_no_stranger_to_nginx(made: Coordinator) -> None:
     gateway.reload(made, nginx)
     assert signalled == []  # nobody came
     sites = {"a": site(1, False), "b": site(2, True)}
-    enrolment._write(made.path, sites)
+    enrolment.save(made.path, sites)
     gateway.reload(made, nginx)
     gateway.reload(made, nginx)
     assert signalled == [signal.SIGHUP]

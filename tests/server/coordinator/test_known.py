@@ -27,7 +27,7 @@ def signed(key: ec.EllipticCurvePrivateKey) -> dict[str, str]:
 
 
 def approve(folder: Path, **sites: tuple[ec.EllipticCurvePrivateKey, bool]) -> None:
-    enrolment._write(
+    enrolment.save(
         folder,
         {
             name: enrolment.Site(1, nodekey.public(key), "00" * 32, "", revoked)

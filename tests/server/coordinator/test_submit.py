@@ -306,6 +306,28 @@ def test_no_name_is_cut_where_the_page_is_narrow(
     assert f"{long}: {'no more sites than one ' * 3}" in text.splitlines()
 
 
+def test_status_names_who_is_asked_less_and_a_model_that_may_be_spoilt(
+    coordinator: Coordinator,
+) -> None:
+    """Also of a run that is over: it is not finished without a word."""
+    coordinator.sites.write_text("{}")
+    with pretended(coordinator):
+        job = submit.submit(coordinator, SCENARIO, ROOT)
+        for row in (
+            RoundRecord(1, 2, joined=["a", "b"], cut={"b": 9e12}, jump=3e12),
+            RoundRecord(2, 1, missing=["a"], out={"b": "resting"}),
+        ):
+            append_round(coordinator.path / job.directory, row)
+        with jobs.locked(coordinator):
+            running = submit.overview(coordinator)["runs"][0]["reason"]
+            jobs.save(coordinator, replace(job, state=jobs.FINISHED))
+        over = submit.overview(coordinator)["runs"][0]["reason"]
+    spoilt = "the model may be spoilt: round 1 moved it 3e+12 times as far as usual"
+    cut = "updates longer than any honest one, and cut: b"
+    assert running == f"{spoilt}; {cut}; missing in round 2: a; asked less, after 3 strikes: b"
+    assert over == f"{spoilt}; {cut}; asked less, after 3 strikes: b"
+
+
 def test_a_run_is_stopped_and_resumed_by_name(coordinator: Coordinator) -> None:
     with pretended(coordinator):
         submit.submit(coordinator, SCENARIO, ROOT)

@@ -1,0 +1,93 @@
+"""Whom a round asks and how long it waits: a site that does not answer costs less each time.
+
+A site that was missing, or sent no valid update, three times in a row is asked in one of 2 rounds,
+then in one of 4, 8, 16 and 32; one good answer forgives it all. A code is an answer at once, costs
+nothing, and changes nothing here. Where the others are too few for the quorum, all are asked.
+
+The deadline is three times what the slowest of the last rounds' used answers took, doubled for
+every strike of a site that is asked: one that has become slow gets the scenario's deadline again
+within a few rounds, and its next answer sets the pace.
+
+All of it follows from the record and the checkpoint: a run that goes on decides as it would have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+from fedlite.messages import Code
+from fedlite.reporting.record import RoundRecord
+from server.checkpoint import SiteRecord
+
+STRIKES = 3
+"""Rounds in a row without a valid answer after which a site is asked less."""
+
+LONGEST_REST = 32
+SHORTEST_SECONDS = 30.0
+"""No deadline is adapted to less: a machine may be busy, and Flower misses a dead one in 20 s."""
+
+_TIMES, _RECENT = 3.0, 5
+_BAD = {Code.BAD_UPDATE.value, Code.LEDGER.value}
+
+
+def resting(sites: Mapping[str, SiteRecord], number: int) -> set[str]:
+    """Return the sites that are not asked in round `number` because of their strikes."""
+    return {name for name, record in sites.items() if number < record.again}
+
+
+def candidates(
+    there: Set[str], sites: Mapping[str, SiteRecord], number: int, quorum: int
+) -> list[str]:
+    """Return whom round `number` may ask, in order: all, if those not at rest are too few."""
+    able = {name for name in there if not sites[name].spent}
+    awake = able - resting(sites, number)
+    return sorted(awake if len(awake) >= quorum else able)
+
+
+def absent(
+    there: Set[str], sites: Mapping[str, SiteRecord], names: Iterable[str]
+) -> dict[str, str]:
+    """Return why each site that the run knows is not among `names`, which a round may ask."""
+    out = {name: "offline" for name in sites if name not in there}
+    out |= dict.fromkeys(there, "resting")
+    out |= {name: "spent" for name in sites if sites[name].spent}
+    return {name: why for name, why in sorted(out.items()) if name not in set(names)}
+
+
+def judge(
+    sites: Mapping[str, SiteRecord],
+    number: int,
+    *,
+    used: Iterable[str],
+    dropped: Mapping[str, str],
+    missing: Iterable[str],
+) -> dict[str, int]:
+    """Count the strikes of round `number`; return those of each site that is now asked less."""
+    for name in used:
+        sites[name].strikes, sites[name].again = 0, 0
+    struck = {*missing, *(name for name, code in dropped.items() if code in _BAD)}
+    for name in struck:
+        record = sites[name]
+        record.strikes += 1
+        if record.strikes >= STRIKES:
+            rest = min(2 ** (record.strikes - STRIKES + 1), LONGEST_REST)
+            record.again = number + rest
+    return {name: sites[name].strikes for name in sorted(struck) if sites[name].again > number}
+
+
+def deadline(
+    most: float,
+    records: Sequence[RoundRecord],
+    sites: Mapping[str, SiteRecord],
+    asked: Iterable[str],
+) -> float:
+    """Return the seconds for which a round waits; never more than `most`, the scenario's.
+
+    Until some round was answered it is `most`.
+    """
+    times = [record.slowest for record in records if record.slowest > 0.0][-_RECENT:]
+    if not times:
+        return most
+    strikes = max((sites[name].strikes for name in asked), default=0)
+    usual = max(SHORTEST_SECONDS, _TIMES * max(times))
+    return min(most, usual * 2.0 ** min(strikes, 64))
