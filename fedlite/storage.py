@@ -28,8 +28,10 @@ def stamp(path: Path) -> tuple[int, int, int] | None:
     return seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Replace the content of `path` with `data` durably.
+
+    mode: of the new file, from its first byte on; the umask is taken off it.
 
     Writes a sibling file, flushes it to the device, renames it over `path` and flushes the
     directory, so that neither `kill -9` nor a power cut leaves half a file.
@@ -46,7 +48,8 @@ def write_atomic(path: Path, data: bytes) -> None:
                 left.unlink()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_NAME = "node.lock"
+NAME = "node.lock"
 
 
 class Held(RuntimeError):
@@ -21,7 +21,7 @@ def hold(home: Path) -> ExitStack:
     has no locks.
     """
     # Closed by whatever thread ends the site. A soft lock would outlive a killed process.
-    lock = FileLock(home / _NAME, thread_local=False, fallback_to_soft=False)
+    lock = FileLock(home / NAME, thread_local=False, fallback_to_soft=False)
     held = ExitStack()
     try:
         held.enter_context(lock.acquire(timeout=0))

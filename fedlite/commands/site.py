@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlite.commands import safekeeping
 from fedlite.commands.approval import approve
 from fedlite.commands.output import (
     FAILED,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 site_app = typer.Typer(help="What a partner site's operator does.", no_args_is_help=True)
 site_app.command("approve")(approve)
+safekeeping.add_to(site_app)
 Coordinator = Annotated[
     str, typer.Option(help="Which one, by its name, where the site has joined several.")
 ]

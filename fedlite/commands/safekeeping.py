@@ -1,0 +1,67 @@
+"""`fedlite site backup | restore`: a site in one file, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlite.commands.output import FAILED, Json, SiteFolder, fail, tell, told
+
+
+def add_to(site_app: typer.Typer) -> None:
+    """Add the commands to `fedlite site`."""
+    site_app.command("backup")(backup)
+    site_app.command("restore")(restore)
+
+
+def backup(
+    home: SiteFolder,
+    out: Annotated[Path, typer.Argument(help="The file to write, outside of the site's folder.")],
+    as_json: Json = False,
+) -> None:
+    """Write policy, keys, ledgers, journal and approvals into one file, also while it runs.
+
+    It holds private keys: keep it as you keep the site's folder. No record is in it.
+    """
+    with told(home):
+        from clients.runtime import backup as backups
+
+        saved = backups.backup(home, out)
+        value = {**vars(saved), "path": str(saved.path)}
+        text = f"{out}: {saved.files} files of {saved.site!r}, SHA-256 {saved.sha256}"
+        tell(value, text, as_json)
+
+
+def restore(
+    source: Annotated[
+        Path, typer.Argument(metavar="BACKUP", help="What `fedlite site backup` wrote.")
+    ],
+    home: Annotated[Path, typer.Argument(help="A new folder, or that of the same site.")],
+    as_json: Json = False,
+) -> None:
+    """Make a site's folder again from a backup, or put back what it has lost.
+
+    Nothing that is there is replaced. A ledger that is older than one that this machine has seen is
+    refused; what a new machine cannot know, the coordinators do: they refuse the first round.
+    """
+    with told():
+        from clients.runtime import backup as backups
+        from clients.runtime.lock import Held
+
+        try:
+            done = backups.restore(source, home)
+        except Held as error:
+            fail(str(error), FAILED)
+        for warning in done.warnings:
+            typer.echo(f"fedlite: warning: {warning}", err=True)
+        text = (
+            f"{home}: site {done.site!r}, {len(done.written)} files restored, {len(done.kept)} "
+            "were there and stay\n"
+            "Whether a ledger had gone on since, this machine knows if it ran the site, and else "
+            "its\ncoordinators: an old one is refused at the first round, with `ledger`, before "
+            f"anything is\nspent. Next: fedlite site doctor {home}"
+        )
+        value = {**vars(done), "home": str(home)}
+        tell(value, text, as_json)
