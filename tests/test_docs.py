@@ -140,6 +140,9 @@ COMMANDS: list[list[str]] = [
     ["site", "raise"],
     ["site", "rotate"],
     ["site", "recover"],
+    ["site", "backup"],
+    ["site", "restore"],
+    ["site", "record"],
 ]
 
 

@@ -1,9 +1,10 @@
 """A site in one file, and back: what nobody could make again, and nothing that may be stale.
 
-In it are policy, keys, ledgers, journal, approved bundles, and of each coordinator the invitation,
-authority, request and node key. Not in it: records; the message in flight, which would be answered
-twice; the state of runs, as a run that went on has left it behind, and a residual that was sent
-would be sent again (a site without one gets the whole model and begins anew); status and logs.
+In it are policy, keys, ledgers, journal, records of runs, approved bundles, and of each coordinator
+the invitation, authority, request and node key. Not in it: records of people; the message in
+flight, which would be answered twice; the state of runs, as a run that went on has left it behind,
+and a residual that was sent would be sent again (a site without one gets the whole model and begins
+anew); status and logs.
 
 A backup may be taken while the site runs. A restore never replaces what is there, but for a ledger
 by one that goes on from it, and refuses a ledger that is older than one that this machine has seen.
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fedlite
-from clients.runtime import lock, seats, setup
+from clients.runtime import lock, runbook, seats, setup
 from clients.runtime.seats import COORDINATOR
 from clients.runtime.setup import CA, LEDGER, NEXT, NODE, POLICY, REQUEST, SECRET
 from fedlite.deployment import archive
@@ -49,6 +50,7 @@ _PLACE = re.compile(
             rf"(?:{seats.FURTHER}/[a-z0-9-]+/)?(?:{'|'.join(map(re.escape, _OF_SEAT))})",
             r"audit/audit-\d{4}-\d\d\.jsonl",
             r"ledgers/(?P<dataset>[^/]+)\.jsonl",
+            rf"{runbook.FOLDER}/[0-9a-f]{{16}}\.jsonl",
             r"bundles/[0-9a-f]{64}/.+",
         ]
     )
@@ -148,10 +150,10 @@ def _collect(home: Path) -> dict[str, bytes]:
             continue  # its first row is being written, or was lost with the power
         _key_of(home / "ledgers" / name, rows, home)
         files[f"ledgers/{name}"] = b"".join(row.line for row in rows)
-    for path in sorted((home / "audit").glob("audit-*.jsonl")):
+    for path in [*home.glob("audit/audit-*.jsonl"), *home.glob(f"{runbook.FOLDER}/*.jsonl")]:
         with contextlib.suppress(FileNotFoundError):  # a month that has just become too old
             whole = path.read_bytes()
-            files[f"audit/{path.name}"] = whole[: whole.rfind(b"\n") + 1]
+            files[path.relative_to(home).as_posix()] = whole[: whole.rfind(b"\n") + 1]
     for one in site_policy.load(home / POLICY).bundles:
         folder = home / "bundles" / one.sha256
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):

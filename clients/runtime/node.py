@@ -18,7 +18,7 @@ from typing import Any
 
 from flwr.app import Message
 
-from clients.runtime import gate, lock, seats, setup
+from clients.runtime import gate, lock, runbook, seats, setup
 from clients.runtime.desk import Desk
 from clients.runtime.fleet import Incoming, Refused, RunOver, TooLarge, Unreachable, connection
 from clients.runtime.gate import ApprovedRun
@@ -219,17 +219,20 @@ class Runtime:
             log.error("the reply could not be kept, only sent: %s", error)
         seconds = time.monotonic() - started
         name = message.metadata.group_id
-        self._status.count(
-            Answered(
-                run=str(approved.config.get("run.id", "")),
-                scenario=str(approved.config.get("federation.name", "")),
-                round=name,
-                seconds=round(seconds, 3),
-                bytes_up=len(flower.to_bytes(reply)),
-                bytes_down=len(flower.to_bytes(message)),
-                outcome=outcome,
-            )
+        answered = Answered(
+            run=str(approved.config.get("run.id", "")),
+            scenario=str(approved.config.get("federation.name", "")),
+            round=name,
+            seconds=round(seconds, 3),
+            bytes_up=len(flower.to_bytes(reply)),
+            bytes_down=len(flower.to_bytes(message)),
+            outcome=outcome,
         )
+        self._status.count(answered)
+        try:
+            runbook.note(self.home, self.seat, approved, answered)
+        except OSError as error:
+            log.error("the record of the run could not be written: %s", error)
         log.info("round %s: %s in %.1f s", name, outcome, seconds)
         self._deliver_on_time(reply, approved.policy.clock)
 

@@ -1,4 +1,4 @@
-"""`fedlite site backup | restore`: a site in one file, and back."""
+"""`fedlite site backup | restore | record`: a site in one file, and what it did on one page."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from fedlite.commands.output import FAILED, Json, SiteFolder, fail, tell, told
+from fedlite.commands.output import FAILED, Json, SiteFolder, fail, print_json, tell, told
 
 
 def add_to(site_app: typer.Typer) -> None:
     """Add the commands to `fedlite site`."""
     site_app.command("backup")(backup)
     site_app.command("restore")(restore)
+    site_app.command("record")(record)
 
 
 def backup(
@@ -65,3 +66,28 @@ def restore(
         )
         value = {**vars(done), "home": str(home)}
         tell(value, text, as_json)
+
+
+def record(
+    home: SiteFolder,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the page there, HTML.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one page for data protection: runs, purposes, what left when, epsilon, approvals.
+
+    Default: record.html in the site's folder. With --json it prints one object, and writes the page
+    only where --out says so.
+    """
+    with told(home):
+        from clients.runtime import record as records, record_page
+
+        found = records.record(home)
+        if as_json:
+            print_json(found)
+        if out is not None or not as_json:
+            page = out or home / "record.html"
+            record_page.write(found, page)
+            if not as_json:
+                typer.echo(f"{page}: {len(found['runs'])} runs of {found['site']!r}")

@@ -1,0 +1,178 @@
+"""What a site did with its records, for data protection: read from its folder alone.
+
+From the ledgers, which are signed, comes what was charged and released; from the records of runs
+(`clients.runtime.runbook`) for whom and on what terms, and what left without a ledger; from the
+journal who allowed it. No record of a person is opened.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import fedlite
+from clients.runtime import runbook, seats, setup
+from clients.runtime.runbook import now
+from fedlite.deployment import journal
+from fedlite.guard import policy as site_policy
+from fedlite.guard.policy import SitePolicy
+from fedlite.privacy.budget import Account
+from fedlite.privacy.ledger import LedgerError, Row, read
+
+# Acts of people, not those of the site's own process.
+_ACTS = ("init", "join", "approve", "refuse", "revoke", "adopt", "rotate", "rotate-finish",
+         "backup", "restore", "clean")  # fmt: skip
+
+
+def record(home: Path) -> dict[str, Any]:
+    """Return everything as one object for JSON; times are UTC, sizes bytes.
+
+    datasets: each with its ceiling, what was charged, and every change of the ceiling. runs: each
+    with its coordinator, terms, and `releases`. acts: the journal's lines of what people decided.
+    Raises ValueError when the folder is no site's. A ledger that does not verify is named by
+    `error`, and its runs are those of the runbook alone.
+    """
+    policy = site_policy.load(home / setup.POLICY)
+    told = {run["run"]: run for run in runbook.read(home)}
+    datasets, runs, seen = [], [], set[str]()
+    names = {one.name for one in policy.data} | {p.stem for p in home.glob("ledgers/*.jsonl")}
+    for name in sorted(names):
+        described, account, rows = _dataset(home, policy, name)
+        datasets.append(described)
+        for number, plan in enumerate(account.plans if account else ()):
+            seen.add(plan.run)
+            what = told.get(plan.run, {})
+            before = account.plans[number - 1].charged if account and number else 0.0
+            runs.append(
+                {
+                    **_terms(plan.run, name, what),
+                    "since": _opened(rows, plan.run),
+                    "unit": plan.unit,
+                    "epsilon": plan.epsilon_asked,
+                    "delta": plan.delta,
+                    "steps": plan.steps,
+                    "charged_before": before,
+                    "charged_after": plan.charged,
+                    "ceiling": described["ceiling"],
+                    "releases": list(_releases(rows, plan.run)),
+                    "signed": True,
+                }
+            )
+    runs += [_unsigned(what) for run, what in told.items() if run not in seen]
+    return {
+        "site": policy.site,
+        "made": now(),
+        "fedlite": fedlite.__version__,
+        "coordinators": [_coordinator(seat) for seat in seats.every(home)],
+        "datasets": datasets,
+        "runs": sorted(runs, key=lambda run: (run["since"], run["run"])),
+        "acts": [line for line in journal.read(home / "audit") if line["action"] in _ACTS],
+        "kept_days": journal.KEEP_DAYS,
+    }
+
+
+def by_day(releases: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, int]]:
+    """Return for each day how many messages left, and their bytes together."""
+    count, size = Counter[str](), Counter[str]()
+    for one in releases:
+        count[str(one["time"])[:10]] += 1
+        size[str(one["time"])[:10]] += one["bytes"]
+    return [(day, count[day], size[day]) for day in sorted(count)]
+
+
+def _dataset(
+    home: Path, policy: SitePolicy, name: str
+) -> tuple[dict[str, Any], Account | None, list[Row]]:
+    chosen, limits = policy.data_set(name), site_policy.for_data(policy, name)
+    described: dict[str, Any] = {
+        "name": name,
+        "source": chosen.source if chosen else "",
+        "part": chosen.part if chosen else "",
+        "file": chosen.path if chosen else "",
+        "ceiling": limits.epsilon,
+        "delta": limits.delta,
+        "units": list(limits.units),
+        "charged": 0.0,
+        "runs": 0,
+        "changes": [],
+    }
+    path = home / "ledgers" / f"{name}.jsonl"
+    if not path.exists():
+        return described, None, []
+    try:
+        rows = read(path)
+        account = Account.of(rows)
+    except (LedgerError, OSError) as error:
+        return described | {"error": str(error)}, None, []
+    described |= {
+        "ledger": account.id,
+        "owner": account.owner,
+        "rows": len(rows),
+        "ceiling": account.policy.meet(limits).epsilon,
+        "charged": account.plans[-1].charged if account.plans else 0.0,
+        "runs": len(account.plans),
+        "changes": [
+            {
+                "time": row.time,
+                "epsilon": row.body["policy"]["epsilon"],
+                "by": "the data's owner" if row.body.get("grant") else "the site",
+            }
+            for row in rows
+            if "policy" in row.body
+        ],
+    }
+    return described, account, rows
+
+
+def _terms(run: str, dataset: str, what: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run is; what is not known of it is ""."""
+    names = ("scenario", "coordinator", "fingerprint", "bundle", "approved", "by")
+    return {
+        "run": run,
+        "dataset": dataset,
+        **{name: what.get(name, "") for name in names},
+        "settings": what.get("settings", {}),
+    }
+
+
+def _unsigned(what: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run of which no ledger tells: one without privacy, or one that never trained."""
+    settings = what["settings"]
+    return {
+        **_terms(what["run"], str(what.get("dataset", "")), what),
+        "since": what.get("since", ""),
+        "unit": settings.get("privacy.unit", "none"),
+        "releases": [
+            {"time": one["time"], "round": one["round"], "bytes": one["up"]}
+            for one in what["messages"]
+            if one["outcome"] == "sent"
+        ],
+        "signed": False,
+    }
+
+
+def _opened(rows: Iterable[Row], run: str) -> str:
+    """Return when a ledger took the run's plan."""
+    plans = (row for row in rows if row.kind in ("genesis", "plan"))
+    return next((row.time for row in plans if row.body["plan"]["run"] == run), "")
+
+
+def _releases(rows: Iterable[Row], run: str) -> Iterable[dict[str, Any]]:
+    reserved: dict[int, Row] = {}
+    for row in rows:
+        if row.kind == "reserve" and row.body["run"] == run:
+            reserved[row.seq] = row
+        elif row.kind == "release" and row.body["of"] in reserved:
+            round = reserved[row.body["of"]].body["round"]
+            yield {"time": row.time, "round": str(round), "bytes": row.body["bytes"]}
+
+
+def _coordinator(seat: Path) -> dict[str, str]:
+    invitation = seats.joined(seat)
+    return {
+        "name": invitation.name,
+        "address": invitation.address,
+        "fingerprint": invitation.fingerprint,
+    }
