@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clients.runtime import left
+from clients.runtime.difference import Difference, difference
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles
 from fedlite.deployment.bundle import Bundle
@@ -29,6 +31,7 @@ from fedlite.guard.policy import (
     for_scenario,
     is_number,
 )
+from fedlite.privacy.budget.outlook import Outlook
 from fedlite.rooms import app_root
 from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.settings import parse_value
@@ -44,7 +47,9 @@ class Review:
 
     scenario: its plan, with every loosened number at its most. same: how many files are those
     installed here. changed: the others by name. facts: title and text, for people. refused: why it
-    cannot be approved as `site.toml` stands. warnings: what to think about.
+    cannot be approved as `site.toml` stands. warnings: what to think about. budget: what is left
+    and what the plan would take; None where nothing is charged or it is not known. since: what is
+    different from the last approval of the same name.
     """
 
     bundle: Bundle
@@ -55,6 +60,8 @@ class Review:
     facts: tuple[tuple[str, str], ...]
     refused: tuple[str, ...]
     warnings: tuple[str, ...] = field(default=())
+    budget: Outlook | None = None
+    since: Difference | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for scripts."""
@@ -66,6 +73,8 @@ class Review:
             "at_most": dict(self.at_most),
             "refused": list(self.refused),
             "warnings": list(self.warnings),
+            "budget": self.budget.to_dict() if self.budget else None,
+            "since": self.since.to_dict() if self.since else None,
         }
 
 
@@ -144,11 +153,16 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         if data is not None:
             facts.append(("records", _bound(data)))
             refused += beyond_declared(policy, scenario)
-            more, too_much = _sizes(home, policy, scenario)
-            facts += more
+            sizes, too_much = _sizes(home, policy, scenario)
+            facts += sizes
             refused += too_much
     except (ValueError, OSError) as error:
         warnings.append(f"model and bytes are not known, as the data set does not load: {error}")
+    budget, more, problem = left.left(home, policy, scenario)
+    facts += more
+    warnings += problem
+    since = difference(home, policy, bundle)
+    facts += since.facts() if since else []
     if changed:
         warnings.append(
             f"{len(changed)} files are not those installed here; they run at this site with "
@@ -171,6 +185,8 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         tuple(facts),
         tuple(refused),
         tuple(warnings),
+        budget,
+        since,
     )
 
 

@@ -92,6 +92,11 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def contents(bundle: Bundle) -> dict[str, bytes]:
+    """Return the bytes of each file by its name, the manifest left out."""
+    return {name: data for name, data in _entries(bundle.content) if name != MANIFEST}
+
+
 def unpack(bundle: Bundle, directory: Path) -> Path:
     """Put the bundle's files into `directory`, read-only, whole or not at all; returns it.
 

@@ -26,8 +26,11 @@ from fedlite.guard.policy import DataSet, SitePolicy, for_scenario
 from fedlite.guard.register import Kept, Register
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
 from fedlite.privacy import Mechanism
-from fedlite.privacy.budget import Budget, Refused
-from fedlite.privacy.ledger import Ledger
+from fedlite.privacy.budget import Account, Budget, Refused
+from fedlite.privacy.budget.outlook import Outlook, outlook
+from fedlite.privacy.budget.plans import asked_plan
+from fedlite.privacy.budget.siblings import Siblings
+from fedlite.privacy.ledger import Ledger, read
 from fedlite.protection import plan_mechanism, round_steps, unit_of
 from fedlite.scenario import Scenario, ScenarioError, own_code
 from fedlite.storage import stamp
@@ -227,6 +230,28 @@ def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) 
         return kept[seen]
 
     return Guardian(policy.site, scenario, mechanism, place, commitment, app, register)
+
+
+def foretold(scenario: Scenario, policy: SitePolicy, ledgers: Path) -> Outlook:
+    """Return what a new run of a private scenario would be charged, and how often; writes nothing.
+
+    policy: what site.toml says. ledgers: the site's folder of them. A run that has begun is charged
+    already. Raises ValueError where a ledger does not verify or the plan leaves something open.
+    """
+    path = ledgers / f"{scenario.data.name}.jsonl"
+    limits = site_policy.for_data(policy, scenario.data.name)
+    account = Account.of(read(path)) if path.exists() else Account()
+    in_force = account.policy.meet(limits) if account.rows else limits
+    told = scenario.privacy
+    asked = asked_plan(
+        "0" * 16,
+        plan_mechanism(scenario),
+        epsilon=told.epsilon,
+        delta=told.delta,
+        code="0" * 64,
+    )
+    elsewhere = Siblings((ledgers,), str(path)).plans(in_force)
+    return outlook(account, elsewhere, in_force, asked, round_steps(scenario))
 
 
 def _head(ledger: Ledger, *, named: bool) -> LedgerHead:

@@ -1,4 +1,7 @@
-"""Covers fedlite/commands/approval.py."""
+"""What an operator sees before he lets code run.
+
+Covers fedlite/commands/approval.py, clients/runtime/left.py, clients/runtime/difference.py.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,12 @@ from clients.runtime import approval, gate
 from fedlite.commands.approval import approve as command
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles, journal
-from fedlite.guard import policy, policy_file
+from fedlite.guard import guardian, policy, policy_file
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
+from fedlite.messages import Instruction, site_id
 from fedlite.plan import compressor
+from fedlite.privacy.budget import Account
+from fedlite.privacy.ledger import read
 from fedlite.rooms import app_root
 from fedlite.scenario import ScenarioError, from_dict
 from simulations.run import check
@@ -273,3 +279,86 @@ def test_a_file_that_a_bundle_names_is_never_run_here(home: Path, key: str) -> N
     with pytest.raises(ScenarioError, match=rf"{key}: must be a name that every site knows"):
         check(seen.scenario, deployed=True)
     assert not (home / "sprung").exists()
+
+
+def begin(home: Path, seen: approval.Review, run: str) -> None:
+    """Let the site's own process charge a run, as its first round does."""
+    guard = guardian.deployed(seen.scenario, home, run)
+    guard.reserve(Instruction(bytes.fromhex(run), 1, site_id("site"), 0, bytes(8), ()))
+
+
+def test_what_is_left_of_the_budget_is_what_the_guardian_then_charges(home: Path) -> None:
+    """Before: the page told what a plan asks for, and nobody saw that nothing was left."""
+    content = made(privacy={"epsilon": 1.2, "sampling_rate": 1.0})
+    ledger, fits = home / "ledgers" / "digits.jsonl", []
+    for number in range(9):
+        seen = approval.review(home, bundles.read(content), {})
+        assert seen.budget is not None and seen.budget.ceiling == 3.0
+        plans = Account.of(read(ledger)).plans if ledger.exists() else []
+        assert seen.budget.spent == (plans[-1].charged if plans else 0.0)
+        facts = dict(seen.facts)
+        assert f"in {len(plans)} run{'s' * (len(plans) != 1)}" in facts["budget"]
+        fits.append(seen.budget.fits)
+        if not seen.budget.fits:
+            break
+        begin(home, seen, f"{number:016x}")
+        assert Account.of(read(ledger)).plans[-1].charged == seen.budget.charged
+    assert fits == list(range(fits[0], -1, -1)) and fits[0] >= 2
+    (warning,) = (text for text in seen.warnings if text.startswith("budget: "))
+    assert f"budget: {seen.budget.steps} of 5 rounds fit" in warning
+    assert "does not fit whole" in facts["with it"] and not seen.refused
+    # A ledger that does not verify: nobody knows, and the page says so.
+    ledger.write_bytes(ledger.read_bytes().replace(b'"steps":1', b'"steps":2', 1))
+    seen = approval.review(home, bundles.read(content), {})
+    assert seen.budget is None and "budget is not known" in seen.warnings[0]
+
+
+def test_a_ceiling_that_was_lowered_in_the_ledger_counts_on_the_page(home: Path) -> None:
+    content = made(privacy={"epsilon": 0.5, "sampling_rate": 1.0})
+    begin(home, approval.review(home, bundles.read(content), {}), "1" * 16)
+    text = (home / "site.toml").read_text()
+    (home / "site.toml").write_text(text.replace("epsilon = 3.0", "epsilon = 1.0"))
+    seen = approval.review(home, bundles.read(content), {})
+    assert seen.budget is not None and seen.budget.ceiling == 1.0
+    assert "of 1 spent" in dict(seen.facts)["budget"]
+
+
+def test_the_difference_to_the_last_approval_of_the_name_is_shown(home: Path) -> None:
+    files = {"clients/same.py": b"a\nb\n", "clients/gone.py": b"1\n", "clients/moved.py": b"x\ny\n"}
+    first = wait(home, made(files))
+    code, output = call(home, first, "--yes", "--changed-code")
+    assert code == 0 and "before" not in output
+    files = {
+        "clients/same.py": b"a\nc\nd\n", "clients/new.py": b"n\n", "clients/moved.py": b"y\nx\n",
+    }  # fmt: skip
+    other = made(files, federation={"rounds": 7}, training={"learning_rate": 0.25})
+    second = wait(home, other)
+    code, output = call(home, second)
+    for part in (
+        f"before    {first[:16]}, approved 20", "federation.rounds: 5 -> 7",
+        "training.learning_rate: ", " -> 0.25", "clients/same.py: changed, +2 -1 lines",
+        "clients/gone.py: gone, 1 line", "clients/new.py: new, 1 line",
+        "clients/moved.py: the same lines in another order",
+    ):  # fmt: skip
+        assert part in output, part
+    page = [line for line in output.splitlines() if not line.startswith("fedlite: ")]
+    assert max(map(len, page)) <= 80 and "…" not in output
+    code, output = call(home, second, "--yes", "--changed-code", "--json")
+    since = json.loads(output)["since"]
+    assert code == 0 and since["settings"]["federation.rounds"] == ["5", "7"]
+    assert len(since["settings"]) == 2 and len(since["files"]) == 4
+    # The last one counts, not the first; another name is another matter.
+    third = wait(home, made(federation={"rounds": 9}))
+    assert f"before    {second[:16]}" in call(home, third)[1]
+    assert "before" not in call(home, wait(home, made(federation={"name": "lung"})))[1]
+    bundles.remove(home / "bundles" / second)
+    assert "only settings are compared" in call(home, third)[1]
+
+
+def test_what_was_the_same_and_what_differs_by_its_kind_only(home: Path) -> None:
+    first = wait(home, made())
+    assert call(home, first, "--yes")[0] == 0
+    content = made(training={"learning_rate": 1})
+    seen = approval.review(home, bundles.read(content), {})
+    assert seen.since is not None and seen.since.files == ()
+    assert "the code is the same" in [text for _, text in seen.facts]
