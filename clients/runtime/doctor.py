@@ -139,6 +139,7 @@ def _data(home: Path, policy: SitePolicy) -> Iterator[Check]:
 
 
 def _load(home: Path, one: DataSet) -> Iterator[Check]:
+    from clients.runtime.parts import may_be
     from fedlite import data
     from fedlite.data.sources.table import survey
 
@@ -148,7 +149,7 @@ def _load(home: Path, one: DataSet) -> Iterator[Check]:
     else:
         source = data.load(one.source)
         records, classes, parts = len(source.train), source.classes, source.group_names
-    if one.part and one.part not in parts:
+    if not may_be(one.part, parts):
         known = ", ".join(parts) or "none"
         mend = f"correct part in [data.{one.name}]"
         yield Check(name, FAIL, f"has no part {one.part!r}; there are: {known}", mend)

@@ -51,7 +51,7 @@ def site_init(
 ) -> None:
     """Make the site's folder: keys, policy and a systemd unit. Called again, complete it."""
     with told():
-        from clients.runtime import setup
+        from clients.runtime import parts, setup
         from fedlite.guard.policy import DataSet
 
         given = [f"--{k}" for k, v in {"part": part, "path": path, "target": target}.items() if v]
@@ -63,6 +63,8 @@ def site_init(
         if data:
             source = "csv" if path else data
             chosen = DataSet(data, source, part, _absolute(path), target)
+            for warning in parts.check(chosen):
+                typer.echo(f"fedlite: warning: {warning}", err=True)
         made = setup.init(home, name, data=chosen, epsilon=epsilon)
         text = f"{home}: site {name!r} is ready. Read {home / setup.POLICY}, then join: "
         tell(made, f"{text}fedlite site join {home} INVITATION", as_json)

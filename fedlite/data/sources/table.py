@@ -337,6 +337,15 @@ def survey(path: str, target: str) -> tuple[int, int, tuple[str, ...]]:
     return len(rows.y), len(_classes(rows)), tuple(sorted(rows.sites))
 
 
+def parts(path: str, target: str) -> tuple[str, ...]:
+    """Return the sites that a file names, sorted; a row that does not fit is left out.
+
+    Raises ValueError when the file cannot be read or its header lacks the label column.
+    """
+    rows, _ = _read(path, target, Columns(), (), settled=True, skip_wrong=True, features=False)
+    return tuple(sorted(rows.sites))
+
+
 def _load(path: str = "", **settings: Any) -> Source:
     if not path:
         raise ValueError("path: csv needs the path of your file and its label column `target`")

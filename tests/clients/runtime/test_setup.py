@@ -135,7 +135,7 @@ def test_init_refuses_other_folders_and_wrong_words(tmp_path: Path) -> None:
     assert run("init", tmp_path / "n", "--name", "s", "--data", "d", "--path", "x.csv")[0] == 2
     # A data set that nobody knows leaves no site behind.
     code, output = run("init", tmp_path / "n", "--name", "s", "--data", "digitz")
-    assert code == 2 and "data.digitz.source" in output
+    assert code == 2 and "--data: must be one of digits, " in output
     assert not (tmp_path / "n" / "site.toml").exists()
     assert run("init", tmp_path / "n", "--name", "s", "--data", "digits")[0] == 0
 

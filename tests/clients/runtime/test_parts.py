@@ -1,0 +1,75 @@
+"""A part, a source or a label column that does not exist makes no site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from clients.runtime import doctor, parts
+from fedlite import data
+from fedlite.commands.main import app
+from fedlite.guard import policy
+from fedlite.guard.policy import DataSet
+
+TABLE = "site,age,ill\n" + "north,1,no\nsouth,2,yes\n" * 3 + "east,x,no\n"
+
+
+def init(home: Path, *words: object) -> tuple[int, str]:
+    given = ["site", "init", home, "--name", "s", *words]
+    result = CliRunner().invoke(app, list(map(str, given)))
+    return result.exit_code, result.output
+
+
+@pytest.mark.data("heart-disease")
+def test_a_wrong_part_of_a_named_source_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    """Before: `site 's' is ready`, and every run was declined for want of data."""
+    home = tmp_path / "h"
+    code, output = init(home, "--data", "heart-disease", "--part", "clevland")
+    assert code == 2 and "cleveland, " in output and "'clevland'" in output
+    assert not home.exists()
+    for number, name in enumerate(("cleveland", "", "site-01")):
+        given = ("--part", name) if name else ()
+        assert init(tmp_path / str(number), "--data", "heart-disease", *given)[0] == 0
+
+
+def test_a_source_without_parts_and_a_wrong_name_are_refused(tmp_path: Path) -> None:
+    code, output = init(tmp_path / "h", "--data", "digits", "--part", "north")
+    assert code == 2 and "must be left out, as it has none" in output
+    code, output = init(tmp_path / "h", "--data", "digitz")
+    assert code == 2 and "--data: must be one of digits, " in output and "did you mean" in output
+    assert not (tmp_path / "h").exists()
+
+
+def test_a_file_s_parts_and_label_column_are_looked_up(tmp_path: Path) -> None:
+    table, home = tmp_path / "own.csv", tmp_path / "h"
+    table.write_text(TABLE)
+    own = ("--data", "scans", "--path", table)
+    code, output = init(home, *own, "--target", "ill", "--part", "nrth")
+    assert code == 2 and "must be one of east, north, south, got 'nrth'" in output
+    code, output = init(home, *own, "--target", "sick", "--part", "north")
+    assert code == 2 and "label column `target` must be in the header" in output
+    assert not home.exists()
+    # A row that does not fit is no reason: a private run leaves it out.
+    assert init(home, *own, "--target", "ill", "--part", "east")[0] == 0
+    found = policy.load(home / "site.toml").data_set("scans")
+    assert found is not None and found.part == "east"
+
+
+def test_what_is_not_there_yet_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--data", "scans", "--path", tmp_path / "later.csv", "--target", "y", "--part", "x")
+    code, output = init(tmp_path / "a", *words)
+    assert code == 0 and "warning: --path: " in output and "not there yet" in output
+    monkeypatch.setattr(data, "available", lambda name: False)
+    code, output = init(tmp_path / "b", "--data", "heart-disease", "--part", "wherever")
+    assert code == 0 and "fedlite data fetch heart-disease" in output
+
+
+def test_the_doctor_takes_a_share_for_a_part(tmp_path: Path) -> None:
+    for part, state in (("site-02", doctor.OK), ("north", doctor.FAIL)):
+        (check,) = doctor._load(tmp_path, DataSet("digits", "digits", part=part))
+        assert check.state == state
+    assert not list(parts.check(DataSet("digits", "digits")))
