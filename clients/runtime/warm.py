@@ -24,6 +24,7 @@ from fedlite.deployment import bundle as bundles, sandbox
 from fedlite.deployment.descendants import adopt, end_all
 from fedlite.deployment.worklog import WorkLog
 from fedlite.guard import remote
+from fedlite.guard.code import installation
 from fedlite.guard.pipe import Pipe, TooLong
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
 from fedlite.guard.worker import Task
@@ -32,6 +33,7 @@ from fedlite.messages import Code
 log = logging.getLogger("fedlite.site")
 
 _START_SECONDS = 180.0
+_LONGEST_WORD = 8192
 # What a message adds to the blob that it carries.
 _ENVELOPE = 65_536
 # What a worker inherits. Whatever else is in the environment (credentials, proxies) stays outside.
@@ -63,7 +65,11 @@ class Worker:
     """One worker process; `output` gets what it prints."""
 
     def __init__(self, output: WorkLog, *, gpu: bool) -> None:
-        """Start it; it loads torch while nobody waits. It ends with the thread that starts it."""
+        """Start it; it loads torch while nobody waits. It ends with the thread that starts it.
+
+        Raises WorkerFailed when it does not start, or runs another fedlite than this process:
+        what protects a site would then be of two releases.
+        """
         self._log = output.path
         self.task: Task | None = None
         self._pipe, there = Pipe.pair()
@@ -83,6 +89,7 @@ class Worker:
             _LIVE.add(self._process.pid)
         there.close()
         self._ready = False
+        self._check_installation()
 
     def assign(self, task: Task) -> None:
         """Give it its bundle; raises WorkerFailed when that cannot be loaded."""
@@ -161,6 +168,17 @@ class Worker:
         """Whether the process runs."""
         return self._process.poll() is None
 
+    def _check_installation(self) -> None:
+        try:
+            said = self._pipe.receive(_LONGEST_WORD, _START_SECONDS).decode(errors="replace")
+        except (OSError, EOFError, TooLong):
+            raise self._failed("did not start") from None
+        if said != installation():
+            raise self._failed(
+                f"runs another fedlite ({said}) than the site ({installation()}): take away "
+                "PYTHONPATH, start from another folder, or install only one, and start again"
+            )
+
     def _expect(self, word: bytes, problem: str) -> None:
         try:
             answer = self._pipe.receive(len(word), _START_SECONDS)
@@ -182,7 +200,7 @@ class Workers:
         """Start one, which loads torch while nobody waits.
 
         Raises OSError, with the mend, where this machine cannot shut it in, or where the place of
-        the site's folder opens that.
+        the site's folder opens that, and WorkerFailed.
         """
         why = sandbox.problem() or closed.problem(home, policy.data)
         if why and policy.limits.sandbox:

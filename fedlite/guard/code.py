@@ -1,4 +1,4 @@
-"""Which code trained: one digest over the library and the app that the site ran."""
+"""Which code runs: this installation, and one digest over the library and the app that trained."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 
 import fedlite
 from fedlite.rooms import app_root
+
+
+def installation() -> str:
+    """Return which fedlite this process runs: its release and its folder."""
+    return f"fedlite {fedlite.__version__} in {Path(fedlite.__file__).resolve().parent}"
 
 
 @lru_cache(maxsize=4)

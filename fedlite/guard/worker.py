@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlite.deployment.bounds import bound_process, die_with
+from fedlite.guard.code import installation
 from fedlite.guard.pipe import Pipe
 
 
@@ -62,6 +63,8 @@ def main() -> None:
     pipe = Pipe(int(sys.argv[1]))
     # The runtime ends its workers; an interrupt at the terminal is meant for the runtime.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Before anything that takes long: the site does not work with another than its own.
+    pipe.send(installation().encode())
     import torch
 
     from fedlite import flower

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +17,14 @@ from typing import Any
 
 import pytest
 
+import fedlite
 from clients.runtime import setup, warm
 from clients.runtime.gate import ApprovedRun
 from fedlite.deployment import bundle as bundles
 from fedlite.guard import policy
 from fedlite.guard.policy import DataSet
 from fedlite.guard.worker import Task
+from fedlite.rooms import app_root
 
 PROJECT = """
 [tool.flwr.app.components]
@@ -128,3 +133,51 @@ def test_data_that_came_or_was_replaced_is_read_by_a_fresh_worker(home: Path) ->
     third = workers.get(run, CHOSEN, 1, 7)
     assert third is not second and not second.alive
     assert workers.get(run, CHOSEN, 1, 7) is third
+
+
+def start_worker(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Start a worker as a site's process does, in a process with this environment."""
+    program = (
+        "import sys; from pathlib import Path; from clients.runtime.warm import Worker, adopt, "
+        "WorkLog; adopt()\n"
+        "try:\n    Worker(WorkLog(Path(sys.argv[1])), gpu=False).close(); print('works')\n"
+        "except RuntimeError as error:\n    print(error)"
+    )
+    return subprocess.run(
+        [sys.executable, "-P", "-c", program, str(folder / "worker.log")],
+        capture_output=True, text=True, cwd=folder, env={**os.environ, **environment}, check=False,
+    )  # fmt: skip
+
+
+def test_a_worker_of_another_installation_is_refused_with_the_mend(tmp_path: Path) -> None:
+    """Before: `PYTHONPATH=... fedlite site start` guarded by one release and trained by another."""
+    other = tmp_path / "other"
+    for name in ("fedlite", "clients"):
+        shutil.copytree(app_root() / name, other / name, ignore=shutil.ignore_patterns("*.pyc"))
+    own = Path(fedlite.__file__).resolve().parent
+    for place, works in ((app_root(), True), (other, False)):
+        done = start_worker(tmp_path, PYTHONPATH=str(place))
+        assert done.returncode == 0, done.stderr
+        if works:
+            assert done.stdout == "works\n"
+        else:
+            for part in (f"in {own})", f"in {other / 'fedlite'})", "take away PYTHONPATH"):
+                assert part in done.stdout, done.stdout
+
+
+def test_a_worker_that_does_not_start_or_says_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    for text, told in (
+        ("exit 3", "did not start"),
+        # As an older release: the word that it is ready, and nothing before.
+        ("printf '\\005\\0\\0\\0\\0\\0\\0\\0ready' >&$4; sleep 9", "runs another fedlite (ready)"),
+        ("printf '\\0\\0\\0\\0\\0\\0\\0\\1' >&$4; sleep 9", "did not start"),
+    ):
+        program.write_text(f"#!/bin/bash\n{text}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(warm.sys, "executable", str(program))
+        with pytest.raises(warm.WorkerFailed) as failed:
+            warm.Worker(warm.WorkLog(tmp_path / "worker.log"), gpu=False)
+        assert told in str(failed.value)
