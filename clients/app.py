@@ -15,6 +15,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from clients import final
 from clients.opening import default_state_directory, open_deployed_site, open_simulated_site
 from clients.site import Site
 from fedlite import flower
@@ -100,8 +101,17 @@ def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | 
 
 @app.query()
 def hello(message: Message, context: Context) -> Message:
-    """Answer with the site's name and the layout of the model that it would train."""
-    return _guarded(message, context, Site.hello)
+    """Answer with the site's name and the layout of the model that it would train.
+
+    Asked with the run's released model, keep that for the site's operator.
+    """
+
+    def work(site: Site) -> Hello:
+        if site.scenario.federation.deliver:
+            final.keep(site, flower.unwrap(message))
+        return site.hello()
+
+    return _guarded(message, context, work)
 
 
 @app.train()

@@ -28,7 +28,7 @@ from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
 from fedlite.reporting.report import report
 from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.storage import is_full, write_atomic
-from server import releases
+from server import delivery, releases
 from server.closing import finish, witness_of
 from server.deployment import Deployment, from_environment
 from server.directories import free_directory
@@ -189,6 +189,8 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
             refused=roster.refused.values(),
             witness=witness,
         )
+        if deployment is not None and scenario.federation.deliver:
+            summary["delivery"] = delivery.deliver(rounds, deployment.journal)
         finish(directory, summary, witness)
         report(directory)
     log.info("run directory: %s", directory)

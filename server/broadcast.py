@@ -58,7 +58,7 @@ class Broadcast:
             return
         if compressor.codec == compression.Dense.codec:
             # A dense frame is a whole model: nothing is gained by sending a difference.
-            self.frames = [(self.round, self._full(model, self.round, layout, run))]
+            self.frames = [(self.round, full(model, self.round, layout, run))]
             self.replica = model.copy()
             return
         envelope = compression.Envelope(
@@ -96,14 +96,9 @@ class Broadcast:
             if complete and sum(len(frame) for _, frame in chain) <= dense_bytes:
                 return tuple(frame for _, frame in chain)
         if with_step and self.before is not None and self.frames:
-            full = self._full(self.before, self.round - 1, layout, run)
-            return (full, self.frames[-1][1])
-        return (self._full(self.replica, self.round, layout, run),)
-
-    def _full(self, model: Vector, number: int, layout: bytes, run: bytes) -> bytes:
-        dense = compression.Dense()
-        envelope = compression.Envelope(run=run, round=number, site=0, layout=layout, base=bytes(8))
-        return compression.pack(envelope, dense.codec, dense.compress(model))
+            whole = full(self.before, self.round - 1, layout, run)
+            return (whole, self.frames[-1][1])
+        return (full(self.replica, self.round, layout, run),)
 
     def _forget(self, dense_bytes: int) -> None:
         """Drop frames that no site will be sent: the full model is smaller than their chain."""
@@ -118,3 +113,10 @@ class Broadcast:
 def initial(vector: Vector) -> Broadcast:
     """Return the broadcast before the first round, when sites hold the initial model."""
     return Broadcast(replica=np.array(vector, copy=True))
+
+
+def full(model: Vector, number: int, layout: bytes, run: bytes) -> bytes:
+    """Return the frame that is a whole model, for round `number` of the run."""
+    dense = compression.Dense()
+    envelope = compression.Envelope(run=run, round=number, site=0, layout=layout, base=bytes(8))
+    return compression.pack(envelope, dense.codec, dense.compress(model))

@@ -143,6 +143,7 @@ COMMANDS: list[list[str]] = [
     ["site", "backup"],
     ["site", "restore"],
     ["site", "record"],
+    ["site", "model"],
 ]
 
 

@@ -300,6 +300,8 @@ def _plan(scenario: Scenario, at_most: Mapping[str, int | float]) -> list[tuple[
         ("privacy", protection),
         ("metrics", "number of records" if federation.weighting == "records" else "none"),
     ]
+    if federation.deliver:
+        facts.append(("at the end", "the released model is sent to this site"))
     if at_most:
         facts.append(("at most", ", ".join(f"{k} = {v}" for k, v in at_most.items())))
     return facts

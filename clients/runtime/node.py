@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, MessageType
 
 from clients.runtime import gate, lock, runbook, seats, setup
 from clients.runtime.desk import Desk
@@ -230,7 +230,8 @@ class Runtime:
         )
         self._status.count(answered)
         try:
-            runbook.note(self.home, self.seat, approved, answered)
+            asked = message.metadata.message_type == MessageType.TRAIN
+            runbook.note(self.home, self.seat, approved, answered, update=asked)
         except OSError as error:
             log.error("the record of the run could not be written: %s", error)
         log.info("round %s: %s in %.1f s", name, outcome, seconds)

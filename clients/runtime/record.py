@@ -23,7 +23,7 @@ from fedlite.privacy.ledger import LedgerError, Row, read
 
 # Acts of people, not those of the site's own process.
 _ACTS = ("init", "join", "approve", "refuse", "revoke", "adopt", "rotate", "rotate-finish",
-         "backup", "restore", "clean")  # fmt: skip
+         "backup", "restore", "clean", "model")  # fmt: skip
 
 
 def record(home: Path) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _unsigned(what: Mapping[str, Any]) -> dict[str, Any]:
         "releases": [
             {"time": one["time"], "round": one["round"], "bytes": one["up"]}
             for one in what["messages"]
-            if one["outcome"] == "sent"
+            if one["outcome"] == "sent" and one["update"]
         ],
         "signed": False,
     }

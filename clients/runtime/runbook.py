@@ -22,8 +22,12 @@ FOLDER = "runs"
 _UNKNOWN: dict[str, Any] = {"settings": {}}
 
 
-def note(home: Path, seat: Path, approved: ApprovedRun, answered: Answered) -> None:
+def note(
+    home: Path, seat: Path, approved: ApprovedRun, answered: Answered, *, update: bool
+) -> None:
     """Add a message that was answered; raises OSError when it cannot be written.
+
+    update: whether it was asked to train.
 
     It is not flushed: a power cut may cost the last lines.
     """
@@ -37,6 +41,7 @@ def note(home: Path, seat: Path, approved: ApprovedRun, answered: Answered) -> N
             "time": now(),
             "round": answered.round,
             "outcome": answered.outcome,
+            "update": update,
             "up": answered.bytes_up,
             "down": answered.bytes_down,
         }

@@ -1,4 +1,4 @@
-"""`fedlite site backup | restore | record`: a site in one file, and what it did on one page."""
+"""`fedlite site backup | restore | record | model`: what a site keeps, did, and was given."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def add_to(site_app: typer.Typer) -> None:
     site_app.command("backup")(backup)
     site_app.command("restore")(restore)
     site_app.command("record")(record)
+    site_app.command("model")(model)
 
 
 def backup(
@@ -91,3 +92,27 @@ def record(
             record_page.write(found, page)
             if not as_json:
                 typer.echo(f"{page}: {len(found['runs'])} runs of {found['site']!r}")
+
+
+def model(
+    home: SiteFolder,
+    run: Annotated[str, typer.Argument(help="The run's id, or its scenario's name.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write the model.")],
+    as_json: Json = False,
+) -> None:
+    """Write the released model of a run, where its scenario lets the coordinator deliver it.
+
+    model.safetensors holds its tensors by name, model.json how to build and use it.
+    """
+    with told(home):
+        from clients.runtime import model as models
+
+        done = models.write(home, run, out)
+        value = {**vars(done), "folder": str(done.folder)}
+        text = f"{out}: {done.parameters:,} parameters of {done.scenario!r}, run {done.run}"
+        if done.unit == "none":
+            text += (
+                "\nIt was trained without privacy: what single records say may be read from it, so "
+                "keep it as you keep records"
+            )
+        tell(value, text, as_json)

@@ -46,7 +46,8 @@ class Federation:
     `outlier_factor` > 0: one that many times as long as the median of its round is cut to that.
     `members` are a coordinator's approved sites that alone see the run; empty: all of them.
     `average_last` is the share of the rounds, counted from the end, whose models are averaged into
-    the released one; 0 releases the last model.
+    the released one; 0 releases the last model. `deliver`: a coordinator sends the released model
+    to the sites that it was trained with.
     """
 
     name: str = setting(
@@ -73,6 +74,7 @@ class Federation:
     server_momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
     average_last: float = between(0.0, 0.0, 1.0)
     evaluate_every: int = at_least(1, 0)
+    deliver: bool = anything(False)
 
     @property
     def participants(self) -> int:

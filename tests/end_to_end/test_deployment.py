@@ -15,6 +15,7 @@ import pytest
 import safetensors.numpy
 
 SIMULATED = ("--set", "inference.home_head=false", "--set", "report.baseline_repeats=0")
+DELIVER = ("--set", "federation.deliver=true")
 CLEAR = ("--set", "privacy.unit=none", "--set", "training.learning_rate=1.0")
 
 
@@ -29,13 +30,13 @@ def test_hospitals_train_privately_and_are_audited(
     begun = time.monotonic()
     lab.start()
     lab.enrol(hospitals)
-    lab.approve(lab.bundle("heart", "--rounds", "5"))
+    lab.approve(lab.bundle("heart", "--rounds", "5", *DELIVER))
     for partner in lab.partners.values():
         partner.start()
     for partner in lab.partners.values():
         partner.wait_online()
     enrolled = time.monotonic()
-    summary = lab.submit("heart", "--rounds", "5")
+    summary = lab.submit("heart", "--rounds", "5", *DELIVER)
     ran = time.monotonic()
 
     assert summary["rounds"] == 5 and summary["engine"] == "network"
@@ -50,6 +51,19 @@ def test_hospitals_train_privately_and_are_audited(
         assert not list((partner.home / "inflight").iterdir()), partner.log
         assert [line["action"] for line in lab.journal(partner.home)][:2] == ["init", "join"]
     assert {line["action"] for line in lab.journal(lab.coordinator)} >= {"approve", "submit"}
+
+    # Each has the model that was released, what it did on one page, and itself in one file.
+    assert summary["delivery"]["sites"] == sorted(hospitals), lab.logs()
+    for name, partner in lab.partners.items():
+        given = lab.root / f"model-{name}"
+        lab.fedlite("site", "model", partner.home, "heart", "--out", given)
+        for file in ("model.safetensors", "model.json"):
+            assert (given / file).read_bytes() == (run / file).read_bytes()
+        told = lab.json("site", "record", partner.home)
+        (one,) = told["runs"]
+        assert (one["coordinator"], one["scenario"], one["signed"]) == ("lab", "heart", True)
+        assert [int(r["round"]) for r in one["releases"]] == [1, 2, 3, 4, 5]
+        lab.fedlite("site", "backup", partner.home, lab.root / f"{name}.tar")
 
     # The same settings and seeds, nothing private: the same model as a simulation, bit for bit.
     for partner in lab.partners.values():

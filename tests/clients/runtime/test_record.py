@@ -73,11 +73,16 @@ def home(tmp_path: Path) -> Path:
     spend(home, RUNS[1], [b"123"])
     terms = {"federation.name": "heart", "data.name": "digits", "privacy.unit": "record"}
     for number, seat in zip(RUNS, (first, second), strict=True):
-        runbook.note(home, seat, approved(home, number, **terms), answered(number, 1, 99))
+        runbook.note(
+            home, seat, approved(home, number, **terms), answered(number, 1, 99), update=True
+        )
     plain = {"federation.name": "plain", "data.name": "digits", "privacy.unit": "none"}
     for number, (up, outcome) in enumerate([(700, "sent"), (12, "failed"), (900, "sent")], 1):
         note = answered("ef" * 8, number, up, outcome)
-        runbook.note(home, second, approved(home, "ef" * 8, **plain), note)
+        runbook.note(home, second, approved(home, "ef" * 8, **plain), note, update=True)
+    # Whatever the coordinator calls it: what trains is an update, and what does not is none.
+    hello = Answered("ef" * 8, "x", "1", 0.1, 300, 1, "sent")
+    runbook.note(home, second, approved(home, "ef" * 8, **plain), hello, update=False)
     return home
 
 
@@ -146,7 +151,7 @@ def test_a_ledger_that_does_not_verify_is_named_and_hides_nothing_else(home: Pat
 def test_names_of_others_are_text(home: Path) -> None:
     hostile = "<script>alert(1)</script>\x1b[2J"
     run_ = approved(home, "99" * 8, **{"federation.name": hostile, "privacy.unit": "none"})
-    runbook.note(home, home, run_, answered("99" * 8, 1, 10))
+    runbook.note(home, home, run_, answered("99" * 8, 1, 10), update=True)
     page = record_page.build(records.record(home))
     assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page
 
@@ -166,7 +171,7 @@ def test_an_unfinished_first_line_is_written_again(home: Path) -> None:
     path = home / "runs" / f"{'ef' * 8}.jsonl"
     path.write_bytes(b"")
     terms = approved(home, "ef" * 8, **{"federation.name": "plain"})
-    runbook.note(home, home, terms, answered("ef" * 8, 4, 1))
+    runbook.note(home, home, terms, answered("ef" * 8, 4, 1), update=True)
     (one,) = (run for run in runbook.read(home) if run["run"] == "ef" * 8)
     assert one["scenario"] == "plain" and len(one["messages"]) == 1
 

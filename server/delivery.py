@@ -1,0 +1,63 @@
+"""The released model, sent to the sites that it was trained with, once the last round is over."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from flwr.app import Message
+
+from fedlite import flower
+from fedlite.deployment.journal import Journal
+from fedlite.messages import Instruction, site_id
+from fedlite.parameters import vector_digest
+from server import broadcast, replies
+from server.rounds import Rounds
+
+log = logging.getLogger("fedlite.server")
+
+# What sites call the round of such a message in their logs.
+NAME = "model"
+
+
+def deliver(rounds: Rounds, journal: Journal) -> dict[str, Any]:
+    """Send the model to each site of which an update was used; return whom it reached, in bytes.
+
+    As float32, so that all hold the same to the bit. Who is off line, or does not answer within the
+    deadline, goes without. Done again after a crash, it sends the same again.
+    """
+    point, federation = rounds.point, rounds.scenario.federation
+    model = point.state.released
+    rounds.roster.meet()
+    nodes = {
+        node: name
+        for name, node in sorted(rounds.roster.nodes.items())
+        if name in point.sites and point.sites[name].used
+    }
+    number = federation.rounds + 1
+    frame = broadcast.full(model, number, rounds.layout, point.run)
+    sent = 0
+
+    def messages() -> Iterator[Message]:
+        nonlocal sent
+        for node, name in nodes.items():
+            asked = Instruction(
+                point.run, number, site_id(name), 0, vector_digest(model), (frame,)
+            ).encode()
+            sent += len(asked)
+            yield flower.ask(asked, node, "query", NAME)
+
+    reached: list[str] = []
+    for message in replies.ask(rounds.grid, messages(), federation.deadline_seconds):
+        name, code = nodes.get(message.metadata.src_node_id, ""), flower.code_of(message)
+        if not name or name in reached:
+            continue
+        if code is None and not message.has_error():
+            reached.append(name)
+        else:
+            log.warning("%s did not take the model: %s", name, code.value if code else "gone")
+    reached.sort()
+    log.info("the model was delivered to %d of %d sites", len(reached), len(nodes))
+    journal.write("deliver", run=rounds.directory.name, sites=", ".join(reached))
+    return {"sites": reached, "of": len(nodes), "bytes_down": sent}
