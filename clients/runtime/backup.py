@@ -40,7 +40,8 @@ from fedlite.privacy.ledger.lock import Lock
 from fedlite.privacy.ledger.rows import Head
 from fedlite.storage import write_atomic
 
-_OF_SITE = (POLICY, LEDGER, "keys/ledger.next.pem", SECRET)
+_SIGNERS = (LEDGER, "keys/ledger.next.pem")
+_OF_SITE = (POLICY, *_SIGNERS, SECRET)
 _OF_SEAT = (COORDINATOR, CA, REQUEST, NODE, NEXT)
 _NEEDED = (POLICY, LEDGER, SECRET)
 _PLACE = re.compile(
@@ -115,6 +116,10 @@ def restore(source: Path, home: Path) -> Restored:
             policy = _check_whole(source, staging)
             _check_same(home, staging, policy)
             ledgers = _ledgers_to_keep(home, staging, policy.site)
+            for name, rows in ledgers.items():
+                # What is there stays, and so the key of the longer ledger may not be among them.
+                both = [p if (p := home / key).exists() else staging / key for key in _SIGNERS]
+                _check_key(f"ledger of {name!r}", rows, both)
             written, kept = _move(home, staging, ledgers)
     except BaseException:
         if fresh and {path.name for path in home.iterdir()} <= {lock.NAME}:
@@ -148,7 +153,7 @@ def _collect(home: Path) -> dict[str, bytes]:
     for name, rows in ledgers.items():
         if not rows:
             continue  # its first row is being written, or was lost with the power
-        _key_of(home / "ledgers" / name, rows, home)
+        _check_key(str(home / "ledgers" / name), rows, [home / key for key in _SIGNERS])
         files[f"ledgers/{name}"] = b"".join(row.line for row in rows)
     for path in [*home.glob("audit/audit-*.jsonl"), *home.glob(f"{runbook.FOLDER}/*.jsonl")]:
         with contextlib.suppress(FileNotFoundError):  # a month that has just become too old
@@ -173,15 +178,15 @@ def _small(home: Path) -> dict[str, bytes]:
     return found
 
 
-def _key_of(path: Path, rows: list[Row], home: Path) -> None:
-    """Raise ValueError unless the key that signs the ledger's next row is there."""
+def _check_key(where: str, rows: list[Row], known: list[Path]) -> None:
+    """Raise ValueError unless the key that signs the ledger's next row is among the files."""
     rotated = [row.body["key"] for row in rows if row.kind == "key-rotate"]
     signer = str((rotated or [rows[0].body["key"]])[-1])
-    known = [home / name for name in (LEDGER, "keys/ledger.next.pem")]
-    if signer not in [keys.public_hex(keys.load(key)) for key in known if key.exists()]:
+    if signer not in [keys.public_hex(keys.load(path)) for path in known if path.exists()]:
         raise ValueError(
-            f"{path}: goes on with the key {signer[:16]}..., which is not in {home / 'keys'}; put "
-            "that key back: a ledger is worth nothing without it"
+            f"{where}: goes on with the key {signer[:16]}..., and {known[0]} is not that one; put "
+            "it there: a ledger is worth nothing without its key. Of a site that is restored, move "
+            "a key away that is older than the backup"
         )
 
 
@@ -218,7 +223,7 @@ def _check_whole(source: Path, staging: Path) -> SitePolicy:
         if not (staging / name).is_file():
             raise ValueError(f"{source}: holds no {name}, so it is no site's backup")
     for path in (staging / "ledgers").glob("*.jsonl"):
-        _key_of(path, read(path), staging)
+        _check_key(f"{source}: {path.name}", read(path), [staging / key for key in _SIGNERS])
     return site_policy.load(staging / POLICY)
 
 

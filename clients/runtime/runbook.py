@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from clients.runtime.status import Answered
 from fedlite.identity.canonical import canonical
 
 FOLDER = "runs"
+_RUN = re.compile(r"[0-9a-f]{16}")
 _UNKNOWN: dict[str, Any] = {"settings": {}}
 
 
@@ -27,10 +29,13 @@ def note(
 ) -> None:
     """Add a message that was answered; raises OSError when it cannot be written.
 
-    update: whether it was asked to train.
+    update: whether it was asked to train. A run without an id is none: nothing is written.
 
     It is not flushed: a power cut may cost the last lines.
     """
+    # It is approved code's word, and becomes a file's name.
+    if not _RUN.fullmatch(answered.run):
+        return
     folder = home / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{answered.run}.jsonl"

@@ -363,3 +363,24 @@ def test_a_restore_that_was_cut_off_is_finished_by_the_next(
     assert run("restore", out, home)[0] == 0
     assert not list(home.glob(".restore-*"))
     spend(home, 3)
+
+
+def test_a_newer_ledger_does_not_come_without_its_key(home: Path, tmp_path: Path) -> None:
+    """The folder is an old copy; since then its key was changed, and the backup has the new one."""
+    old = tmp_path / "old"
+    shutil.copytree(home, old)
+    keeping.rotate_key(home)
+    spend(home, 3)
+    out, new = tmp_path / "new.tar", (home / "keys/ledger.pem").read_bytes()
+    backups.backup(home, out)
+    shutil.rmtree(home)
+    old.rename(home)
+    forget(home / "ledgers/digits.jsonl")
+    before = unlocked(home)
+    code, output = run("restore", out, home)
+    assert code == 2 and "keys/ledger.pem is not that one" in output
+    assert unlocked(home) == before
+    (home / "keys/ledger.pem").unlink()
+    assert run("restore", out, home)[0] == 0
+    assert (home / "keys/ledger.pem").read_bytes() == new
+    spend(home, 4)

@@ -181,3 +181,12 @@ def test_a_new_site_has_a_record(tmp_path: Path) -> None:
     assert run("record", tmp_path / "new")[0] == 0
     page = (tmp_path / "new" / "record.html").read_text()
     assert "joined no coordinator" in page and "None yet" in page
+
+
+@pytest.mark.parametrize("run_id", ["../../keys/x", "", "AB" * 8, "ab" * 9, "/tmp/x", "a\0b"])
+def test_a_bundle_that_names_its_run_like_a_path_writes_nowhere(home: Path, run_id: str) -> None:
+    """Its own settings may hold a `run.id`, which nobody looked at where a run sends none."""
+    before = set(home.parent.rglob("*"))
+    note = answered(run_id, 1, 10)
+    runbook.note(home, home, approved(home, run_id), note, update=True)
+    assert set(home.parent.rglob("*")) == before
