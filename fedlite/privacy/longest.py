@@ -33,8 +33,8 @@ def longest(
 
     >>> mechanism = RecordMechanism(clip=0.1, noise_multiplier=8.0, sampling_rate=1.0, steps=30,
     ...                             expected_batch=287, max_batch=300, max_records=300)
-    >>> round(longest(mechanism, 20_640, steps=1, learning_rate=1.0, updates=150), 2)
-    0.52
+    >>> round(longest(mechanism, 20_640, steps=1, learning_rate=1.0, updates=150), 1)
+    0.5
     """
     # Each update may be too long by its noise and by its samples.
     rare = math.log(2 * updates / CHANCE)

@@ -166,10 +166,13 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_reserved(
     plans._of.cache_clear()
 
 
-def test_records_beyond_what_is_declared_neither_stop_the_site_nor_count(tmp_path: Path) -> None:
+def test_records_beyond_what_is_declared_neither_stop_the_site_nor_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [f"0.{n},0.1,0.2,h0,{'yes' if n % 2 else 'no'}" for n in range(8)]
     capped = RECORD | {"max_batch": 6, "max_records": 6}
     for declared, count in ((6, 6), (5, 5)):
+        monkeypatch.setenv("FEDLITE_REGISTER", str(tmp_path / f"machine-{declared}"))
         place = home(tmp_path / f"h{declared}", rows, records_at_most=declared)
         site = open_deployed_site(plan(capped, test_fraction=0.0), place, RUN)
         assert len(site.learner.labels) == count

@@ -41,7 +41,9 @@ class Partner:
                 [self.program, "site", "start", self.home],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self.lab.environment,
+                # Each partner stands for a machine of its own, which knows nothing of the others'.
+                env=self.lab.environment
+                | {"FEDLITE_REGISTER": str(self.lab.root / f"register-{self.name}")},
                 start_new_session=True,
             )
 

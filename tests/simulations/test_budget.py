@@ -194,7 +194,7 @@ def test_a_site_with_a_new_key_is_followed_by_old_and_new_servers(
         run_here = tmp_path / name
         simulate(private(plan, 1.0, 3, **settings), run_here, engine="serial", quiet=True)
         summary = json.loads((run_here / "summary.json").read_text())
-        assert summary["updates"] == {"accepted": 9, "dropped": 0, "missing": 0}
+        assert summary["updates"] == {"accepted": 9, "dropped": 0, "missing": 0, "cut": 0}
     code, found = audited(*(tmp_path / name for name in ("first", "old", "new")), homes)
     assert code == 0, json.dumps(found["findings"], indent=1)
 

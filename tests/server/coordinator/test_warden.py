@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
 
-from clients.runtime.fleet import Fleet
+from clients.runtime.trouble import status_problem
 from server.coordinator import bodies, refusals, secret, warden
 from server.coordinator.folder import Coordinator
 from server.coordinator.gateway import FLEET
@@ -190,9 +190,7 @@ def test_a_site_is_told_the_right_mend(place: Place) -> None:
         error = httpx.HTTPStatusError(
             "x", request=request, response=httpx.Response(status, content=said, request=request)
         )
-        fleet = Fleet.__new__(Fleet)
-        fleet._address = "h:1"
-        return str(fleet._explained(error))
+        return str(status_problem(error, "h:1"))
 
     assert "is not approved (send request.json" in told("activate-node", STRANGER)
     assert "or was revoked" in told("activate-node", GONE)
