@@ -16,6 +16,8 @@ import pytest
 
 from tests.end_to_end.conftest import Lab
 
+pytestmark = pytest.mark.faults
+KILLS = 2 if os.environ.get("FEDLITE_FAULTS") == "short" else 20
 CEILING = 3.0
 ASKED = 2.0
 SETTINGS = (
@@ -53,10 +55,7 @@ def worker_of(home: Path, place: Path) -> int | None:
         return None
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.faults)])
-def test_two_coordinators_spend_from_one_budget(
-    labs: list[Lab], kills: int, wait: Callable[..., Any]
-) -> None:
+def test_two_coordinators_spend_from_one_budget(labs: list[Lab], wait: Callable[..., Any]) -> None:
     one, two = labs
     partner = one.add("a", data="digits")
     partner.wait_online = lambda *_: None  # type: ignore[method-assign]
@@ -79,7 +78,7 @@ def test_two_coordinators_spend_from_one_budget(
     wait("both connections", online)
     names = [lab.detached("quickstart", *SETTINGS) for lab in labs]
     rng = random.Random(1)
-    for number in range(kills):
+    for number in range(KILLS):
         wait("a round", lambda: any(lab.rounds(n) for lab, n in zip(labs, names, strict=True)))
         time.sleep(rng.random() * 2)
         pid = worker_of(partner.home, places[number % 2])

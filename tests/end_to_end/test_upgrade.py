@@ -16,6 +16,8 @@ import pytest
 import fedlite
 from simulations.benchmarks.lab import FEDLITE, PROGRAMS
 
+pytestmark = pytest.mark.faults
+
 ROOT = Path(__file__).resolve().parents[2]
 NEXT = "0.9.0"
 RUN = ["quickstart", "--rounds", 400]
