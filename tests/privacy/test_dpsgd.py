@@ -78,7 +78,9 @@ def test_ghost_clipping_equals_a_loop_over_single_records(
     )
     before = to_vector(truth)
     by_single_records(truth, inputs, labels, mechanism, 3, 0.5, Stream.seeded(5))
-    np.testing.assert_allclose(to_vector(model), to_vector(truth), atol=1e-5, rtol=1e-4)
+    # Even silent noise has a tail, and there are thousands of coordinates.
+    tail = 7 * SILENT * clip * 0.5 / 4 * math.sqrt(3)
+    np.testing.assert_allclose(to_vector(model), to_vector(truth), atol=1e-5 + tail, rtol=1e-4)
     assert np.abs(to_vector(truth) - before).max() > 1e-3
 
 
