@@ -13,6 +13,8 @@ SETTINGS = (
 )  # fmt: skip
 STUDIES = {"cardio": ("cleveland", "hungary"), "neuro": ("switzerland",)}
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.mark.data("heart-disease")
 def test_a_site_that_has_no_part_in_a_study_gets_nothing_of_it(lab: Any) -> None:
