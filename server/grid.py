@@ -127,8 +127,16 @@ class NetworkGrid(HttpGrid):
             return _in_place_of(reply, f"it cannot be read ({type(error).__name__})")
         if not isinstance(message, Message):
             return _in_place_of(reply, "it is no message")
+        if _sender(message) != _sender(reply.outline):
+            return _in_place_of(reply, "it says that it is another's, or answers something else")
         flower.set_message_id(message, name)
         return message
+
+
+def _sender(message: Message) -> tuple[int, int, int, str]:
+    """Return what Flower checks of an outline, and nobody of what was packed with the parts."""
+    about = message.metadata
+    return about.run_id, about.src_node_id, about.dst_node_id, about.reply_to_message_id
 
 
 def _in_place_of(reply: _Arriving, why: str) -> Message:

@@ -67,12 +67,25 @@ def limits(paths: tuple[str, ...], message_bytes: int) -> dict[str, int]:
     return {path: others.get(path, _SHORT) for path in paths}
 
 
+class NotItsReply(Exception):
+    """A site announces what is no reply of its own."""
+
+
 def announced(body: bytes) -> int:
-    """Return how many parts an announcement names; 0 when it is none, which Flower then says."""
+    """Return how many parts an announcement names; 0 when it is none, which Flower then says.
+
+    Raises NotItsReply for a message in another's name, or one that answers nothing: Flower takes
+    what it says of itself for true, and would hand a site's orders to the others as the
+    coordinator's. That the node named is the one whose key signed, Flower does check.
+    """
     try:
         request = PushMessagesRequest.FromString(body)
     except DecodeError:
         return 0
+    for message in request.messages_list:
+        about = message.metadata
+        if about.src_node_id != request.node.node_id or not about.reply_to_message_id:
+            raise NotItsReply
     return sum(1 for tree in request.message_object_trees for _ in _nodes(tree))
 
 

@@ -140,8 +140,13 @@ class Warden:
             raise Refused(503, "no-room") from None
         except TimeoutError:
             raise Refused(408, "too-slow") from None
-        if path == "push-messages" and bodies.announced(body) > self._parts:
-            raise Refused(413, "too-many-parts")
+        if path == "push-messages":
+            try:
+                parts = bodies.announced(body)
+            except bodies.NotItsReply:
+                raise Refused(403, "not-its-reply") from None
+            if parts > self._parts:
+                raise Refused(413, "too-many-parts")
         return body
 
 

@@ -134,3 +134,21 @@ def test_bytes_that_flower_cannot_read_are_no_reply(grid: NetworkGrid, link: Lin
     link.parts[name] = b"\x00garbage"
     (found,) = grid.pull_messages(["q"])
     assert flower.code_of(found) is Code.BAD_UPDATE
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("_src_node_id", 6), ("_reply_to_message_id", "r"), ("_run_id", 8)]
+)
+def test_what_a_reply_says_of_itself_is_nobody_elses_answer(
+    grid: NetworkGrid, link: Link, key: str, value: Any
+) -> None:
+    """Flower checks the outline only; a site makes up what is packed with the parts."""
+    forged = reply(b"update")
+    outline = message_to_proto(remove_content_from_message(forged))
+    forged.metadata.__dict__[key] = value
+    link.add(forged)
+    outline.metadata.message_id = forged.object_id
+    link.outlines = [(outline, link.outlines[0][1])]
+    (found,) = grid.pull_messages(["q", "r"])
+    assert flower.code_of(found) is Code.BAD_UPDATE
+    assert found.metadata.src_node_id == 5 and found.metadata.reply_to_message_id == "q"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
+from flwr.proto.message_pb2 import Metadata, ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
@@ -72,6 +72,21 @@ def test_parts_are_counted_however_deep_they_lie() -> None:
     request = PushMessagesRequest(message_object_trees=[tree, ObjectTree(object_id="other")])
     assert bodies.announced(request.SerializeToString()) == 82
     assert bodies.announced(b"\xff" * 50) == 0
+
+
+@pytest.mark.parametrize(
+    ("node", "sender", "to"), [(5, 1, ""), (5, 6, "q"), (5, 5, ""), (0, 1, "q")]
+)
+def test_what_is_no_reply_of_ones_own_is_refused(node: int, sender: int, to: str) -> None:
+    request = PushMessagesRequest(node=Node(node_id=5))
+    request.messages_list.add().metadata.MergeFrom(Metadata(src_node_id=5, reply_to_message_id="q"))
+    assert bodies.announced(request.SerializeToString()) == 0
+    request.node.node_id = node
+    request.messages_list.add().metadata.MergeFrom(
+        Metadata(src_node_id=sender, reply_to_message_id=to)
+    )
+    with pytest.raises(bodies.NotItsReply):
+        bodies.announced(request.SerializeToString())
 
 
 # On the way -------------------------------------------------------------------------------------

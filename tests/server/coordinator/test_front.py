@@ -179,3 +179,23 @@ def test_a_reply_in_sixty_thousand_parts_stops_nobody_else(place: Place) -> None
     refused = submit.overview(place.coordinator)["refused"]
     assert refused["hostile"] == {"push-messages too-long": 1} and "honest" not in refused
     submit.stop_run(place.coordinator, "demo")
+
+
+def test_a_site_gives_another_no_orders(place: Place) -> None:
+    """Flower takes whatever its announcement says of itself for true: also that it is Flower's."""
+    scenario = from_dict({"federation": {"name": "orders", "rounds": 1, "sites": 2}})
+    submit.submit(place.coordinator, scenario, app_root())
+    incoming = wait_for("a message", place.hostile.receive)
+    message = place.hostile.content(incoming, 10**9)
+    wait_for("the other's own", place.honest.receive)
+    for sender, receiver in ((1, place.honest.node_id), (1, 1), (place.honest.node_id, 1)):
+        request = front.announcement(place.hostile, message, 3)
+        about = request.messages_list[0].metadata
+        about.src_node_id, about.dst_node_id = sender, receiver
+        if sender == 1:
+            about.reply_to_message_id = ""
+        with pytest.raises(httpx.HTTPStatusError, match="403"):
+            place.hostile._client.PushMessages(request)
+    assert place.honest.receive() is None
+    place.hostile._client.PushMessages(front.announcement(place.hostile, message, 3))
+    submit.stop_run(place.coordinator, "orders")

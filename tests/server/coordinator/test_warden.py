@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
 
 from clients.runtime.trouble import status_problem
 from server.coordinator import bodies, refusals, secret, warden
@@ -246,6 +247,14 @@ def test_an_announcement_of_too_many_parts_stays_outside(place: Place) -> None:
     assert announced(most) == 200
     assert announced(most + 1) == announced(600) == 413
     assert len(place.passed) == 1
+
+
+def test_what_is_no_reply_of_ones_own_stays_outside_and_is_named(place: Place) -> None:
+    request = PushMessagesRequest(node=Node(node_id=5))
+    request.messages_list.add().metadata.src_node_id = 1
+    body = request.SerializeToString()
+    assert place.ask("/v1/fleet/push-messages", *place.site(length=len(body)), body=body) == 403
+    assert place.refused == {"a": {"push-messages not-its-reply": 1}} and place.passed == []
 
 
 def test_a_body_that_trickles_in_is_given_up_and_named(
