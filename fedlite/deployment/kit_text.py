@@ -14,7 +14,7 @@ _MAKE = {
    fedlite() {{ sudo -u {user} {program} "$@"; }}
    fedlite site init {home} \\
        --name NAME --data csv --path FILE.csv --target COLUMN --epsilon 3
-   fedlite site join {home} \
+   fedlite site join {home} \\
        INVITATION
    Send {home}/request.json to the coordinator's operator,
    and read to him on the telephone the node key that join printed.""",
@@ -62,14 +62,17 @@ There is no secret in this folder, and no Python package is fetched.
 1. Check it
 
    sha256sum --check --quiet SHA256SUMS
+   find . ! -type d ! -path ./SHA256SUMS -printf '%P\\n' |
+       grep -vxF "$(cut -c67- SHA256SUMS)"
    sha256sum SHA256SUMS
 
-   Compare what the second prints with what its sender reads to you.
+   The first two must print nothing: no file was changed, and none added.
+   Compare what the third prints with what its sender reads to you.
 
 2. Install it, as a user of its own
 
    sudo useradd --system --create-home --home-dir {BASE} {USER}
-   sudo python{python} -m venv /opt/fedlite
+   sudo python{python} -I -m venv /opt/fedlite
    sudo /opt/fedlite/bin/pip install --no-index --find-links wheels \\
        --require-hashes --requirement requirements.txt
 

