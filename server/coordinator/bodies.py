@@ -115,11 +115,17 @@ async def read(receive: Receive, length: int) -> bytes:
 
 
 class Room:
-    """The requests and bytes that are on the way, of each site and of all."""
+    """The requests and bytes that are on the way, of each site and of all.
 
-    def __init__(self, site_bytes: int = SITE_BYTES, all_bytes: int = ALL_BYTES) -> None:
+    However much the others hold, a site's short requests need no room, and one long body at a time
+    always finds some: of all sites together there is at most that more than `all_bytes`.
+    """
+
+    def __init__(
+        self, site_bytes: int = SITE_BYTES, all_bytes: int = ALL_BYTES, short: int = _SHORT
+    ) -> None:
         """Begin with none."""
-        self._site_bytes, self._all_bytes = site_bytes, all_bytes
+        self._site_bytes, self._all_bytes, self._short = site_bytes, all_bytes, short
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
 
@@ -139,6 +145,9 @@ class Room:
         self, site: str, length: int, patience: float = ROOM_SECONDS
     ) -> AsyncIterator[None]:
         """Hold room for a body until it was dealt with; raises NoRoom after waiting for it."""
+        if length <= self._short:
+            yield
+            return
         try:
             async with asyncio.timeout(patience):
                 while not self._fits(site, length):
@@ -152,5 +161,7 @@ class Room:
             self._bytes[site] -= length
 
     def _fits(self, site: str, length: int) -> bool:
+        if not self._bytes[site]:
+            return True
         alone = self._bytes[site] + length <= self._site_bytes
         return alone and self._bytes.total() + length <= self._all_bytes

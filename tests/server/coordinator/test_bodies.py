@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -128,14 +129,14 @@ def test_a_part_has_time_on_a_slow_line_and_no_more() -> None:
 
 def test_room_is_shared_and_given_back() -> None:
     async def scenario() -> None:
-        room = bodies.Room(site_bytes=10, all_bytes=15)
-        async with room.body("a", 10, 0.1):
+        room = bodies.Room(site_bytes=10, all_bytes=15, short=1)
+        async with room.body("a", 8, 0.1):
             with pytest.raises(bodies.NoRoom):  # its own bound
-                async with room.body("a", 1, 0.1):
+                async with room.body("a", 3, 0.1):
                     pass
             async with room.body("b", 5, 0.1):
                 with pytest.raises(bodies.NoRoom):  # that of all
-                    async with room.body("c", 1, 0.1):
+                    async with room.body("b", 3, 0.1):
                         pass
         with pytest.raises(RuntimeError):
             async with room.body("a", 10, 0.1):
@@ -146,19 +147,40 @@ def test_room_is_shared_and_given_back() -> None:
     asyncio.run(scenario())
 
 
-def test_who_waits_for_room_gets_it_when_it_is_free() -> None:
-    async def scenario() -> list[str]:
-        room, order = bodies.Room(site_bytes=10, all_bytes=10), []
+def test_sites_that_hold_all_room_stop_nobody_else() -> None:
+    """Questions need no room, and one part at a time is every site's own."""
 
-        async def one(site: str, seconds: float) -> None:
-            async with room.body(site, 8, 5.0):
-                order.append(site)
+    async def scenario() -> None:
+        room = bodies.Room()
+        async with AsyncExitStack() as held:
+            for site in range(7):
+                for _ in range(8):
+                    with suppress(bodies.NoRoom):
+                        body = room.body(f"hostile {site}", bodies.PART_BYTES, 0.06)
+                        await held.enter_async_context(body)
+            async with room.body("honest", 400, 0.1), room.body("honest", bodies.PART_BYTES, 0.1):
+                async with room.body("honest", 400, 0.1):
+                    pass
+                with pytest.raises(bodies.NoRoom):
+                    async with room.body("honest", bodies.PART_BYTES, 0.1):
+                        pass
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_room_gets_it_when_it_is_free() -> None:
+    async def scenario() -> list[int]:
+        room, order = bodies.Room(site_bytes=10, all_bytes=10, short=1), list[int]()
+
+        async def one(number: int, seconds: float) -> None:
+            async with room.body("a", 8, 5.0):
+                order.append(number)
                 await asyncio.sleep(seconds)
 
-        await asyncio.gather(one("a", 0.2), one("b", 0.0))
+        await asyncio.gather(one(1, 0.2), one(2, 0.0))
         return order
 
-    assert asyncio.run(scenario()) == ["a", "b"]
+    assert asyncio.run(scenario()) == [1, 2]
 
 
 def test_a_site_has_so_many_requests_at_a_time() -> None:
