@@ -2,11 +2,13 @@
 
 A site that was missing, or sent no valid update, three times in a row is asked in one of 2 rounds,
 then in one of 4, 8, 16 and 32; one good answer forgives it all. A code is an answer at once, costs
-nothing, and changes nothing here. Where the others are too few for the quorum, all are asked.
+nothing, and changes nothing here, unless the round had to wait for it: then it is a strike. Where
+the others are too few for the quorum, all are asked.
 
-The deadline is three times what the slowest of the last rounds' used answers took, doubled for
-every strike of a site that is asked: one that has become slow gets the scenario's deadline again
-within a few rounds, and its next answer sets the pace.
+The deadline is three times what the slowest of the last rounds' used answers took, and the last
+used answer of each site that is asked, doubled for every strike of one: a site that has become slow
+gets the scenario's deadline again within a few rounds, and its next answer sets the pace. One that
+was never heard of has the scenario's.
 
 All of it follows from the record and the checkpoint: a run that goes on decides as it would have.
 """
@@ -27,6 +29,7 @@ SHORTEST_SECONDS = 30.0
 """No deadline is adapted to less: a machine may be busy, and Flower misses a dead one in 20 s."""
 
 _TIMES, _RECENT = 3.0, 5
+_LATE_TIMES, _LATE_SECONDS = 2.0, 10.0
 _BAD = {Code.BAD_UPDATE.value, Code.LEDGER.value}
 
 
@@ -54,6 +57,16 @@ def absent(
     return {name: why for name, why in sorted(out.items()) if name not in set(names)}
 
 
+def late(took: Mapping[str, float], used: Iterable[str]) -> set[str]:
+    """Return whose answers came so late that a round of the used ones alone had long been over.
+
+    took: seconds by site.
+    """
+    usual = max((took[name] for name in used), default=0.0)
+    longest = max(_LATE_SECONDS, _LATE_TIMES * usual)
+    return {name for name, seconds in took.items() if seconds > longest}
+
+
 def judge(
     sites: Mapping[str, SiteRecord],
     number: int,
@@ -61,11 +74,15 @@ def judge(
     used: Iterable[str],
     dropped: Mapping[str, str],
     missing: Iterable[str],
+    late: Set[str] = frozenset(),
 ) -> dict[str, int]:
-    """Count the strikes of round `number`; return those of each site that is now asked less."""
+    """Count the strikes of round `number`; return those of each site that is now asked less.
+
+    late: for whose answers the round had to wait; those that were used are no strikes.
+    """
     for name in used:
         sites[name].strikes, sites[name].again = 0, 0
-    struck = {*missing, *(name for name, code in dropped.items() if code in _BAD)}
+    struck = {*missing, *(name for name, code in dropped.items() if code in _BAD or name in late)}
     for name in struck:
         record = sites[name]
         record.strikes += 1
@@ -86,8 +103,11 @@ def deadline(
     Until some round was answered it is `most`.
     """
     times = [record.slowest for record in records if record.slowest > 0.0][-_RECENT:]
-    if not times:
+    wanted = [sites[name] for name in asked]
+    # In its first round it is asked twice where it lacks the model.
+    if not times or any(site.asked < 2 and not site.used + site.strikes for site in wanted):
         return most
-    strikes = max((sites[name].strikes for name in asked), default=0)
+    times += [site.took for site in wanted]
+    strikes = max((site.strikes for site in wanted), default=0)
     usual = max(SHORTEST_SECONDS, _TIMES * max(times))
     return min(most, usual * 2.0 ** min(strikes, 64))

@@ -26,7 +26,7 @@ class SiteRecord:
     may have cost it privacy. releases: updates that arrived, used or not. used: those used.
     spent: it has declined because its own privacy budget is spent, and is not asked again.
     strikes: how often in a row it was missing or sent no valid update. again: the round in which it
-    may be asked again because of them.
+    may be asked again because of them. took: seconds of its last used update, in a deployment.
     """
 
     held: int | None = 1
@@ -37,6 +37,7 @@ class SiteRecord:
     spent: bool = False
     strikes: int = 0
     again: int = 0
+    took: float = 0.0
 
 
 @dataclass

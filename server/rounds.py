@@ -151,6 +151,8 @@ class Rounds:
                 for name in outcome.used:
                     self.point.sites[name].acknowledged = number
                     self.point.sites[name].used += 1
+                    if self._adapt:
+                        self.point.sites[name].took = round(outcome.took[name], 4)
                 self.point.state = state
             self.point.round = number
             accuracy, auc = evaluate(number, self.point.state.released)
@@ -242,6 +244,7 @@ class Rounds:
             used=outcome.used,
             dropped=outcome.dropped,
             missing=outcome.missing,
+            late=attendance.late(outcome.took, outcome.used) if self._adapt else frozenset(),
         )
         for name, strikes in rested.items():
             until = self.point.sites[name].again

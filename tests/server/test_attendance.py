@@ -152,7 +152,7 @@ def record(number: int, slowest: float) -> RoundRecord:
 
 
 def wait(seconds: Iterable[float], strikes: int = 0, most: float = 600.0) -> float:
-    sites = {"a": SiteRecord(strikes=strikes), "b": SiteRecord()}
+    sites = {"a": SiteRecord(strikes=strikes, used=1), "b": SiteRecord(used=1)}
     rows = [record(n, s) for n, s in enumerate(seconds, 1)]
     return attendance.deadline(most, rows, sites, ["a", "b"])
 
@@ -166,6 +166,48 @@ def test_the_deadline_follows_what_sites_need() -> None:
     # It comes back for a site that misses, within a few rounds, and never beyond the scenario's.
     assert [wait([20.0], strikes) for strikes in range(5)] == [60.0, 120.0, 240.0, 480.0, 600.0]
     assert wait([20.0], 10**6) == 600.0 and wait([20.0], most=0.3) == 0.3
+
+
+def test_a_slow_site_that_is_seldom_asked_is_not_lost() -> None:
+    """What it was seen to need counts, however long ago; of a new one nothing is known."""
+    rows = [record(n, 2.0) for n in range(1, 9)]
+    fast, slow = SiteRecord(used=8, took=2.0), SiteRecord(used=1, took=150.0)
+    sites = {"fast": fast, "slow": slow, "new": SiteRecord()}
+    assert attendance.deadline(600.0, rows, sites, ["fast"]) == 30.0
+    assert attendance.deadline(600.0, rows, sites, ["fast", "slow"]) == 450.0
+    assert attendance.deadline(600.0, rows, sites, ["fast", "new"]) == 600.0
+    # One that never answers is waited for once as long.
+    sites["new"].strikes = 1
+    assert attendance.deadline(600.0, rows, sites, ["fast", "new"]) == 60.0
+    sites["new"] = SiteRecord(asked=2)  # it answered twice with a code
+    assert attendance.deadline(600.0, rows, sites, ["fast", "new"]) == 30.0
+
+
+def test_a_code_that_comes_late_is_a_strike(world: World, clock: SimpleNamespace) -> None:
+    """Else a site holds every round up to its deadline, for ever, by declining just before it."""
+    some = world(sites=3, federation={"rounds": 40, "deadline_seconds": 600.0})
+    late: list[tuple[float, Message]] = []
+    pull = some.grid.pull_messages
+
+    def declines(member: Any, message: Message, i: Any) -> list[Message]:
+        late.append((clock.now + 29.0, flower.decline(Code.FAILED, message)))
+        return []
+
+    def arrive(ids: Iterable[str]) -> list[Message]:
+        for due, reply in [one for one in late if one[0] <= clock.now]:
+            some.grid.inbox.append(flower.from_bytes(flower.to_bytes(reply)))
+            late.remove((due, reply))
+        clock.now += 1.0
+        return pull(ids)
+
+    some.grid.pull_messages = arrive
+    some.members[1].always = declines
+    played = some.rounds()
+    played._adapt = True
+    some.play(played)
+    assert [i.round for i in some.members[1].asked] == [n for n in ASKED if n <= 40]
+    assert {tuple(r.dropped.items()) for r in played.records} == {(), (("site-2", "failed"),)}
+    assert clock.now < 7 * 31 + 40 * 3
 
 
 def test_a_site_that_becomes_slow_is_not_lost(world: World, clock: SimpleNamespace) -> None:
