@@ -22,14 +22,14 @@ from fedlite.deployment import bundle as bundles, journal
 from fedlite.reporting.attendance import rested
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
-from fedlite.scenario import Scenario, Simulation, from_run_config, load
+from fedlite.scenario import Scenario, Simulation, from_run_config, load, with_values
 from fedlite.storage import write_atomic
 from server.attendance import STRIKES
 from server.coordinator import authority, groups, jobs, refusals, superlink
 from server.coordinator.control import Control
 from server.coordinator.folder import Coordinator
 from server.coordinator.jobs import Job
-from server.deployment import write_members
+from server.deployment import Deployment, write_members
 
 Answer = TypeVar("Answer")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -98,7 +98,7 @@ def submit(
     sha256 = bundles.digest(content)
     with jobs.locked(coordinator):
         if not again:
-            _refuse_second(coordinator, scenario)
+            _refuse_second(coordinator, scenario, members)
         free, number = name, 1
         while any(
             path.exists() for path in (coordinator.jobs / f"{free}.json", coordinator.runs / free)
@@ -123,15 +123,19 @@ def submit(
     return job
 
 
-def _refuse_second(coordinator: Coordinator, scenario: Scenario) -> None:
+def _refuse_second(coordinator: Coordinator, scenario: Scenario, members: tuple[str, ...]) -> None:
     """Raise ValueError when this scenario was submitted before, whatever became of that run.
 
-    Compared is what sites train by: another release's bundle of the same scenario is no other run.
+    Compared is what sites train by, and who: another release's bundle of the same scenario is no
+    other run, and the bundle does not say who the members are.
     """
-    wanted = replace(scenario, simulation=Simulation())
+    wanted = with_values(replace(scenario, simulation=Simulation()), "federation", members="")
     for job in jobs.load_all(coordinator):
         try:
-            if _scenario(coordinator, job) != wanted:
+            directory = coordinator.path / job.directory
+            found, its = Deployment(coordinator.path).of_run(_scenario(coordinator, job), directory)
+            asked = its.members or frozenset()
+            if asked != set(members) or with_values(found, "federation", members="") != wanted:
                 continue
         except ValueError:
             continue  # its bundle has gone, or cannot be read: nobody can tell what it was

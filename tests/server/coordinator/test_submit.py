@@ -89,8 +89,13 @@ def test_who_the_members_are_stays_with_the_coordinator(coordinator: Coordinator
         job = submit.submit(coordinator, named, ROOT)
         wrong = with_values(SCENARIO, "federation", members="a, d")
         with pytest.raises(ValueError, match="must be approved sites, got d; those here: a, b, c"):
-            submit.submit(coordinator, wrong, ROOT, again=True)
-        everybody = submit.submit(coordinator, SCENARIO, ROOT, again=True)
+            submit.submit(coordinator, wrong, ROOT)
+        everybody = submit.submit(coordinator, SCENARIO, ROOT)
+        # The same sites once more would spend twice, however they are written.
+        for members in ("b, a", "a, b", ""):
+            second = with_values(SCENARIO, "federation", members=members)
+            with pytest.raises(ValueError, match="submitted already"):
+                submit.submit(coordinator, second, ROOT)
     said = json.loads((coordinator.path / job.directory / "members.json").read_bytes())
     assert said == {"members": "b, a", "sites": ["a", "b"]}
     assert not (coordinator.path / everybody.directory / "members.json").exists()
