@@ -287,11 +287,16 @@ def _refuse_other_policy(
             f"{path}: budget.epsilon is {policy.epsilon:g}, got --epsilon {epsilon:g}; a policy "
             "that is there is only changed by hand"
         )
-    if data is not None and policy.data_set(data.name) != data:
-        raise ValueError(
-            f"{path}: has no such [data.{data.name}]; a policy that is there is only changed by "
-            "hand: add the table"
-        )
+    if data is None or (there := policy.data_set(data.name)) == data:
+        return
+    by_hand = "a policy that is there is only changed by hand"
+    if there is None:
+        raise ValueError(f"{path}: has no [data.{data.name}]; {by_hand}: add the table")
+    key = next(k for k, v in vars(data).items() if v != getattr(there, k))
+    raise ValueError(
+        f"{path}: data.{data.name}.{key} is {getattr(there, key)!r}, got {getattr(data, key)!r}; "
+        f"{by_hand}"
+    )
 
 
 def _refuse_lost_key(path: Path, needed: bool, why: str) -> None:

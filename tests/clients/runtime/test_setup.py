@@ -115,7 +115,7 @@ def test_init_completes_what_a_crash_left(home: Path) -> None:
     [
         (("--name", "site-02"), "is of site 'site-01'"),
         (("--name", "site-01", "--epsilon", "9"), "budget.epsilon is 3, got --epsilon 9"),
-        (("--name", "site-01", "--data", "heart-disease"), "no such [data.heart-disease]"),
+        (("--name", "site-01", "--data", "heart-disease"), "has no [data.heart-disease]"),
         (("--name", ".x"), "1 to 64 printable"),
     ],
 )
@@ -124,6 +124,15 @@ def test_init_never_changes_a_site(home: Path, words: tuple[str, ...], text: str
     code, output = run("init", home, *words)
     assert code == 2 and text in output
     assert content(home) == before
+
+
+def test_init_says_what_is_otherwise_in_a_table_that_is_there(tmp_path: Path) -> None:
+    """A path with a slip of the pen is corrected by hand; the table need not be added."""
+    home = tmp_path / "h"
+    words = ("init", home, "--name", "h", "--data", "csv", "--target", "ill", "--path")
+    run(*words, "own.cvs")
+    code, output = run(*words, "own.csv")
+    assert code == 2 and "data.csv.path is " in output and "own.cvs', got " in output
 
 
 def test_init_refuses_other_folders_and_wrong_words(tmp_path: Path) -> None:
