@@ -98,23 +98,23 @@ class Desk:
             raise Decline(Code.POLICY, f"site.toml: has no [data.{guard.scenario.data.name}]")
         worker = self._workers.get(approved, chosen, run, node)
         try:
-            answer = worker.ask(
+            said = worker.ask(
                 flower.to_bytes(message), policy.limits, lambda: self._reserve(guard, asked)
             )
         except AnswerTooLong as error:
             raise egress.NotAllowed(f"limits.up: {error}") from None
-        said = flower.from_bytes(answer)
-        if code := flower.code_of(said):
-            return code, guard
-        blob = flower.unwrap(said)
-        if len(blob) > policy.limits.up:
-            raise egress.NotAllowed(f"limits.up: {len(blob)} bytes were to leave")
+        if isinstance(said, Code):
+            return said, guard
+        if len(said) > policy.limits.up:
+            raise egress.NotAllowed(f"limits.up: {len(said)} bytes were to leave")
         if asked is None:
             # Of what the code says only the layout counts: the rest the site knows itself.
-            layout = Hello.decode(blob).layout
+            layout = Hello.decode(said).layout
             head = guard.head()
             return Hello(policy.site, layout, fedlite.__version__, *head, spoken()), guard
-        frame = Reply.decode(blob).frame
+        frame = Reply.decode(said).frame
+        # A ledger whose write failed refuses everything until a person acts.
+        check_room(self._home)
         return Reply(frame, guard.release(asked, frame)), guard
 
     def _guardian(self, approved: ApprovedRun) -> Guardian:
@@ -133,6 +133,7 @@ class Desk:
         try:
             if asked is None:
                 raise Decline(Code.POLICY, "a hello trains nothing")
+            check_room(self._home)
             guard.reserve(asked)
         except Decline as decline:
             return self._declined(decline)

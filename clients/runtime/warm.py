@@ -1,6 +1,8 @@
 """Worker processes from outside: started early, given one bundle, asked, and ended in time.
 
-A site has one that answers, and before its first run one that only has torch loaded.
+A site has one that answers, and before its first run one that only has torch loaded. Approved code
+runs while it is asked, and watched, and is stopped at all other times: also while the site writes
+to its ledger, so that nothing fills the disk meanwhile.
 """
 
 from __future__ import annotations
@@ -8,11 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -33,6 +37,7 @@ from fedlite.messages import Code
 log = logging.getLogger("fedlite.site")
 
 _START_SECONDS = 180.0
+_STOP_SECONDS = 5.0
 _LONGEST_WORD = 8192
 # What a message adds to the blob that it carries.
 _ENVELOPE = 65_536
@@ -47,6 +52,8 @@ _KEPT = (
     "FEDLITE_CACHE",
     "LD_LIBRARY_PATH",
 )
+# How it says that it declines.
+_CODES = {remote.DECLINED + code.value.encode(): code for code in Code}
 # The workers of this process, and the right to start or end one: what is neither of them nor
 # started by somebody else was left by a worker, and is ended.
 _LIVE: set[int] = set()
@@ -91,47 +98,39 @@ class Worker:
         self._ready = False
         self._check_installation()
 
-    def assign(self, task: Task) -> None:
-        """Give it its bundle; raises WorkerFailed when that cannot be loaded."""
+    def assign(self, task: Task, limits: Limits) -> None:
+        """Give it its bundle; raises WorkerFailed when that cannot be loaded within `limits`."""
         if not self._ready:
             self._expect(b"ready", "did not start")
             self._ready = True
-        try:
-            self._pipe.send(task.encode(), _START_SECONDS)
-        except OSError as error:
-            raise self._failed(f"could not be told its task ({error})") from None
-        self._expect(b"loaded", "could not load the approved bundle")
         self.task = task
+        with self._watched(task, limits):
+            try:
+                self._pipe.send(task.encode(), _START_SECONDS)
+            except OSError as error:
+                raise self._failed(f"could not be told its task ({error})") from None
+            self._expect(b"loaded", "could not load the approved bundle")
 
     def ask(
         self,
         message: bytes,
         limits: Limits,
         reserve: Callable[[], Code | None],
-    ) -> bytes:
+    ) -> bytes | Code:
         """Return its answer to a message, within what `limits` say of time, bytes and disk.
 
         reserve: called when it is about to train, which it may ask once; None lets it, a code does
-        not. Raises WorkerFailed when it dies, takes longer, answers or keeps more, or asks again;
-        it is ended then.
+        not. It is stopped meanwhile, and when this returns. Raises WorkerFailed when it dies, takes
+        longer, answers or keeps more, or asks again; it is ended then.
         """
-        folder = Path(self.task.write[0]) if self.task else Path()
-        quota = Quota(folder, limits.state, self._process.kill)
-        try:
-            with quota:
-                answer = self._answer(message, limits.seconds, limits.up + _ENVELOPE, reserve)
-        except WorkerFailed:
-            if not quota.exceeded:
-                raise
-        if quota.exceeded:
-            failed = self._failed(quota.exceeded)
-            quota.clear()
-            raise failed
-        return answer
+        if self.task is None:
+            raise self._failed("has no bundle")
+        with self._watched(self.task, limits):
+            return self._answer(message, limits.seconds, limits.up + _ENVELOPE, reserve)
 
     def _answer(
         self, message: bytes, seconds: float, limit: int, reserve: Callable[[], Code | None]
-    ) -> bytes:
+    ) -> bytes | Code:
         until, asked = time.monotonic() + seconds, False
         try:
             self._pipe.send(remote.MESSAGE + message, seconds)
@@ -139,9 +138,13 @@ class Worker:
                 frame = self._pipe.receive(limit + 1, until - time.monotonic())
                 if frame[:1] == remote.ANSWER:
                     return frame[1:]
+                if (code := _CODES.get(frame)) is not None:
+                    return code
                 if frame != remote.RESERVE or asked:
                     raise self._failed("asked for what it may not")
+                self._stop()
                 asked, code = True, reserve()
+                self._continue()
                 told = remote.GRANTED if code is None else remote.DECLINED + code.value.encode()
                 self._pipe.send(told, until - time.monotonic())
         except TimeoutError:
@@ -150,6 +153,43 @@ class Worker:
             raise AnswerTooLong(self._failed(f"answered too much: {error}")) from None
         except (OSError, EOFError):
             raise self._failed("died") from None
+        except BaseException:
+            # Whatever it is that went wrong here, its next answer would not be to the next message.
+            self.close()
+            raise
+
+    @contextmanager
+    def _watched(self, task: Task, limits: Limits) -> Iterator[None]:
+        """Let it run for as long as this lasts, and keep no more on the disk than `limits` say."""
+        quota = Quota(Path(task.write[0]), limits.state, self._process)
+        try:
+            with quota:
+                self._continue()
+                yield
+                self._stop()
+        except WorkerFailed:
+            if not quota.exceeded:
+                raise
+        if quota.exceeded:
+            failed = self._failed(quota.exceeded)
+            quota.clear()
+            raise failed
+
+    def _continue(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def _stop(self) -> None:
+        """Stop it where it is, all threads of it; raises WorkerFailed when it does not stop."""
+        self._process.send_signal(signal.SIGSTOP)
+        until = time.monotonic() + _STOP_SECONDS
+        how = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+        try:
+            while os.waitid(os.P_PID, self._process.pid, how) is None:
+                if time.monotonic() > until:
+                    raise self._failed("did not stop")
+                time.sleep(0.0005)
+        except ChildProcessError:
+            return  # it has ended, and somebody has seen it
 
     def close(self) -> None:
         """End it, at once, and whatever it has left; a second call does nothing."""
@@ -222,7 +262,9 @@ class Workers:
         task = _task(self._home, self._seat, approved, chosen, run, node)
         stamp = _stamp(self._home, approved.policy)
         worker = self._worker
-        if worker is not None and worker.alive and worker.task == task and stamp == self._stamp:
+        here = all(Path(path).is_dir() for path in task.write)
+        same = worker is not None and worker.task == task and stamp == self._stamp
+        if worker is not None and worker.alive and same and here:
             return worker
         if worker is not None:
             worker.close()
@@ -236,7 +278,7 @@ class Workers:
                 worker.close()
             worker = self._start(approved.policy)
         self._spare, self._stamp = None, stamp
-        worker.assign(task)
+        worker.assign(task, approved.policy.limits)
         self._worker = worker
         return worker
 

@@ -15,7 +15,7 @@ from fedlite.guard.pipe import Pipe
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply
 
 # First byte of a frame. To the worker: a message, or the answer to its question. From it: the
-# question, or its answer.
+# question, or its answer: bytes, or that it declines, and the code.
 MESSAGE, GRANTED, DECLINED = b"m", b"g", b"d"
 RESERVE, ANSWER = b"r", b"a"
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 
 from fedlite import flower
 from fedlite.guard import remote
-from fedlite.messages import Code
+from fedlite.messages import Code, Hello
 
 app = ClientApp()
 
@@ -38,6 +39,29 @@ def answer(message: Message, context: Context) -> Message:
         for number in range(5000):
             (home / f"{number}").touch()
         time.sleep(3600)
+    elif deed == "hide":
+        _hide(home)
+        time.sleep(3600)
+    elif deed == "unlinked":
+        kept = [_unlinked(home / f"{number}") for number in range(20)]
+        time.sleep(3600 + len(kept))
+    elif deed == "deep":
+        os.chdir(home)
+        for _ in range(5000):
+            os.mkdir("x")
+            os.chdir("x")
+        time.sleep(3600)
+    elif deed == "later":
+        threading.Thread(target=_later, args=(home,), daemon=True).start()
+    elif deed == "metrics":
+        content = flower.wrap(frame)
+        content["mean"] = MetricRecord({"age": 47.1})
+        return Message(content, reply_to=message)
+    elif deed == "raw":
+        pipe.send(remote.RESERVE)
+        pipe.receive()
+        pipe.send(remote.ANSWER + frame)
+        time.sleep(3600)
     elif deed == "die":
         os.abort()
     elif deed == "twice":
@@ -54,6 +78,9 @@ def answer(message: Message, context: Context) -> Message:
         pipe.send(remote.RESERVE)
         pipe.receive()
         frame = b"FH" + bytes([1, 0]) + bytes(100) + frame
+    elif deed in ("hello", "another hello", "long hello"):
+        layout = {"hello": "ab" * 8, "another hello": "cd" * 8, "long hello": "x" * 64}[deed]
+        return flower.answer(Hello("a", layout, "1").encode(), message)
     elif deed in ("honest", "chatter"):
         if deed == "chatter":
             _chatter(home)
@@ -64,6 +91,33 @@ def answer(message: Message, context: Context) -> Message:
         frame += _pry(home).encode()
     # "unasked" goes on: it hands over what nobody wrote down.
     return flower.answer(frame, message)
+
+
+def _hide(folder: Path) -> None:
+    """Write below a path that is too long to be named, and where nobody else may look."""
+    (folder / "closed").mkdir(0o300)
+    os.chdir(folder)
+    for _ in range(20):
+        os.mkdir("x" * 250)
+        os.chdir("x" * 250)
+    for number in range(20):
+        Path(f"{number}").write_bytes(bytes(5_000_000))
+
+
+def _unlinked(path: Path) -> Any:
+    """Return a file that takes room and has no name."""
+    file = path.open("wb")
+    path.unlink()
+    file.write(bytes(5_000_000))
+    file.flush()
+    return file
+
+
+def _later(folder: Path) -> None:
+    """Write while nobody asks."""
+    for number in range(1000):
+        time.sleep(0.2)
+        (folder / f"{number}").write_bytes(bytes(1_000_000))
 
 
 def _chatter(folder: Path) -> None:

@@ -6,6 +6,7 @@ Covers fedlite/guard/remote.py, fedlite/guard/worker.py, clients/runtime/quota.p
 from __future__ import annotations
 
 import io
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,7 +142,11 @@ def test_what_it_prints_is_bounded_and_harmless_and_nothing_of_it_stays(place: P
         ("flood", Code.POLICY, "answered too much"),
         ("fill", Code.FAILED, "kept more than limits.state"),
         ("litter", Code.FAILED, "kept more than 1000 files"),
+        ("deep", Code.FAILED, "kept more than 1000 files"),
+        ("hide", Code.FAILED, "cannot look into"),
+        ("unlinked", Code.FAILED, "kept more than limits.state"),
         ("die", Code.FAILED, "died"),
+        ("metrics", Code.FAILED, "died"),
         ("twice", Code.FAILED, "asked for what it may not"),
         ("nonsense", Code.FAILED, "asked for what it may not"),
         ("empty", Code.FAILED, "asked for what it may not"),
@@ -162,6 +167,56 @@ def test_whatever_it_does_the_site_is_there_for_the_next_round(
     assert len(list((place.home / "state" / RUN).glob("*"))) < 100
     again, word = place.ask("honest", 3, seconds=60)
     assert word == "sent" and flower.code_of(again) is None
+
+
+def test_approved_code_runs_only_while_it_is_asked(place: Place) -> None:
+    place.ask("honest")
+    place.ask("later", 2)
+    folder = place.home / "state" / RUN
+    before = sorted(folder.glob("*"))
+    time.sleep(1.0)
+    assert sorted(folder.glob("*")) == before
+    _, word = place.ask("honest", 3)
+    assert word == "sent"
+
+
+def test_nothing_fills_the_disk_while_the_ledger_is_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.ask("honest")
+    rows, full = place.kinds(), [0, 0, 1]
+    calls = iter(full)
+
+    def check(folder: Path) -> None:
+        if next(calls):
+            raise OSError(28, "full")
+
+    monkeypatch.setattr("clients.runtime.desk.check_room", check)
+    # Before it is asked, before it trains, before what it made is released.
+    _, word = place.ask("honest", 2)
+    assert word == "failed" and place.kinds() == [*rows, "reserve"]
+    calls = iter([0, 1])
+    _, word = place.ask("honest", 3)
+    assert word == "failed" and place.kinds() == [*rows, "reserve"]
+
+
+def test_what_approved_code_hands_over_is_read_as_bytes_and_as_nothing_else(place: Place) -> None:
+    reply, word = place.ask("raw")
+    assert word == "sent" and Reply.decode(flower.unwrap(reply)).frame == bytes(28) + b"frame"
+
+
+def test_an_error_in_between_leaves_no_answer_for_the_next_message(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.ask("honest")
+
+    def broken(guard: object, asked: object) -> None:
+        raise RuntimeError("nobody thought of it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fedlite.guard.guardian.Guardian.reserve", broken)
+        assert place.ask("honest", 2)[1] == "failed"
+    assert place.ask("honest", 3)[1] == "sent"
 
 
 def test_a_head_that_approved_code_makes_up_is_not_sent(place: Place) -> None:

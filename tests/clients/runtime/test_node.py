@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import Message
 
 from clients.runtime import gate, node, seats, setup
 from clients.runtime.fleet import Incoming, RunOver
@@ -36,7 +36,7 @@ class Site:
         self.waiting: list[Message] = []
         self.replies: list[Message] = []
         self.asked = 0
-        self.said = b""
+        self.said: bytes | Code = b""
         self.stop = threading.Event()
 
     def work(self) -> list[Message]:
@@ -46,17 +46,15 @@ class Site:
         node.Runtime(self.home).serve(self.stop)
         return self.replies
 
-    def outcome(self, content: RecordDict | bytes) -> tuple[Code | None, str]:
+    def outcome(self, said: bytes | Code) -> tuple[Code | None, str]:
         """Return the code of the reply when a worker answers so, and the word for it."""
-        question = message()
-        answer = content if isinstance(content, bytes) else Message(content, reply_to=question)
-        self.said = answer if isinstance(answer, bytes) else flower.to_bytes(answer)
-        self.waiting.append(question)
+        self.said = said
+        self.waiting.append(message())
         (reply,) = self.work()
         (row,) = json.loads((self.home / "status.json").read_bytes())["rounds"]
         return flower.code_of(reply), row["outcome"]
 
-    def ask(self, question: bytes, limits: Limits, reserve: Any) -> bytes:
+    def ask(self, question: bytes, limits: Limits, reserve: Any) -> bytes | Code:
         self.asked += 1
         return self.said
 
@@ -123,21 +121,19 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 def test_what_a_worker_answers_is_measured_and_packed_anew(site: Site) -> None:
-    assert site.outcome(flower.wrap(bytes(UP))) == (None, "sent")
+    assert site.outcome(bytes(UP)) == (None, "sent")
     assert flower.unwrap(site.replies[0]) == bytes(UP)
-    assert site.outcome(flower.wrap(bytes(UP + 1))) == (Code.POLICY, "policy")
+    assert site.outcome(bytes(UP + 1)) == (Code.POLICY, "policy")
     assert f"limits.up: {UP + 1} bytes" in journal.read(site.home / "audit")[-1]["why"]
-    more = flower.wrap(b"1")
-    more["mean"] = MetricRecord({"age": 47.1})
-    assert site.outcome(more) == (Code.FAILED, "failed")
-    assert site.outcome(b"no message") == (Code.FAILED, "failed")
+    assert site.outcome(b"no frame") == (Code.FAILED, "failed")
+    assert site.outcome(Code.DATA) == (Code.DATA, "data")
     assert not list((site.home / "inflight").iterdir())
 
 
 def test_what_a_killed_process_owed_is_answered_first_and_not_trained(site: Site) -> None:
     question = message()
     InFlight(site.home).take(question)
-    site.said = flower.to_bytes(flower.answer(frame(b"new"), question))
+    site.said = frame(b"new")
     site.waiting.append(question)
     first, second = site.work()
     assert flower.code_of(first) == Code.FAILED and flower.unwrap(second) == frame(b"new")
@@ -206,7 +202,7 @@ def test_a_reply_leaves_on_a_tick_of_the_site_s_clock(
     monkeypatch.setattr(site, "ask", work)
     monkeypatch.setattr(site, "push", lambda reply: sent.append((now[0], reply)))
     question = message()
-    site.said = flower.to_bytes(flower.answer(frame(b"new"), question))
+    site.said = frame(b"new")
     if restarted:
         toml = site.home / "site.toml"
         toml.write_text(toml.read_text().replace("clock = 0", f"clock = {clock}"))
@@ -226,7 +222,7 @@ def test_told_to_stop_before_the_tick_the_reply_waits_on_disk(
     run = approved(clock=3600)
     monkeypatch.setattr(gate, "check", lambda policy, content, given: run)
     question = message()
-    site.said = flower.to_bytes(flower.answer(frame(b"new"), question))
+    site.said = frame(b"new")
     site.waiting.append(question)
     threading.Timer(0.3, site.stop.set).start()
     assert site.work() == []

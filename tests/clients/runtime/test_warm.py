@@ -42,7 +42,7 @@ class Idle:
 
     task: Task | None
 
-    def assign(self, task: Task) -> None:
+    def assign(self, task: Task, limits: policy.Limits) -> None:
         assert self.task is None, "a worker serves one bundle in its life"
         self.task = task
 
