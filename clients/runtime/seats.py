@@ -10,6 +10,7 @@ and so is the budget: whatever all coordinators ask for is spent from one.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from fedlite.deployment import document
@@ -37,38 +38,54 @@ def every(home: Path) -> list[Path]:
     return [folder for folder in folders if (folder / COORDINATOR).is_file()]
 
 
+def readable(home: Path) -> dict[Path, Invitation]:
+    """Return what was joined at each seat; one whose invitation is damaged is left out."""
+    found = {}
+    for seat in every(home):
+        with suppress(ValueError, OSError):
+            found[seat] = joined(seat)
+    return found
+
+
 def known(home: Path, invitation: Invitation) -> Path | None:
     """Return the seat with the coordinator of an invitation; None when it was never joined."""
-    for seat in every(home):
-        if joined(seat).fingerprint == invitation.fingerprint:
+    for seat, taken in readable(home).items():
+        if taken.fingerprint == invitation.fingerprint:
             return seat
     return None
 
 
 def free(home: Path, invitation: Invitation) -> Path:
-    """Return where a seat with this coordinator belongs; nothing is made."""
+    """Return where a seat with this coordinator belongs; nothing is made.
+
+    Two whose names and authorities are like one another may not get the same, with the same key.
+    """
     if not every(home):
         return home
     name = re.sub(r"[^A-Za-z0-9]+", "-", invitation.name).strip("-").lower()[:32] or "coordinator"
-    return home / FURTHER / f"{name}-{invitation.fingerprint.replace(':', '')[:8].lower()}"
+    return home / FURTHER / f"{name}-{invitation.fingerprint.replace(':', '')[:32].lower()}"
 
 
 def of(home: Path, coordinator: str) -> Path:
     """Return the seat with the coordinator of that name, or address, or in that folder of `home`.
 
-    "" is the only one. Raises ValueError, naming those that there are.
+    "" is the only one. Folders come first: they are the site's own words, and a coordinator is
+    called as it likes. Raises ValueError, naming those that there are.
     """
-    found = {seat: joined(seat) for seat in every(home)}
-    if not coordinator and len(found) <= 1:
-        return next(iter(found), home)
+    seats = every(home)
+    if not coordinator and len(seats) <= 1:
+        return next(iter(seats), home)
+    if places := [seat for seat in seats if place(home, seat) == coordinator]:
+        return places[0]
+    found = readable(home)
     told = {seat: (one.name, one.address, place(home, seat)) for seat, one in found.items()}
     meant = [seat for seat, names in told.items() if coordinator in names]
     if len(meant) == 1:
         return meant[0]
-    known = ", ".join(f"{name!r} ({address})" for name, address, _ in told.values()) or "none yet"
+    known = ", ".join(f"{name!r} ({at}, in {folder})" for name, at, folder in told.values())
     raise ValueError(
-        f"--coordinator: must name one that {home} has joined, by its name or address: {known}; "
-        f"got {coordinator!r}"
+        f"--coordinator: must name one that {home} has joined, by its name, address or folder, and "
+        f"no second one: {known or 'none yet'}; got {coordinator!r}"
     )
 
 

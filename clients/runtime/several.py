@@ -25,7 +25,6 @@ _PATIENCE = 30.0
 
 @dataclass
 class _Child:
-    name: str
     place: str
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -35,9 +34,7 @@ class _Child:
 
 def serve(home: Path, stop: threading.Event) -> None:
     """Keep a process for every coordinator of the site until `stop` is set; then end them."""
-    children = [
-        _Child(seats.joined(seat).name, seats.place(home, seat)) for seat in seats.every(home)
-    ]
+    children = [_Child(seats.place(home, seat)) for seat in seats.every(home)]
     try:
         while not stop.wait(0.2):
             for child in children:
@@ -52,7 +49,7 @@ def _watch(home: Path, child: _Child) -> None:
         code, lived = child.process.returncode, now - child.started
         child.pause = _FIRST_PAUSE if lived > _LONGEST_PAUSE else child.pause * 2
         child.pause = min(child.pause, _LONGEST_PAUSE)
-        log.warning("%s: ended (%s); it starts again in %.0f s", child.name, code, child.pause)
+        log.warning("%s: ended (%s); it starts again in %.0f s", child.place, code, child.pause)
         child.process, child.due = None, now + child.pause
     if child.process is None and now >= child.due:
         # Ended with this process, however that ends.

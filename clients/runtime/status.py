@@ -145,9 +145,13 @@ def status(home: Path) -> dict[str, Any]:
 
 def _seat(home: Path, seat: Path) -> dict[str, Any]:
     """Return what the site's process for one coordinator has told of itself."""
-    invitation = seats.joined(seat)
-    told = {"name": invitation.name, "address": invitation.address}
-    return {**told, "seat": seats.place(home, seat), **_row(seat)}
+    place = seats.place(home, seat)
+    try:
+        invitation = seats.joined(seat)
+        told = {"name": invitation.name, "address": invitation.address}
+    except (ValueError, OSError):  # the others must be seen all the same
+        told = {"name": f"{seats.COORDINATOR} in {place} is damaged", "address": ""}
+    return {**told, "seat": place, **_row(seat)}
 
 
 def _row(seat: Path) -> dict[str, Any]:

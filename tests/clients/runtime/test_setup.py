@@ -11,6 +11,7 @@ import stat
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,6 +251,32 @@ def test_another_coordinator_gets_a_seat_and_a_key_of_its_own(home: Path, tmp_pa
     assert again.node_key == asked[1].node_key and seats.every(home) == [home, seat]
     names = [one["name"] for one in json.loads(run("status", home, "--json")[1])["coordinators"]]
     assert names == ["hospitals", "The others"]
+
+
+def test_a_damaged_seat_takes_none_of_the_others_with_it(home: Path, tmp_path: Path) -> None:
+    first, other = invitation(), invitation("The others")
+    for one in (first, other):
+        setup.join(home, invite(tmp_path, one), fingerprint=one.fingerprint)
+    seat = seats.known(home, other)
+    (home / "coordinator.json").write_text("{")
+    assert seat is not None and seats.of(home, seats.place(home, seat)) == seat
+    assert seats.of(home, "The others") == seat and seats.of(home, ".") == home
+    with pytest.raises(ValueError, match="--coordinator"):
+        seats.of(home, "")
+    told = json.loads(run("status", home, "--json")[1])["coordinators"]
+    assert [one["name"] for one in told] == ["coordinator.json in . is damaged", "The others"]
+
+
+def test_a_coordinator_that_looks_like_another_gets_no_seat_of_its(
+    home: Path, tmp_path: Path
+) -> None:
+    """Two authorities with eight digits of their fingerprints in common are made in hours."""
+    setup.join(home, invite(tmp_path, one := invitation()), fingerprint=one.fingerprint)
+    alike = [
+        SimpleNamespace(name="b", fingerprint="AB:AB:AB:AB" + end * 28) for end in (":0A", ":0B")
+    ]
+    places = {seats.free(home, two) for two in alike}  # type: ignore[arg-type]
+    assert len(places) == 2
 
 
 def test_a_coordinator_that_has_moved_keeps_its_seat(home: Path, tmp_path: Path) -> None:

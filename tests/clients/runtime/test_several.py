@@ -28,7 +28,6 @@ time.sleep(60)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder of two seats; instead of a site's process each starts one that sleeps."""
     monkeypatch.setattr(seats, "every", lambda home: [home, home / "coordinators" / "b"])
-    monkeypatch.setattr(seats, "joined", lambda seat: SimpleNamespace(name=seat.name))
     real = subprocess.Popen
     (tmp_path / "child.py").write_text(CHILD)
 
@@ -84,7 +83,7 @@ def _words(pid: int) -> bytes:
 def test_one_that_dies_at_once_pauses_longer_each_time(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child = several._Child("a", ".")
+    child = several._Child(".")
     pauses = []
     for _ in range(9):
         dead = SimpleNamespace(poll=lambda: 1, returncode=1)
