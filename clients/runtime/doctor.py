@@ -20,6 +20,7 @@ from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.protocol import Release
 from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.guard.register import Register
 from fedlite.identity import keys, nodekey
 from fedlite.privacy.ledger import read
 
@@ -58,6 +59,7 @@ def examine(home: Path) -> Iterator[Check]:
     if policy is not None:
         yield from _data(home, policy)
     yield _disk(home)
+    yield from _guarded("register", _register)
     yield from _ledgers(home)
     if policy is not None:
         yield from _sandbox(home, policy)
@@ -110,6 +112,12 @@ def _permissions(home: Path) -> Iterator[Check]:
             yield Check(name, FAIL, f"mode {mode:04o}: others can enter", mend)
         else:
             yield Check(name, OK, f"mode {mode:04o}")
+
+
+def _register() -> Iterator[Check]:
+    register = Register.own()
+    what, _, mend = register.problem().partition("; ")
+    yield Check("register", FAIL if what else OK, what or str(register.folder), mend)
 
 
 def _keys(home: Path) -> Iterator[Check]:

@@ -31,6 +31,7 @@ from fedlite.deployment.protocol import spoken
 from fedlite.deployment.request import Request
 from fedlite.guard import policy as site_policy, policy_file
 from fedlite.guard.policy import DataSet, SitePolicy
+from fedlite.guard.register import BELOW_STATE, Register
 from fedlite.identity import keys, nodekey
 from fedlite.identity.names import site_problem
 from fedlite.storage import write_atomic
@@ -110,8 +111,11 @@ def init(
     node = nodekey.public(nodekey.load_or_generate(home / NODE))
     ledger = keys.public_hex(keys.load_or_generate(home / LEDGER))
     keys.secret(home / SECRET)
+    register = Register.own()
+    if problem := register.problem():
+        raise ValueError(problem)
     if not (home / UNIT).exists():
-        write_atomic(home / UNIT, _unit(home.resolve()))
+        write_atomic(home / UNIT, _unit(home.resolve(), register.folder))
     if fresh:
         Journal(home / "audit").write("init", site=name, node_key=nodekey.fingerprint(node))
     return {"home": str(home), "site": name, "node_key": node, "ledger_key": ledger}
@@ -325,25 +329,31 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _unit(home: Path) -> bytes:
-    return systemd_unit(home / UNIT, _command(), home, _user())
+def _unit(home: Path, register: Path) -> bytes:
+    return systemd_unit(home / UNIT, _command(), home, _user(), register)
 
 
-def systemd_unit(path: Path, program: str, home: Path, user: str) -> bytes:
+def systemd_unit(
+    path: Path, program: str, home: Path, user: str, register: Path | None = None
+) -> bytes:
     """Return a site's unit, to stand at `path`: `program` works from `home` as `user`.
 
     Its processors: one for each of limits.threads, as `site.toml` is made, and one for the rest.
+    register: the machine's (`fedlite.guard.register`); None: that of a user whose own folder is
+    the one in which `home` lies.
     """
     words = [program, "site", "start", str(home)]
+    register = register or home.parent / ".local" / "state" / BELOW_STATE
     return unit.text(
         path,
         "fedlite site",
         words,
         home,
         user,
-        _SETTINGS,
+        unit.environment(FEDLITE_REGISTER=str(register)) + _SETTINGS,
         cores=SITE.cores,
         tasks=SITE.tasks,
+        writable=[register],
     )
 
 

@@ -36,7 +36,8 @@ SITE = Role(
     name="site",
     folder="/site",
     command=("fedlite", "site", "start", "/site"),
-    environment=(("FEDLITE_CACHE", "/site/cache"),),
+    # The register must outlive the container.
+    environment=(("FEDLITE_CACHE", "/site/cache"), ("FEDLITE_REGISTER", "/site/register")),
     healthy="fedlite site status /site --json | grep -q '\"running\": true'",
     cores=2,
     tasks=256,

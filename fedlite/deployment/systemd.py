@@ -18,14 +18,18 @@ def text(
     cores: int,
     tasks: int,
     capability: str = "",
+    writable: Sequence[Path] = (),
 ) -> bytes:
     """Return a hardened unit that runs `command` as `user` and may write in `home` only.
+
+    writable: where it may write as well, if that is there when it starts.
 
     path: where the unit will stand, absolute as `home` is. settings: the lines of [Service] that
     are this service's own. cores, tasks: how many processors it may keep busy, and how many
     processes and threads it may have. capability: the one that it keeps, if any.
     """
     words = " ".join([_word(command[0], expand=False), *(_word(word) for word in command[1:])])
+    paths = " ".join(_word(one, expand=False) for one in (str(home), *(f"-{p}" for p in writable)))
     return f"""\
 # Install: sudo systemctl enable --now {shlex.quote(str(path).replace(chr(10), " "))}
 [Unit]
@@ -54,7 +58,7 @@ CapabilityBoundingSet={capability}
 AmbientCapabilities={capability}
 ProtectSystem=strict
 ProtectHome=read-only
-ReadWritePaths={_word(str(home), expand=False)}
+ReadWritePaths={paths}
 PrivateTmp=yes
 ProtectClock=yes
 ProtectControlGroups=yes
@@ -73,6 +77,11 @@ SystemCallErrorNumber=EPERM
 [Install]
 WantedBy=multi-user.target
 """.encode()
+
+
+def environment(**values: str) -> str:
+    """Return a line of [Service] for each variable."""
+    return "".join(f"Environment={_word(f'{k}={v}', expand=False)}\n" for k, v in values.items())
 
 
 def _word(word: str, *, expand: bool = True) -> str:

@@ -168,15 +168,17 @@ class Guardian:
             if self.register is None:
                 yield ledger
                 return
-            try:
+            with _declined():
                 self.register.check(home, ledger)
-            except Kept as error:
-                raise Decline(Code.LEDGER, str(error)) from None
+                # What could not be remembered before must be, before more is spent.
+                if ledger.exists:
+                    self.register.note(home, ledger.head)
             try:
                 yield ledger
             finally:
                 if ledger.exists:
-                    self.register.note(home, ledger.head)
+                    with _declined():
+                        self.register.note(home, ledger.head)
 
 
 def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) -> Guardian:
@@ -219,10 +221,8 @@ def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) 
     def commitment() -> str:
         seen = stamp(Path(here.path)) if here.path else None
         if seen not in kept:
-            try:
+            with _declined():
                 register.claim(place, here, policy.owner)
-            except Kept as error:
-                raise Decline(Code.LEDGER, str(error)) from None
             _, data = records.own_records(scenario, here, home, policy.site)
             train = records.counted(data, scenario, chosen.records_at_most)
             kept.clear()
@@ -252,6 +252,15 @@ def foretold(scenario: Scenario, policy: SitePolicy, ledgers: Path) -> Outlook:
     )
     elsewhere = Siblings((ledgers,), str(path)).plans(in_force)
     return outlook(account, elsewhere, in_force, asked, round_steps(scenario))
+
+
+@contextmanager
+def _declined() -> Iterator[None]:
+    """Take no part in a round against which the register speaks."""
+    try:
+        yield
+    except Kept as error:
+        raise Decline(Code.LEDGER, str(error)) from None
 
 
 def _head(ledger: Ledger, *, named: bool) -> LedgerHead:

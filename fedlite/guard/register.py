@@ -20,6 +20,8 @@ import hashlib
 import hmac
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ from fedlite.guard.policy import DataSet
 from fedlite.identity import keys
 from fedlite.privacy.ledger import Head, Ledger
 from fedlite.storage import write_atomic
+
+# Where it is, below the folder of a user's state.
+BELOW_STATE = "fedlite/register"
 
 
 class Kept(ValueError):
@@ -78,11 +83,34 @@ class Register:
 
     @classmethod
     def own(cls) -> Register:
-        """Return this user's: `$FEDLITE_REGISTER`, else below `$XDG_STATE_HOME`."""
+        """Return this user's: `$FEDLITE_REGISTER`, else below `$XDG_STATE_HOME`.
+
+        Raises ValueError where that depends on the folder in which a command is called, or nobody
+        says where this user's things are: there would be many.
+        """
         if given := os.environ.get("FEDLITE_REGISTER"):
-            return cls(Path(given).expanduser())
-        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        return cls(Path(base) / "fedlite" / "register")
+            if not os.path.isabs(given):
+                raise ValueError(f"FEDLITE_REGISTER: must be an absolute path, got {given!r:.200}")
+            return cls(Path(given))
+        base = os.environ.get("XDG_STATE_HOME", "")
+        if not os.path.isabs(base):  # which is to be ignored, its specification says
+            try:
+                base = str(Path.home() / ".local" / "state")
+            except RuntimeError:
+                base = ""
+        if not os.path.isabs(base):
+            raise ValueError(
+                "FEDLITE_REGISTER: must be set to an absolute path where this user has no home"
+            )
+        return cls(Path(base) / BELOW_STATE)
+
+    def problem(self) -> str:
+        """Return why nothing can be remembered there, with the mend; makes the folder."""
+        try:
+            with self._alone():
+                return ""
+        except Kept as error:
+            return str(error)
 
     # How far ledgers had come ------------------------------------------------------------------
 
@@ -152,10 +180,17 @@ class Register:
             self._write_claims(home, chosen, [*kept, mine])
             self._head(home).unlink(missing_ok=True)
 
-    def _alone(self) -> FileLock:
-        """Return what lets one process at a time change the claims."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return FileLock(self.folder / "lock", timeout=60, fallback_to_soft=False)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time change the claims."""
+        with _usable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = FileLock(self.folder / "lock", timeout=60, fallback_to_soft=False)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _claims(self, home: Home, chosen: DataSet) -> list[Claim]:
         found = _read(self._records(home, chosen))
@@ -174,7 +209,8 @@ class Register:
         if chosen.path:
             with chosen.file(home.path).open("rb") as file:
                 told = f"file {hashlib.file_digest(file, 'sha256').hexdigest()}"
-        secret = keys.secret(self.folder / "secret")
+        with _usable(self.folder):
+            secret = keys.secret(self.folder / "secret")
         name = hmac.new(secret, told.encode(), hashlib.sha256).hexdigest()
         return self.folder / "records" / f"{name}.json"
 
@@ -215,8 +251,26 @@ def _taken(home: Home, known: Claim, *, there: bool) -> str:
 
 
 def _write(path: Path, fields: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomic(path, json.dumps(fields, indent=1, sort_keys=True).encode())
+    with _usable(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(path, json.dumps(fields, indent=1, sort_keys=True).encode())
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Tell an error of the disk as one of the register: what is not remembered may not be spent."""
+    try:
+        yield
+    except OSError as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: OSError) -> Kept:
+    return Kept(
+        f"{path}: the register must be readable and writable for this user, and is not "
+        f"({error.strerror or error}); mend that, or name a folder by FEDLITE_REGISTER, the same "
+        "one for all sites; a unit of systemd needs it in ReadWritePaths="
+    )
 
 
 def _mine(home: Home, chosen: DataSet, owner: str) -> Claim:
@@ -228,6 +282,8 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unusable(path, error) from None
     except ValueError:
         raise _damaged(path) from None
     if not isinstance(found, dict):

@@ -384,7 +384,14 @@ def test_the_units_are_those_that_init_writes_but_for_their_places(
         assert own == others and len(own) > 30
 
 
-PLACES = ("# Install", "User=", "ExecStart=", "WorkingDirectory=", "ReadWritePaths=")
+PLACES = (
+    "# Install",
+    "User=",
+    "ExecStart=",
+    "WorkingDirectory=",
+    "ReadWritePaths=",
+    'Environment="FEDLITE_REGISTER=',
+)
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -171,3 +171,38 @@ def test_the_register_holds_no_digest_of_a_table_that_can_be_guessed(
     guesses = [hashlib.sha256(known).hexdigest() for known in (content, b"file " + content)]
     assert not any(guess in told for guess in guesses)
     assert json.loads(next((register.folder / "records").iterdir()).read_text())["claims"]
+
+
+@pytest.mark.parametrize("name", ["FEDLITE_REGISTER", "XDG_STATE_HOME"])
+def test_the_register_does_not_depend_on_where_a_command_is_called(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """Two folders would have two registers, and each its own budget on the same records."""
+    monkeypatch.delenv("FEDLITE_REGISTER", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, "state")
+    if name == "FEDLITE_REGISTER":
+        with pytest.raises(ValueError, match="must be an absolute path, got 'state'"):
+            Register.own()
+    else:
+        assert Register.own().folder == tmp_path / ".local/state/fedlite/register"
+    monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "nowhere")
+    with pytest.raises(ValueError, match="FEDLITE_REGISTER: must be set"):
+        Register.own()
+
+
+def test_what_cannot_be_remembered_may_not_be_spent(
+    tmp_path: Path, make: Callable[..., Home]
+) -> None:
+    (tmp_path / "file").write_text("")
+    register, home = Register(tmp_path / "file" / "register"), make("a")
+    for deed in (
+        lambda: register.claim(home, OWN, ""),
+        lambda: register.note(home, Head("l", 2, "h2", "")),
+        lambda: register.check(home, ledger()),
+    ):
+        with pytest.raises(Kept, match=r"must be readable and writable.*FEDLITE_REGISTER"):
+            deed()
+    assert "ReadWritePaths=" in register.problem()
+    assert Register(tmp_path / "register").problem() == ""

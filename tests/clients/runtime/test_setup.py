@@ -29,6 +29,7 @@ from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.request import Request
 from fedlite.guard import policy
 from fedlite.guard.policy import DataSet
+from fedlite.guard.register import Register
 from fedlite.identity import keys, nodekey
 from fedlite.identity.keys import KeyFileError
 
@@ -251,6 +252,13 @@ def test_another_coordinator_gets_a_seat_and_a_key_of_its_own(home: Path, tmp_pa
     assert again.node_key == asked[1].node_key and seats.every(home) == [home, seat]
     names = [one["name"] for one in json.loads(run("status", home, "--json")[1])["coordinators"]]
     assert names == ["hospitals", "The others"]
+
+
+def test_the_unit_lets_the_site_write_where_the_machine_remembers_it(home: Path) -> None:
+    register = Register.own().folder
+    text = (home / setup.UNIT).read_text()
+    assert register.is_dir() and f'ReadWritePaths="{home}" "-{register}"\n' in text
+    assert f'Environment="FEDLITE_REGISTER={register}"\n' in text
 
 
 def test_a_damaged_seat_takes_none_of_the_others_with_it(home: Path, tmp_path: Path) -> None:
