@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Message, MessageType
 
 import fedlite
-from clients.runtime.gate import ApprovedRun
+from clients.runtime.gate import EXEMPT, ApprovedRun
 from clients.runtime.inflight import check_room
 from clients.runtime.warm import AnswerTooLong, WorkerFailed, Workers
 from fedlite import flower
@@ -27,6 +28,8 @@ from fedlite.scenario import ScenarioError, from_run_config
 
 log = logging.getLogger("fedlite.site")
 
+_LAYOUT = re.compile(r"[0-9a-f]{16}")
+
 
 class Desk:
     """Answers by the workers of the site whose folder is `home`; `note` writes its journal."""
@@ -35,6 +38,7 @@ class Desk:
         """Take over the workers."""
         self._home, self._workers, self._note = home, workers, note
         self._guardians: dict[str, Guardian] = {}
+        self._layouts: dict[str, str] = {}
         self._told = ""
 
     def close(self) -> None:
@@ -109,7 +113,7 @@ class Desk:
             raise egress.NotAllowed(f"limits.up: {len(said)} bytes were to leave")
         if asked is None:
             # Of what the code says only the layout counts: the rest the site knows itself.
-            layout = Hello.decode(said).layout
+            layout = self._layout(approved, Hello.decode(said).layout)
             head = guard.head()
             return Hello(policy.site, layout, fedlite.__version__, *head, spoken()), guard
         frame = Reply.decode(said).frame
@@ -125,8 +129,23 @@ class Desk:
             scenario = from_run_config(approved.config)
             folder = self._home / "bundles" / approved.bundle.sha256
             run = str(approved.config.get("run.id", ""))
-            self._guardians = {key: guardian.deployed(scenario, self._home, run, folder)}
+            self._guardians = {
+                key: guardian.deployed(scenario, self._home, run, folder, approved.policy)
+            }
         return self._guardians[key]
+
+    def _layout(self, approved: ApprovedRun, told: str) -> str:
+        """Return the layout that approved code tells, if it is one, and the one that it told first.
+
+        A hello is asked for as often as the server likes, and no ledger has a row for it.
+        """
+        settings = {key: value for key, value in approved.config.items() if key not in EXEMPT}
+        key = json.dumps([approved.bundle.sha256, settings], sort_keys=True)
+        if not _LAYOUT.fullmatch(told) or self._layouts.setdefault(key, told) != told:
+            raise egress.NotAllowed(
+                "hello: must tell one layout, 16 hex digits, and no other later"
+            )
+        return told
 
     def _reserve(self, guard: Guardian, asked: Instruction | None) -> Code | None:
         """Write a round down before it is trained; return the code when that may not be."""
@@ -134,6 +153,10 @@ class Desk:
             if asked is None:
                 raise Decline(Code.POLICY, "a hello trains nothing")
             check_room(self._home)
+            if guard.unit != "none":
+                guard.commitment()
+                if self._workers.stale(guard.policy()):
+                    raise Decline(Code.DATA, "the records were replaced meanwhile; ask again")
             guard.reserve(asked)
         except Decline as decline:
             return self._declined(decline)

@@ -282,6 +282,10 @@ class Workers:
         self._worker = worker
         return worker
 
+    def stale(self, policy: SitePolicy) -> bool:
+        """Return whether a file of records is another than the worker was started with."""
+        return _stamp(self._home, policy)[1:] != self._stamp[1:]
+
     def close(self) -> None:
         """End them, at once."""
         for worker in (self._worker, self._spare):

@@ -181,13 +181,20 @@ class Guardian:
                         self.register.note(home, ledger.head)
 
 
-def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) -> Guardian:
+def deployed(
+    scenario: Scenario,
+    home: Path,
+    run: str,
+    app: Path | None = None,
+    policy: SitePolicy | None = None,
+) -> Guardian:
     """Return the guardian of a run at the site whose folder is `home`.
 
-    run: its 16 hex digits. The records are those that `[data.NAME]` of its site.toml names, NAME
-    being the scenario's data.name. Raises Decline when there is no such table, or it declares less
-    than the plan needs, ValueError when no noise keeps the plan's epsilon, and ScenarioError when
-    the plan leaves open what a site must not find out by itself.
+    run: its 16 hex digits. policy: what its site.toml says; read when it is not given. The records
+    are those that its `[data.NAME]` names, NAME being the scenario's data.name. Raises Decline when
+    there is no such table, or it declares less than the plan needs, or there is no register,
+    ValueError when no noise keeps the plan's epsilon, and ScenarioError when the plan leaves open
+    what a site must not find out by itself.
     """
     if not _RUN.fullmatch(run):
         raise ScenarioError(f"run.id: must be 16 lower-case hex digits, got {run!r:.40}")
@@ -201,7 +208,7 @@ def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) 
             "privacy.expected_batch: must be settled by the coordinator, the same number for all "
             "sites, got 0; submit with `fedlite server submit`"
         )
-    policy = site_policy.load(home / "site.toml")
+    policy = policy or site_policy.load(home / "site.toml")
     chosen = policy.data_set(scenario.data.name)
     if chosen is None:
         raise Decline(
@@ -215,8 +222,8 @@ def deployed(scenario: Scenario, home: Path, run: str, app: Path | None = None) 
     here = DataSet(**{**vars(chosen), "path": str(chosen.file(home)) if chosen.path else ""})
 
     kept: dict[object, str] = {}
-
-    register = Register.own()
+    with _declined():
+        register = Register.own()
 
     def commitment() -> str:
         seen = stamp(Path(here.path)) if here.path else None

@@ -85,12 +85,12 @@ class Register:
     def own(cls) -> Register:
         """Return this user's: `$FEDLITE_REGISTER`, else below `$XDG_STATE_HOME`.
 
-        Raises ValueError where that depends on the folder in which a command is called, or nobody
+        Raises Kept where that depends on the folder in which a command is called, or nobody
         says where this user's things are: there would be many.
         """
         if given := os.environ.get("FEDLITE_REGISTER"):
             if not os.path.isabs(given):
-                raise ValueError(f"FEDLITE_REGISTER: must be an absolute path, got {given!r:.200}")
+                raise Kept(f"FEDLITE_REGISTER: must be an absolute path, got {given!r:.200}")
             return cls(Path(given))
         base = os.environ.get("XDG_STATE_HOME", "")
         if not os.path.isabs(base):  # which is to be ignored, its specification says
@@ -99,7 +99,7 @@ class Register:
             except RuntimeError:
                 base = ""
         if not os.path.isabs(base):
-            raise ValueError(
+            raise Kept(
                 "FEDLITE_REGISTER: must be set to an absolute path where this user has no home"
             )
         return cls(Path(base) / BELOW_STATE)

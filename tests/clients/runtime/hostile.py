@@ -78,8 +78,8 @@ def answer(message: Message, context: Context) -> Message:
         pipe.send(remote.RESERVE)
         pipe.receive()
         frame = b"FH" + bytes([1, 0]) + bytes(100) + frame
-    elif deed in ("hello", "another hello", "long hello"):
-        layout = {"hello": "ab" * 8, "another hello": "cd" * 8, "long hello": "x" * 64}[deed]
+    elif deed in ("hello", "long hello"):
+        layout = "ab" * 8 if deed == "hello" else "x" * 64
         return flower.answer(Hello("a", layout, "1").encode(), message)
     elif deed in ("honest", "chatter"):
         if deed == "chatter":

@@ -23,7 +23,7 @@ from fedlite import flower
 from fedlite.deployment import bundle as bundles
 from fedlite.guard import policy
 from fedlite.guard.policy import DataSet
-from fedlite.messages import Code, Instruction, Reply, site_id
+from fedlite.messages import Code, Hello, Instruction, Reply, site_id
 from fedlite.privacy.ledger import forget, read
 from fedlite.scenario import from_dict
 
@@ -49,7 +49,9 @@ class Place:
     def _note(self, action: str, **facts: str) -> None:
         self.notes.append((action, facts["why"]))
 
-    def ask(self, deed: str, number: int = 1, **limits: Any) -> tuple[Any, str]:
+    def ask(
+        self, deed: str, number: int = 1, kind: str = "train", **limits: Any
+    ) -> tuple[Any, str]:
         """Return the reply to a round's message by an app that does `deed`."""
         text = (self.home / setup.POLICY).read_text()
         for key, value in limits.items():
@@ -66,7 +68,7 @@ class Place:
         )
         flower.identify(1, 2)
         asked = Instruction(bytes.fromhex(RUN), number, site_id("a"), 0, bytes(8), ())
-        return self.desk.answer(flower.ask(asked.encode(), 2, "train", str(number)), run, 2)
+        return self.desk.answer(flower.ask(asked.encode(), 2, kind, str(number)), run, 2)
 
     def kinds(self) -> list[str]:
         path = self.home / "ledgers" / "digits.jsonl"
@@ -79,9 +81,11 @@ def _bundle(deed: str) -> bytes:
     app = {"components": bundles.COMPONENTS, "config": scenario.to_dict()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("pyproject.toml", tomli_w.dumps({"tool": {"flwr": {"app": app}}}))
-        archive.writestr("clients/__init__.py", "")
-        archive.writestr("clients/app.py", HOSTILE.read_text())
+        project = tomli_w.dumps({"tool": {"flwr": {"app": app}}})
+        files = {"clients/__init__.py": "", "clients/app.py": HOSTILE.read_text()}
+        for name, text in {"pyproject.toml": project, **files}.items():
+            # Without the time: one deed is one bundle.
+            archive.writestr(zipfile.ZipInfo(name), text)
     return buffer.getvalue()
 
 
@@ -217,6 +221,27 @@ def test_an_error_in_between_leaves_no_answer_for_the_next_message(
         patched.setattr("fedlite.guard.guardian.Guardian.reserve", broken)
         assert place.ask("honest", 2)[1] == "failed"
     assert place.ask("honest", 3)[1] == "sent"
+
+
+def test_a_hello_tells_one_layout_and_nothing_else(place: Place) -> None:
+    """It is asked for without end, and no ledger has a row for it."""
+    said, word = place.ask("hello", kind="query")
+    assert word == "sent" and Hello.decode(flower.unwrap(said)).layout == "ab" * 8
+    assert place.ask("long hello", kind="query")[1] == "policy"
+    # Of the same bundle another one.
+    place.desk._layouts = dict.fromkeys(place.desk._layouts, "cd" * 8)
+    assert place.ask("hello", kind="query")[1] == "policy"
+    assert all("one layout" in why for _, why in place.notes) and place.kinds() == []
+
+
+def test_records_that_are_replaced_while_a_round_is_begun_are_not_trained_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker has read the old ones, and the ledger would commit to the new ones."""
+    place.ask("honest")
+    rows = place.kinds()
+    monkeypatch.setattr(Workers, "stale", lambda self, policy: True)
+    assert place.ask("honest", 2)[1] == "data" and place.kinds() == rows
 
 
 def test_a_head_that_approved_code_makes_up_is_not_sent(place: Place) -> None:

@@ -130,7 +130,9 @@ def test_data_that_came_or_was_replaced_is_read_by_a_fresh_worker(home: Path) ->
     assert second is not first and not first.alive
     (home / "new.csv").write_text("x,y\n")
     (home / "new.csv").replace(home / "own.csv")
+    assert workers.stale(run.policy)
     third = workers.get(run, CHOSEN, 1, 7)
+    assert not workers.stale(run.policy)
     assert third is not second and not second.alive
     assert workers.get(run, CHOSEN, 1, 7) is third
 
