@@ -19,7 +19,7 @@ simulate: setup
 
 # Two workers: whole files, so that what a file sets up is set up once.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # A short form, two minutes instead of six, is played with FEDLITE_FAULTS=short.
 test-faults: setup

@@ -30,6 +30,11 @@ def _register(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setenv("FEDLITE_REGISTER", str(folder))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of real processes: begun last, one worker would wait for the other."""
+    items.sort(key=lambda item: "end_to_end" not in item.nodeid)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose data are missing, or fail it where data are required."""
     for marker in item.iter_markers("data"):

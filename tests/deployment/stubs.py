@@ -5,10 +5,17 @@ pip resolves, checks and installs them as it does the real ones, in no time and 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from fedlite.commands.main import app
 
 
 def stub_wheels(folder: Path) -> Path:
@@ -31,3 +38,17 @@ def stub_wheels(folder: Path) -> Path:
             )
             archive.writestr(f"{info}/RECORD", "")
     return folder
+
+
+def call(*words: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [*map(str, words), "--json"])
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout) if code == 0 else result.stderr
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}

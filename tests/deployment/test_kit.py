@@ -5,7 +5,6 @@ Covers fedlite/deployment/container.py, fedlite/deployment/kit_text.py.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from fedlite.commands.main import app
 from fedlite.deployment import container, kit
 from server.coordinator import gateway
 from server.coordinator.setup import init
-from tests.deployment.stubs import stub_wheels
+from tests.deployment.stubs import call, files, sha256, stub_wheels
 
 ROLES = {"site": container.SITE, "server": container.COORDINATOR}
 
@@ -45,20 +44,6 @@ def kits(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> dict[str, Pa
         assert told["complete"] is True and told["wheels"] > 50
         assert told["sha256"] == sha256(folder / role / "SHA256SUMS")
     return {role: folder / role for role in ROLES}
-
-
-def call(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [*map(str, words), "--json"])
-    assert result.exit_code == code, result.output
-    return json.loads(result.stdout) if code == 0 else result.stderr
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def files(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 # What is in it ----------------------------------------------------------------------------------
