@@ -110,6 +110,10 @@ class Play:
         )
         return [int(pid) for pid in shown.stdout.split()]
 
+    def held(self, partner: Any) -> list[int]:
+        """Return the site's own process, which wakes its worker when it likes, and the worker."""
+        return [partner.process.pid, *self.workers(partner)]
+
     def nginx(self) -> list[int]:
         return [
             pid
@@ -118,23 +122,23 @@ class Play:
         ]
 
     def stopped_at_reserve(self, partner: Any) -> int:
-        """Stop the site's worker between the reservation of a round and its release.
+        """Stop the site between the reservation of a round and its release.
 
-        Returns the round. A worker that was faster is let go, and caught in the next round.
+        Returns the round. One that was faster is let go, and caught in the next round.
         """
-        ledger, workers = partner.home / "ledgers" / "heart-disease.jsonl", self.workers(partner)
+        ledger, held = partner.home / "ledgers" / "heart-disease.jsonl", self.held(partner)
         until = time.monotonic() + 120
         for _ in range(TRIES):
             size = ledger.stat().st_size
             while ledger.stat().st_size == size:
                 assert time.monotonic() < until, f"{partner.name}: no row\n{self.lab.logs()}"
                 time.sleep(0.0005)
-            send(signal.SIGSTOP, workers)
+            send(signal.SIGSTOP, held)
             time.sleep(0.01)
             last = partner.ledger()[-1]
             if last["kind"] == "reserve":
                 return int(last["body"]["round"])
-            send(signal.SIGCONT, workers)
+            send(signal.SIGCONT, held)
             time.sleep(0.05)
         raise AssertionError(f"{partner.name}: {TRIES} times too late to stop it after reserving")
 
@@ -153,15 +157,18 @@ class Play:
         watcher.start()
         kept, replied = (training.home / "inflight" / name for name in ("message", "reply"))
         for _ in range(TRIES):
-            workers = self.workers(training)
-            send(signal.SIGSTOP, workers)
-            self.wait("a message in flight", kept.exists)
-            time.sleep(0.02)
+            held, until = self.held(training), time.monotonic() + 120
+            while not kept.exists():
+                assert time.monotonic() < until, f"no message in flight\n{self.lab.logs()}"
+                time.sleep(0.0005)
+            send(signal.SIGSTOP, held)
+            time.sleep(0.01)
             done = self.done
             if not replied.exists() and training.ledger()[-1]["body"].get("round", 0) <= done:
                 break
-            send(signal.SIGCONT, workers)
-            time.sleep(0.1)
+            send(signal.SIGCONT, held)
+            while kept.exists():
+                time.sleep(0.001)
         else:
             raise AssertionError(f"{training.name}: {TRIES} times too late to stop its training")
         begun = time.monotonic()
@@ -187,10 +194,10 @@ class Play:
     def killed_sending_and_away(self, sending: Any, away: Any) -> None:
         """Kill one while it sends, while another is away for two rounds and more."""
         round_ = self.stopped_at_reserve(sending)
-        workers, nginx = self.workers(sending), self.nginx()
+        held, nginx = self.held(sending), self.nginx()
         send(signal.SIGSTOP, nginx)
         try:
-            send(signal.SIGCONT, workers)
+            send(signal.SIGCONT, held)
             self.wait("a reply in flight", (sending.home / "inflight" / "reply").exists)
             begun = time.monotonic()
             sending.kill()
@@ -259,7 +266,7 @@ class Play:
         round_ = self.stopped_at_reserve(partner)
         begun, done = time.monotonic(), self.done
         names = self.kill_coordinator()
-        send(signal.SIGCONT, self.workers(partner))
+        send(signal.SIGCONT, self.held(partner))
         self.lab.start()
         self.note(
             "mid-round", "coordinator killed in a round", "the run went on from its checkpoint",
