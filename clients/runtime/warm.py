@@ -33,6 +33,7 @@ from fedlite.guard.pipe import Pipe, TooLong
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
 from fedlite.guard.worker import Task
 from fedlite.messages import Code
+from fedlite.storage import stamp
 
 log = logging.getLogger("fedlite.site")
 
@@ -260,10 +261,10 @@ class Workers:
         when the bundle cannot be unpacked.
         """
         task = _task(self._home, self._seat, approved, chosen, run, node)
-        stamp = _stamp(self._home, approved.policy)
+        files = _stamp(self._home, approved.policy)
         worker = self._worker
         here = all(Path(path).is_dir() for path in task.write)
-        same = worker is not None and worker.task == task and stamp == self._stamp
+        same = worker is not None and worker.task == task and files == self._stamp
         if worker is not None and worker.alive and same and here:
             return worker
         if worker is not None:
@@ -273,11 +274,11 @@ class Workers:
         for path in task.write:
             Path(path).mkdir(parents=True, exist_ok=True, mode=0o700)
         worker = self._spare if self._spare is not None and self._spare.alive else None
-        if worker is None or stamp != self._stamp:
+        if worker is None or files != self._stamp:
             if worker is not None:
                 worker.close()
             worker = self._start(approved.policy)
-        self._spare, self._stamp = None, stamp
+        self._spare, self._stamp = None, files
         worker.assign(task, approved.policy.limits)
         self._worker = worker
         return worker
@@ -297,19 +298,13 @@ class Workers:
         return Worker(self._log, gpu=policy.limits.device != "cpu")
 
 
-def _stamp(home: Path, policy: SitePolicy) -> list[tuple[int, int] | None]:
+def _stamp(home: Path, policy: SitePolicy) -> list[tuple[int, int, int] | None]:
     """Return what tells whether policy and data are the files that they were.
 
     A worker may read those that were there when it was shut in, not ones put in their place.
     """
-    found: list[tuple[int, int] | None] = []
-    for path in (home / setup.POLICY, *(data.file(home) for data in policy.data if data.path)):
-        try:
-            seen = path.stat()
-            found.append((seen.st_ino, seen.st_mtime_ns))
-        except OSError:
-            found.append(None)  # not there, or not to be read; the worker says so itself
-    return found
+    own = (data.file(home) for data in policy.data if data.path)
+    return [stamp(path) for path in (home / setup.POLICY, *own)]
 
 
 def _task(
