@@ -19,8 +19,9 @@ from fedlite.deployment import sandbox
 from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.protocol import Release
 from fedlite.guard import policy as site_policy
+from fedlite.guard.folder import Home
 from fedlite.guard.policy import DataSet, SitePolicy
-from fedlite.guard.register import Register
+from fedlite.guard.register import Kept, Register
 from fedlite.identity import keys, nodekey
 from fedlite.privacy.ledger import read
 
@@ -62,6 +63,8 @@ def examine(home: Path) -> Iterator[Check]:
     yield from _guarded("register", _register)
     yield from _ledgers(home)
     if policy is not None:
+        if (home / setup.SECRET).exists():  # without it there is no telling whose they are
+            yield from _guarded("budget", lambda: _budgets(home, policy))
         yield from _sandbox(home, policy)
         yield from _device(policy)
     for seat in seats.every(home) or [home]:
@@ -190,6 +193,22 @@ def _ledgers(home: Path) -> Iterator[Check]:
         except (ValueError, OSError, RuntimeError) as error:
             mend = f"fedlite site recover {home} {path.stem}, or restore it from a copy"
             yield Check(name, FAIL, str(error), mend)
+
+
+def _budgets(home: Path, policy: SitePolicy) -> Iterator[Check]:
+    """Say beforehand what the register will say when a private run begins."""
+    register = Register.own()
+    for one in policy.data:
+        place = Home(home, policy.site, one.name)
+        try:
+            register.check(place, read(place.ledger) if place.ledger.exists() else ())
+            register.check_claims(place, one)
+            yield Check(f"budget {one.name}", OK, "nothing that was spent is missing here")
+        except Kept as error:
+            what, _, mend = str(error).partition("; ")
+            yield Check(f"budget {one.name}", FAIL, what, mend)
+        except (ValueError, OSError):
+            continue  # the checks of ledger, keys and data say what
 
 
 def _sandbox(home: Path, policy: SitePolicy) -> Iterator[Check]:

@@ -21,7 +21,9 @@ import fedlite
 from clients.runtime import seats, setup
 from fedlite.deployment.protocol import Release
 from fedlite.guard import policy as site_policy
+from fedlite.guard.folder import Home
 from fedlite.guard.policy import SitePolicy
+from fedlite.guard.register import Kept, Register
 from fedlite.privacy.budget import Account
 from fedlite.privacy.ledger import LedgerError, read
 from fedlite.storage import stamp, write_atomic
@@ -134,7 +136,7 @@ def status(home: Path) -> dict[str, Any]:
         "site": policy.site,
         **first,
         "coordinators": joined,
-        "budget": [_budget(path, policy) for path in sorted((home / "ledgers").glob("*.jsonl"))],
+        "budget": _budgets(home, policy),
         "bundles": {
             "approved": {one.sha256: one.name for one in policy.bundles},
             "waiting": sorted(path.stem for path in waiting),
@@ -279,6 +281,32 @@ def _alive(pid: Any) -> bool:
 def _account(path: Path, stamped: tuple[int, int, int] | None) -> Account:
     """Return what a ledger says; read once for each of its stamps, as a scrape asks often."""
     return Account.of(read(path))
+
+
+def _budgets(home: Path, policy: SitePolicy) -> list[dict[str, Any]]:
+    """Return a row for each ledger, and for each that was here and is not any more."""
+    found = {path.stem for path in (home / "ledgers").glob("*.jsonl")}
+    names = sorted(found | {one.name for one in policy.data})
+    rows = []
+    for name in names:
+        place = Home(home, policy.site, name)
+        row = _budget(place.ledger, policy) if name in found else {}
+        if "error" not in row and (why := _missing(place)):
+            row = {"dataset": name, "error": why}
+        if row:
+            rows.append(row)
+    return rows
+
+
+def _missing(place: Home) -> str:
+    """Return what this machine remembers of a ledger and does not find in it."""
+    if not (place.path / setup.SECRET).exists():
+        return ""
+    try:
+        Register.own().check(place, read(place.ledger) if place.ledger.exists() else ())
+    except Kept as error:
+        return str(error)
+    return ""
 
 
 def _budget(path: Path, policy: SitePolicy) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class Guardian:
                 yield ledger
                 return
             with _declined():
-                self.register.check(home, ledger)
+                self.register.check(home, ledger.rows)
                 # What could not be remembered before must be, before more is spent.
                 if ledger.exists:
                     self.register.note(home, ledger.head)

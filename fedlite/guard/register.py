@@ -20,7 +20,7 @@ import hashlib
 import hmac
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from filelock import FileLock
 from fedlite.guard.folder import Home
 from fedlite.guard.policy import DataSet
 from fedlite.identity import keys
-from fedlite.privacy.ledger import Head, Ledger
+from fedlite.privacy.ledger import Head, Row
 from fedlite.storage import write_atomic
 
 # Where it is, below the folder of a user's state.
@@ -114,15 +114,14 @@ class Register:
 
     # How far ledgers had come ------------------------------------------------------------------
 
-    def check(self, home: Home, ledger: Ledger) -> None:
-        """Raise Kept when the open ledger lacks the row that was last seen of it."""
+    def check(self, home: Home, rows: Sequence[Row]) -> None:
+        """Raise Kept when a ledger, of which these are all rows, lacks the one last seen of it."""
         seen = self.seen(home)
         if seen is None:
             return
-        rows = ledger.rows
         if not rows:
             what = "there is no ledger any more"
-        elif ledger.id != seen.ledger:
+        elif rows[0].hash != seen.ledger:
             what = "this is another ledger"
         elif len(rows) <= seen.seq or rows[seen.seq].hash != seen.hash:
             what = f"it has {len(rows)} rows, and not that one"
@@ -157,15 +156,19 @@ class Register:
         chosen: what `[data.NAME]` says. owner: the data owner's public key, or "".
         """
         with self._alone():
+            self.check_claims(home, chosen)
             others, mine = self._claims(home, chosen), _mine(home, chosen, owner)
-            for known in (one for one in others if one.meets(mine) and not one.of(mine)):
-                there = _lives(known)
-                # What everybody may have is no secret: a claim whose folder has gone binds nobody.
-                if there or chosen.path:
-                    raise Kept(_taken(home, known, there=there))
             if mine not in others:
                 kept = [one for one in others if not one.of(mine)]
                 self._write_claims(home, chosen, [*kept, mine])
+
+    def check_claims(self, home: Home, chosen: DataSet) -> None:
+        """Raise Kept when another site, or another data set of this one, spends on the records."""
+        for known in self.conflicts(home, chosen):
+            there = _lives(known)
+            # What everybody may have is no secret: a claim whose folder has gone binds nobody.
+            if there or chosen.path:
+                raise Kept(_taken(home, chosen, known, there=there))
 
     def conflicts(self, home: Home, chosen: DataSet) -> list[Claim]:
         """Return the claims of others that stand in the site's way."""
@@ -231,7 +234,7 @@ def _lives(known: Claim) -> bool:
     return (home.path / "keys" / "data.secret").is_file() and site_of(home) == known.site
 
 
-def _taken(home: Home, known: Claim, *, there: bool) -> str:
+def _taken(home: Home, chosen: DataSet, known: Claim, *, there: bool) -> str:
     if known.site == site_of(home):
         return (
             f"[data.{home.dataset}]: these records are [data.{known.dataset}] of this site already "
@@ -244,6 +247,8 @@ def _taken(home: Home, known: Claim, *, there: bool) -> str:
         else f"put that folder back, or the data's owner decides: `fedlite site adopt {home.path} "
         f"{home.dataset}`"
     )
+    if not chosen.path and there:
+        mend += "; or give each site a part of the source of its own, in [data.NAME] or by --part"
     return (
         f"[data.{home.dataset}]: the site in {known.home}{gone} spends on these records (rule: one "
         f"budget for one set of records); {mend}"

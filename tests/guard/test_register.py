@@ -35,8 +35,9 @@ def register(tmp_path: Path) -> Register:
     return Register(tmp_path / "register")
 
 
-def ledger(*hashes: str, id: str = "l") -> Any:
-    return SimpleNamespace(rows=[SimpleNamespace(hash=one) for one in hashes], id=id)
+def ledger(*hashes: str) -> Any:
+    """Return a ledger's rows; its name is the first one's hash."""
+    return [SimpleNamespace(hash=one) for one in hashes]
 
 
 def test_a_second_folder_on_the_same_records_is_refused(
@@ -100,7 +101,7 @@ def test_a_folder_that_was_moved_is_the_same_site(
 ) -> None:
     home = make("a")
     register.claim(home, OWN, "")
-    register.note(home, Head("l", 4, "h4", ""))
+    register.note(home, Head("h0", 4, "h4", ""))
     moved = Home(home.path.rename(tmp_path / "moved"), "a", "scans")
     register.claim(moved, OWN, "")
     with pytest.raises(Kept, match="no ledger any more"):
@@ -111,7 +112,7 @@ def test_a_folder_that_was_moved_is_the_same_site(
     ("rows", "told"),
     [
         (ledger(), "there is no ledger any more"),
-        (ledger("h0", "h1", id="new"), "this is another ledger"),
+        (ledger("new", "h1"), "this is another ledger"),
         (ledger("h0", "h1"), "it has 2 rows"),
         (ledger("h0", "h1", "other"), "it has 3 rows, and not that one"),
     ],
@@ -121,7 +122,7 @@ def test_a_ledger_that_went_back_is_found(
 ) -> None:
     home = make("a")
     register.check(home, rows)
-    register.note(home, Head("l", 2, "h2", ""))
+    register.note(home, Head("h0", 2, "h2", ""))
     with pytest.raises(Kept, match=rf"row 2 was written here, and {told}.*site adopt"):
         register.check(home, rows)
     register.check(home, ledger("h0", "h1", "h2"))
@@ -135,7 +136,7 @@ def test_the_owner_s_word_lets_a_site_begin_anew(
 ) -> None:
     first, second = make("a"), make("b")
     register.claim(first, OWN, "ab" * 32)
-    register.note(second, Head("l", 2, "h2", ""))
+    register.note(second, Head("h0", 2, "h2", ""))
     assert [one.owner for one in register.conflicts(second, OWN)] == ["ab" * 32]
     register.adopt(second, OWN, "")
     register.claim(second, OWN, "")
@@ -150,7 +151,7 @@ def test_a_damaged_register_refuses_with_its_name(
 ) -> None:
     home = make("a")
     register.claim(home, OWN, "")
-    register.note(home, Head("l", 2, "h2", ""))
+    register.note(home, Head("h0", 2, "h2", ""))
     for path in register.folder.rglob("*.json"):
         path.write_text(text)
     with pytest.raises(Kept, match="is damaged"):
@@ -199,7 +200,7 @@ def test_what_cannot_be_remembered_may_not_be_spent(
     register, home = Register(tmp_path / "file" / "register"), make("a")
     for deed in (
         lambda: register.claim(home, OWN, ""),
-        lambda: register.note(home, Head("l", 2, "h2", "")),
+        lambda: register.note(home, Head("h0", 2, "h2", "")),
         lambda: register.check(home, ledger()),
     ):
         with pytest.raises(Kept, match=r"must be readable and writable.*FEDLITE_REGISTER"):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from clients.runtime import setup
+from clients.runtime import doctor, setup, status
 from clients.runtime.desk import Desk
 from clients.runtime.gate import ApprovedRun
 from clients.runtime.warm import Workers
@@ -263,7 +263,9 @@ def test_a_second_folder_has_no_second_budget_for_the_same_records(
         assert flower.code_of(reply) is Code.LEDGER and word == "ledger"
         assert other.kinds() == []
         ((_, told),) = other.notes
-        assert f"site join {place.home} INVITATION" in told
+        assert f"site join {place.home} INVITATION" in told and "by --part" in told
+        (check,) = [c for c in doctor.examine(other.home) if c.name == "budget digits"]
+        assert check.state == doctor.FAIL and f"site join {place.home}" in check.mend
     finally:
         other.desk.close()
 
@@ -286,4 +288,9 @@ def test_a_ledger_that_went_back_while_the_site_was_stopped_is_found(
     reply, _ = place.ask("honest", 3)
     assert flower.code_of(reply) is Code.LEDGER
     assert path.exists() is back and (not back or path.read_bytes() == old)
+    # Neither status nor doctor is content meanwhile.
+    (told,) = status.status(place.home)["budget"]
+    assert "row 6 was written here" in told["error"] and "site adopt" in told["error"]
+    (check,) = [c for c in doctor.examine(place.home) if c.name == "budget digits"]
+    assert check.state == doctor.FAIL and "row 6 was written here" in check.what
     place.desk.close()
