@@ -145,16 +145,17 @@ def _collect(home: Path) -> dict[str, bytes]:
     for _ in range(_TRIES):
         small = _small(home)
         ledgers = {path.name: read(path) for path in sorted((home / "ledgers").glob("*.jsonl"))}
+        wrong = _without_key(home, ledgers)
         if small == _small(home):
             break
     else:
         raise RuntimeError(f"{home}: policy or keys go on changing; back it up again")
+    if wrong is not None:
+        raise wrong
     files = dict(small)
     for name, rows in ledgers.items():
-        if not rows:
-            continue  # its first row is being written, or was lost with the power
-        _check_key(str(home / "ledgers" / name), rows, [home / key for key in _SIGNERS])
-        files[f"ledgers/{name}"] = b"".join(row.line for row in rows)
+        if rows:  # its first one is being written, or was lost with the power
+            files[f"ledgers/{name}"] = b"".join(row.line for row in rows)
     for path in [*home.glob("audit/audit-*.jsonl"), *home.glob(f"{runbook.FOLDER}/*.jsonl")]:
         with contextlib.suppress(FileNotFoundError):  # a month that has just become too old
             whole = path.read_bytes()
@@ -176,6 +177,18 @@ def _small(home: Path) -> dict[str, bytes]:
         with contextlib.suppress(FileNotFoundError):
             found[path.relative_to(home).as_posix()] = path.read_bytes()
     return found
+
+
+def _without_key(home: Path, ledgers: dict[str, list[Row]]) -> ValueError | None:
+    """Return what is wrong with the keys of these ledgers, as they are at this moment."""
+    try:
+        for name, rows in ledgers.items():
+            if rows:
+                where = str(home / "ledgers" / name)
+                _check_key(where, rows, [home / key for key in _SIGNERS])
+    except ValueError as error:
+        return error
+    return None
 
 
 def _check_key(where: str, rows: list[Row], known: list[Path]) -> None:
@@ -273,10 +286,9 @@ def _ledgers_to_keep(home: Path, staging: Path, site: str) -> dict[str, list[Row
                 f"{there}: is this site, on this machine; two copies of one site would spend one "
                 "budget twice: restore into that folder, or remove it first"
             )
-        if len(rows) <= seen.seq or rows[seen.seq].hash != seen.hash:
+        if lacking := register.lacking(Home(staging, site, dataset), rows):
             raise ValueError(
-                f"{where}: row {seen.seq} was written on this machine, and the backup's has "
-                f"{len(rows)} rows, and not that one: with it, what was spent since would be spent "
+                f"{where}, of the backup: {lacking}: with it, what was spent since would be spent "
                 "again; restore a newer backup. If there is none, make a new site, and the data's "
                 "owner decides: `fedlite site adopt`"
             )

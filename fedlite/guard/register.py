@@ -116,9 +116,18 @@ class Register:
 
     def check(self, home: Home, rows: Sequence[Row]) -> None:
         """Raise Kept when a ledger, of which these are all rows, lacks the one last seen of it."""
+        if lacking := self.lacking(home, rows):
+            raise Kept(
+                f"{home.ledger}: {lacking}; put the newest copy back (`fedlite site restore`), or, "
+                f"if there is none, the data's owner decides: `fedlite site adopt {home.path} "
+                f"{home.dataset}`"
+            )
+
+    def lacking(self, home: Home, rows: Sequence[Row]) -> str:
+        """Return what was seen of a ledger and is not in these rows of it; "" where nothing is."""
         seen = self.seen(home)
         if seen is None:
-            return
+            return ""
         if not rows:
             what = "there is no ledger any more"
         elif rows[0].hash != seen.ledger:
@@ -126,12 +135,8 @@ class Register:
         elif len(rows) <= seen.seq or rows[seen.seq].hash != seen.hash:
             what = f"it has {len(rows)} rows, and not that one"
         else:
-            return
-        raise Kept(
-            f"{home.ledger}: row {seen.seq} was written here, and {what}; put the newest copy back "
-            f"(`fedlite site restore`), or, if there is none, the data's owner decides: `fedlite "
-            f"site adopt {home.path} {home.dataset}`"
-        )
+            return ""
+        return f"row {seen.seq} was written on this machine, and {what}"
 
     def note(self, home: Home, head: Head) -> None:
         """Remember the last row of a ledger; call it while the ledger is open."""

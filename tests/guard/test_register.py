@@ -123,7 +123,7 @@ def test_a_ledger_that_went_back_is_found(
     home = make("a")
     register.check(home, rows)
     register.note(home, Head("h0", 2, "h2", ""))
-    with pytest.raises(Kept, match=rf"row 2 was written here, and {told}.*site adopt"):
+    with pytest.raises(Kept, match=rf"row 2 was written on this machine, and {told}.*site adopt"):
         register.check(home, rows)
     register.check(home, ledger("h0", "h1", "h2"))
     register.check(home, ledger("h0", "h1", "h2", "h3"))

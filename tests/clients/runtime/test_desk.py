@@ -290,7 +290,7 @@ def test_a_ledger_that_went_back_while_the_site_was_stopped_is_found(
     assert path.exists() is back and (not back or path.read_bytes() == old)
     # Neither status nor doctor is content meanwhile.
     (told,) = status.status(place.home)["budget"]
-    assert "row 6 was written here" in told["error"] and "site adopt" in told["error"]
+    assert "row 6 was written on this machine" in told["error"] and "site adopt" in told["error"]
     (check,) = [c for c in doctor.examine(place.home) if c.name == "budget digits"]
-    assert check.state == doctor.FAIL and "row 6 was written here" in check.what
+    assert check.state == doctor.FAIL and "row 6 was written on this machine" in check.what
     place.desk.close()
