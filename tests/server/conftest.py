@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from fedlite.guard.guardian import Decline, Guardian
 from fedlite.messages import Hello, Instruction
 from fedlite.parameters import Layout, Vector
 from fedlite.plan import Plan
+from fedlite.reporting.record import RoundRecord
 from fedlite.scenario import Scenario, from_dict
 from server.roster import Roster
 from server.rounds import Rounds
@@ -160,13 +161,23 @@ class World:
 
     def play(self, rounds: Rounds | None = None) -> Rounds:
         rounds = rounds or self.rounds()
-        for _ in rounds.play(
-            epsilon=lambda asked: None,
-            evaluate=lambda number, model: ({}, {}),
-            cpu_seconds=lambda: 0.0,
-        ):
+        for _ in _played(rounds):
             pass
         return rounds
+
+    def interrupt(self) -> None:
+        """Play one round more, in a process that then ends."""
+        player = _played(self.rounds())
+        next(player)
+        player.close()  # type: ignore[attr-defined]
+
+
+def _played(rounds: Rounds) -> Iterator[RoundRecord]:
+    return rounds.play(
+        epsilon=lambda asked: None,
+        evaluate=lambda number, model: ({}, {}),
+        cpu_seconds=lambda: 0.0,
+    )
 
 
 @pytest.fixture

@@ -134,13 +134,7 @@ def test_a_run_goes_on_with_the_strikes_it_had(world: World) -> None:
         some = world(folder=str(stops), sites=4, federation={"rounds": 20, "participation": 0.75})
         some.members[1].always = HOSTILE["garbage"]
         for _ in range(stops):
-            player = some.rounds().play(
-                epsilon=lambda asked: None,
-                evaluate=lambda number, model: ({}, {}),
-                cpu_seconds=lambda: 0.0,
-            )
-            next(player)
-            player.close()
+            some.interrupt()
         played.append(some.play())
     rows = [[replace(r, seconds=0.0) for r in one.records] for one in played]
     assert rows[0] == rows[1] and any(r.out == {"site-2": "resting"} for r in rows[0])
@@ -155,6 +149,22 @@ def wait(seconds: Iterable[float], strikes: int = 0, most: float = 600.0) -> flo
     sites = {"a": SiteRecord(strikes=strikes, used=1), "b": SiteRecord(used=1)}
     rows = [record(n, s) for n, s in enumerate(seconds, 1)]
     return attendance.deadline(most, rows, sites, ["a", "b"])
+
+
+def arriving(some: Any, clock: SimpleNamespace) -> list[tuple[float, Message]]:
+    """Let a second pass at each look at the grid; return what is to arrive, and when."""
+    late: list[tuple[float, Message]] = []
+    pull = some.grid.pull_messages
+
+    def arrive(ids: Iterable[str]) -> list[Message]:
+        for due, reply in [one for one in late if one[0] <= clock.now]:
+            some.grid.inbox.append(flower.from_bytes(flower.to_bytes(reply)))
+            late.remove((due, reply))
+        clock.now += 1.0
+        return pull(ids)
+
+    some.grid.pull_messages = arrive
+    return late
 
 
 def test_the_deadline_follows_what_sites_need() -> None:
@@ -186,21 +196,12 @@ def test_a_slow_site_that_is_seldom_asked_is_not_lost() -> None:
 def test_a_code_that_comes_late_is_a_strike(world: World, clock: SimpleNamespace) -> None:
     """Else a site holds every round up to its deadline, for ever, by declining just before it."""
     some = world(sites=3, federation={"rounds": 40, "deadline_seconds": 600.0})
-    late: list[tuple[float, Message]] = []
-    pull = some.grid.pull_messages
+    late = arriving(some, clock)
 
     def declines(member: Any, message: Message, i: Any) -> list[Message]:
         late.append((clock.now + 29.0, flower.decline(Code.FAILED, message)))
         return []
 
-    def arrive(ids: Iterable[str]) -> list[Message]:
-        for due, reply in [one for one in late if one[0] <= clock.now]:
-            some.grid.inbox.append(flower.from_bytes(flower.to_bytes(reply)))
-            late.remove((due, reply))
-        clock.now += 1.0
-        return pull(ids)
-
-    some.grid.pull_messages = arrive
     some.members[1].always = declines
     played = some.rounds()
     played._adapt = True
@@ -213,21 +214,12 @@ def test_a_code_that_comes_late_is_a_strike(world: World, clock: SimpleNamespace
 def test_a_site_that_becomes_slow_is_not_lost(world: World, clock: SimpleNamespace) -> None:
     """Its answers take 250 s from round 3 on: it misses some rounds and sets the pace then."""
     some = world(sites=2, federation={"rounds": 16, "deadline_seconds": 600.0})
-    late: list[tuple[float, Message]] = []
-    pull = some.grid.pull_messages
+    late = arriving(some, clock)
 
     def slowly(member: Any, message: Message, i: Any) -> list[Message]:
         late.append((clock.now + 250.0, member.honest(message, i)))
         return []
 
-    def arrive(ids: Iterable[str]) -> list[Message]:
-        for due, reply in [one for one in late if one[0] <= clock.now]:
-            some.grid.inbox.append(flower.from_bytes(flower.to_bytes(reply)))
-            late.remove((due, reply))
-        clock.now += 1.0
-        return pull(ids)
-
-    some.grid.pull_messages = arrive
     for number in range(3, 17):
         some.members[1].tricks[number] = slowly
     played = some.rounds()

@@ -179,13 +179,7 @@ def test_a_resumed_run_judges_as_one_that_was_not_stopped(world: World) -> None:
         scaled(some, lambda n, r: 1.0 if r == 1 else 1e-3)
         some.members[0].tricks[5] = says(lambda m, i: frame(m, i, values=values))
         for _ in range(5 if stops else 0):
-            player = some.rounds().play(
-                epsilon=lambda asked: None,
-                evaluate=lambda number, model: ({}, {}),
-                cpu_seconds=lambda: 0.0,
-            )
-            next(player)
-            player.close()
+            some.interrupt()
         played.append(some.play())
     rows = [[replace(r, seconds=0.0) for r in one.records] for one in played]
     assert rows[0] == rows[1]

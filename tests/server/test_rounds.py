@@ -139,13 +139,7 @@ def test_a_run_stopped_after_any_round_and_resumed_equals_one_that_was_not(
     truth = world(folder="whole", **tables).play()
     some = world(folder="parts", **tables)
     for _ in range(6):
-        player = some.rounds().play(
-            epsilon=lambda asked: None,
-            evaluate=lambda number, model: ({}, {}),
-            cpu_seconds=lambda: 0.0,
-        )
-        next(player)
-        player.close()
+        some.interrupt()
     end = some.play()
     np.testing.assert_array_equal(end.point.state.model, truth.point.state.model)
     np.testing.assert_array_equal(end.point.state.released, truth.point.state.released)
