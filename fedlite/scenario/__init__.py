@@ -1,13 +1,11 @@
 """The scenario: everything that defines a federation, typed and checked before anything runs.
 
-A scenario is a TOML file with one table per section of `keys.Scenario`. Under `flwr run` the same
+A scenario is a TOML file with one table per section of `whole.Scenario`. Under `flwr run` the same
 keys are the dotted run-config keys (`federation.rounds`). Unknown keys, wrong types and values
 outside their rule are all reported at once, one line each, with the mend.
 """
 
 from fedlite.scenario.keys import (
-    CODE,
-    PATHS,
     Data,
     Federation,
     Inference,
@@ -15,13 +13,11 @@ from fedlite.scenario.keys import (
     Model,
     Privacy,
     Report,
-    Scenario,
-    ScenarioError,
     Simulation,
     Training,
-    own_code,
 )
 from fedlite.scenario.reading import from_dict, from_run_config, load, nest, with_values
+from fedlite.scenario.whole import CODE, PATHS, Scenario, ScenarioError, own_code
 
 __all__ = [
     "CODE",

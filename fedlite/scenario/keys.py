@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from fedlite.identity.names import site_problem
 from fedlite.privacy import ranges
-from fedlite.registry import is_file
 from fedlite.scenario import tabular
-from fedlite.settings import Value, anything, at_least, between, choice, fraction, positive, setting
+from fedlite.settings import anything, at_least, between, choice, fraction, positive, setting
 
 # The sources of one's own; the catalogue's entries say so too.
 OWN = ("csv",)
 _NAMES = "empty, or names split by commas, each once"
-
-
-class ScenarioError(ValueError):
-    """One or more keys of a scenario are wrong; the text has one line for each."""
 
 
 def _in(default: float, range: ranges.Range) -> Any:
@@ -289,111 +284,3 @@ class Report:
     """What is set beside the federation in the report. 0 repeats: nothing."""
 
     baseline_repeats: int = at_least(0, 0)
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A whole federation; every field but one is a TOML table.
-
-    notes: what was chosen because the scenario named nothing, a line each.
-    open_links: the links that it named no compressor for; see `recommend.for_size`.
-    """
-
-    federation: Federation = field(default_factory=Federation)
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
-    training: Training = field(default_factory=Training)
-    uplink: Link = field(default_factory=Link)
-    downlink: Link = field(default_factory=Link)
-    privacy: Privacy = field(default_factory=Privacy)
-    simulation: Simulation = field(default_factory=Simulation)
-    inference: Inference = field(default_factory=Inference)
-    report: Report = field(default_factory=Report)
-    notes: tuple[str, ...] = field(default=(), compare=False)
-    open_links: tuple[str, ...] = field(default=(), compare=False)
-
-    @property
-    def private(self) -> bool:
-        """Whether the sites add noise (claimed or, with `simulate_seed`, only simulated)."""
-        return self.privacy.unit != "none"
-
-    @property
-    def noised_at_server(self) -> bool:
-        """Whether sites send clear updates to a server that adds the noise."""
-        return self.privacy.unit == "client" and self.privacy.noise_at == "server"
-
-    @property
-    def claims_privacy(self) -> bool:
-        """Whether epsilons are claimed, budgets kept and ledgers written."""
-        return self.private and self.privacy.simulate_seed < 0
-
-    @property
-    def repeatable(self) -> bool:
-        """Whether the same seed gives the same payloads bit for bit."""
-        return not self.private or self.privacy.simulate_seed >= 0
-
-    def to_dict(self) -> dict[str, dict[str, Value]]:
-        """Return nested plain values, as in the TOML file."""
-        return {name: asdict(getattr(self, name)) for name in SECTIONS}
-
-    def to_run_config(self) -> dict[str, Value]:
-        """Return Flower's flat run config with dotted keys."""
-        nested = self.to_dict()
-        return {f"{s}.{k}": v for s, table in nested.items() for k, v in table.items()}
-
-    def notable(self) -> dict[str, Value]:
-        """Return what a reader of the record must know: what decides most, and all that is set.
-
-        The keys are dotted and in order. A path is only said to be set: records are shown to
-        others, and it may name a person or a place.
-        """
-        defaults = Scenario().to_run_config()
-        return {
-            key: "set" if tuple(key.split(".")) in PATHS else value
-            for key, value in self.to_run_config().items()
-            if value != defaults[key] or key in _DECISIVE
-        }
-
-    def to_toml(self) -> str:
-        """Return the whole scenario, defaults included, as TOML."""
-        import tomli_w
-
-        return tomli_w.dumps(self.to_dict())
-
-
-_DECISIVE = (
-    "federation.participation",
-    "data.partition",
-    "training.batch_size",
-    "training.learning_rate",
-    "uplink.compressor",
-    "downlink.compressor",
-)
-SECTIONS: dict[str, type[Any]] = {
-    "federation": Federation,
-    "data": Data,
-    "model": Model,
-    "training": Training,
-    "uplink": Link,
-    "downlink": Link,
-    "privacy": Privacy,
-    "simulation": Simulation,
-    "inference": Inference,
-    "report": Report,
-}
-
-
-def _keys(mark: str) -> tuple[tuple[str, str], ...]:
-    keys = ((name, f) for name, kind in SECTIONS.items() for f in fields(kind))
-    return tuple((name, f.name) for name, f in keys if mark in f.metadata)
-
-
-# Section and key of every setting that names a file or folder.
-PATHS = _keys("path")
-# Of every setting that may name a function in a file: code that is run.
-CODE = _keys("code")
-
-
-def own_code(scenario: Scenario) -> list[str]:
-    """Return the settings that name a file, as `section.key`: code that only a simulation runs."""
-    return [f"{s}.{k}" for s, k in CODE if is_file(getattr(getattr(scenario, s), k))]

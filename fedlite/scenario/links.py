@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedlite.scenario.keys import Link, Model, Scenario
+from fedlite.scenario.keys import Link, Model
+from fedlite.scenario.whole import Scenario
 
 # Density and squared error of one unbiased update, in units of its squared norm (measured on real
 # updates; docs/benchmarks.md). The error of a mean over m sites is an m-th of it, and up to about

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlite.registry import resolve
-from fedlite.scenario.keys import CODE, PATHS, SECTIONS, Scenario, ScenarioError
 from fedlite.scenario.links import with_links, with_model
 from fedlite.scenario.rules import advice, broken
+from fedlite.scenario.whole import CODE, PATHS, SECTIONS, Scenario, ScenarioError
 from fedlite.settings import Value, did_you_mean, parse_value, section
 
 

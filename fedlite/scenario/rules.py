@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedlite.scenario.keys import Data, Scenario
+    from fedlite.scenario.keys import Data
+    from fedlite.scenario.whole import Scenario
 
 
 _EXACT = ("fp16", "fp32")

@@ -1,6 +1,6 @@
 """Every key of a scenario has a type, a rule and a default; what breaks one is named.
 
-Covers fedlite/privacy/ranges.py, fedlite/settings.py.
+Covers fedlite/privacy/ranges.py, fedlite/settings.py, fedlite/scenario/whole.py.
 """
 
 from __future__ import annotations
