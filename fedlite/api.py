@@ -23,7 +23,7 @@ from fedlite.settings import Value
 
 if TYPE_CHECKING:
     from fedlite.audit import Audit
-    from fedlite.models import Branched
+    from fedlite.models import Model
     from fedlite.reporting.record import RoundRecord
 
 
@@ -52,12 +52,12 @@ class Run:
         """The scenario, with everything settled that was left open."""
         return load(self.directory / "scenario.toml")
 
-    def model(self) -> Branched:
+    def model(self) -> Model:
         """Return the released model, in evaluation mode.
 
-        It takes float32 [b, *shape] through `model.prepare` and answers with the logits of the
-        shallow and of the deep branch, each float32 [b, classes]. Where the run's scenario names a
-        file for its model, that file is run: ask only for models of runs that you trust.
+        It takes float32 [b, *shape] through `model.prepare` and answers with a tuple of the answers
+        of its branches, the deep one last, each float32 [b, classes]. Where the run's scenario
+        names a file for its model, that file is run: ask only for models of runs that you trust.
         """
         from fedlite import plan
         from fedlite.models.files import read_vector

@@ -16,7 +16,7 @@ from fedlite import compression
 from fedlite.compression import Compressor
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
-from fedlite.models import Branched, build, checks, losses_of
+from fedlite.models import Model, build, checks
 from fedlite.parameters import Layout, Vector, to_vector
 from fedlite.privacy import ClientMechanism, Mechanism
 from fedlite.privacy.longest import longest
@@ -25,13 +25,15 @@ from fedlite.registry import file_of
 from fedlite.scenario import Link, Scenario
 from fedlite.scenario.links import for_size
 from fedlite.storage import stamp
+from fedlite.tasks import Task, loss_of, make as make_task
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A scenario with all that follows from it, for records of one shape.
 
-    scenario: settled; nothing in it is left open. shape: of one record. classes: at least 2.
+    scenario: settled; nothing in it is left open. shape: of one record. classes: the width of an
+    answer, at least 1: how many classes, labels or targets there are.
     layout: of the model's trainable tensors, n values in all. initial: float32 [n], the model of
     round 1, read-only. mechanism: what protects an update, with a noise that spends
     `privacy.epsilon` over all planned rounds; None where the privacy unit is none.
@@ -44,15 +46,20 @@ class Plan:
     initial: Vector
     mechanism: Mechanism | None = None
 
-    def model(self) -> Branched:
+    @cached_property
+    def task(self) -> Task:
+        """What the model learns to answer."""
+        return make_task(self.scenario.task.name)
+
+    def model(self) -> Model:
         """Return a new model with the first weights."""
         return _model(self.scenario, self.shape, self.classes)
 
     def check_model(self) -> None:
         """Raise ValueError, naming the tensor or the layer, where the model cannot be trained."""
-        privacy, loss = self.scenario.privacy, losses_of(self.scenario.training)
+        privacy, loss = self.scenario.privacy, loss_of(self.task, self.scenario.training)
         batch = privacy.expected_batch if privacy.unit == "record" else 0
-        checks.check(self.model(), batch=batch, loss=loss)
+        checks.check(self.model(), self.task, batch=batch, loss=loss)
 
     @cached_property
     def uplink(self) -> Compressor:
@@ -189,5 +196,5 @@ def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:
     )
 
 
-def _model(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Branched:
+def _model(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Model:
     return build(scenario.model.name, shape, classes, seed=scenario.federation.seed)

@@ -32,7 +32,7 @@ from server import delivery, releases
 from server.closing import finish, witness_of
 from server.deployment import Deployment, from_environment
 from server.directories import free_directory
-from server.evaluation import Evaluator
+from server.evaluation import Evaluator, Scores
 from server.grid import without_waits
 from server.roster import Roster
 from server.rounds import Rounds, RunFailed
@@ -131,7 +131,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         )
     evaluator = None
     if deployment is not None and scenario.data.at_sites:
-        plan = plans.of(scenario, scenario.data.sizes, len(scenario.data.class_names))
+        plan = plans.of(scenario, scenario.data.sizes, scenario.width)
     else:
         plan, source, sites = plans.simulated(scenario)
         evaluator = Evaluator(plan, source, sites)
@@ -257,16 +257,13 @@ def _loss(plan: Plan, asked: int) -> float | None:
     return accounting.running(plan.mechanism, steps, plan.scenario.privacy.delta)
 
 
-def _every(
-    evaluator: Evaluator | None, scenario: Scenario
-) -> Callable[[int, Vector], tuple[dict[str, float], dict[str, float]]]:
+def _every(evaluator: Evaluator | None, scenario: Scenario) -> Callable[[int, Vector], Scores]:
     every, last = scenario.federation.evaluate_every, scenario.federation.rounds
 
-    def evaluate(number: int, vector: Vector) -> tuple[dict[str, float], dict[str, float]]:
+    def evaluate(number: int, vector: Vector) -> Scores:
         if evaluator is None or not every or (number % every and number != last):
-            return {}, {}
-        scores = evaluator.overall(vector)
-        return scores.accuracy, scores.auc
+            return {}
+        return evaluator.overall(vector)
 
     return evaluate
 

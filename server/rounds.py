@@ -67,7 +67,7 @@ class Rounds:
     deadline follows what sites were seen to need; never in a simulation, which a busy machine would
     change. journal(action, **facts) is told which sites are asked less.
     epsilon(asked) returns the privacy loss of a site that was asked so often. evaluate(round,
-    model) returns accuracy and AUC by branch.
+    model) returns the scores by name and branch.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Rounds:
         self,
         *,
         epsilon: Callable[[int], float | None],
-        evaluate: Callable[[int, Vector], tuple[dict[str, float], dict[str, float]]],
+        evaluate: Callable[[int, Vector], dict[str, dict[str, float]]],
         cpu_seconds: Callable[[], float],
     ) -> Iterator[RoundRecord]:
         """Run the rounds that are left; yields each round's record once it is on disk.
@@ -155,15 +155,16 @@ class Rounds:
                         self.point.sites[name].took = round(outcome.took[name], 4)
                 self.point.state = state
             self.point.round = number
-            accuracy, auc = evaluate(number, self.point.state.released)
+            scores = dict(evaluate(number, self.point.state.released))
             dense = 4 * self.point.state.model.size
             record = RoundRecord(
                 round=number,
                 accepted=0 if void else len(outcome.used),
                 dropped=outcome.dropped,
                 missing=outcome.missing,
-                accuracy=accuracy,
-                auc=auc,
+                accuracy=scores.pop("accuracy", {}),
+                auc=scores.pop("auc", {}),
+                scores=scores,
                 bytes_up=outcome.bytes_up,
                 bytes_down=outcome.bytes_down,
                 dense_up=dense * outcome.replies,

@@ -90,32 +90,39 @@ def data_of(scenario: Scenario, evaluator: Evaluator | None, engine: str) -> dic
     return found | {"read": overview(evaluator.source, evaluator.sites)}
 
 
-def accuracy_of(evaluator: Evaluator | None, vector: Vector) -> dict[str, Any]:
-    """Return the `accuracy` part (and `auc`, when the task is binary) for the released model.
+def scores_of(evaluator: Evaluator | None, vector: Vector) -> dict[str, Any]:
+    """Return the parts `accuracy`, `auc` and `scores` for the released model.
 
-    Without an evaluator, as where only the sites hold records, there is no figure in it.
+    `accuracy` says on what everything was measured, and holds a figure where the task has that
+    score; `auc` is there where the task has it. `scores` holds the task's others, by name. Without
+    an evaluator, as where only the sites hold records, there is no figure.
     """
     if evaluator is None:
         return {"accuracy": {"by_site": {}}}
     overall, sites = evaluator.overall(vector), evaluator.by_site(vector)
     held = {site.name: len(site.test) for site in evaluator.sites}
+    found: dict[str, Any] = {
+        name: {
+            **figures,
+            "by_site": {site: scores[name] for site, scores in sites.items() if name in scores},
+        }
+        for name, figures in overall.items()
+    }
+    measured = found.pop("accuracy", {"by_site": {}})
     result: dict[str, Any] = {
         "accuracy": {
-            **overall.accuracy,
+            **measured,
             "on": evaluator.on,
             "of": "sites" if evaluator.source.test is None else "global test set",
             "records": evaluator.records,
             "by_site": {
-                name: {**scores.accuracy, "records": held[name]} for name, scores in sites.items()
+                site: {**measured["by_site"].get(site, {}), "records": held[site]} for site in sites
             },
         }
     }
-    if overall.auc:
-        result["auc"] = {
-            **overall.auc,
-            "by_site": {name: scores.auc for name, scores in sites.items() if scores.auc},
-        }
-    return result
+    if "auc" in found:
+        result["auc"] = found.pop("auc")
+    return result | ({"scores": found} if found else {})
 
 
 def summarize(
@@ -147,6 +154,7 @@ def summarize(
         "machine": machine(),
         "data": data_of(scenario, evaluator, engine),
         "model": {"name": scenario.model.name, "costs": plan.model().costs()},
+        "task": scenario.task.name,
         "settings": scenario.notable(),
         "bytes": total_bytes(records),
         "updates": {
@@ -167,7 +175,7 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
-    return summary | accuracy_of(evaluator, point.state.released)
+    return summary | scores_of(evaluator, point.state.released)
 
 
 def versions() -> dict[str, str]:

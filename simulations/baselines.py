@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from fedlite import plan as plans
 from fedlite.compression import Decoded
 from fedlite.data import Dataset, SiteData
-from fedlite.models import Branched
+from fedlite.models import Model
 from fedlite.parameters import Vector, load_vector
 from fedlite.plan import Plan
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.mechanism import LEAST_NOISE
 from fedlite.scenario import Scenario, with_values
+from fedlite.tasks.curves import area_under_curve
 from fedlite.training import Learner, head as home
-from server.evaluation import area_under_curve
 from simulations.engines import make_engine
 from simulations.grid import SimulationGrid
 
@@ -85,7 +85,7 @@ class Fold:
     `accuracy`. `own`: the heads that the sites trained alone. `held`: their held-out parts.
     """
 
-    def __init__(self, model: Branched, sites: tuple[SiteData, ...], seed: int) -> None:
+    def __init__(self, model: Model, sites: tuple[SiteData, ...], seed: int) -> None:
         """Compute the features that all heads read; `seed` draws the inner folds."""
         self.metric, self.score = metric_of(model.classes)
         self.model, self.seed = model, seed
@@ -148,7 +148,7 @@ def train_fold(scenario: Scenario) -> Fold:
     return fold
 
 
-def _shallow(model: Branched, test: Dataset) -> NDArray[np.float64]:
+def _shallow(model: Model, test: Dataset) -> NDArray[np.float64]:
     import torch
 
     model.eval()
@@ -204,7 +204,7 @@ def home_scores(scenario: Scenario, vector: Vector) -> dict[str, dict[str, float
     return {metric: found}
 
 
-def _alone(scenario: Scenario, model: Branched, sites: tuple[SiteData, ...]) -> list[home.Head]:
+def _alone(scenario: Scenario, model: Model, sites: tuple[SiteData, ...]) -> list[home.Head]:
     """The scenario's private recipe at each site by itself, without any message.
 
     The noised sum is divided by the site's own expected batch: no other site needs to agree on it.
@@ -275,7 +275,7 @@ def federate(scenario: Scenario) -> Vector:
         rounds = Rounds(grid, plan, directory, roster, run=run_id.to_bytes(8, "little"))
         for record in rounds.play(
             epsilon=lambda _: None,
-            evaluate=lambda _number, _vector: ({}, {}),
+            evaluate=lambda _number, _vector: {},
             cpu_seconds=time.process_time,
         ):
             if record.dropped or record.missing:

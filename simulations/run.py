@@ -78,7 +78,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     if not data.at_sites:
         plan = _check_data(scenario)
     elif deployed:
-        plan = plans.of(scenario, data.sizes, len(data.class_names))
+        plan = plans.of(scenario, data.sizes, scenario.width)
     else:
         raise ScenarioError(
             "data.path: must be set in a simulation (rule: its sites read their records on this "
@@ -87,7 +87,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         )
     if scenario.privacy.unit == "record":
         _check_size(plan.scenario)
-        Objective.of(plan.scenario.training).check_private()
+        Objective.of(plan.task, plan.scenario.training).check_private()
     plan.check_model()
     return plan.scenario
 

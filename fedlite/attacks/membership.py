@@ -93,8 +93,7 @@ def _losses(subject: Subject, rows: NDArray[np.int64], rounds: int) -> Values:
         model = model + trained.delta(model, round_number, 1, subject.mechanism)
     load_vector(real.model, model)
     with torch.no_grad():
-        shallow, deep = real.model(real.inputs)
-        values = real.loss(shallow, deep, real.labels)
+        values = real.loss(real.model(real.inputs), real.labels)
     load_vector(real.model, real.initial)
     return np.asarray(values.double().cpu().numpy())
 

@@ -84,9 +84,9 @@ def sampled(subject: Subject, draws: int) -> Finding:
     watched.scenario = with_values(real.scenario, "training", steps=1)
     watched.labels = torch.arange(subject.records, device=real.labels.device)
 
-    def loss(shallow: Tensor, deep: Tensor, numbers: Tensor) -> Tensor:
+    def loss(outputs: tuple[Tensor, ...], numbers: Tensor) -> Tensor:
         seen.append(numbers.cpu().numpy())
-        return real.loss(shallow, deep, real.labels[numbers])
+        return real.loss(outputs, real.labels[numbers])
 
     watched.objective = replace(real.objective, loss=loss)
 

@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 
 from fedlite import plan as plans
 from fedlite.attacks.canaries import Values
+from fedlite.models import Single
 from fedlite.plan import Plan
 from fedlite.privacy import (
     ClientMechanism,
@@ -82,7 +83,7 @@ class Subject:
     def block(self) -> int:
         """How many records share a pass in the site's steps."""
         learner, batch = self.learner, getattr(self.mechanism, "expected_batch", 1)
-        return block_of(learner.model, learner.inputs, learner.loss, batch)
+        return block_of(learner.model, learner.inputs, learner.labels, learner.loss, batch)
 
     def gradients(self) -> ModelGradients:
         """Return the gradients that the site's steps use, to be opened as a context."""
@@ -111,12 +112,14 @@ class Subject:
         """Return these records' gradients in chunks, each float64 [b, size]."""
         learner = self.learner
         model = copy.deepcopy(learner.model).double()
+        network = model.network if isinstance(model, Single) else model
         names = [name for name, p in model.named_parameters() if p.requires_grad]
         values = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
         def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            shallow, deep = functional_call(model, parameters, (x[None],))
-            return learner.loss(shallow, deep, y[None]).sum()
+            found = functional_call(network, parameters, (x[None],))
+            outputs = found if isinstance(found, tuple) else (found,)
+            return learner.loss(outputs, y[None]).sum()
 
         every = vmap(grad(loss), in_dims=(None, 0, 0))
         chunks = []

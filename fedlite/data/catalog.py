@@ -12,6 +12,7 @@ from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
 from fedlite.data.sources import digits, fashion, heart, table
 from fedlite.registry import Registry
+from fedlite.scenario import NUMERIC
 from fedlite.scenario.tabular import Columns
 
 _ENTRIES = {one.name: one for one in (digits.ENTRY, fashion.ENTRY, heart.ENTRY, table.ENTRY)}
@@ -47,6 +48,8 @@ def load(
     shape: tuple[int, ...] = (),
     labels: tuple[str, ...] = (),
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    task: str = "classification",
+    target_ranges: tuple[tuple[str, float, float], ...] = (),
     settled: bool = False,
     skip_wrong: bool = False,
 ) -> Source:
@@ -71,7 +74,16 @@ def load(
             f"a table ({columns})"
         )
     settings |= {"columns": columns, "settled": settled, "skip_wrong": skip_wrong}
-    return source.load(**{key: settings[key] for key in source.takes})
+    settings |= {"task": task, "target_ranges": target_ranges}
+    found = source.load(**{key: settings[key] for key in source.takes})
+    numbers = found.train.classes is None
+    if numbers != (task in NUMERIC):
+        raise ValueError(
+            f"task.name: must be {'regression or multilabel' if numbers else 'classification'} "
+            f"for {name}, whose records have {'numbers' if numbers else 'classes'} to be answered, "
+            f"got {task!r}"
+        )
+    return found
 
 
 def fetch(name: str) -> Path:

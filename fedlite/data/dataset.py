@@ -3,56 +3,85 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# float32; float64 in a table of one's own until its features are scaled.
-Features = NDArray[np.floating[Any]]
+# float32, or int64 for numbers of words; float64 in a table of one's own until it is scaled.
+Features = NDArray[Any]
+# Class numbers, int64 [n]; or numbers, float32 [n, width].
+Answers = NDArray[Any]
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled records: `x` float32 [n, *shape], `y` int64 [n], one row per record.
+    """Records as named columns of one length, a row each.
 
-    raw: the features are not scaled yet, and float64: float32 holds no unix time to a minute.
+    x: what a model reads, float32 [n, *shape] (or int64: numbers of words, say). y: what it should
+    answer: class numbers, int64 [n], or numbers, float32 [n, width]. raw: the features are not
+    scaled yet, and float64: float32 holds no unix time to a minute. more: further columns by name,
+    [n, ...] of any dtype: what a task reads beside `x`, or what scores are told apart by.
 
     Raises ValueError on another dtype or on different lengths.
 
-    >>> data = Dataset(np.zeros((3, 2), np.float32), np.array([0, 1, 1]))
-    >>> len(data), data.take(np.array([2])).y.tolist()
-    (3, [1])
+    >>> words = np.array([[5, 7], [9, 0], [3, 4]])
+    >>> data = Dataset(words, np.array([0, 1, 1]), more={"mask": words > 0})
+    >>> len(data), data.take(np.array([1])).more["mask"].tolist(), sorted(data.columns)
+    (3, [[True, False]], ['mask', 'x', 'y'])
     """
 
     x: Features
-    y: Indices
+    y: Answers
     raw: bool = False
+    more: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse arrays that the rest of the library could misread."""
         kind = np.float64 if self.raw else np.float32
-        if self.x.dtype != kind or self.x.ndim < 2:
+        if self.x.dtype not in (kind, np.int64) or self.x.ndim < 2:
             raise ValueError(
                 f"x must be {kind.__name__} of shape [n, *shape], got {self.x.dtype} "
                 f"{self.x.shape}; "
                 f"convert it with numpy.asarray(x, numpy.{kind.__name__})"
             )
-        if self.y.dtype != np.int64 or self.y.shape != self.x.shape[:1]:
+        numbers = self.y.dtype == np.float32 and self.y.ndim == 2 and self.y.shape[1] > 0
+        if len(self.y) != len(self.x) or not (
+            numbers or (self.y.dtype == np.int64 and self.y.ndim == 1)
+        ):
             raise ValueError(
-                f"y must be int64 of shape [{len(self.x)}], got {self.y.dtype} {self.y.shape}; "
-                "give one class number per row of x"
+                f"y must be int64 of shape [{len(self.x)}], or float32 of shape [{len(self.x)}, "
+                f"width], got {self.y.dtype} {self.y.shape}; give one class number, or one row of "
+                "numbers, per row of x"
             )
+        for name, column in self.more.items():
+            if name in ("x", "y") or len(column) != len(self.x):
+                raise ValueError(
+                    f"more: column {name!r} must have a name of its own and a row for each of "
+                    f"{len(self.x)} records, got {len(column)}"
+                )
 
     def __len__(self) -> int:
         """Return the number of records."""
         return len(self.y)
 
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """All columns by name."""
+        return {"x": self.x, "y": self.y, **self.more}
+
+    @property
+    def classes(self) -> Indices | None:
+        """The class numbers, int64 [n]; None where records have none."""
+        return self.y if self.y.dtype == np.int64 else None
+
     def take(self, indices: Indices) -> Dataset:
         """Return a copy of the records at `indices` (int64 [m]), in that order."""
-        return Dataset(self.x[indices], self.y[indices], self.raw)
+        more = {name: column[indices] for name, column in self.more.items()}
+        return Dataset(self.x[indices], self.y[indices], self.raw, more)
 
     def digest(self) -> bytes:
         """Return SHA-256, 32 bytes, over exactly these records in this order.
@@ -60,7 +89,11 @@ class Dataset:
         It tells whoever can guess the records that he guessed right: keep it where they are.
         """
         digest = hashlib.sha256()
-        for array in (self.x, self.y):
+        more = [part for name in sorted(self.more) for part in (name, self.more[name])]
+        for array in (self.x, self.y, *more):
+            if isinstance(array, str):
+                digest.update(array.encode())
+                continue
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(array.tobytes())
         return digest.digest()
@@ -72,8 +105,10 @@ class Source:
 
     `train` is what sites share out; `test` is a global test set, or None where the source has none.
     `groups` int64 [len(train)] numbers the natural owner of each record (a hospital, say) as an
-    index into `group_names`, or is None. `shape` is the shape of one record, `labels` names the
-    `classes` class numbers. `origin` says where the bytes came from, with the SHA-256 of what is
+    index into `group_names`, or is None. `shape` is the shape of one record, `classes` the width of
+    an answer: how many classes, labels or targets there are, which `labels` names. `scale` float64
+    [2, classes] says what the targets -1 and 1 stand for, None where they stand as they are.
+    `origin` says where the bytes came from, with the SHA-256 of what is
     public; it goes into the record of a run, so of a table of one's own it says nothing more.
     `features` names the columns of a table's records, where they have names; `ranges` float64 [2,
     *shape] holds the lowest and the highest value that is public of each, or is None. `notes` say
@@ -95,6 +130,7 @@ class Source:
     features: tuple[str, ...] = ()
     ranges: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
+    scale: NDArray[np.float64] | None = None
 
     def digest(self) -> bytes:
         """Return SHA-256, 32 bytes, over all records and whose they are; see `Dataset.digest`."""
@@ -115,7 +151,13 @@ class Source:
                     f"{self.name}: {part} records must have shape {self.shape}, "
                     f"got {data.x.shape[1:]}; reshape them or correct `shape`"
                 )
-            if len(data) and not 0 <= int(data.y.min()) <= int(data.y.max()) < self.classes:
+            if data.classes is None:
+                if data.y.shape[1] != self.classes:
+                    raise ValueError(
+                        f"{self.name}: {part} records must have {self.classes} targets, got "
+                        f"{data.y.shape[1]}; correct `classes` or the targets"
+                    )
+            elif len(data) and not 0 <= int(data.y.min()) <= int(data.y.max()) < self.classes:
                 raise ValueError(
                     f"{self.name}: {part} labels must lie in 0..{self.classes - 1}, got "
                     f"{int(data.y.min())}..{int(data.y.max())}; correct `classes` or the labels"
@@ -126,7 +168,7 @@ class Source:
                 f"{len(self.labels)} names; give one name per class"
             )
         if self.groups is not None and (
-            self.groups.shape != self.train.y.shape
+            self.groups.shape != self.train.y.shape[:1]
             or np.any((self.groups < 0) | (self.groups >= len(self.group_names)))
         ):
             raise ValueError(

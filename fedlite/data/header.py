@@ -13,7 +13,7 @@ _NUMBERED = (*_UNNAMED, "id", "index", "row", "#")
 
 
 def choose(
-    header: list[str], path: str, target: str, settings: Columns, *, settled: bool
+    header: list[str], path: str, targets: tuple[str, ...], settings: Columns, *, settled: bool
 ) -> tuple[list[Column], list[str]]:
     """Return the feature columns of a file in their order, and what there is to say about them.
 
@@ -26,6 +26,21 @@ def choose(
     if not any(header):
         rule, mend = "the first line must name the columns", "write a header, or name another file"
         raise wrong(path, 1, "", rule, "no names", mend)
+    for target in targets or ("",):
+        _check_target(header, path, target)
+    chosen, said = _named(header, path, targets, settings, settled=settled)
+    for column in (*chosen, *targets, SITE_COLUMN):
+        if header.count(column) > 1 or not column:
+            rule = "each column needs a name of its own"
+            mend = "leave one out of the file; where a line ends in a comma, take that away"
+            raise wrong(path, 1, column, rule, header, mend)
+    if not chosen:
+        mend = "add a column of numbers, or shorten data.drop"
+        raise wrong(path, 1, "", "a feature column is needed", header, mend)
+    return _described(header, chosen, path, settings, settled=settled), said
+
+
+def _check_target(header: list[str], path: str, target: str) -> None:
     if not target or target not in header:
         rule = "the label column `target` must be in the header"
         close = differs_in_case(target, header)
@@ -37,20 +52,10 @@ def choose(
     if target == SITE_COLUMN:
         rule = f"the column {SITE_COLUMN!r} names the owner of a record"
         raise wrong(path, 1, target, rule, target, "choose another label column")
-    chosen, said = _named(header, path, target, settings, settled=settled)
-    for column in (*chosen, target, SITE_COLUMN):
-        if header.count(column) > 1 or not column:
-            rule = "each column needs a name of its own"
-            mend = "leave one out of the file; where a line ends in a comma, take that away"
-            raise wrong(path, 1, column, rule, header, mend)
-    if not chosen:
-        mend = "add a column of numbers, or shorten data.drop"
-        raise wrong(path, 1, "", "a feature column is needed", header, mend)
-    return _described(header, chosen, path, settings, settled=settled), said
 
 
 def _named(
-    header: list[str], path: str, target: str, settings: Columns, *, settled: bool
+    header: list[str], path: str, targets: tuple[str, ...], settings: Columns, *, settled: bool
 ) -> tuple[list[str], list[str]]:
     lists = {"columns": settings.names, "drop": settings.drop}
     lists["categories"] = tuple(name for name, _ in settings.categories)
@@ -58,12 +63,12 @@ def _named(
     lists["ranges"] = tuple(name for name, _, _ in settings.ranges if name)
     for key, named in lists.items():
         for name in named:
-            if name not in header or name in (target, SITE_COLUMN):
+            if name not in header or name in (*targets, SITE_COLUMN):
                 rule = f"a column of data.{key} must be a feature column in the header"
                 raise wrong(path, 1, name, rule, header, f"correct data.{key} or the file")
     if settings.names:
         return list(settings.names), []
-    left = [name for name in header if name not in (target, SITE_COLUMN, *settings.drop)]
+    left = [name for name in header if name not in (*targets, SITE_COLUMN, *settings.drop)]
     spoken = {*settings.drop, *lists["categories"], *lists["dates"], *lists["ranges"]}
     first = header[0]
     if first in spoken or first not in left:

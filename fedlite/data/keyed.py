@@ -35,7 +35,8 @@ def keyed_hash(data: Dataset, seed: int, purpose: str) -> NDArray[np.uint64]:
     )
     rows = np.ascontiguousarray(data.x, "<f4").reshape(len(data), data.x[:1].size or 1)
     hashes = bytearray()
-    for row, label in zip(rows, data.y.astype("<i8"), strict=True):
+    answers = data.y.astype("<f4" if data.classes is None else "<i8")
+    for row, label in zip(rows, answers, strict=True):
         one = keyed.copy()
         one.update(row.tobytes() + label.tobytes())
         hashes += one.digest()
@@ -55,10 +56,11 @@ def keyed_owners(data: Dataset, shares: NDArray[np.float64], seed: int) -> Indic
     """Return which of several sites holds each record, int64 [n], by `keyed_hash`.
 
     shares: float64 [classes, sites], every row a distribution. A record of class c goes to site s
-    with probability shares[c, s] over seeds.
+    with probability shares[c, s] over seeds; one without a class as if it were of class 0.
     """
     # 53 bits are what a float64 in [0, 1) has.
     place = (keyed_hash(data, seed, "site") >> np.uint64(11)).astype(np.float64) * 2.0**-53
     ends = np.cumsum(shares, axis=1)[:, :-1]
-    owners: Indices = (place[:, None] >= ends[data.y]).sum(axis=1)
+    classes = np.zeros(len(data), np.int64) if data.classes is None else data.classes
+    owners: Indices = (place[:, None] >= ends[classes]).sum(axis=1)
     return owners

@@ -14,20 +14,24 @@ def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
     """Return plain values: how many records of which shape, the classes, what each site holds.
 
     `missing` is the share of the training records' cells that are missing, `classes` counts their
-    labels, `sites` maps a name to how many records it trains on and how many it holds out.
+    labels, `targets` names the numbers that are answered instead, `sites` maps a name to how many
+    records it trains on and how many it holds out.
 
     These are exact counts of records: they are for whoever may see the records themselves.
     """
-    counts = np.bincount(source.train.y, minlength=source.classes)
+    classes, counts = source.train.classes, np.zeros(0, np.int64)
+    if classes is not None:
+        counts = np.bincount(classes, minlength=source.classes)
     return {
         "name": source.name,
         "records": len(source.train),
         "test_records": 0 if source.test is None else len(source.test),
         "shape": list(source.shape),
         "missing": float(np.isnan(source.train.x).mean()) if len(source.train) else 0.0,
-        "classes": dict(zip(source.labels, counts.tolist(), strict=True)),
+        "classes": dict(zip(source.labels, counts.tolist(), strict=False)),
+        "targets": list(source.labels) if classes is None else [],
         "sites": {site.name: [len(site.train), len(site.test)] for site in sites},
-        "warnings": look_alikes(source.labels),
+        "warnings": [] if classes is None else look_alikes(source.labels),
     }
 
 

@@ -66,6 +66,11 @@ def partition(
             f"alpha: must be finite and greater than 0 for a dirichlet partition, got {alpha}; "
             "0.1 is very skewed, 100 nearly even"
         )
+    if kind == "dirichlet" and source.train.classes is None:
+        raise ValueError(
+            "partition: dirichlet skews the shares of classes, and these records have none; use "
+            "'iid' or 'natural'"
+        )
     if private:
         shares = class_shares(source.classes, kind, sites, alpha=alpha, seed=seed)
         owner = keyed_owners(source.train, shares, seed)
@@ -225,7 +230,7 @@ def check_sites(
                 f"{len(site.train)} in the {where}; {mend}"
             )
         present = np.unique(site.train.y)
-        if len(present) < 2:
+        if site.train.classes is not None and len(present) < 2:
             raise ValueError(
                 f"{site.name}: must have training records of at least two classes, got only class "
                 f"{int(present[0])} ({len(site.train)} records) in the {where}; {mend}"

@@ -12,15 +12,21 @@ from fedlite.data.catalog import load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.partition import site_data
 from fedlite.data.standardization import standardize
-from fedlite.scenario import Data, Scenario
+from fedlite.scenario import Data, Scenario, tabular
 from fedlite.storage import stamp
 
 
-def load_source(data: Data, *, settled: bool = False, skip_wrong: bool = False) -> Source:
+def load_source(
+    data: Data,
+    task: str = "classification",
+    *,
+    settled: bool = False,
+    skip_wrong: bool = False,
+) -> Source:
     """Return the source that the settings name; raises ValueError as `load` does.
 
-    settled: nothing about a table's columns is found out from its records. skip_wrong: leave out
-    its rows that do not fit. Both as in `load_csv`.
+    task: what is to be answered. settled: nothing about a table's columns is found out from its
+    records. skip_wrong: leave out its rows that do not fit. Both as in `load_csv`.
     """
     return load(
         data.name,
@@ -29,6 +35,8 @@ def load_source(data: Data, *, settled: bool = False, skip_wrong: bool = False) 
         shape=data.sizes,
         labels=data.class_names,
         columns=data.reading,
+        task=task,
+        target_ranges=tabular.ranges(data.target_ranges),
         settled=settled,
         skip_wrong=skip_wrong,
     )
@@ -41,14 +49,26 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
     """
     federation = scenario.federation
     seen = stamp(Path(scenario.data.path).expanduser()) if scenario.data.path else None
-    return _spread(scenario.data, federation.sites, federation.seed, scenario.private, seen)
+    return _spread(
+        scenario.data,
+        scenario.task.name,
+        federation.sites,
+        federation.seed,
+        scenario.private,
+        seen,
+    )
 
 
 @lru_cache(maxsize=4)
 def _spread(
-    data: Data, sites: int, seed: int, private: bool, _seen: tuple[int, int, int] | None
+    data: Data,
+    task: str,
+    sites: int,
+    seed: int,
+    private: bool,
+    _seen: tuple[int, int, int] | None,
 ) -> tuple[Source, tuple[SiteData, ...]]:
-    source = load_source(data, settled=private)
+    source = load_source(data, task, settled=private)
     return source, tuple(share_out(source, data, sites, seed, private=private))
 
 
@@ -91,6 +111,6 @@ def _filled(site: SiteData, ranges: NDArray[np.float64] | None) -> SiteData:
         if ranges is not None:
             low, high = ranges
             x = (np.clip(x, low, high) - low) * (2 / (high - low)) - 1
-        return Dataset(np.nan_to_num(x.astype(np.float32), nan=0.0), part.y)
+        return Dataset(np.nan_to_num(x.astype(np.float32), nan=0.0), part.y, more=part.more)
 
     return SiteData(site.name, fill(site.train), fill(site.test))

@@ -19,7 +19,7 @@ def _scale(data: Dataset, mean: NDArray[np.float64], std: NDArray[np.float64]) -
     scaled = (data.x - mean) / std
     # The site's mean is zero once scaled, so this imputes the mean.
     scaled[np.isnan(scaled)] = 0.0
-    return Dataset(scaled.astype(np.float32), data.y)
+    return Dataset(scaled.astype(np.float32), data.y, more=data.more)
 
 
 def standardize(site: SiteData) -> SiteData:

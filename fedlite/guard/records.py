@@ -29,7 +29,9 @@ def own_source(scenario: Scenario, chosen: DataSet, home: Path) -> tuple[Source,
     path = str(chosen.file(home)) if chosen.path else ""
     settings = replace(scenario.data, name=chosen.source, path=path, target=chosen.target)
     # The sites' files must be read alike, so no file may say by its records what its columns are.
-    return load_source(settings, settled=True, skip_wrong=scenario.private), settings
+    kind = scenario.task.name
+    source = load_source(settings, kind, settled=True, skip_wrong=scenario.private)
+    return source, settings
 
 
 def own_records(

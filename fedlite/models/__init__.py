@@ -1,8 +1,9 @@
-"""Models with an early exit: what sites train and devices run."""
+"""Models, most with an early exit: what sites train and devices run."""
 
 from __future__ import annotations
 
-from fedlite.models.branched import PARTS, Branched, losses, losses_of
-from fedlite.models.registry import build, names, options
+from fedlite.models.branched import PARTS, Branched
+from fedlite.models.registry import Model, build, names, options
+from fedlite.models.single import Single
 
-__all__ = ["PARTS", "Branched", "build", "losses", "losses_of", "names", "options"]
+__all__ = ["PARTS", "Branched", "Model", "Single", "build", "names", "options"]

@@ -7,44 +7,46 @@ errors come in the first round, at every site, and speak of their insides.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from fedlite.models.branched import Branched, losses
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+from fedlite.models.registry import Model
+from fedlite.tasks import Loss, Outputs, Task, joint
 
 # One record too: it is what is left of a site's records for the last batch of a pass.
 _BATCHES = (2, 1)
 
 
-def check(model: Branched, *, batch: int = 0, loss: Loss | None = None) -> None:
+def check(model: Model, task: Task, *, batch: int = 0, loss: Loss | None = None) -> None:
     """Raise ValueError naming the tensor or the layer of `model` that cannot be trained, and why.
 
     Steps are tried on a copy and on made-up records, so that nothing depends on a site's data.
 
     Args:
         model: as `build` returns it, before its parameters are flattened.
+        task: what it learns to answer.
         batch: about how many records a step of record-level privacy has, public; 0 where records
             are not protected one by one.
-        loss: loss(exit_logits, deep_logits, labels) -> [n] that such steps take; None for the mean
-            of both cross-entropies.
+        loss: what such steps take; None for all branches alike.
 
     Example:
         >>> parts = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), nn.Linear(3, 2)
-        >>> check(Branched(*parts, nn.Linear(3, 2), shape=(4,), classes=2))
+        >>> from fedlite.models import Branched
+        >>> from fedlite.tasks import make
+        >>> model = Branched(*parts, nn.Linear(3, 2), shape=(4,), classes=2)
+        >>> check(model, make("classification"))
         Traceback (most recent call last):
         ...
         ValueError: model: 'stem.1' is BatchNorm1d, which mixes the records of a batch and keeps \
 statistics that no site sends; take nn.GroupNorm(1, 3)
     """
+    loss = loss or joint(task)
     _check_layers(model)
     _check_parameters(model)
     for size in _BATCHES:
-        _try_step(copy.deepcopy(model), size)
+        _try_step(copy.deepcopy(model), task, loss, size)
     if batch:
         # Opacus takes seconds to import, and most runs have no use for it.
         from fedlite.privacy.gradients import check_model
@@ -53,11 +55,7 @@ statistics that no site sends; take nn.GroupNorm(1, 3)
         check_model(model)
         with torch.no_grad():
             inputs = model.prepare(_records(model, 1))
-        block_of(model, inputs, loss or _even, batch)
-
-
-def _even(shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
-    return losses(shallow, deep, labels, exit_weight=0.5)
+        block_of(model, inputs, task.made_up(1, model.classes).to(inputs.device), loss, batch)
 
 
 def _check_layers(model: nn.Module) -> None:
@@ -98,20 +96,20 @@ def _span(tensor: Tensor) -> tuple[int, int, int]:
     return tensor.untyped_storage().data_ptr(), int(first), int(last)
 
 
-def _records(model: Branched, count: int) -> Tensor:
+def _records(model: Model, count: int) -> Tensor:
     """Return made-up records in [0, 1], float32 [count, *shape], on the model's device."""
     device = next(model.parameters()).device
     values = torch.rand((count, *model.shape), generator=torch.Generator().manual_seed(0))
     return values.to(device)
 
 
-def _try_step(model: Branched, count: int) -> None:
+def _try_step(model: Model, task: Task, loss: Loss, count: int) -> None:
     """Take the gradient of `model`, which is changed, on `count` records."""
     model.train()
     model.zero_grad(set_to_none=True)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     records = _records(model, count)
-    labels = torch.arange(count, device=records.device) % model.classes
+    targets = task.made_up(count, model.classes).to(records.device)
     with torch.random.fork_rng(devices=[]):
         try:
             found: object = model(model.prepare(records))
@@ -120,9 +118,9 @@ def _try_step(model: Branched, count: int) -> None:
                 f"model: must take records of shape {list(model.shape)}, {count} at a time, and "
                 f"cannot: {_first_line(error)}"
             ) from error
-        shallow, deep = _logits(model, found, count)
+        outputs = _outputs(model, found, count)
         try:
-            torch.autograd.backward(_even(shallow, deep, labels).sum())
+            torch.autograd.backward(loss(outputs, targets).sum())
         except RuntimeError as error:
             raise ValueError(
                 f"model: must have gradients, and has none: {_first_line(error)}; write y = f(x) "
@@ -142,19 +140,21 @@ def _try_step(model: Branched, count: int) -> None:
             )
 
 
-def _logits(model: Branched, found: object, count: int) -> tuple[Tensor, Tensor]:
-    """Return what `model` made of `count` records if these are two tensors [count, classes]."""
-    if not isinstance(found, tuple) or len(found) != 2:
+def _outputs(model: Model, found: object, count: int) -> Outputs:
+    """Return what `model` made of `count` records if it is one tensor [count, classes] a branch."""
+    parts = ("exit", "tail") if len(model.branches) == 2 else ("the network",)
+    if not isinstance(found, tuple) or len(found) != len(parts):
         raise ValueError(
-            "model: must return two tensors, the early and the deep logits, got "
+            f"model: must return {len(parts)} tensors, the early and the deep outputs, got "
             f"{type(found).__name__}"
         )
-    for branch, logits in zip(("exit", "tail"), found, strict=True):
-        if not isinstance(logits, Tensor) or logits.shape != (count, model.classes):
-            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    for part, answers in zip(parts, found, strict=True):
+        if not isinstance(answers, Tensor) or answers.shape != (count, model.classes):
+            got = list(answers.shape) if isinstance(answers, Tensor) else type(answers).__name__
             raise ValueError(
-                f"model: '{branch}' must return logits [records, classes], "
+                f"model: '{part}' must return outputs [records, classes], "
                 f"{[count, model.classes]} for {count} records, got {got}"
+                + ("; two branches are a fedlite.models.Branched" if len(parts) == 1 else "")
             )
     return found
 

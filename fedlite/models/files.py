@@ -9,14 +9,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fedlite.models.branched import Branched
+from fedlite.models.registry import Model
 from fedlite.parameters import Layout, Vector
 from fedlite.scenario import Scenario
 from fedlite.storage import write_atomic
 
 
 def write_model(
-    directory: Path, scenario: Scenario, layout: Layout, vector: Vector, model: Branched
+    directory: Path, scenario: Scenario, layout: Layout, vector: Vector, model: Model
 ) -> None:
     """Write `model.safetensors` (named tensors) and `model.json` (how to build and use it)."""
     tensors, offset = {}, 0
@@ -27,6 +27,8 @@ def write_model(
     write_atomic(directory / "model.safetensors", safetensors.numpy.save(tensors))
     description = {
         "name": scenario.model.name,
+        "task": scenario.task.name,
+        "branches": list(model.branches),
         "seed": scenario.federation.seed,
         "shape": list(model.shape),
         "classes": model.classes,

@@ -6,12 +6,16 @@ import inspect
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from fedlite.models import fixed, mcmahan, scatter, tinyml
 from fedlite.models.branched import Branched
+from fedlite.models.single import Single
 from fedlite.registry import Registry
 
-_HOUSE: dict[str, Callable[..., Branched]] = {
+Model = Branched | Single
+
+_HOUSE: dict[str, Callable[..., nn.Module]] = {
     "cnn": tinyml.cnn,
     "cnn1d": tinyml.cnn1d,
     "cosine": fixed.cosine,
@@ -45,15 +49,16 @@ def options(name: str) -> tuple[str, ...]:
 
 def build(
     name: str, shape: tuple[int, ...], classes: int, *, seed: int, **settings: object
-) -> Branched:
+) -> Model:
     """Build a model whose first weights depend on the arguments alone.
 
-    The global random state is left as it was, and does not matter.
+    The global random state is left as it was, and does not matter. A plain ``nn.Module`` becomes a
+    model with one branch.
 
     Args:
         name: one of ``names()``, or ``file.py:function`` (``fedlite.registry``).
         shape: shape of one record, without the batch axis.
-        classes: number of classes, at least 2.
+        classes: width of an answer, at least 1: the number of classes, labels or targets.
         seed: of the first weights, 0 up to 2**63 - 1; equal seeds give bit-identical weights.
         **settings: options of that model, see ``options(name)``.
 
@@ -76,10 +81,12 @@ def build(
             raise ValueError(f"model '{name}' has no option '{key}'; its options: {listed}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model: Branched = _MODELS.make(name, tuple(shape), classes, **settings)
-    if not isinstance(model, Branched):
+        model: object = _MODELS.make(name, tuple(shape), classes, **settings)
+    if isinstance(model, Branched):
+        return model
+    if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model.name: {name!r} must return a fedlite.models.Branched, got "
-            f"{type(model).__name__}; give it a stem, an exit and a tail"
+            f"model.name: {name!r} must return a torch.nn.Module, got {type(model).__name__}; "
+            "return the network, or a fedlite.models.Branched for one that can answer twice"
         )
-    return model
+    return Single(model, shape=shape, classes=classes)

@@ -85,7 +85,7 @@ def train(
 ) -> None:
     """Run `steps` noised steps of plain SGD on `model`, in place.
 
-    inputs: [n, ...] float32; labels: [n] int64; loss(exit_logits, deep_logits, labels) -> [n].
+    inputs: [n, ...] float32; labels: [n, ...], what it should answer; loss(outputs, labels) -> [n].
     The privacy unit is one row of `inputs`. An empty Poisson sample is still a step: it adds noise
     and is counted. A sample larger than `mechanism.max_batch` is cut to it at random. Plain SGD
     only: a momentum buffer would have to be accounted with the state that a site keeps between
@@ -105,7 +105,7 @@ def train(
             f"is computed from it, got {mechanism.max_records} for {len(labels)} records"
         )
     rate = learning_rate / mechanism.expected_batch
-    block = block_of(model, inputs, loss, mechanism.expected_batch)
+    block = block_of(model, inputs, labels, loss, mechanism.expected_batch)
     with ModelGradients(model, inputs, labels, loss, block) as gradients:
         sizes = [p.numel() for p in gradients.parameters]
         for _ in range(steps):

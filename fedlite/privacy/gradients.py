@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 Rows = NDArray[np.int64]
 
 # Rows of a matrix that start elsewhere than at a multiple of 64 bytes are summed in another order.
@@ -211,8 +211,8 @@ class ModelGradients:
     A context manager: inside, `model` is in training mode with Opacus's hooks on it; afterwards the
     hooks are gone.
 
-    model: any that `check_model` accepts. inputs: [n, ...] float32; labels: [n] int64;
-    loss(exit_logits, deep_logits, labels) -> [n]. block: how many records share a pass, at least 1;
+    model: any that `check_model` accepts. inputs: [n, ...] float32; labels: [n, ...], what it
+    should answer; loss(outputs, labels) -> [n]. block: how many records share a pass, at least 1;
     `fedlite.privacy.trial.block_of` says how many may.
     """
 
@@ -253,7 +253,7 @@ class ModelGradients:
         else:
             chosen = torch.zeros(self._block, dtype=torch.int64, device=device)
             inputs = self._inputs.new_zeros((1, *self._inputs.shape[1:]))
-            labels = self._labels.new_zeros(1)
+            labels = self._labels.new_zeros((1, *self._labels.shape[1:]))
         with warnings.catch_warnings():
             # The inputs need no gradient; torch warns about that for full backward hooks.
             warnings.simplefilter("ignore", UserWarning)
@@ -269,8 +269,7 @@ class ModelGradients:
 
         Raises ValueError when the model takes the first axis of a tensor for another than records.
         """
-        shallow, deep = self._hooked(inputs)
-        losses = self._loss(shallow, deep, labels)
+        losses = self._loss(self._hooked(inputs), labels)
         parts = self._hooked.gradients(losses.sum(), self.parameters)
         self._blocks.append(parts)
         squares = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)

@@ -20,7 +20,7 @@ _MULTIPLE = 32
 _known: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
 
 
-def block_of(model: nn.Module, inputs: Tensor, loss: Loss, batch: int) -> int:
+def block_of(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, batch: int) -> int:
     """Return how many records may share a pass of `model` so that none changes another's gradient.
 
     A multiple of 32, of which few take what a step has, where a record's gradient has the same bits
@@ -28,7 +28,7 @@ def block_of(model: nn.Module, inputs: Tensor, loss: Loss, batch: int) -> int:
     depends on them; else 1. batch: public, about how many records a step has; at least 1.
 
     Tried once for a model and batch, on a copy with other weights and on made-up records of the
-    shape of those in `inputs`, so that nothing depends on a site's data.
+    shape of those in `inputs` and `labels`, so that nothing depends on a site's data.
 
     Raises ValueError when a record's gradient is not what autograd finds for it alone.
     """
@@ -38,11 +38,11 @@ def block_of(model: nn.Module, inputs: Tensor, loss: Loss, batch: int) -> int:
     wanted = _MULTIPLE * math.ceil(room / blocks / _MULTIPLE)
     known = _known.setdefault(model, {})
     if wanted not in known:
-        known[wanted] = _try(copy.deepcopy(model), inputs, loss, wanted)
+        known[wanted] = _try(copy.deepcopy(model), inputs, labels, loss, wanted)
     return known[wanted]
 
 
-def _try(model: nn.Module, inputs: Tensor, loss: Loss, wanted: int) -> int:
+def _try(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wanted: int) -> int:
     model.train()
     with torch.no_grad():
         for at, parameter in enumerate(model.parameters()):
@@ -50,6 +50,8 @@ def _try(model: nn.Module, inputs: Tensor, loss: Loss, wanted: int) -> int:
     rows = np.arange(2 * wanted)
     records = _made_up(1, inputs.new_empty(len(rows), *inputs.shape[1:])).abs()
     labels = torch.arange(len(rows), device=inputs.device) % 2
+    if targets.is_floating_point():
+        labels = _made_up(2, targets.new_empty(len(rows), *targets.shape[1:])).abs()
     try:
         truth = _single(model, records[_TRIED], labels[_TRIED], loss)
         for block in (wanted, 1):
@@ -95,8 +97,7 @@ def _single(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss) -> NDA
     parameters = [p for p in model.parameters() if p.requires_grad]
     found = []
     for row in range(len(labels)):
-        shallow, deep = model(inputs[row : row + 1])
-        value = loss(shallow, deep, labels[row : row + 1]).sum()
+        value = loss(model(inputs[row : row + 1]), labels[row : row + 1]).sum()
         parts = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
         found.append(torch.cat([part.double().flatten() for part in parts]))
     return torch.stack(found).cpu().numpy()

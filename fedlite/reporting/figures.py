@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlite.reporting import attendance, wording
+from fedlite.reporting import attendance, measures, wording
 from fedlite.reporting.many import MANY, numbers, quantile
 from fedlite.reporting.record import RoundRecord
 from fedlite.storage import write_atomic
@@ -114,27 +114,21 @@ def _rounds(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> Figure
 
 
 def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord], without: str) -> None:
-    binary = any(record.auc for record in rounds)
-    axes.set_title(f"{'AUC' if binary else 'Accuracy'} on held-out data")
-    axes.set_ylabel("AUC" if binary else "accuracy (%)")
-    scale, labels = (1.0 if binary else 100.0), []
+    first = measures.main({key: record for record in rounds for key in record.measured})
+    axes.set_title(f"{first.title} on held-out data")
+    axes.set_ylabel(first.axis)
+    scale, labels = (100.0 if first.share else 1.0), []
     for name, colour, line in (("shallow", VERMILLION, "--"), ("deep", BLUE, "-")):
-        rows = [(r.round, (r.auc if binary else r.accuracy).get(name)) for r in rounds]
+        rows = [(r.round, r.measured.get(first.key, {}).get(name)) for r in rounds]
         points = [(at, scale * v) for at, v in rows if v is not None and math.isfinite(v)]
         if points:
             _line(axes, points, colour, line)
             final = points[-1][1]
-            labels.append(
-                (final, f"{name} {final:.3f}" if binary else _percent(name, final), colour)
-            )
+            labels.append((final, f"{name} {first.say(final / scale)}", colour))
     if not labels:
         axes.set_yticks([])
         axes.text(0.5, 0.5, without, transform=axes.transAxes, ha="center", color=GREY)
     _label_ends(axes, labels)
-
-
-def _percent(name: str, value: float) -> str:
-    return f"{name} {value:.1f} %"
 
 
 def _bytes_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
@@ -202,22 +196,29 @@ def _sites(summary: Mapping[str, Any]) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    binary = bool(summary.get("auc"))
-    by_site = (summary["auc"] if binary else summary["accuracy"]).get("by_site") or {}
-    figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
-    for axes, name, colour in zip(panels, ("shallow", "deep"), (VERMILLION, BLUE), strict=True):
+    first, part = measures.part_of(summary)
+    by_site, branches = part.get("by_site") or {}, measures.branches(summary)
+    figure = Figure(figsize=(_WIDTH, 0.6 + 1.5 * len(branches)), layout="constrained")
+    panels = figure.subplots(len(branches), 1, sharex=True, squeeze=False)[:, 0]
+    colours = {"shallow": VERMILLION, "deep": BLUE}
+    for axes, name in zip(panels, branches, strict=True):
         values = numbers(wording.branch(by_site, site, name) for site in by_site)
-        axes.hist(values, bins=25, range=(0.0, 1.0), color=colour)
+        axes.hist(values, bins=25, range=_span(first, values), color=colours[name])
         axes.set_ylabel("sites")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         middle = quantile(values, 0.5)
         if middle is not None:
             axes.axvline(middle, color="black", linestyle="--", linewidth=1.5)
-        told = wording.score(middle) if binary else wording.share(middle)
-        axes.set_title(f"{name}, median {told}")
-    panels[-1].set_xlabel(f"{'AUC' if binary else 'accuracy'} on a site's own held-out records")
+        axes.set_title(f"{name}, median {first.say(middle)}")
+    panels[-1].set_xlabel(f"{first.name} on a site's own held-out records")
     return figure
+
+
+def _span(first: measures.Measure, values: Sequence[float]) -> tuple[float, float]:
+    """Return what the axis of a score spans: from 0 to 1, unless some sites lie elsewhere."""
+    if first.low is None:
+        return (0.0, max([*values, 1e-9]))
+    return (max(-1.0, min([0.0, *values])), 1.0)
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, style: str) -> None:
@@ -259,7 +260,7 @@ def _baselines(baselines: Mapping[str, Any], order: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
     rows = baselines["rows"]
-    metric = wording.METRICS.get(baselines["metric"], wording.plain(baselines["metric"]))
+    metric = wording.plain(measures.measure(str(baselines["metric"])).name)
     found = dict.fromkeys(site for row in rows for site in row["by_site"])
     places = wording.in_order(found, order)
     if len(places) > MANY:

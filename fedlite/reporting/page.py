@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlite.reporting import markup, wording
+from fedlite.reporting import markup, measures, wording
 from fedlite.reporting.figures import ATTENDANCE_PNG, FIGURES, ROUNDS_PNG
 from fedlite.reporting.many import MANY
 from fedlite.reporting.page_baselines import baselines_section
@@ -74,14 +74,13 @@ def _about(summary: Mapping[str, Any]) -> str:
 def _first(summary: Mapping[str, Any]) -> Facts:
     """Return the few figures to see first."""
     sent, privacy = summary["bytes"], summary["privacy"]
-    binary = bool(summary.get("auc"))
-    quality = summary["auc"] if binary else summary["accuracy"]
-    best = wording.score(quality.get("deep")) if binary else wording.share(quality.get("deep"))
+    first, quality = measures.part_of(summary)
+    best = first.say(quality.get("deep"))
     if wording.unmeasured(summary):
         best = "not measured"
     loss = wording.epsilon(wording.worst(privacy)) if wording.claimed(privacy) else "not claimed"
     return [
-        ("AUC, deep" if binary else "accuracy, deep", best),
+        (f"{first.name}, deep" if "shallow" in quality else first.name, best),
         ("sent by a site", wording.megabytes(sent["up"] / max(1, len(summary["sites"])))),
         ("against dense float32", wording.times(sent["up_ratio"])),
         ("privacy loss, epsilon", loss),
@@ -91,11 +90,11 @@ def _first(summary: Mapping[str, Any]) -> Facts:
 def _rounds_figure(
     rounds: Sequence[RoundRecord], summary: Mapping[str, Any], figures: Path
 ) -> markup.Figure:
-    what = "AUC" if summary.get("auc") else "accuracy"
+    what = measures.part_of(summary)[0].name
     private = any(record.epsilon is not None for record in rounds)
     shown = "bytes sent" if wording.unmeasured(summary) else f"{what}, bytes sent"
     shown += " and privacy loss" if private else ""
-    caption = f"{shown.capitalize() if what != 'AUC' else shown} over the rounds of this one run."
+    caption = f"{shown[:1].upper()}{shown[1:]} over the rounds of this one run."
     if private:
         caption += (
             " The dotted privacy loss is no bound: it is what the steps so far would cost, had "
@@ -169,7 +168,7 @@ def _model(summary: Mapping[str, Any]) -> markup.Table | None:
     if not costs:
         return None
     keys = ("parameters", "macs")
-    branches = wording.in_order(costs, ("stem", "exit", "tail"))
+    branches = wording.in_order(costs, ("stem", "exit", "tail", "network"))
     rows = [[name, *(markup.integer(costs[name].get(key)) for key in keys)] for name in branches]
     sums = (sum(cost.get(key) or 0 for cost in costs.values()) for key in keys)
     total = ["all", *map(markup.integer, sums)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlite.reporting import markup, wording
+from fedlite.reporting import markup, measures, wording
 from fedlite.reporting.figures import BASELINES_PNG
 from fedlite.reporting.many import MANY
 
@@ -19,7 +19,7 @@ def baselines_section(summary: Mapping[str, Any], figures: Path) -> Mapping[str,
     baselines = summary.get("baselines")
     if not baselines:
         return None
-    metric = wording.METRICS.get(baselines["metric"], str(baselines["metric"]))
+    metric = measures.measure(str(baselines["metric"])).name
     found = dict.fromkeys(site for row in baselines["rows"] for site in row["by_site"])
     places = wording.in_order(found, summary["sites"]) if len(found) <= MANY else []
     rows = [

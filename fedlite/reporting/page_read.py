@@ -27,7 +27,8 @@ def read_section(read: Mapping[str, Any] | None) -> list[tuple[str, object]]:
     return [
         ("data", f"{read['name']}, {records}"),
         ("test set", f"{wording.count(test, 'record')} more, held by no site" if test else None),
-        ("classes", _classes(read["classes"], read["records"])),
+        ("classes", _classes(read["classes"], read["records"]) if read["classes"] else None),
+        ("targets", ", ".join(read.get("targets", ())) or None),
         ("sites", _sites(read["sites"])),
         ("beware", " ".join(read.get("warnings", ()))),
     ]

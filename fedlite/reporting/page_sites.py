@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlite.reporting import markup, wording
+from fedlite.reporting import markup, measures, wording
 from fedlite.reporting.figures import SITES_PNG
 from fedlite.reporting.many import LEVELS, MANY, numbers, quantile
 
@@ -49,17 +49,14 @@ def sites_section(summary: Mapping[str, Any], figures: Path) -> dict[str, object
 
 
 def _columns(summary: Mapping[str, Any]) -> list[Column]:
-    quality, ranks = summary["accuracy"], summary.get("auc", {})
-    branches = ("shallow", "deep")
-    found = [_column("records", quality, "records", markup.integer)]
-    found += [_column(f"accuracy, {b}", quality, b, wording.share) for b in branches]
-    if ranks:
-        found += [_column(f"AUC, {b}", ranks, b, wording.score) for b in branches]
+    parts, branches = measures.measured(summary), measures.branches(summary)
+    found = [_column("records", summary["accuracy"], "records", markup.integer)]
+    for one in reversed(measures.ranked(parts)):
+        found += [_column(f"{one.name}, {b}", parts[one.key], b, one.say) for b in branches]
     for metric, values in (summary.get("home_head") or {}).items():
         if isinstance(values, Mapping):
-            say = wording.share if metric == "accuracy" else wording.score
-            name = wording.METRICS.get(metric, str(metric))
-            found.append((f"{name}, home head", values.get("by_site", values).get, None, say))
+            one, of = measures.measure(str(metric)), values.get("by_site", values).get
+            found.append((f"{one.name}, home head", of, None, one.say))
     return found
 
 

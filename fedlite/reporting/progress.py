@@ -11,7 +11,7 @@ from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from fedlite.reporting import wording
+from fedlite.reporting import measures, wording
 from fedlite.reporting.record import RoundRecord
 
 if TYPE_CHECKING:
@@ -144,11 +144,12 @@ class Progress:
 
 
 def _quality(record: RoundRecord) -> dict[str, str]:
-    figures, say = (record.auc, wording.score) if record.auc else (record.accuracy, wording.share)
-    if not figures:
+    if not record.measured:
         return {}
-    name = "AUC deep" if record.auc else "deep"
-    return {
-        "deep": f"{name} {say(figures.get('deep'))}",
-        "shallow": f"shallow {say(figures.get('shallow'))}",
-    }
+    first = measures.main(record.measured)
+    figures = record.measured[first.key]
+    named = "" if first.key == "accuracy" and "shallow" in figures else f"{first.name} "
+    told = {"deep": f"{named}deep {first.say(figures.get('deep'))}"}
+    if "shallow" not in figures:
+        return {"deep": f"{first.name} {first.say(figures.get('deep'))}"}
+    return told | {"shallow": f"shallow {first.say(figures['shallow'])}"}

@@ -29,7 +29,8 @@ class RoundRecord:
     """What happened in one round, as the server saw it.
 
     `accuracy` and `auc` map `"deep"` and `"shallow"` to a share in [0, 1] on held-out data; both
-    are empty in a round that was not evaluated, and `auc` is empty unless the task is binary.
+    are empty in a round that was not evaluated, and each unless the task has such a score. `scores`
+    does the same for a task's other scores, by name.
     Byte counts are `len()` of the payloads that were sent; the dense ones are what float32 vectors
     would have taken for the same messages. `epsilon` is what the steps so far cost
     at the site that was asked most often, had their number been fixed beforehand (pessimistic PLD;
@@ -55,6 +56,7 @@ class RoundRecord:
     missing: list[str] = field(default_factory=list)
     accuracy: dict[str, float] = field(default_factory=dict)
     auc: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
     bytes_up: int = 0
     bytes_down: int = 0
     dense_up: int = 0
@@ -70,6 +72,12 @@ class RoundRecord:
     moved: float = 0.0
     jump: float = 0.0
     slowest: float = 0.0
+
+    @property
+    def measured(self) -> dict[str, dict[str, float]]:
+        """All scores by name and branch, those that there are."""
+        found = {"accuracy": self.accuracy, "auc": self.auc, **self.scores}
+        return {name: figures for name, figures in found.items() if figures}
 
 
 def append_round(directory: Path, record: RoundRecord) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fedlite.reporting import markup, terminal, wording
+from fedlite.reporting import markup, measures, terminal, wording
 from fedlite.reporting.many import LEVELS, numbers, quantile
 
 if TYPE_CHECKING:
@@ -92,13 +92,10 @@ def _table(summary: Mapping[str, Any]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    binary = bool(summary.get("auc"))
-    quality = summary["auc"] if binary else summary["accuracy"]
+    first, quality = measures.part_of(summary)
+    branches = measures.branches(summary)
     privacy, sites, sent = summary["privacy"], summary["sites"], summary["bytes"]
     private, claimed = privacy.get("unit", "none") != "none", wording.claimed(privacy)
-    say = wording.score if binary else wording.share
-    name = "AUC" if binary else "accuracy"
-
     table = Table(
         title=wording.plain(f"{summary['scenario']}, seed {summary['seed']}"),
         title_justify="left",
@@ -109,15 +106,16 @@ def _table(summary: Mapping[str, Any]) -> Table:
     # Only this column may shrink on a narrow terminal: a cut figure would be a wrong figure.
     table.add_column("site", overflow="fold")
     table.add_column("held\nout", justify="right", no_wrap=True)
-    table.add_column(f"{name}\nshallow", justify="right", no_wrap=True)
-    table.add_column(f"{name}\ndeep", justify="right", no_wrap=True)
+    for branch in branches:
+        name = f"{first.name}\n{branch}" if len(branches) > 1 else first.name.replace(" ", "\n", 1)
+        table.add_column(name, justify="right", no_wrap=True)
     if private:
         table.add_column("epsilon\nof budget", justify="right", no_wrap=True)
     table.add_column("sent\nup", justify="right", no_wrap=True)
     table.add_column("sent\ndown", justify="right", no_wrap=True)
 
     held, by_site = summary["accuracy"].get("by_site"), quality.get("by_site")
-    columns = [(held, "records", markup.integer), (by_site, "shallow", say), (by_site, "deep", say)]
+    columns = [(held, "records", markup.integer), *((by_site, b, first.say) for b in branches)]
     # Sites that hold nothing out and spend no budget have no row of their own to fill.
     shown = sites if by_site or private else []
     if len(shown) > SHOWN:
@@ -138,8 +136,7 @@ def _table(summary: Mapping[str, Any]) -> Table:
     total = [
         _cell("all" if shown else f"all {len(sites):,} sites"),
         _cell(markup.integer(summary["accuracy"].get("records"))),
-        _cell(say(quality.get("shallow"))),
-        _cell(say(quality.get("deep"))),
+        *(_cell(first.say(quality.get(branch))) for branch in branches),
     ]
     if private:
         total.append(_cell(_highest(privacy) if claimed else "not claimed"))

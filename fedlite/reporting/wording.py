@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-ABSENT = "-"
+from fedlite.reporting import measures
+from fedlite.reporting.formats import ABSENT as ABSENT, number_of, score as score, share as share
+
 _UNITS = {"record": "one record of a site", "client": "one whole site", "none": "nothing"}
-METRICS = {"auc": "AUC", "accuracy": "accuracy"}
 
 
 def plain(text: object) -> str:
@@ -76,25 +77,13 @@ def _floor(ratio: float) -> str:
     return f"{math.floor(ratio * 10 + 1e-9) / 10:.1f}"
 
 
-def share(value: object) -> str:
-    """Return a share in [0, 1] as per cent with one decimal; a dash when there is none."""
-    number = _number(value)
-    return ABSENT if number is None else f"{100 * number:.1f} %"
-
-
-def score(value: object) -> str:
-    """Return an AUC in [0, 1] with three decimals; a dash when there is none."""
-    number = _number(value)
-    return ABSENT if number is None else f"{number:.3f}"
-
-
 def epsilon(value: object, places: int = 2) -> str:
     """Return an epsilon rounded up, so that no printed loss is smaller than the real one.
 
     >>> epsilon(1.87), epsilon(2.991), epsilon(0.0031), epsilon(8.13e-8), epsilon(None)
     ('1.87', '3.00', '0.0031', '8.2e-08', '-')
     """
-    number = _number(value)
+    number = number_of(value)
     if number is None:
         return ABSENT
     if 0 < number < 0.1:
@@ -107,7 +96,7 @@ def epsilon(value: object, places: int = 2) -> str:
 
 def budget(value: object) -> str:
     """Return a budget as it was given, with two decimals unless it has more."""
-    number = _number(value)
+    number = number_of(value)
     if number is None:
         return ABSENT
     return f"{number:.2f}" if round(number, 2) == number else repr(number)
@@ -149,7 +138,7 @@ def in_order(found: Mapping[str, Any], order: Sequence[str]) -> list[str]:
 
 def worst(privacy: Mapping[str, Any]) -> float | None:
     """Return the largest pessimistic (PLD) epsilon of any site; None when one has no bound."""
-    losses = [_number(row.get("epsilon", {}).get("pld")) for row in privacy["sites"].values()]
+    losses = [number_of(row.get("epsilon", {}).get("pld")) for row in privacy["sites"].values()]
     known = [loss for loss in losses if loss is not None]
     return max(known) if known and len(known) == len(losses) else None
 
@@ -159,9 +148,9 @@ def prefix(privacy: Mapping[str, Any]) -> str:
 
     No bound: whether a run stopped there may have depended on what it had released.
     """
-    planned, rows = _number(privacy.get("steps")), privacy.get("sites", {}).values()
+    planned, rows = number_of(privacy.get("steps")), privacy.get("sites", {}).values()
     found = [row["prefix"] for row in rows if isinstance(row.get("prefix"), Mapping)]
-    known = [(_number(one.get("steps")), _number(one.get("epsilon"))) for one in found]
+    known = [(number_of(one.get("steps")), number_of(one.get("epsilon"))) for one in found]
     steps, loss = max(((s, e) for s, e in known if s is not None and e is not None), default=(0, 0))
     if not claimed(privacy) or planned is None or not 0 < steps < planned:
         return ""
@@ -202,7 +191,9 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 def spoilt(summary: Mapping[str, Any]) -> str:
     """Return that rounds moved the model out of all proportion, and which; "" if none did."""
-    jumps = {number: times for number, times in summary.get("jumps", {}).items() if _number(times)}
+    jumps = {
+        number: times for number, times in summary.get("jumps", {}).items() if number_of(times)
+    }
     if not jumps:
         return ""
     worst = max(jumps, key=lambda number: float(jumps[number]))
@@ -227,25 +218,27 @@ def _names(names: Iterable[str]) -> str:
 
 
 def unmeasured(summary: Mapping[str, Any]) -> str:
-    """Return that no accuracy was measured, and why; "" when there is one."""
-    if _number(summary["accuracy"].get("deep")) is not None:
+    """Return that no score was measured, and why; "" when there is one."""
+    first, part = measures.part_of(summary)
+    if number_of(part.get("deep")) is not None:
         return ""
     why = ": the coordinator holds no records" if summary.get("data", {}).get("at_sites") else ""
-    return f"no accuracy was measured{why}"
+    return f"no {first.name} was measured{why}"
 
 
 def measured_on(summary: Mapping[str, Any]) -> list[str]:
     """Return what the figures of "all" are measured on, and how far a site's own can be trusted."""
     quality, areas = summary["accuracy"], summary.get("auc", {}).get("by_site") or {}
-    rows = quality.get("by_site") or {}
-    held = {site: n for site in rows if (n := int(_number(branch(rows, site, "records")) or 0))}
+    rows, right = quality.get("by_site") or {}, number_of(quality.get("deep")) is not None
+    held = {site: n for site in rows if (n := int(number_of(branch(rows, site, "records")) or 0))}
     least, own = min(held.values(), default=0), f"own {sum(held.values()):,} held-out records"
     if quality.get("of") == "global test set":
         whole = count(quality["records"], "record")
         lines = [f"“All” is the global test set of {whole}, which no site holds."]
         lines += [f"The sites are measured on their {own}."] if held else []
     elif quality.get("of") == "sites":
-        lines = [f"The accuracy of “all” is over the sites' {own} together, each counting once."]
+        what = "The accuracy" if right else "The figure"
+        lines = [f"{what} of “all” is over the sites' {own} together, each counting once."]
     else:
         lines = [f"“All” is measured on the {quality.get('on', 'held-out data')}."]
     if quality.get("of") == "sites" and areas:
@@ -256,7 +249,7 @@ def measured_on(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"Its AUC is the mean of {count(len(areas), 'site')}, in which {alike}.")
         if alone := len(held) - len(areas):
             lines.append(f"Without an AUC, as all their records are of one class: {alone:,}.")
-    if held:
+    if held and right:
         lines.append(
             f"The smallest site holds out {count(least, 'record')}: one more that is right moves "
             f"its accuracy by {100 / least:.1f} points."
@@ -265,19 +258,21 @@ def measured_on(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _quality(summary: Mapping[str, Any]) -> str:
-    quality, on = summary["accuracy"], plain(summary["accuracy"].get("on", "held-out data"))
-    ranks = summary.get("auc", {})
-    if _number(ranks.get("deep")) is not None:
-        return (
-            f"On the {on} its AUC is {score(ranks['deep'])} with the deep branch "
-            f"and {score(ranks.get('shallow'))} with the shallow one."
-        )
     if why := unmeasured(summary):
         return f"{why.capitalize()}."
-    return (
-        f"On the {on} it is right {share(quality['deep'])} of the time with the deep branch "
-        f"and {share(quality.get('shallow'))} with the shallow one."
-    )
+    on = plain(summary["accuracy"].get("on", "held-out data"))
+    first, part = measures.part_of(summary)
+    said = first.say(part.get("deep"))
+    told = f"its {first.name} is {said}"
+    if first.key == "accuracy":
+        told = f"it is right {said} of the time"
+    if "shallow" in part:
+        told += f" with the deep branch and {first.say(part['shallow'])} with the shallow one"
+    others = [one for one in measures.ranked(measures.measured(summary)) if one.axis != first.axis]
+    if first.key in ("r2", "f1") and others:
+        parts = measures.measured(summary)
+        told += "; " + ", ".join(f"{o.name} {o.say(parts[o.key].get('deep'))}" for o in others)
+    return f"On the {on} {told}."
 
 
 def _privacy(privacy: Mapping[str, Any]) -> str:
@@ -319,13 +314,7 @@ def overspent(privacy: Mapping[str, Any]) -> list[str]:
     """Return the sites whose pessimistic (PLD) epsilon is above their budget."""
     found = []
     for site, row in privacy.get("sites", {}).items():
-        loss, limit = _number(row.get("epsilon", {}).get("pld")), _number(row.get("budget"))
+        loss, limit = number_of(row.get("epsilon", {}).get("pld")), number_of(row.get("budget"))
         if loss is not None and limit is not None and loss > limit:
             found.append(site)
     return found
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)

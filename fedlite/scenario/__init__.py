@@ -6,6 +6,7 @@ outside their rule are all reported at once, one line each, with the mend.
 """
 
 from fedlite.scenario.keys import (
+    NUMERIC,
     Data,
     Federation,
     Inference,
@@ -14,6 +15,7 @@ from fedlite.scenario.keys import (
     Privacy,
     Report,
     Simulation,
+    Task,
     Training,
 )
 from fedlite.scenario.reading import from_dict, from_run_config, load, nest, with_values
@@ -21,6 +23,7 @@ from fedlite.scenario.whole import CODE, PATHS, Scenario, ScenarioError, own_cod
 
 __all__ = [
     "CODE",
+    "NUMERIC",
     "PATHS",
     "Data",
     "Federation",
@@ -32,6 +35,7 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Simulation",
+    "Task",
     "Training",
     "from_dict",
     "from_run_config",

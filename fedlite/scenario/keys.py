@@ -15,6 +15,8 @@ from fedlite.settings import anything, at_least, between, choice, fraction, posi
 
 # The sources of one's own; the catalogue's entries say so too.
 OWN = ("csv",)
+# Tasks whose records hold numbers to be answered, and no class.
+NUMERIC = ("regression", "multilabel")
 _NAMES = "empty, or names split by commas, each once"
 
 
@@ -94,7 +96,8 @@ class Data:
     `labels` fixes the class numbers of a CSV, so that sites with a file each agree on them. A `csv`
     without a `path` is at the sites only: the other keys are then all that is known of it. Which of
     a file's columns are features, and how they are read, is said by `columns` to `ranges`; the
-    lists in them follow `fedlite.scenario.tabular`.
+    lists in them follow `fedlite.scenario.tabular`. `target_ranges` are the public ranges of the
+    numbers that a regression answers, which are mapped to -1..1.
     """
 
     name: str = setting("digits", "a non-empty name", bool)
@@ -136,6 +139,18 @@ class Data:
         tabular.reads(tabular.ranges),
     )
 
+    target_ranges: str = setting(
+        "",
+        "empty, or LOW:HIGH with LOW < HIGH for all targets, for each in turn, or by name, as in "
+        "'price 0:500000'",
+        tabular.reads(tabular.ranges),
+    )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns that hold numbers to be answered, where the task has such."""
+        return tabular.names(self.target)
+
     @property
     def reading(self) -> tabular.Columns:
         """How a table becomes features."""
@@ -169,6 +184,17 @@ class Data:
     def at_sites(self) -> bool:
         """Whether the records are at the sites only, so that no coordinator can evaluate."""
         return self.own and not self.path
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model learns to answer: `classification`, `regression` or `multilabel`.
+
+    The two others answer with a number for each column that `data.target` names: what it holds, or
+    whether it is 0 or 1.
+    """
+
+    name: str = _named("classification")
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,17 @@ def broken(scenario: Scenario) -> list[str]:
             "federation.members: must be one group or names of sites, got "
             f"{federation.members!r}; a site whose name begins with @ is reached by a group"
         )
-    if data.at_sites and not (data.sizes and data.labels):
+    if data.at_sites and not (data.sizes and scenario.width):
+        answers = "data.labels" if scenario.classifies else "data.target"
         errors.append(
             f'data.path: needed when data.name is "{data.name}", got nothing; set it and '
-            "data.target, or data.labels and data.columns (or data.shape) where the sites alone "
+            f"data.target, or {answers} and data.columns (or data.shape) where the sites alone "
             "hold the records"
         )
     if data.own and data.path and not data.target:
         errors.append(f'data.target: needed when data.name is "{data.name}", got nothing; set it')
     errors += _columns(data)
+    errors += _task(scenario)
     if data.test_fraction and data.fold >= round(1 / data.test_fraction):
         errors.append(
             f"data.fold: must be less than {round(1 / data.test_fraction)} "
@@ -74,6 +76,36 @@ def broken(scenario: Scenario) -> list[str]:
             "downlink.aggregate_feedback: must be 0 (rule: it is what sites subtract on the way "
             f"up), got {scenario.downlink.aggregate_feedback}; uplink.aggregate_feedback is meant"
         )
+    return errors
+
+
+def _task(scenario: Scenario) -> list[str]:
+    """Keys that only make sense where classes are told apart, or where numbers are answered."""
+    data, name = scenario.data, scenario.task.name
+    errors = []
+    if name == "regression":
+        if data.own and not data.target_ranges and (scenario.private or data.at_sites):
+            errors.append(
+                "data.target_ranges: must be set when task.name is regression and records are "
+                "private or at the sites alone (rule: no record decides how others are read, and "
+                "sites must read alike), got nothing; give the range that the target is known to "
+                "have, as in data.target_ranges = 'price 0:500000'"
+            )
+    elif data.target_ranges:
+        errors.append(
+            "data.target_ranges: must be empty unless task.name is regression, got "
+            f"{data.target_ranges!r}; leave it out"
+        )
+    if scenario.classifies:
+        return errors
+    for key, value, off in (
+        ("data.labels", data.labels, "leave it out: data.target names what is answered"),
+        ("training.logit_adjustment", scenario.training.logit_adjustment, "leave it out"),
+        ("inference.home_head", scenario.inference.home_head, "leave it out"),
+        ("report.baseline_repeats", scenario.report.baseline_repeats, "leave it out"),
+    ):
+        if value:
+            errors.append(f"{key}: is for classification, and task.name is {name}; {off}")
     return errors
 
 
@@ -129,7 +161,7 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "often a sample is cut depends on the size of the site), got "
             f"{privacy.max_batch} and {privacy.max_records}; set both or neither"
         )
-    if data.own and not data.labels:
+    if data.own and scenario.classifies and not data.labels:
         errors.append(
             "data.labels: must be set when privacy.unit is not none and data.name is "
             f'"{data.name}" (rule: one record may not decide which classes there are, nor number '

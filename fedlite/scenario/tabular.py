@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+Ranges = tuple[tuple[str, float, float], ...]
+
 _DAY = 86400.0
 _RANGE = re.compile(r"(?:(.*\S)\s+)?(\S+?):(\S+)")
 
@@ -33,7 +35,7 @@ class Columns:
     categories: tuple[tuple[str, tuple[str, ...]], ...] = ()
     missing: tuple[str, ...] = ("NA",)
     dates: tuple[tuple[str, str], ...] = ()
-    ranges: tuple[tuple[str, float, float], ...] = ()
+    ranges: Ranges = ()
 
     @property
     def width(self) -> int:
@@ -107,7 +109,7 @@ def _is_format(form: str) -> bool:
     return "%" in form
 
 
-def ranges(text: str) -> tuple[tuple[str, float, float], ...]:
+def ranges(text: str) -> Ranges:
     """Read `LOW:HIGH` for all columns or each in turn, or `column LOW:HIGH`; raises ValueError.
 
     >>> ranges("age 0:120, seen 2000-01-01:2030-01-01")

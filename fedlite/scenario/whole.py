@@ -7,6 +7,7 @@ from typing import Any
 
 from fedlite.registry import is_file
 from fedlite.scenario.keys import (
+    NUMERIC,
     Data,
     Federation,
     Inference,
@@ -15,6 +16,7 @@ from fedlite.scenario.keys import (
     Privacy,
     Report,
     Simulation,
+    Task,
     Training,
 )
 from fedlite.settings import Value
@@ -34,6 +36,7 @@ class Scenario:
 
     federation: Federation = field(default_factory=Federation)
     data: Data = field(default_factory=Data)
+    task: Task = field(default_factory=Task)
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
     uplink: Link = field(default_factory=Link)
@@ -44,6 +47,16 @@ class Scenario:
     report: Report = field(default_factory=Report)
     notes: tuple[str, ...] = field(default=(), compare=False)
     open_links: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether what is answered is a class, and what a record holds its number."""
+        return self.task.name not in NUMERIC
+
+    @property
+    def width(self) -> int:
+        """How many classes, labels or targets there are; 0 where the source says it."""
+        return len(self.data.class_names if self.classifies else self.data.targets)
 
     @property
     def private(self) -> bool:
@@ -105,6 +118,7 @@ _DECISIVE = (
 SECTIONS: dict[str, type[Any]] = {
     "federation": Federation,
     "data": Data,
+    "task": Task,
     "model": Model,
     "training": Training,
     "uplink": Link,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedlite.data import Dataset
 from fedlite.data.folds import stratified_folds
-from fedlite.models import Branched
+from fedlite.models import Branched, Model
 from fedlite.models.fixed import Scale
 
 Matrix = NDArray[np.float64]
@@ -58,7 +58,7 @@ class Head:
         return values
 
 
-def deep_features(model: Branched, x: NDArray[np.float32]) -> Matrix:
+def deep_features(model: Model, x: NDArray[np.float32]) -> Matrix:
     """Return what the deep head reads for raw records `x` [n, *shape]: float64 [n, f].
 
     Raises ValueError when the deep branch is not a linear head on fixed features.
@@ -66,12 +66,12 @@ def deep_features(model: Branched, x: NDArray[np.float32]) -> Matrix:
     before, _, scale = _split(model)
     model.eval()
     with torch.no_grad():
-        hidden: Tensor = before(model.stem(model.prepare(torch.from_numpy(x))))
+        hidden: Tensor = before(model.prepare(torch.from_numpy(x)))
         features: Matrix = (hidden.flatten(1) * scale).double().numpy()
     return features
 
 
-def deep_head(model: Branched) -> Head:
+def deep_head(model: Model) -> Head:
     """Return the deep head of `model`, for what `deep_features` returns.
 
     Raises ValueError when the deep branch is not a linear head on fixed features.
@@ -84,20 +84,20 @@ def deep_head(model: Branched) -> Head:
     return Head(weight, bias)
 
 
-def _split(model: Branched) -> tuple[nn.Module, nn.Linear, float]:
+def _split(model: Model) -> tuple[nn.Module, nn.Linear, float]:
     """The deep branch as fixed features, a linear layer, and a constant factor behind it."""
 
     def trained(module: nn.Module) -> bool:
         return any(p.requires_grad for p in module.parameters())
 
-    parts = list(model.tail.children())
-    heads = [i for i, part in enumerate(parts) if trained(part)]
-    if not trained(model.stem) and isinstance(model.tail, nn.Sequential) and len(heads) == 1:
-        at = heads[0]
-        linear, after = parts[at], parts[at + 1 :]
-        scales = [part.factor for part in after if isinstance(part, Scale)]
-        if isinstance(linear, nn.Linear) and len(scales) == len(after):
-            return nn.Sequential(*parts[:at]), linear, float(np.prod(scales))
+    if isinstance(model, Branched):
+        parts = [model.stem, *model.tail.children()]
+        heads = [i for i, part in enumerate(parts) if trained(part)]
+        if isinstance(model.tail, nn.Sequential) and len(heads) == 1:
+            linear, after = parts[heads[0]], parts[heads[0] + 1 :]
+            scales = [part.factor for part in after if isinstance(part, Scale)]
+            if isinstance(linear, nn.Linear) and len(scales) == len(after):
+                return nn.Sequential(*parts[: heads[0]]), linear, float(np.prod(scales))
     raise ValueError(
         "inference.home_head: needs a model whose deep branch is one linear layer on fixed "
         "features, because only such a head has one best fit to few records; this model trains "
@@ -151,7 +151,7 @@ def fit_by_validation(
     return _path(features, labels, centre, order[: best + 1])[-1]
 
 
-def home_head(model: Branched, train: Dataset, *, seed: int) -> Head:
+def home_head(model: Model, train: Dataset, *, seed: int) -> Head:
     """Fit the trained `model`'s deep head to a site's own `train` part, towards the model's own.
 
     Only after the last round, and only for use at this site: see the module. `seed` draws the inner

@@ -45,8 +45,9 @@ def train(
 ) -> tuple[State, ...]:
     """Train `model` in place on shuffled mini-batches, without any privacy.
 
-    flat: what `flatten(model)` returned. inputs: [n, ...] float32; labels: [n] int64. kept: what
-    the objective's terms kept from the round before; returns what they keep for the next. Runs
+    flat: what `flatten(model)` returned. inputs: [n, ...] float32; labels: [n, ...], what it should
+    answer. kept: what the objective's terms kept from the round before; returns what they keep for
+    the next. Runs
     `training.steps` batches, or `training.epochs` passes when that is 0; without records none. A
     non-zero `training.clip_norm` bounds the norm of the mini-batch gradient, which keeps a deep
     head alive under averaging; it protects no record. The objective's terms are added after it.
@@ -60,8 +61,7 @@ def train(
     try:
         for batch_inputs, batch_labels in _batches(inputs, labels, training, rng):
             gradients.zero_()
-            shallow, deep = model(batch_inputs)
-            mean: Tensor = objective.loss(shallow, deep, batch_labels).mean()
+            mean: Tensor = objective.loss(model(batch_inputs), batch_labels).mean()
             torch.autograd.backward(mean)
             if training.clip_norm:
                 norm = float(gradients.norm())

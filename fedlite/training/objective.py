@@ -7,16 +7,15 @@ privacy takes each record's gradient by itself, and adds the terms after the noi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fedlite.models import losses_of
 from fedlite.scenario import Training
+from fedlite.tasks import Loss, Task, loss_of
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 State = Mapping[str, Tensor]
 
 
@@ -79,12 +78,13 @@ class Proximal(Term):
 class Objective:
     """The mean of `loss` over records, and `terms`.
 
-    loss: (exit_logits, deep_logits, labels) -> [n], in nats, one of each record. per_record: it
-    depends on that record alone.
+    loss: (outputs of all branches, targets) -> [n], one of each record. per_record: it depends on
+    that record alone.
 
-    >>> plain = Objective.of(Training(exit_weight=0.5, proximal=0.1))
+    >>> from fedlite.tasks import make
+    >>> plain = Objective.of(make("classification"), Training(exit_weight=0.5, proximal=0.1))
     >>> even = torch.zeros(1, 2)
-    >>> round(float(plain.loss(even, even, torch.tensor([0]))), 4), len(plain.terms)
+    >>> round(float(plain.loss((even, even), torch.tensor([0]))), 4), len(plain.terms)
     (0.6931, 1)
     """
 
@@ -93,14 +93,14 @@ class Objective:
     per_record: bool = True
 
     @classmethod
-    def of(cls, training: Training, offsets: Tensor | None = None) -> Objective:
+    def of(cls, task: Task, training: Training, offsets: Tensor | None = None) -> Objective:
         """Return what a scenario asks for; `offsets` as of `class_offsets`, or None."""
         terms: list[Term] = []
         if training.weight_decay:
             terms.append(Decay(training.weight_decay))
         if training.proximal:
             terms.append(Proximal(training.proximal))
-        return cls(losses_of(training, offsets), tuple(terms), per_record=offsets is None)
+        return cls(loss_of(task, training, offsets), tuple(terms), per_record=offsets is None)
 
     def begin(self, values: Tensor, kept: tuple[State, ...] = ()) -> tuple[State, ...]:
         """Return the terms' states for a round from `values`, float32 [n]; see `Term.begin`."""

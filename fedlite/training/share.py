@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from fedlite.data import Dataset
-from fedlite.models import Branched
+from fedlite.models import Model
 from fedlite.parameters import Vector, load_vector, to_vector
 from fedlite.plan import Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
+from fedlite.tasks import Outputs
 from fedlite.training import local
 from fedlite.training.objective import Objective, class_offsets
 
@@ -48,14 +49,14 @@ class Learner:
         self.plan = plan
         self.scenario = scenario = plan.scenario
         self.device = device_of(scenario.training.device)
-        self.model: Branched = plan.model().to(self.device)
+        self.model: Model = plan.model().to(self.device)
         self.initial, self.layout = plan.initial, plan.layout
+        raw, self.labels = plan.task.tensors(train, self.device)
         with torch.no_grad():
-            self.inputs = self.model.prepare(torch.from_numpy(train.x).to(self.device))
-        self.labels = torch.from_numpy(train.y).to(self.device)
+            self.inputs = self.model.prepare(raw)
         settings = scenario.training
         offsets = class_offsets(self.labels, plan.classes) if settings.logit_adjustment else None
-        self.objective = Objective.of(settings, offsets)
+        self.objective = Objective.of(plan.task, settings, offsets)
         self._flat = None if scenario.privacy.unit == "record" else local.flatten(self.model)
 
     def delta(
@@ -111,6 +112,6 @@ class Learner:
             return client.privatize(change, mechanism, client.entropy(seed, round_number, site))
         return change
 
-    def loss(self, shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
-        """Return the scenario's loss of each record, float32 [n], in nats."""
-        return self.objective.loss(shallow, deep, labels)
+    def loss(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """Return the scenario's loss of each record, float32 [n]."""
+        return self.objective.loss(outputs, labels)

@@ -120,8 +120,7 @@ def _opacus(learner: Learner, plan: RecordMechanism) -> None:
             wrapped.enable_hooks()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                shallow, deep = wrapped(learner.inputs[chosen])
-                losses = learner.loss(shallow, deep, learner.labels[chosen])
+                losses = learner.loss(wrapped(learner.inputs[chosen]), learner.labels[chosen])
                 DPTensorFastGradientClipping(wrapped, optimizer, losses, "sum").backward()
             optimizer.step()
     finally:

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from fedlite.models import Branched, build, names
 from fedlite.models.checks import check
+from fedlite.tasks import make as make_task
 from fedlite.training.local import flatten
+
+TASK = make_task("classification")
 
 
 def toy(*body: nn.Module, tail: nn.Module | None = None, width: int = 6) -> Branched:
@@ -146,17 +149,17 @@ WRONG: dict[str, tuple[Callable[[], Branched], str]] = {
     "too many classes": (lambda: toy(tail=nn.Linear(6, 4)), r"'tail'.*\[2, 3\].*got \[2, 4\]"),
     "one number a record": (
         lambda: toy(tail=nn.Sequential(nn.Linear(6, 3), Through(lambda x: x.sum(1)))),
-        r"'tail' must return logits.*got \[2\]",
+        r"'tail' must return outputs.*got \[2\]",
     ),
     "no logits": (
         lambda: toy(tail=nn.Sequential(nn.Linear(6, 3), Through(lambda x: {"logits": x}))),
-        r"'tail' must return logits.*got dict",
+        r"'tail' must return outputs.*got dict",
     ),
-    "one head": (lambda: of_class(OneHead), r"must return two tensors.*got Tensor"),
+    "one head": (lambda: of_class(OneHead), r"must return 2 tensors.*got Tensor"),
     "another width": (lambda: toy(width=7), r"must take records of shape \[1, 4, 4\].*cannot: "),
     "one record too few": (
         lambda: toy(Through(lambda x: x.squeeze())),
-        r"'exit' must return logits.*\[1, 3\] for 1 records, got \[3\]",
+        r"'exit' must return outputs.*\[1, 3\] for 1 records, got \[3\]",
     ),
     "overwritten": (
         lambda: toy(nn.Sigmoid(), nn.ReLU(inplace=True)),
@@ -197,15 +200,15 @@ RIGHT: dict[str, Callable[[], Branched]] = {
 def test_what_cannot_be_trained_is_named(name: str, batch: int) -> None:
     make, told = WRONG[name]
     with pytest.raises(ValueError, match=re.compile("^model: .*" + told, re.DOTALL)):
-        check(make(), batch=batch)
+        check(make(), TASK, batch=batch)
 
 
 @pytest.mark.parametrize("name", PRIVATE)
 def test_what_has_no_gradients_by_record_is_named_under_record_privacy(name: str) -> None:
     make, told = PRIVATE[name]
-    check(make())
+    check(make(), TASK)
     with pytest.raises(ValueError, match=re.compile("^model: .*" + told, re.DOTALL)):
-        check(make(), batch=20)
+        check(make(), TASK, batch=20)
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -214,7 +217,7 @@ def test_what_can_be_trained_passes_and_is_left_as_it_was(name: str, batch: int)
     model = RIGHT[name]()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    check(model, batch=batch)
+    check(model, TASK, batch=batch)
     assert torch.equal(torch.get_rng_state(), state)
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
@@ -224,11 +227,11 @@ def test_what_can_be_trained_passes_and_is_left_as_it_was(name: str, batch: int)
 def test_a_site_s_flat_model_is_held_to_the_same() -> None:
     model = toy()
     flatten(model)
-    check(model)
+    check(model, TASK)
     unused = idle()
     flatten(unused)
     with pytest.raises(ValueError, match=r"'stem\.idle' gets no gradient"):
-        check(unused)
+        check(unused, TASK)
 
 
 SHAPES = {"cnn1d": (6, 100), "linear": (30,), "mlp": (30,)}
@@ -236,4 +239,4 @@ SHAPES = {"cnn1d": (6, 100), "linear": (30,), "mlp": (30,)}
 
 @pytest.mark.parametrize("name", names())
 def test_the_house_s_models_pass(name: str) -> None:
-    check(build(name, SHAPES.get(name, (1, 28, 28)), 10, seed=1))
+    check(build(name, SHAPES.get(name, (1, 28, 28)), 10, seed=1), TASK)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedlite.models import build, losses, names, options
+from fedlite.models import build, names, options
+from fedlite.tasks import joint, make
 
 FITTING = [
     ("cnn", (1, 28, 28)),
@@ -68,7 +69,7 @@ def test_every_parameter_gets_a_gradient_from_the_joint_loss(
 ) -> None:
     model = build(name, shape, 5, seed=1)
     y = torch.tensor([0, 1, 4, 0])
-    losses(*model(model.prepare(records(4, shape))), y, exit_weight=0.5).sum().backward()
+    joint(make("classification"))(model(model.prepare(records(4, shape))), y).sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert float(parameter.grad.abs().max()) > 0.0, key

@@ -61,7 +61,7 @@ def logit_adjustment_in_a_private_learner(patch: Patch) -> None:
     def spoilt(self: Learner, plan: Any, train: Any) -> None:
         begin(self, plan, train)
         offsets = class_offsets(self.labels, plan.classes)
-        self.objective = Objective.of(plan.scenario.training, offsets)
+        self.objective = Objective.of(plan.task, plan.scenario.training, offsets)
 
     patch.setattr(Learner, "__init__", spoilt)
     patch.setattr(Objective, "check_private", lambda self: None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedlite.models import build, losses
+from fedlite.models import build
+from fedlite.tasks import joint, make
 
 SILENT = 1e-6
 
@@ -24,8 +25,10 @@ class TwoHeads(nn.Module):
         return self.exit(hidden), self.tail(hidden)
 
 
-def loss(shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
-    return losses(shallow, deep, labels, exit_weight=0.4, distill=0.3, temperature=2.0)
+def loss(outputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    return joint(make("classification"), exit_weight=0.4, distill=0.3, temperature=2.0)(
+        outputs, labels
+    )
 
 
 def linear() -> tuple[nn.Module, Tensor, Tensor]:

@@ -44,7 +44,7 @@ def by_single_records(
         chosen = dpsgd.poisson_sample(len(labels), mechanism.sampling_rate, sampler)
         total = [torch.zeros_like(p) for p in parameters]
         for row in chosen:
-            value = loss(*model(inputs[row : row + 1]), labels[row : row + 1]).sum()
+            value = loss(model(inputs[row : row + 1]), labels[row : row + 1]).sum()
             gradients = torch.autograd.grad(value, parameters)
             norm = math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients))
             factor = min(1.0, mechanism.clip / norm)

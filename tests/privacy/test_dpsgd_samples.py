@@ -68,7 +68,7 @@ def test_training_takes_no_more_records_than_the_cap(monkeypatch: pytest.MonkeyP
         seen.append(len(rows))
         return norms(gradients, rows)
 
-    block_of(model, inputs, loss, 1)
+    block_of(model, inputs, labels, loss, 1)
     monkeypatch.setattr(ModelGradients, "norms", counting)
     mechanism = RecordMechanism(0.01, SILENT, 0.9, 20, 1, max_batch=5, max_records=12)
     arguments = {"steps": 20, "learning_rate": 1.0, "noise": Stream.fresh()}

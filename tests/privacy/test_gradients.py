@@ -66,7 +66,8 @@ BODIES = {
 }
 
 
-def loss(shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
+def loss(outputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    shallow, deep = outputs
     one = functional.cross_entropy(shallow, labels, reduction="none")
     return one + 2.0 * functional.cross_entropy(deep, labels, reduction="none")
 
@@ -76,7 +77,7 @@ def by_record(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
     parameters = [p for p in model.parameters() if p.requires_grad]
     rows = []
     for at in range(len(y)):
-        value = loss(*model(x[at : at + 1]), y[at : at + 1]).sum()
+        value = loss(model(x[at : at + 1]), y[at : at + 1]).sum()
         found = torch.autograd.grad(value, parameters, allow_unused=True)
         rows.append(
             torch.cat(

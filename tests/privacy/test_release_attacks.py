@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from fedlite.models import build, losses
+from fedlite.models import build
 from fedlite.parameters import load_vector, to_vector
 from fedlite.privacy import ClientMechanism, RecordMechanism, accounting, client, dpsgd
 from fedlite.privacy.dpsgd import noised_sum
@@ -20,10 +20,11 @@ from fedlite.privacy.gradients import ModelGradients
 from fedlite.privacy.grid import fine_cell, grid
 from fedlite.privacy.noise import Stream, release
 from fedlite.privacy.trial import block_of
+from fedlite.tasks import joint, make
 
 
-def loss(shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
-    return losses(shallow, deep, labels, exit_weight=0.4)
+def loss(outputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    return joint(make("classification"), exit_weight=0.4)(outputs, labels)
 
 
 def records(name: str, shape: tuple[int, ...], count: int) -> tuple[nn.Module, Tensor, Tensor]:
@@ -36,7 +37,7 @@ def records(name: str, shape: tuple[int, ...], count: int) -> tuple[nn.Module, T
 def sum_of_the_others(model: nn.Module, x: Tensor, y: Tensor, first: int) -> np.ndarray:
     """The sum of clipped gradients of all records but number 0, in a step on those from `first`."""
     rows = np.arange(first, len(y))
-    with ModelGradients(model, x, y, loss, block_of(model, x, loss, len(y))) as gradients:
+    with ModelGradients(model, x, y, loss, block_of(model, x, y, loss, len(y))) as gradients:
         norms = gradients.norms(rows)
         factors = np.where(np.isfinite(norms), 1.0 / np.maximum(norms, 1.0), 0.0)
         factors[rows == 0] = 0.0

@@ -33,7 +33,11 @@ class Pair(nn.Module):
         return self.exit(hidden), self.deep(hidden)
 
 
-def loss(shallow: Tensor, deep: Tensor, labels: Tensor) -> Tensor:
+CLASSES = torch.zeros(1, dtype=torch.int64)
+
+
+def loss(outputs: tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    shallow, deep = outputs
     one = functional.cross_entropy(shallow, labels, reduction="none")
     return one + 2.0 * functional.cross_entropy(deep, labels, reduction="none")
 
@@ -185,12 +189,12 @@ def test_an_odd_model_has_the_gradients_of_single_records(name: str) -> None:
     model = make()
     x, y = torch.rand(40, *shape), torch.randint(0, 3, (40,))
     check_model(model)
-    block = block_of(model, x, loss, 20)
+    block = block_of(model, x, CLASSES, loss, 20)
     parameters = list(model.parameters())
     truth = np.stack(
         [
             torch.cat([g.flatten() for g in torch.autograd.grad(value.sum(), parameters)]).numpy()
-            for value in (loss(*model(x[i : i + 1]), y[i : i + 1]) for i in range(40))
+            for value in (loss(model(x[i : i + 1]), y[i : i + 1]) for i in range(40))
         ]
     ).astype(np.float64)
     rows, factors = np.arange(40), np.cos(np.arange(40.0))
@@ -207,7 +211,7 @@ def test_an_odd_model_that_cannot_be_right_is_refused(name: str) -> None:
     model = make()
     with pytest.raises(ValueError, match="model: "):
         check_model(model)
-        block_of(model, torch.rand(40, *shape), loss, 20)
+        block_of(model, torch.rand(40, *shape), CLASSES, loss, 20)
 
 
 HOUSE = [
@@ -234,7 +238,7 @@ def test_a_place_makes_no_difference_in_the_house_s_models(
         assert torch.equal(prepared[1:], model.prepare(raw[1:].clone()))
         assert torch.equal(prepared[:33], model.prepare(raw[:33].clone()))
     for batch, block in ((1, 32), (20, 32), (33, 64), (323, 384), (1000, 384)):
-        assert block_of(model, prepared, loss, batch) == block
+        assert block_of(model, prepared, CLASSES, loss, batch) == block
 
 
 def test_where_a_place_makes_a_difference_records_go_one_by_one(
@@ -248,11 +252,11 @@ def test_where_a_place_makes_a_difference_records_go_one_by_one(
         return s.a(x * (1.0 + 1e-6 * torch.arange(len(x))[:, None]))
 
     model = Pair(placed, 6, a=nn.Linear(6, 6))
-    assert block_of(model, torch.rand(3, 6), loss, 20) == 1
+    assert block_of(model, torch.rand(3, 6), CLASSES, loss, 20) == 1
     assert set(shapes) == {1, 32}
     monkeypatch.setattr(room, "_ALIGNED", 1)
     scatter = build("scatter", (1, 28, 28), 10, seed=1)
-    assert block_of(scatter, torch.rand(3, scatter.columns), loss, 20) in (1, 32)
+    assert block_of(scatter, torch.rand(3, scatter.columns), CLASSES, loss, 20) in (1, 32)
 
 
 def test_a_trial_leaves_the_model_alone_and_is_made_once() -> None:
@@ -260,8 +264,12 @@ def test_a_trial_leaves_the_model_alone_and_is_made_once() -> None:
     before = [p.clone() for p in model.parameters()]
     calls: list[int] = []
     model._apply_body = lambda s, x: calls.append(1) or s.body(x)  # type: ignore[func-returns-value]
-    assert block_of(model, torch.rand(3, 6), loss, 20) == 32
+    assert block_of(model, torch.rand(3, 6), CLASSES, loss, 20) == 32
     made = len(calls)
-    assert made > 0 and block_of(model, torch.rand(9, 6), loss, 21) == 32 and len(calls) == made
+    assert (
+        made > 0
+        and block_of(model, torch.rand(9, 6), CLASSES, loss, 21) == 32
+        and len(calls) == made
+    )
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     assert not model.exit._forward_hooks and "forward" not in vars(model.exit)

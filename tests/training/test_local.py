@@ -8,15 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from fedlite.models import build, losses
+from fedlite.models import build
 from fedlite.parameters import Layout, load_vector, to_vector
 from fedlite.scenario import Training
+from fedlite.tasks import joint, make
 from fedlite.training import local
 from fedlite.training.objective import Objective
 
 
-def loss(shallow: torch.Tensor, deep: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return losses(shallow, deep, labels, exit_weight=0.3)
+def loss(outputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    return joint(make("classification"), exit_weight=0.3)(outputs, labels)
 
 
 def records(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +54,7 @@ def test_it_is_torchs_sgd_step_by_step(
             local.flatten(ours),
             x,
             y,
-            Objective.of(settings),
+            Objective.of(make("classification"), settings),
             settings,
             learning_rate=0.4,
             rng=np.random.default_rng(steps),
@@ -69,7 +70,7 @@ def test_it_is_torchs_sgd_step_by_step(
         ]
         for batch in batches[:steps]:
             optimizer.zero_grad()
-            loss(*theirs(x[batch]), y[batch]).mean().backward()
+            loss(theirs(x[batch]), y[batch]).mean().backward()
             if clip_norm:
                 torch.nn.utils.clip_grad_norm_(theirs.parameters(), clip_norm)
             optimizer.step()
@@ -112,7 +113,7 @@ def test_batches_are_passes_over_all_records(n: int, size: int, steps: int, epoc
         local.flatten(model),
         rows.float(),
         rows,
-        Objective(lambda shallow, deep, labels: shallow - labels),
+        Objective(lambda outputs, labels: outputs[0] - labels),
         Training(batch_size=size, steps=steps, epochs=epochs),
         learning_rate=0.0,
         rng=np.random.default_rng(0),

@@ -12,8 +12,11 @@ from fedlite import plan as plans
 from fedlite.data import Dataset
 from fedlite.privacy import RecordMechanism
 from fedlite.scenario import Training, from_dict
+from fedlite.tasks import make
 from fedlite.training import Learner, local
 from fedlite.training.objective import Decay, Objective, Proximal, Term, class_offsets
+
+TASK = make("classification")
 
 
 class Point(nn.Module):
@@ -29,7 +32,7 @@ class Point(nn.Module):
 
 def bowl(curvature: float, lowest: float) -> Objective:
     """`curvature / 2 (w - lowest)^2`, of which everything is known in closed form."""
-    return Objective(lambda _, w, labels: curvature / 2 * (w - lowest) ** 2)
+    return Objective(lambda outputs, _: curvature / 2 * (outputs[1] - lowest) ** 2)
 
 
 def descend(
@@ -114,8 +117,8 @@ def test_state_in_and_out_is_all_that_scaffold_needs() -> None:
 
 
 def test_a_scenarios_terms_are_those_it_asks_for() -> None:
-    assert Objective.of(Training()).terms == ()
-    both = Objective.of(Training(weight_decay=0.1, proximal=0.2))
+    assert Objective.of(TASK, Training()).terms == ()
+    both = Objective.of(TASK, Training(weight_decay=0.1, proximal=0.2))
     assert both.terms == (Decay(0.1), Proximal(0.2)) and both.per_record
     both.check_private()
 
@@ -127,8 +130,11 @@ class FromRecords(Decay):
 @pytest.mark.parametrize(
     ("objective", "why"),
     [
-        (Objective.of(Training(), torch.zeros(10)), r"objective.loss: .*logit_adjustment"),
-        (replace(Objective.of(Training()), terms=(Decay(1.0), FromRecords(1.0))), "FromRecords"),
+        (Objective.of(TASK, Training(), torch.zeros(10)), r"objective.loss: .*logit_adjustment"),
+        (
+            replace(Objective.of(TASK, Training()), terms=(Decay(1.0), FromRecords(1.0))),
+            "FromRecords",
+        ),
     ],
 )
 def test_what_records_decide_is_refused_under_record_privacy(

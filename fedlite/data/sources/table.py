@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedlite.data.cells import FLOAT32_MAX, SITE_COLUMN, label, label_order, no_label, owner, wrong
+from fedlite.data.answers import Labels, Numbers, Unread, in_order
+from fedlite.data.cells import FLOAT32_MAX, SITE_COLUMN, label, owner, wrong
 from fedlite.data.column import Column, Values
-from fedlite.data.dataset import Dataset, Indices, Source
+from fedlite.data.dataset import Answers, Dataset, Source
 from fedlite.data.entry import Entry
 from fedlite.data.header import choose, row_number
 from fedlite.data.hints import foreign
-from fedlite.scenario.tabular import Columns
+from fedlite.scenario import NUMERIC
+from fedlite.scenario.tabular import Columns, Ranges, names
 
 log = logging.getLogger("fedlite.site")
 
+Reader = Labels | Numbers | Unread
 NAME = "csv"
-MAX_CLASSES = 1000
 # Longer lines go to the csv module, which refuses cells of more than it takes.
 _LONG = 1 << 17
 # Rows that do not fit and are named one by one in the log.
@@ -48,25 +51,19 @@ def _cells(text: str, path: str, line: int) -> list[str]:
 
 @dataclass
 class _Rows:
-    """What has been read of a file so far: numbers, labels and owners, row by row."""
+    """What has been read of a file so far: numbers, answers and owners, row by row."""
 
     path: str
     header: list[str]
-    target: str
+    answers: Reader
     columns: list[Column]
-    labels: tuple[str, ...]
     cells: array[float] = field(default_factory=lambda: array("d"))
-    y: array[int] = field(default_factory=lambda: array("q"))
     owners: array[int] = field(default_factory=lambda: array("q"))
-    # Labels and sites by their numbers, and the numbers by a cell's own text.
-    classes: dict[str, int] = field(default_factory=dict)
+    # Sites by their numbers, and the numbers by a cell's own text.
     sites: dict[str, int] = field(default_factory=dict)
-    _class_of: dict[str, int] = field(default_factory=dict)
     _site_of: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.classes = {name: number for number, name in enumerate(self.labels)}
-        self._label_at = self.header.index(self.target)
         self._site_at = self.header.index(SITE_COLUMN) if SITE_COLUMN in self.header else None
         self._settle()
 
@@ -89,10 +86,10 @@ class _Rows:
             rule = f"a row must have {len(self.header)} cells, as the header has"
             raise wrong(self.path, line, "", rule, len(row), "add or remove commas")
         values = self._careful(row, line) if odd else self._values(row, line)
-        number = self._class(row[self._label_at], line)
+        answer = self.answers.read(row, line)
         if self._site_at is not None:
             self.owners.append(self._site(row[self._site_at], line))
-        self.y.append(number)
+        self.answers.add(answer)
         self.cells.extend(values)
 
     def _values(self, row: list[str], line: int) -> list[float]:
@@ -122,22 +119,6 @@ class _Rows:
         so_far = np.array(self.cells[number :: len(self.columns)])
         return bool((~np.isnan(so_far)).any())
 
-    def _class(self, text: str, line: int) -> int:
-        known = self._class_of.get(text)
-        if known is not None:
-            return known
-        name = label(text.strip())
-        if name not in self.classes:
-            if why := no_label(text.strip()):
-                raise wrong(self.path, line, self.target, why[0], text.strip(), why[1])
-            if self.labels:
-                rule = f"the label must be one of {', '.join(self.labels)}"
-                mend = "correct it or extend `labels`"
-                raise wrong(self.path, line, self.target, rule, name, mend)
-        number = self.classes.setdefault(name, len(self.classes))
-        self._class_of[text] = number
-        return number
-
     def _site(self, text: str, line: int) -> int:
         known = self._site_of.get(text)
         if known is None:
@@ -166,9 +147,9 @@ def _lines(path: str) -> Iterator[str]:
 
 def _read(
     path: str,
-    target: str,
+    answers_of: Callable[[list[str]], Reader],
+    targets: tuple[str, ...],
     settings: Columns,
-    labels: tuple[str, ...],
     *,
     settled: bool,
     skip_wrong: bool,
@@ -177,8 +158,8 @@ def _read(
     lines = enumerate(_lines(path), 1)
     first = next(lines, (1, ""))[1].rstrip("\r\n")
     header = [name.strip() for name in _cells(first, path, 1)]
-    columns, said = choose(header, path, target, settings, settled=settled or skip_wrong)
-    rows, skipped = _Rows(path, header, target, columns if features else [], labels), 0
+    columns, said = choose(header, path, targets, settings, settled=settled or skip_wrong)
+    rows, skipped = _Rows(path, header, answers_of(header), columns if features else []), 0
     for number, text in lines:
         try:
             rows.add(text, number)
@@ -193,28 +174,6 @@ def _read(
     return rows, said
 
 
-def _in_order(found: dict[str, int], order: list[str], numbers: array[int]) -> Indices:
-    """Return the numbers as indices into `order`."""
-    place = np.zeros(len(found), np.int64)
-    for index, name in enumerate(order):
-        place[found[name]] = index
-    return place[np.frombuffer(numbers, np.int64)]
-
-
-def _classes(rows: _Rows) -> list[str]:
-    """Return the classes of a file whose labels nobody has fixed."""
-    if not rows.classes:
-        rule, mend = "at least one record is needed", "add rows"
-        raise wrong(rows.path, 2, rows.target, rule, 0, mend)
-    present = sorted(rows.classes, key=label_order)
-    if not 2 <= len(present) <= MAX_CLASSES:
-        rule = f"the labels must form 2 to {MAX_CLASSES} classes"
-        shown = present[0] if len(present) == 1 else len(present)
-        mend = "add records, or choose another target"
-        raise wrong(rows.path, 2, rows.target, rule, shown, mend)
-    return present
-
-
 def _features(
     rows: _Rows, settings: Columns
 ) -> tuple[Values, tuple[str, ...], Values | None, list[str]]:
@@ -222,7 +181,7 @@ def _features(
     what there is to say about them.
     """
     columns, said = rows.columns, list[str]()
-    raw = np.frombuffer(rows.cells, np.float64).reshape(len(rows.y), len(columns))
+    raw = np.frombuffer(rows.cells, np.float64).reshape(len(rows.answers), len(columns))
     if (number := row_number(columns, raw, settings)) is not None:
         what = f"column {columns[number].name!r} counts the rows"
         if columns[number].settled:
@@ -269,6 +228,8 @@ def load_csv(
     shape: tuple[int, ...] = (),
     labels: tuple[str, ...] = (),
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    task: str = "classification",
+    target_ranges: Ranges = (),
     settled: bool = False,
     skip_wrong: bool = False,
 ) -> Source:
@@ -284,6 +245,9 @@ def load_csv(
     Where no key speaks of them, a first column that only counts the rows is left out, and one of
     text becomes a feature of 0 or 1 for each of its few values; the source's `notes` say so.
 
+    With the task `regression` or `multilabel`, `target` names one column of numbers or more, split
+    by commas; `target_ranges` are their public ranges (`fedlite.data.answers.Numbers`).
+
     settled: the records may not decide what the columns are, because they are private, or because
     other sites' files must be read alike. Then every column not named in `columns` holds numbers.
 
@@ -298,52 +262,99 @@ def load_csv(
         raise ValueError(
             f"labels: must name at least two classes, each once, got {labels}; correct the list"
         )
-    rows, said = _read(path, target, columns, given, settled=settled, skip_wrong=skip_wrong)
-    order = list(given) or _classes(rows)
-    x, names, ranges, more = _features(rows, columns)
-    if shape and math.prod(shape) != len(names):
+    targets = names(target) if task in NUMERIC else (target,)
+
+    def answers(header: list[str]) -> Reader:
+        if task in NUMERIC:
+            return Numbers(path, header, targets, task == "multilabel", target_ranges)
+        return Labels(path, header, target, given)
+
+    rows, said = _read(path, answers, targets, columns, settled=settled, skip_wrong=skip_wrong)
+    y, called, scale, told = _answers(rows.answers, labels)
+    x, features, ranges, more = _features(rows, columns)
+    if shape and math.prod(shape) != len(features):
         raise ValueError(
-            f"shape: must hold the {len(names)} feature columns of {path}, got {shape} "
-            f"({math.prod(shape)}); correct it, or leave it empty for ({len(names)},)"
+            f"shape: must hold the {len(features)} feature columns of {path}, got {shape} "
+            f"({math.prod(shape)}); correct it, or leave it empty for ({len(features)},)"
         )
-    shape = shape or (len(names),)
+    shape = shape or (len(features),)
     owned = SITE_COLUMN in rows.header
     groups = sorted(rows.sites)
     return Source(
         name=NAME,
-        train=Dataset(x.reshape(len(x), *shape), _in_order(rows.classes, order, rows.y), raw=True),
+        train=Dataset(x.reshape(len(x), *shape), y, raw=True),
         test=None,
-        groups=_in_order(rows.sites, groups, rows.owners) if owned else None,
+        groups=in_order(rows.sites, groups, rows.owners) if owned else None,
         group_names=tuple(groups),
         shape=shape,
-        classes=len(order),
-        labels=labels or tuple(order),
+        classes=len(called),
+        labels=called,
         # Neither its path nor its digest: this goes into records that are shown to others, and a
         # digest tells whoever guesses the file that he guessed right.
         origin="a table of one's own",
-        features=names,
+        features=features,
         ranges=None if ranges is None else ranges.reshape(2, *shape),
-        notes=(*said, *more),
+        notes=(*said, *more, *told),
+        scale=scale,
     )
 
 
+def _answers(
+    read: Reader, labels: tuple[str, ...]
+) -> tuple[Answers, tuple[str, ...], NDArray[np.float64] | None, list[str]]:
+    """Return the answers, their names, what -1 and 1 stand for, and what there is to say."""
+    if isinstance(read, Labels):
+        order = tuple(read.order())
+        return read.y(), labels or order, None, []
+    if isinstance(read, Unread):
+        raise ValueError("answers: must be read to be trained on")
+    y, scale, said = read.y()
+    return y, read.targets, scale, said
+
+
 def survey(path: str, target: str) -> tuple[int, int, tuple[str, ...]]:
-    """Return how many records a file has, how many classes, and its sites, sorted.
+    """Return how many records a file has, how many classes or targets, and its sites, sorted.
 
     Its features are left alone: what they are is for a scenario to say. Raises ValueError as
-    `load_csv` does.
+    `load_csv` does, where the target holds neither labels nor numbers.
     """
-    rows, _ = _read(path, target, Columns(), (), settled=False, skip_wrong=False, features=False)
-    return len(rows.y), len(_classes(rows)), tuple(sorted(rows.sites))
+    try:
+        rows = _surveyed(path, (target,), lambda header: Labels(path, header, target))
+    except ValueError:
+        targets = names(target)
+        try:
+            rows = _surveyed(path, targets, lambda header: Numbers(path, header, targets))
+        except ValueError:
+            rows = _Rows(path, [], Unread(targets), [])
+        if not len(rows.answers):
+            raise
+        return len(rows.answers), len(targets), tuple(sorted(rows.sites))
+    read = rows.answers
+    classes = len(read.order()) if isinstance(read, Labels) else 0
+    return len(read), classes, tuple(sorted(rows.sites))
 
 
 def parts(path: str, target: str) -> tuple[str, ...]:
     """Return the sites that a file names, sorted; a row that does not fit is left out.
 
-    Raises ValueError when the file cannot be read or its header lacks the label column.
+    Raises ValueError when the file cannot be read or its header lacks a target.
     """
-    rows, _ = _read(path, target, Columns(), (), settled=True, skip_wrong=True, features=False)
+    targets = (target,) if not names(target)[1:] else names(target)
+    rows = _surveyed(path, targets, lambda header: Unread(targets), settled=True)
     return tuple(sorted(rows.sites))
+
+
+def _surveyed(
+    path: str,
+    targets: tuple[str, ...],
+    answers: Callable[[list[str]], Reader],
+    *,
+    settled: bool = False,
+) -> _Rows:
+    rows, _ = _read(
+        path, answers, targets, Columns(), settled=settled, skip_wrong=settled, features=False
+    )
+    return rows
 
 
 def _load(path: str = "", **settings: Any) -> Source:
@@ -366,7 +377,17 @@ ENTRY = Entry(
     load=_load,
     fetch=_nothing_to_fetch,
     available=lambda: True,
-    takes=("path", "target", "shape", "labels", "columns", "settled", "skip_wrong"),
+    takes=(
+        "path",
+        "target",
+        "shape",
+        "labels",
+        "columns",
+        "task",
+        "target_ranges",
+        "settled",
+        "skip_wrong",
+    ),
     own=True,
     table=True,
 )

@@ -1,0 +1,57 @@
+"""Any PyTorch network as a model with one branch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedlite.models.branched import macs_of
+
+
+class Single(nn.Module):
+    """A plain network that maps a batch of records to answers; see `Branched` for two branches.
+
+    network: maps records [n, *shape] to answers [n, classes]. shape: of one record, without the
+    batch axis. classes: width of an answer, at least 1.
+
+    Its tensors have the names that they have in the network, so that what is trained is a state
+    dict of it.
+
+    >>> model = Single(nn.Linear(4, 3), shape=(4,), classes=3)
+    >>> (deep,) = model(model.prepare(torch.zeros(2, 4)))
+    >>> deep.shape, [name for name, _ in model.named_parameters()]
+    (torch.Size([2, 3]), ['weight', 'bias'])
+    """
+
+    branches = ("deep",)
+
+    def __init__(self, network: nn.Module, *, shape: tuple[int, ...], classes: int) -> None:
+        """Keep the network; see the class."""
+        super().__init__()
+        self.network = network
+        self.shape = tuple(shape)
+        self.classes = classes
+
+    def named_modules(self, *given: Any, **options: Any) -> Iterator[Any]:
+        """Yield the network's modules, by the names that they have in it."""
+        yield from self.network.named_modules(*given, **options)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return the records as they are: whatever a network does to them, it does each time."""
+        return x
+
+    def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
+        """Return the answers, [n, classes], alone in a tuple."""
+        answers: Tensor = self.network(prepared)
+        return (answers,)
+
+    def costs(self) -> dict[str, dict[str, int]]:
+        """Count trainable parameters and work per record, as `Branched.costs`, in one part."""
+        where = next(self.parameters()).device
+        with torch.no_grad():
+            macs = macs_of(self.network, torch.zeros((1, *self.shape), device=where))
+        size = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return {"network": {"parameters": size, "macs": macs}}
