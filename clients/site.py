@@ -17,11 +17,12 @@ from fedlite.deployment.protocol import spoken
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.guard.remote import Remote
 from fedlite.messages import Code, Hello, Instruction, Reply, site_id
-from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
+from fedlite.objectives import OWN
+from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Kept, Vector, vector_digest
 from fedlite.plan import Plan
 from fedlite.privacy import Mechanism, client
 from fedlite.scenario import Scenario
-from fedlite.training import Learner
+from fedlite.training import Learner, Share
 
 
 @dataclass
@@ -63,12 +64,15 @@ class Site:
     def protection(self) -> str:
         """Unit, records and plan in one word: what a residual may be carried over within."""
         told = f"{self.unit}|{self.commitment}|{self.mechanism}|{self.scenario.uplink}"
+        if self.plan.term is not None:
+            # Of one objective another would make something else.
+            told += f"|{self.scenario.training.objective}"
         return hashlib.sha256(told.encode()).hexdigest()
 
     def hello(self) -> Hello:
         """Return what the server may know of the site: its name and the model it would train."""
         head, rotations = self.guardian.head()
-        layout = self.plan.layout.digest.hex()
+        layout = self.plan.travelling.digest.hex()
         return Hello(self.name, layout, fedlite.__version__, head, rotations, spoken())
 
     def take_part(self, instruction: Instruction) -> Reply:
@@ -89,8 +93,8 @@ class Site:
     def _take_part(self, instruction: Instruction) -> bytes:
         known = load(self.path)
         state = known or SiteState(
-            replica=self.plan.initial,
-            residual=np.zeros_like(self.plan.initial),
+            replica=self.plan.first,
+            residual=np.zeros_like(self.plan.first),
             records=self.commitment,
         )
         if state.records != self.commitment:
@@ -116,13 +120,15 @@ class Site:
             # A crash in the first training must not make the site forget which records it was of.
             save(self.path, state)
         self.guardian.reserve(instruction)
-        delta = self.learner.delta(replica, instruction.round, self.number, self.mechanism)
+        share = self.learner.share(
+            replica, instruction.round, self.number, self.mechanism, state.kept
+        )
         # In a residual it would be sent again in every round, and be refused in every round.
-        if not np.abs(delta).max(initial=0.0) <= LARGEST_DELTA:
+        if not np.abs(share.delta).max(initial=0.0) <= LARGEST_DELTA:
             if self.unit == "client-server":
                 # Who sends is public there and noised is only what is sent: its records may not
                 # decide whether a site is heard.
-                delta = np.zeros_like(delta)
+                share = Share(np.zeros_like(share.delta), state.kept)
             else:
                 raise Decline(
                     Code.DATA,
@@ -130,7 +136,7 @@ class Site:
                     f"{LARGEST_DELTA:g} in a round; lower training.learning_rate, or see whether "
                     "the server's model is sound",
                 )
-        payload = self._compress(state, delta, step, instruction)
+        payload = self._compress(state, share, step, instruction)
         # Before it is released: what is on record can then always be sent again.
         save(self.path, state)
         return payload
@@ -143,7 +149,7 @@ class Site:
         replica = state.replica
         sparse = self.plan.downlink
         dense = compression.Dense()
-        size = self.plan.layout.size
+        size = self.plan.travelling.size
         current, digest = replica, vector_digest(replica)
         at, before = state.round, None
         count = len(instruction.frames)
@@ -169,7 +175,7 @@ class Site:
                     # A chain's frames are numbered by the round they lead to; the last is this one.
                     round=instruction.round - count + 1 + number,
                     site=0,
-                    layout=self.plan.layout.digest,
+                    layout=self.plan.travelling.digest,
                     base=bytes(8) if full else digest,
                     seed=self.scenario.federation.seed,
                 )
@@ -203,19 +209,19 @@ class Site:
         return current, None if before is None else current - before
 
     def _compress(
-        self, state: SiteState, delta: Vector, step: Vector | None, instruction: Instruction
+        self, state: SiteState, share: Share, step: Vector | None, instruction: Instruction
     ) -> bytes:
-        """Compress the delta into a frame and keep both possible residuals in `state`."""
+        """Compress the delta into a frame and keep in `state` what either fate of it leads to."""
         link, compressor = self.scenario.uplink, self.plan.uplink
         residual = compression.Residual(state.residual) if link.error_feedback else None
         reference = None
         if link.aggregate_feedback and step is not None:
-            reference = np.float32(link.aggregate_feedback) * step
+            reference = self.plan.reference(step)
         envelope = compression.Envelope(
             run=instruction.run,
             round=instruction.round,
             site=self.number,
-            layout=self.plan.layout.digest,
+            layout=self.plan.travelling.digest,
             base=instruction.model,
             seed=self.scenario.federation.seed,
         )
@@ -223,7 +229,7 @@ class Site:
         bound = self.plan.update_norm if link.error_feedback else 0.0
         sent = compression.compress(
             compressor,
-            delta,
+            share.delta,
             residual,
             reference=reference,
             context=envelope.context,
@@ -237,13 +243,22 @@ class Site:
             # A run that claims nothing keeps no ledger, and can be repeated bit for bit.
             size = compression.SALT_BYTES
             salt = secrets.token_bytes(size) if self.scenario.claims_privacy else bytes(size)
-            body = compression.pad(body, compressor.limit(delta.size), salt)
+            body = compression.pad(body, compressor.limit(share.delta.size), salt)
         payload = compression.pack(envelope, compressor.codec, body, records)
         state.pending = Pending(
             round=instruction.round,
             base=instruction.model,
             payload=payload,
-            unsent=sent.unsent.value if link.error_feedback else np.zeros_like(delta),
-            residual=sent.residual.value if link.error_feedback else np.zeros_like(delta),
+            unsent=sent.unsent.value if link.error_feedback else np.zeros_like(share.delta),
+            residual=sent.residual.value if link.error_feedback else np.zeros_like(share.delta),
+            kept=share.kept | self._own(state.kept, sent.update),
         )
         return payload
+
+    def _own(self, kept: Kept, update: compression.Decoded) -> Kept:
+        """Return this site's own extras, as the server will have them once it uses `update`."""
+        mine = [stretch.name for stretch in self.plan.extras if stretch.per_site]
+        if not mine:
+            return {}
+        _, changes = self.plan.split(update.dense())
+        return {OWN + name: kept.get(OWN + name, np.float32(0)) + changes[name] for name in mine}

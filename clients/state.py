@@ -11,14 +11,14 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fedlite.parameters import Vector
+from fedlite.parameters import Kept, Vector
 from fedlite.storage import write_atomic
 
 
@@ -41,7 +41,7 @@ class Pending:
 
     round: its round. base: digest of the model it was trained from. payload: the frame.
     unsent: the residual if the server did not use it (nothing got through).
-    residual: the residual if the server did.
+    residual: the residual if the server did. kept: what the objective keeps if the server did.
     """
 
     round: int
@@ -49,6 +49,7 @@ class Pending:
     payload: bytes
     unsent: Vector
     residual: Vector
+    kept: Kept = field(default_factory=dict)
 
 
 @dataclass
@@ -57,7 +58,8 @@ class SiteState:
 
     round: whose replica that is; 1 for the initial model. protection: what residual and pending
     update were made under: unit, data set and plan. records: commitment to those that the run began
-    with; it goes on with no others.
+    with; it goes on with no others. kept: what the objective has kept since the last update that
+    the server used, by name.
     """
 
     replica: Vector
@@ -66,18 +68,19 @@ class SiteState:
     protection: str = ""
     round: int = 1
     records: str = ""
+    kept: Kept = field(default_factory=dict)
 
     def guard(self, protection: str) -> None:
-        """Drop the residual and the pending update if they were made under another protection.
+        """Drop what was made under another protection: residual, pending update, and what is kept.
 
         What a clear delta left over may never enter an update that is accounted as private.
         """
         if self.protection != protection:
-            self.residual, self.pending = np.zeros_like(self.residual), None
+            self.residual, self.kept, self.pending = np.zeros_like(self.residual), {}, None
             self.protection = protection
 
     def settle(self, acknowledged: int) -> None:
-        """Keep the residual of the pending update if it was acknowledged, else take it back.
+        """Keep what the pending update led to if it was acknowledged, else take it back.
 
         Without this a lost reply would also lose what its residual had given up for it.
         """
@@ -85,6 +88,7 @@ class SiteState:
             return
         used = self.pending.round == acknowledged
         self.residual = self.pending.residual if used else self.pending.unsent
+        self.kept = self.pending.kept if used else self.kept
         self.pending = None
 
 
@@ -97,6 +101,7 @@ def save(path: Path, state: SiteState) -> None:
         "protection": state.protection,
         "records": state.records,
     }
+    arrays |= {f"kept.{name}": array for name, array in state.kept.items()}
     if state.pending is None:
         arrays |= _apart("residual", state.residual, nothing)
     else:
@@ -106,6 +111,7 @@ def save(path: Path, state: SiteState) -> None:
         arrays["pending.payload"] = np.frombuffer(state.pending.payload, np.uint8)
         meta["pending.round"] = state.pending.round
         meta["pending.base"] = state.pending.base.hex()
+        arrays |= {f"pending.kept.{name}": array for name, array in state.pending.kept.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, safetensors.numpy.save(arrays, metadata={"state": json.dumps(meta)}))
 
@@ -127,6 +133,10 @@ def _joined(name: str, arrays: dict[str, np.ndarray], near: Vector) -> Vector:
     vector = near.copy()
     vector[arrays[f"{name}.at"]] = arrays[f"{name}.values"]
     return vector
+
+
+def _under(start: str, arrays: dict[str, np.ndarray]) -> Kept:
+    return {name[len(start) :]: arrays[name] for name in arrays if name.startswith(start)}
 
 
 def load(path: Path) -> SiteState | None:
@@ -151,6 +161,7 @@ def load(path: Path) -> SiteState | None:
                 payload=arrays["pending.payload"].tobytes(),
                 unsent=unsent,
                 residual=_joined("pending.residual", arrays, unsent),
+                kept=_under("pending.kept.", arrays),
             )
         else:
             residual = _joined("residual", arrays, residual)
@@ -161,6 +172,7 @@ def load(path: Path) -> SiteState | None:
             round=meta["round"],
             pending=pending,
             protection=meta["protection"],
+            kept=_under("kept.", arrays),
         )
     except (safetensors.SafetensorError, KeyError, IndexError, ValueError) as error:
         raise ValueError(

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Vector = NDArray[np.float32]
+# What a site's objective remembers from round to round, by name.
+Kept = dict[str, NDArray[Any]]
 
 # A site whose training moved a parameter further has diverged, and sends nothing.
 LARGEST_DELTA = 1e6

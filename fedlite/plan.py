@@ -9,11 +9,13 @@ page that its operator approves, the evaluation, the baselines and the attacks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from fedlite import compression
-from fedlite.compression import Compressor
+import numpy as np
+
+from fedlite import compression, objectives
+from fedlite.compression import Compressor, Dense, Joined, Stretch, pieces_of
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
 from fedlite.models import Model, build, checks
@@ -36,7 +38,8 @@ class Plan:
     answer, at least 1: how many classes, labels or targets there are.
     layout: of the model's trainable tensors, n values in all. initial: float32 [n], the model of
     round 1, read-only. mechanism: what protects an update, with a noise that spends
-    `privacy.epsilon` over all planned rounds; None where the privacy unit is none.
+    `privacy.epsilon` over all planned rounds; None where the privacy unit is none. term: what the
+    objective adds to the loss, if anything. extras: what travels behind the model's values.
     """
 
     scenario: Scenario
@@ -45,6 +48,43 @@ class Plan:
     layout: Layout
     initial: Vector
     mechanism: Mechanism | None = None
+    term: objectives.Term | None = None
+    extras: tuple[Stretch, ...] = ()
+
+    @cached_property
+    def travelling(self) -> Layout:
+        """The layout of the vector that travels: the model's, and behind it the extras."""
+        if not self.extras:
+            return self.layout
+        names = tuple(f"extra {stretch.name}" for stretch in self.extras)
+        shapes = tuple(stretch.initial.shape for stretch in self.extras)
+        return Layout(self.layout.names + names, self.layout.shapes + shapes)
+
+    @cached_property
+    def first(self) -> Vector:
+        """The vector of round 1 that travels, read-only."""
+        if not self.extras:
+            return self.initial
+        whole = np.concatenate([self.initial, *(stretch.initial for stretch in self.extras)])
+        whole.setflags(write=False)
+        return whole
+
+    def split(self, vector: Vector) -> tuple[Vector, dict[str, Vector]]:
+        """Return the model in a vector that travels, and the extras by name, all as views."""
+        sizes = (self.layout.size, *(stretch.initial.size for stretch in self.extras))
+        model, *rest = pieces_of(vector, sizes)
+        return model, {
+            stretch.name: piece for stretch, piece in zip(self.extras, rest, strict=True)
+        }
+
+    def reference(self, step: Vector) -> Vector:
+        """Return what sites subtract from an update, and the server adds again, float32.
+
+        step: what the last broadcast changed. Nothing for the extras, float32 zeros.
+        """
+        share = np.float32(self.scenario.uplink.aggregate_feedback) * step
+        share[self.layout.size :] = 0
+        return share
 
     @cached_property
     def task(self) -> Task:
@@ -60,16 +100,33 @@ class Plan:
         privacy, loss = self.scenario.privacy, loss_of(self.task, self.scenario.training)
         batch = privacy.expected_batch if privacy.unit == "record" else 0
         checks.check(self.model(), self.task, batch=batch, loss=loss)
+        if self.term is not None:
+            objectives.check(self.term, self.scenario.training.objective, self.layout.size)
 
     @cached_property
     def uplink(self) -> Compressor:
         """What compresses an update."""
-        return compressor(self.scenario.uplink, self.layout.sizes)
+        return self._with_extras(self._up, [stretch.up for stretch in self.extras])
 
     @cached_property
     def downlink(self) -> Compressor:
         """What compresses a broadcast."""
-        return compressor(self.scenario.downlink, self.layout.sizes)
+        down = compressor(self.scenario.downlink, self.layout.sizes)
+        extras = [stretch.down for stretch in self.extras]
+        # A dense frame is a whole vector, and starts from nothing.
+        whole = all(one.codec == Dense.codec for one in (down, *extras))
+        return down if whole else self._with_extras(down, extras)
+
+    @cached_property
+    def _up(self) -> Compressor:
+        """What compresses the model's part of an update."""
+        return compressor(self.scenario.uplink, self.layout.sizes)
+
+    def _with_extras(self, model: Compressor, extras: list[Compressor]) -> Compressor:
+        if not extras:
+            return model
+        sizes = [stretch.initial.size for stretch in self.extras]
+        return Joined(((self.layout.size, model), *zip(sizes, extras, strict=True)))
 
     @property
     def unit(self) -> str:
@@ -102,7 +159,7 @@ class Plan:
         # A reference that is added again may be of any length.
         if self.mechanism is None or self.central is not None or link.aggregate_feedback:
             return 0.0
-        factor = compression.gain(self.uplink, feedback=link.error_feedback)
+        factor = compression.gain(self._up, feedback=link.error_feedback)
         if math.isinf(factor):
             return 0.0
         return factor * longest(
@@ -117,12 +174,12 @@ class Plan:
     def up_limit(self) -> int:
         """The most bytes that the body of an update's frame has."""
         padding = compression.PAD_BYTES if self.scenario.noised_at_server else 0
-        return self.uplink.limit(self.layout.size) + padding
+        return self.uplink.limit(self.travelling.size) + padding
 
     @cached_property
     def down_limit(self) -> int:
         """The most bytes that the body of a broadcast's frame has, unless it is a whole model."""
-        return self.downlink.limit(self.layout.size)
+        return self.downlink.limit(self.travelling.size)
 
     @property
     def round_steps(self) -> int:
@@ -151,8 +208,9 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     (3796, 'dense', 'none')
     """
     # Scenarios are equal that differ in what they left open, and by name a file is what it was.
-    file = file_of(scenario.model.name)
-    other = scenario.notes, scenario.open_links, stamp(file) if file else None
+    files = [file_of(scenario.model.name), file_of(scenario.training.objective)]
+    seen = tuple(stamp(file) if file else None for file in files)
+    other = scenario.notes, scenario.open_links, seen
     return _of(scenario, shape, classes, other)
 
 
@@ -168,7 +226,27 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
         except ValueError as error:
             raise ValueError(f"{name}.{error}") from None
     mechanism = plan_mechanism(scenario) if scenario.private else None
-    return Plan(scenario, shape, classes, layout, initial, mechanism)
+    term = objectives.make(scenario.training.objective)
+    extras = _extras(scenario, layout, term)
+    return Plan(scenario, shape, classes, layout, initial, mechanism, term, extras)
+
+
+def _extras(
+    scenario: Scenario, layout: Layout, term: objectives.Term | None
+) -> tuple[Stretch, ...]:
+    """Return what travels behind the model; each as long as it and compressed by its links."""
+    names = term.extras if term else ()
+    if names and scenario.private:
+        raise ValueError(
+            "training.objective: must send nothing beside the model when privacy.unit is not none "
+            "(rule: the mechanism covers one vector), got "
+            f"{scenario.training.objective!r}, which sends {', '.join(names)}; use plain"
+        )
+    # What is left out of a site's own value is in the next change of it, and so may not be scaled.
+    up = compressor(replace(scenario.uplink, error_feedback=True), layout.sizes)
+    down = compressor(scenario.downlink, layout.sizes)
+    zeros = np.zeros(layout.size, np.float32)
+    return tuple(Stretch(name, zeros, up, down, per_site=True) for name in names)
 
 
 def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:

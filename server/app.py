@@ -147,7 +147,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
     roster = Roster(
         grid,
         scenario.federation,
-        plan.layout.digest,
+        plan.travelling.digest,
         enrolled=deployment.site if deployment else None,
         met=partial(releases.note, deployment.root) if deployment else None,
         may_ask=deployment.may_ask if deployment else None,

@@ -36,7 +36,7 @@ def deliver(rounds: Rounds, journal: Journal) -> dict[str, Any]:
         if name in point.sites and point.sites[name].used
     }
     number = federation.rounds + 1
-    frame = broadcast.full(model, number, rounds.layout, point.run)
+    frame = broadcast.full(model, number, rounds.plan.layout.digest, point.run)
     sent = 0
 
     def messages() -> Iterator[Message]:

@@ -87,7 +87,7 @@ class Rounds:
         self.plan = plan
         self.scenario = plan.scenario
         self.directory = directory
-        self.layout = plan.layout.digest
+        self.layout = plan.travelling.digest
         self._witness = witness
         self.roster = roster
         self._adapt, self._journal = adapt, journal
@@ -95,7 +95,8 @@ class Rounds:
         initial = plan.initial
         found = checkpoint.load(directory / "checkpoint")
         if found is None:
-            found = Checkpoint(run, 0, ServerState.initial(initial), broadcast.initial(initial))
+            state = ServerState.initial(initial, plan.first[initial.size :])
+            found = Checkpoint(run, 0, state, broadcast.initial(plan.first))
         elif found.state.model.shape != initial.shape:
             raise RunFailed(
                 f"{directory}: the checkpoint has {found.state.model.size} parameters, the "
@@ -139,7 +140,7 @@ class Rounds:
             self._judge(number, outcome)
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
-            if enough and not self.point.broadcast.can_send(state.model):
+            if enough and not self.point.broadcast.can_send(state.travelling):
                 log.error("round %d: the server's step is too long and is not taken", number)
                 enough = False
             moved = alarm.distance(self.point.state.model, state.model) if enough else 0.0
@@ -156,7 +157,7 @@ class Rounds:
                 self.point.state = state
             self.point.round = number
             scores = dict(evaluate(number, self.point.state.released))
-            dense = 4 * self.point.state.model.size
+            dense = 4 * self.plan.travelling.size
             record = RoundRecord(
                 round=number,
                 accepted=0 if void else len(outcome.used),
@@ -266,7 +267,7 @@ class Rounds:
         federation, point = self.scenario.federation, self.point
         down = replace(point.broadcast, frames=list(point.broadcast.frames))
         down.advance(
-            point.state.model, self.plan.downlink, self.layout, point.run, seed=federation.seed
+            point.state.travelling, self.plan.downlink, self.layout, point.run, seed=federation.seed
         )
         point.broadcast = down
         self.updates.start(point, number, max((r.median for r in self.records), default=0.0))

@@ -19,6 +19,7 @@ from fedlite.parameters import LARGEST_UPDATE, Vector
 from fedlite.plan import Plan
 from fedlite.privacy import client
 from server.checkpoint import Checkpoint
+from server.extras import Extras, length_of
 from server.lengths import LEAST, median_of
 from server.witness import Witness
 from strategies import ServerState, Strategy, make, weighted_mean
@@ -57,6 +58,8 @@ class Updates:
         self._factor = 0.0 if self._said else federation.outlier_factor
         self.cut: dict[str, float] = {}
         self._lengths: list[float] = []
+        self._sizes = (plan.layout.size, *(stretch.initial.size for stretch in plan.extras))
+        self._extras = Extras(plan.extras, sites=federation.sites, factor=federation.outlier_factor)
         self._strategy: Strategy = make(
             plan.scenario.federation,
             weighted_mean if plan.central is None else self._noised_mean,
@@ -68,18 +71,20 @@ class Updates:
         usual: the largest median of the rounds before (`server.lengths`), 0 for none.
         """
         self.cut, self._lengths, self._usual = {}, [], usual
-        self._waiting: list[_Waiting] | None = None if usual or not self._factor else []
+        self._extras.start(point.state)
+        unknown = (self._factor and not usual) or self._extras.unknown
+        self._waiting: list[_Waiting] | None = [] if unknown else None
         self._state, self._number = point.state, number
         self._envelope = compression.Envelope(
             run=point.run,
             round=number,
             site=0,
-            layout=self._plan.layout.digest,
+            layout=self._plan.travelling.digest,
             base=point.broadcast.digest,
             seed=self._plan.scenario.federation.seed,
         )
         share = self._plan.scenario.uplink.aggregate_feedback
-        self._reference = np.float32(share) * point.broadcast.step if share else None
+        self._reference = self._plan.reference(point.broadcast.step) if share else None
         self._strategy.start(self._plan.layout.size)
 
     def add(self, name: str, blob: bytes) -> None:
@@ -96,20 +101,20 @@ class Updates:
             raise ValueError(f"codec: must be {self._plan.uplink.codec}, got {codec}")
         if self._plan.scenario.noised_at_server:
             body = compression.unpad(body)
-        update, length = self._read(body, envelope)
+        update, extras, length = self._read(body, envelope)
         if self._bound and not self._said and length > self._bound:
             self.cut[name] = length / self._bound
             length = self._bound
-        values = update.values
-        largest = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+        largest = max(float(np.abs(part.values).max(initial=0.0)) for part in (update, *extras))
         if largest > LARGEST_UPDATE:
             raise ValueError(f"update: values must be at most {LARGEST_UPDATE:g}, got {largest:g}")
         self._strategy.weight_of(records)
         self._lengths.append(length)
-        if self._waiting is None and self._factor and length > self._factor * self._usual:
+        too_long = self._factor and length > self._factor * self._usual
+        if (self._extras.seen(extras) or too_long) and self._waiting is None:
             self._waiting = []
         if self._waiting is None:
-            self._strategy.add(update, records)
+            self._take(name, update, extras, records)
             return
         self._waiting.append(_Waiting(name, body, envelope, records, length))
         held = sum(len(one.body) for one in self._waiting)
@@ -120,7 +125,7 @@ class Updates:
     def finish(self) -> ServerState:
         """Return the state that the round's updates lead to."""
         self._judge()
-        return self._strategy.finish(self._state, self._number)
+        return self._extras.finish(self._strategy.finish(self._state, self._number))
 
     @property
     def median(self) -> float:
@@ -134,23 +139,37 @@ class Updates:
         """Add what waits, in its order; what is far longer than usual is cut to the usual."""
         waiting, self._waiting = self._waiting or [], None
         self._usual = max(self._usual, self.median)
+        self._extras.settle()
         for one in waiting:
-            update, _ = self._read(one.body, one.envelope)
+            update, extras, _ = self._read(one.body, one.envelope)
             if self._usual and one.length > self._factor * self._usual:
                 update = replace(update, values=client.clip(update.values, self._usual))
                 self.cut[one.name] = one.length / self._usual
-            self._strategy.add(update, one.records)
+            self._take(one.name, update, extras, one.records)
+
+    def _take(
+        self,
+        name: str,
+        update: compression.Decoded,
+        extras: tuple[compression.Decoded, ...],
+        records: int,
+    ) -> None:
+        self._strategy.add(update, records)
+        cut = self._extras.add(extras, self._strategy.weight_of(records))
+        if cut:
+            self.cut[name] = max(cut, self.cut.get(name, 0.0))
 
     def _read(
         self, body: bytes, envelope: compression.Envelope
-    ) -> tuple[compression.Decoded, float]:
-        """Return an update within the bound that is known beforehand, and how long it came."""
-        decoded = self._plan.uplink.decompress(body, self._plan.layout.size, envelope.context)
-        update = compression.restore(decoded, self._reference)
-        length = float(np.sqrt(np.square(update.values, dtype=np.float64).sum()))
+    ) -> tuple[compression.Decoded, tuple[compression.Decoded, ...], float]:
+        """Return an update within the bound that is known beforehand, its extras, its length."""
+        decoded = self._plan.uplink.decompress(body, sum(self._sizes), envelope.context)
+        whole = compression.restore(decoded, self._reference)
+        update, *extras = compression.split(whole, self._sizes) if self._plan.extras else (whole,)
+        length = length_of(update)
         if self._bound:
             update = replace(update, values=client.clip(update.values, self._bound))
-        return update, length
+        return update, tuple(extras), length
 
     def _check_head(self, name: str, reply: Reply) -> None:
         if self._witness is not None:

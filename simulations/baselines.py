@@ -271,7 +271,7 @@ def federate(scenario: Scenario) -> Vector:
             state=directory / "sites",
         )
         grid = SimulationGrid(run_id, sites, engine)
-        roster = Roster(grid, scenario.federation, plan.layout.digest)
+        roster = Roster(grid, scenario.federation, plan.travelling.digest)
         rounds = Rounds(grid, plan, directory, roster, run=run_id.to_bytes(8, "little"))
         for record in rounds.play(
             epsilon=lambda _: None,

@@ -136,7 +136,12 @@ def _check_data(scenario: Scenario) -> Plan:
             alpha=chosen.alpha,
             seed=scenario.federation.seed,
         )
-    found = (f"data: {note}" for note in source.notes)
+    found = [f"data: {note}" for note in source.notes]
+    if not scenario.private and (alone := data.of_one_class(sites)):
+        found.append(
+            f"data: records of one class only at {len(alone)} of {len(sites)} sites, {alone[0]} "
+            "first; see training.objective, training.logit_adjustment or a larger data.alpha"
+        )
     told = replace(plan.scenario, notes=(*plan.scenario.notes, *found))
     return replace(plan, scenario=told)
 

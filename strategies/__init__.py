@@ -6,10 +6,12 @@ from fedlite.registry import Registry
 from fedlite.scenario import Federation
 from strategies.base import Mean, ServerState, Strategy, weighted_mean
 from strategies.fedavg import FedAvg
+from strategies.feddyn import FedDyn
 from strategies.fedopt import FedAdagrad, FedAdam, FedYogi
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
+    "feddyn": FedDyn,
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
@@ -45,4 +47,13 @@ def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:
     return strategy
 
 
-__all__ = ["STRATEGIES", "FedAvg", "Mean", "ServerState", "Strategy", "make", "weighted_mean"]
+__all__ = [
+    "STRATEGIES",
+    "FedAvg",
+    "FedDyn",
+    "Mean",
+    "ServerState",
+    "Strategy",
+    "make",
+    "weighted_mean",
+]

@@ -43,14 +43,21 @@ class ServerState:
     scalars: Mapping[str, int | float] = field(default_factory=dict)
 
     @classmethod
-    def initial(cls, vector: Vector) -> ServerState:
-        """Return the state before the first round: the model alone."""
-        return cls({"model": vector.copy()})
+    def initial(cls, vector: Vector, extras: Vector | None = None) -> ServerState:
+        """Return the state before the first round: the model, and what travels behind it."""
+        state = cls({"model": vector.copy()})
+        return state if extras is None or not extras.size else state.having(extras=extras.copy())
 
     @property
     def model(self) -> Vector:
         """The current model, float32 [n]."""
         return self.arrays["model"]
+
+    @property
+    def travelling(self) -> Vector:
+        """The vector that sites are sent, float32: the model, and behind it the extras, if any."""
+        extras = self.arrays.get("extras")
+        return self.model if extras is None else np.concatenate([self.model, extras])
 
     @property
     def released(self) -> Vector:

@@ -16,8 +16,8 @@ STOREYS = (
     "fedlite.settings fedlite.identity fedlite.storage fedlite.messages fedlite.parameters "
     "fedlite.rooms",
     "fedlite.registry fedlite.scenario fedlite.privacy fedlite.reporting",
-    "fedlite.models fedlite.tasks fedlite.compression fedlite.data fedlite.deployment "
-    "fedlite.audit fedlite.flower fedlite.protection",
+    "fedlite.models fedlite.tasks fedlite.objectives fedlite.compression fedlite.data "
+    "fedlite.deployment fedlite.audit fedlite.flower fedlite.protection",
     "fedlite.plan fedlite.guard strategies",
     "fedlite.training server",
     "clients fedlite.attacks",

@@ -328,7 +328,7 @@ def _sizes(
     plan, name = plans.of(scenario, source.shape, source.classes), scenario.model.name
     layout = plan.layout
     up, down = HEADER_BYTES + plan.up_limit, HEADER_BYTES + plan.down_limit
-    whole = HEADER_BYTES + 4 * layout.size
+    whole = HEADER_BYTES + 4 * plan.travelling.size
     facts = [
         ("model", f"{json.dumps(name)}, {layout.size:,} parameters"),
         ("leaves", f"at most {up:,} bytes a round ({scenario.uplink.compressor})"),

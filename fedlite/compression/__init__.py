@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedlite.compression.compressor import COMPRESSORS, make
 from fedlite.compression.dense import Dense
-from fedlite.compression.feedback import Residual, Sent, compress, restore
+from fedlite.compression.feedback import Residual, Sent, restore
 from fedlite.compression.frame import (
     HEADER_BYTES,
     PAD_BYTES,
@@ -18,6 +18,7 @@ from fedlite.compression.frame import (
 )
 from fedlite.compression.gain import gain
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
+from fedlite.compression.joined import Joined, Stretch, compress, pieces_of, split
 from fedlite.compression.quantization import QUANTIZERS, Quantizer
 from fedlite.compression.selection import count, top_k
 from fedlite.compression.topk import TopK
@@ -34,9 +35,11 @@ __all__ = [
     "Decoded",
     "Dense",
     "Envelope",
+    "Joined",
     "Quantizer",
     "Residual",
     "Sent",
+    "Stretch",
     "TopK",
     "compress",
     "count",
@@ -45,7 +48,9 @@ __all__ = [
     "make",
     "pack",
     "pad",
+    "pieces_of",
     "restore",
+    "split",
     "top_k",
     "unpack",
     "unpad",

@@ -4,7 +4,7 @@ from fedlite.data.cache import cache_folder
 from fedlite.data.catalog import available, entries, fetch, find, load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.entry import Entry
-from fedlite.data.partition import check_sites, partition, site_data, site_names
+from fedlite.data.partition import check_sites, of_one_class, partition, site_data, site_names
 from fedlite.data.sources.heart import HEART_BEDSIDE, HEART_COLUMNS
 from fedlite.data.standardization import standardize
 
@@ -22,6 +22,7 @@ __all__ = [
     "fetch",
     "find",
     "load",
+    "of_one_class",
     "partition",
     "site_data",
     "site_names",

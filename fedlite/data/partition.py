@@ -217,8 +217,7 @@ def check_sites(
 ) -> None:
     """Refuse sites that cannot take part in training without privacy.
 
-    Each needs at least max(1, `minimum`) training records, of at least two classes: a site of one
-    class only teaches the others to answer that class. `where` and `mend` go into the message.
+    Each needs at least max(1, `minimum`) training records. `where` and `mend` go into the message.
 
     Raises ValueError naming the first such site, the rule, the value and the mend.
     """
@@ -229,9 +228,12 @@ def check_sites(
                 f"{site.name}: must have at least {max(1, minimum)} training records, got "
                 f"{len(site.train)} in the {where}; {mend}"
             )
-        present = np.unique(site.train.y)
-        if site.train.classes is not None and len(present) < 2:
-            raise ValueError(
-                f"{site.name}: must have training records of at least two classes, got only class "
-                f"{int(present[0])} ({len(site.train)} records) in the {where}; {mend}"
-            )
+
+
+def of_one_class(sites: Sequence[SiteData]) -> list[str]:
+    """Return the names of the sites whose training records are of one class only.
+
+    Such a site teaches the others to answer that class: allowed without privacy, and worth a note.
+    """
+    classes = {site.name: site.train.classes for site in sites}
+    return [name for name, y in classes.items() if y is not None and len(np.unique(y)) == 1]

@@ -215,9 +215,10 @@ class Training:
     With schedule `linear` the learning rate holds for the share `hold` of the rounds and then falls
     in a straight line to `final` times itself. `logit_adjustment` tells the local loss how often
     each class occurs at the site, which keeps skewed sites from unlearning what they do not have.
-    `proximal` is FedProx's mu (Li et al. 2020): it pulls a site back to the model that it received.
+    `objective` is what a site minimises beside the loss of its records (`fedlite.objectives`).
     """
 
+    objective: str = _named("plain")
     epochs: int = at_least(1, 1)
     steps: int = at_least(0, 0)
     batch_size: int = at_least(32, 1)
@@ -228,7 +229,6 @@ class Training:
     momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
     clip_norm: float = at_least(0.0, 0.0)
     weight_decay: float = at_least(0.0, 0.0)
-    proximal: float = at_least(0.0, 0.0)
     exit_weight: float = between(0.5, 0.0, 1.0)
     distill: float = at_least(0.0, 0.0)
     temperature: float = positive(3.0)

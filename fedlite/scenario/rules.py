@@ -57,6 +57,7 @@ def broken(scenario: Scenario) -> list[str]:
             "remembers ledgers refuses sites that begin new ones), got nothing; name the folder "
             "where the sites keep theirs from run to run"
         )
+    errors += _objective(scenario)
     if scenario.private:
         errors += _private_checks(scenario)
     if scenario.downlink.compressor != "dense" and not scenario.downlink.error_feedback:
@@ -106,6 +107,48 @@ def _task(scenario: Scenario) -> list[str]:
     ):
         if value:
             errors.append(f"{key}: is for classification, and task.name is {name}; {off}")
+    return errors
+
+
+def _objective(scenario: Scenario) -> list[str]:
+    """What the objectives of the house need, and where none is proven to be private."""
+    errors, federation, training = [], scenario.federation, scenario.training
+    name, unit = training.objective, scenario.privacy.unit
+    if (name == "feddyn") != (federation.strategy == "feddyn"):
+        errors.append(
+            "training.objective: must be feddyn where federation.strategy is, and the other way "
+            f"round (rule: they are two halves of one method), got {name!r} and "
+            f"{federation.strategy!r}; set both or neither"
+        )
+    if name == "feddyn" and (federation.server_learning_rate, federation.server_momentum) != (1, 0):
+        errors.append(
+            "federation.server_learning_rate: must be 1, and federation.server_momentum 0, with "
+            "feddyn (rule: its server has a step of its own), got "
+            f"{federation.server_learning_rate:g} and {federation.server_momentum:g}; leave both "
+            "out"
+        )
+    if name == "scaffold" and training.momentum:
+        errors.append(
+            "training.momentum: must be 0 with scaffold (rule: a control variate is the mean "
+            f"gradient of a site's plain steps), got {training.momentum:g}; leave it out, or use "
+            "federation.server_momentum"
+        )
+    if name in ("scaffold", "feddyn") and federation.weighting == "records":
+        errors.append(
+            f"federation.weighting: must be uniform with {name} (rule: its server keeps a mean "
+            "over all sites, of which it does not know the sizes), got 'records'; leave it out"
+        )
+    allowed = {"record": ("plain",), "client": ("plain", "fedprox")}.get(unit)
+    if allowed and name not in allowed:
+        errors.append(
+            f"training.objective: must be {' or '.join(allowed)} when privacy.unit is {unit} "
+            + (
+                "(rule: private steps are plain SGD)"
+                if unit == "record"
+                else "(rule: nothing that a site keeps of clear records is proven to be private)"
+            )
+            + f", got {name!r}; leave it out"
+        )
     return errors
 
 
@@ -180,7 +223,7 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "training.steps: must be at least 1 when privacy.unit is record, got 0; the "
             "number of private steps is part of the plan, so epochs cannot stand for it"
         )
-    for key in ("momentum", "weight_decay", "proximal"):
+    for key in ("momentum", "weight_decay"):
         if getattr(scenario.training, key):
             errors.append(
                 f"training.{key}: must be 0 under record-level privacy (rule: private steps are "

@@ -1,5 +1,5 @@
 """One site's share of a round: local training, plain or private, from a vector to a delta."""
 
-from fedlite.training.share import Learner
+from fedlite.training.share import Learner, Share
 
-__all__ = ["Learner"]
+__all__ = ["Learner", "Share"]

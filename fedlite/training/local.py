@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlite.objectives import State
 from fedlite.scenario import Training
-from fedlite.training.objective import Objective, State
+from fedlite.training.objective import Objective
 
 
 def flatten(model: nn.Module) -> tuple[Tensor, Tensor]:

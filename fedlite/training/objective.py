@@ -6,44 +6,14 @@ privacy takes each record's gradient by itself, and adds the terms after the noi
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fedlite.objectives import State, Term
 from fedlite.scenario import Training
 from fedlite.tasks import Loss, Task, loss_of
-
-State = Mapping[str, Tensor]
-
-
-class Term(ABC):
-    """A penalty, by its gradient, or a correction: added to every step of a round.
-
-    It sees the model only, so that it depends on records through the steps taken before, and
-    through what it was made with. `from_records` says that this was computed from records in the
-    clear, which is assumed of a term that says nothing; record-level privacy refuses it. State in,
-    state out: a term is never changed.
-    """
-
-    from_records = True
-
-    def begin(self, values: Tensor, kept: State) -> State:
-        """Return the state of a round that begins at the model `values`, float32 [n].
-
-        kept: what `end` returned in this site's round before, or nothing.
-        """
-        return kept
-
-    @abstractmethod
-    def add_to(self, gradients: Tensor, values: Tensor, state: State) -> None:
-        """Add this term's gradient at `values` to `gradients`, both float32 [n], in place."""
-
-    def end(self, values: Tensor, state: State, *, steps: int, learning_rate: float) -> State:
-        """Return what the site keeps for its next round, after `steps` steps led to `values`."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -59,22 +29,6 @@ class Decay(Term):
 
 
 @dataclass(frozen=True)
-class Proximal(Term):
-    """`strength / 2 |w - w_0|^2`, w_0 the model received: Li et al. 2020, "FedProx", equation 2."""
-
-    strength: float
-    from_records = False
-
-    def begin(self, values: Tensor, kept: State) -> State:
-        """Keep a copy of the model received."""
-        return {"received": values.clone()}
-
-    def add_to(self, gradients: Tensor, values: Tensor, state: State) -> None:
-        """Add `strength * (w - w_0)`."""
-        gradients.add_(values - state["received"], alpha=self.strength)
-
-
-@dataclass(frozen=True)
 class Objective:
     """The mean of `loss` over records, and `terms`.
 
@@ -82,7 +36,7 @@ class Objective:
     that record alone.
 
     >>> from fedlite.tasks import make
-    >>> plain = Objective.of(make("classification"), Training(exit_weight=0.5, proximal=0.1))
+    >>> plain = Objective.of(make("classification"), Training(exit_weight=0.5, weight_decay=0.1))
     >>> even = torch.zeros(1, 2)
     >>> round(float(plain.loss((even, even), torch.tensor([0]))), 4), len(plain.terms)
     (0.6931, 1)
@@ -98,8 +52,6 @@ class Objective:
         terms: list[Term] = []
         if training.weight_decay:
             terms.append(Decay(training.weight_decay))
-        if training.proximal:
-            terms.append(Proximal(training.proximal))
         return cls(loss_of(task, training, offsets), tuple(terms), per_record=offsets is None)
 
     def begin(self, values: Tensor, kept: tuple[State, ...] = ()) -> tuple[State, ...]:

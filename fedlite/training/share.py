@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from fedlite.data import Dataset
 from fedlite.models import Model
-from fedlite.parameters import Vector, load_vector, to_vector
+from fedlite.objectives import OWN, State
+from fedlite.parameters import Kept, Vector, load_vector, to_vector
 from fedlite.plan import Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
 from fedlite.tasks import Outputs
@@ -38,6 +41,18 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What a round of training came to.
+
+    delta: trained minus received, float32 [n], and behind it what the extras are to change by.
+    kept: what the objective keeps for the next round, by name.
+    """
+
+    delta: Vector
+    kept: Kept
+
+
 class Learner:
     """A model with one site's training records, ready for any round.
 
@@ -57,6 +72,9 @@ class Learner:
         settings = scenario.training
         offsets = class_offsets(self.labels, plan.classes) if settings.logit_adjustment else None
         self.objective = Objective.of(plan.task, settings, offsets)
+        if plan.term is not None:
+            terms = (*self.objective.terms, plan.term)
+            self.objective = replace(self.objective, terms=terms)
         self._flat = None if scenario.privacy.unit == "record" else local.flatten(self.model)
 
     def delta(
@@ -66,18 +84,33 @@ class Learner:
         site: int,
         mechanism: Mechanism | None,
     ) -> Vector:
-        """Train from `received` and return trained minus received, float32 [n].
+        """Return the delta of `share` in a site's first round."""
+        return self.share(received, round_number, site, mechanism).delta
 
-        With a mechanism whose noise the site adds, the result is a noised release that anybody may
-        see; otherwise it depends on the records in the clear.
+    def share(
+        self,
+        received: Vector,
+        round_number: int,
+        site: int,
+        mechanism: Mechanism | None,
+        kept: Kept | None = None,
+    ) -> Share:
+        """Train from `received`, as it travels, and return what that came to.
+
+        kept: what the last share that counted has kept. With a mechanism whose noise the site adds,
+        the delta is a noised release that anybody may see; otherwise it depends on the records in
+        the clear, as does what is kept.
         """
-        load_vector(self.model, received)
+        model, extras = self.plan.split(received)
+        load_vector(self.model, model)
+        before = self._before(kept or {}, extras)
+        after: tuple[State, ...] = ()
         settings, objective = self.scenario.training, self.objective
         rate = self.plan.learning_rate(round_number)
         if not isinstance(mechanism, RecordMechanism):
             if self._flat is None:
                 raise ValueError("mechanism: needed because privacy.unit is record, got none")
-            local.train(
+            after = local.train(
                 self.model,
                 self._flat,
                 self.inputs,
@@ -86,12 +119,13 @@ class Learner:
                 settings,
                 learning_rate=rate,
                 rng=np.random.default_rng([self.scenario.federation.seed, round_number, site]),
+                kept=before,
             )
         else:
             from fedlite.privacy import dpsgd
 
             objective.check_private()
-            states = objective.begin(torch.tensor(received, device=self.device))
+            states = objective.begin(torch.tensor(model, device=self.device), before)
             seed = self.scenario.privacy.simulate_seed
             sampler, noise = dpsgd.entropy(seed, round_number, site)
             dpsgd.train(
@@ -106,12 +140,27 @@ class Learner:
                 noise=noise,
                 after=partial(objective.add_terms, states=states) if states else None,
             )
-        change: Vector = to_vector(self.model) - received
+        change: Vector = to_vector(self.model) - model
         if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
             seed = self.scenario.privacy.simulate_seed
-            return client.privatize(change, mechanism, client.entropy(seed, round_number, site))
-        return change
+            change = client.privatize(change, mechanism, client.entropy(seed, round_number, site))
+        ends: Kept = _as_arrays(after[-1]) if after and self.plan.term else {}
+        changes = [ends.pop(name, 0 * value) for name, value in extras.items()]
+        return Share(np.concatenate([change, *changes]) if changes else change, ends)
+
+    def _before(self, kept: Kept, extras: Mapping[str, Vector]) -> tuple[State, ...]:
+        """Return what the terms begin with: nothing but for the objective's, which is the last."""
+        if self.plan.term is None:
+            return ()
+        own = {OWN + name: np.zeros_like(value) for name, value in extras.items()}
+        found = {**own, **kept, **extras}
+        state = {k: torch.tensor(v, device=self.device) for k, v in found.items()}
+        return (*({} for _ in self.objective.terms[1:]), state)
 
     def loss(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Return the scenario's loss of each record, float32 [n]."""
         return self.objective.loss(outputs, labels)
+
+
+def _as_arrays(state: State) -> Kept:
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}

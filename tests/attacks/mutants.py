@@ -154,13 +154,13 @@ def _train(
 
 
 def _half_in_the_learner(monkeypatch: Patch) -> None:
-    real = share.Learner.delta
+    real = share.Learner.share
 
-    def delta(self: Any, received: Any, number: int, site: int, mechanism: Any) -> Any:
+    def spoilt(self: Any, received: Any, number: int, site: int, mechanism: Any, *kept: Any) -> Any:
         quieter = dataclasses.replace(mechanism, noise_multiplier=mechanism.noise_multiplier / 2)
-        return real(self, received, number, site, quieter)
+        return real(self, received, number, site, quieter, *kept)
 
-    monkeypatch.setattr(share.Learner, "delta", delta)
+    monkeypatch.setattr(share.Learner, "share", spoilt)
 
 
 def _twice_where_one_overflows(

@@ -20,6 +20,7 @@ from fedlite.plan import Plan, compressor as compressor_of
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.ledger import read
 from fedlite.scenario import Scenario, from_dict
+from fedlite.training import Share
 
 N, RUN = 300, b"run-0001"
 LAYOUT = Layout(("w",), ((N,),))
@@ -43,6 +44,9 @@ class StubLearner:
         rng = np.random.default_rng([number, site, len(self.deltas)])
         self.deltas.append(rng.normal(size=N).astype(np.float32))
         return self.deltas[-1]
+
+    def share(self, *given: Any) -> Share:
+        return Share(self.delta(*given[:4]), {})
 
 
 def scenario(**tables: dict[str, Any]) -> Scenario:

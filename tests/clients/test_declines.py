@@ -60,7 +60,14 @@ TABLES = {
 
 
 # Without privacy these are not refused either.
-USUAL = {"a huge number", "a part more", "one record of a class"}
+USUAL = {
+    "a huge number",
+    "a part more",
+    "fewer records than folds",
+    "one class",
+    "one record",
+    "one record of a class",
+}
 
 
 def plan(privacy: dict[str, Any], **data: Any) -> Scenario:

@@ -311,7 +311,7 @@ def test_steps_and_releases_are_flushed_before_they_happen(tmp_path: Path) -> No
     site = open_simulated_site(scenario, 0, tmp_path)
     assert site.guardian.home is not None
     ledger = os.path.realpath(site.guardian.home.ledger)
-    train = site.learner.delta
+    train = site.learner.share
 
     def bodies(kind: str) -> list[dict[str, Any]]:
         rows = [parse(line) for line in durable.get(ledger, b"").splitlines(keepends=True)]
@@ -322,7 +322,7 @@ def test_steps_and_releases_are_flushed_before_they_happen(tmp_path: Path) -> No
         assert bodies("reserve")[-1]["steps"] == 3
         return train(*arguments)
 
-    site.learner.delta = training  # type: ignore[method-assign]
+    site.learner.share = training  # type: ignore[method-assign]
     with ExitStack() as patches:
         patches.enter_context(patch.object(os, "fsync", flushing))
         patches.enter_context(patch.object(os, "replace", renaming))

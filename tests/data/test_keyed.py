@@ -182,7 +182,7 @@ def test_the_hash_is_keyed_blake2b_of_the_record_s_bytes() -> None:
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet"])
 def test_no_number_of_private_records_is_refused(kind: str) -> None:
-    """Without privacy the same tables are: a site of one class is of no use there."""
+    """Without privacy the same tables are: a site without records is of no use there."""
     for n in range(4):
         assert len(parts(table(n), kind, 5)) == 10
         with pytest.raises(ValueError, match=r"sites: must lie in|training records"):

@@ -39,15 +39,17 @@ def clear_updates_under_unit_client(patch: Patch) -> None:
 
 
 def half_the_sigma_in_the_learner(patch: Patch) -> None:
-    train = Learner.delta
+    train = Learner.share
 
-    def spoilt(self: Learner, received: Any, number: int, site: int, mechanism: Any) -> Any:
+    def spoilt(
+        self: Learner, received: Any, number: int, site: int, mechanism: Any, *kept: Any
+    ) -> Any:
         if mechanism is not None:
             sigma = mechanism.noise_multiplier / 2
             mechanism = replace(mechanism, noise_multiplier=sigma)
-        return train(self, received, number, site, mechanism)
+        return train(self, received, number, site, mechanism, *kept)
 
-    patch.setattr(Learner, "delta", spoilt)
+    patch.setattr(Learner, "share", spoilt)
 
 
 def one_step_more_than_reserved(patch: Patch) -> None:
@@ -121,22 +123,25 @@ def no_noise_in_the_server_app(patch: Patch) -> None:
 
 
 def clean_residual_fed_back(patch: Patch) -> None:
-    train, pack = Learner.delta, Site._compress
+    train, pack = Learner.share, Site._compress
 
-    def training(self: Learner, received: Any, number: int, site: int, mechanism: Any) -> Any:
+    def training(
+        self: Learner, received: Any, number: int, site: int, mechanism: Any, *kept: Any
+    ) -> Any:
         silent = replace(mechanism, noise_multiplier=1e-6)
-        self.clean = train(self, received, number, site, silent)  # type: ignore[attr-defined]
-        return train(self, received, number, site, mechanism)
+        found = train(self, received, number, site, silent)
+        self.clean = found.delta  # type: ignore[attr-defined]
+        return train(self, received, number, site, mechanism, *kept)
 
-    def packing(self: Site, state: Any, delta: Any, *rest: Any) -> bytes:
+    def packing(self: Site, state: Any, share: Any, *rest: Any) -> bytes:
         before = state.residual
-        frame = pack(self, state, delta, *rest)
+        frame = pack(self, state, share, *rest)
         clean = before + self.learner.clean  # type: ignore[attr-defined]
         state.pending.residual += clean - state.pending.unsent
         state.pending.unsent = clean
         return frame
 
-    patch.setattr(Learner, "delta", training)
+    patch.setattr(Learner, "share", training)
     patch.setattr(Site, "_compress", packing)
 
 
@@ -241,7 +246,7 @@ def a_release_before_its_flush(patch: Patch) -> None:
 
 
 def training_before_its_reservation(patch: Patch) -> None:
-    train, reserve = Learner.delta, Guardian.reserve
+    train, reserve = Learner.share, Guardian.reserve
     owed: list[Any] = []
 
     def reserving(self: Guardian, instruction: Any) -> None:
@@ -253,7 +258,7 @@ def training_before_its_reservation(patch: Patch) -> None:
         return found
 
     patch.setattr(Guardian, "reserve", reserving)
-    patch.setattr(Learner, "delta", training)
+    patch.setattr(Learner, "share", training)
 
 
 # The data.

@@ -34,9 +34,47 @@ from tests.scenario.tables import PRIVATE, refusal
             "must be 0 under record-level privacy",
         ),
         (
-            {"privacy": PRIVATE, "training": {"steps": 1, "proximal": 0.1}},
-            "training.proximal",
-            "must be 0 under record-level privacy",
+            {"privacy": PRIVATE, "training": {"steps": 1, "objective": "fedprox"}},
+            "training.objective",
+            "must be plain when privacy.unit is record (rule: private steps are plain SGD)",
+        ),
+        (
+            {"privacy": PRIVATE, "training": {"steps": 1, "objective": "mine.py:term"}},
+            "training.objective",
+            "must be plain when privacy.unit is record",
+        ),
+        (
+            {"privacy": {"unit": "client"}, "training": {"objective": "scaffold"}},
+            "training.objective",
+            "must be plain or fedprox when privacy.unit is client",
+        ),
+        (
+            {"training": {"objective": "feddyn"}},
+            "training.objective",
+            "must be feddyn where federation.strategy is, and the other way round",
+        ),
+        (
+            {"federation": {"strategy": "feddyn"}},
+            "training.objective",
+            "two halves of one method",
+        ),
+        (
+            {
+                "training": {"objective": "feddyn"},
+                "federation": {"strategy": "feddyn", "server_momentum": 0.9},
+            },
+            "federation.server_learning_rate",
+            "must be 1, and federation.server_momentum 0, with feddyn",
+        ),
+        (
+            {"training": {"objective": "scaffold", "momentum": 0.9}},
+            "training.momentum",
+            "must be 0 with scaffold",
+        ),
+        (
+            {"training": {"objective": "scaffold"}, "federation": {"weighting": "records"}},
+            "federation.weighting",
+            "must be uniform with scaffold",
         ),
         (
             {"privacy": PRIVATE, "training": {"steps": 1, "logit_adjustment": True}},

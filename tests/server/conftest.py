@@ -18,6 +18,7 @@ from fedlite.parameters import Layout, Vector
 from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord
 from fedlite.scenario import Scenario, from_dict
+from fedlite.training import Share
 from server.roster import Roster
 from server.rounds import Rounds
 from server.witness import Witness
@@ -45,6 +46,9 @@ class Stub:
         rng = np.random.default_rng([number, site])
         self.deltas[number] = rng.normal(size=N).astype(np.float32)
         return self.deltas[number]
+
+    def share(self, *given: Any) -> Share:
+        return Share(self.delta(*given[:4]), {})
 
 
 def stub_plan(scenario: Scenario, mechanism: Any = None) -> Plan:

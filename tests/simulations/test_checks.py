@@ -28,16 +28,6 @@ from tests.simulations.running import CSV, Plan, cut
         (cut(CSV, "0.143", "inf"), [], ["line 3", "'a'", "finite number", "inf", "correct"]),
         (cut(CSV, "h0,0.000,0.0,0\n", "h0,0.000\n"), [], ["line 2", "4 cells", "2", "commas"]),
         (CSV.replace(",1\n", ",0\n"), [], ["classes", "0"]),
-        (
-            "\n".join(r for r in CSV.splitlines() if not (r.startswith("h1") and r[-1] == "1")),
-            [],
-            ["h1", "two classes", "only class 0", "natural partition"],
-        ),
-        (
-            "site,a,b,label\n" + "\n".join(["h0,1,2,0", "h0,2,1,1"] * 9 + ["h1,1,1,0"]),
-            [],
-            ["h1", "two classes", "only class 0", "more records"],
-        ),
         (CSV, ["federation.sites=3"], ["sites", "2 groups", "3", "set sites = 2"]),
         (CSV, ["data.target=outcome"], ["outcome", "target", "header"]),
         (CSV, ["data.shape=3x9"], ["shape", "2 feature columns", "27", "correct it"]),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from fedlite import plan as plans
 from fedlite.data import Dataset
+from fedlite.objectives import FedProx, Scaffold
 from fedlite.privacy import RecordMechanism
 from fedlite.scenario import Training, from_dict
 from fedlite.tasks import make
 from fedlite.training import Learner, local
-from fedlite.training.objective import Decay, Objective, Proximal, Term, class_offsets
+from fedlite.training.objective import Decay, Objective, class_offsets
 
 TASK = make("classification")
 
@@ -58,7 +59,7 @@ def descend(
 def test_a_proximal_round_is_fedprox_in_closed_form(mu: float, steps: int) -> None:
     """On a parabola the distance to (h a + mu w_0) / (h + mu) shrinks by 1 - rate (h + mu)."""
     h, lowest, start, rate = 2.0, 3.0, -1.0, 0.1
-    objective = replace(bowl(h, lowest), terms=(Proximal(mu),))
+    objective = replace(bowl(h, lowest), terms=(FedProx(mu),))
     end, _ = descend(objective, start, steps, rate)
     rest = (h * lowest + mu * start) / (h + mu)
     assert end == pytest.approx(rest + (1 - rate * (h + mu)) ** steps * (start - rest), abs=1e-4)
@@ -71,56 +72,38 @@ def test_a_decay_pulls_towards_nothing() -> None:
 
 def test_terms_add_up_and_are_not_cut_with_the_gradient_of_the_records() -> None:
     model, rows = Point(1.0), torch.zeros(4)
-    objective = replace(bowl(100.0, 3.0), terms=(Decay(1.0), Decay(0.5), Proximal(7.0)))
+    objective = replace(bowl(100.0, 3.0), terms=(Decay(1.0), Decay(0.5), FedProx(7.0)))
     training = Training(steps=1, batch_size=4, clip_norm=2.0)
     flat, rng = local.flatten(model), np.random.default_rng(0)
     local.train(model, flat, rows, rows.long(), objective, training, learning_rate=0.1, rng=rng)
     assert float(model.w.detach()) == pytest.approx(1.0 - 0.1 * (-2.0 + 1.5))
 
 
-@dataclass(frozen=True)
-class Control(Term):
-    """SCAFFOLD, option II (Karimireddy et al. 2020, algorithm 1), as a term: the server's c."""
-
-    common: Tensor
-
-    def begin(self, values: Tensor, kept: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        own = kept.get("own", torch.zeros_like(values))
-        return {"own": own, "received": values.clone()}
-
-    def add_to(self, gradients: Tensor, values: Tensor, state: Mapping[str, Tensor]) -> None:
-        gradients.add_(self.common - state["own"])
-
-    def end(
-        self, values: Tensor, state: Mapping[str, Tensor], *, steps: int, learning_rate: float
-    ) -> Mapping[str, Tensor]:
-        moved = (state["received"] - values) / (steps * learning_rate)
-        return {"own": state["own"] - self.common + moved}
-
-
-def test_state_in_and_out_is_all_that_scaffold_needs() -> None:
+def test_control_variates_lead_unlike_sites_to_their_joint_optimum() -> None:
     """Two sites, unlike in curvature: averaged alone they miss the joint optimum, corrected not."""
     sites = [bowl(1.0, 0.0), bowl(4.0, 10.0)]
     joint = (1.0 * 0.0 + 4.0 * 10.0) / 5.0
     model = plain = 0.0
-    common, kept = torch.zeros(1), [(), ()]
+    common, own = torch.zeros(1), [torch.zeros(1), torch.zeros(1)]
     for _ in range(100):
         plain = sum(descend(site, plain, 10, 0.1)[0] for site in sites) / 2
         ends = []
         for number, site in enumerate(sites):
-            corrected = replace(site, terms=(Control(common),))
-            end, kept[number] = descend(corrected, model, 10, 0.1, kept=kept[number])
+            corrected = replace(site, terms=(Scaffold(),))
+            kept = ({"control": common, "own.control": own[number]},)
+            end, (changed,) = descend(corrected, model, 10, 0.1, kept=kept)
+            own[number] = own[number] + changed["control"]
             ends.append(end)
-        model, common = sum(ends) / 2, sum(k[0]["own"] for k in kept) / 2
+        model, common = sum(ends) / 2, sum(own) / 2
     assert abs(plain - joint) > 1.0
     assert model == pytest.approx(joint, abs=1e-3)
 
 
 def test_a_scenarios_terms_are_those_it_asks_for() -> None:
     assert Objective.of(TASK, Training()).terms == ()
-    both = Objective.of(TASK, Training(weight_decay=0.1, proximal=0.2))
-    assert both.terms == (Decay(0.1), Proximal(0.2)) and both.per_record
-    both.check_private()
+    decayed = Objective.of(TASK, Training(weight_decay=0.1))
+    assert decayed.terms == (Decay(0.1),) and decayed.per_record
+    replace(decayed, terms=(*decayed.terms, FedProx(0.2))).check_private()
 
 
 class FromRecords(Decay):

@@ -1,0 +1,61 @@
+"""What a site minimises beside its records' loss; one file an objective, one line in the registry.
+
+It is the half of federated optimisation that runs at a site; the other is `strategies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedlite.objectives.base import OWN, State, Term
+from fedlite.objectives.checks import check
+from fedlite.objectives.feddyn import FedDyn, feddyn
+from fedlite.objectives.fedprox import FedProx, fedprox
+from fedlite.objectives.scaffold import Scaffold, scaffold
+from fedlite.registry import Registry
+
+
+def plain() -> None:
+    """Return nothing to add: the mean loss of the records alone, as in federated averaging."""
+
+
+OBJECTIVES: dict[str, Callable[..., Term | None]] = {
+    "plain": plain,
+    "fedprox": fedprox,
+    "scaffold": scaffold,
+    "feddyn": feddyn,
+}
+KNOWN = Registry("training.objective", "fedlite.objectives", OBJECTIVES)
+
+
+def make(name: str) -> Term | None:
+    """Return what the objective called `name` adds to the loss; None where that is nothing.
+
+    name: one of the house, of an installed package, or `file.py:function` of one's own
+    (`fedlite.registry`), which is called without arguments.
+
+    Raises ValueError when there is none, or what it makes is no `Term`.
+
+    >>> make("fedprox")
+    FedProx(mu=0.01)
+    """
+    made: Term | None = KNOWN.make(name)
+    if made is not None and not isinstance(made, Term):
+        raise ValueError(
+            f"training.objective: {name!r} must make a fedlite.objectives.Term, got {made!r}; "
+            "return an object of a class derived from it"
+        )
+    return made
+
+
+__all__ = [
+    "OBJECTIVES",
+    "OWN",
+    "FedDyn",
+    "FedProx",
+    "Scaffold",
+    "State",
+    "Term",
+    "check",
+    "make",
+]
