@@ -179,7 +179,7 @@ class World:
 def _played(rounds: Rounds) -> Iterator[RoundRecord]:
     return rounds.play(
         epsilon=lambda asked: None,
-        evaluate=lambda number, model: ({}, {}),
+        evaluate=lambda number, model: {},
         cpu_seconds=lambda: 0.0,
     )
 

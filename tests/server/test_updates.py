@@ -154,7 +154,7 @@ def test_what_a_bound_cuts_is_cut_at_both_ends(world: World, values: str, share:
     )
     stub, site, rounds = some.members[0].learner, some.members[0].site, some.rounds()
     player = rounds.play(
-        epsilon=lambda asked: None, evaluate=lambda number, model: ({}, {}), cpu_seconds=lambda: 0.0
+        epsilon=lambda asked: None, evaluate=lambda number, model: {}, cpu_seconds=lambda: 0.0
     )
     before, residual = rounds.point.state.model.astype(np.float64), np.zeros(N)
     for record in player:
