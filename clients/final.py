@@ -40,13 +40,13 @@ def keep(site: Site, blob: bytes) -> None:
             raise ValueError("it is for another site, or not for the end of the run")
         (frame,) = asked.frames
         envelope = compression.Envelope(
-            run=asked.run, round=asked.round, site=0, layout=plan.layout.digest, base=bytes(8)
+            run=asked.run, round=asked.round, site=0, layout=plan.stored.digest, base=bytes(8)
         )
-        limit = dense.limit(plan.layout.size)
+        limit = dense.limit(plan.stored.size)
         codec, _, body = compression.unpack(frame, envelope, limit=limit)
         if codec != dense.codec:
             raise ValueError(f"codec: must be {dense.codec}, got {codec}")
-        model = dense.decompress(body, plan.layout.size, envelope.context).dense()
+        model = dense.decompress(body, plan.stored.size, envelope.context).dense()
         if vector_digest(model) != asked.model or not np.isfinite(model).all():
             raise ValueError("it is not the model that it names, or holds what is no number")
     except ValueError as error:

@@ -61,12 +61,11 @@ class Run:
         """
         from fedlite import plan
         from fedlite.models.files import read_vector
-        from fedlite.parameters import load_vector
 
         told = json.loads((self.directory / "model.json").read_text(encoding="utf-8"))
         planned = plan.of(self.scenario, tuple(told["shape"]), int(told["classes"]))
         model = planned.model()
-        load_vector(model, read_vector(self.directory, planned.layout))
+        planned.load(model, read_vector(self.directory, planned.stored))
         return model.eval()
 
     def audit(self) -> Audit:

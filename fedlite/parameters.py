@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Vector = NDArray[np.float32]
 # What a site's objective remembers from round to round, by name.
@@ -60,6 +60,20 @@ class Layout:
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         return cls(tuple(name for name, _ in named), tuple(tuple(p.shape) for _, p in named))
 
+    @classmethod
+    def running(cls, module: nn.Module) -> Layout:
+        """Return the layout of the statistics that layers of `module` keep while they train.
+
+        Those of BatchNorm and its kin: they are averaged over the sites like the parameters, and go
+        exactly as they are.
+        """
+        named = _running(module)
+        return cls(tuple(name for name, _ in named), tuple(tuple(b.shape) for _, b in named))
+
+    def with_behind(self, other: Layout) -> Layout:
+        """Return the layout of a vector with another behind it."""
+        return Layout(self.names + other.names, self.shapes + other.shapes)
+
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of values of each tensor."""
@@ -91,6 +105,42 @@ def to_vector(module: nn.Module) -> Vector:
         return np.zeros(0, np.float32)
     flat: Vector = torch.cat(parts).cpu().numpy()
     return flat
+
+
+def _running(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the running statistics of `module` by name; of other buffers none changes."""
+    from torch.nn.modules.batchnorm import _NormBase
+
+    kept = {
+        f"{name}.{key}" if name else key
+        for name, part in module.named_modules()
+        if isinstance(part, _NormBase)
+        for key, _ in part.named_buffers(recurse=False)
+    }
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in kept]
+
+
+def running_to_vector(module: nn.Module) -> Vector:
+    """Copy the running statistics of `module` into one float32 vector, counts of batches too."""
+    parts = [buffer.detach().reshape(-1).float().cpu().numpy() for _, buffer in _running(module)]
+    return np.concatenate([*parts, np.zeros(0, np.float32)])
+
+
+def load_running(module: nn.Module, vector: Vector) -> None:
+    """Copy `vector` into the running statistics of `module`; counts are rounded, at least 0."""
+    import torch
+
+    offset = 0
+    with torch.no_grad():
+        for name, buffer in _running(module):
+            piece = torch.tensor(vector[offset : offset + buffer.numel()]).view(buffer.shape)
+            if not buffer.is_floating_point():
+                piece = piece.round()
+            if name.endswith(("running_var", "num_batches_tracked")):
+                # An average of compressed or hostile ones must not make a square root of it fail.
+                piece = piece.clamp_min(0)
+            buffer.copy_(piece)
+            offset += buffer.numel()
 
 
 def load_vector(module: nn.Module, vector: Vector) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -18,8 +19,15 @@ from fedlite import compression, objectives
 from fedlite.compression import Compressor, Dense, Joined, Stretch, pieces_of
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
-from fedlite.models import Model, build, checks
-from fedlite.parameters import Layout, Vector, to_vector
+from fedlite.models import Model, build, checks, load_start
+from fedlite.parameters import (
+    Layout,
+    Vector,
+    load_running,
+    load_vector,
+    running_to_vector,
+    to_vector,
+)
 from fedlite.privacy import ClientMechanism, Mechanism
 from fedlite.privacy.longest import longest
 from fedlite.protection import plan_mechanism, round_steps, settle_batch, unit_of
@@ -28,6 +36,9 @@ from fedlite.scenario import Link, Scenario
 from fedlite.scenario.links import for_size
 from fedlite.storage import stamp
 from fedlite.tasks import Task, loss_of, make as make_task
+
+# The stretch of what layers keep of the records that they have seen.
+RUNNING = "running statistics"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +51,7 @@ class Plan:
     round 1, read-only. mechanism: what protects an update, with a noise that spends
     `privacy.epsilon` over all planned rounds; None where the privacy unit is none. term: what the
     objective adds to the loss, if anything. extras: what travels behind the model's values.
+    running: the statistics that its layers keep while they train, the first of the extras.
     """
 
     scenario: Scenario
@@ -50,6 +62,24 @@ class Plan:
     mechanism: Mechanism | None = None
     term: objectives.Term | None = None
     extras: tuple[Stretch, ...] = ()
+    running: Layout = Layout((), ())  # noqa: RUF009 - frozen
+
+    @cached_property
+    def stored(self) -> Layout:
+        """The layout of a trained model: its trainable tensors, and its running statistics."""
+        return self.layout.with_behind(self.running)
+
+    def load(self, model: Model, vector: Vector) -> None:
+        """Copy a trained model, as `stored` lays it out, into `model`; what is behind it is left.
+
+        Raises ValueError when it is shorter.
+        """
+        if vector.ndim != 1 or vector.size < self.stored.size:
+            raise ValueError(
+                f"vector: a trained model has {self.stored.size} values, got shape {vector.shape}"
+            )
+        load_vector(model, vector[: self.layout.size])
+        load_running(model, vector[self.layout.size :])
 
     @cached_property
     def travelling(self) -> Layout:
@@ -99,7 +129,7 @@ class Plan:
         """Raise ValueError, naming the tensor or the layer, where the model cannot be trained."""
         privacy, loss = self.scenario.privacy, loss_of(self.task, self.scenario.training)
         batch = privacy.expected_batch if privacy.unit == "record" else 0
-        checks.check(self.model(), self.task, batch=batch, loss=loss)
+        checks.check(self.model(), self.task, private=self.scenario.private, batch=batch, loss=loss)
         if self.term is not None:
             objectives.check(self.term, self.scenario.training.objective, self.layout.size)
 
@@ -209,6 +239,7 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     """
     # Scenarios are equal that differ in what they left open, and by name a file is what it was.
     files = [file_of(scenario.model.name), file_of(scenario.training.objective)]
+    files.append(Path(scenario.model.start) if scenario.model.start else None)
     seen = tuple(stamp(file) if file else None for file in files)
     other = scenario.notes, scenario.open_links, seen
     return _of(scenario, shape, classes, other)
@@ -227,8 +258,27 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
             raise ValueError(f"{name}.{error}") from None
     mechanism = plan_mechanism(scenario) if scenario.private else None
     term = objectives.make(scenario.training.objective)
-    extras = _extras(scenario, layout, term)
-    return Plan(scenario, shape, classes, layout, initial, mechanism, term, extras)
+    running = Layout.running(model)
+    statistics = _statistics(scenario, running_to_vector(model))
+    extras = (*statistics, *_extras(scenario, layout, term))
+    return Plan(scenario, shape, classes, layout, initial, mechanism, term, extras, running)
+
+
+def _statistics(scenario: Scenario, initial: Vector) -> tuple[Stretch, ...]:
+    """Return the running statistics of normalisation layers as what travels behind the model.
+
+    Exactly as they are: compressed, a variance may become negative, and the model is destroyed.
+    """
+    if not initial.size:
+        return ()
+    if scenario.private:
+        raise ValueError(
+            "model: must keep no running statistics when privacy.unit is not none (rule: the "
+            "mechanism covers one vector, and statistics of records would travel without noise); "
+            "take nn.GroupNorm in the place of BatchNorm"
+        )
+    exact = compression.make("dense", values="fp32")
+    return (Stretch(RUNNING, initial, exact, exact),)
 
 
 def _extras(
@@ -275,4 +325,7 @@ def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:
 
 
 def _model(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Model:
-    return build(scenario.model.name, shape, classes, seed=scenario.federation.seed)
+    model = build(scenario.model.name, shape, classes, seed=scenario.federation.seed)
+    if scenario.model.start:
+        load_start(model, Path(scenario.model.start))
+    return model

@@ -178,7 +178,8 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         ):
             progress.update(record, total_bytes(rounds.records))
         progress.status("writing the model and the report")
-        write_model(directory, scenario, plan.layout, rounds.point.state.released, plan.model())
+        released = rounds.point.state.deployed[: plan.stored.size]
+        write_model(directory, scenario, plan.stored, released, plan.model())
         summary = summarize(
             plan,
             rounds.point,
@@ -237,6 +238,9 @@ def _same_code(directory: Path, scenario: Scenario) -> None:
             lines.append(f"{key} {hashlib.sha256(file.read_bytes()).hexdigest()}\n")
     if lines:
         _same(directory / "checkpoint" / "code.sha256", "".join(lines), "files of own code")
+    if start := scenario.model.start:
+        digest = hashlib.sha256(Path(start).read_bytes()).hexdigest()
+        _same(directory / "checkpoint" / "start.sha256", digest, "weights to begin with")
 
 
 def _same(path: Path, digest: str, what: str, of: str = "") -> None:

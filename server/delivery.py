@@ -28,7 +28,8 @@ def deliver(rounds: Rounds, journal: Journal) -> dict[str, Any]:
     deadline, goes without. Done again after a crash, it sends the same again.
     """
     point, federation = rounds.point, rounds.scenario.federation
-    model = point.state.released
+    plan = rounds.plan
+    model = point.state.deployed[: plan.stored.size]
     rounds.roster.meet()
     nodes = {
         node: name
@@ -36,7 +37,7 @@ def deliver(rounds: Rounds, journal: Journal) -> dict[str, Any]:
         if name in point.sites and point.sites[name].used
     }
     number = federation.rounds + 1
-    frame = broadcast.full(model, number, rounds.plan.layout.digest, point.run)
+    frame = broadcast.full(model, number, plan.stored.digest, point.run)
     sent = 0
 
     def messages() -> Iterator[Message]:

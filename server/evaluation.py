@@ -16,9 +16,9 @@ from torch import Tensor
 
 from fedlite.data import Dataset, SiteData, Source
 from fedlite.models import Model
-from fedlite.parameters import Vector, load_vector
+from fedlite.parameters import Vector
 from fedlite.plan import Plan
-from fedlite.tasks import Figures, Task
+from fedlite.tasks import Figures
 
 _CHUNK = 4096
 
@@ -32,7 +32,7 @@ class Evaluator:
     def __init__(self, plan: Plan, source: Source, sites: tuple[SiteData, ...]) -> None:
         """Take the data; the records are prepared when they are first asked for."""
         self.source, self.sites = source, sites
-        self.model, self.task = plan.model(), plan.task
+        self.model, self.plan, self.task = plan.model(), plan, plan.task
 
     @property
     def records(self) -> int:
@@ -80,7 +80,7 @@ class Evaluator:
         return self._held if self.source.test is None else self._of(self._tests)
 
     def _of(self, parts: Sequence[Dataset]) -> _Records:
-        return _Records(self.model, self.task, parts, self.source.scale)
+        return _Records(self.model, self.plan, parts, self.source.scale)
 
 
 class _Records:
@@ -89,15 +89,15 @@ class _Records:
     def __init__(
         self,
         model: Model,
-        task: Task,
+        plan: Plan,
         parts: Sequence[Dataset],
         scale: NDArray[np.float64] | None,
     ) -> None:
         """Prepare the records of all owners; a part may be empty."""
-        self._model, self._task, self._scale = model, task, scale
+        self._model, self._plan, self._scale = model, plan, scale
         self.sizes = np.array([len(part) for part in parts])
         self._owners = np.repeat(np.arange(len(parts)), self.sizes)
-        tensors = [task.tensors(part, torch.device("cpu")) for part in parts]
+        tensors = [plan.task.tensors(part, torch.device("cpu")) for part in parts]
         with torch.no_grad():
             self._inputs = model.prepare(torch.cat([inputs for inputs, _ in tensors]))
         self._targets = torch.cat([targets for _, targets in tensors]).numpy()
@@ -128,7 +128,7 @@ class _Records:
     def _scores(
         self, answers: NDArray[np.float64], owners: NDArray[np.int64], count: int
     ) -> Figures:
-        return self._task.scores(answers, self._targets, owners, count, self._scale)
+        return self._plan.task.scores(answers, self._targets, owners, count, self._scale)
 
     def _answers(self, vector: Vector) -> dict[str, NDArray[np.float64]]:
         """Return each branch's answers; the model asked for last is not run again.
@@ -136,7 +136,7 @@ class _Records:
         Between rounds without an update, and after the last round, the model is still the same.
         """
         if self._last is None or not np.array_equal(self._last[0], vector):
-            load_vector(self._model, vector)
+            self._plan.load(self._model, vector)
             self._last = vector.copy(), self._run()
         return self._last[1]
 

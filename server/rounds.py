@@ -156,7 +156,7 @@ class Rounds:
                         self.point.sites[name].took = round(outcome.took[name], 4)
                 self.point.state = state
             self.point.round = number
-            scores = dict(evaluate(number, self.point.state.released))
+            scores = dict(evaluate(number, self.point.state.deployed))
             dense = 4 * self.plan.travelling.size
             record = RoundRecord(
                 round=number,

@@ -175,7 +175,7 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
-    return summary | scores_of(evaluator, point.state.released)
+    return summary | scores_of(evaluator, point.state.deployed)
 
 
 def versions() -> dict[str, str]:

@@ -76,7 +76,7 @@ def add_comparisons(scenario: Scenario, directory: Path, *, quiet: bool) -> None
     summary = read_summary(directory)
     if scenario.inference.home_head:
         summary["home_head"] = home_scores(
-            scenario, read_vector(directory, plans.simulated(scenario)[0].layout)
+            scenario, read_vector(directory, plans.simulated(scenario)[0].stored)
         )
     repeats = scenario.report.baseline_repeats
     if repeats:

@@ -106,6 +106,11 @@ def _without_members(scenario: Scenario) -> Scenario:
 
 def refuse_own_code(scenario: Scenario) -> None:
     """Raise ScenarioError where a setting names a file of code: sites would have to run it."""
+    if scenario.model.start:
+        raise ScenarioError(
+            "model.start: must be empty in a deployment (rule: what is in no bundle is at no site, "
+            f"and a bundle holds no weights), got {scenario.model.start!r}; leave it out"
+        )
     if named := own_code(scenario):
         raise ScenarioError(
             f"{named[0]}: must be a name that every site knows, in a deployment (rule: a site runs "

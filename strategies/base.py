@@ -67,6 +67,12 @@ class ServerState:
             return self.model
         return (self.arrays["total"] / averaged).astype(np.float32)
 
+    @property
+    def deployed(self) -> Vector:
+        """The model to evaluate and deploy, and behind it the extras, if any, float32."""
+        extras = self.arrays.get("extras")
+        return self.released if extras is None else np.concatenate([self.released, extras])
+
     def array(self, name: str, start: float = 0.0) -> Vector:
         """Return an array as long as the model; before it was first kept, `start` everywhere."""
         found = self.arrays.get(name)

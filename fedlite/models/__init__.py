@@ -5,5 +5,6 @@ from __future__ import annotations
 from fedlite.models.branched import PARTS, Branched
 from fedlite.models.registry import Model, build, names, options
 from fedlite.models.single import Single
+from fedlite.models.start import load_start
 
-__all__ = ["PARTS", "Branched", "Model", "Single", "build", "names", "options"]
+__all__ = ["PARTS", "Branched", "Model", "Single", "build", "load_start", "names", "options"]

@@ -13,13 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from fedlite.models.registry import Model
+from fedlite.parameters import Layout
 from fedlite.tasks import Loss, Outputs, Task, joint
 
 # One record too: it is what is left of a site's records for the last batch of a pass.
 _BATCHES = (2, 1)
 
 
-def check(model: Model, task: Task, *, batch: int = 0, loss: Loss | None = None) -> None:
+def check(
+    model: Model,
+    task: Task,
+    *,
+    private: bool = False,
+    batch: int = 0,
+    loss: Loss | None = None,
+) -> None:
     """Raise ValueError naming the tensor or the layer of `model` that cannot be trained, and why.
 
     Steps are tried on a copy and on made-up records, so that nothing depends on a site's data.
@@ -27,6 +35,7 @@ def check(model: Model, task: Task, *, batch: int = 0, loss: Loss | None = None)
     Args:
         model: as `build` returns it, before its parameters are flattened.
         task: what it learns to answer.
+        private: whether noise is added, by whomever: then nothing may travel beside the parameters.
         batch: about how many records a step of record-level privacy has, public; 0 where records
             are not protected one by one.
         loss: what such steps take; None for all branches alike.
@@ -36,17 +45,21 @@ def check(model: Model, task: Task, *, batch: int = 0, loss: Loss | None = None)
         >>> from fedlite.models import Branched
         >>> from fedlite.tasks import make
         >>> model = Branched(*parts, nn.Linear(3, 2), shape=(4,), classes=2)
-        >>> check(model, make("classification"))
+        >>> check(model, make("classification"), private=True)
         Traceback (most recent call last):
         ...
-        ValueError: model: 'stem.1' is BatchNorm1d, which mixes the records of a batch and keeps \
-statistics that no site sends; take nn.GroupNorm(1, 3)
+        ValueError: model: 'stem.1' is BatchNorm1d, which is not allowed under privacy (rule: it \
+mixes the records of a batch, and its statistics of them would travel without noise); take \
+nn.GroupNorm(1, 3)
     """
     loss = loss or joint(task)
-    _check_layers(model)
+    private = private or batch > 0
+    if private:
+        _check_layers(model)
     _check_parameters(model)
-    for size in _BATCHES:
-        _try_step(copy.deepcopy(model), task, loss, size)
+    # A batch of one has no variance; where that matters, training makes none.
+    for size in _BATCHES[:1] if Layout.running(model).names else _BATCHES:
+        _try_step(copy.deepcopy(model), task, loss, size, private=private)
     if batch:
         # Opacus takes seconds to import, and most runs have no use for it.
         from fedlite.privacy.gradients import check_model
@@ -62,9 +75,9 @@ def _check_layers(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise ValueError(
-                f"model: '{name}' is {type(module).__name__}, which mixes the records of a batch "
-                "and keeps statistics that no site sends; take "
-                f"nn.GroupNorm(1, {module.num_features})"
+                f"model: '{name}' is {type(module).__name__}, which is not allowed under privacy "
+                "(rule: it mixes the records of a batch, and its statistics of them would travel "
+                f"without noise); take nn.GroupNorm(1, {module.num_features})"
             )
 
 
@@ -75,8 +88,8 @@ def _check_parameters(model: nn.Module) -> None:
     for name, parameter in trained.items():
         if parameter.dtype != torch.float32:
             raise ValueError(
-                f"model: '{name}' must be float32, as updates are, got {parameter.dtype}; call "
-                ".float() on the model"
+                f"model: '{name}' must hold real numbers, got {parameter.dtype}; split it into "
+                "two, or set its requires_grad to False"
             )
     spans = sorted((*_span(parameter), name) for name, parameter in trained.items())
     for (memory, _, last, one), (same, first, _, other) in pairwise(spans):
@@ -103,7 +116,7 @@ def _records(model: Model, count: int) -> Tensor:
     return values.to(device)
 
 
-def _try_step(model: Model, task: Task, loss: Loss, count: int) -> None:
+def _try_step(model: Model, task: Task, loss: Loss, count: int, *, private: bool) -> None:
     """Take the gradient of `model`, which is changed, on `count` records."""
     model.train()
     model.zero_grad(set_to_none=True)
@@ -127,13 +140,14 @@ def _try_step(model: Model, task: Task, loss: Loss, count: int) -> None:
                 "for operations in place (x += y, relu_, inplace=True)"
             ) from error
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.grad is None:
+        if private and parameter.requires_grad and parameter.grad is None:
             raise ValueError(
                 f"model: '{name}' gets no gradient, but would be sent and noised like the others; "
                 "use it, remove it, or set its requires_grad to False"
             )
+    running = Layout.running(model).names
     for name, buffer in model.named_buffers():
-        if name not in before or not torch.equal(buffer, before[name]):
+        if name not in running and (name not in before or not torch.equal(buffer, before[name])):
             raise ValueError(
                 f"model: the buffer '{name}' ({buffer.dtype}) changes in training, and no site "
                 "sends it: the released model would never have it; keep buffers as they are built"

@@ -53,7 +53,7 @@ def build(
     """Build a model whose first weights depend on the arguments alone.
 
     The global random state is left as it was, and does not matter. A plain ``nn.Module`` becomes a
-    model with one branch.
+    model with one branch. Tensors of other precisions become float32.
 
     Args:
         name: one of ``names()``, or ``file.py:function`` (``fedlite.registry``).
@@ -83,10 +83,11 @@ def build(
         torch.default_generator.manual_seed(seed)
         model: object = _MODELS.make(name, tuple(shape), classes, **settings)
     if isinstance(model, Branched):
-        return model
+        return model.float()
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"model.name: {name!r} must return a torch.nn.Module, got {type(model).__name__}; "
             "return the network, or a fedlite.models.Branched for one that can answer twice"
         )
-    return Single(model, shape=shape, classes=classes)
+    # Updates are float32, and so is what they are added to.
+    return Single(model.float(), shape=shape, classes=classes)

@@ -202,10 +202,12 @@ class Model:
     """Which branched model is trained.
 
     Where the scenario names none, tables get `linear`: `cosine` centres each record over its own
-    columns, so that it cannot see their sum.
+    columns, so that it cannot see their sum. `start` is a safetensors file of the weights that it
+    begins with.
     """
 
     name: str = _named("cosine")
+    start: str = _path()
 
 
 @dataclass(frozen=True)

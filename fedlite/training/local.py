@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlite.objectives import State
+from fedlite.parameters import Layout
 from fedlite.scenario import Training
 from fedlite.training.objective import Objective
 
@@ -60,7 +61,8 @@ def train(
     # Momentum leaves denormal numbers behind, on which arithmetic is many times slower.
     torch.set_flush_denormal(True)
     try:
-        for batch_inputs, batch_labels in _batches(inputs, labels, training, rng):
+        least = 2 if Layout.running(model).names else 1
+        for batch_inputs, batch_labels in _batches(inputs, labels, training, rng, least):
             gradients.zero_()
             mean: Tensor = objective.loss(model(batch_inputs), batch_labels).mean()
             torch.autograd.backward(mean)
@@ -81,18 +83,24 @@ def train(
 
 
 def _batches(
-    inputs: Tensor, labels: Tensor, training: Training, rng: np.random.Generator
+    inputs: Tensor, labels: Tensor, training: Training, rng: np.random.Generator, least: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled mini-batches, as slices of one gathered copy a pass."""
+    """Yield shuffled mini-batches, as slices of one gathered copy a pass.
+
+    least: what is left of a pass with fewer records goes with the batch before it.
+    """
     n = len(labels)
     if not n:
         return
-    size = min(training.batch_size, n)
-    per_pass = -(-n // size)
-    left = training.steps or training.epochs * per_pass
+    size = min(max(training.batch_size, least), n)
+    starts = list(range(0, n, size))
+    if len(starts) > 1 and n - starts[-1] < least:
+        starts.pop()
+    ends = [*starts[1:], n]
+    left = training.steps or training.epochs * len(starts)
     while left > 0:
         order = torch.from_numpy(rng.permutation(n)).to(labels.device)
         shuffled, answers = inputs[order], labels[order]
-        for start in range(0, min(left, per_pass) * size, size):
-            yield shuffled[start : start + size], answers[start : start + size]
-        left -= per_pass
+        for start, end in list(zip(starts, ends, strict=True))[:left]:
+            yield shuffled[start:end], answers[start:end]
+        left -= len(starts)

@@ -13,8 +13,8 @@ from torch import Tensor
 from fedlite.data import Dataset
 from fedlite.models import Model
 from fedlite.objectives import OWN, State
-from fedlite.parameters import Kept, Vector, load_vector, to_vector
-from fedlite.plan import Plan
+from fedlite.parameters import Kept, Vector, running_to_vector, to_vector
+from fedlite.plan import RUNNING, Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
 from fedlite.tasks import Outputs
 from fedlite.training import local
@@ -102,7 +102,7 @@ class Learner:
         the clear, as does what is kept.
         """
         model, extras = self.plan.split(received)
-        load_vector(self.model, model)
+        self.plan.load(self.model, received)
         before = self._before(kept or {}, extras)
         after: tuple[State, ...] = ()
         settings, objective = self.scenario.training, self.objective
@@ -145,6 +145,8 @@ class Learner:
             seed = self.scenario.privacy.simulate_seed
             change = client.privatize(change, mechanism, client.entropy(seed, round_number, site))
         ends: Kept = _as_arrays(after[-1]) if after and self.plan.term else {}
+        if RUNNING in extras:
+            ends[RUNNING] = running_to_vector(self.model) - extras[RUNNING]
         changes = [ends.pop(name, 0 * value) for name, value in extras.items()]
         return Share(np.concatenate([change, *changes]) if changes else change, ends)
 
@@ -152,8 +154,9 @@ class Learner:
         """Return what the terms begin with: nothing but for the objective's, which is the last."""
         if self.plan.term is None:
             return ()
-        own = {OWN + name: np.zeros_like(value) for name, value in extras.items()}
-        found = {**own, **kept, **extras}
+        shared = {name: extras[name] for name in self.plan.term.extras}
+        own = {OWN + name: np.zeros_like(value) for name, value in shared.items()}
+        found = {**own, **kept, **shared}
         state = {k: torch.tensor(v, device=self.device) for k, v in found.items()}
         return (*({} for _ in self.objective.terms[1:]), state)
 
