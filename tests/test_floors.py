@@ -142,8 +142,12 @@ def test_a_circle_is_found() -> None:
 
 
 # What follows from a scenario is computed in the plan: whoever needs it takes the plan. A site's
-# own process has no model and no plan: it computes the mechanism for itself.
-OWN = ("fedlite.plan", "fedlite.models.registry", "fedlite.guard.guardian")
+# own process has no model and no plan: it computes the mechanism for itself. A Flower app of
+# somebody else has no scenario, so no plan.
+OWN = (
+    *("fedlite.plan", "fedlite.models.registry", "fedlite.guard.guardian"),
+    "fedlite.flower.offer",
+)
 ONLY_IN_PLAN = {
     "fedlite.models.build",
     "fedlite.models.registry.build",

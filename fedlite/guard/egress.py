@@ -6,8 +6,8 @@ code. There is no way to send a text, a loss, a count or a tensor: they have no 
 
 from __future__ import annotations
 
-from fedlite import flower
 from fedlite.compression import disclosed_records
+from fedlite.flower import wire
 from fedlite.guard.policy import SitePolicy
 from fedlite.messages import Code, Hello, Reply
 
@@ -17,8 +17,8 @@ class NotAllowed(Exception):
 
 
 def send(
-    outgoing: Hello | Reply | Code, message: flower.Message, policy: SitePolicy | None, unit: str
-) -> flower.Message:
+    outgoing: Hello | Reply | Code, message: wire.Message, policy: SitePolicy | None, unit: str
+) -> wire.Message:
     """Return the reply to `message` that carries `outgoing`.
 
     unit: what protects an update: `record`, `client-site`, `client-server` or `none`. Without a
@@ -27,22 +27,22 @@ def send(
     Raises NotAllowed, naming the rule, when the policy does not let it leave.
     """
     if isinstance(outgoing, Code):
-        return flower.decline(outgoing, message)
+        return wire.decline(outgoing, message)
     if policy is None:
         raise NotAllowed("egress: must be a code as long as the site has no policy")
     if isinstance(outgoing, Reply):
         _check_update(outgoing, policy, unit)
     elif not isinstance(outgoing, Hello):
         raise NotAllowed(f"egress: must be a hello, an update or a code, got {type(outgoing)}")
-    return flower.answer(outgoing.encode(), message)
+    return wire.answer(outgoing.encode(), message)
 
 
-def hand_over(outgoing: Hello | Reply, message: flower.Message) -> flower.Message:
+def hand_over(outgoing: Hello | Reply, message: wire.Message) -> wire.Message:
     """Return what approved code hands to the site's own process, which holds it to the policy.
 
     It leaves nothing: that process reads it and calls `send`.
     """
-    return flower.answer(outgoing.encode(), message)
+    return wire.answer(outgoing.encode(), message)
 
 
 def _check_update(reply: Reply, policy: SitePolicy, unit: str) -> None:

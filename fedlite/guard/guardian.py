@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fedlite import flower
+from fedlite.flower import wire
 from fedlite.guard import egress, policy as site_policy, records
 from fedlite.guard.code import code_digest
 from fedlite.guard.declared import beyond_declared
@@ -143,7 +143,7 @@ class Guardian:
             rotations = (row for row in ledger.rows if row.kind == "key-rotate")
             return _head(ledger, named=True), tuple(r.line.decode().rstrip() for r in rotations)
 
-    def send(self, outgoing: Hello | Reply, message: flower.Message) -> flower.Message:
+    def send(self, outgoing: Hello | Reply, message: wire.Message) -> wire.Message:
         """Return the reply that carries `outgoing`; raises egress.NotAllowed."""
         return egress.send(outgoing, message, self.policy(), self.unit)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedlite import flower
+from fedlite.flower import wire
 from fedlite.guard import egress
 from fedlite.guard.guardian import Decline
 from fedlite.guard.pipe import Pipe
@@ -49,7 +49,7 @@ class Remote:
         """Return nothing: the site's own process adds it."""
         return None, ()
 
-    def send(self, outgoing: Hello | Reply, message: flower.Message) -> flower.Message:
+    def send(self, outgoing: Hello | Reply, message: wire.Message) -> wire.Message:
         """Return what the site's own process is to send."""
         return egress.hand_over(outgoing, message)
 

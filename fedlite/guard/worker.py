@@ -67,7 +67,7 @@ def main() -> None:
     pipe.send(installation().encode())
     import torch
 
-    from fedlite import flower
+    from fedlite.flower import wire
     from fedlite.guard import remote
 
     pipe.send(b"ready")
@@ -85,19 +85,19 @@ def main() -> None:
         pipe.send(b"failed")
         return
     pipe.send(b"loaded")
-    context = flower.context(task.run_id, task.node_id, task.node_config, task.run_config)
+    context = wire.context(task.run_id, task.node_id, task.node_config, task.run_config)
     remote.connect(pipe)
     while True:
         try:
-            message = flower.from_bytes(pipe.receive()[1:])
+            message = wire.from_bytes(pipe.receive()[1:])
         except EOFError:
             return
         said = app(message, context)
         # Only bytes: what Flower makes of a message takes far more room and time than it has bytes.
-        if code := flower.code_of(said):
+        if code := wire.code_of(said):
             pipe.send(remote.DECLINED + code.value.encode())
         else:
-            pipe.send(remote.ANSWER + flower.unwrap(said))
+            pipe.send(remote.ANSWER + wire.unwrap(said))
 
 
 def _shut_in(task: Task) -> None:

@@ -18,10 +18,10 @@ _SIGNS = {"compressor": "topk", "density": 0.1, "values": "sign-per-tensor"}
 # As measured: fewer bytes than signs at 8 %. With one magnitude a tensor, the small head of a
 # network of a million parameters fell behind; on a small one neither was better
 # (docs/benchmarks.md).
-_DOWN = {"compressor": "topk", "density": 0.07, "values": "levels-2"}
+DOWN: dict[str, Any] = {"compressor": "topk", "density": 0.07, "values": "levels-2"}
 # A dense vector of fewer parameters takes 16 kB at most: a sparse one saves a few kB in a whole
 # run, and a table's few coefficients are missed where they are left out.
-_SMALL = 4096
+SMALL = 4096
 
 _UNBIASED = ("eden", "randk", "rotated-topk")
 _LINK_KEYS = {"compressor", "density", "values"}
@@ -47,7 +47,7 @@ def recommend(scenario: Scenario, direction: str) -> tuple[dict[str, Any], str]:
     """
     asked = scenario.federation.participants
     if direction == "downlink":
-        return _DOWN, "one sender: what is left out must go out later"
+        return DOWN, "one sender: what is left out must go out later"
     if scenario.privacy.unit == "client" and scenario.privacy.noise_at == "server":
         link = {"compressor": "eden", "error_feedback": False}
         return link, "the server clips every update by itself"
@@ -55,11 +55,20 @@ def recommend(scenario: Scenario, direction: str) -> tuple[dict[str, Any], str]:
         return _SIGNS | {"values": "sign"}, "noised updates: error feedback adds no further noise"
     if scenario.federation.update_norm:
         return _SIGNS, "the server bounds updates, and unbiased ones are longer than they were"
-    for density, error in _ERRORS:
-        if error <= _UNNOTICED * asked:
-            link = {"compressor": "rotated-topk", "density": density, "error_feedback": False}
-            return link, f"{asked} sites a round: their independent errors average out"
+    if density := unnoticed_density(asked):
+        link = {"compressor": "rotated-topk", "density": density, "error_feedback": False}
+        return link, f"{asked} sites a round: their independent errors average out"
     return _SIGNS, "one site a round: no errors to average"
+
+
+def unnoticed_density(asked: int) -> float:
+    """Return the least density of rotated updates that a mean over `asked` of them bears, or 0.
+
+    >>> unnoticed_density(20), unnoticed_density(5), unnoticed_density(1)
+    (0.01, 0.03, 0.0)
+    """
+    fitting = [density for density, error in _ERRORS if error <= _UNNOTICED * asked]
+    return min(fitting, default=0.0)
 
 
 def for_size(scenario: Scenario, parameters: int) -> Scenario:
@@ -71,7 +80,7 @@ def for_size(scenario: Scenario, parameters: int) -> Scenario:
     parameters: how many coordinates a dense update has, at least 1.
     """
     opened = scenario.open_links
-    if parameters >= _SMALL or not opened:
+    if parameters >= SMALL or not opened:
         return scenario
     links = {
         name: replace(getattr(scenario, name), compressor="dense", density=0.0, values="")

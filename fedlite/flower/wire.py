@@ -1,7 +1,9 @@
-"""The one module of the library that imports Flower, and the only one that knows its quirks.
+"""How fedlite's own apps use Flower: one blob a message, and the quirks that nobody else knows.
 
 Flower's own telemetry, update check and per-run dependency install are switched off before it is
-imported: a site that was promised that nothing but its update leaves must not call home.
+imported: a site that was promised that nothing but its update leaves must not call home. An app of
+somebody else's promised nothing of the kind, so what serves it (`fedlite.flower.compress`) never
+imports this module.
 """
 
 from __future__ import annotations
@@ -17,33 +19,24 @@ for _switch, _value in (
 ):
     os.environ.setdefault(_switch, _value)
 
-from flwr.app import (  # noqa: E402  # noqa: E402
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Error,
-    Message as Message,
-    RecordDict,
-)
+from flwr.app import Context, Error, Message as Message, RecordDict  # noqa: E402
 from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
 from flwr.proto.message_pb2 import Message as _MessageProto  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
 
+from fedlite.flower import blob as blobs  # noqa: E402
+from fedlite.flower.blob import CHUNKED_ABOVE as CHUNKED_ABOVE  # noqa: E402
 from fedlite.messages import Code  # noqa: E402
 
-# Above this size the blob travels as one custom-typed Array, which Flower sends in chunks.
-CHUNKED_ABOVE = 1_000_000
 STYPE = "fedlite.blob.v1"
 KEY = "fedlite"
+_ENTRY = "blob"
 _ERROR_CODE = 100  # outside the range that Flower uses for its own errors
 
 
 def wrap(blob: bytes) -> RecordDict:
     """Return the content of a message that carries `blob`: one record with one entry."""
-    if len(blob) <= CHUNKED_ABOVE:
-        return RecordDict({KEY: ConfigRecord({"blob": blob})})
-    return RecordDict({KEY: ArrayRecord({"blob": Array("uint8", (len(blob),), STYPE, blob)})})
+    return RecordDict({KEY: blobs.to_record(blob, _ENTRY, STYPE)})
 
 
 def unwrap(message: Message) -> bytes:
@@ -55,14 +48,10 @@ def unwrap(message: Message) -> bytes:
         raise ValueError("message: holds an error, not content")
     records = dict(message.content.items())
     record = records.pop(KEY, None)
-    if records or record is None or list(record.keys()) != ["blob"]:
-        raise ValueError("message: must hold exactly one fedlite record with one blob")
-    value = record["blob"]
-    if isinstance(value, Array) and value.stype == STYPE:
-        value = value.data
-    if not isinstance(value, bytes):
-        raise ValueError("message: the blob must be bytes")
-    return value
+    blob = None if record is None else blobs.of_record(record, _ENTRY, STYPE)
+    if records or blob is None:
+        raise ValueError("message: must hold exactly one fedlite record with one blob of bytes")
+    return blob
 
 
 def ask(blob: bytes, node: int, kind: str, group: str) -> Message:

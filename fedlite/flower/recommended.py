@@ -1,0 +1,67 @@
+"""Which compressor an app gets that names none: by what its strategy does with updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flwr.serverapp.strategy import (
+    Bulyan,
+    DifferentialPrivacyClientSideAdaptiveClipping,
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideAdaptiveClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedMedian,
+    FedTrimmedAvg,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
+
+from fedlite.scenario.keys import Link
+from fedlite.scenario.links import unnoticed_density
+
+_AT_CLIENTS = (
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyClientSideAdaptiveClipping,
+)
+# They look at every update by itself, so that no errors average out.
+_ONE_BY_ONE = (
+    *(Bulyan, FedMedian, FedTrimmedAvg, MultiKrum, QFedAvg, *_AT_CLIENTS),
+    *(
+        DifferentialPrivacyServerSideFixedClipping,
+        DifferentialPrivacyServerSideAdaptiveClipping,
+    ),
+)
+
+
+def recommend(strategy: Strategy, asked: int) -> Link:
+    """Return the link for a round of `asked` clients.
+
+    >>> from flwr.serverapp.strategy import FedAvg, Krum
+    >>> link = recommend(FedAvg(), 5)
+    >>> link.compressor, link.density, recommend(Krum(), 5).compressor
+    ('rotated-topk', 0.03, 'eden')
+    """
+    density = unnoticed_density(asked)
+    if density and not any(isinstance(one, _ONE_BY_ONE) for one in layers(strategy)):
+        return Link("rotated-topk", density, error_feedback=False)
+    return Link("eden", error_feedback=False)
+
+
+def clipped_at_clients(strategy: Strategy) -> float | None:
+    """Return the norm to which clients clip their updates for a wrapper's noise, or None.
+
+    What they sent is longer where it is decoded, and the noise is made for that norm.
+    """
+    for one in layers(strategy):
+        if isinstance(one, _AT_CLIENTS):
+            return float(one.clipping_norm)
+    return None
+
+
+def layers(strategy: Strategy) -> Iterator[Strategy]:
+    """Yield a strategy and those that it wraps, from the outside."""
+    inner: object = strategy
+    while isinstance(inner, Strategy):
+        yield inner
+        inner = getattr(inner, "strategy", None)
