@@ -16,9 +16,10 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
@@ -38,11 +39,27 @@ def run_with_ray(scenario: Scenario, directory: Path, *, quiet: bool) -> None:
             "pip install 'fedlite[ray]'"
         )
     app = Path(__file__).resolve().parent.parent
+    tables = scenario.to_dict() | {"run": {"directory": str(directory), "quiet": quiet}}
+    # Where sites keep their state: beside the server's checkpoint.
+    state = directory / "checkpoint"
+    told = flwr_run(app, tables, scenario.federation.sites, state=state, quiet=quiet)
+    # `flwr run` exits with 0 even when the run failed; only the summary proves it did not.
+    if not (directory / "summary.json").exists():
+        end = "\n".join(told[-25:])
+        raise RuntimeError(f"flwr run: the run did not finish; the end of its log:\n{end}")
+
+
+def flwr_run(
+    app: Path, config: Mapping[str, Any], clients: int, *, state: Path, quiet: bool = True
+) -> list[str]:
+    """Run the app in the folder `app` on Ray with this run config, and return the end of its log.
+
+    state: what becomes XDG_STATE_HOME of all its processes.
+    """
     with tempfile.TemporaryDirectory(prefix="fedlite-ray-") as folder:
         home = Path(folder)
         settings = home / "run.toml"
-        tables = scenario.to_dict() | {"run": {"directory": str(directory), "quiet": quiet}}
-        settings.write_text(tomli_w.dumps(tables), encoding="utf-8")
+        settings.write_text(tomli_w.dumps(config), encoding="utf-8")
         environment = os.environ | {
             "FLWR_HOME": str(home),
             "FLWR_TELEMETRY_ENABLED": "0",
@@ -50,8 +67,7 @@ def run_with_ray(scenario: Scenario, directory: Path, *, quiet: bool) -> None:
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
-            # Where sites keep their state: beside the server's checkpoint.
-            "XDG_STATE_HOME": str(directory / "checkpoint"),
+            "XDG_STATE_HOME": str(state),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
         with _superlink(home, environment) as address:
@@ -70,19 +86,15 @@ def run_with_ray(scenario: Scenario, directory: Path, *, quiet: bool) -> None:
             command += ["--run-config", str(settings)]
             command += [
                 "--federation-config",
-                f"num-supernodes={scenario.federation.sites} client-resources-num-cpus=1 "
+                f"num-supernodes={clients} client-resources-num-cpus=1 "
                 f"client-resources-num-gpus=0.0 init-args-num-cpus={os.cpu_count() or 1}",
             ]
-            tail = _follow(command, environment, quiet)
-            # `flwr run` exits with 0 even when the run failed; only the summary proves it did not.
-            if not (directory / "summary.json").exists():
-                end = "\n".join(tail)
-                raise RuntimeError(f"flwr run: the run did not finish; the end of its log:\n{end}")
+            return _follow(command, environment, quiet)
 
 
 def _follow(command: list[str], environment: dict[str, str], quiet: bool) -> list[str]:
     """Run the command to its end, pass on its progress lines, and return its last lines."""
-    tail: deque[str] = deque(maxlen=25)
+    tail: deque[str] = deque(maxlen=300)
     if not quiet:
         print("starting a SuperLink and Ray", file=sys.stderr)
     process = subprocess.Popen(

@@ -1,52 +1,38 @@
 """The server's line: every strategy of Flower, with what it would have aggregated.
 
-Covers fedlite/flower/recommended.py, fedlite/flower/asking.py.
+Covers fedlite/flower/asking.py.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+from flwr.server import strategy as legacy
 from flwr.serverapp import strategy as theirs
 from flwr.serverapp.strategy import (
-    DifferentialPrivacyClientSideAdaptiveClipping,
-    DifferentialPrivacyClientSideFixedClipping,
-    DifferentialPrivacyServerSideFixedClipping,
     FedAvg,
     Strategy,
 )
 
 from fedlite.flower import Compressed, compress
-from fedlite.flower.recommended import recommend
 from fedlite.flower.strategy import as_at_first
-from tests.flower.federation import Arrays, Played, client, play, record_of
-
-RNG = np.random.default_rng(0)
-GOAL = {"w": RNG.normal(size=(60, 100)).astype(np.float32), "b": np.ones(60, np.float32)}
-START: Arrays = {"w": np.zeros((60, 100), np.float32), "b": np.zeros(60, np.float32)}
-NORMED: Arrays = START | {
-    "bn.running_var": np.ones(8, np.float32),
-    "bn.num_batches_tracked": np.asarray(0),
-}
-
-
-def nearer(arrays: Arrays, number: int, partition: int) -> Arrays:
-    """Train: half of the way to the goal, each client a little beside it."""
-    out = dict(arrays)
-    for name, goal in GOAL.items():
-        beside = np.float32(0.01) * np.float32(partition**2 - 3)
-        out[name] = arrays[name] + np.float32(0.5) * (goal + beside - arrays[name])
-    if "bn.running_var" in arrays:
-        out["bn.running_var"] = arrays["bn.running_var"] * np.float32(1.1 + partition / 10)
-        out["bn.num_batches_tracked"] = arrays["bn.num_batches_tracked"] + np.asarray(7)
-    return out
-
+from simulations.engines import Serial
+from simulations.grid import SimulationGrid
+from tests.flower.federation import (
+    GOAL,
+    NORMED,
+    START,
+    Arrays,
+    Played,
+    client,
+    nearer,
+    play,
+    record_of,
+)
 
 STRATEGIES: dict[str, Callable[[], Strategy]] = {
     name: getattr(theirs, name)
@@ -150,84 +136,11 @@ def test_clients_without_it_do_what_flower_does_and_that_is_said_once(
     assert caplog.text.count(told) == 1
 
 
-@pytest.fixture
-def seeded() -> Iterator[None]:
-    state = np.random.get_state()
-    np.random.seed(1)
-    random.seed(1)
-    yield
-    np.random.set_state(state)
-
-
-def server_side() -> Strategy:
-    return DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1e-6, 5.0, 4)
-
-
-def fixed() -> Strategy:
-    return DifferentialPrivacyClientSideFixedClipping(FedAvg(), 1e-6, 5.0, 4)
-
-
-def adaptive() -> Strategy:
-    return DifferentialPrivacyClientSideAdaptiveClipping(
-        FedAvg(), 1e-6, 4, initial_clipping_norm=5.0, clip_norm_lr=1e-6, clipped_count_stddev=1.0
-    )
-
-
-@pytest.mark.parametrize(
-    ("make", "mods"),
-    [(server_side, []), (fixed, [fixedclipping_mod]), (adaptive, [adaptiveclipping_mod])],
-)
-def test_under_flower_s_wrappers_no_decoded_update_is_longer_than_the_noise_is_made_for(
-    make: Callable[[], Strategy], mods: list[Any], seeded: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[float] = []
-    inner = FedAvg.aggregate_train
-
-    def measured(self: FedAvg, number: int, replies: Any) -> Any:
-        for reply in (replies := list(replies)):
-            record = reply.content["arrays"]
-            parts = [record[k].numpy().astype(float) - START[k] for k in START]
-            seen.append(float(np.sqrt(sum(np.sum(part**2) for part in parts))))
-        return inner(self, number, replies)
-
-    monkeypatch.setattr(FedAvg, "aggregate_train", measured)
-    strategy = Compressed(make(), compressor="rotated-topk", density=0.03)
-    play(strategy, client(nearer, [compress()], mods), START, rounds=1)
-    # An honest update is 39 long, and decoded of 3 % about twice that.
-    assert len(seen) == 4
-    assert all(length <= 5.0 * (1 + 1e-5) for length in seen)
-    assert max(seen) > 4.9
-
-
-def test_noise_at_the_clients_comes_before_the_compression(seeded: None) -> None:
-    noise = LocalDpMod(clipping_norm=1.0, sensitivity=1.0, epsilon=50.0, delta=1e-5)
-    app = client(nearer, [compress()], [noise])
-    ours, node, _ = play(Compressed(FedAvg()), app, START, rounds=2)
-    assert np.isfinite(ours["w"]).all() and ours["w"].any()
-    assert max(node.up[:4]) < 4 * 6060 / 15
-
-
-@pytest.mark.parametrize(
-    "make", [server_side, lambda: FedAvg()], ids=["a wrapper", "its own methods"]
-)
-def test_a_wrapper_around_it_is_refused_with_the_mend(make: Callable[[], Strategy]) -> None:
-    outer = make()
-    if isinstance(outer, DifferentialPrivacyServerSideFixedClipping):
-        outer.strategy = Compressed(FedAvg())
-    else:
-        outer = Compressed(outer)
-        with pytest.raises(ValueError, match="must be the outermost strategy"):
-            outer.configure_train(1, record_of(START), ConfigRecord(), Grid())
-        return
+def test_a_wrapper_around_it_is_refused_with_the_mend() -> None:
+    """It would clip and noise what it sees: no arrays, so that nothing would be clipped."""
+    outer = theirs.DifferentialPrivacyServerSideFixedClipping(Compressed(FedAvg()), 1.0, 5.0, 4)
     with pytest.raises(ValueError, match=r"write Compressed\(Wrapper\(FedAvg\(...\)\)\)"):
         play(outer, client(nearer, [compress()]), START)
-
-
-class Grid:
-    """Four nodes that are there, and no way to reach them."""
-
-    def get_node_ids(self) -> list[int]:
-        return [1, 2, 3, 4]
 
 
 class Stopping(FedAvg):
@@ -277,17 +190,10 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], told: str) -> None
         Compressed(FedAvg(), **arguments)
 
 
-@pytest.mark.parametrize("wrong", [None, FedAvg, Compressed(FedAvg())])
+@pytest.mark.parametrize("wrong", [None, FedAvg, Compressed(FedAvg()), legacy.FedAvg()])
 def test_what_is_no_strategy_is_named(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"write Compressed\(FedAvg\(...\)\)"):
         Compressed(wrong)
-
-
-def test_the_recommended_goes_by_what_the_strategy_does_with_updates() -> None:
-    assert [recommend(FedAvg(), asked).density for asked in (2, 5, 20)] == [0.1, 0.03, 0.01]
-    for one_by_one in (theirs.Krum(), theirs.FedMedian(), server_side(), fixed(), adaptive()):
-        assert recommend(one_by_one, 20).compressor == "eden"
-    assert recommend(FedAvg(), 1).compressor == "eden"
 
 
 def spoil(reply: Message) -> Message:
@@ -399,8 +305,5 @@ def test_a_reply_without_arrays_is_the_strategy_s_own_matter() -> None:
 
     app = client(nothing, [compress()])
     node = Played(app, 4)
-    from simulations.engines import Serial
-    from simulations.grid import SimulationGrid
-
     result = Compressed(Metrics()).start(SimulationGrid(7, 4, Serial(node)), record_of(START), 1)
     assert result.train_metrics_clientapp[1] == MetricRecord({"replies": 4})
