@@ -33,6 +33,7 @@ lint: setup
 bench: setup
 	$(BIN)/python -m simulations.benchmarks.codec --quick
 	$(BIN)/python -m simulations.benchmarks.deployment --quick
+	$(BIN)/python -m simulations.benchmarks.dropin --quick
 	$(BIN)/python -m simulations.benchmarks.fashion --quick
 	$(BIN)/python -m simulations.benchmarks.heart --quick
 	$(BIN)/python -m simulations.benchmarks.ledger --quick

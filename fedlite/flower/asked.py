@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from numpy.typing import NDArray
 
 from fedlite.flower import frames
@@ -58,23 +59,33 @@ class Asked:
         """Return the reply of this client as one of Flower's failures."""
         return Message(Error(ErrorCode.UNKNOWN, reason), reply_to=self.message)
 
-    def decoded(self, content: RecordDict, clip: float | None) -> tuple[RecordDict, int]:
-        """Return a reply's content with arrays in place of frames, and how many there were.
+    @property
+    def clip(self) -> float | None:
+        """The L2 norm to which the message tells clients to clip, for the noise of a wrapper.
 
-        clip: the L2 norm to which the change of a record is cut, None for none.
+        An update may be longer where it is decoded than it was where it was clipped.
+        """
+        for record in self.content.config_records.values():
+            if isinstance(norm := record.get(KEY_CLIPPING_NORM), float | int):
+                return float(norm)
+        return None
+
+    def decoded(self, content: RecordDict) -> tuple[RecordDict, int]:
+        """Return a reply's content with arrays in place of frames, and how many there were.
 
         Raises ValueError when a frame is no update of this client for this message.
         """
-        out, left, count = RecordDict(), dict(self.bases), 0
+        out, left, count, clip = RecordDict(), dict(self.bases), 0, self.clip
         for key, record in content.items():
             blob = frames.of_record(record)
             if blob is None:
                 out[key] = record
                 continue
             # Each at most once: a reply must not make more models than it was asked for.
-            base = left.pop(_base_of(key, self.bases), None)
-            if base is None:
+            name = frames.base_of(key, self.bases, content)
+            if name not in left:
                 raise ValueError(f"record {key!r}: nothing like it was sent, or it came before")
+            base = left.pop(name)
             new = self._unsealed(base, blob)
             out[key] = write(new if clip is None else clipped(new, base.onto, clip))
             count += 1
@@ -83,7 +94,7 @@ class Asked:
     def misfit(self, content: RecordDict) -> str:
         """Return how the arrays of a reply without frames differ from what was sent, or ""."""
         for key, record in content.items():
-            base = self.bases.get(_base_of(key, self.bases))
+            base = self.bases.get(key)
             if base is None or not isinstance(record, ArrayRecord):
                 continue
             sent = {tensor.name: tensor.shape for tensor in base.tensors.entries}
@@ -101,11 +112,6 @@ class Asked:
             base.digest,
         )
         return frames.unseal(base.tensors, base.onto, blob, self.offer.choice, told)
-
-
-def _base_of(key: str, bases: Mapping[str, Base]) -> str:
-    """Return the record that a reply's record `key` starts from, as clients choose it, too."""
-    return next(iter(bases)) if key not in bases and len(bases) == 1 else key
 
 
 def clipped(new: Arrays, onto: Arrays, norm: float) -> dict[str, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Container
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -42,6 +43,22 @@ def unseal(
 def _codec(tensors: Tensors, choice: Choice) -> int:
     made: Compressor = choice(tuple(t.size for t in tensors.entries if not t.exact))
     return made.codec
+
+
+def base_of(key: str, sent: Collection[str], replied: Container[str]) -> str | None:
+    """Return which of the records that were `sent` the record `key` of a reply starts from.
+
+    The one of its name; for one of another name the only one, unless the reply has that itself.
+
+    >>> base_of("a", ["a", "b"], ["a"]), base_of("new", ["a"], ["new"])
+    ('a', 'a')
+    >>> base_of("new", ["a", "b"], ["new"]), base_of("new", ["a"], ["new", "a"])
+    (None, None)
+    """
+    if key in sent:
+        return key
+    (only, *others) = sent
+    return None if others or only in replied else only
 
 
 def to_record(frame: bytes) -> ConfigRecord | ArrayRecord:

@@ -103,8 +103,8 @@ class Compress:
             out[key] = record
             if not isinstance(record, ArrayRecord):
                 continue
-            base = key if key in received else next(iter(received))
-            if base not in left or (base != key and len(received) > 1):
+            base = frames.base_of(key, received, content)
+            if base not in left:
                 self._say(f"record {key!r} is not compressed: the server sent no such record")
                 continue
             tensors, arrays = left.pop(base)

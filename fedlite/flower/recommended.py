@@ -20,16 +20,14 @@ from flwr.serverapp.strategy import (
 from fedlite.scenario.keys import Link
 from fedlite.scenario.links import unnoticed_density
 
-_AT_CLIENTS = (
-    DifferentialPrivacyClientSideFixedClipping,
-    DifferentialPrivacyClientSideAdaptiveClipping,
-)
 # They look at every update by itself, so that no errors average out.
 _ONE_BY_ONE = (
-    *(Bulyan, FedMedian, FedTrimmedAvg, MultiKrum, QFedAvg, *_AT_CLIENTS),
+    *(Bulyan, FedMedian, FedTrimmedAvg, MultiKrum, QFedAvg),
     *(
-        DifferentialPrivacyServerSideFixedClipping,
+        DifferentialPrivacyClientSideAdaptiveClipping,
+        DifferentialPrivacyClientSideFixedClipping,
         DifferentialPrivacyServerSideAdaptiveClipping,
+        DifferentialPrivacyServerSideFixedClipping,
     ),
 )
 
@@ -43,23 +41,12 @@ def recommend(strategy: Strategy, asked: int) -> Link:
     ('rotated-topk', 0.03, 'eden')
     """
     density = unnoticed_density(asked)
-    if density and not any(isinstance(one, _ONE_BY_ONE) for one in layers(strategy)):
+    if density and not any(isinstance(one, _ONE_BY_ONE) for one in _layers(strategy)):
         return Link("rotated-topk", density, error_feedback=False)
     return Link("eden", error_feedback=False)
 
 
-def clipped_at_clients(strategy: Strategy) -> float | None:
-    """Return the norm to which clients clip their updates for a wrapper's noise, or None.
-
-    What they sent is longer where it is decoded, and the noise is made for that norm.
-    """
-    for one in layers(strategy):
-        if isinstance(one, _AT_CLIENTS):
-            return float(one.clipping_norm)
-    return None
-
-
-def layers(strategy: Strategy) -> Iterator[Strategy]:
+def _layers(strategy: Strategy) -> Iterator[Strategy]:
     """Yield a strategy and those that it wraps, from the outside."""
     inner: object = strategy
     while isinstance(inner, Strategy):

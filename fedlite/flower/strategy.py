@@ -16,7 +16,7 @@ from fedlite.flower.asked import Asked
 from fedlite.flower.asking import Asking
 from fedlite.flower.broadcast import Broadcast
 from fedlite.flower.offer import Offer, up_link
-from fedlite.flower.recommended import clipped_at_clients, recommend
+from fedlite.flower.recommended import recommend
 from fedlite.flower.replica import MISSING, take_acknowledgement
 from fedlite.scenario.links import SMALL
 
@@ -163,13 +163,12 @@ class Compressed(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Decode what came, and let the strategy aggregate it."""
-        clip = clipped_at_clients(self.strategy)
-        decoded = [self._decoded(reply, clip) for reply in self._complete(replies)]
+        decoded = [self._decoded(reply) for reply in self._complete(replies)]
         plain = [reply for reply, count in decoded if not count and reply.has_content()]
         if plain and self._asked:
             self._say(
-                f"{len(plain)} of {len(decoded)} replies came as Flower's own; those clients need "
-                "compress() of the same fedlite, first in ClientApp(mods=[...])"
+                "replies came as Flower's own; their clients need compress() of the same fedlite, "
+                "first in ClientApp(mods=[...]), or say in their log why they do not compress"
             )
         some = any(count for _, count in decoded)
         fitting = [self._fitting(reply) if some else reply for reply, _ in decoded]
@@ -221,13 +220,13 @@ class Compressed(Strategy):
                 self._asking.has(asked.node, digest)
         return came
 
-    def _decoded(self, reply: Message, clip: float | None) -> tuple[Message, int]:
+    def _decoded(self, reply: Message) -> tuple[Message, int]:
         """Return a reply with arrays in place of its frames, and how many there were."""
         asked = self._asked.get(reply.metadata.src_node_id)
         if asked is None or reply.has_error():
             return reply, 0
         try:
-            reply.content, count = asked.decoded(reply.content, clip)
+            reply.content, count = asked.decoded(reply.content)
         except ValueError as error:
             return asked.failed(f"fedlite: the update was dropped: {error}"), 0
         return reply, count

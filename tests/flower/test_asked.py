@@ -62,7 +62,7 @@ def reply(blob: bytes, key: str = "arrays") -> RecordDict:
 
 @pytest.mark.parametrize("key", ["arrays", "by-another-name"])
 def test_an_update_becomes_arrays_in_its_place(key: str) -> None:
-    content, count = asked().decoded(reply(frame(), key), None)
+    content, count = asked().decoded(reply(frame(), key))
     assert list(content) == [key, "m"] and count == 1
     record = content[key]
     assert isinstance(record, ArrayRecord)
@@ -74,7 +74,7 @@ def test_an_update_becomes_arrays_in_its_place(key: str) -> None:
 
 def test_records_of_the_app_s_own_pass() -> None:
     content = RecordDict({"arrays": record_of(NEW), "c": ConfigRecord({"a": b"x"})})
-    assert asked().decoded(content, None) == (content, 0)
+    assert asked().decoded(content) == (content, 0)
 
 
 OTHER = {"w": MODEL["w"].T.copy(), "n": MODEL["n"]}
@@ -108,7 +108,7 @@ def resealed(blob: bytes) -> bytes:
 )
 def test_a_bad_frame_is_named(spoil: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        asked().decoded(reply(spoil(frame())), None)
+        asked().decoded(reply(spoil(frame())))
 
 
 def test_a_frame_of_dense_nans_is_refused() -> None:
@@ -116,10 +116,10 @@ def test_a_frame_of_dense_nans_is_refused() -> None:
     blob = frame(question)
     bad = resealed(blob[:-4] + struct.pack("<f", np.nan))
     with pytest.raises(ValueError, match="finite"):
-        question.decoded(reply(bad), None)
+        question.decoded(reply(bad))
     long = resealed(blob[:-4] + struct.pack("<f", 1e30))
     with pytest.raises(ValueError, match="at most"):
-        question.decoded(reply(long), None)
+        question.decoded(reply(long))
 
 
 def test_many_frames_in_one_reply_make_one_model_at_most() -> None:
@@ -127,7 +127,7 @@ def test_many_frames_in_one_reply_make_one_model_at_most() -> None:
     content = RecordDict({f"r{i}": frames.to_record(frame()) for i in range(50)})
     tracemalloc.start()
     with pytest.raises(ValueError, match="'r1': nothing like it was sent, or it came before"):
-        asked().decoded(content, None)
+        asked().decoded(content)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 30 * MODEL["w"].nbytes
@@ -137,13 +137,13 @@ def test_two_records_are_not_mixed_up() -> None:
     question = asked(b={"w": MODEL["w"] + np.float32(1), "n": np.asarray(1)})
     blobs = {key: frame(question, key) for key in ("arrays", "b")}
     good = RecordDict({key: frames.to_record(blob) for key, blob in blobs.items()})
-    content, count = question.decoded(good, None)
+    content, count = question.decoded(good)
     assert count == 2 and list(content) == ["arrays", "b"]
     swapped = RecordDict({"arrays": good["b"], "b": good["arrays"]})
     with pytest.raises(ValueError, match="layout"):
-        question.decoded(swapped, None)
+        question.decoded(swapped)
     with pytest.raises(ValueError, match="'c': nothing like it was sent"):
-        question.decoded(RecordDict({"c": good["arrays"]}), None)
+        question.decoded(RecordDict({"c": good["arrays"]}))
 
 
 def test_what_claims_to_be_a_frame_and_is_none_is_left_to_the_strategy() -> None:
@@ -153,7 +153,7 @@ def test_what_claims_to_be_a_frame_and_is_none_is_left_to_the_strategy() -> None
         ArrayRecord({frames.ENTRY: Array("uint8", (3,), "numpy.ndarray", b"abc")}),
     ):
         content = RecordDict({"arrays": record})
-        assert asked().decoded(content, None) == (content, 0)
+        assert asked().decoded(content) == (content, 0)
 
 
 def test_a_decoded_update_is_cut_as_flower_cuts() -> None:
@@ -174,6 +174,16 @@ def test_arrays_of_another_form_do_not_go_with_frames() -> None:
     for other in ({"w": NEW["w"]}, OTHER, {**NEW, "x": NEW["n"]}):
         told = asked().misfit(RecordDict({"arrays": record_of(other)}))
         assert "'arrays': its tensors are not those of the model that was sent" in told
+
+
+def test_a_record_of_the_app_s_own_is_not_held_against_the_model() -> None:
+    control = record_of({"c": np.ones(3)})
+    assert asked().misfit(RecordDict({"arrays": record_of(NEW), "control": control})) == ""
+    for order in (("arrays", "control"), ("control", "arrays")):
+        records = {"arrays": frames.to_record(frame()), "control": control}
+        content, count = asked().decoded(RecordDict({key: records[key] for key in order}))
+        assert list(content) == list(order) and count == 1
+        assert content["control"] == control
 
 
 def test_a_failure_comes_from_the_client_that_sent_it() -> None:

@@ -98,6 +98,7 @@ def records(**more: Any) -> RecordDict:
     ("reply", "left"),
     [
         (records(extra=record_of({"c": np.ones(3)})), ["extra"]),
+        (RecordDict({"extra": record_of({"c": np.ones(3)}), **records()}), ["extra"]),
         (records(config=ConfigRecord({"text": "x"})), ["config"]),
         (RecordDict({"other": record_of(MODEL)}), []),
         (RecordDict({"arrays": record_of({"w": MODEL["w"]})}), ["arrays"]),

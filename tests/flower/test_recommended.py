@@ -46,9 +46,36 @@ def adaptive() -> Strategy:
     )
 
 
+class Hidden(Strategy):
+    """A wrapper of somebody's own, which keeps what it wraps where nobody looks."""
+
+    def __init__(self) -> None:
+        self._inner = fixed()
+
+    def configure_train(self, *arguments: Any) -> Any:
+        return self._inner.configure_train(*arguments)
+
+    def aggregate_train(self, *arguments: Any) -> Any:
+        return self._inner.aggregate_train(*arguments)
+
+    def configure_evaluate(self, *arguments: Any) -> Any:
+        return []
+
+    def aggregate_evaluate(self, *arguments: Any) -> Any:
+        return None
+
+    def summary(self) -> None:
+        return None
+
+
 @pytest.mark.parametrize(
     ("make", "mods"),
-    [(server_side, []), (fixed, [fixedclipping_mod]), (adaptive, [adaptiveclipping_mod])],
+    [
+        (server_side, []),
+        (fixed, [fixedclipping_mod]),
+        (adaptive, [adaptiveclipping_mod]),
+        (Hidden, [fixedclipping_mod]),
+    ],
 )
 def test_under_flower_s_wrappers_no_decoded_update_is_longer_than_the_noise_is_made_for(
     make: Callable[[], Strategy], mods: list[Any], seeded: None, monkeypatch: pytest.MonkeyPatch
