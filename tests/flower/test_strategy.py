@@ -307,3 +307,17 @@ def test_a_reply_without_arrays_is_the_strategy_s_own_matter() -> None:
     node = Played(app, 4)
     result = Compressed(Metrics()).start(SimulationGrid(7, 4, Serial(node)), record_of(START), 1)
     assert result.train_metrics_clientapp[1] == MetricRecord({"replies": 4})
+
+
+def test_a_client_that_is_asked_twice_sends_one_frame() -> None:
+    class Twice(FedAvg):
+        def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+            messages = list(super().configure_train(server_round, arrays, config, grid))
+            first = messages[0]
+            again = Message(first.content, first.metadata.dst_node_id, "train")
+            return [*messages, again]
+
+    app = client(nearer, [compress()])
+    ours, node, _ = play(Compressed(Twice(fraction_evaluate=0.0)), app, START, rounds=1)
+    assert sum(size > 4 * 6000 for size in node.up) == 1 and len(node.up) == 5
+    assert np.isfinite(ours["w"]).all() and ours["w"].any()
