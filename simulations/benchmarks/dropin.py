@@ -123,7 +123,7 @@ def run(job: Job) -> dict[str, Any]:
     loader = task.load_test_data(job.data)
 
     def accuracy(number: int, arrays: ArrayRecord) -> MetricRecord | None:
-        if number <= job.rounds - _LAST:
+        if number <= max(0, job.rounds - _LAST):
             return None
         model = task.Net(job.batch_norm)
         model.load_state_dict(arrays.to_torch_state_dict())
