@@ -245,13 +245,20 @@ class Site:
             salt = secrets.token_bytes(size) if self.scenario.claims_privacy else bytes(size)
             body = compression.pad(body, compressor.limit(share.delta.size), salt)
         payload = compression.pack(envelope, compressor.codec, body, records)
+        kept = share.kept | self._own(state.kept, sent.update)
+        unsent, left = np.zeros_like(share.delta), np.zeros_like(share.delta)
+        if link.error_feedback:
+            # What an objective keeps is of the rounds that were used: of another neither its
+            # state nor its delta is carried on, or the two would tell of different rounds.
+            unsent = state.residual if kept else sent.unsent.value
+            left = sent.residual.value
         state.pending = Pending(
             round=instruction.round,
             base=instruction.model,
             payload=payload,
-            unsent=sent.unsent.value if link.error_feedback else np.zeros_like(share.delta),
-            residual=sent.residual.value if link.error_feedback else np.zeros_like(share.delta),
-            kept=share.kept | self._own(state.kept, sent.update),
+            unsent=unsent,
+            residual=left,
+            kept=kept,
         )
         return payload
 

@@ -31,7 +31,7 @@ from simulations.run import resume_scenario, simulate
 
 _HELD_OUT = 8_000
 DENSITY = 0.1
-ROUNDS = 60
+ROUNDS = 50
 
 
 @dataclass(frozen=True)

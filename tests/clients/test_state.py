@@ -77,6 +77,26 @@ def test_only_an_acknowledged_update_is_given_up(acknowledged: int, kept: float)
     assert (state.residual == kept).all()
 
 
+@pytest.mark.parametrize(("acknowledged", "slope", "count"), [(3, 2.0, 7), (2, 1.0, 6)])
+def test_what_an_objective_keeps_counts_once_its_update_was_used(
+    tmp_path: Path, acknowledged: int, slope: float, count: int
+) -> None:
+    before = {"slope": ONE, "count": np.array([6])}
+    waits = pending()
+    waits.kept = {"slope": TWO, "count": np.array([7]), "0-d": np.array(1.5)}
+    save(tmp_path / "site", SiteState(ONE, TWO, waits, kept=before))
+    found = load(tmp_path / "site")
+    assert found is not None
+    found.settle(acknowledged)
+    save(tmp_path / "site", found)
+    again = load(tmp_path / "site")
+    assert again is not None and again.pending is None
+    assert (again.kept["slope"] == slope).all() and again.kept["count"].tolist() == [count]
+    assert ("0-d" in again.kept) == (acknowledged == 3)
+    again.guard("another plan")
+    assert again.kept == {}
+
+
 @pytest.mark.parametrize("cut", [0, 4, 60, -1])
 def test_a_damaged_file_is_never_taken_for_a_fresh_start(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "site.safetensors"

@@ -33,7 +33,7 @@ from tests.compression.page import (
 
 
 def test_the_page_has_a_vector_for_every_format() -> None:
-    others = {"nested", "positions-split", "instruction", "receipt", "reply", "hello"}
+    others = {"nested", "positions-split", "instruction", "receipt", "reply", "hello", "joined"}
     assert set(VECTORS) == {*FRAMES, *SETS, *others}
     assert {codec for codec, *_ in FRAMES.values()} == set(range(12)) - {9}
     assert SITE == 2642780990
@@ -51,6 +51,20 @@ def test_a_frame_is_the_documented_one(name: str) -> None:
     assert len(body) == len(frame) - HEADER_BYTES
     decoded = compressor.decompress(body, 8, UPDATE.context).dense()
     assert decoded.tolist() == np.array(expected, np.float32).tolist()
+
+
+def test_joined_stretches_are_the_documented_ones() -> None:
+    parts = (
+        make("topk", density=0.25, values="sign", sections=SECTIONS),
+        make("dense", values="fp16"),
+    )
+    joined = compression.Joined(tuple((8, part) for part in parts))
+    both = np.concatenate([VECTOR, VECTOR])
+    frame = pack(UPDATE, joined.codec, joined.compress(both, UPDATE.context))
+    assert (joined.codec, frame.hex()) == (12, VECTORS["joined"].hex())
+    _, _, body = compression.unpack(VECTORS["joined"], UPDATE, limit=joined.limit(16))
+    decoded = joined.decompress(body, 16, UPDATE.context).dense()
+    assert decoded[:8].tolist() == FRAMES["sign"][3] and decoded[8:].tolist() == VECTOR.tolist()
 
 
 @pytest.mark.parametrize("name", SETS)
