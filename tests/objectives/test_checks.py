@@ -1,4 +1,7 @@
-"""What is wrong with an objective of one's own is named before a run, with file and line."""
+"""What is wrong with an objective of one's own is named before a run, with file and line.
+
+Covers fedlite/objectives/base.py.
+"""
 
 from __future__ import annotations
 
