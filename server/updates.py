@@ -105,7 +105,7 @@ class Updates:
         if self._bound and not self._said and length > self._bound:
             self.cut[name] = length / self._bound
             length = self._bound
-        largest = max(float(np.abs(part.values).max(initial=0.0)) for part in (update, *extras))
+        largest = max(_largest(part.values) for part in (update, *extras))
         if largest > LARGEST_UPDATE:
             raise ValueError(f"update: values must be at most {LARGEST_UPDATE:g}, got {largest:g}")
         self._strategy.weight_of(records)
@@ -186,3 +186,7 @@ class Updates:
         noise = client.entropy(self._plan.scenario.privacy.simulate_seed, self._number, 0)
         participants = self._plan.scenario.federation.participants
         return client.noised_mean(total, participants, central, noise)
+
+
+def _largest(values: Vector) -> float:
+    return float(max(values.max(initial=0.0), -values.min(initial=0.0)))

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from fedlite.compression import Decoded, Stretch, make
+from fedlite import compression
+from fedlite.compression import Decoded, Joined, Stretch, make
+from fedlite.messages import Reply, site_id
+from fedlite.parameters import Layout
+from fedlite.plan import Plan
+from fedlite.scenario import from_dict
+from server import broadcast
+from server.checkpoint import Checkpoint
 from server.extras import Extras
+from server.updates import Updates
 from strategies import ServerState
 
 DENSE = make("dense")
@@ -85,3 +95,70 @@ def test_without_a_factor_nothing_waits_and_nothing_is_cut() -> None:
     extras.start(state())
     assert not extras.unknown and not extras.seen(parts(1e9, 1e9))
     assert extras.add(parts(1e9, 1e9), 1.0) == 0.0
+
+
+RUN, M = b"\x07" * 8, 20
+LAYOUT = Layout(("w",), ((M,),))
+BASE = np.zeros(M, np.float32)
+
+
+class Round:
+    """The server's side of round 1 of a run with one extra, as long as the model."""
+
+    def __init__(self, **federation: Any) -> None:
+        settings = from_dict({"federation": {"sites": 4, **federation}, "uplink": DENSE_LINK})
+        extra = Stretch("control", BASE, DENSE, DENSE, per_site=True)
+        self.plan = Plan(settings, (M,), 2, LAYOUT, BASE, extras=(extra,))
+        state = ServerState.initial(BASE, BASE)
+        self.point = Checkpoint(RUN, 0, state, broadcast.initial(self.plan.first))
+        self.updates = Updates(self.plan)
+        self.updates.start(self.point, 1)
+
+    def send(self, number: int, model: float, control: float, codec: int | None = None) -> None:
+        name = f"site-{number}"
+        layout, base = self.plan.travelling.digest, self.point.broadcast.digest
+        envelope = compression.Envelope(RUN, 1, site_id(name), layout, base, 1)
+        vector = np.repeat(np.float32([model, control]), M)
+        body = self.plan.uplink.compress(vector, envelope.context)
+        if codec == DENSE.codec:
+            body = DENSE.compress(vector[:M])
+        number = self.plan.uplink.codec if codec is None else codec
+        self.updates.add(name, Reply(compression.pack(envelope, number, body), None).encode())
+
+    def after(self) -> tuple[float, float]:
+        state = self.updates.finish()
+        return float(state.model.mean()), float(state.arrays["extras"].mean())
+
+
+DENSE_LINK = {"compressor": "dense"}
+
+
+def test_a_bound_of_the_models_part_is_none_of_its_extras() -> None:
+    assert isinstance(Round().plan.uplink, Joined)
+    bounded = Round(update_norm=1.0)
+    for number in range(4):
+        bounded.send(number, 2.0, 3.0)
+    model, control = bounded.after()
+    assert model == pytest.approx(1 / np.sqrt(M), rel=1e-5) and control == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("federation", [{}, {"update_norm": 1.0}])
+def test_a_hostile_extra_is_cut_to_the_usual_and_its_site_named(federation: Any) -> None:
+    one = Round(**federation)
+    for number, control in enumerate((1.0, 1.0, 1e9, 1.0)):
+        one.send(number, 0.01, control)
+    model, control = one.after()
+    assert model == pytest.approx(0.01) and control == pytest.approx(1.0)
+    assert one.updates.cut == {"site-2": pytest.approx(1e9)}
+
+
+def test_what_is_no_update_of_this_plan_is_refused() -> None:
+    one = Round()
+    with pytest.raises(ValueError, match="values must be at most 1e"):
+        one.send(0, 0.0, 1e20)
+    with pytest.raises(ValueError, match="codec: must be 12, got 0"):
+        one.send(0, 1.0, 1.0, codec=DENSE.codec)
+    with pytest.raises(ValueError, match="finite"):
+        one.send(0, 1.0, float("nan"))
+    one.send(0, 1.0, 4.0)
+    assert one.after() == (1.0, 1.0)
