@@ -24,6 +24,7 @@ from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import DataSet
 from fedlite.guard.remote import of_this_process
 from fedlite.messages import Code, Hello, Instruction, Reply
+from fedlite.registry import begin_at, explain, place_of
 from fedlite.scenario import ScenarioError, from_run_config
 from fedlite.storage import is_full
 from fedlite.training.share import settle_process
@@ -51,8 +52,11 @@ def _site(context: Context) -> Site:
 
 def _opened(context: Context, given: str) -> Site:
     """Build the site: a deployed one when its own process, and never its server, says which."""
-    scenario = from_run_config(context.run_config)
     told = context.node_config
+    if "site" in told:
+        # The user's own files lie in the bundle that this process serves, beside this folder.
+        begin_at(Path(__file__).resolve().parents[1])
+    scenario = from_run_config(context.run_config)
     settle_process(int(told.get("threads", 1)))
     if "site" in told:
         chosen = DataSet(**json.loads(str(told["data"])))
@@ -84,7 +88,7 @@ def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | 
         log.error("%s: %s", name, error)
         code = Code.CONFIG
     except ValueError as error:
-        log.error("%s: %s", name, error)
+        log.error("%s: %s", name, explain(error))
         code = Code.DATA
     except OSError as error:
         # A simulated site's disk is its server's, which is about to say the same once for all.
@@ -93,8 +97,11 @@ def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | 
             logging.ERROR if own or not is_full(error) else logging.DEBUG, "%s: %s", name, error
         )
         code = Code.FAILED
-    except Exception:
-        log.exception("the round failed at this site")
+    except Exception as error:
+        if place_of(error):
+            log.error("%s: %s", name, explain(error))
+        else:
+            log.exception("the round failed at this site")
         code = Code.FAILED
     return egress.send(code, message, None, "none")
 

@@ -33,7 +33,7 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     if scenario.claims_privacy or scenario.simulation.sites:
         default = for_scenario(scenario, data.name)
         folder = _homes(scenario, directory) / data.name
-        home = open_home(folder, data.name, scenario.data.name, default)
+        home = open_home(folder, data.name, scenario.data.dataset, default)
     state = directory / f"{data.name}.safetensors"
     train = records.counted(data, scenario, scenario.privacy.max_records)
     secret = home if scenario.claims_privacy else None

@@ -20,6 +20,7 @@ from fedlite.compression import Compressor, Dense, Joined, Stretch, pieces_of
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
 from fedlite.models import Model, build, checks, load_start
+from fedlite.models.registry import MODELS
 from fedlite.parameters import (
     Layout,
     Vector,
@@ -31,10 +32,9 @@ from fedlite.parameters import (
 from fedlite.privacy import ClientMechanism, Mechanism
 from fedlite.privacy.longest import longest
 from fedlite.protection import plan_mechanism, round_steps, settle_batch, unit_of
-from fedlite.registry import file_of
-from fedlite.scenario import Link, Scenario
+from fedlite.scenario import Link, Scenario, own_stamps
 from fedlite.scenario.links import for_size
-from fedlite.storage import stamp
+from fedlite.settings import read_options
 from fedlite.tasks import Task, loss_of, make as make_task
 
 # The stretch of what layers keep of the records that they have seen.
@@ -238,10 +238,9 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     (3796, 'dense', 'none')
     """
     # Scenarios are equal that differ in what they left open, and by name a file is what it was.
-    files = [file_of(scenario.model.name), file_of(scenario.training.objective)]
-    files.append(Path(scenario.model.start) if scenario.model.start else None)
-    seen = tuple(stamp(file) if file else None for file in files)
-    other = scenario.notes, scenario.open_links, seen
+    keys = ("model.name", "training.objective", "uplink.compressor", "downlink.compressor")
+    start = stamp(Path(scenario.model.start)) if scenario.model.start else None
+    other = scenario.notes, scenario.open_links, own_stamps(scenario, *keys), start
     return _of(scenario, shape, classes, other)
 
 
@@ -309,6 +308,28 @@ def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
     return of(settled, source.shape, source.classes), source, sites
 
 
+def foreign(scenario: Scenario) -> list[str]:
+    """Return the settings, as `section.key`, that name a site's code which is not fedlite's.
+
+    Nothing is imported or run. Raises ValueError for a name that is not known on this machine.
+    """
+    found = []
+    named = (
+        ("model", scenario.model.name, MODELS),
+        ("uplink", scenario.uplink.compressor, compression.KNOWN),
+        ("downlink", scenario.downlink.compressor, compression.KNOWN),
+    )
+    for section, name, registry in named:
+        key = f"{section}.{registry.key.rpartition('.')[2]}"
+        try:
+            registry.check(name)
+        except ValueError as error:
+            raise ValueError(f"{key}: {str(error).partition(': ')[2]}") from None
+        if name not in registry.house:
+            found.append(key)
+    return found
+
+
 def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:
     """Return the compressor of a link, for a model whose tensors have the sizes `sections`.
 
@@ -321,11 +342,13 @@ def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:
         bits=link.bits,
         unbiased=not link.error_feedback,
         sections=sections,
+        options=read_options(link.options),
     )
 
 
 def _model(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Model:
-    model = build(scenario.model.name, shape, classes, seed=scenario.federation.seed)
-    if scenario.model.start:
-        load_start(model, Path(scenario.model.start))
+    chosen, seed = scenario.model, scenario.federation.seed
+    model = build(chosen.name, shape, classes, seed=seed, **read_options(chosen.options))
+    if chosen.start:
+        load_start(model, Path(chosen.start))
     return model

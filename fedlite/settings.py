@@ -7,6 +7,7 @@ A table is a dataclass whose fields are made by `setting`; `section` reads one. 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +52,68 @@ def anything(default: Any) -> Any:
     return setting(default, "", lambda v: True)
 
 
+def options_of(key: str) -> Any:
+    """Return a field for the options of what `key` names, kept as one JSON text; empty for none.
+
+    So a table is frozen, can be hashed, and fits into Flower's flat run config.
+    """
+    rule = {"rule": "empty, or a table of options", "check": lambda v: True, "options": key}
+    return field(default="", metadata=rule)
+
+
+def read_options(text: str) -> dict[str, Any]:
+    """Return the options in the JSON text of such a field.
+
+    >>> read_options('{"hidden": 64}'), read_options("")
+    ({'hidden': 64}, {})
+    """
+    return dict(json.loads(text)) if text else {}
+
+
+def write_options(given: Any) -> str:
+    """Return the one JSON text of a table of options, which may be such a text already.
+
+    Raises ValueError, telling the rule, for what is none: names of letters, digits and _, and as
+    values finite numbers, text, true or false, and lists of those.
+
+    >>> write_options({"sizes": [8, 4], "bias": False})
+    '{"bias": false, "sizes": [8, 4]}'
+    """
+    try:
+        table = json.loads(given, object_pairs_hook=_once) if isinstance(given, str) else given
+        if not isinstance(table, Mapping):
+            raise ValueError("no table")
+        for name, value in table.items():
+            if not (isinstance(name, str) and name.isidentifier() and name.isascii()):
+                raise ValueError(f"no name of an option: {name!r}")
+            for one in value if isinstance(value, list) else [value]:
+                if type(one) not in (str, int, float, bool):
+                    raise ValueError(f"{name} is {one!r}")
+        text = json.dumps(dict(table), sort_keys=True, allow_nan=False) if table else ""
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            "must be a table of finite numbers, text, true or false, and lists of these, got "
+            f"{_short(given)} ({error})"
+        ) from None
+    if len(text) > _LONGEST_OPTIONS:
+        raise ValueError(f"must have at most {_LONGEST_OPTIONS} characters, got {len(text)}")
+    return text
+
+
+_LONGEST_OPTIONS = 10_000
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return dict(pairs)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
 def section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[str]) -> Any:
     """Return a `kind` from a TOML table; whatever is wrong is added to `errors`, a line each."""
     known = {f.name: f for f in fields(kind)}
@@ -61,6 +124,12 @@ def section(name: str, kind: type[Any], table: Mapping[str, Any], errors: list[s
             errors.append(f"{name}.{shown}: no such key{did_you_mean(key, known)}")
             continue
         spec, default = known[key], _default(kind, key)
+        if "options" in spec.metadata and value != "":
+            try:
+                values[key] = write_options(value)
+            except ValueError as error:
+                errors.append(f"{name}.{key}: {error}; for example [{name}.{key}] rate = 0.5")
+            continue
         expected = type(default)
         # TOML writes 1 for 1.0; a bool is an int to Python, but never to a person.
         if expected is float and type(value) is int:

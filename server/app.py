@@ -21,7 +21,7 @@ from fedlite.models.files import write_model
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
-from fedlite.registry import file_of
+from fedlite.registry import begin_at, digest, explain, file_of, place_of
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
@@ -30,7 +30,7 @@ from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.storage import is_full, write_atomic
 from server import delivery, releases
 from server.closing import finish, witness_of
-from server.deployment import Deployment, from_environment
+from server.deployment import Deployment, check_own, from_environment
 from server.directories import free_directory
 from server.evaluation import Evaluator, Scores
 from server.grid import without_waits
@@ -63,6 +63,8 @@ def main(grid: Grid, context: Context) -> None:
         _log_into(directory)
     try:
         if deployment is not None:
+            check_own(directory, Path(__file__).resolve().parents[1])
+            begin_at(directory.absolute())
             scenario, deployment = deployment.of_run(scenario, directory)
         task = Task(
             directory=directory.absolute(),
@@ -74,14 +76,24 @@ def main(grid: Grid, context: Context) -> None:
             wait=float(str(context.run_config.get("run.wait", 0.0))),
         )
         run_scenario(grid, scenario, task)
-    except (RunFailed, ValueError, OSError) as error:
+    except Exception as caught:
+        error = _explained(caught)
         # Without it, whoever started this process cannot tell a failure from a crash. What passes
         # by itself, or once there is room, is no reason to give a run up.
         full = isinstance(error, OSError) and is_full(error)
         passing = full or isinstance(error, ConnectionError)
-        if directory.is_dir() and not passing:
+        expected = isinstance(error, RunFailed | ValueError | OSError)
+        if directory.is_dir() and expected and not passing:
             write_atomic(directory / FAILURE, json.dumps({"reason": str(error)}).encode())
-        raise
+        if error is caught:
+            raise
+        raise error from caught
+
+
+def _explained(error: Exception) -> Exception:
+    """Return the error, with its place where code of one's own raised it, which may be any."""
+    own = place_of(error) and not isinstance(error, RunFailed | OSError)
+    return RunFailed(explain(error)) if own else error
 
 
 def _log_into(directory: Path) -> None:
@@ -230,12 +242,9 @@ def _same_records(directory: Path, source: Source) -> None:
 
 
 def _same_code(directory: Path, scenario: Scenario) -> None:
-    """As for the records, for the files of one's own that the scenario names: a line each."""
-    lines = []
-    for key in own_code(scenario):
-        section, _, name = key.partition(".")
-        if file := file_of(getattr(getattr(scenario, section), name)):
-            lines.append(f"{key} {hashlib.sha256(file.read_bytes()).hexdigest()}\n")
+    """As for the records, for the code of one's own that the scenario names: a line each."""
+    files = {key: file_of(name) for key, name in own_code(scenario).items()}
+    lines = [f"{key} {digest(file)}\n" for key, file in files.items() if file is not None]
     if lines:
         _same(directory / "checkpoint" / "code.sha256", "".join(lines), "files of own code")
     if start := scenario.model.start:

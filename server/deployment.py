@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedlite.deployment import own
 from fedlite.deployment.journal import Journal
 from fedlite.scenario import Scenario, with_values
 from fedlite.storage import write_atomic
@@ -97,6 +98,26 @@ class Deployment:
             ) from None
         told = with_values(scenario, "federation", members=text)
         return told, replace(self, members=names)
+
+
+def check_own(directory: Path, app: Path) -> None:
+    """Check that the bundle's own files are those that were submitted with this run directory.
+
+    app: the folder of the bundle that this process serves. Nothing of it is imported before. Raises
+    ValueError, naming the file, when one differs.
+    """
+    submitted, brought = _own(directory), _own(app)
+    names = sorted(submitted | brought)
+    if differs := [name for name in names if brought.get(name) != submitted.get(name)]:
+        raise ValueError(
+            f"{differs[0]}: must be the file that was submitted, {directory / differs[0]}, and the "
+            "bundle of this run brings another; submit the scenario again"
+        )
+
+
+def _own(folder: Path) -> dict[str, bytes]:
+    files = (folder / own.FOLDER).rglob("*.py")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def write_members(directory: Path, text: str, names: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from fedlite.data.overview import overview
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
+from fedlite.registry import label
 from fedlite.reporting.attendance import rested
 from fedlite.reporting.record import RoundRecord, total_bytes
 from fedlite.scenario import Scenario
@@ -80,8 +81,8 @@ def data_of(scenario: Scenario, evaluator: Evaluator | None, engine: str) -> dic
     Exact counts, which no epsilon covers, are those of a simulation that claims none.
     """
     found = {
-        "name": scenario.data.name,
-        "partition": scenario.data.partition,
+        "name": scenario.data.dataset,
+        "partition": label(scenario.data.partition),
         "origin": evaluator.source.origin if evaluator else "the sites' own files",
         "at_sites": evaluator is None,
     }
@@ -153,7 +154,7 @@ def summarize(
         "versions": versions(),
         "machine": machine(),
         "data": data_of(scenario, evaluator, engine),
-        "model": {"name": scenario.model.name, "costs": plan.model().costs()},
+        "model": {"name": label(scenario.model.name), "costs": plan.model().costs()},
         "task": scenario.task.name,
         "settings": scenario.notable(),
         "bytes": total_bytes(records),

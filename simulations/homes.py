@@ -13,7 +13,7 @@ def collect_ledgers(scenario: Scenario, directory: Path) -> None:
     given = scenario.simulation.sites
     roots = [Path(given).expanduser()] if given else (directory / "checkpoint").rglob("homes")
     for root in sorted(roots):
-        for ledger in sorted(root.glob(f"*/ledgers/{scenario.data.name}.jsonl")):
+        for ledger in sorted(root.glob(f"*/ledgers/{scenario.data.dataset}.jsonl")):
             (directory / "ledgers").mkdir(exist_ok=True)
             site = ledger.parent.parent.name
             write_atomic(directory / "ledgers" / f"{site}.jsonl", ledger.read_bytes())

@@ -16,14 +16,15 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from fedlite.scenario import Scenario
+from fedlite.registry import is_module
+from fedlite.scenario import Scenario, own_code
 
 _START_SECONDS = 90.0
 
@@ -42,7 +43,9 @@ def run_with_ray(scenario: Scenario, directory: Path, *, quiet: bool) -> None:
     tables = scenario.to_dict() | {"run": {"directory": str(directory), "quiet": quiet}}
     # Where sites keep their state: beside the server's checkpoint.
     state = directory / "checkpoint"
-    told = flwr_run(app, tables, scenario.federation.sites, state=state, quiet=quiet)
+    # A module that this process finds is found by the others, too.
+    found = sys.path if any(map(is_module, own_code(scenario).values())) else ()
+    told = flwr_run(app, tables, scenario.federation.sites, state=state, path=found, quiet=quiet)
     # `flwr run` exits with 0 even when the run failed; only the summary proves it did not.
     if not (directory / "summary.json").exists():
         end = "\n".join(told[-25:])
@@ -50,11 +53,17 @@ def run_with_ray(scenario: Scenario, directory: Path, *, quiet: bool) -> None:
 
 
 def flwr_run(
-    app: Path, config: Mapping[str, Any], clients: int, *, state: Path, quiet: bool = True
+    app: Path,
+    config: Mapping[str, Any],
+    clients: int,
+    *,
+    state: Path,
+    path: Sequence[str] = (),
+    quiet: bool = True,
 ) -> list[str]:
     """Run the app in the folder `app` on Ray with this run config, and return the end of its log.
 
-    state: what becomes XDG_STATE_HOME of all its processes.
+    state: what becomes XDG_STATE_HOME of all its processes. path: where they find modules, too.
     """
     with tempfile.TemporaryDirectory(prefix="fedlite-ray-") as folder:
         home = Path(folder)
@@ -70,6 +79,8 @@ def flwr_run(
             "XDG_STATE_HOME": str(state),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
+        if path:
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
         with _superlink(home, environment) as address:
             (home / "config.toml").write_text(
                 tomli_w.dumps(

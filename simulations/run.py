@@ -14,9 +14,11 @@ from pathlib import Path
 from fedlite import data, plan as plans
 from fedlite.data import find
 from fedlite.data.overview import overview
+from fedlite.data.own import DIVISIONS
 from fedlite.data.partition import check_expected
+from fedlite.deployment import own
 from fedlite.plan import Plan
-from fedlite.registry import resolve
+from fedlite.registry import is_held, resolve
 from fedlite.reporting import wording
 from fedlite.reporting.page_read import read_section
 from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
@@ -67,7 +69,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
 
     data = scenario.data
     if deployed:
-        refuse_own_code(scenario)
+        _check_bundled(scenario)
     else:
         device_of(scenario.training.device)
         scenario = _without_members(scenario)
@@ -75,6 +77,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     if scenario.private and find(data.name).own and not data.own:
         # Whatever a package calls it, records of one's own are held against the rules for them.
         with_values(scenario, "data", name=OWN[0])
+    DIVISIONS.check(data.partition)
     if not data.at_sites:
         plan = _check_data(scenario)
     elif deployed:
@@ -92,6 +95,18 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     return plan.scenario
 
 
+def _check_bundled(scenario: Scenario) -> None:
+    """Raise ScenarioError where a site would need what no bundle brings."""
+    why = own.refused(scenario)
+    if scenario.model.start:
+        why.append(
+            "model.start: must be empty in a deployment (rule: what is in no bundle is at no site, "
+            f"and a bundle holds no weights), got {scenario.model.start!r}; leave it out"
+        )
+    if why:
+        raise ScenarioError("\n".join(why))
+
+
 def _without_members(scenario: Scenario) -> Scenario:
     """Return the scenario for simulated sites, all of which take part, with a note of that.
 
@@ -102,21 +117,6 @@ def _without_members(scenario: Scenario) -> Scenario:
     alone = with_values(scenario, "federation", members="")
     note = f"federation.members: ignored in a simulation, {alone.federation.sites} sites take part"
     return replace(alone, notes=(*alone.notes, note))
-
-
-def refuse_own_code(scenario: Scenario) -> None:
-    """Raise ScenarioError where a setting names a file of code: sites would have to run it."""
-    if scenario.model.start:
-        raise ScenarioError(
-            "model.start: must be empty in a deployment (rule: what is in no bundle is at no site, "
-            f"and a bundle holds no weights), got {scenario.model.start!r}; leave it out"
-        )
-    if named := own_code(scenario):
-        raise ScenarioError(
-            f"{named[0]}: must be a name that every site knows, in a deployment (rule: a site runs "
-            "what is installed there and what its operator approved, and no file that a scenario "
-            "names); offer it by an entry point of a package that the sites install"
-        )
 
 
 def _check_data(scenario: Scenario) -> Plan:
@@ -179,6 +179,8 @@ def choose_engine(name: str, scenario: Scenario) -> str:
     """Return the engine for `auto`: a pool when the work is worth starting it."""
     if name != "auto":
         return name
+    if any(map(is_held, own_code(scenario).values())):
+        return "serial"
     federation, training = scenario.federation, scenario.training
     plan, _, sites = plans.simulated(scenario)
     macs = sum(part["macs"] for part in plan.model().costs().values())
@@ -189,6 +191,17 @@ def choose_engine(name: str, scenario: Scenario) -> str:
         passes = training.epochs
     work = 3.0 * macs * records * passes * federation.rounds
     return "pool" if (os.cpu_count() or 1) > 1 and work > _POOL_FROM else "serial"
+
+
+def _check_reach(engine: str, scenario: Scenario) -> None:
+    """Raise ScenarioError where other processes would need what only this one was given."""
+    for key, name in own_code(scenario).items():
+        if is_held(name) and engine != "serial":
+            raise ScenarioError(
+                f"{key}: must be in a file or an installed module for the engine {engine}, whose "
+                f"processes find it by its name, got {name!r}, which this process was given; put "
+                "it into a file, or use the engine serial"
+            )
 
 
 def simulate(
@@ -214,6 +227,7 @@ def simulate(
     for line in () if quiet else [*_read(scenario), *scenario.notes]:
         print(line, file=sys.stderr)
     engine = choose_engine(engine, scenario)
+    _check_reach(engine, scenario)
     directory = directory.absolute()
     _check_space(directory)
     try:

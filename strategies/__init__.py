@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedlite.registry import Registry
 from fedlite.scenario import Federation
+from fedlite.settings import read_options
 from strategies.base import Mean, ServerState, Strategy, weighted_mean
 from strategies.fedavg import FedAvg
 from strategies.feddyn import FedDyn
@@ -16,7 +17,13 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
 }
-_RULES = Registry("federation.strategy", "fedlite.strategies", STRATEGIES)
+RULES = Registry(
+    "federation.strategy",
+    "fedlite.strategies",
+    STRATEGIES,
+    "federation.strategy_options",
+    "(federation, mean, **options)",
+)
 
 # What no rule may replace where the sum is not noised yet.
 _SUM = {name: getattr(Strategy, name) for name in ("start", "add", "finish")}
@@ -31,7 +38,8 @@ def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:
     Raises ValueError when there is none, and where the server adds noise for one that does not
     leave the sum to `Strategy`.
     """
-    strategy: Strategy = _RULES.make(federation.strategy, federation, mean)
+    options = read_options(federation.strategy_options)
+    strategy: Strategy = RULES.make(federation.strategy, federation, mean, options=options)
     if not isinstance(strategy, Strategy):
         raise ValueError(
             f"federation.strategy: {federation.strategy!r} must make a strategies.Strategy, got "

@@ -46,7 +46,8 @@ class Review:
     """What there is to see of a bundle.
 
     scenario: its plan, with every loosened number at its most. same: how many files are those
-    installed here. changed: the others by name. facts: title and text, for people. refused: why it
+    installed here. changed: the others by name. own: those of them that the scenario names,
+    as text. facts: title and text, for people. refused: why it
     cannot be approved as `site.toml` stands. warnings: what to think about. budget: what is left
     and what the plan would take; None where nothing is charged or it is not known. since: what is
     different from the last approval of the same name.
@@ -57,6 +58,7 @@ class Review:
     at_most: Mapping[str, int | float]
     same: int
     changed: tuple[str, ...]
+    own: Mapping[str, str]
     facts: tuple[tuple[str, str], ...]
     refused: tuple[str, ...]
     warnings: tuple[str, ...] = field(default=())
@@ -69,6 +71,10 @@ class Review:
             "sha256": self.bundle.sha256,
             "name": self.bundle.name,
             "files": {"same": self.same, "changed": list(self.changed)},
+            "own": {
+                name: {"sha256": digest, "text": self.own[name]}
+                for name, digest in self.bundle.own.items()
+            },
             "facts": dict(self.facts),
             "at_most": dict(self.at_most),
             "refused": list(self.refused),
@@ -141,10 +147,17 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
 
     Raises ValueError when the settings are no scenario, or `site.toml` is wrong.
     """
+    from fedlite import plan as plans
+
     policy = site_policy.load(home / "site.toml")
     scenario = from_run_config({**bundle.settings, **at_most})
     changed = tuple(sorted(name for name in bundle.files if not _installed(bundle, name)))
     refused = _beyond(policy, scenario)
+    try:
+        foreign = plans.foreign(scenario)
+    except ValueError as error:
+        foreign = []
+        refused.append(str(error))
     warnings = []
     facts = _plan(scenario, at_most)
     data = policy.data_set(scenario.data.name)
@@ -153,9 +166,15 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         if data is not None:
             facts.append(("records", _bound(data)))
             refused += beyond_declared(policy, scenario)
-            sizes, too_much = _sizes(home, policy, scenario)
-            facts += sizes
-            refused += too_much
+            if foreign:
+                warnings.append(
+                    f"model and bytes are not known: {', '.join(foreign)} name code that is not "
+                    "fedlite's, and nothing of it is run before you approve it"
+                )
+            else:
+                sizes, too_much = _sizes(home, policy, scenario)
+                facts += sizes
+                refused += too_much
     except (ValueError, OSError) as error:
         warnings.append(f"model and bytes are not known, as the data set does not load: {error}")
     budget, more, problem = left.left(home, policy, scenario)
@@ -167,6 +186,12 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         warnings.append(
             f"{len(changed)} files are not those installed here; they run at this site with "
             "your data, so read them first"
+        )
+    own = {name: bundles.contents(bundle)[name].decode() for name in bundle.own}
+    if own and scenario.private:
+        warnings.append(
+            "code of the coordinator's own sees your records before the noise is added; that it "
+            "treats each alone is checked by a trial, and seen by reading it"
         )
     if policy.clock >= scenario.federation.deadline_seconds:
         warnings.append(
@@ -182,6 +207,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         dict(at_most),
         count,
         changed,
+        own,
         tuple(facts),
         tuple(refused),
         tuple(warnings),
@@ -245,6 +271,8 @@ def _installed(bundle: Bundle, name: str) -> bool:
     """
     if name == bundles.CONFIG:
         return True
+    if name in bundle.own:
+        return False
     path = app_root() / name
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == bundle.files[name]
 
@@ -266,8 +294,12 @@ def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
                     f"{key}: {most:g} is below the plan's epsilon, {privacy.epsilon:g}; ask for a "
                     "plan with less"
                 )
-    for key in own_code(scenario):
-        found.append(f"{key}: names a file of code, which no site runs; ask for another plan")
+    for key, name in own_code(scenario).items():
+        if not policy.limits.sandbox:
+            found.append(
+                f"limits.sandbox: is false, and {key} names code of the coordinator's own, "
+                f"{name}, which runs in the sandbox only; set it to true"
+            )
     missing = set(asked.metrics) - set(policy.metrics)
     if missing:
         found.append(f"egress.metrics: must hold {', '.join(sorted(missing))}, which would leave")
@@ -320,8 +352,7 @@ def _sizes(
     from fedlite.guard.records import own_source
 
     chosen = policy.data_set(scenario.data.name)
-    if chosen is None or own_code(scenario):
-        # Whoever asks for approval may not have a file run by asking.
+    if chosen is None:
         return [], []
     # As for training: another model than that which trains has other limits.
     source, _ = own_source(scenario, chosen, home)

@@ -29,7 +29,10 @@ def _resnet(channels: int, classes: int, norm: Norm) -> nn.Module:
     stem = [nn.Conv2d(channels, 64, 7, 2, 3, bias=False), norm(64), nn.ReLU()]
     blocks, before = [nn.MaxPool2d(3, 2, 1)], 64
     for width in (64, 128, 256, 512):
-        blocks += [Block(before, width, 1 if width == 64 else 2, norm), Block(width, width, 1, norm)]
+        blocks += [
+            Block(before, width, 1 if width == 64 else 2, norm),
+            Block(width, width, 1, norm),
+        ]
         before = width
     return nn.Sequential(
         *stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes)

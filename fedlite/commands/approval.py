@@ -123,6 +123,16 @@ def _show(seen: Review) -> None:
     for title, text in facts:
         table.add_row(title, Text(_plain(text), style="red" if title == "refused" else ""))
     terminal.console().print(table)
+    for name, text in seen.own.items():
+        _show_file(name, text, seen.bundle.own[name])
+
+
+def _show_file(name: str, text: str, digest: str) -> None:
+    """Print a file of the coordinator's own, whole, every line with its number."""
+    typer.echo(f"\n--- {name}: CODE THAT IS NOT INSTALLED HERE, SHA-256 {digest}")
+    for number, line in enumerate(text.splitlines(), 1):
+        typer.echo(f"{number:5} | {_plain(line.replace(chr(9), '    '))}")
+    typer.echo(f"--- end of {name}")
 
 
 def _plain(text: str) -> str:

@@ -21,10 +21,10 @@ from fedlite.commands.output import (
     tell_wrong,
     told,
 )
+from fedlite.commands.submission import settled
 from fedlite.rooms import app_root
 
 if TYPE_CHECKING:
-    from fedlite.scenario import Scenario
     from server.coordinator.folder import Coordinator
 
 server_app = typer.Typer(help="What a coordinator's operator does.", no_args_is_help=True)
@@ -38,6 +38,10 @@ Settings = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace one key; repeatable."),
 ]
 Rounds = Annotated[int | None, typer.Option(help="Replace federation.rounds.")]
+RunOwn = Annotated[
+    bool,
+    typer.Option("--run-own-code", help="Run the files that the scenario names, without asking."),
+]
 
 
 @server_app.command()
@@ -172,6 +176,7 @@ def submit(
         bool,
         typer.Option("--again", help="Also when it was submitted before: it spends budget anew."),
     ] = False,
+    run_own: RunOwn = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the end of the run.")
     ] = False,
@@ -191,8 +196,10 @@ def submit(
         coordinator = _open(folder)
         if scenario is not None:
             runs.require_running(coordinator)
-            chosen = _scenario(scenario, settings, rounds, quiet=as_json)
-            name = runs.submit(coordinator, chosen, app_root(), wait=wait or 0.0, again=again).name
+            chosen, own = settled(scenario, settings, rounds, run_own, quiet=as_json)
+            name = runs.submit(
+                coordinator, chosen, app_root(), own, wait=wait or 0.0, again=again
+            ).name
         elif resume is not None:
             name = jobs.resume(coordinator, resume, wait).name
         else:
@@ -216,6 +223,7 @@ def bundle(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write it.")],
     settings: Settings = None,
     rounds: Rounds = None,
+    run_own: RunOwn = False,
     folder: CoordinatorFolder = HERE,
     as_json: Json = False,
 ) -> None:
@@ -226,7 +234,8 @@ def bundle(
         from server.coordinator import submit as runs
 
         _open(folder)
-        content = runs.build(_scenario(scenario, settings, rounds, quiet=as_json), app_root())
+        chosen, own = settled(scenario, settings, rounds, run_own, quiet=as_json)
+        content = runs.build(chosen, app_root(), own)
         write_atomic(out, content)
         value = {"bundle": str(out), "sha256": digest(content), "bytes": len(content)}
         tell(value, f"{out}\nSHA-256 {value['sha256']}", as_json)
@@ -258,33 +267,6 @@ def _open(folder: Path) -> Coordinator:
     from server.coordinator.folder import Coordinator
 
     return Coordinator.open(folder)
-
-
-def _scenario(
-    name: str, settings: list[str] | None, rounds: int | None, *, quiet: bool
-) -> Scenario:
-    """Return a scenario that is settled: sites and server compute the same plan from it."""
-    from fedlite import data
-    from fedlite.scenario import ScenarioError, load
-    from simulations.run import check, scenario_path
-
-    overrides = list(settings or [])
-    if rounds is not None:
-        overrides.append(f"federation.rounds={rounds}")
-    chosen = load(scenario_path(name), overrides)
-    source = chosen.data.name
-    if source in {entry.name for entry in data.entries()} and not data.available(source):
-        if not quiet:
-            typer.echo(f"fetching {source} into {data.cache_folder()}", err=True)
-        data.fetch(source)
-    try:
-        settled = check(chosen, deployed=True)
-    except ValueError as error:
-        raise ScenarioError(str(error)) from error
-    if not quiet:
-        for note in settled.notes:
-            typer.echo(note, err=True)
-    return settled
 
 
 def _job(coordinator: Coordinator, name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlite.compression.compressor import COMPRESSORS, make
+from fedlite.compression.compressor import COMPRESSORS, KNOWN, make
 from fedlite.compression.dense import Dense
 from fedlite.compression.feedback import Residual, Sent, restore
 from fedlite.compression.frame import (
@@ -26,6 +26,7 @@ from fedlite.compression.topk import TopK
 __all__ = [
     "COMPRESSORS",
     "HEADER_BYTES",
+    "KNOWN",
     "NOTHING",
     "PAD_BYTES",
     "QUANTIZERS",

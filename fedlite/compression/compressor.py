@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fedlite.compression.dense import Dense
 from fedlite.compression.eden import Eden
@@ -57,7 +58,9 @@ COMPRESSORS: dict[str, Callable[[Settings], Compressor]] = {
     ),
     "eden": lambda s: Eden(s.bits, s.unbiased),
 }
-_KNOWN = Registry("compressor", "fedlite.compressors", COMPRESSORS)
+KNOWN = Registry(
+    "compressor", "fedlite.compressors", COMPRESSORS, "options", "(settings, **options)"
+)
 
 OWN_CODECS = range(128, 256)
 """The numbers for formats of others: fedlite will never give one of them a meaning."""
@@ -71,12 +74,14 @@ def make(
     bits: int = 1,
     unbiased: bool = True,
     sections: tuple[int, ...] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Compressor:
     """Return the compressor that is called `name`, with the given `Settings`.
 
     Args:
-        name: one of the house, of an installed package, or `file.py:function` of one's own
-            (`fedlite.registry`), which is called with the `Settings`.
+        name: one of the house, of an installed package, or of one's own (`fedlite.registry`),
+            which is called with the `Settings` and its options.
+        options: what else it takes, by name.
 
     Raises:
         ValueError: there is none, it refuses its settings, or one of others has a codec number
@@ -85,7 +90,9 @@ def make(
     >>> make("topk", density=0.03, values="sign")
     TopK(density=0.03, values='sign', sections=(), least=0)
     """
-    made: Compressor = _KNOWN.make(name, Settings(density, values, bits, unbiased, sections))
+    made: Compressor = KNOWN.make(
+        name, Settings(density, values, bits, unbiased, sections), options=options or {}
+    )
     if not isinstance(made, Compressor):
         raise ValueError(
             f"compressor: {name!r} must make an object with name, codec, compress, decompress and "

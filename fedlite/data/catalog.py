@@ -5,18 +5,25 @@ A new source is one module with an `ENTRY`, and one line in `_ENTRIES`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
+from fedlite.data.own import source_of
 from fedlite.data.sources import digits, fashion, heart, table
-from fedlite.registry import Registry
+from fedlite.registry import Registry, is_own
 from fedlite.scenario import NUMERIC
 from fedlite.scenario.tabular import Columns
+from fedlite.settings import read_options
 
 _ENTRIES = {one.name: one for one in (digits.ENTRY, fashion.ENTRY, heart.ENTRY, table.ENTRY)}
-_SOURCES = Registry("data.name", "fedlite.data", _ENTRIES, files=False)
+_SOURCES: Registry[Any] = Registry(
+    "data.name", "fedlite.data", _ENTRIES, "data.options", "(**options) and returns records"
+)
 
 
 def entries() -> tuple[Entry, ...]:
@@ -30,7 +37,12 @@ def entries() -> tuple[Entry, ...]:
 
 
 def find(name: str) -> Entry:
-    """Return the entry of a source; raises ValueError on an unknown name."""
+    """Return the entry of a source; raises ValueError on an unknown name.
+
+    A function of one's own is called when its entry loads, and not before.
+    """
+    if is_own(name):
+        return _own(name)
     found = _SOURCES.get(name)
     if not isinstance(found, Entry) or found.name != name:
         raise ValueError(
@@ -40,9 +52,38 @@ def find(name: str) -> Entry:
     return found
 
 
+def _own(name: str) -> Entry:
+    """Return the entry of a function of one's own, or the one that is called so."""
+    made = _SOURCES.get(name)
+    if isinstance(made, Entry):
+        return replace(made, own=True)
+    return Entry(
+        name=name,
+        what="your own",
+        records=0,
+        licence="yours",
+        size=0,
+        how="your function makes it",
+        load=partial(_call, name, made),
+        fetch=lambda: Path(),
+        available=lambda: True,
+        takes=("labels", "options"),
+        own=True,
+    )
+
+
+def _call(name: str, builder: Any, labels: tuple[str, ...], options: Mapping[str, Any]) -> Source:
+    made = _SOURCES.call(name, builder, options=options)
+    try:
+        return source_of(name, made, labels)
+    except ValueError as error:
+        raise _SOURCES.wrong(name, builder, str(error)) from None
+
+
 def load(
     name: str,
     *,
+    options: str = "",
     path: str = "",
     target: str = "",
     shape: tuple[int, ...] = (),
@@ -55,7 +96,8 @@ def load(
 ) -> Source:
     """Return the source called `name`, verified; never touches the network.
 
-    All but the name are for a table of one's own only, see `sources.table.load_csv`.
+    options: of the source, as JSON text. All others are for a table of one's own only, see
+    `sources.table.load_csv`; a function of one's own takes `labels`, too.
 
     Raises ValueError on an unknown name, on settings that the source does not take, and when a
     file is missing or corrupt (the message then names `fedlite data fetch`).
@@ -75,7 +117,13 @@ def load(
         )
     settings |= {"columns": columns, "settled": settled, "skip_wrong": skip_wrong}
     settings |= {"task": task, "target_ranges": target_ranges}
-    found = source.load(**{key: settings[key] for key in source.takes})
+    given = read_options(options)
+    known = {key: settings[key] for key in source.takes if key in settings}
+    found: Source
+    if "options" in source.takes:
+        found = source.load(**known, options=given)
+    else:
+        found = _SOURCES.call(name, source.load, options=given, **known)
     numbers = found.train.classes is None
     if numbers != (task in NUMERIC):
         raise ValueError(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.data.dataset import Indices, SiteData, Source
 from fedlite.data.keyed import keyed_folds, keyed_owners
+from fedlite.data.own import divided
+from fedlite.scenario.keys import PARTITIONS
 
-KINDS = ("iid", "dirichlet", "natural")
 # Keeps the draws of a division apart from every other use of the same seed.
 _ASSIGN = 0
 # Fewer on average, and by chance a site is left with next to nothing.
 _LEAST_EXPECTED = 10
+_NONE: Mapping[str, Any] = {}
 
 
 def describe(kind: str, sites: int, *, alpha: float, seed: int) -> str:
@@ -29,11 +32,19 @@ def describe(kind: str, sites: int, *, alpha: float, seed: int) -> str:
 
 
 def partition(
-    source: Source, kind: str, sites: int, *, alpha: float, seed: int, private: bool = False
+    source: Source,
+    kind: str,
+    sites: int,
+    *,
+    alpha: float,
+    seed: int,
+    private: bool = False,
+    options: Mapping[str, Any] = _NONE,
 ) -> list[Indices]:
     """Return, for each site, the ascending indices (int64) of its records in `source.train`.
 
-    Every record goes to exactly one site, and the same arguments give the same division.
+    Every record goes to exactly one site, and the same arguments give the same division. Beside
+    the following, `kind` may be a function of others (`own.divided`) with its `options`.
 
     - `iid`: at random, sizes within one of each other.
     - `dirichlet`: skewed labels and sizes. For each class, the sites' shares of its records are
@@ -49,8 +60,16 @@ def partition(
 
     Raises ValueError on an unknown kind, or when `sites`, `alpha` or `seed` do not fit the source.
     """
-    if kind not in KINDS:
-        raise ValueError(f"partition: must be one of {', '.join(KINDS)}, got {kind!r}")
+    if options and kind in PARTITIONS:
+        raise ValueError(
+            f"data.partition_options: must be empty for {kind!r}, got {dict(options)}; what "
+            "dirichlet takes is data.alpha"
+        )
+    if private and kind not in PARTITIONS:
+        raise ValueError(
+            f"data.partition: must be one of {', '.join(PARTITIONS)} where records are private "
+            f"(rule: a record is placed by itself alone), got {kind!r}; use one of these"
+        )
     n = len(source.train)
     # Of private records not even their number may decide: a site without any trains on none.
     if not 1 <= sites <= (sites if private else n):
@@ -61,6 +80,8 @@ def partition(
         raise ValueError(f"seed: must be 0 or greater, got {seed}")
     if kind == "natural":
         return _natural(source, sites)
+    if kind not in PARTITIONS:
+        return divided(source, kind, sites, seed=seed, options=options)
     if kind == "dirichlet" and not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(
             f"alpha: must be finite and greater than 0 for a dirichlet partition, got {alpha}; "
@@ -178,6 +199,7 @@ def site_data(
     test_fraction: float = 0.2,
     fold: int = 0,
     private: bool = False,
+    options: Mapping[str, Any] = _NONE,
 ) -> list[SiteData]:
     """Return what each site holds: its share of `source.train`, less its own held-out part.
 
@@ -191,7 +213,9 @@ def site_data(
     does: a refusal that depends on private records would tell something of them.
     """
     folds = _fold_count(test_fraction, fold)
-    shares = partition(source, kind, sites, alpha=alpha, seed=seed, private=private)
+    shares = partition(
+        source, kind, sites, alpha=alpha, seed=seed, private=private, options=options
+    )
     held = np.zeros(len(source.train), np.bool_)
     if folds:
         held = keyed_folds(source.train, folds, seed) == fold

@@ -12,7 +12,8 @@ from fedlite.data.catalog import load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.partition import site_data
 from fedlite.data.standardization import standardize
-from fedlite.scenario import Data, Scenario, tabular
+from fedlite.scenario import Data, Scenario, own_stamps, tabular
+from fedlite.settings import read_options
 from fedlite.storage import stamp
 
 
@@ -30,6 +31,7 @@ def load_source(
     """
     return load(
         data.name,
+        options=data.options,
         path=data.path,
         target=data.target,
         shape=data.sizes,
@@ -55,18 +57,13 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
         federation.sites,
         federation.seed,
         scenario.private,
-        seen,
+        (seen, own_stamps(scenario, "data.name", "data.partition")),
     )
 
 
 @lru_cache(maxsize=4)
 def _spread(
-    data: Data,
-    task: str,
-    sites: int,
-    seed: int,
-    private: bool,
-    _seen: tuple[int, int, int] | None,
+    data: Data, task: str, sites: int, seed: int, private: bool, _seen: object
 ) -> tuple[Source, tuple[SiteData, ...]]:
     source = load_source(data, task, settled=private)
     return source, tuple(share_out(source, data, sites, seed, private=private))
@@ -93,6 +90,7 @@ def share_out(
         test_fraction=data.test_fraction,
         fold=data.fold,
         private=private,
+        options=read_options(data.partition_options),
     )
     if source.train.raw:
         own = data.scaling == "site" and source.ranges is None

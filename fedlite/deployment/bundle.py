@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fedlite.deployment import own
 from fedlite.settings import Value
 
 # A site keeps some of those that it refused, too.
@@ -67,6 +68,11 @@ class Bundle:
     content: bytes = field(repr=False)
 
     @property
+    def own(self) -> dict[str, str]:
+        """SHA-256 of each of the user's own files by its name (`fedlite.deployment.own`)."""
+        return {name: self.files[name] for name in own.own_files(self.files)}
+
+    @property
     def name(self) -> str:
         """What the federation calls itself."""
         return str(self.settings.get("federation.name", ""))
@@ -84,6 +90,8 @@ def read(given: Path | bytes) -> Bundle:
     files = {n: hashlib.sha256(c).hexdigest() for n, c in entries.items() if n != MANIFEST}
     _check_manifest(entries.get(MANIFEST), entries)
     settings = _settings(entries[CONFIG])
+    for name, rule in own.check(entries, settings).items():
+        raise BundleError(f"bundle: {name[:200]!r}: {rule}")
     return Bundle(digest(content), files, settings, content)
 
 

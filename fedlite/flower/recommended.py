@@ -47,7 +47,7 @@ def recommend(strategy: Strategy, asked: int) -> Link:
     if asked < 2 or one_by_one:
         return Link("eden", error_feedback=False)
     density = unnoticed_density(max(2, 2 * asked // 5))
-    return Link("rotated-topk", density, error_feedback=False)
+    return Link("rotated-topk", density=density, error_feedback=False)
 
 
 def _layers(strategy: Strategy) -> Iterator[Strategy]:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import fedlite
+from fedlite.deployment import own
 from fedlite.rooms import app_root
 
 
@@ -34,9 +35,10 @@ def sources(app: Path | None = None) -> Iterator[tuple[str, bytes]]:
     for label, folder in (
         ("fedlite", Path(fedlite.__file__).parent),
         ("clients", (app or app_root()) / "clients"),
+        *([(own.FOLDER, app / own.FOLDER)] if app else []),
     ):
         for path in sorted(folder.rglob("*.py")):
             relative = path.relative_to(folder)
             # A wheel carries the app folders inside the package; they are counted once.
-            if label == "clients" or relative.parts[0] != "app":
+            if label != "fedlite" or relative.parts[0] != "app":
                 yield f"{label}/{relative.as_posix()}", path.read_bytes()

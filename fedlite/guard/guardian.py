@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fedlite.deployment import own
 from fedlite.flower import wire
 from fedlite.guard import egress, policy as site_policy, records
 from fedlite.guard.code import code_digest
@@ -198,17 +199,18 @@ def deployed(
     """
     if not _RUN.fullmatch(run):
         raise ScenarioError(f"run.id: must be 16 lower-case hex digits, got {run!r:.40}")
-    if named := own_code(scenario):
-        raise ScenarioError(
-            f"{named[0]}: must be a name that this site knows (rule: no file that a scenario names "
-            "is run here), got one of a file"
+    policy = policy or site_policy.load(home / "site.toml")
+    if why := own.refused(scenario):
+        raise ScenarioError("\n".join(why))
+    if own_code(scenario) and not policy.limits.sandbox:
+        raise Decline(
+            Code.POLICY, "site.toml: limits.sandbox is false, and the plan brings code of its own"
         )
     if scenario.privacy.unit == "record" and not scenario.privacy.expected_batch:
         raise ScenarioError(
             "privacy.expected_batch: must be settled by the coordinator, the same number for all "
             "sites, got 0; submit with `fedlite server submit`"
         )
-    policy = policy or site_policy.load(home / "site.toml")
     chosen = policy.data_set(scenario.data.name)
     if chosen is None:
         raise Decline(

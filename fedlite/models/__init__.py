@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fedlite.models.branched import PARTS, Branched
-from fedlite.models.registry import Model, build, names, options
+from fedlite.models.registry import Model, build, names
 from fedlite.models.single import Single
 from fedlite.models.start import load_start
 
-__all__ = ["PARTS", "Branched", "Model", "Single", "build", "load_start", "names", "options"]
+__all__ = ["PARTS", "Branched", "Model", "Single", "build", "load_start", "names"]

@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from fedlite.models.registry import Model
 from fedlite.parameters import Layout, Vector
+from fedlite.registry import label
 from fedlite.scenario import Scenario
 from fedlite.storage import write_atomic
 
@@ -26,7 +27,7 @@ def write_model(
         offset += size
     write_atomic(directory / "model.safetensors", safetensors.numpy.save(tensors))
     description = {
-        "name": scenario.model.name,
+        "name": label(scenario.model.name),
         "task": scenario.task.name,
         "branches": list(model.branches),
         "seed": scenario.federation.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import torch
@@ -24,27 +23,14 @@ _HOUSE: dict[str, Callable[..., nn.Module]] = {
     "mlp": tinyml.mlp,
     "scatter": scatter.scatter,
 }
-_MODELS = Registry("model.name", "fedlite.models", _HOUSE)
+MODELS = Registry(
+    "model.name", "fedlite.models", _HOUSE, "model.options", "(shape, classes, **options)"
+)
 
 
 def names() -> tuple[str, ...]:
-    """Names that ``build`` knows beside ``file.py:function``, sorted."""
-    return _MODELS.names()
-
-
-def options(name: str) -> tuple[str, ...]:
-    """Options, beyond shape and classes, that the model takes; sorted.
-
-    Raises:
-        ValueError: if the name is unknown, or is of something that cannot be called.
-    """
-    builder: object = _MODELS.get(name)
-    if not callable(builder):
-        raise ValueError(
-            f"model.name: {name!r} must be a function, got {builder!r}; name one that makes a model"
-        )
-    parameters = inspect.signature(builder).parameters.values()
-    return tuple(sorted(p.name for p in parameters if p.kind is p.KEYWORD_ONLY))
+    """Names that ``build`` knows beside those of one's own, sorted."""
+    return MODELS.names()
 
 
 def build(
@@ -56,11 +42,11 @@ def build(
     model with one branch. Tensors of other precisions become float32.
 
     Args:
-        name: one of ``names()``, or ``file.py:function`` (``fedlite.registry``).
+        name: one of ``names()``, or of one's own (``fedlite.registry``).
         shape: shape of one record, without the batch axis.
         classes: width of an answer, at least 1: the number of classes, labels or targets.
         seed: of the first weights, 0 up to 2**63 - 1; equal seeds give bit-identical weights.
-        **settings: options of that model, see ``options(name)``.
+        **settings: options of that model: what it takes beyond shape and classes.
 
     Raises:
         ValueError: if the name or an option is unknown, or the model does not fit the shape.
@@ -74,20 +60,17 @@ def build(
         raise ValueError(f"shape must have sizes of at least 1, got {list(shape)}")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed must be from 0 to 2**63 - 1, got {seed}")
-    known = options(name)
-    for key in settings:
-        if key not in known:
-            listed = ", ".join(known) or "none"
-            raise ValueError(f"model '{name}' has no option '{key}'; its options: {listed}")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model: object = _MODELS.make(name, tuple(shape), classes, **settings)
+        model: object = MODELS.make(name, tuple(shape), classes, options=settings)
     if isinstance(model, Branched):
         return model.float()
     if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"model.name: {name!r} must return a torch.nn.Module, got {type(model).__name__}; "
-            "return the network, or a fedlite.models.Branched for one that can answer twice"
+        raise MODELS.wrong(
+            name,
+            MODELS.get(name),
+            f"must return a torch.nn.Module, got {type(model).__name__}; return the network, or a "
+            "fedlite.models.Branched for one that can answer twice",
         )
     # Updates are float32, and so is what they are added to.
     return Single(model.float(), shape=shape, classes=classes)

@@ -19,11 +19,20 @@ from fedlite.scenario.keys import (
     Training,
 )
 from fedlite.scenario.reading import from_dict, from_run_config, load, nest, with_values
-from fedlite.scenario.whole import CODE, PATHS, Scenario, ScenarioError, own_code
+from fedlite.scenario.whole import (
+    CODE,
+    OPTIONS,
+    PATHS,
+    Scenario,
+    ScenarioError,
+    own_code,
+    own_stamps,
+)
 
 __all__ = [
     "CODE",
     "NUMERIC",
+    "OPTIONS",
     "PATHS",
     "Data",
     "Federation",
@@ -42,5 +51,6 @@ __all__ = [
     "load",
     "nest",
     "own_code",
+    "own_stamps",
     "with_values",
 ]

@@ -10,13 +10,25 @@ from typing import Any
 
 from fedlite.identity.names import site_problem
 from fedlite.privacy import ranges
+from fedlite.registry import is_own, label
 from fedlite.scenario import tabular
-from fedlite.settings import anything, at_least, between, choice, fraction, positive, setting
+from fedlite.settings import (
+    anything,
+    at_least,
+    between,
+    choice,
+    fraction,
+    options_of,
+    positive,
+    setting,
+)
 
 # The sources of one's own; the catalogue's entries say so too.
 OWN = ("csv",)
 # Tasks whose records hold numbers to be answered, and no class.
 NUMERIC = ("regression", "multilabel")
+# How fedlite divides records itself; by these alone no record decides where another goes.
+PARTITIONS = ("iid", "dirichlet", "natural")
 _NAMES = "empty, or names split by commas, each once"
 
 
@@ -25,7 +37,7 @@ def _in(default: float, range: ranges.Range) -> Any:
 
 
 def _named(default: str) -> Any:
-    """A name of what the registry knows, or `file.py:function`."""
+    """A name of what the registry knows, or of code of one's own (`fedlite.registry.names`)."""
     rule = {"rule": "a non-empty name", "check": bool, "code": True}
     return field(default=default, metadata=rule)
 
@@ -64,6 +76,7 @@ class Federation:
     quorum: int = at_least(1, 1)
     deadline_seconds: float = positive(600.0)
     strategy: str = _named("fedavg")
+    strategy_options: str = options_of("strategy")
     weighting: str = choice("uniform", "uniform", "records")
     update_norm: float = at_least(0.0, 0.0)
     outlier_factor: float = setting(100.0, "0, or at least 2", lambda v: v == 0 or v >= 2)
@@ -100,8 +113,10 @@ class Data:
     numbers that a regression answers, which are mapped to -1..1.
     """
 
-    name: str = setting("digits", "a non-empty name", bool)
-    partition: str = choice("iid", "iid", "dirichlet", "natural")
+    name: str = _named("digits")
+    options: str = options_of("name")
+    partition: str = _named("iid")
+    partition_options: str = options_of("partition")
     alpha: float = positive(0.3)
     test_fraction: float = setting(0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5)
     fold: int = at_least(0, 0)
@@ -178,12 +193,17 @@ class Data:
     @property
     def own(self) -> bool:
         """Whether the records are the user's: nothing about them is public (`Entry.own`)."""
-        return self.name in OWN
+        return self.name in OWN or is_own(self.name)
+
+    @property
+    def dataset(self) -> str:
+        """What ledgers, policies and files call the data set: its name, without a folder."""
+        return label(self.name)
 
     @property
     def at_sites(self) -> bool:
         """Whether the records are at the sites only, so that no coordinator can evaluate."""
-        return self.own and not self.path
+        return self.name in OWN and not self.path
 
 
 @dataclass(frozen=True)
@@ -207,6 +227,7 @@ class Model:
     """
 
     name: str = _named("cosine")
+    options: str = options_of("name")
     start: str = _path()
 
 
@@ -253,6 +274,7 @@ class Link:
     """
 
     compressor: str = _named("topk")
+    options: str = options_of("compressor")
     density: float = between(0.0, 0.0, 1.0)
     values: str = anything("")
     bits: int = between(1, 1, 8)

@@ -109,7 +109,7 @@ def with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
         if not _LINK_KEYS & set(given):
             opened.append(name)
             chosen, why = recommend(scenario, name)
-            link = Link(**(chosen | given))
+            link = Link(**(chosen | {key: getattr(link, key) for key in given}))
             density = f" {100 * link.density:g} %" if link.density else ""
             notes.append(f"{name}: {link.compressor}{density}, as the scenario names none ({why})")
         elif "error_feedback" not in given and name == "uplink":

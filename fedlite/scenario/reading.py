@@ -11,8 +11,8 @@ from typing import Any
 from fedlite.registry import resolve
 from fedlite.scenario.links import with_links, with_model
 from fedlite.scenario.rules import advice, broken
-from fedlite.scenario.whole import CODE, PATHS, SECTIONS, Scenario, ScenarioError
-from fedlite.settings import Value, did_you_mean, parse_value, section
+from fedlite.scenario.whole import CODE, OPTIONS, PATHS, SECTIONS, Scenario, ScenarioError
+from fedlite.settings import did_you_mean, parse_value, read_options, section
 
 
 def from_dict(tables: Mapping[str, Any]) -> Scenario:
@@ -84,7 +84,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
         table = tables.setdefault(section, {})
         if not isinstance(table, dict):
             raise ScenarioError(f"{section}: must be a table, got {table!r}; write [{section}]")
-        table[key] = _override(section, key, text.strip())
+        _override(table, section, key, text.strip())
     # What an override has put there is relative to the working directory, the rest absolute.
     _place(tables, Path())
     tables.setdefault("federation", {})
@@ -107,14 +107,25 @@ def _place(tables: Mapping[str, Any], folder: Path) -> None:
             table[key] = resolve(text, folder.resolve())
 
 
-def _override(section: str, key: str, text: str) -> Any:
-    """Return an override's value: a key that holds text takes it as it stands, numbers too."""
+def _override(table: dict[str, Any], section: str, key: str, text: str) -> None:
+    """Put an override into its table: a key that holds text takes it as it stands, numbers too."""
     value, kind = parse_value(text), SECTIONS.get(section)
+    key, dot, option = key.partition(".")
+    if (section, key) in OPTIONS:
+        if dot:
+            given = table.get(key, "")
+            try:
+                before = read_options(given) if isinstance(given, str) else dict(given)
+            except (ValueError, TypeError):
+                return  # what stands there is wrong, and is told
+            value = before | {option: value}
+        table[key] = value
+        return
     textual = kind is not None and isinstance(getattr(kind(), key, None), str)
-    return text if textual and not isinstance(value, str) else value
+    table[key + dot + option] = text if textual and not isinstance(value, str) else value
 
 
-def with_values(scenario: Scenario, section: str, **values: Value) -> Scenario:
+def with_values(scenario: Scenario, section: str, **values: Any) -> Scenario:
     """Return a copy with some keys of one section replaced, checked again."""
     table = replace(getattr(scenario, section), **values)
     changed = from_dict(replace(scenario, **{section: table}).to_dict())

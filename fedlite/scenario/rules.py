@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedlite.registry import is_own
+from fedlite.scenario.keys import OWN, PARTITIONS, Data
+
 if TYPE_CHECKING:
-    from fedlite.scenario.keys import Data
     from fedlite.scenario.whole import Scenario
 
 
@@ -42,7 +44,7 @@ def broken(scenario: Scenario) -> list[str]:
             f"data.target, or {answers} and data.columns (or data.shape) where the sites alone "
             "hold the records"
         )
-    if data.own and data.path and not data.target:
+    if data.name in OWN and data.path and not data.target:
         errors.append(f'data.target: needed when data.name is "{data.name}", got nothing; set it')
     errors += _columns(data)
     errors += _task(scenario)
@@ -180,6 +182,11 @@ def _columns(data: Data) -> list[str]:
 def advice(scenario: Scenario) -> list[str]:
     """Return a line for what is allowed and likely to go wrong, with the mend."""
     data = scenario.data
+    if scenario.private and is_own(data.name):
+        return [
+            "data: what your function does to the records is not seen here; scale them by ranges "
+            "known without looking (rule: one record may not change how others are read)"
+        ]
     if scenario.private and data.own and data.scaling == "none" and not data.ranges:
         return [
             "data: its columns go into privacy.clip as they are; where one does not lie between "
@@ -197,6 +204,12 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "federation.weighting: must be uniform when privacy.unit is not none (rule: no "
             "record count leaves a private site), got 'records'; privacy.expected_batch gives "
             "larger sites their weight without telling their size"
+        )
+    if data.partition not in PARTITIONS:
+        errors.append(
+            f"data.partition: must be one of {', '.join(PARTITIONS)} when privacy.unit is not none "
+            "(rule: a record is placed by itself alone, and one more or less moves no other), got "
+            f"{data.partition!r}; use one of these"
         )
     if bool(privacy.max_batch) != bool(privacy.max_records):
         errors.append(
@@ -242,7 +255,7 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "training.logit_adjustment: must be false when privacy.unit is record (rule: a "
             "record's gradient must depend on that record only), got true; leave it out"
         )
-    if data.own and data.scaling == "site" and not data.ranges:
+    if data.name in OWN and data.scaling == "site" and not data.ranges:
         errors.append(
             "data.scaling: must be none, or give way to data.ranges, when privacy.unit is record "
             "(rule: a record may not change how other records are scaled), got 'site'; set "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from fedlite.registry import is_file
+from fedlite.registry import file_of, is_own, label, stamps
 from fedlite.scenario.keys import (
     NUMERIC,
     Data,
@@ -90,12 +90,12 @@ class Scenario:
     def notable(self) -> dict[str, Value]:
         """Return what a reader of the record must know: what decides most, and all that is set.
 
-        The keys are dotted and in order. A path is only said to be set: records are shown to
-        others, and it may name a person or a place.
+        The keys are dotted and in order. A path is only said to be set, and a file of one's own
+        named without its folder: records are shown to others, and it may name a person or a place.
         """
         defaults = Scenario().to_run_config()
         return {
-            key: "set" if tuple(key.split(".")) in PATHS else value
+            key: _shown(tuple(key.split(".")), value)
             for key, value in self.to_run_config().items()
             if value != defaults[key] or key in _DECISIVE
         }
@@ -137,10 +137,26 @@ def _keys(mark: str) -> tuple[tuple[str, str], ...]:
 
 # Section and key of every setting that names a file or folder.
 PATHS = _keys("path")
-# Of every setting that may name a function in a file: code that is run.
+# Of every setting that may name code of one's own: code that is run.
 CODE = _keys("code")
+# Of every table of options.
+OPTIONS = _keys("options")
 
 
-def own_code(scenario: Scenario) -> list[str]:
-    """Return the settings that name a file, as `section.key`: code that only a simulation runs."""
-    return [f"{s}.{k}" for s, k in CODE if is_file(getattr(getattr(scenario, s), k))]
+def own_code(scenario: Scenario) -> dict[str, str]:
+    """Return the settings that name code of one's own, as `section.key`, and what they name."""
+    named = {f"{s}.{k}": str(getattr(getattr(scenario, s), k)) for s, k in CODE}
+    return {key: name for key, name in named.items() if is_own(name)}
+
+
+def own_stamps(scenario: Scenario, *keys: str) -> tuple[object, ...]:
+    """Return what tells whether the files of these settings, `section.key`, are what they were."""
+    named = own_code(scenario)
+    files = (file_of(named[key]) for key in keys if key in named)
+    return tuple(stamps(file) for file in files if file is not None)
+
+
+def _shown(key: tuple[str, ...], value: Value) -> Value:
+    if key in PATHS:
+        return "set"
+    return label(str(value)) if key in CODE else value

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,11 +35,15 @@ Answer = TypeVar("Answer")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # What is said beside the bundle, when its run starts; Flower wants every key to be there before.
 RUN = {"directory": "", "id": "", "quiet": False, "wait": 0.0}
+_NO_FILES: Mapping[str, bytes] = {}
 _PROJECT = ("name", "version", "description", "license")
 
 
-def build(scenario: Scenario, root: Path) -> bytes:
+def build(scenario: Scenario, root: Path, own: Mapping[str, bytes] = _NO_FILES) -> bytes:
     """Return the bundle of a scenario: the app folders under `root`, and every setting.
+
+    own: the user's own files by their names in the bundle, as `fedlite.deployment.own.pack` returns
+    them with the scenario that names them so.
 
     The same scenario and files give the same bytes. What only a simulation has to be told is left
     out, and who the members are: no site is told of another. Raises ValueError when the scenario is
@@ -55,6 +59,7 @@ def build(scenario: Scenario, root: Path) -> bytes:
     settings = scenario.to_dict() | {"simulation": asdict(Simulation())}
     settings["federation"] |= {"members": ""}
     app = {key: flower[key] for key in ("publisher", "fab-include", "components")}
+    app["fab-include"] = [*app["fab-include"], *own]
     text = tomli_w.dumps(
         {
             "project": {key: project["project"][key] for key in _PROJECT},
@@ -66,8 +71,12 @@ def build(scenario: Scenario, root: Path) -> bytes:
         for pattern in flower["fab-include"]
         for path in sorted(root.glob(pattern))
     }
-    content, _ = build_fab_from_files(files | {bundles.CONFIG: text.encode()})
-    bundles.read(content)
+    content, _ = build_fab_from_files(files | {bundles.CONFIG: text.encode(), **own})
+    if missing := own.keys() - bundles.read(content).own.keys():
+        raise ValueError(
+            f"{min(missing)}: must be a file that Flower takes into an app, and is left out; "
+            "rename it"
+        )
     return content
 
 
@@ -75,6 +84,7 @@ def submit(
     coordinator: Coordinator,
     scenario: Scenario,
     root: Path,
+    own: Mapping[str, bytes] = _NO_FILES,
     *,
     wait: float = 0.0,
     again: bool = False,
@@ -94,11 +104,11 @@ def submit(
             f"{name!r}; use --set federation.name=NAME"
         )
     members = groups.members(coordinator.path, scenario.federation)
-    content = build(scenario, root)
+    content = build(scenario, root, own)
     sha256 = bundles.digest(content)
     with jobs.locked(coordinator):
         if not again:
-            _refuse_second(coordinator, scenario, members)
+            _refuse_second(coordinator, scenario, members, bundles.read(content).own)
         free, number = name, 1
         while any(
             path.exists() for path in (coordinator.jobs / f"{free}.json", coordinator.runs / free)
@@ -116,18 +126,27 @@ def submit(
         )
         # A run that fails before its first line leaves its reason there.
         (coordinator.runs / free).mkdir(mode=0o700)
+        for file, data in own.items():
+            # What the run may import here, whatever a bundle brings: `Deployment.own_code`.
+            path = coordinator.runs / free / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
         if members:
             write_members(coordinator.runs / free, scenario.federation.members, members)
         jobs.save(coordinator, job)
-    coordinator.journal.write("submit", run=free, run_id=job.run_id, sha256=sha256)
+    told = " ".join(f"{file}={digest}" for file, digest in bundles.read(content).own.items())
+    more = {"own": told} if own else {}
+    coordinator.journal.write("submit", run=free, run_id=job.run_id, sha256=sha256, **more)
     return job
 
 
-def _refuse_second(coordinator: Coordinator, scenario: Scenario, members: tuple[str, ...]) -> None:
+def _refuse_second(
+    coordinator: Coordinator, scenario: Scenario, members: tuple[str, ...], own: Mapping[str, str]
+) -> None:
     """Raise ValueError when this scenario was submitted before, whatever became of that run.
 
-    Compared is what sites train by, and who: another release's bundle of the same scenario is no
-    other run, and the bundle does not say who the members are.
+    Compared is what sites train by, the user's own files included, and who: another release's
+    bundle of the same scenario is no other run, and the bundle does not say who the members are.
     """
     wanted = with_values(replace(scenario, simulation=Simulation()), "federation", members="")
     for job in jobs.load_all(coordinator):
@@ -135,6 +154,8 @@ def _refuse_second(coordinator: Coordinator, scenario: Scenario, members: tuple[
             directory = coordinator.path / job.directory
             found, its = Deployment(coordinator.path).of_run(_scenario(coordinator, job), directory)
             asked = its.members or frozenset()
+            if own and bundles.read(coordinator.path / job.bundle).own != own:
+                continue
             if asked != set(members) or with_values(found, "federation", members="") != wanted:
                 continue
         except ValueError:

@@ -103,7 +103,13 @@ def test_natural_follows_the_groups() -> None:
 @pytest.mark.parametrize(
     ("kind", "sites", "alpha", "seed", "message"),
     [
-        ("sorted", 3, 1.0, 0, "partition: must be one of iid, dirichlet, natural, got 'sorted'"),
+        (
+            "sorted",
+            3,
+            1.0,
+            0,
+            r"data.partition: must be one of .*got 'sorted'",
+        ),
         ("iid", 0, 1.0, 0, r"sites: must lie in 1\.\.300"),
         ("iid", 301, 1.0, 0, r"sites: must lie in 1\.\.300.*got 301"),
         ("iid", 3, 1.0, -1, "seed"),

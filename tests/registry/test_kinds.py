@@ -7,7 +7,7 @@ import pytest
 
 import strategies
 from fedlite import compression
-from fedlite.registry import Registry, is_file, resolve
+from fedlite.registry import Registry
 from fedlite.scenario import Federation, from_dict, load, own_code
 
 SHAPES = Registry("shape", "fedlite.no-such-group", {"line": 1, "cube": 3})
@@ -37,8 +37,8 @@ def test_two_files_of_one_name_are_two_modules(tmp_path: Path) -> None:
     [
         (None, "make", r"shape: .*mine.py: no such file"),
         ("x = 1\n", "make", r"shape: .*mine.py: has no 'make'"),
-        ("1 / 0\n", "make", r"shape: .*mine.py: cannot be imported \(ZeroDivisionError"),
-        ("def (\n", "make", r"shape: .*mine.py: cannot be imported \(SyntaxError"),
+        ("1 / 0\n", "make", r"shape: .*mine.py' cannot be imported \(ZeroDivisionError"),
+        ("def (\n", "make", r"shape: .*mine.py' cannot be imported \(SyntaxError"),
         ("import no_such_module_at_all\n", "make", r"cannot be imported \(ModuleNotFoundError"),
     ],
 )
@@ -52,12 +52,12 @@ def test_what_is_wrong_with_a_file_is_told(
         SHAPES.get(f"{file}:{name}")
 
 
-def test_where_no_file_is_allowed_none_is_run(tmp_path: Path) -> None:
+def test_to_ask_whether_a_name_is_known_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nmake = 1\n")
-    with pytest.raises(ValueError, match=r"shape: must be one of line, got"):
-        Registry("shape", "fedlite.no-such-group", {"line": 1}, files=False).get(
-            f"{tmp_path / 'mine.py'}:make"
-        )
+    SHAPES.check(f"{tmp_path / 'mine.py'}:make")
+    SHAPES.check("line")
+    with pytest.raises(ValueError, match=r"shape: must be one of cube, line, or file.py:function"):
+        SHAPES.check("cone")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -68,13 +68,8 @@ def test_a_name_of_the_house_cannot_be_taken(monkeypatch: pytest.MonkeyPatch) ->
         def load(self) -> int:
             return 99
 
-    monkeypatch.setattr("fedlite.registry.entry_points", lambda group: [Point()])
+    monkeypatch.setattr("fedlite.registry.kinds.entry_points", lambda group: [Point()])
     assert SHAPES.get("line") == 1 and SHAPES.names() == ("cube", "line")
-
-
-@pytest.mark.parametrize("name", ["cosine", "x.py", "x.py:", "x.py:a-b", ":make", "x.txt:make"])
-def test_other_names_are_no_files(name: str) -> None:
-    assert not is_file(name) and resolve(name, Path("/tmp")) == name
 
 
 def test_a_scenario_names_its_files_from_where_it_lies(tmp_path: Path) -> None:
@@ -82,8 +77,13 @@ def test_a_scenario_names_its_files_from_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(text)
     scenario = load(tmp_path / "s.toml")
     assert scenario.model.name == f"{tmp_path / 'mine.py'}:make"
-    assert own_code(scenario) == ["model.name", "uplink.compressor"]
-    assert own_code(from_dict({})) == []
+    assert own_code(scenario) == {
+        "model.name": f"{tmp_path / 'mine.py'}:make",
+        "uplink.compressor": f"{tmp_path / 'sub' / 'c.py'}:make",
+    }
+    assert own_code(from_dict({})) == {}
+    # Records are shown to others.
+    assert scenario.notable()["model.name"] == "mine.make"
     told = io.StringIO(scenario.to_toml()).read()
     assert str(tmp_path) in told
 
@@ -93,13 +93,18 @@ def test_a_scenario_names_its_files_from_where_it_lies(tmp_path: Path) -> None:
     [
         (
             "def make(one):\n    return one / 0\n",
-            r"(?s)shape: .*ZeroDivisionError.*, line 2\); mend",
+            r"(?s)shape: .*ZeroDivisionError.*; mend /.*mine.py, line 2$",
+        ),
+        (
+            "def make(one):\n    return help(one)\ndef help(x):\n\n    return x.no\n",
+            r"fails \(AttributeError: .*; mend /.*mine.py, line 5$",
         ),
         (
             "def make():\n    return 1\n",
-            r"shape: .*mine.py:make' fails \(TypeError: make\(\) takes",
+            r"shape: .*mine.py:make' must be a function, got make\(\) \(too many positional "
+            r"arguments\); see .*mine.py, line 1$",
         ),
-        ("make = 3\n", r"shape: .*mine.py:make' fails \(TypeError: 'int' object is not callable"),
+        ("make = 3\n", r"shape: .*mine.py:make' must be a function, got 3"),
     ],
 )
 def test_what_a_file_raises_when_it_is_called_is_told(

@@ -1,0 +1,185 @@
+"""The user's own files in a bundle: which may travel, and that a person can read them.
+
+They lie below `own/` as they lie below the scenario's folder, and the settings name them there.
+Nothing is imported or run here. What is refused would let one thing be shown and another be run:
+a coding other than UTF-8, characters that turn or hide text (Boucher and Anderson 2021, Trojan
+Source), names of letters that look like others, names of modules that mean something else.
+"""
+
+from __future__ import annotations
+
+import io
+import tokenize
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from fedlite.registry import RESERVED, closure, file_of, is_file, is_own, split
+from fedlite.scenario import CODE, Scenario, own_code
+from fedlite.settings import Value
+
+FOLDER = "own"
+MAX_FILES = 50
+# A person has to read it.
+MAX_FILE = 100_000
+# What is at a site is named by its operator, never by who sends code.
+AT_SITES = ("data.name", "data.partition")
+_MEND = "offer it by an entry point of a package that coordinator and sites install"
+
+
+def problem(key: str, name: str) -> str:
+    """Return why code of one's own may not travel under this name, with the mend; "" if it may.
+
+    key: the setting, `section.key`. name: what it says, whatever it is.
+    """
+    if not is_own(name):
+        return ""
+    if key in AT_SITES:
+        return (
+            f"{key}: must be a name in a deployment (rule: which records a site has is said by "
+            f"its operator, and no code that is sent reads them for him), got {name!r}; name a "
+            "data set that the sites have"
+        )
+    if not is_file(name):
+        return (
+            f"{key}: must be file.py:function in a deployment, or a name that is installed (rule: "
+            f"what a site runs its operator can read before), got {name!r}; put it into a file "
+            f"beside the scenario, or {_MEND}"
+        )
+    return ""
+
+
+def refused(scenario: Scenario) -> list[str]:
+    """Return why a scenario may not run at real sites, a line for each setting that names code.
+
+    Its own files must be named as in a bundle.
+    """
+    found = []
+    for key, name in own_code(scenario).items():
+        if why := problem(key, name):
+            found.append(why)
+        elif not name.startswith(f"{FOLDER}/"):
+            found.append(
+                f"{key}: must be a file that the bundle brings below {FOLDER}/ (rule: a site runs "
+                f"what its operator approved, and no other file of his machine), got {name!r}; "
+                "submit it with fedlite server submit"
+            )
+    return found
+
+
+def pack(scenario: Scenario, folder: Path) -> tuple[Scenario, dict[str, bytes]]:
+    """Return the scenario with its own files named as in a bundle, and these files by name.
+
+    folder: the scenario's; only what lies in it travels. Raises ValueError, naming the file, for
+    one that lies elsewhere or cannot be read by a person, and for a name that cannot travel.
+    """
+    files: dict[str, bytes] = {}
+    for key, name in own_code(scenario).items():
+        if why := problem(key, name):
+            raise ValueError(why)
+        file, (section, _, field) = file_of(name), key.partition(".")
+        if file is None or not file.is_file():
+            raise ValueError(f"{key}: {file}: no such file; check the name")
+        for one in closure(file):
+            files[_placed(key, one, folder)] = one.read_bytes()
+        placed = f"{_placed(key, file, folder)}:{split(name)[1]}"
+        table = replace(getattr(scenario, section), **{field: placed})
+        scenario = replace(scenario, **{section: table})
+    for name, content in files.items():
+        if why := unreadable(name, content):
+            raise ValueError(f"{folder / name.removeprefix(f'{FOLDER}/')}: {why}")
+    if len(files) > MAX_FILES:
+        raise ValueError(f"{folder}: must bring at most {MAX_FILES} files, got {len(files)}")
+    return scenario, files
+
+
+def _placed(key: str, file: Path, folder: Path) -> str:
+    """Return the name that a file has in the bundle."""
+    top, real = folder.resolve(), file.resolve()
+    if not real.is_relative_to(top) or top / file.relative_to(_same(file, folder)) != real:
+        raise ValueError(
+            f"{key}: {file}: must be a file in the scenario's folder, {folder}, and no link (rule: "
+            "a bundle brings what lies beside its scenario, and nothing else of this machine); "
+            "move it there"
+        )
+    return (PurePosixPath(FOLDER) / real.relative_to(top).as_posix()).as_posix()
+
+
+def _same(file: Path, folder: Path) -> Path:
+    """Return the folder as the file's own path writes it, or `/` where it is not in it."""
+    here = (parent for parent in file.parents if parent.resolve() == folder.resolve())
+    return next(here, Path(file.anchor))
+
+
+def unreadable(name: str, content: bytes) -> str:
+    """Return why a file of the user's may not travel, with the mend; "" where it may.
+
+    name: as in the bundle.
+    """
+    for part in PurePosixPath(name).parts[1:]:
+        if (stem := part.removesuffix(".py")).lower() in RESERVED or not stem.isidentifier():
+            return (
+                f"must be named by letters, digits and _, and not as a module of Python, fedlite "
+                f"or what it is built of, got {part!r}; rename it"
+            )
+    if not name.endswith(".py"):
+        return "must be a .py file; leave it out"
+    if len(content) > MAX_FILE:
+        return f"must have at most {MAX_FILE:,} bytes, got {len(content):,}; shorten it"
+    try:
+        coding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        text = content.decode("utf-8")
+    except (SyntaxError, UnicodeDecodeError):
+        coding = "another"
+    if coding != "utf-8":
+        return f"must be UTF-8 and say no other coding, got {coding}; save it as UTF-8"
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        for one in line:
+            if not (one.isprintable() or one == "\t"):
+                return (
+                    f"line {number}: must hold no character that hides or turns text, got "
+                    f"{one.encode('unicode_escape').decode()}; write it as an escape"
+                )
+    return _odd_name(content)
+
+
+def _odd_name(content: bytes) -> str:
+    try:
+        for token in tokenize.tokenize(io.BytesIO(content).readline):
+            if token.type == tokenize.NAME and not token.string.isascii():
+                return (
+                    f"line {token.start[0]}: must have names of ASCII letters, got "
+                    f"{token.string!a} (rule: letters that look alike are not the same name); "
+                    "rename it"
+                )
+    except (tokenize.TokenError, SyntaxError) as error:
+        return f"must be Python ({error}); mend it"
+    return ""
+
+
+def check(entries: Mapping[str, bytes], settings: Mapping[str, Value]) -> dict[str, str]:
+    """Return what is wrong with the user's files in a bundle, by name: a rule and the mend.
+
+    entries: all its files. settings: all its settings, by dotted key, whatever they say.
+    """
+    wrong = {}
+    own = own_files(entries)
+    for name in own:
+        if not name.startswith(f"{FOLDER}/"):
+            wrong[name] = f"must lie below {FOLDER}/, in this spelling; rename it"
+        elif why := unreadable(name, entries[name]):
+            wrong[name] = why
+    if len(own) > MAX_FILES:
+        wrong[FOLDER] = f"must have at most {MAX_FILES} files, got {len(own)}; send fewer"
+    for key in (f"{section}.{key}" for section, key in CODE):
+        said = str(settings.get(key, ""))
+        if why := problem(key, said):
+            wrong[key] = why
+        elif is_file(said) and split(said)[0] not in own:
+            wrong[key] = f"must name a file of the bundle below {FOLDER}/, got {said!r}; send it"
+    return wrong
+
+
+def own_files(names: Mapping[str, object]) -> list[str]:
+    """Return those of a bundle's names that are the user's own files, sorted."""
+    return sorted(name for name in names if name.lower().startswith(f"{FOLDER}/"))
