@@ -12,7 +12,7 @@ from fedlite.deployment.journal import Journal
 from fedlite.guard import policy as site_policy
 from fedlite.guard.records import own_source
 from fedlite.models.files import write_model
-from fedlite.scenario import from_run_config
+from fedlite.scenario import from_run_config, own_code
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ def write(home: Path, named: str, out: Path) -> Written:
         )
     (run,) = meant
     scenario = from_run_config(told[run]["settings"])
+    if own := own_code(scenario):
+        raise ValueError(
+            f"{min(own)}: must be fedlite's own, or an installed package's, for a model to be "
+            f"written here (rule: code that was sent runs in the sandbox only), got "
+            f"{own[min(own)]!r}; ask the coordinator for model.safetensors and model.json"
+        )
     policy = site_policy.load(home / setup.POLICY)
     chosen = policy.data_set(scenario.data.name)
     if chosen is None:

@@ -58,7 +58,7 @@ def _ask_to_run(files: Mapping[str, bytes], quiet: bool) -> None:
     """Let the user say that these files may run on this machine, or end the command."""
     lines = [f"{sha256(data).hexdigest()}  {name}" for name, data in files.items()]
     told = "\n".join(lines)
-    if quiet or not sys.stdin.isatty():
+    if quiet or not _can_ask():
         fail(
             f"the scenario names code of its own, which runs here and at the sites:\n{told}\n"
             "nobody can be asked; read it, and add --run-own-code",
@@ -67,6 +67,10 @@ def _ask_to_run(files: Mapping[str, bytes], quiet: bool) -> None:
     typer.echo(f"The scenario names code of its own, which runs here and at the sites:\n{told}")
     if not typer.confirm("Run it on this machine, with all that you may do?", default=False):
         fail("not submitted: you said no", FAILED)
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty()
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""A user's model, strategy and compressor at three real sites, and the same in a simulation.
-
-Covers fedlite/commands/submission.py.
-"""
+"""A user's model, strategy and compressor at three real sites, and the same in a simulation."""
 
 from __future__ import annotations
 
@@ -65,6 +62,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlite.compression import NOTHING, Decoded
+from strategies import Strategy
 
 @dataclass(frozen=True)
 class Halves:
@@ -85,15 +83,13 @@ class Halves:
 def halves(settings):
     return Halves()
 
-def Slow(federation, mean, *, rate: float = 1.0):
-    # A bundle's strategies are not at a site: it is never asked for one.
-    from strategies import Strategy
+class Slow(Strategy):
+    def __init__(self, federation, mean, *, rate: float = 1.0):
+        super().__init__(federation, mean)
+        self.rate = np.float32(rate)
 
-    class Rule(Strategy):
-        def step(self, state, mean):
-            return state.having(model=state.model + np.float32(rate) * mean)
-
-    return Rule(federation, mean)
+    def step(self, state, mean):
+        return state.having(model=state.model + self.rate * mean)
 """,
 }
 SITES = ("site-01", "site-02", "site-03")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedlite.scenario import from_dict
-from server.deployment import Deployment, Enrolled, from_environment, write_members
+from server.deployment import Deployment, Enrolled, check_own, from_environment, write_members
 
 
 def test_a_node_is_the_site_that_the_list_says_now(tmp_path: Path) -> None:
@@ -55,3 +55,22 @@ def test_a_run_for_some_sites_knows_no_others(tmp_path: Path) -> None:
     (run / "members.json").write_text("{}")
     with pytest.raises(ValueError, match=r"members\.json: cannot be read"):
         everybody.of_run(scenario, run)
+
+
+def test_a_run_imports_the_files_that_were_submitted_and_no_others(tmp_path: Path) -> None:
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    for folder in (run, bundle):
+        (folder / "own" / "models").mkdir(parents=True)
+        (folder / "own" / "models" / "net.py").write_text("make = 1\n")
+    check_own(run, bundle)
+    check_own(tmp_path / "other", tmp_path / "none")
+    (bundle / "own" / "more.py").write_text("")
+    with pytest.raises(ValueError, match=r"own/more.py: must be the file that was submitted"):
+        check_own(run, bundle)
+    (bundle / "own" / "more.py").unlink()
+    (bundle / "own" / "models" / "net.py").write_text("make = 2\n")
+    with pytest.raises(ValueError, match=r"own/models/net.py: must be the file"):
+        check_own(run, bundle)
+    (bundle / "own" / "models" / "net.py").unlink()
+    with pytest.raises(ValueError, match=r"own/models/net.py: must be the file"):
+        check_own(run, bundle)

@@ -110,3 +110,21 @@ def test_what_is_not_there_is_told_with_what_is(home: Path, tmp_path: Path) -> N
     (folder / final.FILE).symlink_to(home / "keys" / "node.pem")
     assert run("model", home, "study", "--out", tmp_path / "m")[0] != 0
     assert not (tmp_path / "m").exists()
+
+
+def test_code_that_was_sent_is_not_run_to_write_a_model(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home / "state" / RUN
+    folder.mkdir(parents=True)
+    (folder / final.FILE).write_bytes(b"")
+    (told,) = (one for one in runbook.read(home) if one["run"] == RUN)
+    told["settings"]["model.name"] = "own/mine.py:make"
+    monkeypatch.setattr(runbook, "read", lambda home: [told])
+    trap = tmp_path / "own" / "mine.py"
+    trap.parent.mkdir()
+    trap.write_text(f"open({str(tmp_path / 'SPRUNG')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    code, output = run("model", home, "study", "--out", tmp_path / "m")
+    assert code == 2 and "model.name: must be fedlite's own" in output and "sandbox" in output
+    assert not (tmp_path / "SPRUNG").exists()
