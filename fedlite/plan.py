@@ -12,10 +12,11 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fedlite import compression, objectives
+from fedlite import compression, objectives, tasks
 from fedlite.compression import Compressor, Dense, Joined, Stretch, pieces_of
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
@@ -32,10 +33,11 @@ from fedlite.parameters import (
 from fedlite.privacy import ClientMechanism, Mechanism
 from fedlite.privacy.longest import longest
 from fedlite.protection import plan_mechanism, round_steps, settle_batch, unit_of
-from fedlite.scenario import Link, Scenario, own_stamps
+from fedlite.registry import Registry
+from fedlite.scenario import Link, Scenario, own_code, own_stamps
 from fedlite.scenario.links import for_size
 from fedlite.settings import read_options
-from fedlite.tasks import Task, loss_of, make as make_task
+from fedlite.tasks import Task, loss_of
 
 # The stretch of what layers keep of the records that they have seen.
 RUNNING = "running statistics"
@@ -119,7 +121,8 @@ class Plan:
     @cached_property
     def task(self) -> Task:
         """What the model learns to answer."""
-        return make_task(self.scenario.task.name)
+        chosen = self.scenario.task
+        return tasks.make(chosen.name, read_options(chosen.options))
 
     def model(self) -> Model:
         """Return a new model with the first weights."""
@@ -238,9 +241,8 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     (3796, 'dense', 'none')
     """
     # Scenarios are equal that differ in what they left open, and by name a file is what it was.
-    keys = ("model.name", "training.objective", "uplink.compressor", "downlink.compressor")
     start = stamp(Path(scenario.model.start)) if scenario.model.start else None
-    other = scenario.notes, scenario.open_links, own_stamps(scenario, *keys), start
+    other = scenario.notes, scenario.open_links, own_stamps(scenario, *own_code(scenario)), start
     return _of(scenario, shape, classes, other)
 
 
@@ -256,7 +258,8 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
         except ValueError as error:
             raise ValueError(f"{name}.{error}") from None
     mechanism = plan_mechanism(scenario) if scenario.private else None
-    term = objectives.make(scenario.training.objective)
+    chosen = scenario.training
+    term = objectives.make(chosen.objective, read_options(chosen.objective_options))
     running = Layout.running(model)
     statistics = _statistics(scenario, running_to_vector(model))
     extras = (*statistics, *_extras(scenario, layout, term))
@@ -315,12 +318,14 @@ def foreign(scenario: Scenario) -> list[str]:
     """
     found = []
     named = (
-        ("model", scenario.model.name, MODELS),
-        ("uplink", scenario.uplink.compressor, compression.KNOWN),
-        ("downlink", scenario.downlink.compressor, compression.KNOWN),
+        ("task.name", scenario.task.name, tasks.KNOWN),
+        ("model.name", scenario.model.name, MODELS),
+        ("training.objective", scenario.training.objective, objectives.KNOWN),
+        ("uplink.compressor", scenario.uplink.compressor, compression.KNOWN),
+        ("downlink.compressor", scenario.downlink.compressor, compression.KNOWN),
     )
-    for section, name, registry in named:
-        key = f"{section}.{registry.key.rpartition('.')[2]}"
+    registry: Registry[Any]
+    for key, name, registry in named:
         try:
             registry.check(name)
         except ValueError as error:

@@ -67,15 +67,17 @@ def _own(name: str) -> Entry:
         load=partial(_call, name, made),
         fetch=lambda: Path(),
         available=lambda: True,
-        takes=("labels", "options"),
+        takes=("labels", "options", "task"),
         own=True,
     )
 
 
-def _call(name: str, builder: Any, labels: tuple[str, ...], options: Mapping[str, Any]) -> Source:
+def _call(
+    name: str, builder: Any, labels: tuple[str, ...], task: str, options: Mapping[str, Any]
+) -> Source:
     made = _SOURCES.call(name, builder, options=options)
     try:
-        return source_of(name, made, labels)
+        return source_of(name, made, labels, numeric=task in NUMERIC)
     except ValueError as error:
         raise _SOURCES.wrong(name, builder, str(error)) from None
 

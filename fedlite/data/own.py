@@ -25,14 +25,17 @@ DIVISIONS: Registry[Any] = Registry(
 )
 
 
-def source_of(name: str, made: Any, labels: tuple[str, ...] = ()) -> Source:
+def source_of(
+    name: str, made: Any, labels: tuple[str, ...] = (), *, numeric: bool = False
+) -> Source:
     """Return the source that `made` is, or is made into.
 
     made: a Source, a tuple or a table of columns, each of which numpy takes: `x` numbers [n,
     *shape], `y` a class for each of them (numbers or text), `test_x` and `test_y` for a test set
     that no site holds, `groups` the owner of each record of `x`, for a natural partition. labels:
-    the classes by their numbers; without them a number is a class, and texts are sorted. name: what
-    the scenario calls it.
+    the classes by their numbers; without them a number is a class, and texts are sorted. numeric:
+    `y` is numbers to be answered, [n] or [n, width], which `labels` name. name: what the scenario
+    calls it.
 
     Raises ValueError, naming the column, for anything else, and for columns of unequal lengths.
 
@@ -51,26 +54,33 @@ def source_of(name: str, made: Any, labels: tuple[str, ...] = ()) -> Source:
         )
     columns = {key: _array(key, value) for key, value in made.items() if value is not None}
     _check_lengths(columns)
-    y, test_y = columns["y"], columns.get("test_y")
-    if not labels and y.dtype.kind in "OUS":
-        both = [part.astype(str) for part in (y, test_y) if part is not None]
-        labels = tuple(map(str, np.unique(np.concatenate(both))))
-    train = Dataset(_features("x", columns["x"]), _classes("y", y, labels))
+    labels = labels or _labels([columns[key] for key in ("y", "test_y") if key in columns], numeric)
+    answers = _numbers if numeric else _classes
+    train = Dataset(_features("x", columns["x"]), answers("y", columns["y"], labels))
     test = None
-    if test_y is not None:
-        found = _classes("test_y", test_y, labels)
+    if "test_y" in columns:
+        found = answers("test_y", columns["test_y"], labels)
         test = Dataset(_features("test_x", columns["test_x"]), found)
-    if not labels and train.y.dtype == np.int64:
-        highest = max(int(part.y.max(initial=0)) for part in (train, test) if part is not None)
-        labels = tuple(map(str, range(max(2, highest + 1))))
     names: tuple[str, ...] = ()
     groups = None
     if "groups" in columns:
-        found_names, groups = np.unique(columns["groups"].astype(str), return_inverse=True)
-        names, groups = tuple(map(str, found_names)), groups.astype(np.int64)
-    shape = train.x.shape[1:]
-    origin = f"made by {label(name)}"
+        owners, groups = np.unique(columns["groups"].astype(str), return_inverse=True)
+        names, groups = tuple(map(str, owners)), groups.astype(np.int64)
+    shape, origin = train.x.shape[1:], f"made by {label(name)}"
     return Source(label(name), train, test, groups, names, shape, len(labels), labels, origin)
+
+
+def _labels(answers: list[NDArray[Any]], numeric: bool) -> tuple[str, ...]:
+    """Return what to call the classes, or the numbers that are answered."""
+    first = answers[0]
+    if numeric:
+        width = 1 if first.ndim < 2 else first.shape[1]
+        return ("y",) if width == 1 else tuple(f"y{number}" for number in range(1, width + 1))
+    if first.dtype.kind in "OUS":
+        texts = np.concatenate([part.astype(str) for part in answers])
+        return tuple(map(str, np.unique(texts)))
+    whole = [part for part in answers if part.dtype.kind in "iub" and part.size]
+    return tuple(map(str, range(max([2, *(int(part.max()) + 1 for part in whole)]))))
 
 
 def divided(
@@ -142,8 +152,18 @@ def _features(key: str, column: NDArray[Any]) -> NDArray[Any]:
     return found[:, None] if found.ndim == 1 else found
 
 
+def _numbers(key: str, column: NDArray[Any], labels: tuple[str, ...]) -> NDArray[Any]:
+    """Return float32 [n, width]."""
+    found = _features(key, column)
+    if found.ndim != 2 or found.shape[1] != len(labels):
+        raise ValueError(
+            f"{key}: must hold a number for each of {', '.join(labels)}, got {list(found.shape)}"
+        )
+    return found
+
+
 def _classes(key: str, column: NDArray[Any], labels: tuple[str, ...]) -> NDArray[Any]:
-    """Return class numbers, int64 [n]; or numbers that are no classes, float32 [n, width]."""
+    """Return class numbers, int64 [n]."""
     if column.dtype.kind in "OUS":
         texts = column.astype(str)
         if unknown := sorted(set(texts.tolist()) - set(labels)):
@@ -155,7 +175,10 @@ def _classes(key: str, column: NDArray[Any], labels: tuple[str, ...]) -> NDArray
         if len(column) and int(column.min()) < 0:
             raise ValueError(f"{key}: must be at least 0, a class's number, got {column.min()}")
         return column.astype(np.int64)
-    return column.astype(np.float32).reshape(len(column), -1)
+    raise ValueError(
+        f"{key}: must be classes, whole numbers or text, got {column.dtype}; convert them, or set "
+        "task.name to regression"
+    )
 
 
 def _told(value: Any) -> str:

@@ -5,7 +5,8 @@ It is the half of federated optimisation that runs at a site; the other is `stra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fedlite.objectives.base import OWN, State, Term
 from fedlite.objectives.checks import check
@@ -25,21 +26,28 @@ OBJECTIVES: dict[str, Callable[..., Term | None]] = {
     "scaffold": scaffold,
     "feddyn": feddyn,
 }
-KNOWN = Registry("training.objective", "fedlite.objectives", OBJECTIVES)
+KNOWN = Registry(
+    "training.objective",
+    "fedlite.objectives",
+    OBJECTIVES,
+    "training.objective_options",
+    "(**options)",
+)
 
 
-def make(name: str) -> Term | None:
+def make(name: str, options: Mapping[str, Any] | None = None) -> Term | None:
     """Return what the objective called `name` adds to the loss; None where that is nothing.
 
-    name: one of the house, of an installed package, or `file.py:function` of one's own
-    (`fedlite.registry`), which is called without arguments.
+    name: one of the house, of an installed package, or of one's own (`fedlite.registry`), which is
+    called with its options.
 
-    Raises ValueError when there is none, or what it makes is no `Term`.
+    Raises ValueError when there is none, it does not take the options, or what it makes is no
+    `Term`.
 
     >>> make("fedprox")
     FedProx(mu=0.01)
     """
-    made: Term | None = KNOWN.make(name)
+    made: Term | None = KNOWN.make(name, options=options or {})
     if made is not None and not isinstance(made, Term):
         raise ValueError(
             f"training.objective: {name!r} must make a fedlite.objectives.Term, got {made!r}; "
@@ -49,6 +57,7 @@ def make(name: str) -> Term | None:
 
 
 __all__ = [
+    "KNOWN",
     "OBJECTIVES",
     "OWN",
     "FedDyn",

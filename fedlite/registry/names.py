@@ -114,8 +114,8 @@ def name_of(thing: Any) -> str:
     that names them needs the engine `serial` and ends with the process.
 
     >>> from fedlite.models import tinyml
-    >>> name_of(tinyml.mlp), name_of(lambda shape, classes: None)
-    ('fedlite.models.tinyml:mlp', 'python:function')
+    >>> name_of(tinyml.mlp), is_held(name_of(lambda shape, classes: None))
+    ('fedlite.models.tinyml:mlp', True)
     """
     module = sys.modules.get(getattr(thing, "__module__", None) or "")
     inner = str(getattr(thing, "__qualname__", ""))

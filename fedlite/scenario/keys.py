@@ -215,6 +215,7 @@ class Task:
     """
 
     name: str = _named("classification")
+    options: str = options_of("name")
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,7 @@ class Training:
     """
 
     objective: str = _named("plain")
+    objective_options: str = options_of("objective")
     epochs: int = at_least(1, 1)
     steps: int = at_least(0, 0)
     batch_size: int = at_least(32, 1)

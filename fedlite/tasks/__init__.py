@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fedlite.registry import Registry
 from fedlite.tasks.classification import Classification
 from fedlite.tasks.interface import Figures, Loss, Outputs, Task, known
@@ -14,18 +17,18 @@ TASKS: dict[str, type[Task]] = {
     "multilabel": MultiLabel,
     "regression": Regression,
 }
-_TASKS = Registry("task.name", "fedlite.tasks", TASKS)
+KNOWN = Registry("task.name", "fedlite.tasks", TASKS, "task.options", "(**options)")
 
 
-def make(name: str) -> Task:
+def make(name: str, options: Mapping[str, Any] | None = None) -> Task:
     """Return the task called `name`, which may be one of your own (`fedlite.registry`).
 
-    Raises ValueError when there is none.
+    Raises ValueError when there is none, or it does not take the options.
 
     >>> make("regression").main
     'r2'
     """
-    task: object = _TASKS.make(name)
+    task: object = KNOWN.make(name, options=options or {})
     if not isinstance(task, Task):
         raise ValueError(
             f"task.name: {name!r} must make a fedlite.tasks.Task, got {task!r}; name a class "
@@ -35,6 +38,7 @@ def make(name: str) -> Task:
 
 
 __all__ = [
+    "KNOWN",
     "TASKS",
     "Figures",
     "Loss",

@@ -46,6 +46,18 @@ def test_classes_are_numbered_by_the_labels_or_sorted() -> None:
     assert made((X, Y), ("a", "b", "c")).classes == 3
 
 
+def test_numbers_are_answered_where_the_task_says_so() -> None:
+    one = source_of("a.py:b", (X, [1, 2, 3]), numeric=True)
+    assert one.train.y.dtype == np.float32 and one.train.y.shape == (3, 1)
+    assert (one.classes, one.labels) == (1, ("y",))
+    two = source_of("a.py:b", (X, [[1, 2], [3, 4], [5, 6]], X, X), numeric=True)
+    assert (two.classes, two.labels) == (2, ("y1", "y2")) and two.test is not None
+    with pytest.raises(ValueError, match=r"y: must hold a number for each of a, b, c, got"):
+        source_of("a.py:b", (X, [1, 2, 3]), ("a", "b", "c"), numeric=True)
+    with pytest.raises(ValueError, match=r"y: must be classes.*float64.*task.name to regression"):
+        made((X, [0.5, 1.0, 2.0]))
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
