@@ -33,7 +33,7 @@ from fedlite.guard.policy import (
 )
 from fedlite.privacy.budget.outlook import Outlook
 from fedlite.rooms import app_root
-from fedlite.scenario import Scenario, from_run_config, own_code
+from fedlite.scenario import Scenario, from_run_config, options_of, own_code
 from fedlite.settings import parse_value
 
 # What travels with a frame: Flower's record around it, and the ledger's head.
@@ -332,6 +332,11 @@ def _plan(scenario: Scenario, at_most: Mapping[str, int | float]) -> list[tuple[
         ("privacy", protection),
         ("metrics", "number of records" if federation.weighting == "records" else "none"),
     ]
+    for key, name in own_code(scenario).items():
+        where = ", at the coordinator only" if key == "federation.strategy" else ""
+        facts.append(
+            ("own code", f"{key}: {name}{where}; options {options_of(scenario, key) or 'none'}")
+        )
     if federation.deliver:
         facts.append(("at the end", "the released model is sent to this site"))
     if at_most:

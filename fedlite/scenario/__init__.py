@@ -25,6 +25,7 @@ from fedlite.scenario.whole import (
     PATHS,
     Scenario,
     ScenarioError,
+    options_of,
     own_code,
     own_stamps,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "from_run_config",
     "load",
     "nest",
+    "options_of",
     "own_code",
     "own_stamps",
     "with_values",

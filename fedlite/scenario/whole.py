@@ -149,6 +149,14 @@ def own_code(scenario: Scenario) -> dict[str, str]:
     return {key: name for key, name in named.items() if is_own(name)}
 
 
+def options_of(scenario: Scenario, key: str) -> str:
+    """Return the JSON text of the options of what `key`, `section.key`, names; "" for none."""
+    section, _, name = key.partition(".")
+    table = getattr(scenario, section)
+    found = (f.name for f in fields(table) if f.metadata.get("options") == name)
+    return str(getattr(table, next(found)))
+
+
 def own_stamps(scenario: Scenario, *keys: str) -> tuple[object, ...]:
     """Return what tells whether the files of these settings, `section.key`, are what they were."""
     named = own_code(scenario)

@@ -29,10 +29,11 @@ def test_a_file_that_a_bundle_names_is_shown_whole_and_not_run(
     section, name = key.split(".")
     text = TRAP + "# the \t last line"
     content = made({"own/a/trap.py": text.encode(), "own/more.py": b""},
-                   **{section: {name: "own/a/trap.py:make"}})  # fmt: skip
+                   **{section: {name: "own/a/trap.py:make", "options": {"x": [1]}}})  # fmt: skip
     digest = wait(home, content)
     code, output = call(home, digest[:8], "--yes")
     assert code == 1 and "--changed-code" in output and "2 are not" in output
+    assert f'{key}: own/a/trap.py:make; options {{"x": [1]}}' in output
     for number, line in enumerate(text.replace("\t", "    ").splitlines(), 1):
         assert f"\n{number:5} | {line}\n" in output
     (own, _) = bundles.read(content).own.values()
