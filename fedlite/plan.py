@@ -37,6 +37,7 @@ from fedlite.registry import Registry
 from fedlite.scenario import Link, Scenario, own_code, own_stamps
 from fedlite.scenario.links import for_size
 from fedlite.settings import read_options
+from fedlite.storage import stamp
 from fedlite.tasks import Task, loss_of
 
 # The stretch of what layers keep of the records that they have seen.
@@ -242,7 +243,8 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     """
     # Scenarios are equal that differ in what they left open, and by name a file is what it was.
     start = stamp(Path(scenario.model.start)) if scenario.model.start else None
-    other = scenario.notes, scenario.open_links, own_stamps(scenario, *own_code(scenario)), start
+    code = own_stamps(scenario, *own_code(scenario))
+    other = scenario.notes, scenario.open_links, code, start
     return _of(scenario, shape, classes, other)
 
 
