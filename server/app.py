@@ -21,7 +21,7 @@ from fedlite.models.files import write_model
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
-from fedlite.registry import begin_at, digest, explain, file_of, place_of
+from fedlite.registry import begin_at, digest_of, explain, file_of, place_of
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
@@ -244,7 +244,7 @@ def _same_records(directory: Path, source: Source) -> None:
 def _same_code(directory: Path, scenario: Scenario) -> None:
     """As for the records, for the code of one's own that the scenario names: a line each."""
     files = {key: file_of(name) for key, name in own_code(scenario).items()}
-    lines = [f"{key} {digest(file)}\n" for key, file in files.items() if file is not None]
+    lines = [f"{key} {digest_of(file)}\n" for key, file in files.items() if file is not None]
     if lines:
         _same(directory / "checkpoint" / "code.sha256", "".join(lines), "files of own code")
     if start := scenario.model.start:

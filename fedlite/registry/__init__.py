@@ -1,6 +1,6 @@
 """Things by name: in the house, from an installed package, or of one's own."""
 
-from fedlite.registry.closure import RESERVED, closure, digest, stamps
+from fedlite.registry.closure import RESERVED, closure, digest_of, stamps
 from fedlite.registry.kinds import Registry
 from fedlite.registry.names import (
     begin_at,
@@ -21,7 +21,7 @@ __all__ = [
     "Registry",
     "begin_at",
     "closure",
-    "digest",
+    "digest_of",
     "explain",
     "file_of",
     "is_file",

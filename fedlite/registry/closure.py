@@ -59,7 +59,7 @@ def closure(path: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """Return SHA-256, hex, over a file of one's own and those that it imports.
 
     Raises OSError when it cannot be read.

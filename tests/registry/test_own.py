@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fedlite.registry import closure, digest, stamps
+from fedlite.registry import closure, digest_of, stamps
 from fedlite.registry.own import module_of
 
 
@@ -81,18 +81,18 @@ def test_two_helpers_of_one_name_never_meet(tmp_path: Path) -> None:
 
 def test_a_changed_helper_makes_another_module_and_another_digest(tmp_path: Path) -> None:
     path = write(tmp_path, mine="from helper import WHAT\n", helper="WHAT = 1\n") / "mine.py"
-    first, was, seen = module_of(path), digest(path), stamps(path)
+    first, was, seen = module_of(path), digest_of(path), stamps(path)
     assert module_of(path) is first
     write(tmp_path, helper="WHAT = 2\n")
     assert module_of(path).WHAT == 2 and first.WHAT == 1
-    assert digest(path) != was and stamps(path) != seen
+    assert digest_of(path) != was and stamps(path) != seen
 
 
 def test_the_digest_of_one_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     from hashlib import sha256
 
     path = write(tmp_path, mine="import os\n") / "mine.py"
-    assert digest(path) == sha256(b"import os\n").hexdigest()
+    assert digest_of(path) == sha256(b"import os\n").hexdigest()
 
 
 @pytest.mark.parametrize("name", ["random", "torch", "fedlite", "clients", "numpy"])
