@@ -12,7 +12,7 @@ from rich.text import Text
 from fedlite.attacks.bounds import gaussian_curve
 from fedlite.attacks.verdict import STEP, Finding, Report
 from fedlite.reporting import terminal
-from fedlite.reporting.figures import BLUE, GREY, VERMILLION
+from fedlite.reporting.drawing import BLUE, GREY, VERMILLION
 from fedlite.storage import write_atomic
 
 FIGURE = "mechanism.png"

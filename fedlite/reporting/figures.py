@@ -1,23 +1,27 @@
-"""The figures of a run, drawn from its record: rounds, sites, attendance, and baselines if any.
-
-Colours are told apart by every common kind of colour vision: blue, vermillion and green are those
-of Okabe and Ito ("Color Universal Design", 2008), the purple is Paul Tol's, whose name is readable
-on white. Line style says the same once more. Figures are 8 inches wide, so that their text is
-readable when a page shows them 800 pixels wide.
-"""
+"""The figures of a run, drawn from its record: rounds, sites, attendance, and baselines if any."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlite.reporting import attendance, measures, wording
+from fedlite.reporting.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    STYLE,
+    VERMILLION,
+    WIDTH,
+    Label,
+    label_ends,
+    save,
+)
 from fedlite.reporting.many import MANY, numbers, quantile
 from fedlite.reporting.record import RoundRecord
-from fedlite.storage import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,28 +32,6 @@ ROUNDS_PNG = "rounds.png"
 ATTENDANCE_PNG = "attendance.png"
 SITES_PNG = "sites.png"
 BASELINES_PNG = "baselines.png"
-BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#666666"
-_WIDTH, _DPI = 8.0, 160
-_STYLE = {
-    "font.size": 10.5,
-    "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 2.0,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "text.parse_math": False,
-}
-_Label = tuple[float, str, str]  # height in data units, text, colour
 _PANELS_A_ROW = 5
 
 
@@ -68,37 +50,27 @@ def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: P
     folder = directory / FIGURES
     folder.mkdir(exist_ok=True)
     paths = []
-    with matplotlib.rc_context(_STYLE):
-        paths.append(_save(_rounds(rounds, summary), folder / ROUNDS_PNG))
+    with matplotlib.rc_context(STYLE):
+        paths.append(save(rounds_figure(rounds, summary), folder / ROUNDS_PNG))
         if attendance.worth_drawing(rounds):
-            paths.append(_save(attendance.draw(rounds), folder / ATTENDANCE_PNG))
+            paths.append(save(attendance.draw(rounds), folder / ATTENDANCE_PNG))
         if len(summary["sites"]) > MANY and not wording.unmeasured(summary):
-            paths.append(_save(_sites(summary), folder / SITES_PNG))
+            paths.append(save(_sites(summary), folder / SITES_PNG))
         if summary.get("baselines"):
             paths.append(
-                _save(_baselines(summary["baselines"], summary["sites"]), folder / BASELINES_PNG)
+                save(_baselines(summary["baselines"], summary["sites"]), folder / BASELINES_PNG)
             )
     return paths
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    # No pyplot: a library must not touch the global figure list or the user's chosen backend.
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())
-    return path
-
-
-def _rounds(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> Figure:
+def rounds_figure(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> Figure:
+    """Draw quality, bytes and privacy loss, round by round."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     private = any(record.epsilon is not None for record in rounds)
     panels = 3 if private else 2
-    figure = Figure(figsize=(_WIDTH, 2.25 * panels + 0.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.25 * panels + 0.4), layout="constrained")
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
     _quality_panel(axes[0], rounds, wording.unmeasured(summary) or "not measured")
     _bytes_panel(axes[1], rounds)
@@ -128,7 +100,7 @@ def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord], without: str) -> N
     if not labels:
         axes.set_yticks([])
         axes.text(0.5, 0.5, without, transform=axes.transAxes, ha="center", color=GREY)
-    _label_ends(axes, labels)
+    label_ends(axes, labels)
 
 
 def _bytes_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
@@ -150,7 +122,7 @@ def _bytes_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
         dense = [("dense_up", "dense float32,\neither way", ":")]
     lines = [(key, words, GREY, style) for key, words, style in dense]
     lines += [("down", "down", PURPLE, "--"), ("up", "up", GREEN, "-")]
-    labels: list[_Label] = []
+    labels: list[Label] = []
     for key, words, colour, style in lines:
         points = [(x, y) for x, y in zip(at, columns[key], strict=True) if y > 0]
         if points:
@@ -158,7 +130,7 @@ def _bytes_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
             labels.append((points[-1][1], f"{words} {points[-1][1]:.3g} MB", colour))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
-    _label_ends(axes, labels)
+    label_ends(axes, labels)
 
 
 def _running(sizes: Sequence[int]) -> list[float]:
@@ -177,7 +149,7 @@ def _epsilon_panel(axes: Axes, rounds: Sequence[RoundRecord], privacy: Mapping[s
     points = [(r.round, r.epsilon) for r in rounds if r.epsilon is not None]
     # No bound, and drawn as none: where a run stops may depend on what it has released.
     _line(axes, points, GREY, ":")
-    labels: list[_Label] = [(points[-1][1], f"so far {wording.epsilon(points[-1][1])}", GREY)]
+    labels: list[Label] = [(points[-1][1], f"so far {wording.epsilon(points[-1][1])}", GREY)]
     bound = wording.worst(privacy)
     if bound is not None:
         axes.axhline(bound, color=BLUE, linewidth=2.0)
@@ -188,7 +160,7 @@ def _epsilon_panel(axes: Axes, rounds: Sequence[RoundRecord], privacy: Mapping[s
         name = "budget" if len(budgets) == 1 else "a budget"
         labels.append((limit, f"{name} {wording.budget(limit)}", VERMILLION))
     axes.set_ylim(0, 1.12 * max(height for height, _, _ in labels))
-    _label_ends(axes, labels)
+    label_ends(axes, labels)
 
 
 def _sites(summary: Mapping[str, Any]) -> Figure:
@@ -198,7 +170,7 @@ def _sites(summary: Mapping[str, Any]) -> Figure:
 
     first, part = measures.part_of(summary)
     by_site, branches = part.get("by_site") or {}, measures.branches(summary)
-    figure = Figure(figsize=(_WIDTH, 0.6 + 1.5 * len(branches)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.6 + 1.5 * len(branches)), layout="constrained")
     panels = figure.subplots(len(branches), 1, sharex=True, squeeze=False)[:, 0]
     colours = {"shallow": VERMILLION, "deep": BLUE}
     for axes, name in zip(panels, branches, strict=True):
@@ -227,35 +199,6 @@ def _line(axes: Axes, points: Sequence[tuple[float, float]], colour: str, style:
     axes.plot(x, y, color=colour, linestyle=style, **marker)  # type: ignore[arg-type]
 
 
-def _label_ends(axes: Axes, labels: Sequence[_Label]) -> None:
-    """Write each line's name at its right end, moved apart where they would overlap."""
-    if not labels:
-        return
-    low, high = axes.get_ylim()
-    change = math.log if axes.get_yscale() == "log" else float
-    span = change(high) - change(low)
-    gap = 0.13  # a text line as a share of a panel's height
-    places = [((change(y) - change(low)) / span, text, colour) for y, text, colour in labels]
-    places.sort()
-    heights: list[float] = []
-    above = 0.0
-    for height, text, _ in places:
-        half = gap * (text.count("\n") + 1) / 2
-        heights.append(max(height, heights[-1] + above + half) if heights else height)
-        above = half
-    # Half of what the stack grew goes down again, so that it stays centred on the lines it names.
-    shift = max(0.0, heights[-1] - places[-1][0]) / 2
-    for height, (_, text, colour) in zip(heights, places, strict=True):
-        axes.annotate(
-            text,
-            (1.01, height - shift),
-            xycoords="axes fraction",
-            color=colour,
-            va="center",
-            fontsize=10,
-        )
-
-
 def _baselines(baselines: Mapping[str, Any], order: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
@@ -270,7 +213,7 @@ def _baselines(baselines: Mapping[str, Any], order: Sequence[str]) -> Figure:
     across = min(_PANELS_A_ROW, len(columns))
     down = math.ceil(len(columns) / across)
     height = (0.46 * len(rows) + 0.9) * down + 0.4
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     known = [v for _, values in columns for v in values if v is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
