@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands import enrolment, mechanism, upkeep
+from fedlite.commands import enrolment, mechanism, sweep, upkeep
 from fedlite.commands.output import (
     FAILED,
     SCENARIO_HELP,
@@ -40,6 +40,7 @@ audit_app = typer.Typer(
 mechanism.add_to(audit_app)
 app.add_typer(audit_app, name="audit")
 
+sweep.add_to(app)
 app.add_typer(site_app, name="site")
 enrolment.add_to(server_app)
 upkeep.add_to(site_app, server_app)
@@ -83,6 +84,9 @@ def simulate(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the interrupted run in this directory.")
     ] = None,
+    track: Annotated[
+        str, typer.Option(help="csv, tensorboard, mlflow: the same as --set report.trackers=.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Simulate a federation on this machine and write its record, model and report."""
@@ -92,7 +96,7 @@ def simulate(
         from simulations import run as simulation
 
         simulation.check_engine(engine)
-        overrides = list(settings or [])
+        overrides = [*(settings or []), *([f"report.trackers={track}"] if track else [])]
         if resume is not None:
             changed = [text for text in overrides if not text.startswith("data.path=")]
             if scenario is not None or out is not None or changed or rounds is not None:

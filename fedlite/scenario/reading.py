@@ -65,6 +65,15 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
 
     Raises ScenarioError when the file is missing or no TOML, or when any key is wrong.
     """
+    return from_dict(overridden(read(path), overrides))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file, its paths made absolute; no key is checked yet.
+
+    A file that does not name the federation gives it its own name. Raises ScenarioError when the
+    file is missing or no TOML.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -74,6 +83,18 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ScenarioError(f"{path}: cannot be read as TOML ({error}); mend that line") from None
     _place(tables, path.parent)
+    tables.setdefault("federation", {})
+    if isinstance(tables["federation"], dict):
+        tables["federation"].setdefault("name", path.stem)
+    return tables
+
+
+def overridden(tables: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of a scenario's tables with `section.key=value` overrides applied.
+
+    Raises ScenarioError for one that is not of that form.
+    """
+    copy = {name: dict(t) if isinstance(t, Mapping) else t for name, t in tables.items()}
     for override in overrides:
         dotted, equals, text = override.partition("=")
         section, dot, key = dotted.strip().partition(".")
@@ -81,16 +102,13 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Scenario:
             raise ScenarioError(
                 f"--set {override}: must be section.key=value; for example federation.rounds=5"
             )
-        table = tables.setdefault(section, {})
+        table = copy.setdefault(section, {})
         if not isinstance(table, dict):
             raise ScenarioError(f"{section}: must be a table, got {table!r}; write [{section}]")
         _override(table, section, key, text.strip())
     # What an override has put there is relative to the working directory, the rest absolute.
-    _place(tables, Path())
-    tables.setdefault("federation", {})
-    if isinstance(tables["federation"], dict):
-        tables["federation"].setdefault("name", path.stem)
-    return from_dict(tables)
+    _place(copy, Path())
+    return copy
 
 
 def _place(tables: Mapping[str, Any], folder: Path) -> None:
