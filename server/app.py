@@ -26,6 +26,7 @@ from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
 from fedlite.reporting.report import report
+from fedlite.reporting.trackers import Trackers
 from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.storage import is_full, write_atomic
 from server import delivery, releases
@@ -36,6 +37,7 @@ from server.evaluation import Evaluator, Scores
 from server.grid import without_waits
 from server.roster import Roster
 from server.rounds import Rounds, RunFailed
+from server.selection import Selector
 from server.summary import summarize
 
 log = logging.getLogger("fedlite.server")
@@ -167,6 +169,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         wait=task.wait,
         notice=partial(_gathering, directory) if deployment else log.debug,
     )
+    selector = Selector.of(plan, evaluator)
     rounds = Rounds(
         grid,
         plan,
@@ -176,8 +179,11 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         witness=witness,
         adapt=deployment is not None,
         journal=deployment.journal.write if deployment else log.debug,
+        selector=selector,
     )
     without_waits(grid, rounds.updates.longest, scenario.federation.deadline_seconds)
+    trackers = Trackers(scenario.report.tracker_names, directory)
+    trackers.start(scenario.federation.name, scenario.notable(), rounds.records)
     meter = EnergyMeter.started()
     budget = scenario.privacy.epsilon if plan.mechanism else None
     with Progress(scenario.federation.rounds, budget, quiet=task.quiet) as progress:
@@ -189,8 +195,9 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
             cpu_seconds=task.cpu_seconds,
         ):
             progress.update(record, total_bytes(rounds.records))
+            trackers.round(record)
         progress.status("writing the model and the report")
-        released = rounds.point.state.deployed[: plan.stored.size]
+        released = rounds.point.deployed[: plan.stored.size]
         write_model(directory, scenario, plan.stored, released, plan.model())
         summary = summarize(
             plan,
@@ -201,11 +208,13 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
             energy=meter.since(sum(r.cpu_seconds for r in rounds.records)),
             refused=roster.refused.values(),
             witness=witness,
+            selection=selector.told(rounds.point) if selector else None,
         )
         if deployment is not None and scenario.federation.deliver:
             summary["delivery"] = delivery.deliver(rounds, deployment.journal)
         finish(directory, summary, witness)
         report(directory)
+    trackers.finish(summary)
     log.info("run directory: %s", directory)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from fedlite.parameters import Vector
 from fedlite.storage import write_atomic
 from server.broadcast import Broadcast
 from strategies import ServerState
@@ -40,6 +42,20 @@ class SiteRecord:
     took: float = 0.0
 
 
+@dataclass(frozen=True)
+class Kept:
+    """The best round so far (`server.selection`): its number and its score.
+
+    waited: scored rounds since. vector: its model and extras, float32; None where the last one is
+    released.
+    """
+
+    round: int
+    score: float
+    waited: int = 0
+    vector: Vector | None = None
+
+
 @dataclass
 class Checkpoint:
     """The run after `round` rounds."""
@@ -49,6 +65,14 @@ class Checkpoint:
     state: ServerState
     broadcast: Broadcast
     sites: dict[str, SiteRecord] = field(default_factory=dict)
+    kept: Kept | None = None
+
+    @property
+    def deployed(self) -> Vector:
+        """The model to evaluate and deploy, of the best round if one is kept, and the extras."""
+        if self.kept is not None and self.kept.vector is not None:
+            return self.kept.vector
+        return self.state.deployed
 
 
 def save(directory: Path, checkpoint: Checkpoint) -> None:
@@ -59,6 +83,8 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         arrays[f"state.{name}"] = array
     for number, frame in broadcast.frames:
         arrays[f"frame.{number}"] = np.frombuffer(frame, np.uint8)
+    if checkpoint.kept is not None and checkpoint.kept.vector is not None:
+        arrays["kept"] = checkpoint.kept.vector
     meta = {
         "run": checkpoint.run.hex(),
         "round": checkpoint.round,
@@ -67,10 +93,22 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         "broadcast": broadcast.round,
         "frames": [number for number, _ in broadcast.frames],
         "sites": {name: vars(record) for name, record in checkpoint.sites.items()},
+        "kept": _kept_numbers(checkpoint.kept),
     }
     directory.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(arrays, metadata={"checkpoint": json.dumps(meta)})
     write_atomic(directory / FILE, data)
+
+
+def _kept_numbers(kept: Kept | None) -> list[float] | None:
+    return None if kept is None else [kept.round, kept.score, kept.waited]
+
+
+def _kept_of(numbers: list[Any] | None, vector: Vector | None) -> Kept | None:
+    if numbers is None:
+        return None
+    number, score, waited = numbers
+    return Kept(number, score, waited, vector)
 
 
 def load(directory: Path) -> Checkpoint | None:
@@ -97,6 +135,7 @@ def load(directory: Path) -> Checkpoint | None:
                 [(number, arrays[f"frame.{number}"].tobytes()) for number in meta["frames"]],
             ),
             sites={name: SiteRecord(**record) for name, record in meta["sites"].items()},
+            kept=_kept_of(meta.get("kept"), arrays.get("kept")),
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -29,7 +29,7 @@ def deliver(rounds: Rounds, journal: Journal) -> dict[str, Any]:
     """
     point, federation = rounds.point, rounds.scenario.federation
     plan = rounds.plan
-    model = point.state.deployed[: plan.stored.size]
+    model = point.deployed[: plan.stored.size]
     rounds.roster.meet()
     nodes = {
         node: name

@@ -25,6 +25,7 @@ from server import alarm, attendance, broadcast, checkpoint, replies
 from server.checkpoint import Checkpoint, SiteRecord
 from server.replies import InOrder
 from server.roster import Roster
+from server.selection import Selector
 from server.updates import Updates
 from server.witness import Disagreement, Witness
 from strategies import ServerState
@@ -65,7 +66,8 @@ class Rounds:
     grid: Flower's way to the sites. roster: who is there. run: its 8 bytes. witness: remembers
     the heads of the sites' ledgers, when they keep any; the roster's, too. adapt: whether the
     deadline follows what sites were seen to need; never in a simulation, which a busy machine would
-    change. journal(action, **facts) is told which sites are asked less.
+    change. journal(action, **facts) is told which sites are asked less. selector: chooses among
+    rounds.
     epsilon(asked) returns the privacy loss of a site that was asked so often. evaluate(round,
     model) returns the scores by name and branch.
     """
@@ -81,6 +83,7 @@ class Rounds:
         witness: Witness | None = None,
         adapt: bool = False,
         journal: Callable[..., object] = log.debug,
+        selector: Selector | None = None,
     ) -> None:
         """Start afresh, or go on after the last checkpoint in `directory`."""
         self.grid = grid
@@ -90,7 +93,7 @@ class Rounds:
         self.layout = plan.travelling.digest
         self._witness = witness
         self.roster = roster
-        self._adapt, self._journal = adapt, journal
+        self._adapt, self._journal, self._selector = adapt, journal, selector
         self.updates = Updates(plan, witness)
         initial = plan.initial
         found = checkpoint.load(directory / "checkpoint")
@@ -131,6 +134,9 @@ class Rounds:
         self._gather()
         void = 0
         for number in range(self.point.round + 1, federation.rounds + 1):
+            if self._selector is not None and self._selector.over(self.point.kept):
+                log.info("no round was better for so long that the run ends before its last")
+                break
             started, cpu = time.monotonic(), cpu_seconds()
             if number > 1:
                 self.roster.wait_for_quorum(self._spent())
@@ -157,6 +163,10 @@ class Rounds:
                 self.point.state = state
             self.point.round = number
             scores = dict(evaluate(number, self.point.state.deployed))
+            if self._selector is not None and scores and enough:
+                self.point.kept = self._selector.after(
+                    self.point.kept, number, self.point.state.deployed
+                )
             dense = 4 * self.plan.travelling.size
             record = RoundRecord(
                 round=number,

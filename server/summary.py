@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -136,6 +136,7 @@ def summarize(
     energy: dict[str, Any],
     refused: Iterable[str] = (),
     witness: Witness | None = None,
+    selection: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the summary of a finished run; `refused` has a code for each site not let in."""
     scenario = plan.scenario
@@ -176,7 +177,9 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
-    return summary | scores_of(evaluator, point.state.deployed)
+    if selection:
+        summary["selection"] = dict(selection)
+    return summary | scores_of(evaluator, point.deployed)
 
 
 def versions() -> dict[str, str]:

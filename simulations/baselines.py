@@ -59,6 +59,8 @@ def federated_name(scenario: Scenario) -> str:
 def divided(scenario: Scenario, repeat: int, fold: int) -> Scenario:
     """Return the same scenario on another division into training and held-out records."""
     scenario = with_values(scenario, "data", fold=fold)
+    # Nothing is scored on the way, so the last round it is.
+    scenario = with_values(scenario, "selection", keep="last", patience=0)
     seed = scenario.federation.seed + repeat
     return with_values(scenario, "federation", seed=seed, evaluate_every=0)
 

@@ -19,12 +19,14 @@ from fedlite.data.partition import check_expected
 from fedlite.deployment import own
 from fedlite.plan import Plan
 from fedlite.registry import is_held, resolve
-from fedlite.reporting import wording
+from fedlite.reporting import trackers, wording
 from fedlite.reporting.page_read import read_section
 from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
 from fedlite.scenario.keys import OWN
 from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
+from server.evaluation import Evaluator
+from server.selection import Selector
 from simulations import homes
 
 ENGINES = ("auto", "serial", "pool", "ray")
@@ -74,6 +76,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         device_of(scenario.training.device)
         scenario = _without_members(scenario)
     make(scenario.federation)
+    trackers.check(scenario.report.tracker_names)
     if scenario.private and find(data.name).own and not data.own:
         # Whatever a package calls it, records of one's own are held against the rules for them.
         with_values(scenario, "data", name=OWN[0])
@@ -132,6 +135,8 @@ def _check_data(scenario: Scenario) -> Plan:
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
             f"of its own, and hold out at least one record, got {fraction}; {mend}"
         )
+    # What it may not choose by is refused here, and once more where the rounds are.
+    Selector.of(plan, Evaluator(plan, source, sites))
     if scenario.private and not scenario.data.own:
         chosen = scenario.data
         check_expected(

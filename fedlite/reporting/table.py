@@ -48,6 +48,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(Text(why))
     else:
         parts.append(Text(wording.plain(" ".join(wording.measured_on(summary)))))
+    if told := wording.selected(summary):
+        parts.append(Text(" ".join(told)))
     privacy = summary["privacy"]
     if privacy.get("unit", "none") != "none" and not wording.claimed(privacy):
         parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from fedlite.reporting import measures
+from fedlite.reporting import measures, scores
 from fedlite.reporting.formats import ABSENT as ABSENT, number_of, score as score, share as share
 
 _UNITS = {"record": "one record of a site", "client": "one whole site", "none": "nothing"}
@@ -176,7 +176,8 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             f"{megabytes(sent['dense_up'] / sites)} ({times(sent['up_ratio'])})."
         )
     privacy = summary["privacy"]
-    lines += [_quality(summary), _privacy(privacy), prefix(privacy), _spent(summary)]
+    lines += [_quality(summary), *selected(summary)]
+    lines += [_privacy(privacy), prefix(privacy), _spent(summary)]
     refused = summary.get("refused", [])
     if refused:
         codes = ", ".join(sorted(set(map(plain, refused))))
@@ -187,6 +188,27 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     lines += [spoilt(summary), _rested(summary), _cut(summary)]
     lines.append(f"This is one run; seed {summary['seed']}.")
     return [line for line in lines if line]
+
+
+def selected(summary: Mapping[str, Any]) -> list[str]:
+    """Return which round's model is released, and whether the run ended early; else nothing."""
+    chosen = summary.get("selection")
+    if not isinstance(chosen, Mapping) or number_of(chosen.get("value")) is None:
+        return []
+    name, lines = str(chosen["score"]), []
+    value = scores.kind(name).say(chosen["value"])
+    what = f"{plain(scores.title(name))} on the {plain(chosen['on'])}"
+    if chosen.get("keep") == "best":
+        lines.append(f"The model is of round {chosen['round']:,}, the best by {what}: {value}.")
+        if chosen["on"] == summary["accuracy"].get("on"):
+            lines.append("Chosen by these very records, its score on them flatters it.")
+    if chosen.get("stopped"):
+        lines.append(
+            f"The run ended after round {summary['rounds']:,} of {summary['planned_rounds']:,}: "
+            f"{count(chosen['patience'], 'scored round')} in a row were no better by {what} than "
+            f"round {chosen['round']:,}, with {value}."
+        )
+    return lines
 
 
 def spoilt(summary: Mapping[str, Any]) -> str:

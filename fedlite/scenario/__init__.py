@@ -14,11 +14,20 @@ from fedlite.scenario.keys import (
     Model,
     Privacy,
     Report,
+    Selection,
     Simulation,
     Task,
     Training,
 )
-from fedlite.scenario.reading import from_dict, from_run_config, load, nest, with_values
+from fedlite.scenario.reading import (
+    from_dict,
+    from_run_config,
+    load,
+    nest,
+    overridden,
+    read,
+    with_values,
+)
 from fedlite.scenario.whole import (
     CODE,
     OPTIONS,
@@ -44,6 +53,7 @@ __all__ = [
     "Report",
     "Scenario",
     "ScenarioError",
+    "Selection",
     "Simulation",
     "Task",
     "Training",
@@ -52,7 +62,9 @@ __all__ = [
     "load",
     "nest",
     "options_of",
+    "overridden",
     "own_code",
     "own_stamps",
+    "read",
     "with_values",
 ]

@@ -310,6 +310,33 @@ class Privacy:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which round's model is released, and when a run ends early.
+
+    `keep` best releases the model of the round with the best `score`, in place of the last one.
+    `score` is named as in the rounds' record (empty: the usual one of the data), measured `on` the
+    `test` set of the record, or on what the `sites` hold out. A round counts as better where it
+    gains more than `minimum`. `patience` > 0 ends the run after so many scored rounds in a row
+    without one that is better.
+    """
+
+    keep: str = choice("last", "last", "best")
+    score: str = setting(
+        "",
+        "empty, or a score and a branch, as in accuracy.deep",
+        lambda v: re.fullmatch(r"([a-z][a-z0-9_]*\.[a-z][a-z0-9_]*)?", v) is not None,
+    )
+    on: str = choice("test", "test", "sites")
+    minimum: float = at_least(0.0, 0.0)
+    patience: int = at_least(0, 0)
+
+    @property
+    def active(self) -> bool:
+        """Whether any round's score decides anything."""
+        return self.keep == "best" or self.patience > 0
+
+
+@dataclass(frozen=True)
 class Simulation:
     """What only a simulation has to be told; nothing here changes the federation.
 
@@ -333,6 +360,23 @@ class Inference:
 
 @dataclass(frozen=True)
 class Report:
-    """What is set beside the federation in the report. 0 repeats: nothing."""
+    """What is set beside the federation in the report, and who else is told of the rounds.
+
+    0 repeats: nothing. `trackers` write the rounds as other tools read them
+    (`fedlite.reporting.trackers`).
+    """
 
     baseline_repeats: int = at_least(0, 0)
+    trackers: str = setting(
+        "",
+        "empty, or csv, tensorboard, mlflow, split by commas, each once",
+        lambda text: (
+            tabular.reads(tabular.distinct)(text)
+            and set(tabular.names(text)) <= {"csv", "tensorboard", "mlflow"}
+        ),
+    )
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The trackers, by name."""
+        return tabular.names(self.trackers)

@@ -60,6 +60,8 @@ def broken(scenario: Scenario) -> list[str]:
             "where the sites keep theirs from run to run"
         )
     errors += _objective(scenario)
+    if scenario.selection.active:
+        errors += _selection(scenario)
     if scenario.private:
         errors += _private_checks(scenario)
     if scenario.downlink.compressor != "dense" and not scenario.downlink.error_feedback:
@@ -150,6 +152,23 @@ def _objective(scenario: Scenario) -> list[str]:
                 else "(rule: nothing that a site keeps of clear records is proven to be private)"
             )
             + f", got {name!r}; leave it out"
+        )
+    return errors
+
+
+def _selection(scenario: Scenario) -> list[str]:
+    """What a choice among rounds needs; what it may not see, `server.selection` refuses."""
+    errors, selection = [], scenario.selection
+    key = f"selection.{'keep' if selection.keep == 'best' else 'patience'}"
+    given = repr(selection.keep) if selection.keep == "best" else selection.patience
+    if scenario.data.at_sites:
+        errors.append(
+            f"{key}: must be left out where the coordinator holds no records (rule: nobody there "
+            f"can score a round, and no site sends a score), got {given}; leave it out"
+        )
+    if not scenario.federation.evaluate_every:
+        errors.append(
+            f"federation.evaluate_every: must be at least 1 with {key}, got 0; set it to 1"
         )
     return errors
 

@@ -15,6 +15,7 @@ from fedlite.scenario.keys import (
     Model,
     Privacy,
     Report,
+    Selection,
     Simulation,
     Task,
     Training,
@@ -42,6 +43,7 @@ class Scenario:
     uplink: Link = field(default_factory=Link)
     downlink: Link = field(default_factory=Link)
     privacy: Privacy = field(default_factory=Privacy)
+    selection: Selection = field(default_factory=Selection)
     simulation: Simulation = field(default_factory=Simulation)
     inference: Inference = field(default_factory=Inference)
     report: Report = field(default_factory=Report)
@@ -124,6 +126,7 @@ SECTIONS: dict[str, type[Any]] = {
     "uplink": Link,
     "downlink": Link,
     "privacy": Privacy,
+    "selection": Selection,
     "simulation": Simulation,
     "inference": Inference,
     "report": Report,

@@ -24,6 +24,19 @@ from tests.scenario.tables import PRIVATE, refusal
         ),
         ({"privacy": PRIVATE}, "training.steps", "at least 1"),
         (
+            {"selection": {"patience": 3}, "federation": {"evaluate_every": 0}},
+            "federation.evaluate_every",
+            "at least 1 with selection.patience",
+        ),
+        (
+            {
+                "selection": {"keep": "best"},
+                "data": {"name": "csv", "labels": "a,b", "columns": "x,y"},
+            },
+            "selection.keep",
+            "nobody there can score a round",
+        ),
+        (
             {"privacy": PRIVATE, "training": {"steps": 1, "momentum": 0.9}},
             "training.momentum",
             "must be 0 under record-level privacy",

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from server import broadcast, checkpoint
-from server.checkpoint import Checkpoint, SiteRecord
+from server.checkpoint import Checkpoint, Kept, SiteRecord
 from strategies import ServerState
 
 
@@ -20,7 +21,8 @@ def example() -> Checkpoint:
     arrays |= {"replica": np.arange(6).reshape(2, 3), "frame.2": np.zeros((), bool)}
     state = ServerState(arrays, {"averaged": 2, "rate": 0.1, "huge": 2**70})
     sites = {"Köln": SiteRecord(None, 2, 3, 1), "site-02": SiteRecord()}
-    return Checkpoint(b"\x00run-001", 3, state, down, sites)
+    kept = Kept(2, 0.1 + 0.2, 1, rng.normal(size=9).astype(np.float32))
+    return Checkpoint(b"\x00run-001", 3, state, down, sites, kept)
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -39,7 +41,20 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
     np.testing.assert_array_equal(found.broadcast.replica, saved.broadcast.replica)
+    assert found.kept is not None and saved.kept is not None
+    np.testing.assert_array_equal(found.kept.vector, saved.kept.vector)
+    np.testing.assert_array_equal(found.deployed, saved.kept.vector)
+    assert replace(found.kept, vector=None) == replace(saved.kept, vector=None)
     assert os.listdir(tmp_path / "checkpoint") == [checkpoint.FILE]
+
+
+@pytest.mark.parametrize("kept", [None, Kept(1, 0.5)])
+def test_without_a_kept_model_the_last_one_is_released(tmp_path: Path, kept: Kept | None) -> None:
+    saved = replace(example(), kept=kept)
+    checkpoint.save(tmp_path, saved)
+    found = checkpoint.load(tmp_path)
+    assert found is not None and found.kept == kept
+    np.testing.assert_array_equal(found.deployed, saved.state.deployed)
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -1])
