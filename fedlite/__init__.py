@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+# As in `typing`, whose import takes longer than all the rest.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fedlite.api import Run, audit_ledgers, load_scenario, resume, simulate
+    from typing import Any
+
+    from fedlite.api import (
+        Compared,
+        Run,
+        Sweep,
+        audit_ledgers,
+        compare,
+        load,
+        load_scenario,
+        resume,
+        simulate,
+        sweep,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Run", "__version__", "audit_ledgers", "load_scenario", "resume", "simulate"]
+__all__ = [
+    "Compared",
+    "Run",
+    "Sweep",
+    "__version__",
+    "audit_ledgers",
+    "compare",
+    "load",
+    "load_scenario",
+    "resume",
+    "simulate",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,3 +43,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'fedlite' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names that a notebook completes."""
+    return sorted({*globals(), *__all__})

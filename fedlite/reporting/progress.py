@@ -6,12 +6,12 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from fedlite.reporting import measures, wording
+from fedlite.reporting import measures, notebook, wording
 from fedlite.reporting.record import RoundRecord
 
 if TYPE_CHECKING:
@@ -59,11 +59,14 @@ class Progress:
         self._jump = ""
         self._started, self._said, self._first = time.monotonic(), "", True
         self._live: Live | None = None
+        self._changing: Callable[[str], None] | None = None
 
     def __enter__(self) -> Self:
         """Start the clock, and the live line when the stream is a terminal."""
         self._started = time.monotonic()
-        if not self._quiet and self._stream.isatty():
+        if not self._quiet and self._stream is sys.stderr and notebook.in_notebook():
+            self._changing = notebook.changing_line()
+        elif not self._quiet and self._stream.isatty():
             from rich.console import Console
             from rich.live import Live
 
@@ -102,7 +105,7 @@ class Progress:
             self._jump = f"round {record.round} moved the model {record.jump:.2g} times as far"
         due = self._first or bool(record.jump) or last or record.round % self._step == 0
         self._first = False
-        if self._live is not None or due:
+        if self._live is not None or self._changing is not None or due:
             self._say(self._line(record, totals, last))
 
     def _line(self, record: RoundRecord, totals: Mapping[str, float], last: bool) -> list[str]:
@@ -134,7 +137,9 @@ class Progress:
         if self._quiet:
             return
         line = wording.plain(_GAP.join(parts))
-        if self._live is not None:
+        if self._changing is not None:
+            self._changing(line)
+        elif self._live is not None:
             from rich.text import Text
 
             self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
