@@ -107,6 +107,8 @@ COMMANDS: list[list[str]] = [
     [],
     ["simulate"],
     ["report"],
+    ["sweep"],
+    ["compare"],
     ["data", "list"],
     ["data", "fetch"],
     ["audit", "ledgers"],
@@ -156,7 +158,8 @@ def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
 
 def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
-    assert set(top.commands) == {"simulate", "report", "data", "audit", "server", "site"}
+    alone = {"simulate", "report", "sweep", "compare"}
+    assert set(top.commands) == alone | {"data", "audit", "server", "site"}
     assert set(top.commands["data"].commands) == {"list", "fetch"}
     assert set(top.commands["audit"].commands) == {"ledgers", "mechanism"}
     for name in ("server", "site"):
