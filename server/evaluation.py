@@ -55,9 +55,10 @@ class Evaluator:
 
     def by_site(self, vector: Vector) -> dict[str, Scores]:
         """Score on each site's own held-out part; sites without one are left out."""
-        held = self._held
+        held, found = self._held, dict[str, Scores]()
+        if not held.sizes.any():
+            return found
         measured = held.measure(vector)
-        found = {}
         for index in np.flatnonzero(held.sizes):
             scores: Scores = {}
             for name in next(iter(measured.values())):

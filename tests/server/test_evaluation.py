@@ -101,6 +101,14 @@ def test_a_site_that_holds_nothing_out_is_left_out(tmp_path: Path) -> None:
     assert evaluator.records == sum(len(site.test) for site in others)
 
 
+def test_where_no_site_holds_anything_out_none_is_scored() -> None:
+    tables = {"federation": {"sites": 2}, "data": {"test_fraction": 0.0}, "model": {"name": "mlp"}}
+    evaluator = Evaluator(*plans.simulated(from_dict(tables)))
+    vector = to_vector(evaluator.model)
+    assert evaluator.by_site(vector) == {}
+    assert evaluator.records == 360
+
+
 def test_one_batch_gives_what_each_site_by_itself_gives(tmp_path: Path) -> None:
     evaluator = Evaluator(*plans.simulated(table(tmp_path / "t.csv")))
     vector = to_vector(evaluator.model) + np.float32(0.1)
