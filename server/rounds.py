@@ -211,9 +211,9 @@ class Rounds:
             if too_long and (void >= _VOID_ROUNDS or in_vain):
                 raise RunFailed(
                     f"federation.server_learning_rate: {federation.server_learning_rate:g} makes "
-                    "steps that are too long to be sent, or no numbers; lower it, or "
-                    "federation.server_momentum, see that a strategy of your own stays finite, and "
-                    "begin anew in another directory"
+                    "steps that are too long to be sent, or no numbers, with federation.strategy "
+                    f"{federation.strategy!r}; lower it, or federation.server_momentum, see that a "
+                    "strategy of your own stays finite, and begin anew in another directory"
                 )
             if void >= _VOID_ROUNDS:
                 raise RunFailed(

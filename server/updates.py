@@ -1,8 +1,9 @@
 """What an update has to pass before it counts: the server's own plan, the witness, the bounds.
 
-An update is added as soon as it is decoded, so that memory does not grow with the sites. Only from
-one on that is longer than usual, or in a run's first round, updates wait, encoded as they came and
-in their order, until the round's median is known; no more than 64 of them, or 256 MB.
+An update is added as soon as it is decoded, so that memory does not grow with the sites unless the
+strategy keeps what it is given (`strategies.gathered`). Only from one on that is longer than usual,
+or in a run's first round, updates wait, encoded as they came and in their order, until the round's
+median is known; no more than 64 of them, or 256 MB.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ class Updates:
             plan.scenario.federation,
             weighted_mean if plan.central is None else self._noised_mean,
         )
+        names = [stretch.name for stretch in plan.extras]
+        self._strategy.check_updates(plan.scenario.uplink, names)
 
     def start(self, point: Checkpoint, number: int, usual: float = 0.0) -> None:
         """Begin round `number`, in which sites train from what `point.broadcast` leads to.

@@ -75,7 +75,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     else:
         device_of(scenario.training.device)
         scenario = _without_members(scenario)
-    make(scenario.federation)
+    strategy = make(scenario.federation)
     trackers.check(scenario.report.tracker_names)
     if scenario.private and find(data.name).own and not data.own:
         # Whatever a package calls it, records of one's own are held against the rules for them.
@@ -95,7 +95,8 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         _check_size(plan.scenario)
         Objective.of(plan.task, plan.scenario.training).check_private()
     plan.check_model()
-    return plan.scenario
+    strategy.check_updates(plan.scenario.uplink, [stretch.name for stretch in plan.extras])
+    return replace(plan.scenario, notes=(*plan.scenario.notes, *strategy.notes(plan.layout.size)))
 
 
 def _check_bundled(scenario: Scenario) -> None:

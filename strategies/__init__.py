@@ -9,6 +9,12 @@ from strategies.base import Mean, ServerState, Strategy, weighted_mean
 from strategies.fedavg import FedAvg
 from strategies.feddyn import FedDyn
 from strategies.fedopt import FedAdagrad, FedAdam, FedYogi
+from strategies.gathered import CoordinateWise, Gathered
+from strategies.geometric import GeometricMedian
+from strategies.krum import Krum, MultiKrum
+from strategies.median import Median
+from strategies.normbound import NormBound
+from strategies.trimmed import TrimmedMean
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "fedavg": FedAvg,
@@ -16,6 +22,12 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
     "fedyogi": FedYogi,
+    "median": Median,
+    "trimmed-mean": TrimmedMean,
+    "krum": Krum,
+    "multi-krum": MultiKrum,
+    "geometric-median": GeometricMedian,
+    "norm-bound": NormBound,
 }
 RULES = Registry(
     "federation.strategy",
@@ -26,7 +38,7 @@ RULES = Registry(
 )
 
 # What no rule may replace where the sum is not noised yet.
-_SUM = {name: getattr(Strategy, name) for name in ("start", "add", "finish")}
+_SUM = {name: getattr(Strategy, name) for name in ("start", "add", "combined", "finish")}
 
 
 def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:
@@ -57,8 +69,10 @@ def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:
 
 __all__ = [
     "STRATEGIES",
+    "CoordinateWise",
     "FedAvg",
     "FedDyn",
+    "Gathered",
     "Mean",
     "ServerState",
     "Strategy",

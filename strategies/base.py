@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedlite.compression import Decoded
 from fedlite.parameters import Vector
 from fedlite.registry import line_of
-from fedlite.scenario import Federation
+from fedlite.scenario import Federation, Link
 
 # A site's claim of its size is a lever on the average; no honest site here has more.
 MOST_RECORDS = 100_000_000
@@ -147,11 +147,25 @@ class Strategy(ABC):
             raise ValueError(f"records: must be from 1 to {MOST_RECORDS}, got {records}")
         return float(records)
 
+    def combined(self) -> Vector:
+        """Return what stands for the round's updates, float32 [n]: their mean, with its noise."""
+        return self._mean(self._sum, self._weight)
+
+    def check_updates(self, link: Link, extras: Sequence[str]) -> None:  # noqa: B027
+        """Raise ValueError where the rule cannot use updates as they come.
+
+        link: the uplink. extras: names of what travels behind the model's values.
+        """
+
+    def notes(self, size: int) -> tuple[str, ...]:
+        """Return what a person must know before a run of `size` parameters, a line each."""
+        return ()
+
     def finish(self, state: ServerState, round_number: int) -> ServerState:
         """Return the state after the round; without any update the model stays as it is."""
         after = state
         if self._weight:
-            after = self.step(state, self._mean(self._sum, self._weight))
+            after = self.step(state, self.combined())
             self._check(after, state)
         if round_number > self.settings.rounds * (1 - self.settings.average_last):
             after = after.with_model_counted()

@@ -14,6 +14,7 @@ from fedlite.scenario.whole import Scenario
 # this much of that, training did not notice it.
 _ERRORS = ((0.01, 9.0), (0.03, 3.5), (0.1, 1.1))
 _UNNOTICED = 0.7
+_FEW_BITS = {"compressor": "eden", "error_feedback": False}
 _SIGNS = {"compressor": "topk", "density": 0.1, "values": "sign-per-tensor"}
 # As measured: fewer bytes than signs at 8 %. With one magnitude a tensor, the small head of a
 # network of a million parameters fell behind; on a small one neither was better
@@ -22,6 +23,10 @@ DOWN: dict[str, Any] = {"compressor": "topk", "density": 0.07, "values": "levels
 # A dense vector of fewer parameters takes 16 kB at most: a sparse one saves a few kB in a whole
 # run, and a table's few coefficients are missed where they are left out.
 SMALL = 4096
+
+# Strategies that look at one coordinate at a time: of sparse updates with supports of their own
+# they make little (measured; docs/robust.md).
+_BY_COORDINATE = ("median", "trimmed-mean")
 
 _UNBIASED = ("eden", "randk", "rotated-topk")
 _LINK_KEYS = {"compressor", "density", "values"}
@@ -49,8 +54,10 @@ def recommend(scenario: Scenario, direction: str) -> tuple[dict[str, Any], str]:
     if direction == "downlink":
         return DOWN, "one sender: what is left out must go out later"
     if scenario.privacy.unit == "client" and scenario.privacy.noise_at == "server":
-        link = {"compressor": "eden", "error_feedback": False}
-        return link, "the server clips every update by itself"
+        return _FEW_BITS, "the server clips every update by itself"
+    bounded = scenario.private or bool(scenario.federation.update_norm)
+    if bounded and scenario.federation.strategy in _BY_COORDINATE:
+        return _FEW_BITS, f"{scenario.federation.strategy} needs every site's every coordinate"
     if scenario.private:
         return _SIGNS | {"values": "sign"}, "noised updates: error feedback adds no further noise"
     if scenario.federation.update_norm:

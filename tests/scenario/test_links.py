@@ -21,6 +21,17 @@ from tests.scenario.tables import PRIVATE
         ({"federation": {"sites": 3}}, "rotated-topk"),
         ({"federation": {"sites": 20, "update_norm": 1.0}}, "topk"),
         ({"federation": {"sites": 20}, "training": {"steps": 1}, "privacy": PRIVATE}, "topk"),
+        ({"federation": {"sites": 3, "strategy": "median"}}, "rotated-topk"),
+        ({"federation": {"sites": 20, "strategy": "median", "update_norm": 1.0}}, "eden"),
+        ({"federation": {"sites": 20, "strategy": "krum", "update_norm": 1.0}}, "topk"),
+        (
+            {
+                "federation": {"sites": 20, "strategy": "trimmed-mean"},
+                "training": {"steps": 1},
+                "privacy": PRIVATE,
+            },
+            "eden",
+        ),
         (
             {"federation": {"sites": 3}, "privacy": {"unit": "client", "noise_at": "server"}},
             "eden",
@@ -66,6 +77,14 @@ def test_what_a_link_does_name_is_kept() -> None:
     tables = {"federation": {"sites": 20}, "uplink": {"aggregate_feedback": 0.5}}
     assert from_dict(tables).uplink.aggregate_feedback == 0.5
     assert from_dict(tables).uplink.compressor == "rotated-topk"
+
+
+def test_the_strategies_that_look_at_one_coordinate_at_a_time_are_known() -> None:
+    from fedlite.scenario.links import _BY_COORDINATE
+    from strategies import STRATEGIES, CoordinateWise
+
+    found = {name for name, kind in STRATEGIES.items() if issubclass(kind, CoordinateWise)}
+    assert found == set(_BY_COORDINATE)
 
 
 def test_the_compressors_that_can_be_unbiased_are_known() -> None:
