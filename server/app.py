@@ -198,7 +198,8 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
             trackers.round(record)
         progress.status("writing the model and the report")
         released = rounds.point.deployed[: plan.stored.size]
-        write_model(directory, scenario, plan.stored, released, plan.model())
+        read = evaluator.source if evaluator else None
+        write_model(directory, scenario, plan.stored, released, plan.model(), read)
         summary = summarize(
             plan,
             rounds.point,

@@ -109,6 +109,8 @@ COMMANDS: list[list[str]] = [
     ["report"],
     ["sweep"],
     ["compare"],
+    ["predict"],
+    ["evaluate"],
     ["data", "list"],
     ["data", "fetch"],
     ["audit", "ledgers"],
@@ -158,7 +160,7 @@ def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
 
 def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
-    alone = {"simulate", "report", "sweep", "compare"}
+    alone = {"simulate", "report", "sweep", "compare", "predict", "evaluate"}
     assert set(top.commands) == alone | {"data", "audit", "server", "site"}
     assert set(top.commands["data"].commands) == {"list", "fetch"}
     assert set(top.commands["audit"].commands) == {"ledgers", "mechanism"}

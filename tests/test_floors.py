@@ -19,7 +19,7 @@ STOREYS = (
     "fedlite.models fedlite.tasks fedlite.objectives fedlite.compression fedlite.data "
     "fedlite.deployment fedlite.audit fedlite.flower fedlite.protection",
     "fedlite.plan fedlite.guard strategies",
-    "fedlite.training server",
+    "fedlite.training fedlite.evaluation server",
     "clients fedlite.attacks",
     "simulations",
     "fedlite.commands fedlite.cli fedlite.api",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,14 +59,9 @@ class Run:
         of its branches, the deep one last, each float32 [b, classes]. Where the run's scenario
         names a file for its model, that file is run: ask only for models of runs that you trust.
         """
-        from fedlite import plan
-        from fedlite.models.files import read_vector
+        from fedlite.evaluation import open_model
 
-        told = json.loads((self.directory / "model.json").read_text(encoding="utf-8"))
-        planned = plan.of(self.scenario, tuple(told["shape"]), int(told["classes"]))
-        model = planned.model()
-        planned.load(model, read_vector(self.directory, planned.stored))
-        return model.eval()
+        return open_model(self.directory).model
 
     def answers(self, x: ArrayLike, *, branch: str = "deep") -> NDArray[np.float32]:
         """Return the model's logits, float32 [n, classes], for records [n, *shape].

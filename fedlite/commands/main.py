@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands import enrolment, mechanism, sweep, upkeep
+from fedlite.commands import after, enrolment, mechanism, sweep, upkeep
 from fedlite.commands.output import (
     FAILED,
     SCENARIO_HELP,
@@ -168,6 +168,9 @@ def report(
             print_json(made)
         else:
             _show(run, False, f"open {made['page']}")
+
+
+after.add_to(app)
 
 
 @data_app.command("list")

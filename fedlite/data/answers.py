@@ -113,6 +113,28 @@ class Labels:
         return in_order(self.classes, self.order(), self.numbers)
 
 
+def limits_of(targets: tuple[str, ...], ranges: Ranges) -> NDArray[np.float64] | None:
+    """Return what the targets -1 and 1 stand for by public ranges, float64 [2, width].
+
+    None where no range is given. Raises ValueError where they do not fit the targets.
+
+    >>> limits_of(("price", "rent"), (("rent", 0.0, 9.0), ("price", 1.0, 2.0))).tolist()
+    [[1.0, 0.0], [2.0, 9.0]]
+    """
+    named = {name: (low, high) for name, low, high in ranges if name}
+    if not ranges:
+        return None
+    if (named and set(named) != set(targets)) or (
+        not named and len(ranges) not in (1, len(targets))
+    ):
+        raise ValueError(
+            "data.target_ranges must be one for all targets, or one for each; name them, as in "
+            f"`{targets[0]} 0:120`"
+        )
+    limits = [named.get(name) or ranges[at % len(ranges)][1:] for at, name in enumerate(targets)]
+    return np.array(limits, np.float64).T
+
+
 @dataclass
 class Numbers:
     """Columns of numbers; `binary`: each is 0 or 1. ranges: public ones, as `tabular.ranges`."""
@@ -171,20 +193,11 @@ class Numbers:
         return ((raw - low) * (2 / (high - low)) - 1).astype(np.float32), scale, said
 
     def _given(self) -> NDArray[np.float64] | None:
-        named = {name: (low, high) for name, low, high in self.ranges if name}
-        if not self.ranges:
-            return None
-        if (named and set(named) != set(self.targets)) or (
-            not named and len(self.ranges) not in (1, len(self.targets))
-        ):
-            rule = "data.target_ranges must be one for all targets, or one for each"
-            mend = f"name them, as in `{self.targets[0]} 0:120`"
-            raise wrong(self.path, 1, self.targets[0], rule, ", ".join(named) or "", mend)
-        limits = [
-            named.get(name) or self.ranges[at % len(self.ranges)][1:]
-            for at, name in enumerate(self.targets)
-        ]
-        return np.array(limits, np.float64).T
+        try:
+            return limits_of(self.targets, self.ranges)
+        except ValueError as error:
+            rule, _, mend = str(error).partition("; ")
+            raise wrong(self.path, 1, self.targets[0], rule, "", mend) from None
 
     def _found(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         if not len(raw):

@@ -95,6 +95,7 @@ def load(
     target_ranges: tuple[tuple[str, float, float], ...] = (),
     settled: bool = False,
     skip_wrong: bool = False,
+    answered: bool = True,
 ) -> Source:
     """Return the source called `name`, verified; never touches the network.
 
@@ -118,7 +119,7 @@ def load(
             f"a table ({columns})"
         )
     settings |= {"columns": columns, "settled": settled, "skip_wrong": skip_wrong}
-    settings |= {"task": task, "target_ranges": target_ranges}
+    settings |= {"task": task, "target_ranges": target_ranges, "answered": answered}
     given = read_options(options)
     known = {key: settings[key] for key in source.takes if key in settings}
     found: Source
@@ -127,7 +128,7 @@ def load(
     else:
         found = _SOURCES.call(name, source.load, options=given, **known)
     numbers = found.train.classes is None
-    if numbers != (task in NUMERIC):
+    if answered and numbers != (task in NUMERIC):
         raise ValueError(
             f"task.name: must be {'regression or multilabel' if numbers else 'classification'} "
             f"for {name}, whose records have {'numbers' if numbers else 'classes'} to be answered, "

@@ -115,12 +115,17 @@ class Column:
         return self.found and self.codes is not None and len(self.codes) > most
 
     @property
+    def values(self) -> tuple[str, ...]:
+        """The values of a column of text, in the order of its features."""
+        codes = self.codes or {}
+        return tuple(sorted(codes) if self.found else codes)
+
+    @property
     def features(self) -> tuple[str, ...]:
         """The names of what it becomes."""
         if self.codes is None:
             return (self.name,)
-        values = sorted(self.codes) if self.found else self.codes
-        return tuple(f"{self.name}={value}" for value in values)
+        return tuple(f"{self.name}={value}" for value in self.values)
 
     def write(self, values: Values, out: Values) -> None:
         """Write the features, float64 [n, len(features)], of the numbers that `read` returned.
@@ -128,8 +133,7 @@ class Column:
         A missing value is NaN, or 0 in all features of a column of text.
         """
         if self.codes is not None:
-            order = sorted(self.codes) if self.found else self.codes
-            out[:] = values[:, None] == np.array([self.codes[value] for value in order])
+            out[:] = values[:, None] == np.array([self.codes[value] for value in self.values])
             return
         out[:, 0] = values
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.scenario.tabular import Columns
+
 # float32, or int64 for numbers of words; float64 in a table of one's own until it is scaled.
 Features = NDArray[Any]
 # Class numbers, int64 [n]; or numbers, float32 [n, width].
@@ -110,7 +112,8 @@ class Source:
     [2, classes] says what the targets -1 and 1 stand for, None where they stand as they are.
     `origin` says where the bytes came from, with the SHA-256 of what is
     public; it goes into the record of a run, so of a table of one's own it says nothing more.
-    `features` names the columns of a table's records, where they have names; `ranges` float64 [2,
+    `features` names the columns of a table's records, where they have names; `reading` says how
+    another file is read as this one was, without looking at its records; `ranges` float64 [2,
     *shape] holds the lowest and the highest value that is public of each, or is None. `notes` say
     what was found while reading, for whoever holds the records: they tell of them, so they go no
     further.
@@ -131,6 +134,7 @@ class Source:
     ranges: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
     scale: NDArray[np.float64] | None = None
+    reading: Columns | None = None
 
     def digest(self) -> bytes:
         """Return SHA-256, 32 bytes, over all records and whose they are; see `Dataset.digest`."""

@@ -26,7 +26,7 @@ def choose(
     if not any(header):
         rule, mend = "the first line must name the columns", "write a header, or name another file"
         raise wrong(path, 1, "", rule, "no names", mend)
-    for target in targets or ("",):
+    for target in targets:
         _check_target(header, path, target)
     chosen, said = _named(header, path, targets, settings, settled=settled)
     for column in (*chosen, *targets, SITE_COLUMN):
@@ -113,6 +113,18 @@ def _with_ranges(columns: list[Column], path: str, settings: Columns) -> None:
             mend = f"add `{column.name} LOW:HIGH`, or name it in data.categories or data.drop"
             raise wrong(path, 1, column.name, rule, ", ".join(named), mend)
         column.limits = named.get(column.name) or given[index % len(given)][1:]
+
+
+def alike(columns: list[Column], settings: Columns) -> Columns:
+    """Return what reads another file as these columns were read, however its records look."""
+    listed = [c for c in columns if c.codes is not None]
+    return Columns(
+        names=tuple(column.name for column in columns),
+        categories=tuple((c.name, c.values) for c in listed),
+        missing=settings.missing,
+        dates=tuple((c.name, c.form) for c in columns if c.form is not None),
+        ranges=tuple((c.name, *c.limits) for c in columns if c.limits is not None),
+    )
 
 
 def row_number(columns: list[Column], raw: Values, settings: Columns) -> int | None:

@@ -94,11 +94,11 @@ def share_out(
     )
     if source.train.raw:
         own = data.scaling == "site" and source.ranges is None
-        parts = [standardize(p) if own else _filled(p, source.ranges) for p in parts]
+        parts = [standardize(p) if own else filled(p, source.ranges) for p in parts]
     return parts
 
 
-def _filled(site: SiteData, ranges: NDArray[np.float64] | None) -> SiteData:
+def filled(site: SiteData, ranges: NDArray[np.float64] | None) -> SiteData:
     """Return the records as they are, or mapped from public ranges to -1..1; missing ones are 0.
 
     Who holds a record, and who holds it out, was settled by its own values: other ranges move none.

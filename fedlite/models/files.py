@@ -9,6 +9,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from fedlite.data.dataset import Source
+from fedlite.data.usage import usage
 from fedlite.models.registry import Model
 from fedlite.parameters import Layout, Vector
 from fedlite.registry import label
@@ -17,9 +19,17 @@ from fedlite.storage import write_atomic
 
 
 def write_model(
-    directory: Path, scenario: Scenario, layout: Layout, vector: Vector, model: Model
+    directory: Path,
+    scenario: Scenario,
+    layout: Layout,
+    vector: Vector,
+    model: Model,
+    source: Source | None = None,
 ) -> None:
-    """Write `model.safetensors` (named tensors) and `model.json` (how to build and use it)."""
+    """Write `model.safetensors` (named tensors) and `model.json` (how to build and use it).
+
+    source: what it was trained on, None where that is at sites only; see `fedlite.data.usage`.
+    """
     tensors, offset = {}, 0
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         size = Layout((name,), (shape,)).size
@@ -36,6 +46,7 @@ def write_model(
         "layout": layout.digest.hex(),
         "parameters": layout.size,
         "costs": model.costs(),
+        **usage(scenario, source),
     }
     text = json.dumps(description, indent=2, sort_keys=True)
     write_atomic(directory / "model.json", text.encode() + b"\n")

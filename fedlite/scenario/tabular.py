@@ -44,8 +44,20 @@ class Columns:
         >>> Columns(names=("age", "sex"), categories=(("sex", ("f", "m")),)).width
         3
         """
+        return len(self.features)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features, in their order; empty where they depend on the file.
+
+        >>> Columns(names=("age", "sex"), categories=(("sex", ("f", "m")),)).features
+        ('age', 'sex=f', 'sex=m')
+        """
         listed = dict(self.categories)
-        return sum(len(listed.get(name, "1")) for name in self.names)
+        found: list[str] = []
+        for name in self.names:
+            found += [f"{name}={value}" for value in listed[name]] if name in listed else [name]
+        return tuple(found)
 
 
 def names(text: str) -> tuple[str, ...]:

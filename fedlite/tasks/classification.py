@@ -41,6 +41,12 @@ class Classification(Task):
         found = functional.log_softmax(student / temperature, dim=1)
         return temperature**2 * (wanted.exp() * (wanted - found)).sum(dim=1)
 
+    def shares(self, answers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability of each class; each row adds up to 1."""
+        powers = np.exp(answers - answers.max(axis=1, keepdims=True))
+        found: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return found
+
     def scores(
         self,
         answers: NDArray[np.float64],

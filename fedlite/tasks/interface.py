@@ -55,6 +55,13 @@ class Task(ABC):
     def divergence(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Return how far a branch is from a deeper one, [n], at least 0: for self-distillation."""
 
+    def shares(self, answers: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Return the probability of each class or label, float64 [n, width].
+
+        None where answers are no probabilities, as it is unless a task says otherwise.
+        """
+        return None
+
     @abstractmethod
     def scores(
         self,

@@ -42,6 +42,11 @@ class MultiLabel(Task):
         least = both(teacher / temperature, wanted, reduction="none")
         return temperature**2 * (apart - least).mean(dim=1)
 
+    def shares(self, answers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the probability that each label holds."""
+        found: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -answers))
+        return found
+
     def scores(
         self,
         answers: NDArray[np.float64],

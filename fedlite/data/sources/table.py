@@ -19,7 +19,7 @@ from fedlite.data.cells import FLOAT32_MAX, SITE_COLUMN, label, owner, wrong
 from fedlite.data.column import Column, Values
 from fedlite.data.dataset import Answers, Dataset, Source
 from fedlite.data.entry import Entry
-from fedlite.data.header import choose, row_number
+from fedlite.data.header import alike, choose, row_number
 from fedlite.data.hints import foreign
 from fedlite.scenario import NUMERIC
 from fedlite.scenario.tabular import Columns, Ranges, names
@@ -174,12 +174,8 @@ def _read(
     return rows, said
 
 
-def _features(
-    rows: _Rows, settings: Columns
-) -> tuple[Values, tuple[str, ...], Values | None, list[str]]:
-    """Return the features, float64 [n, d], their names, their public ranges [2, d] or None, and
-    what there is to say about them.
-    """
+def _features(rows: _Rows, settings: Columns) -> tuple[Values, Columns, Values | None, list[str]]:
+    """Return the features [n, d], how they were read, their ranges [2, d] or None, and notes."""
     columns, said = rows.columns, list[str]()
     raw = np.frombuffer(rows.cells, np.float64).reshape(len(rows.answers), len(columns))
     if (number := row_number(columns, raw, settings)) is not None:
@@ -195,7 +191,7 @@ def _features(
         rule = "a column of text must have few values, each in many records"
         mend = f"set data.drop = {listed!r}; dates go into data.dates, values into data.categories"
         raise wrong(rows.path, 2, many[0], rule, listed, mend)
-    names = tuple(name for column in columns for name in column.features)
+    reading = alike(columns, settings)
     for number, column in enumerate(columns):
         if beyond := column.beyond(raw[:, number]):
             low, high = column.limits or (0, 0)
@@ -207,8 +203,8 @@ def _features(
     limits = [column.limits or (-1.0, 1.0) for column in columns for _ in column.features]
     ranges = np.array(limits, np.float64).T if settings.ranges else None
     if all(column.codes is None for column in columns):
-        return raw, names, ranges, said
-    x, at = np.empty((len(raw), len(names)), np.float64), 0
+        return raw, reading, ranges, said
+    x, at = np.empty((len(raw), reading.width), np.float64), 0
     for number, column in enumerate(columns):
         values, width = raw[:, number], len(column.features)
         column.write(values, x[:, at : at + width])
@@ -218,7 +214,7 @@ def _features(
                 f"column {column.name!r} holds text and becomes {width} features of 0 or 1 "
                 f"({', '.join(column.codes or ())}); data.categories fixes them"
             )
-    return x, names, ranges, said
+    return x, reading, ranges, said
 
 
 def load_csv(
@@ -232,6 +228,7 @@ def load_csv(
     target_ranges: Ranges = (),
     settled: bool = False,
     skip_wrong: bool = False,
+    answered: bool = True,
 ) -> Source:
     """Return the records of a UTF-8, comma-separated file with a header, a line each.
 
@@ -255,29 +252,34 @@ def load_csv(
     and is named in the log of this machine only. It is for a site whose records are private: a
     refusal for one row would tell outside that the row is there. It implies `settled`.
 
+    answered: without it no target is looked at, and all answers are class 0 of `labels`.
+
     Raises ValueError naming file, line, column, rule, value and mend.
     """
     given = tuple(label(name) for name in labels)
-    if labels and (len(labels) < 2 or len(set(given)) < len(labels)):
+    if answered and labels and (len(labels) < 2 or len(set(given)) < len(labels)):
         raise ValueError(
             f"labels: must name at least two classes, each once, got {labels}; correct the list"
         )
     targets = names(target) if task in NUMERIC else (target,)
 
     def answers(header: list[str]) -> Reader:
+        if not answered:
+            return Unread(())
         if task in NUMERIC:
             return Numbers(path, header, targets, task == "multilabel", target_ranges)
         return Labels(path, header, target, given)
 
-    rows, said = _read(path, answers, targets, columns, settled=settled, skip_wrong=skip_wrong)
+    asked = (targets or ("",)) if answered else ()
+    rows, said = _read(path, answers, asked, columns, settled=settled, skip_wrong=skip_wrong)
     y, called, scale, told = _answers(rows.answers, labels)
-    x, features, ranges, more = _features(rows, columns)
-    if shape and math.prod(shape) != len(features):
+    x, reading, ranges, more = _features(rows, columns)
+    if shape and math.prod(shape) != reading.width:
         raise ValueError(
-            f"shape: must hold the {len(features)} feature columns of {path}, got {shape} "
-            f"({math.prod(shape)}); correct it, or leave it empty for ({len(features)},)"
+            f"shape: must hold the {reading.width} feature columns of {path}, got {shape} "
+            f"({math.prod(shape)}); correct it, or leave it empty for ({reading.width},)"
         )
-    shape = shape or (len(features),)
+    shape = shape or (reading.width,)
     owned = SITE_COLUMN in rows.header
     groups = sorted(rows.sites)
     return Source(
@@ -292,10 +294,11 @@ def load_csv(
         # Neither its path nor its digest: this goes into records that are shown to others, and a
         # digest tells whoever guesses the file that he guessed right.
         origin="a table of one's own",
-        features=features,
+        features=reading.features,
         ranges=None if ranges is None else ranges.reshape(2, *shape),
         notes=(*said, *more, *told),
         scale=scale,
+        reading=reading,
     )
 
 
@@ -307,7 +310,7 @@ def _answers(
         order = tuple(read.order())
         return read.y(), labels or order, None, []
     if isinstance(read, Unread):
-        raise ValueError("answers: must be read to be trained on")
+        return np.zeros(len(read), np.int64), labels, None, []
     y, scale, said = read.y()
     return y, read.targets, scale, said
 
@@ -387,6 +390,7 @@ ENTRY = Entry(
         "target_ranges",
         "settled",
         "skip_wrong",
+        "answered",
     ),
     own=True,
     table=True,

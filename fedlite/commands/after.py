@@ -1,0 +1,183 @@
+"""`fedlite predict` and `fedlite evaluate`: a run's model used and judged where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedlite.commands.output import Json, print_json, told
+
+if TYPE_CHECKING:
+    from fedlite.evaluation import Predictions
+    from fedlite.reporting.markup import Table
+
+# Records that a terminal shows; the file has all.
+_SHOWN = 10
+
+Run = Annotated[
+    Path,
+    typer.Argument(help="The directory of a finished run, or a folder of `fedlite site model`."),
+]
+Branch = Annotated[
+    str, typer.Option(metavar="NAME", help="deep or shallow. Default: the deepest there is.")
+]
+ScaleBy = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Records of the same place, by whose mean and spread features are scaled, where sites "
+        "of the run scaled by their own. Default: by the file's own.",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to `fedlite`."""
+    app.command()(predict)
+    app.command()(evaluate)
+
+
+def predict(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="A CSV file, or a .npz with the array x.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write all answers there.")
+    ] = None,
+    branch: Branch = "",
+    scale_by: ScaleBy = None,
+    as_json: Json = False,
+) -> None:
+    """Let a run's model answer the records of a file, which needs no labels. Nothing is sent."""
+    with told():
+        from fedlite import evaluation
+
+        trained = evaluation.open_model(run)
+        records = evaluation.read(trained, file, answered=False, scale_by=scale_by)
+        found = evaluation.predict(trained, records, branch)
+        if out is not None:
+            if out.resolve() == file.resolve():
+                raise ValueError(
+                    f"--out: must not be the file that is read, got {out}; name another"
+                )
+            found.write(out)
+        if as_json:
+            answers = {"branch": found.branch, "labels": list(found.names), "rows": found.rows()}
+            print_json(answers | {"notes": list(records.notes), "out": str(out) if out else None})
+            return
+        for note in records.notes:
+            typer.echo(note, err=True)
+        _show(found)
+        if out is not None:
+            typer.echo(f"{out}  {len(found):,} answers")
+        elif len(found) > _SHOWN:
+            typer.echo(f"the first {_SHOWN} of {len(found):,}; --out FILE.csv writes all")
+
+
+def evaluate(
+    run: Run,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A CSV file with the label column, or a .npz with x and y. Default: the records "
+            "that the run held out, where they are on this machine."
+        ),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Compare the groups of this column; repeatable."),
+    ] = None,
+    corrupt: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="all, or of a table noise, missing, shift, swap; of images noise, blur, contrast, "
+            "brightness, rotation.",
+        ),
+    ] = "",
+    target: Annotated[
+        str, typer.Option(metavar="COLUMN", help="The label column, where its name is another.")
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the page goes. Default: RUN/evaluation."),
+    ] = None,
+    branch: Branch = "",
+    scale_by: ScaleBy = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a run's model on answered records: by class, site, group, confidence and corruption.
+
+    Writes evaluation.html, evaluation.json and figures. Nothing is sent.
+    """
+    with told():
+        from fedlite import evaluation
+        from fedlite.evaluation import corruptions, page
+
+        trained = evaluation.open_model(run)
+        spoilt = corruptions.chosen(corrupt, tuple(trained.model.shape))
+        if file is not None:
+            records = evaluation.read(
+                trained, file, columns=group or (), target=target, scale_by=scale_by
+            )
+        else:
+            records = evaluation.held_out(trained)
+        found = evaluation.evaluate(
+            trained, records, branch=branch, group=group or (), corrupt=spoilt
+        )
+        written = page.write(found, out or run / "evaluation")
+        if as_json:
+            print_json(found.told | {"written": written})
+            return
+        _tell(found.told, written)
+
+
+def _show(found: Predictions) -> None:
+    from rich.table import Table
+
+    from fedlite.reporting import terminal, wording
+
+    rows = found.rows()[:_SHOWN]
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in rows[0]:
+        table.add_column(
+            wording.plain(name), justify="left" if name in ("site", "label") else "right"
+        )
+    for row in rows:
+        shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
+        table.add_row(*map(wording.plain, shown))
+    terminal.console().print(table, soft_wrap=True, markup=False)
+
+
+def _tell(told: dict[str, Any], written: dict[str, Any]) -> None:
+    from fedlite.evaluation import page
+    from fedlite.reporting import wording
+
+    for note in told["notes"]:
+        typer.echo(wording.plain(note), err=True)
+    typer.echo(wording.plain(page.verdict(told)))
+    tables = [page.scores(told), page.classes(told)]
+    tables += [page.gaps(rows) for rows in told.get("groups", {}).values() if rows]
+    if told.get("corruptions"):
+        tables.append(page.corrupted(told))
+    for table in tables:
+        if table is not None:
+            typer.echo("")
+            _print(table)
+    typer.echo(f"\n{written['page']}        the page, for a browser")
+    typer.echo(f"{written['json']}        every figure")
+
+
+def _print(of: Table) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from fedlite.reporting import terminal, wording
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for at, name in enumerate(of.head):
+        table.add_column(Text(wording.plain(name)), justify="left" if at == 0 else "right")
+    for row in of.rows:
+        table.add_row(*(Text(wording.plain(cell)) for cell in row))
+    terminal.print_whole(table)

@@ -1,0 +1,98 @@
+"""What has to be known to give records to a trained model; it goes into `model.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedlite.data.answers import limits_of
+from fedlite.data.dataset import Source
+from fedlite.scenario import Scenario, tabular
+from fedlite.scenario.tabular import Columns
+
+# How features are scaled, for whoever has the model and nothing else.
+HOW = {
+    "site": "each site centres and divides every feature by mean and standard deviation of its own "
+    "training records, which it tells nobody: do so with records of your own; a missing value is "
+    "then 0",
+    "ranges": "the lowest value of a column's range becomes -1, the highest 1, what lies beyond is "
+    "cut, and a missing value is 0",
+    "none": "features stand as they are, and a missing value is 0",
+    "source": "features are as fedlite's source of that name gives them, by fixed public ranges",
+}
+
+
+def usage(scenario: Scenario, source: Source | None) -> dict[str, Any]:
+    """Return what to read, how it is scaled, and what is answered, ready for JSON.
+
+    source: the records, None where they are at sites only. Nothing in it is taken from private
+    records: what is answered then stands in the scenario, and a private table is read by its
+    header and the scenario alone (`settled` in `fedlite.data.sources.table.load_csv`).
+
+    >>> from fedlite.scenario import from_dict
+    >>> data = {"name": "csv", "labels": "no, yes", "columns": "age, sex", "categories": "sex: f,m"}
+    >>> found = usage(from_dict({"data": data}), None)
+    >>> found["labels"], found["features"], found["scaling"]
+    (['no', 'yes'], ['age', 'sex=f', 'sex=m'], 'site')
+    """
+    data = scenario.data
+    open_records = None if scenario.private and data.own else source
+    if open_records is not None:
+        labels, scale = open_records.labels, open_records.scale
+    else:
+        labels = data.class_names if scenario.classifies else data.targets
+        scale = limits_of(data.targets, tabular.ranges(data.target_ranges))
+    reading = data.reading if source is None else source.reading
+    found: dict[str, Any] = {"source": data.name if not data.own else "own", "labels": list(labels)}
+    if data.own and data.target:
+        found["target"] = data.target
+    if scale is not None:
+        found["scale"] = scale.tolist()
+    if reading is not None and reading.names:
+        found["columns"] = [_column(name, reading) for name in reading.names]
+        found["features"] = list(reading.features)
+        found["missing"] = list(reading.missing)
+    elif source is not None and source.features:
+        found["features"] = list(source.features)
+    found["scaling"] = _scaling(scenario, source)
+    found["how"] = HOW[found["scaling"]]
+    return found
+
+
+def reading_of(told: Mapping[str, Any]) -> Columns | None:
+    """Return how `usage` says that a table is read; None where it does not say."""
+    features = tuple(told.get("features", ()))
+    if "columns" not in told:
+        return Columns(names=features) if features else None
+    columns = told["columns"]
+    return Columns(
+        names=tuple(one["name"] for one in columns),
+        categories=tuple((one["name"], tuple(one["values"])) for one in columns if "values" in one),
+        missing=tuple(told["missing"]),
+        dates=tuple((one["name"], one["date"]) for one in columns if "date" in one),
+        ranges=tuple((one["name"], *one["range"]) for one in columns if "range" in one),
+    )
+
+
+def _scaling(scenario: Scenario, source: Source | None) -> str:
+    raw = scenario.data.own if source is None else source.train.raw
+    if not raw:
+        return "source"
+    return "ranges" if scenario.data.ranges else scenario.data.scaling
+
+
+def _column(name: str, reading: Columns) -> dict[str, Any]:
+    """Return a column: its values where it holds text, its format where it holds dates."""
+    found: dict[str, Any] = {"name": name}
+    listed, dated = dict(reading.categories), dict(reading.dates)
+    if name in listed:
+        found["values"] = list(listed[name])
+    if name in dated:
+        found["date"] = dated[name]
+    # One range without a name is for every column of numbers, several are for each in turn.
+    numbers = [one for one in reading.names if one not in listed]
+    for at, (of, low, high) in enumerate(reading.ranges):
+        alone = len(reading.ranges) == 1
+        if name in numbers and (of == name or (not of and (alone or numbers[at] == name))):
+            found["range"] = [low, high]
+    return found

@@ -1,0 +1,226 @@
+"""The records that a trained model is to answer: of a file, or those that its run held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite import data, plan as plans
+from fedlite.data import Dataset, SiteData, Source
+from fedlite.data.spread import filled
+from fedlite.data.standardization import standardize
+from fedlite.data.text import columns_of, header
+from fedlite.evaluation.arrays import read_arrays
+from fedlite.evaluation.trained import Trained
+from fedlite.scenario.tabular import Columns, Ranges, names
+
+_WHOLE = "all"
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records as the model reads them, and what tells them apart.
+
+    answered: whether `data.y` is right; else it is 0. sites: whose each is, an index into
+    `site_names`, int64 [n], or None. columns: further columns by name, a text a record. notes: what
+    there is to say of them, a line each. where: what they are, for a person.
+    """
+
+    data: Dataset
+    answered: bool
+    sites: NDArray[np.int64] | None
+    site_names: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+    where: str
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.data)
+
+
+def read(
+    trained: Trained,
+    path: Path,
+    *,
+    answered: bool = True,
+    columns: Sequence[str] = (),
+    target: str = "",
+    scale_by: Path | None = None,
+) -> Records:
+    """Return the records of a CSV or `.npz` file, scaled as a site of the run would scale them.
+
+    answered: whether the file has what the model should answer. columns: further columns to keep.
+    target: the column that has it, where that is not called as in training. scale_by: records by
+    whose statistics each site scales, where the run's sites used their own; None: by those of the
+    file itself.
+
+    A `.npz` holds `x` [n, *shape], `y` [n] (class numbers or names; numbers [n, width]) where it is
+    answered, and perhaps `site` and further columns of text or numbers, [n] each.
+
+    Raises ValueError naming file, column, rule, value and mend.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; name a CSV file, or a .npz of arrays")
+    if target:
+        trained = replace(trained, target=target)
+    load = read_arrays if path.suffix == ".npz" else _table
+    source, kept = load(trained, path, answered, columns)
+    notes = [note for note in source.notes if "target_ranges" not in note]
+    if not len(source.train):
+        raise ValueError(f"{path}: must hold at least one record, holds none; name another file")
+    other = None
+    if trained.scaling == "site" and source.train.raw:
+        if scale_by is not None:
+            by = read_arrays if scale_by.suffix == ".npz" else _table
+            other = by(trained, scale_by, False, ())[0]
+        notes.append(_scaled_by(path, source, other))
+    elif scale_by is not None:
+        raise ValueError(
+            "--scale-by: must be left out for a model whose features are scaled by "
+            f"{_rule(trained)} and not by each site's own records, got {scale_by}; leave it out"
+        )
+    found = _scaled(trained, source, other)
+    return Records(
+        found, answered, source.groups, source.group_names, kept, tuple(notes), str(path)
+    )
+
+
+def held_out(trained: Trained) -> Records:
+    """Return the records that the run's own scenario holds out: those that its summary scores.
+
+    Raises ValueError where they are not on this machine.
+    """
+    if trained.scenario.data.at_sites:
+        raise ValueError(
+            "FILE: must be given for a run whose records are at the sites only; name a CSV file "
+            "with the columns that model.json lists"
+        )
+    _, source, sites = plans.simulated(trained.scenario)
+    if source.test is not None:
+        where = f"the test set of {source.name}"
+        return Records(source.test, True, None, (), {}, (), where)
+    parts = [(at, site.test) for at, site in enumerate(sites) if len(site.test)]
+    kept = {
+        name: np.concatenate([part.columns[name] for _, part in parts])
+        for name in parts[0][1].columns
+    }
+    return Records(
+        Dataset(kept.pop("x"), kept.pop("y"), more=kept),
+        True,
+        np.concatenate([np.full(len(part), at) for at, part in parts]),
+        tuple(site.name for site in sites),
+        {},
+        (),
+        f"the sites' held-out records of {source.name}",
+    )
+
+
+def _table(
+    trained: Trained, path: Path, answered: bool, columns: Sequence[str]
+) -> tuple[Source, dict[str, tuple[str, ...]]]:
+    there = header(path)
+    reading = trained.reading
+    if reading is None:
+        if len(trained.model.shape) > 1 and not trained.scenario.data.own:
+            raise ValueError(
+                f"{path}: must be a .npz file for a model of records of shape "
+                f"{list(trained.model.shape)}, whose columns have no names; write the arrays x and "
+                "y into one with numpy.savez"
+            )
+        left = [trained.target, *columns] if not answered else list(columns)
+        reading = Columns(drop=tuple(name for name in left if name in there))
+    for name in reading.names:
+        if name not in there:
+            raise ValueError(
+                f"{path}: must have the column {name!r}, which the model reads, has "
+                f"{', '.join(there) or 'none'}; add it, or leave it empty where it is missing"
+            )
+    if answered and not trained.target:
+        raise ValueError(
+            f"--target: must name the column of {path} that has the label, which the run does not "
+            f"say; it is one of {', '.join(there)}"
+        )
+    for name in names(trained.target) if answered else ():
+        if name not in there:
+            raise ValueError(
+                f"{path}: must have the column {name!r}, which the model answers, has "
+                f"{', '.join(there) or 'none'}; add it, or name another by --target"
+            )
+    settings: dict[str, Any] = {"answered": answered, "settled": True}
+    source = data.load(
+        "csv",
+        path=str(path),
+        target=trained.target,
+        shape=tuple(trained.model.shape),
+        labels=() if answered and trained.scale is not None else trained.labels,
+        columns=reading,
+        task=trained.scenario.task.name,
+        target_ranges=_target_ranges(trained),
+        **settings,
+    )
+    if trained.scaling == "source":
+        source = replace(source, train=_as_given(source.train))
+    return source, columns_of(path, columns)
+
+
+def _target_ranges(trained: Trained) -> Ranges:
+    if trained.scale is None:
+        return ()
+    low, high = trained.scale
+    return tuple(
+        (name, float(a), float(b)) for name, a, b in zip(trained.labels, low, high, strict=True)
+    )
+
+
+def _as_given(part: Dataset) -> Dataset:
+    return Dataset(np.nan_to_num(part.x).astype(np.float32), part.y)
+
+
+def _scaled(trained: Trained, source: Source, other: Source | None) -> Dataset:
+    """Return the records as the model reads them, in their order."""
+    if not source.train.raw:
+        return source.train
+    if trained.scaling != "site":
+        empty = source.train.take(np.zeros(0, np.int64))
+        return filled(SiteData(_WHOLE, empty, source.train), source.ranges).test
+    x = np.empty(source.train.x.shape, np.float32)
+    for name, rows in _by_site(source).items():
+        part = source.train.take(rows)
+        reference = part
+        if other is not None:
+            theirs = _by_site(other)
+            reference = other.train.take(theirs.get(name, np.arange(len(other.train))))
+        x[rows] = standardize(SiteData(name, reference, part)).test.x
+    return Dataset(x, source.train.y)
+
+
+def _by_site(source: Source) -> dict[str, NDArray[np.int64]]:
+    if source.groups is None:
+        return {_WHOLE: np.arange(len(source.train))}
+    return {name: np.flatnonzero(source.groups == at) for at, name in enumerate(source.group_names)}
+
+
+def _scaled_by(path: Path, source: Source, other: Source | None) -> str:
+    if other is not None:
+        return (
+            f"features are scaled by the mean and spread of the {len(other.train):,} records of "
+            "--scale-by, as a site scales by its own training records"
+        )
+    whose = "of each site in it" if source.groups is not None else "in it"
+    fewest = min(len(rows) for rows in _by_site(source).values())
+    told = (
+        f"features are scaled by the mean and spread of the records {whose}, as each site of the "
+        f"run scaled by its own; {path.name} has {len(source.train):,}"
+    )
+    few = "; so few say little of a site: --scale-by FILE names more of its records"
+    return told + (few if fewest < 30 else "")
+
+
+def _rule(trained: Trained) -> str:
+    return {"ranges": "public ranges", "none": "nothing"}.get(trained.scaling, "its source")

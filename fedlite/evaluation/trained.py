@@ -1,0 +1,117 @@
+"""The model of a run, ready to answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlite import plan as plans
+from fedlite.data import Dataset
+from fedlite.data.usage import reading_of
+from fedlite.models import Model
+from fedlite.models.files import read_vector
+from fedlite.scenario import Scenario, from_dict, load
+from fedlite.scenario.tabular import Columns
+from fedlite.tasks import Task
+
+_CHUNK = 4096
+_NEEDED = ("name", "task", "seed", "shape", "classes", "labels", "scaling")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A released model and what `model.json` says of it.
+
+    labels: the classes, labels or targets that it answers, in order. scale: float64 [2, width],
+    what the answers -1 and 1 of a regression stand for, else None. reading: how a table becomes
+    its features; None for records of another kind. scaling: one of `fedlite.data.usage.HOW`.
+    """
+
+    directory: Path
+    scenario: Scenario
+    model: Model
+    task: Task
+    labels: tuple[str, ...]
+    scale: NDArray[np.float64] | None
+    reading: Columns | None
+    scaling: str
+    target: str
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that answer, the shallowest first."""
+        return tuple(self.model.branches)
+
+    def answers(self, data: Dataset) -> dict[str, NDArray[np.float64]]:
+        """Return each branch's answers, float64 [n, width], of records scaled as in training."""
+        inputs, _ = self.task.tensors(data, torch.device("cpu"))
+        outputs: dict[str, list[Tensor]] = {branch: [] for branch in self.branches}
+        with torch.no_grad():
+            for start in range(0, len(inputs), _CHUNK):
+                answers = self.model(self.model.prepare(inputs[start : start + _CHUNK]))
+                for kept, found in zip(outputs.values(), answers, strict=True):
+                    kept.append(found)
+        return {branch: torch.cat(kept).double().numpy() for branch, kept in outputs.items()}
+
+
+def open_model(directory: Path) -> Trained:
+    """Return the released model in a run's directory, or in a folder of `fedlite site model`.
+
+    Where the run's scenario names a file for its model, that file is run: open only models of runs
+    that you trust. Raises ValueError when there is none, or it is damaged.
+    """
+    path = directory / "model.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; give the directory of a run that has finished, as "
+            "runs/quickstart"
+        )
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        lacks = [key for key in _NEEDED if key not in told]
+        if lacks:
+            raise ValueError(f"has no {lacks[0]!r}")
+        scale = np.array(told["scale"], np.float64) if "scale" in told else None
+        shape, classes = tuple(map(int, told["shape"])), int(told["classes"])
+        reading = reading_of(told)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: is damaged or of an earlier release ({error}); run the scenario again"
+        ) from None
+    scenario = _scenario(directory, told)
+    planned = plans.of(scenario, shape, classes)
+    model = planned.model()
+    planned.load(model, read_vector(directory, planned.stored))
+    labels = tuple(map(str, told["labels"]))
+    return Trained(
+        directory,
+        scenario,
+        model.eval(),
+        planned.task,
+        labels,
+        scale,
+        reading,
+        told["scaling"],
+        str(told.get("target", "")),
+    )
+
+
+def _scenario(directory: Path, told: Mapping[str, Any]) -> Scenario:
+    """Return the run's scenario; of a delivered model as much as builds it."""
+    if (directory / "scenario.toml").is_file():
+        return load(directory / "scenario.toml")
+    return from_dict(
+        {
+            "federation": {"seed": told["seed"]},
+            "model": {"name": told["name"]},
+            "task": {"name": told["task"]},
+        }
+    )
