@@ -17,34 +17,39 @@ from typing import Any
 Value = str | int | float | bool
 
 
-def setting(default: Any, rule: str, check: Callable[[Any], bool]) -> Any:
-    """Return a dataclass field with its default, its rule in words, and the check of a value."""
-    return field(default=default, metadata={"rule": rule, "check": check})
+def setting(default: Any, rule: str, check: Callable[[Any], bool], **limits: Any) -> Any:
+    """Return a dataclass field with its default, its rule in words, and the check of a value.
+
+    limits: as much of the rule as JSON Schema can say, by its keywords, for editors.
+    """
+    return field(default=default, metadata={"rule": rule, "check": check, "limits": limits})
 
 
 def choice(default: str, *options: str) -> Any:
     """Return a field that holds one of these texts."""
-    return setting(default, "one of " + ", ".join(options), lambda v: v in options)
+    return setting(default, "one of " + ", ".join(options), options.__contains__, enum=options)
 
 
 def positive(default: float) -> Any:
     """Return a field that holds a number above 0."""
-    return setting(default, "greater than 0", lambda v: v > 0)
+    return setting(default, "greater than 0", lambda v: v > 0, exclusiveMinimum=0)
 
 
 def at_least(default: float, low: float) -> Any:
     """Return a field that holds a number of at least `low`."""
-    return setting(default, f"at least {low}", lambda v: v >= low)
+    return setting(default, f"at least {low}", lambda v: v >= low, minimum=low)
 
 
 def between(default: float, low: float, high: float) -> Any:
     """Return a field that holds a number from `low` to `high`, both included."""
-    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high)
+    limits = {"minimum": low, "maximum": high}
+    return setting(default, f"from {low} to {high}", lambda v: low <= v <= high, **limits)
 
 
 def fraction(default: float) -> Any:
     """Return a field that holds a share: above 0, at most 1."""
-    return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1)
+    limits = {"exclusiveMinimum": 0, "maximum": 1}
+    return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1, **limits)
 
 
 def anything(default: Any) -> Any:
@@ -58,7 +63,7 @@ def options_of(key: str) -> Any:
     So a table is frozen, can be hashed, and fits into Flower's flat run config.
     """
     rule = {"rule": "empty, or a table of options", "check": lambda v: True, "options": key}
-    return field(default="", metadata=rule)
+    return field(default="", metadata=rule | {"limits": {"type": ["object", "string"]}})
 
 
 def read_options(text: str) -> dict[str, Any]:

@@ -111,6 +111,8 @@ COMMANDS: list[list[str]] = [
     ["compare"],
     ["predict"],
     ["evaluate"],
+    ["new"],
+    ["schema"],
     ["data", "list"],
     ["data", "fetch"],
     ["audit", "ledgers"],
@@ -160,7 +162,7 @@ def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
 
 def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
-    alone = {"simulate", "report", "sweep", "compare", "predict", "evaluate"}
+    alone = {"simulate", "report", "sweep", "compare", "predict", "evaluate", "new", "schema"}
     assert set(top.commands) == alone | {"data", "audit", "server", "site"}
     assert set(top.commands["data"].commands) == {"list", "fetch"}
     assert set(top.commands["audit"].commands) == {"ledgers", "mechanism"}

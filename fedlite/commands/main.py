@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands import after, enrolment, mechanism, sweep, upkeep
+from fedlite.commands import after, enrolment, mechanism, project, sweep, upkeep
 from fedlite.commands.output import (
     FAILED,
     SCENARIO_HELP,
@@ -171,6 +171,7 @@ def report(
 
 
 after.add_to(app)
+project.add_to(app)
 
 
 @data_app.command("list")

@@ -29,16 +29,25 @@ OWN = ("csv",)
 NUMERIC = ("regression", "multilabel")
 # How fedlite divides records itself; by these alone no record decides where another goes.
 PARTITIONS = ("iid", "dirichlet", "natural")
+_SIZES = "([1-9][0-9]*(x[1-9][0-9]*)*)?"
+_DEVICES = ("auto", "cpu", "cuda")
 _NAMES = "empty, or names split by commas, each once"
 
 
 def _in(default: float, range: ranges.Range) -> Any:
-    return setting(default, range.rule, range.__contains__)
+    low = "exclusiveMinimum" if range.above else "minimum"
+    limits = {low: range.low, "maximum": range.high}
+    return setting(default, range.rule, range.__contains__, **limits)
+
+
+def _below_one(default: float) -> Any:
+    limits = {"minimum": 0, "exclusiveMaximum": 1}
+    return setting(default, "at least 0 and less than 1", lambda v: 0 <= v < 1, **limits)
 
 
 def _named(default: str) -> Any:
     """A name of what the registry knows, or of code of one's own (`fedlite.registry.names`)."""
-    rule = {"rule": "a non-empty name", "check": bool, "code": True}
+    rule = {"rule": "a non-empty name", "check": bool, "limits": {"minLength": 1}, "code": True}
     return field(default=default, metadata=rule)
 
 
@@ -63,6 +72,7 @@ class Federation:
         "custom",
         "1 to 64 printable characters without '/' and no dot at the start",
         lambda v: not site_problem(v),
+        pattern="^[^./][^/]{0,63}$",
     )
     rounds: int = at_least(30, 1)
     sites: int = at_least(5, 1)
@@ -79,9 +89,11 @@ class Federation:
     strategy_options: str = options_of("strategy")
     weighting: str = choice("uniform", "uniform", "records")
     update_norm: float = at_least(0.0, 0.0)
-    outlier_factor: float = setting(100.0, "0, or at least 2", lambda v: v == 0 or v >= 2)
+    outlier_factor: float = setting(
+        100.0, "0, or at least 2", lambda v: v == 0 or v >= 2, anyOf=[{"const": 0}, {"minimum": 2}]
+    )
     server_learning_rate: float = positive(1.0)
-    server_momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
+    server_momentum: float = _below_one(0.0)
     average_last: float = between(0.0, 0.0, 1.0)
     evaluate_every: int = at_least(1, 0)
     deliver: bool = anything(False)
@@ -118,7 +130,9 @@ class Data:
     partition: str = _named("iid")
     partition_options: str = options_of("partition")
     alpha: float = positive(0.3)
-    test_fraction: float = setting(0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5)
+    test_fraction: float = setting(
+        0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5, minimum=0, maximum=0.5
+    )
     fold: int = at_least(0, 0)
     path: str = _path()
     target: str = anything("")
@@ -126,7 +140,8 @@ class Data:
     shape: str = setting(
         "",
         "empty, or sizes such as 6x100",
-        lambda v: re.fullmatch(r"([1-9][0-9]*(x[1-9][0-9]*)*)?", v) is not None,
+        lambda v: re.fullmatch(_SIZES, v) is not None,
+        pattern=f"^{_SIZES}$",
     )
     labels: str = setting(
         "",
@@ -251,14 +266,14 @@ class Training:
     schedule: str = choice("constant", "constant", "linear")
     hold: float = between(0.5, 0.0, 1.0)
     final: float = fraction(0.1)
-    momentum: float = setting(0.0, "at least 0 and less than 1", lambda v: 0 <= v < 1)
+    momentum: float = _below_one(0.0)
     clip_norm: float = at_least(0.0, 0.0)
     weight_decay: float = at_least(0.0, 0.0)
     exit_weight: float = between(0.5, 0.0, 1.0)
     distill: float = at_least(0.0, 0.0)
     temperature: float = positive(3.0)
     logit_adjustment: bool = anything(False)
-    device: str = setting("auto", "auto, cpu or cuda", lambda v: v in ("auto", "cpu", "cuda"))
+    device: str = setting("auto", "auto, cpu or cuda", _DEVICES.__contains__, enum=_DEVICES)
 
 
 @dataclass(frozen=True)
