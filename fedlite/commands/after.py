@@ -122,7 +122,7 @@ def evaluate(
                 trained, file, columns=group or (), target=target, scale_by=scale_by
             )
         else:
-            records = evaluation.held_out(trained)
+            records = evaluation.held_out(trained, group or ())
         found = evaluation.evaluate(
             trained, records, branch=branch, group=group or (), corrupt=spoilt
         )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedlite import data, plan as plans
 from fedlite.data import Dataset, SiteData, Source
-from fedlite.data.spread import filled
+from fedlite.data.spread import filled, share_out
 from fedlite.data.standardization import standardize
 from fedlite.data.text import columns_of, header
 from fedlite.evaluation.arrays import read_arrays
@@ -72,6 +72,12 @@ def read(
     load = read_arrays if path.suffix == ".npz" else _table
     source, kept = load(trained, path, answered, columns)
     notes = [note for note in source.notes if "target_ranges" not in note]
+    own = trained.scenario.data.path
+    if answered and own and path.resolve() == Path(own).resolve():
+        notes.append(
+            "these are the records of the run itself, most of which it has trained on: it does "
+            "better on them than on others (without FILE those that it held out are taken)"
+        )
     if not len(source.train):
         raise ValueError(f"{path}: must hold at least one record, holds none; name another file")
     other = None
@@ -91,17 +97,30 @@ def read(
     )
 
 
-def held_out(trained: Trained) -> Records:
+def held_out(trained: Trained, columns: Sequence[str] = ()) -> Records:
     """Return the records that the run's own scenario holds out: those that its summary scores.
 
-    Raises ValueError where they are not on this machine.
+    columns: further columns of a table of one's own to keep.
+
+    Raises ValueError where they are not on this machine, or have no such column.
     """
     if trained.scenario.data.at_sites:
         raise ValueError(
             "FILE: must be given for a run whose records are at the sites only; name a CSV file "
             "with the columns that model.json lists"
         )
-    _, source, sites = plans.simulated(trained.scenario)
+    scenario = trained.scenario
+    _, source, sites = plans.simulated(scenario)
+    if columns and source.reading is not None:
+        more = columns_of(Path(scenario.data.path), columns)
+        train = replace(source.train, more={name: np.array(of) for name, of in more.items()})
+        federation, source = scenario.federation, replace(source, train=train)
+        # Where a record goes is settled by itself: with further columns it goes there, too.
+        sites = tuple(
+            share_out(
+                source, scenario.data, federation.sites, federation.seed, private=scenario.private
+            )
+        )
     if source.test is not None:
         where = f"the test set of {source.name}"
         return Records(source.test, True, None, (), {}, (), where)
@@ -110,12 +129,13 @@ def held_out(trained: Trained) -> Records:
         name: np.concatenate([part.columns[name] for _, part in parts])
         for name in parts[0][1].columns
     }
+    named = {name: tuple(map(str, kept.pop(name))) for name in columns if name in kept}
     return Records(
         Dataset(kept.pop("x"), kept.pop("y"), more=kept),
         True,
         np.concatenate([np.full(len(part), at) for at, part in parts]),
         tuple(site.name for site in sites),
-        {},
+        named,
         (),
         f"the sites' held-out records of {source.name}",
     )

@@ -69,7 +69,7 @@ def test_without_a_file_it_is_what_the_run_held_out(run: Path) -> None:
     [
         (["--corrupt", "blur"], "--corrupt: must be among noise"),
         (["--branch", "wide"], "--branch: must be one of shallow, deep"),
-        (["--group", "sex"], "--group: must be a column of the records"),
+        (["--group", "size"], "must have one column 'size'"),
     ],
 )
 def test_a_wrong_call_is_told(run: Path, words: list[str], told: str) -> None:

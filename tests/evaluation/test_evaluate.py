@@ -86,6 +86,25 @@ def test_unanswered_records_other_branches_and_unknown_groups_are_told(sick: Tra
         evaluate(sick, held_out(sick), branch="wide")
     with pytest.raises(ValueError, match=r"--group: must be a column of the records, got 'sex'"):
         evaluate(sick, held_out(sick), group=("sex",))
+    with pytest.raises(ValueError, match=r"must have one column 'size'"):
+        held_out(sick, ("size",))
+
+
+def test_groups_of_what_was_held_out_are_the_records_own(sick: Trained) -> None:
+    plain, found = held_out(sick), held_out(sick, ("sex", "ward"))
+    np.testing.assert_array_equal(plain.data.x, found.data.x)
+    np.testing.assert_array_equal(plain.data.y, found.data.y)
+    told = evaluate(sick, found, group=("sex", "ward")).told["groups"]
+    # The sex is a feature too, scaled by each site: above its mean where it holds.
+    women = found.data.x[:, 2] > 0
+    assert [sex == "f" for sex in found.columns["sex"]] == women.tolist()
+    assert told["sex"][0]["groups"]["f"]["records"] == women.sum()
+    assert set(told["ward"][0]["groups"]) == {"a", "b"}
+
+
+def test_records_that_were_trained_on_are_told(sick: Trained) -> None:
+    assert "most of which it has trained on" in read(sick, people(sick)).notes[0]
+    assert not held_out(sick).notes
 
 
 def test_the_shallow_branch_can_be_looked_at(sick: Trained) -> None:
