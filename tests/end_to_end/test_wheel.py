@@ -34,6 +34,8 @@ def test_the_wheel_adds_one_import_package(wheel: Path) -> None:
         "fedlite/app/server/app.py",
         "fedlite/app/clients/app.py",
         "fedlite/app/simulations/scenarios/quickstart.toml",
+        "fedlite/app/docs/simulate.md",
+        "fedlite/templates/table/scenario.toml",
         "fedlite/py.typed",
     ):
         assert needed in names
