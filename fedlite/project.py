@@ -14,7 +14,11 @@ from fedlite.storage import write_atomic
 _FOLDER = Path(__file__).parent / "templates"
 # A file in a template, and what it is called in the project: what ends in .py would be taken for a
 # module of this package.
-_CALLED = {"model.py.txt": "model.py", "check.py.txt": "test_project.py"}
+_CALLED = {
+    "data.py.txt": "data.py",
+    "model.py.txt": "model.py",
+    "check.py.txt": "test_project.py",
+}
 _NAME = "PROJECT"
 SCHEMA = "scenario.schema.json"
 

@@ -70,8 +70,8 @@ def write(home: Path, named: str, out: Path) -> Written:
     plan = plans.of(scenario, source.shape, source.classes)
     vector = final.read(places[run], plan.stored.size)
     out.mkdir(parents=True, exist_ok=True)
-    # What is said of a private table is what its scenario says, at the coordinator too.
-    public = None if scenario.data.own else source
-    write_model(out, plan.scenario, plan.stored, vector, plan.model(), public)
+    # What is said of a table at the sites is what its scenario says, at the coordinator too.
+    told_of = None if scenario.data.at_sites else source
+    write_model(out, plan.scenario, plan.stored, vector, plan.model(), told_of)
     Journal(home / "audit").write("model", run=run, folder=str(out.absolute()))
     return Written(run, delivered[run], told[run]["coordinator"], out, plan.layout.size, plan.unit)

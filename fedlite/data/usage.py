@@ -8,6 +8,7 @@ from typing import Any
 from fedlite.data.answers import limits_of
 from fedlite.data.dataset import Source
 from fedlite.scenario import Scenario, tabular
+from fedlite.scenario.keys import OWN
 from fedlite.scenario.tabular import Columns
 
 # How features are scaled, for whoever has the model and nothing else.
@@ -18,7 +19,7 @@ HOW = {
     "ranges": "the lowest value of a column's range becomes -1, the highest 1, what lies beyond is "
     "cut, and a missing value is 0",
     "none": "features stand as they are, and a missing value is 0",
-    "source": "features are as fedlite's source of that name gives them, by fixed public ranges",
+    "source": "features are as the source gives them",
 }
 
 
@@ -43,7 +44,7 @@ def usage(scenario: Scenario, source: Source | None) -> dict[str, Any]:
         labels = data.class_names if scenario.classifies else data.targets
         scale = limits_of(data.targets, tabular.ranges(data.target_ranges))
     reading = data.reading if source is None else source.reading
-    found: dict[str, Any] = {"source": data.name if not data.own else "own", "labels": list(labels)}
+    found: dict[str, Any] = {"source": "own" if data.own else data.name, "labels": list(labels)}
     if data.own and data.target:
         found["target"] = data.target
     if scale is not None:
@@ -75,7 +76,7 @@ def reading_of(told: Mapping[str, Any]) -> Columns | None:
 
 
 def _scaling(scenario: Scenario, source: Source | None) -> str:
-    raw = scenario.data.own if source is None else source.train.raw
+    raw = scenario.data.name in OWN if source is None else source.train.raw
     if not raw:
         return "source"
     return "ranges" if scenario.data.ranges else scenario.data.scaling

@@ -17,6 +17,7 @@ from fedlite.data.standardization import standardize
 from fedlite.data.text import columns_of, header
 from fedlite.evaluation.arrays import read_arrays
 from fedlite.evaluation.trained import Trained
+from fedlite.scenario.keys import OWN
 from fedlite.scenario.tabular import Columns, Ranges, names
 
 _WHOLE = "all"
@@ -147,7 +148,7 @@ def _table(
     there = header(path)
     reading = trained.reading
     if reading is None:
-        if len(trained.model.shape) > 1 and not trained.scenario.data.own:
+        if len(trained.model.shape) > 1 and trained.scenario.data.name not in OWN:
             raise ValueError(
                 f"{path}: must be a .npz file for a model of records of shape "
                 f"{list(trained.model.shape)}, whose columns have no names; write the arrays x and "

@@ -23,7 +23,7 @@ from fedlite.scenario.tabular import Columns
 from fedlite.tasks import Task
 
 _CHUNK = 4096
-_NEEDED = ("name", "task", "seed", "shape", "classes", "labels", "scaling")
+_NEEDED = ("name", "options", "task", "seed", "shape", "classes", "labels", "scaling")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def open_model(directory: Path) -> Trained:
     planned = plans.of(scenario, shape, classes)
     model = planned.model()
     planned.load(model, read_vector(directory, planned.stored))
-    labels = tuple(map(str, told["labels"]))
+    labels = tuple(map(str, told["labels"] or range(classes)))
     return Trained(
         directory,
         scenario,
@@ -111,7 +111,7 @@ def _scenario(directory: Path, told: Mapping[str, Any]) -> Scenario:
     return from_dict(
         {
             "federation": {"seed": told["seed"]},
-            "model": {"name": told["name"]},
+            "model": {"name": told["name"], "options": told["options"]},
             "task": {"name": told["task"]},
         }
     )

@@ -15,6 +15,7 @@ from fedlite.models.registry import Model
 from fedlite.parameters import Layout, Vector
 from fedlite.registry import label
 from fedlite.scenario import Scenario
+from fedlite.settings import read_options
 from fedlite.storage import write_atomic
 
 
@@ -38,6 +39,7 @@ def write_model(
     write_atomic(directory / "model.safetensors", safetensors.numpy.save(tensors))
     description = {
         "name": label(scenario.model.name),
+        "options": read_options(scenario.model.options),
         "task": scenario.task.name,
         "branches": list(model.branches),
         "seed": scenario.federation.seed,

@@ -18,9 +18,11 @@ from fedlite.scenario.whole import SECTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(
-    path
-    for folder in ("simulations/scenarios", "fedlite/templates", "examples")
-    for path in (ROOT / folder).rglob("*.toml")
+    [
+        *(ROOT / "simulations" / "scenarios").glob("*.toml"),
+        *(ROOT / "fedlite" / "templates").rglob("scenario.toml"),
+        *(ROOT / "examples").rglob("scenario.toml"),
+    ]
 )
 VALIDATOR = Draft7Validator(schema())
 
@@ -70,7 +72,8 @@ WRONG: list[tuple[str, str, object]] = [
     ("federation", "name", "a" * 65),
     ("federation", "deliver", 1),
     ("federation", "strategy", ""),
-    ("data", "partition", "random"),
+    ("data", "partition", ""),
+    ("model", "options", 3),
     ("data", "test_fraction", 0.51),
     ("data", "shape", "6by100"),
     ("data", "shape", "0x3"),
@@ -92,6 +95,8 @@ RIGHT: list[tuple[str, str, object]] = [
     ("federation", "outlier_factor", 2),
     ("federation", "participation", 1),
     ("federation", "name", "a name"),
+    ("model", "options", {"hidden": 3}),
+    ("model", "options", '{"hidden": 3}'),
     ("data", "shape", "6x100"),
     ("data", "test_fraction", 0.5),
     ("training", "momentum", 0.999),
