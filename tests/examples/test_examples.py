@@ -13,22 +13,16 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
+from tests.examples.lines import lines_of
 from tests.test_floors import ROOT
 
 EXAMPLES = ROOT / "examples"
 
 
-def lines_of(path: Path) -> list[str]:
-    """Return the lines that a user writes: without blank ones, comments and the docstring."""
-    text = path.read_text(encoding="utf-8")
-    body = text.split('"""')[2] if text.startswith('"""') else text
-    return [line for line in body.splitlines() if line.strip() and line.strip()[0] != "#"]
-
-
 def test_an_experiment_of_three_seeds_and_four_settings_takes_ten_lines(tmp_path: Path) -> None:
     path = EXAMPLES / "experiment.py"
-    assert len(lines_of(path)) <= 10
     text = path.read_text(encoding="utf-8")
+    assert lines_of(text) <= 10
     assert '"federation.rounds": 30' in text
     short = tmp_path / "experiment.py"
     assert "[1, 2, 3]" in text
