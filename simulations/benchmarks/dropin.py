@@ -243,7 +243,7 @@ def plan(arguments: argparse.Namespace) -> list[Job]:
 def main() -> None:
     """Run the study and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--records", type=int, default=12_000, help="of all clients together")
     parser.add_argument("--quick", action="store_true", help="FedAvg, 3 rounds, 3,000 pictures")
