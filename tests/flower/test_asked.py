@@ -29,7 +29,7 @@ MODEL: Arrays = {
     "n": np.asarray(3),
 }
 NEW: Arrays = {"w": MODEL["w"] + np.float32(0.1), "n": np.asarray(5)}
-OFFER = Offer(4, 2, 9, Link("rotated-topk", 0.1, error_feedback=False), (), 0)
+OFFER = Offer(4, 2, 9, Link("rotated-topk", density=0.1, error_feedback=False), (), 0)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from fedlite.flower.tensors import Tensors
 from fedlite.scenario.keys import Link
 
 DENSE = partial(compressor, Link("dense", error_feedback=False))
-ROTATED = partial(compressor, Link("rotated-topk", 0.1, error_feedback=False))
+ROTATED = partial(compressor, Link("rotated-topk", density=0.1, error_feedback=False))
 EDEN = partial(compressor, Link("eden", error_feedback=False))
 Arrays = dict[str, np.ndarray[Any, Any]]
 

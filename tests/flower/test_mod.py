@@ -17,7 +17,7 @@ from fedlite.flower.offer import Offer, give
 from fedlite.scenario.keys import Link
 from tests.flower.federation import Arrays, record_of
 
-OFFER = Offer(1, 1, 0, Link("rotated-topk", 0.1, error_feedback=False), (), 0)
+OFFER = Offer(1, 1, 0, Link("rotated-topk", density=0.1, error_feedback=False), (), 0)
 RNG = np.random.default_rng(0)
 MODEL: Arrays = {
     "w": RNG.normal(size=(80, 100)).astype(np.float32),

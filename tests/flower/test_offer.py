@@ -13,7 +13,7 @@ from fedlite.compression import COMPRESSORS
 from fedlite.flower.offer import ENTRY, UP, Offer, compressor, give, take, up_link
 from fedlite.scenario.keys import Link
 
-LINK = Link("rotated-topk", 0.03, error_feedback=False)
+LINK = Link("rotated-topk", density=0.03, error_feedback=False)
 OFFER = Offer(3, 7, 2**64 - 1, LINK, ("bn*", "head.?"), 0, 5, "00ff")
 
 
@@ -68,7 +68,7 @@ def test_no_name_of_an_offer_is_looked_for_outside_of_the_house() -> None:
         (LINK, (4095,), 0, "rotated-topk"),
         (Link("eden", error_feedback=False), (9,), 0, "dense"),
         (Link("eden", error_feedback=False), (10,), 0, "eden"),
-        (Link("rotated-topk", 1.0, error_feedback=False), (1,), 0, "dense"),
+        (Link("rotated-topk", density=1.0, error_feedback=False), (1,), 0, "dense"),
     ],
 )
 def test_whatever_is_smaller_goes_out(
