@@ -72,6 +72,7 @@ MOST = {
     "examples/own_model/model.py": 8,
     "examples/own_data/data.py": 15,
     "examples/own_objective.py": 30,
+    "examples/own_strategy.py": 25,
     "examples/own_compressor/compressor.py": 40,
     "examples/experiment.py": 10,
 }
