@@ -150,13 +150,12 @@ def _data(home: Path, policy: SitePolicy) -> Iterator[Check]:
 
 
 def _load(home: Path, one: DataSet) -> Iterator[Check]:
-    from clients.runtime.parts import may_be
+    from clients.runtime.parts import may_be, survey
     from fedlite import data
-    from fedlite.data.sources.table import survey
 
     name = f"data {one.name}"
     if data.find(one.source).own:
-        records, classes, parts = survey(str(one.file(home)), one.target)
+        records, classes, parts = survey(one, str(one.file(home)))
     else:
         source = data.load(one.source)
         records, classes, parts = len(source.train), source.classes, source.group_names

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedlite import data
-from fedlite.data.sources import table
 from fedlite.guard.policy import DataSet
 from fedlite.settings import did_you_mean
 
@@ -34,7 +33,7 @@ def check(chosen: DataSet) -> Iterator[str]:
                 "checked; put it there, then run `fedlite site doctor`"
             )
             return
-        known = table.parts(chosen.path, chosen.target)
+        known = survey(chosen, chosen.path, lenient=True)[2]
     elif not chosen.part:
         return
     elif not data.available(chosen.source):
@@ -48,6 +47,35 @@ def check(chosen: DataSet) -> Iterator[str]:
     if not may_be(chosen.part, known):
         rule = f"must be one of {', '.join(known)}" if known else "must be left out, as it has none"
         raise ValueError(f"--part: {rule}, got {chosen.part!r}")
+
+
+def source_of(path: str) -> str:
+    """Return which source of one's own reads a file or folder, by its name and what it holds.
+
+    >>> source_of("a/patients.csv"), source_of("b/scans.parquet"), source_of("notes")
+    ('csv', 'parquet', 'csv')
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        saved = any((place / name).exists() for name in ("state.json", "dataset_dict.json"))
+        return "hf" if saved else "images"
+    suffix = place.suffix.lower().removeprefix(".")
+    return suffix if suffix in ("parquet", "jsonl", "npz") else "csv"
+
+
+def survey(
+    chosen: DataSet, path: str, *, lenient: bool = False
+) -> tuple[int, int, tuple[str, ...]]:
+    """Return how many records of one's own there are at `path`, of how many classes, and whose.
+
+    Raises ValueError where they cannot be read; lenient: what does not fit is passed over.
+    """
+    entry = data.find(chosen.source)
+    if entry.survey is not None:
+        return entry.survey(path, chosen.target, lenient=lenient)
+    given = {"path": path, "target": chosen.target}
+    source = entry.load(**{key: value for key, value in given.items() if key in entry.takes})
+    return len(source.train), source.classes, source.group_names
 
 
 def may_be(part: str, known: tuple[str, ...]) -> bool:

@@ -1,6 +1,6 @@
 """The named data sources: what there is, and how to fetch and load each.
 
-A new source is one module with an `ENTRY`, and one line in `_ENTRIES`.
+A new source is one module with an `ENTRY`, and one name in `_MODULES`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
 from fedlite.data.own import source_of
-from fedlite.data.sources import digits, fashion, heart, table
+from fedlite.data.sources import csv_file, digits, fashion, heart
 from fedlite.registry import Registry, is_own
 from fedlite.scenario import NUMERIC
 from fedlite.scenario.tabular import Columns
 from fedlite.settings import read_options
 
-_ENTRIES = {one.name: one for one in (digits.ENTRY, fashion.ENTRY, heart.ENTRY, table.ENTRY)}
+_MODULES = (digits, fashion, heart, csv_file)
+_ENTRIES: dict[str, Entry] = {module.ENTRY.name: module.ENTRY for module in _MODULES}
 _SOURCES: Registry[Any] = Registry(
     "data.name", "fedlite.data", _ENTRIES, "data.options", "(**options) and returns records"
 )
@@ -29,7 +30,7 @@ _SOURCES: Registry[Any] = Registry(
 def entries() -> tuple[Entry, ...]:
     """Return the whole catalogue, in its order; what packages offer comes last.
 
-    >>> [entry.name for entry in entries()]
+    >>> [entry.name for entry in entries()][:4]
     ['digits', 'fashion-mnist', 'heart-disease', 'csv']
     """
     others = [name for name in _SOURCES.names() if name not in _ENTRIES]
@@ -99,8 +100,8 @@ def load(
 ) -> Source:
     """Return the source called `name`, verified; never touches the network.
 
-    options: of the source, as JSON text. All others are for a table of one's own only, see
-    `sources.table.load_csv`; a function of one's own takes `labels`, too.
+    options: of the source, as JSON text. All others are for records of one's own only, see
+    `sources.table.load_table`; a function of one's own takes `labels`, too.
 
     Raises ValueError on an unknown name, on settings that the source does not take, and when a
     file is missing or corrupt (the message then names `fedlite data fetch`).

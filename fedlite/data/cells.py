@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,41 @@ _WHOLE = re.compile(r"(-?[0-9]+)(\.0+)?")
 _LONGEST = 200
 
 
+class Wrong(ValueError):
+    """One place in a file: `unit` says what a record of it is, a `line` or a `row`.
+
+    Line 1 is the header, also of a file that has none: its rows are counted from 1.
+    """
+
+    unit = "line"
+
+    def __str__(self) -> str:
+        """Return file, place, rule, value and mend."""
+        path, line, column, rule, value, mend = self.args
+        place = f", line {line}" if self.unit == "line" else f", row {line - 1}" * (line > 1)
+        return f"{path}{place}, column {column!r}: {rule}, got {value!r}; {mend}"
+
+
 def wrong(path: str, line: int, column: str, rule: str, value: object, mend: str) -> ValueError:
     """Return the error of one place in a file."""
-    return ValueError(f"{path}, line {line}, column {column!r}: {rule}, got {value!r}; {mend}")
+    return Wrong(path, line, column, rule, value, mend)
+
+
+def in_unit(error: ValueError, unit: str) -> ValueError:
+    """Return the error, which counts a file's records in this unit."""
+    if isinstance(error, Wrong):
+        error.unit = unit
+    return error
+
+
+@contextmanager
+def counted_in(unit: str) -> Iterator[None]:
+    """Let the errors of a file count its records in this unit."""
+    try:
+        yield
+    except Wrong as error:
+        in_unit(error, unit)
+        raise
 
 
 def number(text: str) -> float | None:
@@ -75,12 +109,12 @@ def label_order(text: str) -> tuple[bool, int, str]:
     return (whole is None, int(text) if whole else 0, text)
 
 
-def owner(text: str, path: str, line: int) -> str:
+def owner(text: str, path: str, line: int, column: str = SITE_COLUMN) -> str:
     """Return the name of the site that owns a record; raises ValueError."""
     if not SITE_NAME.fullmatch(text):
         rule = "a site's name must be 1-64 of A-Z a-z 0-9 . _ - and start with a letter or digit"
         mend = f"write {near_name(text)!r} for example"
-        raise wrong(path, line, SITE_COLUMN, rule, f"{text:.80}", mend)
+        raise wrong(path, line, column, rule, f"{text:.80}", mend)
     return text
 
 

@@ -16,8 +16,10 @@ class Entry:
     `records` counts all records (0 where it depends on the user's file), `size` is in bytes as
     fetched, `licence` and `how` are text for people. `available` is cheap: the files are there,
     though not yet verified; `load` and `fetch` verify them. `takes` names the keyword arguments of
-    `load`. `own`: the records are the user's, in a file that `path` and `target` name, and nothing
+    `load`. `own`: the records are the user's, in a file or folder that `path` names, and nothing
     about them is public. `table`: a record is a row of columns that mean different things.
+    `survey`, of what is one's own: from path and target to how many records and classes there are,
+    and whose they are; with `lenient=True` what does not fit is passed over (`table.survey`).
     """
 
     name: str
@@ -30,5 +32,17 @@ class Entry:
     fetch: Callable[[], Path] = field(repr=False, compare=False)
     available: Callable[[], bool] = field(repr=False, compare=False)
     takes: tuple[str, ...] = ()
+    survey: Callable[..., tuple[int, int, tuple[str, ...]]] | None = field(
+        default=None, repr=False, compare=False
+    )
     own: bool = False
     table: bool = False
+
+
+def nothing_to_fetch(name: str) -> Callable[[], Path]:
+    """Return the `fetch` of a source that is the user's own."""
+
+    def fetch() -> Path:
+        raise ValueError(f"{name}: is your own, so there is nothing to fetch; give its `path`")
+
+    return fetch

@@ -19,17 +19,22 @@ def choose(
 
     Nothing but the header is looked at. Raises ValueError naming what cannot be read in one way.
     """
-    if other := differs_in_case(SITE_COLUMN, header):
-        rule = f"the column that names a record's owner is {SITE_COLUMN!r}, in small letters"
-        mend = f"did you mean {SITE_COLUMN!r}? Rename it, or call a feature otherwise"
+    owner = settings.owner
+    if owner == SITE_COLUMN and (other := differs_in_case(owner, header)):
+        rule = f"the column that names a record's owner is {owner!r}, in small letters"
+        mend = f"did you mean {owner!r}? Rename it, or call a feature otherwise"
         raise wrong(path, 1, other, rule, other, mend)
+    if owner != SITE_COLUMN and owner not in header:
+        close = differs_in_case(owner, header)
+        mend = f"did you mean {close!r}?" if close else "name one of these"
+        raise wrong(path, 1, owner, "data.partition_column must be in the header", header, mend)
     if not any(header):
         rule, mend = "the first line must name the columns", "write a header, or name another file"
         raise wrong(path, 1, "", rule, "no names", mend)
     for target in targets:
-        _check_target(header, path, target)
+        _check_target(header, path, target, owner)
     chosen, said = _named(header, path, targets, settings, settled=settled)
-    for column in (*chosen, *targets, SITE_COLUMN):
+    for column in (*chosen, *targets, SITE_COLUMN, owner):
         if header.count(column) > 1 or not column:
             rule = "each column needs a name of its own"
             mend = "leave one out of the file; where a line ends in a comma, take that away"
@@ -40,7 +45,7 @@ def choose(
     return _described(header, chosen, path, settings, settled=settled), said
 
 
-def _check_target(header: list[str], path: str, target: str) -> None:
+def _check_target(header: list[str], path: str, target: str, owner: str) -> None:
     if not target or target not in header:
         rule = "the label column `target` must be in the header"
         close = differs_in_case(target, header)
@@ -49,26 +54,27 @@ def _check_target(header: list[str], path: str, target: str) -> None:
             mend = f"separate columns by commas, not by {other!r}"
         mend = f"did you mean {close!r}?" if close else mend
         raise wrong(path, 1, target, rule, header, mend)
-    if target == SITE_COLUMN:
-        rule = f"the column {SITE_COLUMN!r} names the owner of a record"
+    if target in (SITE_COLUMN, owner):
+        rule = f"the column {target!r} names the owner of a record"
         raise wrong(path, 1, target, rule, target, "choose another label column")
 
 
 def _named(
     header: list[str], path: str, targets: tuple[str, ...], settings: Columns, *, settled: bool
 ) -> tuple[list[str], list[str]]:
+    others = (*targets, SITE_COLUMN, settings.owner)
     lists = {"columns": settings.names, "drop": settings.drop}
     lists["categories"] = tuple(name for name, _ in settings.categories)
     lists["dates"] = tuple(name for name, _ in settings.dates)
     lists["ranges"] = tuple(name for name, _, _ in settings.ranges if name)
     for key, named in lists.items():
         for name in named:
-            if name not in header or name in (*targets, SITE_COLUMN):
+            if name not in header or name in others:
                 rule = f"a column of data.{key} must be a feature column in the header"
                 raise wrong(path, 1, name, rule, header, f"correct data.{key} or the file")
     if settings.names:
         return list(settings.names), []
-    left = [name for name in header if name not in (*targets, SITE_COLUMN, *settings.drop)]
+    left = [name for name in header if name not in (*others, *settings.drop)]
     spoken = {*settings.drop, *lists["categories"], *lists["dates"], *lists["ranges"]}
     first = header[0]
     if first in spoken or first not in left:

@@ -9,7 +9,7 @@ import csv
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 Ranges = tuple[tuple[str, float, float], ...]
@@ -22,12 +22,14 @@ _RANGE = re.compile(r"(?:(.*\S)\s+)?(\S+?):(\S+)")
 class Columns:
     """How a table becomes features.
 
-    names: the feature columns in their order; empty: all but the label, `site` and `drop`, in the
-    order of the file. categories: columns of text and the values each may hold, which become a
-    feature of 0 or 1 each. missing: what stands in a cell without a value, beside nothing at all.
-    dates: columns of dates and their format for strptime, "" for ISO 8601; they become days since
-    1970. ranges: column, lowest and highest value, mapped to -1 and 1, what is beyond being cut;
-    one range with the name "" is for every column, several are for the columns in their order.
+    names: the feature columns in their order; empty: all but the label, `site`, the owner and
+    `drop`, in the order of the file. categories: columns of text and the values each may hold,
+    which become a feature of 0 or 1 each. missing: what stands in a cell without a value, beside
+    nothing at all. dates: columns of dates and their format for strptime, "" for ISO 8601; they
+    become days since 1970. ranges: column, lowest and highest value, mapped to -1 and 1, what is
+    beyond being cut; one range with the name "" is for every column, several are for the columns
+    in their order. owner: the column that names the site which owns a record. grouped: whether
+    that is asked for.
     """
 
     names: tuple[str, ...] = ()
@@ -36,6 +38,8 @@ class Columns:
     missing: tuple[str, ...] = ("NA",)
     dates: tuple[tuple[str, str], ...] = ()
     ranges: Ranges = ()
+    owner: str = "site"
+    grouped: bool = field(default=False, compare=False)
 
     @property
     def width(self) -> int:

@@ -1,52 +1,33 @@
-"""A user's own CSV file as a data source."""
+"""A table of one's own, whatever file its rows come from: what becomes of columns and answers."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.data.answers import Labels, Numbers, Unread, in_order
-from fedlite.data.cells import FLOAT32_MAX, SITE_COLUMN, label, owner, wrong
+from fedlite.data.cells import FLOAT32_MAX, counted_in, in_unit, label, owner, wrong
 from fedlite.data.column import Column, Values
 from fedlite.data.dataset import Answers, Dataset, Source
-from fedlite.data.entry import Entry
+from fedlite.data.entry import Entry, nothing_to_fetch
 from fedlite.data.header import alike, choose, row_number
-from fedlite.data.hints import foreign
+from fedlite.data.rows import Opener, Reader
 from fedlite.scenario import NUMERIC
 from fedlite.scenario.tabular import Columns, Ranges, names
 
 log = logging.getLogger("fedlite.site")
 
-Reader = Labels | Numbers | Unread
-NAME = "csv"
-# Longer lines go to the csv module, which refuses cells of more than it takes.
-_LONG = 1 << 17
+_Answers = Labels | Numbers | Unread
 # Rows that do not fit and are named one by one in the log.
 _NAMED = 20
-
-
-def _cells(text: str, path: str, line: int) -> list[str]:
-    """Return the cells of one line, which is read by itself.
-
-    A quote that stays open would otherwise swallow the rows below it: one row would change others.
-    """
-    if any("\udc80" <= letter <= "\udcff" for letter in text):
-        shown = text.encode(errors="surrogateescape")[:80]
-        raise wrong(path, line, "", "the text must be UTF-8", shown, "save it so")
-    try:
-        return next(csv.reader([text], strict=True), [])
-    except csv.Error as error:
-        mend = "check its quotes; a cell may not hold a line end"
-        raise wrong(path, line, "", "every line must be CSV", str(error), mend) from error
 
 
 @dataclass
@@ -55,8 +36,9 @@ class _Rows:
 
     path: str
     header: list[str]
-    answers: Reader
+    answers: _Answers
     columns: list[Column]
+    owner: str
     cells: array[float] = field(default_factory=lambda: array("d"))
     owners: array[int] = field(default_factory=lambda: array("q"))
     # Sites by their numbers, and the numbers by a cell's own text.
@@ -64,7 +46,8 @@ class _Rows:
     _site_of: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._site_at = self.header.index(SITE_COLUMN) if SITE_COLUMN in self.header else None
+        self.owned = self.owner in self.header
+        self._site_at = self.header.index(self.owner) if self.owned else 0
         self._settle()
 
     def _settle(self) -> None:
@@ -72,22 +55,11 @@ class _Rows:
             (column.quick(), column.place) for column in self.columns
         ]
 
-    def add(self, text: str, line: int) -> None:
-        """Add one line; an empty one counts for nothing.
-
-        Raises ValueError, the rows so far as they were, where it does not fit.
-        """
-        text = text.rstrip("\r\n")
-        odd = '"' in text or "_" in text or not text.isascii() or len(text) >= _LONG
-        row = _cells(text, self.path, line) if odd else text.split(",")
-        if not text:
-            return
-        if len(row) != len(self.header):
-            rule = f"a row must have {len(self.header)} cells, as the header has"
-            raise wrong(self.path, line, "", rule, len(row), "add or remove commas")
+    def add(self, row: list[str], line: int, *, odd: bool) -> None:
+        """Add one row; raises ValueError, the rows so far as they were, where it does not fit."""
         values = self._careful(row, line) if odd else self._values(row, line)
         answer = self.answers.read(row, line)
-        if self._site_at is not None:
+        if self.owned:
             self.owners.append(self._site(row[self._site_at], line))
         self.answers.add(answer)
         self.cells.extend(values)
@@ -122,32 +94,14 @@ class _Rows:
     def _site(self, text: str, line: int) -> int:
         known = self._site_of.get(text)
         if known is None:
-            name = owner(text.strip(), self.path, line)
+            name = owner(text.strip(), self.path, line, self.owner)
             known = self._site_of[text] = self.sites.setdefault(name, len(self.sites))
         return known
 
 
-def _lines(path: str) -> Iterator[str]:
-    try:
-        with Path(path).expanduser().open("rb") as file:
-            if other := foreign(file.read(16)):
-                raise ValueError(
-                    f"path: must name a CSV file, got {path!r}, which is {other[0]}; {other[1]}"
-                )
-        # A byte that is no UTF-8 spoils its own line only.
-        options = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
-        with Path(path).expanduser().open(**options) as file:  # type: ignore[call-overload]
-            yield from file
-    except OSError as error:
-        raise ValueError(
-            f"path: must name a readable CSV file, got {path!r} ({error.strerror or error}); "
-            "correct the path"
-        ) from error
-
-
 def _read(
-    path: str,
-    answers_of: Callable[[list[str]], Reader],
+    reader: Reader,
+    answers_of: Callable[[list[str]], _Answers],
     targets: tuple[str, ...],
     settings: Columns,
     *,
@@ -155,20 +109,22 @@ def _read(
     skip_wrong: bool,
     features: bool = True,
 ) -> tuple[_Rows, list[str]]:
-    lines = enumerate(_lines(path), 1)
-    first = next(lines, (1, ""))[1].rstrip("\r\n")
-    header = [name.strip() for name in _cells(first, path, 1)]
-    columns, said = choose(header, path, targets, settings, settled=settled or skip_wrong)
-    rows, skipped = _Rows(path, header, answers_of(header), columns if features else []), 0
-    for number, text in lines:
+    path, header = reader.path, reader.header
+    fixed = features and (settled or skip_wrong)
+    columns, said = choose(header, path, targets, settings, settled=fixed)
+    rows = _Rows(path, header, answers_of(header), columns if features else [], settings.owner)
+    wanted, skipped = {settings.owner, *targets, *(one.name for one in rows.columns)}, 0
+    for line, row, odd in reader.rows(wanted):
         try:
-            rows.add(text, number)
+            if isinstance(row, ValueError):
+                raise row
+            rows.add(row, line, odd=odd)
         except ValueError as error:
             if not skip_wrong:
                 raise
             skipped += 1
             if skipped <= _NAMED:
-                log.warning("a row counts as absent: %s", error)
+                log.warning("a row counts as absent: %s", in_unit(error, reader.unit))
     if skipped > _NAMED:
         log.warning("%s: %d rows count as absent in all", path, skipped)
     return rows, said
@@ -217,7 +173,9 @@ def _features(rows: _Rows, settings: Columns) -> tuple[Values, Columns, Values |
     return x, reading, ranges, said
 
 
-def load_csv(
+def load_table(
+    open_: Opener,
+    name: str,
     path: str,
     *,
     target: str,
@@ -230,14 +188,15 @@ def load_csv(
     skip_wrong: bool = False,
     answered: bool = True,
 ) -> Source:
-    """Return the records of a UTF-8, comma-separated file with a header, a line each.
+    """Return the records of a file, a row each, as the source `name`; `open_` reads its rows.
 
-    `target` names the label column; a column `site`, if there is one, gives natural groups (sorted
-    by name); every other column is a feature, as `columns` says. Features are float64 and missing
-    ones NaN until each site's are scaled (`fedlite.data.spread.share_out`). `shape` reshapes the
-    features, for example (6, 100) for six channels of a hundred readings. `labels` fixes the class
-    numbers; without it they follow the sorted labels of THIS file, so sites that hold one file each
-    must all give the same `labels`. With it, no class need occur in the file, nor a record.
+    `target` names the label column; a column `site` (or what `columns.owner` says), if there is
+    one, gives natural groups (sorted by name); every other column is a feature, as `columns` says.
+    Features are float64 and missing ones NaN until each site's are scaled
+    (`fedlite.data.spread.share_out`). `shape` reshapes the features, for example (6, 100) for six
+    channels of a hundred readings. `labels` fixes the class numbers; without it they are those that
+    the file itself names, or follow the sorted labels of THIS file, so sites that hold one file
+    each must all give the same `labels`. With it, no class need occur in the file, nor a record.
 
     Where no key speaks of them, a first column that only counts the rows is left out, and one of
     text becomes a feature of 0 or 1 for each of its few values; the source's `notes` say so.
@@ -248,22 +207,24 @@ def load_csv(
     settled: the records may not decide what the columns are, because they are private, or because
     other sites' files must be read alike. Then every column not named in `columns` holds numbers.
 
-    skip_wrong: a row that does not fit, whose text is no CSV or no UTF-8 included, counts as absent
-    and is named in the log of this machine only. It is for a site whose records are private: a
-    refusal for one row would tell outside that the row is there. It implies `settled`.
+    skip_wrong: a row that does not fit, or cannot be read at all, counts as absent and is named in
+    the log of this machine only. It is for a site whose records are private: a refusal for one row
+    would tell outside that the row is there. It implies `settled`.
 
     answered: without it no target is looked at, and all answers are class 0 of `labels`.
 
-    Raises ValueError naming file, line, column, rule, value and mend.
+    Raises ValueError naming file, row, column, rule, value and mend.
     """
+    targets = names(target) if task in NUMERIC else (target,)
+    reader = open_(path, columns, targets if answered else (), settled or skip_wrong)
+    labels = labels or (reader.labels.get(target, ()) if task not in NUMERIC else ())
     given = tuple(label(name) for name in labels)
     if answered and labels and (len(labels) < 2 or len(set(given)) < len(labels)):
         raise ValueError(
             f"labels: must name at least two classes, each once, got {labels}; correct the list"
         )
-    targets = names(target) if task in NUMERIC else (target,)
 
-    def answers(header: list[str]) -> Reader:
+    def answers(header: list[str]) -> _Answers:
         if not answered:
             return Unread(())
         if task in NUMERIC:
@@ -271,22 +232,37 @@ def load_csv(
         return Labels(path, header, target, given)
 
     asked = (targets or ("",)) if answered else ()
-    rows, said = _read(path, answers, asked, columns, settled=settled, skip_wrong=skip_wrong)
-    y, called, scale, told = _answers(rows.answers, labels)
-    x, reading, ranges, more = _features(rows, columns)
+    with counted_in(reader.unit):
+        rows, said = _read(reader, answers, asked, columns, settled=settled, skip_wrong=skip_wrong)
+        y, called, scale, told = _answers(rows.answers, labels)
+        x, reading, ranges, more = _features(rows, columns)
     if shape and math.prod(shape) != reading.width:
         raise ValueError(
             f"shape: must hold the {reading.width} feature columns of {path}, got {shape} "
             f"({math.prod(shape)}); correct it, or leave it empty for ({reading.width},)"
         )
     shape = shape or (reading.width,)
-    owned = SITE_COLUMN in rows.header
     groups = sorted(rows.sites)
+    test = None
+    if answered and reader.test is not None:
+        test = load_table(
+            lambda *_: cast(Reader, reader.test),
+            name,
+            path,
+            target=target,
+            shape=shape,
+            labels=called if task not in NUMERIC else (),
+            columns=reading,
+            task=task,
+            target_ranges=_as_learnt(targets, scale),
+            settled=True,
+            skip_wrong=skip_wrong,
+        ).train
     return Source(
-        name=NAME,
+        name=name,
         train=Dataset(x.reshape(len(x), *shape), y, raw=True),
-        test=None,
-        groups=in_order(rows.sites, groups, rows.owners) if owned else None,
+        test=test,
+        groups=in_order(rows.sites, groups, rows.owners) if rows.owned else None,
         group_names=tuple(groups),
         shape=shape,
         classes=len(called),
@@ -302,8 +278,12 @@ def load_csv(
     )
 
 
+def _as_learnt(targets: tuple[str, ...], scale: NDArray[np.float64] | None) -> Ranges:
+    return () if scale is None else tuple(zip(targets, *scale.tolist(), strict=True))
+
+
 def _answers(
-    read: Reader, labels: tuple[str, ...]
+    read: _Answers, labels: tuple[str, ...]
 ) -> tuple[Answers, tuple[str, ...], NDArray[np.float64] | None, list[str]]:
     """Return the answers, their names, what -1 and 1 stand for, and what there is to say."""
     if isinstance(read, Labels):
@@ -315,83 +295,76 @@ def _answers(
     return y, read.targets, scale, said
 
 
-def survey(path: str, target: str) -> tuple[int, int, tuple[str, ...]]:
+def survey(
+    open_: Opener, path: str, target: str, *, lenient: bool = False
+) -> tuple[int, int, tuple[str, ...]]:
     """Return how many records a file has, how many classes or targets, and its sites, sorted.
 
-    Its features are left alone: what they are is for a scenario to say. Raises ValueError as
-    `load_csv` does, where the target holds neither labels nor numbers.
+    Its features are left alone: what they are is for a scenario to say. lenient: only the sites are
+    looked for, and a row that does not fit is left out. Raises ValueError when the file cannot be
+    read, its header lacks a target or, unless lenient, the target holds neither labels nor numbers.
     """
+    targets = names(target)
+
+    def surveyed(targets: tuple[str, ...], of: Callable[[list[str]], _Answers]) -> _Rows:
+        settings = Columns()
+        reader = open_(path, settings, targets, False)
+        with counted_in(reader.unit):
+            return _read(
+                reader, of, targets, settings, settled=lenient, skip_wrong=lenient, features=False
+            )[0]
+
+    if lenient:
+        targets = targets if targets[1:] else (target,)
+        rows = surveyed(targets, lambda header: Unread(targets))
+        return len(rows.answers), 0, tuple(sorted(rows.sites))
     try:
-        rows = _surveyed(path, (target,), lambda header: Labels(path, header, target))
-    except ValueError:
-        targets = names(target)
+        found = surveyed((target,), lambda header: Labels(path, header, target))
+        classes = len(found.answers.order()) if isinstance(found.answers, Labels) else 0
+    except ValueError as error:
         try:
-            rows = _surveyed(path, targets, lambda header: Numbers(path, header, targets))
+            found = surveyed(targets, lambda header: Numbers(path, header, targets))
         except ValueError:
-            rows = _Rows(path, [], Unread(targets), [])
-        if not len(rows.answers):
+            raise error from None
+        if not len(found.answers):
             raise
-        return len(rows.answers), len(targets), tuple(sorted(rows.sites))
-    read = rows.answers
-    classes = len(read.order()) if isinstance(read, Labels) else 0
-    return len(read), classes, tuple(sorted(rows.sites))
+        classes = len(targets)
+    return len(found.answers), classes, tuple(sorted(found.sites))
 
 
-def parts(path: str, target: str) -> tuple[str, ...]:
-    """Return the sites that a file names, sorted; a row that does not fit is left out.
+def table_entry(name: str, what: str, open_: Opener) -> Entry:
+    """Return the line of the catalogue of a kind of file that holds a table."""
 
-    Raises ValueError when the file cannot be read or its header lacks a target.
-    """
-    targets = (target,) if not names(target)[1:] else names(target)
-    rows = _surveyed(path, targets, lambda header: Unread(targets), settled=True)
-    return tuple(sorted(rows.sites))
+    def load(path: str = "", **settings: Any) -> Source:
+        if not path:
+            raise ValueError(
+                f"path: {name} needs the path of your file and its label column `target`"
+            )
+        return load_table(open_, name, path, **{"target": "", **settings})
 
-
-def _surveyed(
-    path: str,
-    targets: tuple[str, ...],
-    answers: Callable[[list[str]], Reader],
-    *,
-    settled: bool = False,
-) -> _Rows:
-    rows, _ = _read(
-        path, answers, targets, Columns(), settled=settled, skip_wrong=settled, features=False
+    return Entry(
+        name=name,
+        what=what,
+        records=0,
+        licence="yours",
+        size=0,
+        how="give `path` and `target`",
+        load=load,
+        fetch=nothing_to_fetch(name),
+        available=lambda: True,
+        takes=(
+            "path",
+            "target",
+            "shape",
+            "labels",
+            "columns",
+            "task",
+            "target_ranges",
+            "settled",
+            "skip_wrong",
+            "answered",
+        ),
+        survey=partial(survey, open_),
+        own=True,
+        table=True,
     )
-    return rows
-
-
-def _load(path: str = "", **settings: Any) -> Source:
-    if not path:
-        raise ValueError("path: csv needs the path of your file and its label column `target`")
-    return load_csv(path, **{"target": "", **settings})
-
-
-def _nothing_to_fetch() -> Path:
-    raise ValueError("csv: is your own file, so there is nothing to fetch; give its `path`")
-
-
-ENTRY = Entry(
-    name=NAME,
-    what="your own table: feature columns, a label column, optionally a column `site`",
-    records=0,
-    licence="yours",
-    size=0,
-    how="give `path` and `target`",
-    load=_load,
-    fetch=_nothing_to_fetch,
-    available=lambda: True,
-    takes=(
-        "path",
-        "target",
-        "shape",
-        "labels",
-        "columns",
-        "task",
-        "target_ranges",
-        "settled",
-        "skip_wrong",
-        "answered",
-    ),
-    own=True,
-    table=True,
-)

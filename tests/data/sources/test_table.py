@@ -1,4 +1,4 @@
-"""Covers fedlite/data/hints.py."""
+"""Covers fedlite/data/hints.py, fedlite/data/sources/csv_file.py."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import pytest
 
 from fedlite.data import load, partition, site_data, standardize
 from fedlite.data.cells import SITE_NAME
-from fedlite.data.sources.table import load_csv
 
 GOOD = "age,site,dose,ill\n40,north,1.5,yes\n,south,2,no\n60,north,,no\n70,south,4,yes\n"
 
@@ -238,7 +237,7 @@ def test_a_file_that_is_no_csv_is_named_as_what_it_is(
 ) -> None:
     path = write(tmp_path, content)
     with pytest.raises(ValueError, match=rf"must name a CSV file, got .*, which is {kind}; \w+"):
-        load_csv(path, target="ill", labels=("no", "yes"), skip_wrong=skip_wrong)
+        load("csv", path=path, target="ill", labels=("no", "yes"), skip_wrong=skip_wrong)
 
 
 @pytest.mark.parametrize(
