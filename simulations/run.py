@@ -46,9 +46,10 @@ def scenario_path(name: str) -> Path:
         return path
     known = sorted(p.stem for p in folder.glob("*.toml"))
     if path.suffix in (".csv", ".tsv", ".txt") or path.is_file():
+        kind = path.suffix[1:] if path.suffix[1:] in OWN else "csv"
         raise ScenarioError(
             f"scenario: must be a .toml file, got {name!r}; a table is named in one: write [data] "
-            f'name = "csv", path = "{path.name}" and target = "your label column" into a file '
+            f'name = "{kind}", path = "{path.name}" and target = "your label column" into a file '
             f"{path.stem}.toml"
         )
     if name not in known:
@@ -107,6 +108,11 @@ def _check_bundled(scenario: Scenario) -> None:
             "model.start: must be empty in a deployment (rule: what is in no bundle is at no site, "
             f"and a bundle holds no weights), got {scenario.model.start!r}; leave it out"
         )
+    if scenario.data.partition in ("column", "file"):
+        why.append(
+            "data.partition: must not be column or file in a deployment (rule: a site's operator "
+            f"says which records are its own), got {scenario.data.partition!r}; use natural"
+        )
     if why:
         raise ScenarioError("\n".join(why))
 
@@ -142,7 +148,7 @@ def _check_data(scenario: Scenario) -> Plan:
         chosen = scenario.data
         check_expected(
             source,
-            chosen.partition,
+            chosen.division,
             scenario.federation.sites,
             alpha=chosen.alpha,
             seed=scenario.federation.seed,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.data import skew
 from fedlite.data.dataset import Indices, SiteData, Source
 from fedlite.data.keyed import keyed_folds, keyed_owners
 from fedlite.data.own import divided
-from fedlite.scenario.keys import PARTITIONS
+from fedlite.data.skew import ASSIGN
+from fedlite.scenario.keys import ALONE, PARTITIONS
 
-# Keeps the draws of a division apart from every other use of the same seed.
-_ASSIGN = 0
+# Those that alpha skews.
+_SKEWED = ("dirichlet", "quantity")
 # Fewer on average, and by chance a site is left with next to nothing.
 _LEAST_EXPECTED = 10
 _NONE: Mapping[str, Any] = {}
@@ -27,7 +29,7 @@ def describe(kind: str, sites: int, *, alpha: float, seed: int) -> str:
     >>> describe("dirichlet", 5, alpha=0.3, seed=1)
     'dirichlet partition of 5 sites (alpha=0.3, seed=1)'
     """
-    details = f"alpha={alpha:g}, seed={seed}" if kind == "dirichlet" else f"seed={seed}"
+    details = f"alpha={alpha:g}, seed={seed}" if kind in _SKEWED else f"seed={seed}"
     return f"{kind} partition of {sites} sites ({details})"
 
 
@@ -38,6 +40,8 @@ def partition(
     *,
     alpha: float,
     seed: int,
+    shards: int = 2,
+    least: int = 0,
     private: bool = False,
     options: Mapping[str, Any] = _NONE,
 ) -> list[Indices]:
@@ -51,12 +55,16 @@ def partition(
       drawn from Dir(alpha, ..., alpha), `alpha` > 0; small is skewed. This is the form of Yurochkin
       et al. 2019 (Bayesian Nonparametric FL, section 4) in which the label skew of Hsu, Qi, Brown
       2019 (arXiv 1909.06335) is commonly run: Hsu et al. draw a class mix per client of equal
-      size instead, which cannot use every record. A site may be left with nothing: `check_sites`.
+      size instead, which cannot use every record. It is drawn anew until each site has `least`
+      records (`draws`); with 0 a site may be left with nothing: `check_sites`.
+    - `quantity`: skewed sizes alone, the sites' shares of all records drawn as above.
+    - `shards`: few classes a site, `fedlite.data.skew.shards`: `shards` pieces each.
     - `natural`: the source's own groups, in the order of `group_names`.
 
     With `private`, one record more or less moves no other: each is placed by a keyed hash of itself
-    (`fedlite.data.keyed`), for `dirichlet` into shares of the classes that only the seed decides.
-    Sizes are then binomial, and a site may be left with nothing.
+    (`fedlite.data.keyed`), for `dirichlet` and `quantity` into shares that only the seed decides.
+    Sizes are then binomial, and a site may be left with nothing. `shards`, which orders records by
+    each other, is refused.
 
     Raises ValueError on an unknown kind, or when `sites`, `alpha` or `seed` do not fit the source.
     """
@@ -65,9 +73,53 @@ def partition(
             f"data.partition_options: must be empty for {kind!r}, got {dict(options)}; what "
             "dirichlet takes is data.alpha"
         )
-    if private and kind not in PARTITIONS:
+    _check(source, kind, sites, alpha=alpha, seed=seed, shards=shards, private=private)
+    if kind == "natural":
+        return _natural(source, sites)
+    if kind not in PARTITIONS:
+        return divided(source, kind, sites, seed=seed, options=options)
+    if private:
+        shares = class_shares(source.classes, kind, sites, alpha=alpha, seed=seed)
+        owner = keyed_owners(source.train, shares, seed)
+    elif kind == "iid":
+        rng = np.random.default_rng((ASSIGN, seed))
+        split = np.array_split(rng.permutation(len(source.train)), sites)
+        return [np.sort(part) for part in split]
+    elif kind == "shards":
+        owner = skew.shards(source.train.y, sites, shards, seed)
+    else:
+        owner, _ = skew.with_least(_draw(source, kind, sites, alpha), sites, least, seed)
+    return [np.flatnonzero(owner == site) for site in range(sites)]
+
+
+def draws(source: Source, kind: str, sites: int, *, alpha: float, seed: int, least: int) -> int:
+    """Return how many divisions `partition` draws, not private, until each site has `least`."""
+    if kind not in _SKEWED:
+        return 1
+    return skew.with_least(_draw(source, kind, sites, alpha), sites, least, seed)[1]
+
+
+def _draw(
+    source: Source, kind: str, sites: int, alpha: float
+) -> Callable[[np.random.Generator], Indices]:
+    if kind == "quantity":
+        return skew.quantity(len(source.train), sites, alpha)
+    return skew.dirichlet(source.train.y, source.classes, sites, alpha)
+
+
+def _check(
+    source: Source,
+    kind: str,
+    sites: int,
+    *,
+    alpha: float,
+    seed: int,
+    shards: int,
+    private: bool,
+) -> None:
+    if private and kind not in ALONE:
         raise ValueError(
-            f"data.partition: must be one of {', '.join(PARTITIONS)} where records are private "
+            f"data.partition: must be one of {', '.join(ALONE)} where records are private "
             f"(rule: a record is placed by itself alone), got {kind!r}; use one of these"
         )
     n = len(source.train)
@@ -78,28 +130,21 @@ def partition(
         )
     if seed < 0:
         raise ValueError(f"seed: must be 0 or greater, got {seed}")
-    if kind == "natural":
-        return _natural(source, sites)
-    if kind not in PARTITIONS:
-        return divided(source, kind, sites, seed=seed, options=options)
-    if kind == "dirichlet" and not (math.isfinite(alpha) and alpha > 0):
+    if kind in _SKEWED and not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(
-            f"alpha: must be finite and greater than 0 for a dirichlet partition, got {alpha}; "
+            f"alpha: must be finite and greater than 0 for a {kind} partition, got {alpha}; "
             "0.1 is very skewed, 100 nearly even"
         )
-    if kind == "dirichlet" and source.train.classes is None:
+    if kind in ("dirichlet", "shards") and source.train.classes is None:
         raise ValueError(
-            "partition: dirichlet skews the shares of classes, and these records have none; use "
-            "'iid' or 'natural'"
+            f"partition: {kind} skews the shares of classes, and these records have none; use "
+            "'iid', 'quantity' or 'natural'"
         )
-    if private:
-        shares = class_shares(source.classes, kind, sites, alpha=alpha, seed=seed)
-        owner = keyed_owners(source.train, shares, seed)
-        return [np.flatnonzero(owner == site) for site in range(sites)]
-    rng = np.random.default_rng((_ASSIGN, seed))
-    if kind == "iid":
-        return [np.sort(part) for part in np.array_split(rng.permutation(n), sites)]
-    return _dirichlet(source, sites, alpha, rng)
+    if kind == "shards" and not 1 <= shards * sites <= n:
+        raise ValueError(
+            f"shards: {sites} sites with {shards} each need as many records, and {source.name} has "
+            f"{n}; use fewer"
+        )
 
 
 def class_shares(
@@ -107,11 +152,13 @@ def class_shares(
 ) -> NDArray[np.float64]:
     """Return each site's expected share of each class, float64 [classes, sites], from the seed.
 
-    For the kinds `iid` and `dirichlet` of a private partition. No record is looked at.
+    For the kinds `iid`, `dirichlet` and `quantity` of a private partition. No record is looked at.
     """
     if kind == "iid":
         return np.full((classes, sites), 1.0 / sites)
-    rng = np.random.default_rng((_ASSIGN, seed))
+    rng = np.random.default_rng((ASSIGN, seed))
+    if kind == "quantity":
+        return np.tile(rng.dirichlet(np.full(sites, alpha)), (classes, 1))
     return rng.dirichlet(np.full(sites, alpha), size=classes)
 
 
@@ -151,17 +198,6 @@ def _natural(source: Source, sites: int) -> list[Indices]:
     return [np.flatnonzero(source.groups == group) for group in range(sites)]
 
 
-def _dirichlet(source: Source, sites: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
-    owner = np.empty(len(source.train), np.int64)
-    for label in range(source.classes):
-        records = rng.permutation(np.flatnonzero(source.train.y == label))
-        shares = rng.dirichlet(np.full(sites, alpha))
-        ends = np.rint(np.cumsum(shares)[:-1] * len(records)).astype(np.int64)
-        for site, part in enumerate(np.split(records, ends)):
-            owner[part] = site
-    return [np.flatnonzero(owner == site) for site in range(sites)]
-
-
 def site_names(source: Source, kind: str, sites: int) -> tuple[str, ...]:
     """Return the names of the sites: the groups' for `natural`, else site-01, site-02, ..."""
     if kind == "natural":
@@ -198,6 +234,8 @@ def site_data(
     seed: int,
     test_fraction: float = 0.2,
     fold: int = 0,
+    shards: int = 2,
+    least: int = 0,
     private: bool = False,
     options: Mapping[str, Any] = _NONE,
 ) -> list[SiteData]:
@@ -214,7 +252,15 @@ def site_data(
     """
     folds = _fold_count(test_fraction, fold)
     shares = partition(
-        source, kind, sites, alpha=alpha, seed=seed, private=private, options=options
+        source,
+        kind,
+        sites,
+        alpha=alpha,
+        seed=seed,
+        shards=shards,
+        least=least,
+        private=private,
+        options=options,
     )
     held = np.zeros(len(source.train), np.bool_)
     if folds:
@@ -232,6 +278,8 @@ def site_data(
 def _mend(kind: str) -> str:
     return {
         "dirichlet": "use a larger alpha, fewer sites or another seed",
+        "quantity": "use a larger alpha, fewer sites or another seed",
+        "shards": "use more shards, fewer sites or another seed",
         "iid": "use fewer sites or another seed",
     }.get(kind, "give the site more records, or leave it out of the source")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from fedlite.data.catalog import load
 from fedlite.data.dataset import Dataset, SiteData, Source
-from fedlite.data.partition import site_data
+from fedlite.data.owners import by_file
+from fedlite.data.partition import draws, site_data
 from fedlite.data.standardization import standardize
 from fedlite.scenario import Data, Scenario, own_stamps, tabular
 from fedlite.settings import read_options
@@ -27,9 +29,9 @@ def load_source(
     """Return the source that the settings name; raises ValueError as `load` does.
 
     task: what is to be answered. settled: nothing about a table's columns is found out from its
-    records. skip_wrong: leave out its rows that do not fit. Both as in `load_csv`.
+    records. skip_wrong: leave out its rows that do not fit. Both as in `load_table`.
     """
-    return load(
+    source = load(
         data.name,
         options=data.options,
         path=data.path,
@@ -42,6 +44,7 @@ def load_source(
         settled=settled,
         skip_wrong=skip_wrong,
     )
+    return by_file(source, data.partition_file) if data.partition_file else source
 
 
 def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
@@ -50,7 +53,8 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
     Raises ValueError as `load` and `share_out` do.
     """
     federation = scenario.federation
-    seen = stamp(Path(scenario.data.path).expanduser()) if scenario.data.path else None
+    files = (scenario.data.path, scenario.data.partition_file)
+    seen = tuple(stamp(Path(file).expanduser()) for file in files if file)
     return _spread(
         scenario.data,
         scenario.task.name,
@@ -66,7 +70,27 @@ def _spread(
     data: Data, task: str, sites: int, seed: int, private: bool, _seen: object
 ) -> tuple[Source, tuple[SiteData, ...]]:
     source = load_source(data, task, settled=private)
-    return source, tuple(share_out(source, data, sites, seed, private=private))
+    parts = tuple(share_out(source, data, sites, seed, private=private))
+    drawn = 1
+    if not private:
+        drawn = draws(source, data.division, sites, alpha=data.alpha, seed=seed, least=data.least)
+    if drawn > 1:
+        note = f"the division was drawn {drawn} times, until each site had {data.least} records"
+        source = replace(source, notes=(*source.notes, note))
+    return _with_test(source, data), parts
+
+
+def _with_test(source: Source, data: Data) -> Source:
+    """Return a source that is loaded already with its test set scaled as its records are.
+
+    Nobody holds it: where sites scale by their own statistics, it takes those of all records.
+    """
+    if source.test is None or not source.test.raw:
+        return source
+    whole = SiteData(source.name, source.train, source.test)
+    own = data.scaling == "site" and source.ranges is None
+    scaled = standardize(whole) if own else _filled(whole, source.ranges)
+    return replace(source, test=scaled.test)
 
 
 def share_out(
@@ -83,12 +107,14 @@ def share_out(
     """
     parts = site_data(
         source,
-        kind=data.partition,
+        kind=data.division,
         sites=sites,
         alpha=data.alpha,
         seed=seed,
         test_fraction=data.test_fraction,
         fold=data.fold,
+        shards=data.shards,
+        least=data.least,
         private=private,
         options=read_options(data.partition_options),
     )

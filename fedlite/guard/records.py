@@ -24,8 +24,14 @@ log = logging.getLogger("fedlite.site")
 def own_source(scenario: Scenario, chosen: DataSet, home: Path) -> tuple[Source, Data]:
     """Return the source that the operator has named, and the plan's settings of it.
 
-    Where it is private, rows of a file that do not fit the plan are left out.
+    Where it is private, rows of a file that do not fit the plan are left out. Whose a record is, is
+    for the operator to say: a plan that names a column or a file of that is refused.
     """
+    if scenario.data.partition in ("column", "file"):
+        raise ValueError(
+            f"data.partition: must not be {scenario.data.partition!r} at a real site (rule: its "
+            "operator says which records are its own, by `part` in site.toml); use natural"
+        )
     path = str(chosen.file(home)) if chosen.path else ""
     settings = replace(scenario.data, name=chosen.source, path=path, target=chosen.target)
     # The sites' files must be read alike, so no file may say by its records what its columns are.

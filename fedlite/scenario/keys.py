@@ -23,12 +23,14 @@ from fedlite.settings import (
     setting,
 )
 
-# The sources of one's own; the catalogue's entries say so too.
-OWN = ("csv",)
+# The sources of one's own, and which of them are tables; the catalogue's entries say so too.
+OWN_TABLES = ("csv",)
+OWN = OWN_TABLES
 # Tasks whose records hold numbers to be answered, and no class.
 NUMERIC = ("regression", "multilabel")
-# How fedlite divides records itself; by these alone no record decides where another goes.
-PARTITIONS = ("iid", "dirichlet", "natural")
+# How fedlite divides records itself, and by which of it no record decides where another goes.
+PARTITIONS = ("iid", "dirichlet", "natural", "shards", "quantity", "column", "file")
+ALONE = ("iid", "dirichlet", "natural", "quantity", "column")
 _SIZES = "([1-9][0-9]*(x[1-9][0-9]*)*)?"
 _DEVICES = ("auto", "cpu", "cuda")
 _NAMES = "empty, or names split by commas, each once"
@@ -118,11 +120,12 @@ class Federation:
 class Data:
     """Which records, and how they are spread over the sites.
 
-    `labels` fixes the class numbers of a CSV, so that sites with a file each agree on them. A `csv`
-    without a `path` is at the sites only: the other keys are then all that is known of it. Which of
-    a file's columns are features, and how they are read, is said by `columns` to `ranges`; the
-    lists in them follow `fedlite.scenario.tabular`. `target_ranges` are the public ranges of the
-    numbers that a regression answers, which are mapped to -1..1.
+    `partition_column` or `partition_file` says whose each record is, for the partition `column` or
+    `file`. `labels` fixes the class numbers of one's own records, so that sites with a file each
+    agree on them. A source of one's own without a `path` is at the sites only: the other keys are
+    then all that is known of it. How a file's columns are read is said by `columns` to `ranges`;
+    the lists in them follow `fedlite.scenario.tabular`. `target_ranges` are the public ranges of
+    the numbers that a regression answers, which are mapped to -1..1.
     """
 
     name: str = _named("digits")
@@ -130,6 +133,10 @@ class Data:
     partition: str = _named("iid")
     partition_options: str = options_of("partition")
     alpha: float = positive(0.3)
+    shards: int = at_least(2, 1)
+    least: int = at_least(1, 1)
+    partition_column: str = anything("")
+    partition_file: str = _path()
     test_fraction: float = setting(
         0.2, "at least 0 and at most 0.5", lambda v: 0 <= v <= 0.5, minimum=0, maximum=0.5
     )
@@ -168,7 +175,6 @@ class Data:
         "'age 0:120, dose 0:5'",
         tabular.reads(tabular.ranges),
     )
-
     target_ranges: str = setting(
         "",
         "empty, or LOW:HIGH with LOW < HIGH for all targets, for each in turn, or by name, as in "
@@ -191,6 +197,8 @@ class Data:
             tabular.names(self.missing),
             tabular.dates(self.dates),
             tabular.ranges(self.ranges),
+            self.partition_column or tabular.Columns.owner,
+            self.division == "natural",
         )
 
     @property
@@ -214,6 +222,16 @@ class Data:
     def dataset(self) -> str:
         """What ledgers, policies and files call the data set: its name, without a folder."""
         return label(self.name)
+
+    @property
+    def own_table(self) -> bool:
+        """Whether the records are rows of a file of the user's, with a column to be answered."""
+        return self.name in OWN_TABLES
+
+    @property
+    def division(self) -> str:
+        """How records are divided: those that a column or a file gives to a site are groups."""
+        return "natural" if self.partition in ("column", "file") else self.partition
 
     @property
     def at_sites(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedlite.scenario.keys import Link, Model
+from fedlite.scenario.keys import OWN_TABLES, Link, Model
 from fedlite.scenario.whole import Scenario
 
 # Density and squared error of one unbiased update, in units of its squared norm (measured on real
@@ -33,7 +33,7 @@ _LINK_KEYS = {"compressor", "density", "values"}
 
 # The sources whose records are rows of columns, unless `data.shape` makes something else of them;
 # the catalogue's entries say so too.
-TABLES = ("csv", "heart-disease")
+TABLES = (*OWN_TABLES, "heart-disease")
 
 
 def is_table(scenario: Scenario) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedlite.registry import is_own
-from fedlite.scenario.keys import OWN, PARTITIONS, Data
+from fedlite.scenario.keys import ALONE, OWN, Data
 
 if TYPE_CHECKING:
     from fedlite.scenario.whole import Scenario
@@ -39,14 +39,16 @@ def broken(scenario: Scenario) -> list[str]:
         )
     if data.at_sites and not (data.sizes and scenario.width):
         answers = "data.labels" if scenario.classifies else "data.target"
+        width = "data.columns (or data.shape)" if data.own_table else "data.shape"
         errors.append(
-            f'data.path: needed when data.name is "{data.name}", got nothing; set it and '
-            f"data.target, or {answers} and data.columns (or data.shape) where the sites alone "
-            "hold the records"
+            f'data.path: needed when data.name is "{data.name}", got nothing; set it'
+            f"{' and data.target' * data.own_table}, or {answers} and {width} where the sites "
+            "alone hold the records"
         )
-    if data.name in OWN and data.path and not data.target:
+    if data.own_table and data.path and not data.target:
         errors.append(f'data.target: needed when data.name is "{data.name}", got nothing; set it')
     errors += _columns(data)
+    errors += _division(scenario)
     errors += _task(scenario)
     if data.test_fraction and data.fold >= round(1 / data.test_fraction):
         errors.append(
@@ -80,6 +82,32 @@ def broken(scenario: Scenario) -> list[str]:
         errors.append(
             "downlink.aggregate_feedback: must be 0 (rule: it is what sites subtract on the way "
             f"up), got {scenario.downlink.aggregate_feedback}; uplink.aggregate_feedback is meant"
+        )
+    return errors
+
+
+def _division(scenario: Scenario) -> list[str]:
+    """Keys that say whose a record is, and lots that would tell of private records."""
+    errors, data = [], scenario.data
+    for kind in ("column", "file"):
+        key, given = f"data.partition_{kind}", getattr(data, f"partition_{kind}")
+        if bool(given) != (data.partition == kind):
+            mend = "leave it out" if given else "name it"
+            errors.append(
+                f"{key}: must be set when data.partition is {kind}, and only then, got {given!r} "
+                f"with {data.partition!r}; {mend}"
+            )
+    if data.partition == "column" and data.own and not data.own_table and data.name != "npz":
+        errors.append(
+            f"data.partition: must not be column for {data.name}, which has no columns; arrange "
+            "the folders as FOLDER/SITE/CLASS, and use natural"
+        )
+    if not scenario.private:
+        return errors
+    if data.least > 1:
+        errors.append(
+            "data.least: must be 1 when privacy.unit is not none (rule: how many records a private "
+            f"site holds decides nothing), got {data.least}; leave it out"
         )
     return errors
 
@@ -206,7 +234,8 @@ def advice(scenario: Scenario) -> list[str]:
             "data: what your function does to the records is not seen here; scale them by ranges "
             "known without looking (rule: one record may not change how others are read)"
         ]
-    if scenario.private and data.own and data.scaling == "none" and not data.ranges:
+    numbers = data.own and data.name != "images"
+    if scenario.private and numbers and data.scaling == "none" and not data.ranges:
         return [
             "data: its columns go into privacy.clip as they are; where one does not lie between "
             "about -1 and 1, give all their public ranges, as in data.ranges = 'age 0:120'"
@@ -224,9 +253,9 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "record count leaves a private site), got 'records'; privacy.expected_batch gives "
             "larger sites their weight without telling their size"
         )
-    if data.partition not in PARTITIONS:
+    if data.partition not in ALONE:
         errors.append(
-            f"data.partition: must be one of {', '.join(PARTITIONS)} when privacy.unit is not none "
+            f"data.partition: must be one of {', '.join(ALONE)} when privacy.unit is not none "
             "(rule: a record is placed by itself alone, and one more or less moves no other), got "
             f"{data.partition!r}; use one of these"
         )
@@ -243,6 +272,7 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "the others), got "
             'nothing; list all classes, for example "no,yes"'
         )
+    errors += _own_columns(data)
     if privacy.unit == "client":
         return errors + _client_checks(scenario)
     if privacy.noise_at == "server":
@@ -274,7 +304,9 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "training.logit_adjustment: must be false when privacy.unit is record (rule: a "
             "record's gradient must depend on that record only), got true; leave it out"
         )
-    if data.name in OWN and data.scaling == "site" and not data.ranges:
+    # The range of a picture's numbers is public.
+    numbers = data.name in OWN and data.name != "images"
+    if numbers and data.scaling == "site" and not data.ranges:
         errors.append(
             "data.scaling: must be none, or give way to data.ranges, when privacy.unit is record "
             "(rule: a record may not change how other records are scaled), got 'site'; set "
@@ -282,6 +314,23 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "example 'age 0:120, dose 0:5'"
         )
     return errors
+
+
+def _own_columns(data: Data) -> list[str]:
+    """What the records of one's own would otherwise say of how they are read."""
+    if data.name == "jsonl" and not data.columns:
+        return [
+            "data.columns: must be set when privacy.unit is not none and data.name is "
+            '"jsonl" (rule: no record decides what the columns are, and the file has no header), '
+            "got nothing; list the features"
+        ]
+    if data.name == "images" and not data.shape:
+        return [
+            "data.shape: must be set when privacy.unit is not none and data.name is "
+            '"images" (rule: no record decides how others are read), got nothing; 1x28x28 makes '
+            "all pictures grey and of 28 x 28 pixels"
+        ]
+    return []
 
 
 def _client_checks(scenario: Scenario) -> list[str]:
