@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # Nobody writes one file for so long; by its age, as the writer's number says nothing about a
@@ -20,12 +22,44 @@ def is_full(error: OSError) -> bool:
 
 
 def stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return what tells whether a file is the one that was read; None where there is none."""
+    """Return what tells whether a file is the one that was read; None where there is none.
+
+    Of a folder it tells whether a file below was added, taken away or written; no link is followed.
+    """
     try:
         seen = path.stat()
+        if not path.is_dir():
+            return seen.st_ino, seen.st_mtime_ns, seen.st_size
+        below = [(name, file.lstat()) for name, file in files_below(path)]
     except OSError:
         return None  # reading it says what is wrong
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+    told = "".join(f"{name!r} {one.st_mtime_ns} {one.st_size}\n" for name, one in below)
+    digest = hashlib.sha256(told.encode(errors="surrogateescape")).digest()
+    return seen.st_ino, int.from_bytes(digest[:8], "little"), len(below)
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the name below a folder, and the path, of every file and link in it, in their order."""
+    for where, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(where, name)
+            yield file.relative_to(folder).as_posix(), file
+
+
+def content_digest(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, or of all names and files in a folder.
+
+    A link in a folder counts by where it leads, and is not followed. Raises OSError.
+    """
+    if not path.is_dir():
+        with path.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    whole = hashlib.sha256()
+    for name, file in files_below(path):
+        one = f"link {os.readlink(file)!r}" if file.is_symlink() else content_digest(file)
+        whole.update(f"{name!r} {one}\n".encode(errors="surrogateescape"))
+    return whole.hexdigest()
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:

@@ -345,7 +345,7 @@ def _head(rows: list[Row]) -> Head:
 
 def _warnings(home: Path, policy: SitePolicy) -> Iterator[str]:
     for one in policy.data:
-        if one.path and not one.file(home).is_file():
+        if one.path and not one.file(home).exists():
             yield f"[data.{one.name}] path: {one.file(home)} is not there; put the records back"
     if policy.bundles:
         yield (

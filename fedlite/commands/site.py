@@ -42,8 +42,8 @@ def site_init(
         str, typer.Option(help="The data set: the data.name of the scenarios it answers.")
     ] = "",
     part: Annotated[str, typer.Option(help="Which site of a source that holds several.")] = "",
-    path: Annotated[str, typer.Option(help="Your own CSV file.")] = "",
-    target: Annotated[str, typer.Option(help="The label column of that file.")] = "",
+    path: Annotated[str, typer.Option(help="Your own file, or folder of pictures.")] = "",
+    target: Annotated[str, typer.Option(help="Its label column, where it is a table.")] = "",
     epsilon: Annotated[
         float | None, typer.Option(min=0.0, max=100.0, help="The ceiling of the budget.")
     ] = None,
@@ -52,16 +52,17 @@ def site_init(
     """Make the site's folder: keys, policy and a systemd unit. Called again, complete it."""
     with told():
         from clients.runtime import parts, setup
+        from fedlite.data import find
         from fedlite.guard.policy import DataSet
 
         given = [f"--{k}" for k, v in {"part": part, "path": path, "target": target}.items() if v]
         if given and not data:
             fail(f"{given[0]}: is of a data set, which --data names; give both", WRONG_USE)
-        if bool(path) != bool(target):
-            fail("--path, --target: a file needs its label column; give both", WRONG_USE)
+        source = parts.source_of(path) if path else data
+        if (target and not path) or (path and not target and find(source).table):
+            fail("--path, --target: a table needs its label column; give both", WRONG_USE)
         chosen = None
         if data:
-            source = "csv" if path else data
             chosen = DataSet(data, source, part, _absolute(path), target)
             for warning in parts.check(chosen):
                 typer.echo(f"fedlite: warning: {warning}", err=True)

@@ -14,13 +14,23 @@ from typing import Any
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
 from fedlite.data.own import source_of
-from fedlite.data.sources import csv_file, digits, fashion, heart
+from fedlite.data.sources import (
+    csv_file,
+    digits,
+    fashion,
+    heart,
+    images,
+    jsonl,
+    npz,
+    parquet,
+    saved_pictures,
+)
 from fedlite.registry import Registry, is_own
 from fedlite.scenario import NUMERIC
 from fedlite.scenario.tabular import Columns
 from fedlite.settings import read_options
 
-_MODULES = (digits, fashion, heart, csv_file)
+_MODULES = (digits, fashion, heart, csv_file, parquet, jsonl, saved_pictures, npz, images)
 _ENTRIES: dict[str, Entry] = {module.ENTRY.name: module.ENTRY for module in _MODULES}
 _SOURCES: Registry[Any] = Registry(
     "data.name", "fedlite.data", _ENTRIES, "data.options", "(**options) and returns records"

@@ -63,7 +63,9 @@ def _not_public(chosen: DataSet, scenario: Scenario) -> list[str]:
     if not find(chosen.source).own or scenario.data.own:
         return []
     try:
-        with_values(scenario, "data", name=OWN[0], path=chosen.path, target=chosen.target)
+        # What a package calls it, is held against the rules for a table.
+        name = chosen.source if chosen.source in OWN else OWN[0]
+        with_values(scenario, "data", name=name, path=chosen.path, target=chosen.target)
     except ScenarioError as error:
         return str(error).splitlines()
     return []

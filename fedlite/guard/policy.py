@@ -179,15 +179,16 @@ def _data_set(name: str, table: Mapping[str, Any], errors: list[str]) -> DataSet
             f"{did_you_mean(read.source, sources)}"
         )
     elif find(read.source).own:
+        rows = find(read.source).table
         errors += [
             f"{where}.{key}: must be given for {read.source}, got ''; name your {what}"
-            for key, what in (("path", "file"), ("target", "label column"))
-            if not getattr(read, key)
+            for key, what in (("path", "file or folder"), ("target", "label column"))
+            if not getattr(read, key) and (rows or key == "path")
         ]
     else:
         errors += [
-            f"{where}.{key}: is only for source 'csv', got {getattr(read, key)!r} with "
-            f"{read.source!r}; remove it"
+            f"{where}.{key}: is only for records of your own, got {getattr(read, key)!r} with "
+            f"{read.source!r}; remove it, or set source to csv, parquet or another of your own"
             for key in ("path", "target")
             if getattr(read, key)
         ]

@@ -82,11 +82,11 @@ sandbox = {json.dumps(limits.sandbox)}
 
 # One table for each data set that runs may train on. NAME is the scenario's data.name.
 #   [data.NAME]
-#   source = "NAME"     what holds the records: a name from `fedlite data list`, "csv" for your own
-#                       file. Default: the table's name
+#   source = "NAME"     what holds the records: a name from `fedlite data list`; for your own "csv",
+#                       "parquet", "jsonl", "hf", "npz" or "images". Default: the table's name
 #   part = ""           which site of a source that holds several. "": all of it
-#   path = ""           csv only: the file; a relative path starts at this folder
-#   target = ""         csv only: the column of the labels
+#   path = ""           your own only: the file or folder; a relative path starts at this folder
+#   target = ""         your own tables only: the column of the labels
 #   epsilon = 0.0       ceiling of this data set; the lower of this and budget.epsilon counts.
 #                       0: budget.epsilon
 #   records_at_most = 0 how many records it has at most, as you are content to tell everybody: a

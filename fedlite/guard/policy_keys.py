@@ -43,8 +43,9 @@ def _line(value: str) -> bool:
 class DataSet:
     """What answers a scenario's `data.name` at this site: a table `[data.NAME]`.
 
-    source: a name of the catalogue, "csv" for a file of one's own. part: which site of a source
-    that holds several; "" is all of it. path, target: the file and its label column, for csv only.
+    source: a name of the catalogue, such as "csv" for a file of one's own. part: which site of a
+    source that holds several; "" is all of it. path, target: the file or folder of one's own, and
+    its label column where it is a table.
     epsilon: the ceiling of this data set beside that of the budget, of which the lower counts; 0
     leaves the budget's. records_at_most: a bound on its records that everybody may know, and that
     is chosen without counting them; 0 declares none.

@@ -32,7 +32,7 @@ from fedlite.guard.folder import Home
 from fedlite.guard.policy import DataSet
 from fedlite.identity import keys
 from fedlite.privacy.ledger import Head, Row
-from fedlite.storage import write_atomic
+from fedlite.storage import content_digest, write_atomic
 
 # Where it is, below the folder of a user's state.
 BELOW_STATE = "fedlite/register"
@@ -215,8 +215,7 @@ class Register:
         """Return the file of a set of records, named by what they are and not by where."""
         told = f"source {chosen.source}"
         if chosen.path:
-            with chosen.file(home.path).open("rb") as file:
-                told = f"file {hashlib.file_digest(file, 'sha256').hexdigest()}"
+            told = f"file {content_digest(chosen.file(home.path))}"
         with _usable(self.folder):
             secret = keys.secret(self.folder / "secret")
         name = hmac.new(secret, told.encode(), hashlib.sha256).hexdigest()

@@ -24,8 +24,8 @@ from fedlite.settings import (
 )
 
 # The sources of one's own, and which of them are tables; the catalogue's entries say so too.
-OWN_TABLES = ("csv",)
-OWN = OWN_TABLES
+OWN_TABLES = ("csv", "parquet", "jsonl", "hf")
+OWN = (*OWN_TABLES, "npz", "images")
 # Tasks whose records hold numbers to be answered, and no class.
 NUMERIC = ("regression", "multilabel")
 # How fedlite divides records itself, and by which of it no record decides where another goes.

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from fedlite.data import available, entries, fetch, load
+from fedlite.scenario.keys import OWN
 from fedlite.scenario.tabular import Columns
 
 
 def test_every_entry_says_what_a_person_needs() -> None:
     names = [entry.name for entry in entries()]
-    assert names == ["digits", "fashion-mnist", "heart-disease", "csv"]
+    assert names == ["digits", "fashion-mnist", "heart-disease", *OWN]
     for entry in entries():
         assert entry.what and entry.licence and entry.how
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
+from pyarrow import parquet as pq
 from typer.testing import CliRunner
 
 from clients.runtime import doctor, parts
@@ -73,3 +78,33 @@ def test_the_doctor_takes_a_share_for_a_part(tmp_path: Path) -> None:
         (check,) = doctor._load(tmp_path, DataSet("digits", "digits", part=part))
         assert check.state == state
     assert not list(parts.check(DataSet("digits", "digits")))
+
+
+def test_other_files_and_folders_of_one_s_own_make_a_site(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 2)), np.arange(12) % 2
+    np.savez(tmp_path / "own.npz", x=x, y=y, site=["north", "south"] * 6)
+    lines = [{"a": 1.5, "site": "north", "ill": "no"}, {"a": 2, "site": "south", "ill": "yes"}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = pa.table({name: [line[name] for line in lines] for name in ("a", "site", "ill")})
+    pq.write_table(table, tmp_path / "own.parquet")
+    for site in ("north", "south"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pictures" / site / name
+            folder.mkdir(parents=True)
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "a.png")
+    files = {f"own.{kind}": kind for kind in ("npz", "jsonl", "parquet")}
+    for number, (name, source) in enumerate([*files.items(), ("pictures", "images")]):
+        home = tmp_path / f"home-{number}"
+        own = ["--data", "scans", "--path", tmp_path / name]
+        if source in ("jsonl", "parquet"):
+            assert init(home, *own)[0] == 2, "a table needs its label column"
+            own += ["--target", "ill"]
+        code, output = init(home, *own, "--part", "west")
+        assert code == 2 and "must be one of north, south, got 'west'" in output
+        code, output = init(home, *own, "--part", "north")
+        assert code == 0, output
+        found = policy.load(home / "site.toml").data_set("scans")
+        assert found is not None and (found.source, found.part) == (source, "north")
+        (check,) = doctor._load(home, found)
+        assert check.state == doctor.OK and check.what == f"{source} loads, 2 classes"
