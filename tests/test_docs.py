@@ -164,7 +164,7 @@ def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
     alone = {"simulate", "report", "sweep", "compare", "predict", "evaluate", "new", "schema"}
     assert set(top.commands) == alone | {"data", "audit", "server", "site"}
-    assert set(top.commands["data"].commands) == {"list", "fetch"}
+    assert set(top.commands["data"].commands) == {"list", "fetch", "show"}
     assert set(top.commands["audit"].commands) == {"ledgers", "mechanism"}
     for name in ("server", "site"):
         listed = {path[1] for path in COMMANDS if path[:1] == [name]}

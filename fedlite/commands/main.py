@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedlite.commands import after, enrolment, mechanism, project, sweep, upkeep
+from fedlite.commands.data import data_app
 from fedlite.commands.output import (
     FAILED,
     SCENARIO_HELP,
@@ -18,7 +19,6 @@ from fedlite.commands.output import (
     begun,
     fail,
     print_json,
-    tell,
     told,
 )
 from fedlite.commands.server import server_app
@@ -32,7 +32,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="The data sources that scenarios can name.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 audit_app = typer.Typer(
     help="Check what was spent from files alone, and attack the mechanism.", no_args_is_help=True
@@ -172,59 +171,6 @@ def report(
 
 after.add_to(app)
 project.add_to(app)
-
-
-@data_app.command("list")
-def data_list(as_json: Json = False) -> None:
-    """List the data sources and whether they are on this machine."""
-    with told():
-        from fedlite import data
-
-        rows = [
-            {
-                "name": entry.name,
-                "what": entry.what,
-                "records": entry.records,
-                "licence": entry.licence,
-                "bytes": entry.size,
-                "how": entry.how,
-                "available": data.available(entry.name),
-            }
-            for entry in data.entries()
-        ]
-        if as_json:
-            print_json({"sources": rows})
-            return
-        from rich.table import Table
-
-        from fedlite.reporting import terminal
-
-        listing = Table(box=None, header_style="bold", pad_edge=False)
-        for column in ("name", "records", "here", "what", "licence"):
-            listing.add_column(column, justify="right" if column == "records" else "left")
-        for row in rows:
-            listing.add_row(
-                str(row["name"]),
-                f"{row['records']:,}" if row["records"] else "",
-                "yes" if row["available"] else "no",
-                str(row["what"]),
-                str(row["licence"]),
-            )
-        terminal.console().print(listing)
-        typer.echo("Get one with: fedlite data fetch NAME")
-
-
-@data_app.command("fetch")
-def data_fetch(
-    name: Annotated[str, typer.Argument(help="A name from `fedlite data list`.")],
-    as_json: Json = False,
-) -> None:
-    """Bring a data source into the cache and verify it."""
-    with told():
-        from fedlite import data
-
-        path = data.fetch(name)
-        tell({"name": name, "path": str(path)}, f"{name}: {path}", as_json)
 
 
 @audit_app.command("ledgers")

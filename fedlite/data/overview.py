@@ -35,6 +35,34 @@ def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
     }
 
 
+def division(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
+    """Return plain values: how many records of each class each site holds, held out ones included.
+
+    `sites` and `columns` name rows and columns of `counts`. Where labels are several, a record
+    counts for each that it has; where numbers are answered, there is one column, of all records.
+    `skew`, 0 to 1, is how far the mix of classes at a site is from that of all together (total
+    variation distance, the mean over records); None where there are no classes.
+    """
+    held = [np.concatenate([site.train.y, site.test.y]) for site in sites]
+    columns, skew = list(source.labels), None
+    if source.train.classes is not None:
+        counts = np.array([np.bincount(y, minlength=source.classes) for y in held])
+        sizes, whole = counts.sum(axis=1), counts.sum(axis=0) / max(1, counts.sum())
+        apart = np.abs(counts / np.maximum(1, sizes)[:, None] - whole).sum(axis=1) / 2
+        skew = float((apart * sizes).sum() / max(1, sizes.sum()))
+    elif source.scale is None:
+        counts = np.array([(y > 0).sum(axis=0) for y in held])
+    else:
+        columns, counts = ["records"], np.array([[len(y)] for y in held])
+    return {
+        "name": source.name,
+        "sites": [site.name for site in sites],
+        "columns": columns,
+        "counts": counts.tolist(),
+        "skew": skew,
+    }
+
+
 def look_alikes(labels: Sequence[str]) -> list[str]:
     """Return a warning for each set of labels that a person would take for one.
 

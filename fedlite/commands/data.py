@@ -1,0 +1,111 @@
+"""`fedlite data`: which sources there are, how they are fetched, and how records are spread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedlite.commands.output import SCENARIO_HELP, Json, print_json, tell, told
+
+data_app = typer.Typer(help="The data sources that scenarios can name.", no_args_is_help=True)
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """List the data sources and whether they are on this machine."""
+    with told():
+        from fedlite import data
+
+        rows = [
+            {
+                "name": entry.name,
+                "what": entry.what,
+                "records": entry.records,
+                "licence": entry.licence,
+                "bytes": entry.size,
+                "how": entry.how,
+                "available": data.available(entry.name),
+            }
+            for entry in data.entries()
+        ]
+        if as_json:
+            print_json({"sources": rows})
+            return
+        from rich.table import Table
+
+        from fedlite.reporting import terminal
+
+        listing = Table(box=None, header_style="bold", pad_edge=False)
+        for column in ("name", "records", "here", "what", "licence"):
+            listing.add_column(column, justify="right" if column == "records" else "left")
+        for row in rows:
+            listing.add_row(
+                str(row["name"]),
+                f"{row['records']:,}" if row["records"] else "",
+                "yes" if row["available"] else "no",
+                str(row["what"]),
+                str(row["licence"]),
+            )
+        terminal.console().print(listing)
+        typer.echo("Get one with: fedlite data fetch NAME")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="A name from `fedlite data list`.")],
+    as_json: Json = False,
+) -> None:
+    """Bring a data source into the cache and verify it."""
+    with told():
+        from fedlite import data
+
+        path = data.fetch(name)
+        tell({"name": name, "path": str(path)}, f"{name}: {path}", as_json)
+
+
+@data_app.command("show")
+def data_show(
+    scenario: Annotated[str, typer.Argument(help=SCENARIO_HELP)],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace one key; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Default: NAME-records.png.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show how a scenario spreads its records over sites and classes, and draw it.
+
+    These are exact counts, of private records too: they are for whoever may see the records.
+    """
+    with told():
+        from fedlite import plan
+        from fedlite.data.overview import division
+        from fedlite.reporting import spread, terminal, wording
+        from fedlite.scenario import ScenarioError, load
+        from simulations.run import scenario_path
+
+        if out is not None and out.suffix.lower() != ".png":
+            raise ScenarioError(f"--out: must name a .png file, got {str(out)!r}; call it so")
+        chosen = load(scenario_path(scenario), settings or [])
+        if chosen.data.at_sites:
+            raise ScenarioError(
+                "data.path: must be set to show records, got nothing; they are at the sites only"
+            )
+        _, source, sites = plan.simulated(chosen)
+        made = division(source, sites)
+        path = out or Path(f"{chosen.federation.name}-records.png")
+        spread.draw(made, path)
+        if as_json:
+            print_json(made | {"picture": str(path), "notes": list(source.notes)})
+            return
+        console = terminal.console()
+        listing = spread.table(made, console.width)
+        if listing is not None:
+            console.print(listing)
+        for line in (*spread.lines(made), *source.notes):
+            typer.echo(wording.plain(line))
+        typer.echo(f"{path}: the same as a picture")
