@@ -22,7 +22,7 @@ from fedlite.registry import is_held, resolve
 from fedlite.reporting import trackers, wording
 from fedlite.reporting.page_read import read_section
 from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
-from fedlite.scenario.keys import OWN
+from fedlite.scenario.records import OWN
 from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
 from server.evaluation import Evaluator

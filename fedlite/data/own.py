@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedlite.data.dataset import Dataset, Indices, Source
 from fedlite.registry import Registry, label
-from fedlite.scenario.keys import PARTITIONS
+from fedlite.scenario.records import PARTITIONS
 
 # A tuple's, in their order.
 COLUMNS = ("x", "y", "test_x", "test_y", "groups")

@@ -14,7 +14,7 @@ from fedlite.data.dataset import Indices, SiteData, Source
 from fedlite.data.keyed import keyed_folds, keyed_owners
 from fedlite.data.own import divided
 from fedlite.data.skew import ASSIGN
-from fedlite.scenario.keys import ALONE, PARTITIONS
+from fedlite.scenario.records import ALONE, PARTITIONS
 
 # Those that alpha skews.
 _SKEWED = ("dirichlet", "quantity")

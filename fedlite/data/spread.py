@@ -89,7 +89,7 @@ def _with_test(source: Source, data: Data) -> Source:
         return source
     whole = SiteData(source.name, source.train, source.test)
     own = data.scaling == "site" and source.ranges is None
-    scaled = standardize(whole) if own else _filled(whole, source.ranges)
+    scaled = standardize(whole) if own else filled(whole, source.ranges)
     return replace(source, test=scaled.test)
 
 

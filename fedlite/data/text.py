@@ -14,7 +14,7 @@ def header(path: Path) -> list[str]:
 
 
 def columns_of(path: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return these columns of a file, a text a record, as `load_csv` counts its records.
+    """Return these columns of a file, a text a record, as the source `csv` counts its records.
 
     Raises ValueError when a column is not there, or a row is too short.
     """
@@ -37,7 +37,7 @@ def columns_of(path: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
-    """Yield the cells of each line, which is read by itself, as `load_csv` reads it."""
+    """Yield the cells of each line, which is read by itself, as the source `csv` reads it."""
     try:
         with path.expanduser().open(encoding="utf-8-sig", newline="") as file:
             for line in file:

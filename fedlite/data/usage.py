@@ -28,7 +28,7 @@ def usage(scenario: Scenario, source: Source | None) -> dict[str, Any]:
 
     source: the records, None where they are at sites only. Nothing in it is taken from private
     records: what is answered then stands in the scenario, and a private table is read by its
-    header and the scenario alone (`settled` in `fedlite.data.sources.table.load_csv`).
+    header and the scenario alone (`settled` in `fedlite.data.sources.table.load_table`).
 
     >>> from fedlite.scenario import from_dict
     >>> data = {"name": "csv", "labels": "no, yes", "columns": "age, sex", "categories": "sex: f,m"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from fedlite.data import entries, find
 from fedlite.guard.policy import DataSet, SitePolicy
 from fedlite.scenario import Scenario, ScenarioError, with_values
-from fedlite.scenario.keys import OWN
+from fedlite.scenario.records import OWN
 
 # Small enough for any data set whose size nobody has declared.
 SMALL_DELTA = 1e-5

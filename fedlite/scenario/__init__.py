@@ -7,7 +7,6 @@ outside their rule are all reported at once, one line each, with the mend.
 
 from fedlite.scenario.keys import (
     NUMERIC,
-    Data,
     Federation,
     Inference,
     Link,
@@ -28,6 +27,7 @@ from fedlite.scenario.reading import (
     read,
     with_values,
 )
+from fedlite.scenario.records import Data
 from fedlite.scenario.whole import (
     CODE,
     OPTIONS,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedlite.scenario.keys import OWN_TABLES, Link, Model
+from fedlite.scenario.keys import Link, Model
+from fedlite.scenario.records import OWN_TABLES
 from fedlite.scenario.whole import Scenario
 
 # Density and squared error of one unbiased update, in units of its squared norm (measured on real

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedlite.registry import is_own
-from fedlite.scenario.keys import ALONE, OWN, Data
+from fedlite.scenario.records import ALONE, OWN, Data
 
 if TYPE_CHECKING:
     from fedlite.scenario.whole import Scenario

@@ -8,7 +8,6 @@ from typing import Any
 from fedlite.registry import file_of, is_own, label, stamps
 from fedlite.scenario.keys import (
     NUMERIC,
-    Data,
     Federation,
     Inference,
     Link,
@@ -20,6 +19,7 @@ from fedlite.scenario.keys import (
     Task,
     Training,
 )
+from fedlite.scenario.records import Data
 from fedlite.settings import Value
 
 

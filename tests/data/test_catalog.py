@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedlite.data import available, entries, fetch, load
-from fedlite.scenario.keys import OWN
+from fedlite.scenario.records import OWN
 from fedlite.scenario.tabular import Columns
 
 

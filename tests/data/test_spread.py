@@ -9,8 +9,8 @@ import pytest
 from fedlite.data import entries
 from fedlite.data.spread import load_source, share_out, spread
 from fedlite.scenario import Data, Federation, Scenario
-from fedlite.scenario.keys import OWN
 from fedlite.scenario.links import TABLES
+from fedlite.scenario.records import OWN
 
 
 def test_the_labels_and_the_shape_of_the_scenario_reach_the_file(tmp_path: Path) -> None:

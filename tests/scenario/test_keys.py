@@ -1,6 +1,7 @@
 """Every key of a scenario has a type, a rule and a default; what breaks one is named.
 
-Covers fedlite/privacy/ranges.py, fedlite/settings.py, fedlite/scenario/whole.py.
+Covers fedlite/privacy/ranges.py, fedlite/settings.py, fedlite/scenario/whole.py,
+fedlite/scenario/fields.py, fedlite/scenario/records.py.
 """
 
 from __future__ import annotations
