@@ -263,26 +263,26 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
     chosen = scenario.training
     term = objectives.make(chosen.objective, read_options(chosen.objective_options))
     running = Layout.running(model)
-    statistics = _statistics(scenario, running_to_vector(model))
+    statistics = _statistics(scenario, model, running)
     extras = (*statistics, *_extras(scenario, layout, term))
     return Plan(scenario, shape, classes, layout, initial, mechanism, term, extras, running)
 
 
-def _statistics(scenario: Scenario, initial: Vector) -> tuple[Stretch, ...]:
+def _statistics(scenario: Scenario, model: Model, running: Layout) -> tuple[Stretch, ...]:
     """Return the running statistics of normalisation layers as what travels behind the model.
 
     Exactly as they are: compressed, a variance may become negative, and the model is destroyed.
     """
-    if not initial.size:
+    if not running.names:
         return ()
     if scenario.private:
         raise ValueError(
-            "model: must keep no running statistics when privacy.unit is not none (rule: the "
-            "mechanism covers one vector, and statistics of records would travel without noise); "
-            "take nn.GroupNorm in the place of BatchNorm"
+            f"model: '{running.names[0].rpartition('.')[0]}' keeps running statistics, which is "
+            "not allowed under privacy (rule: the mechanism covers one vector, and statistics of "
+            "records would travel without noise); take nn.GroupNorm in the place of BatchNorm"
         )
     exact = compression.make("dense", values="fp32")
-    return (Stretch(RUNNING, initial, exact, exact),)
+    return (Stretch(RUNNING, running_to_vector(model), exact, exact),)
 
 
 def _extras(

@@ -8,7 +8,7 @@ from typing import Any
 from fedlite.data.answers import limits_of
 from fedlite.data.dataset import Source
 from fedlite.scenario import Scenario, tabular
-from fedlite.scenario.keys import OWN
+from fedlite.scenario.records import OWN
 from fedlite.scenario.tabular import Columns
 
 # How features are scaled, for whoever has the model and nothing else.

@@ -17,7 +17,7 @@ from fedlite.data.standardization import standardize
 from fedlite.data.text import columns_of, header
 from fedlite.evaluation.arrays import read_arrays
 from fedlite.evaluation.trained import Trained
-from fedlite.scenario.keys import OWN
+from fedlite.scenario.records import OWN
 from fedlite.scenario.tabular import Columns, Ranges, names
 
 _WHOLE = "all"

@@ -156,9 +156,8 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_reserved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, privacy: dict[str, Any]
 ) -> None:
     def build(shape: tuple[int, ...], classes: int) -> Branched:
-        stem = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
-        heads = nn.Linear(4, classes), nn.Linear(4, classes)
-        return Branched(stem, *heads, shape=shape, classes=classes)
+        heads = nn.Linear(4, classes + 1), nn.Linear(4, classes)
+        return Branched(nn.Linear(3, 4), *heads, shape=shape, classes=classes)
 
     monkeypatch.setitem(registry._HOUSE, "mlp", build)
     plans._of.cache_clear()
@@ -168,7 +167,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_reserved(
         lambda: check(asked, deployed=True),
         lambda: open_deployed_site(asked, place, RUN),
     ):
-        with pytest.raises(ValueError, match=r"'stem\.1' is BatchNorm1d.*take nn\.GroupNorm"):
+        with pytest.raises(ValueError, match=r"'exit' must return outputs.*got \[2, 3\]"):
             refuse()
     plans._of.cache_clear()
 
