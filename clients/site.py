@@ -65,8 +65,9 @@ class Site:
         """Unit, records and plan in one word: what a residual may be carried over within."""
         told = f"{self.unit}|{self.commitment}|{self.mechanism}|{self.scenario.uplink}"
         if self.plan.term is not None:
-            # Of one objective another would make something else.
-            told += f"|{self.scenario.training.objective}"
+            # Of one objective another, or the same with other options, would make something else.
+            training = self.scenario.training
+            told += f"|{training.objective}|{training.objective_options}"
         return hashlib.sha256(told.encode()).hexdigest()
 
     def hello(self) -> Hello:

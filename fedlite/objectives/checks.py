@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from traceback import extract_tb
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedlite.objectives.base import OWN, State, Term
-from fedlite.registry import file_of
+from fedlite.registry import line_of, place_of
 
 # What a site's state can be written as, beside its residual.
 _KEPT = (torch.float32, torch.float64, torch.int64)
@@ -34,12 +33,10 @@ def check(term: Term, name: str, size: int) -> None:
             term.add_to(gradients, values + 0.5, state)
             kept = term.end(values + 0.25, state, steps=2, learning_rate=0.1)
         except Exception as error:  # whatever foreign code raises
-            frames = extract_tb(error.__traceback__)
-            own = [f for f in frames if f.filename == str(file_of(name))] or frames
-            where = f"{own[-1].filename.rpartition('/')[2]}, line {own[-1].lineno}"
+            where = place_of(error, line_of(type(term)).rpartition(", line")[0]) or "it"
             raise ValueError(
                 f"training.objective: {name!r} fails in its {number} round "
-                f"({type(error).__name__}: {error}; {where}); mend it"
+                f"({type(error).__name__}: {error}); mend {where}"
             ) from error
         if gradients.shape != (size,) or not bool(torch.isfinite(gradients).all()):
             raise ValueError(

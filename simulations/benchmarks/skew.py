@@ -19,12 +19,10 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fedlite.objectives import OBJECTIVES
 from fedlite.reporting.record import read_rounds, read_summary
 from fedlite.scenario import Scenario, from_dict
 from server.summary import machine
@@ -105,6 +103,7 @@ def configure(job: Job) -> Scenario:
             "model": {"name": "mlp"},
             "training": {
                 "objective": method.objective,
+                "objective_options": dict(method.options),
                 "steps": 40,
                 "batch_size": 32,
                 "learning_rate": job.rate,
@@ -116,13 +115,7 @@ def configure(job: Job) -> Scenario:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Return a finished run's summary with its `late` mean; train what is not finished.
-
-    In a process of its own: a scenario has no key for an objective's options.
-    """
-    method = METHODS[job.method]
-    if method.options:
-        OBJECTIVES[method.objective] = partial(OBJECTIVES[method.objective], **dict(method.options))
+    """Return a finished run's summary with its `late` mean; train what is not finished."""
     if not (job.directory / "summary.json").exists():
         started = (job.directory / "scenario.toml").exists()
         scenario = resume_scenario(job.directory) if started else configure(job)

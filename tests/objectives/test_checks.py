@@ -99,7 +99,10 @@ class Later(Fine):
         (Owner(), "got 'own.x': float32"),
         (Silent(), "must return the change of its extra 'x'"),
         (Short(), r"must return the change of its extra 'x', float32 \[5\], .*got float32 \[4\]"),
-        (Later(), r"fails in its second round \(KeyError: 'first'; test_checks.py, line \d+\)"),
+        (
+            Later(),
+            r"fails in its second round \(KeyError: 'first'\); mend .*test_checks.py, line",
+        ),
     ],
 )
 def test_a_term_that_cannot_be_used_is_named(term: Term, why: str) -> None:
@@ -131,9 +134,9 @@ def raises():
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("term", r"fails in its first round \(RuntimeError: .*; mine.py, line 6\); mend it"),
+        ("term", r"fails in its first round \(RuntimeError: .*\); mend .*mine.py, line 6"),
         ("number", r"must make a fedlite.objectives.Term, got 7"),
-        ("raises", r"fails \(RuntimeError: no luck, line 18\)"),
+        ("raises", r"fails \(RuntimeError: no luck\); mend .*mine.py, line 18"),
         ("nobody", r"has no 'nobody'"),
     ],
 )
