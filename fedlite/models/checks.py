@@ -58,7 +58,7 @@ nn.GroupNorm(1, 3)
         _check_layers(model)
     _check_parameters(model)
     # A batch of one has no variance; where that matters, training makes none.
-    for size in _BATCHES[:1] if Layout.running(model).names else _BATCHES:
+    for size in _BATCHES[:1] if mixes_records(model) else _BATCHES:
         _try_step(copy.deepcopy(model), task, loss, size, private=private)
     if batch:
         # Opacus takes seconds to import, and most runs have no use for it.
@@ -69,6 +69,11 @@ nn.GroupNorm(1, 3)
         with torch.no_grad():
             inputs = model.prepare(_records(model, 1))
         block_of(model, inputs, task.made_up(1, model.classes).to(inputs.device), loss, batch)
+
+
+def mixes_records(model: nn.Module) -> bool:
+    """Whether a layer normalises by the records of a batch, which must then be two at least."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules())
 
 
 def _check_layers(model: nn.Module) -> None:
@@ -86,7 +91,7 @@ def _check_parameters(model: nn.Module) -> None:
     if not trained:
         raise ValueError("model: must have a parameter that requires a gradient, got none")
     for name, parameter in trained.items():
-        if parameter.dtype != torch.float32:
+        if not parameter.is_floating_point():
             raise ValueError(
                 f"model: '{name}' must hold real numbers, got {parameter.dtype}; split it into "
                 "two, or set its requires_grad to False"

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlite.models.checks import mixes_records
 from fedlite.objectives import State
-from fedlite.parameters import Layout
 from fedlite.scenario import Training
 from fedlite.training.objective import Objective
 
@@ -61,7 +61,7 @@ def train(
     # Momentum leaves denormal numbers behind, on which arithmetic is many times slower.
     torch.set_flush_denormal(True)
     try:
-        least = 2 if Layout.running(model).names else 1
+        least = 2 if mixes_records(model) else 1
         for batch_inputs, batch_labels in _batches(inputs, labels, training, rng, least):
             gradients.zero_()
             mean: Tensor = objective.loss(model(batch_inputs), batch_labels).mean()

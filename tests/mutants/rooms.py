@@ -15,9 +15,10 @@ from flwr.app import MetricRecord
 
 from clients import opening
 from clients.site import Site
-from fedlite import compression, flower, plan as plans
+from fedlite import compression, plan as plans
 from fedlite.data import Dataset
 from fedlite.data.folds import stratified_folds
+from fedlite.flower import wire
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.privacy import ClientMechanism, client, dpsgd
 from fedlite.privacy.budget import Account, Budget, account as accounts, budget
@@ -146,14 +147,14 @@ def clean_residual_fed_back(patch: Patch) -> None:
 
 
 def a_private_loss_sent_as_a_metric(patch: Patch) -> None:
-    answer = flower.answer
+    answer = wire.answer
 
     def spoilt(blob: bytes, message: Any) -> Any:
         reply = answer(blob, message)
         reply.content["metrics"] = MetricRecord({"loss": 0.69})
         return reply
 
-    patch.setattr(flower, "answer", spoilt)
+    patch.setattr(wire, "answer", spoilt)
 
 
 def a_private_loss_sent_as_the_record_count(patch: Patch) -> None:
