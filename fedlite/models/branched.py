@@ -111,8 +111,16 @@ class Branched(nn.Module):
 
 
 def macs_of(module: nn.Module, record: Tensor) -> int:
-    """Return the multiply-accumulates of convolutions and matrix products on one record."""
-    counter = FlopCounterMode(display=False)
-    with counter:
-        module(record)
+    """Return the multiply-accumulates of convolutions and matrix products on one record.
+
+    As it is used: in training one record has no variance to normalise by, and would be remembered.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            module(record)
+    finally:
+        for part, training in modes:
+            part.training = training
     return int(counter.get_total_flops()) // 2

@@ -139,3 +139,15 @@ def test_the_compressor_survives_hostile_bytes(body: bytes, size: int) -> None:
         except ValueError:
             continue
         assert np.isfinite(found.values).all() and len(found.values) == size
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_resnet_is_trained_through_nn_module_alone(tmp_path: Path, norm: str) -> None:
+    folder = EXAMPLES / "resnet18"
+    few = ["federation.rounds=1", "federation.sites=2", "federation.quorum=1", "training.steps=1"]
+    few += ["data.name=digits", f"model.name={folder / 'model.py'}:{norm}"]
+    simulate(load(folder / "scenario.toml", few), tmp_path / "run", engine="serial", quiet=True)
+    told = json.loads((tmp_path / "run" / "model.json").read_text())
+    assert told["branches"] == ["deep"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["parameters"] == 11_175_370 and summary["updates"]["accepted"] == 2

@@ -51,6 +51,16 @@ def test_its_costs_are_those_by_hand() -> None:
     assert single().costs() == {"network": {"parameters": size, "macs": 4 * 9 * 36 + 144 * 3}}
 
 
+def test_costs_are_counted_of_a_network_that_cannot_train_on_one_record() -> None:
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    network[1].momentum = 1.0
+    network[0].eval()
+    model = Single(network, shape=(4,), classes=3)
+    assert model.costs() == {"network": {"parameters": 21, "macs": 12}}
+    assert network[1].running_mean.tolist() == [0, 0, 0]
+    assert network.training and network[1].training and not network[0].training
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("batch", [0, 20])
 def test_it_can_be_trained_for_every_task_and_record_by_record(task: str, batch: int) -> None:
