@@ -69,8 +69,9 @@ def test_cosine_is_refused_where_it_can_see_nothing(tmp_path: Path, columns: int
 
 def test_which_sources_are_tables_is_what_their_records_are() -> None:
     for entry in data.entries():
-        if entry.name != "csv" and data.available(entry.name):
-            assert (len(data.load(entry.name).shape) == 1) == (entry.name in TABLES)
+        assert entry.table == (entry.name in TABLES)
+        if not entry.own and data.available(entry.name):
+            assert (len(data.load(entry.name).shape) == 1) == entry.table
 
 
 @pytest.mark.parametrize(

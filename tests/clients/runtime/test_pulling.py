@@ -21,6 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 
 from clients.runtime.pulling import TooLarge, pull
 from fedlite import flower
+from fedlite.messages import Code
 from tests.clients.runtime.coordinators import peak
 
 CHUNK = 5 << 20
@@ -132,7 +133,7 @@ def test_parts_that_hold_each_other() -> None:
 
 
 def test_other_content_than_one_blob() -> None:
-    error = flower.decline(flower.Code.FAILED, flower.ask(b"?", 2, "train", "1"))
+    error = flower.decline(Code.FAILED, flower.ask(b"?", 2, "train", "1"))
     for message in (
         Message(RecordDict({"fedlite": ConfigRecord({"blob": b"x", "more": 1})}), 2, "train"),
         Message(RecordDict({"fedlite": MetricRecord({"blob": 1.0})}), 2, "train"),
