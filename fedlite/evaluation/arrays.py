@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.data import Dataset, Source
+from fedlite.data.archive import Arrays
 from fedlite.data.cells import SITE_COLUMN
 from fedlite.evaluation.trained import Trained
 
@@ -25,24 +25,22 @@ def read_arrays(
 
     Raises ValueError naming file, array, rule, value and mend.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as .npz ({error}); write it with numpy.savez"
-        ) from error
-    shape = tuple(trained.model.shape)
-    _needs(path, found, "x")
-    x = found["x"]
-    if x.shape[1:] != shape or x.dtype.kind != "f":
+    file, shape = Arrays(str(path)), tuple(trained.model.shape)
+    there = file.headers()
+    _needs(path, there, "x")
+    held, dtype = there["x"]
+    if held[1:] != shape or dtype.kind != "f":
         raise ValueError(
             f"{path}: x must be floating-point numbers of shape [n, "
-            f"{', '.join(map(str, shape))}], got {x.dtype} {list(x.shape)}; reshape it, and scale "
+            f"{', '.join(map(str, shape))}], got {dtype} {list(held)}; reshape it, and scale "
             "it as the model's own records were"
         )
-    for name in (*(["y"] if answered else []), *columns):
-        _needs(path, found, name)
+    further = (*(["y"] if answered else []), *columns)
+    for name in further:
+        _needs(path, there, name)
+    wanted = {"x", SITE_COLUMN, *further} & there.keys()
+    found = {name: file.read(name) for name in sorted(wanted)}
+    x = found["x"]
     raw = trained.scaling != "source"
     if not raw and not np.isfinite(x).all():
         raise ValueError(f"{path}: x must be finite, and is not; leave those records out")
@@ -76,10 +74,10 @@ def read_arrays(
     return source, {name: tuple(map(str, found[name].tolist())) for name in columns}
 
 
-def _needs(path: Path, found: Mapping[str, NDArray[Any]], name: str) -> None:
-    if name not in found:
+def _needs(path: Path, there: Collection[str], name: str) -> None:
+    if name not in there:
         raise ValueError(
-            f"{path}: must hold the array {name!r}, holds {', '.join(found) or 'none'}; add it"
+            f"{path}: must hold the array {name!r}, holds {', '.join(there) or 'none'}; add it"
         )
 
 

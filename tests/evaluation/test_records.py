@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import csv
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 from fedlite.evaluation import Trained, held_out, open_model, read
 from tests.evaluation.conftest import make, table
@@ -169,12 +171,21 @@ def test_arrays_that_differ_are_told(
         read(digits, arrays(tmp_path / "a.npz", **found))
 
 
+def test_an_array_that_says_it_is_huge_is_not_loaded(digits: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    head = {"descr": "<f8", "fortran_order": False, "shape": (2**40, 1, 8, 8)}
+    with zipfile.ZipFile(path, "w") as archive, archive.open("x.npy", "w") as member:
+        npy.write_array_header_1_0(member, head)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must fit into half of this machine's memory"):
+        read(digits, path, answered=False)
+
+
 def test_a_file_of_objects_or_of_nothing_is_not_unpacked(digits: Trained, tmp_path: Path) -> None:
     path = arrays(tmp_path / "a.npz", x=np.array([object()]))
-    with pytest.raises(ValueError, match=r"cannot be read as \.npz"):
+    with pytest.raises(ValueError, match=r"\.npz file that is whole.*never loaded"):
         read(digits, path)
     for text in ("", "PK\x03\x04 no archive"):
-        with pytest.raises(ValueError, match=r"cannot be read as \.npz"):
+        with pytest.raises(ValueError, match=r"\.npz file that is whole"):
             read(digits, file(tmp_path, text, "b.npz"))
     with pytest.raises(ValueError, match=r"must be a \.npz file for a model of records of shape"):
         read(digits, file(tmp_path, "a,b\n1,2\n"))
