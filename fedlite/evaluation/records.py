@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fedlite import data, plan as plans
 from fedlite.data import Dataset, SiteData, Source
+from fedlite.data.sources.csv_file import CsvFile
 from fedlite.data.spread import filled, share_out
 from fedlite.data.standardization import standardize
-from fedlite.data.text import columns_of, header
 from fedlite.evaluation.arrays import read_arrays
 from fedlite.evaluation.trained import Trained
 from fedlite.scenario.records import OWN
@@ -113,7 +113,7 @@ def held_out(trained: Trained, columns: Sequence[str] = ()) -> Records:
     scenario = trained.scenario
     _, source, sites = plans.simulated(scenario)
     if columns and source.reading is not None:
-        more = columns_of(Path(scenario.data.path), columns)
+        more = _texts(CsvFile(scenario.data.path), columns)
         train = replace(source.train, more={name: np.array(of) for name, of in more.items()})
         federation, source = scenario.federation, replace(source, train=train)
         # Where a record goes is settled by itself: with further columns it goes there, too.
@@ -145,7 +145,8 @@ def held_out(trained: Trained, columns: Sequence[str] = ()) -> Records:
 def _table(
     trained: Trained, path: Path, answered: bool, columns: Sequence[str]
 ) -> tuple[Source, dict[str, tuple[str, ...]]]:
-    there = header(path)
+    file = CsvFile(str(path))
+    there = file.header
     reading = trained.reading
     if reading is None:
         if len(trained.model.shape) > 1 and trained.scenario.data.name not in OWN:
@@ -187,7 +188,27 @@ def _table(
     )
     if trained.scaling == "source":
         source = replace(source, train=_as_given(source.train))
-    return source, columns_of(path, columns)
+    return source, _texts(file, columns)
+
+
+def _texts(file: CsvFile, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return these columns as their text, a record each: what is no feature tells groups apart.
+
+    Raises ValueError when a column is not there, or a row cannot be read.
+    """
+    for name in columns:
+        if file.header.count(name) != 1:
+            raise ValueError(
+                f"{file.path}: must have one column {name!r}, has "
+                f"{', '.join(file.header) or 'none'}; name one of these"
+            )
+    places = [file.header.index(name) for name in columns]
+    kept: list[list[str]] = []
+    for _, row, _ in file.rows(columns):
+        if isinstance(row, ValueError):
+            raise row
+        kept.append([row[place].strip() for place in places])
+    return {name: tuple(row[at] for row in kept) for at, name in enumerate(columns)}
 
 
 def _target_ranges(trained: Trained) -> Ranges:

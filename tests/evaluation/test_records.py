@@ -1,6 +1,6 @@
 """Records of a file are read and scaled as a site of the run would; a file that differs is told.
 
-Covers fedlite/evaluation/arrays.py, fedlite/data/text.py.
+Covers fedlite/evaluation/arrays.py.
 """
 
 from __future__ import annotations
