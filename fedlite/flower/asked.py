@@ -12,7 +12,7 @@ from flwr.common.constant import ErrorCode
 from flwr.supercore.differential_privacy import KEY_CLIPPING_NORM
 from numpy.typing import NDArray
 
-from fedlite.flower import frames
+from fedlite.flower import frames, plain
 from fedlite.flower.offer import Offer, give
 from fedlite.flower.tensors import Arrays, Tensors, write
 
@@ -92,14 +92,13 @@ class Asked:
         return out, count
 
     def misfit(self, content: RecordDict) -> str:
-        """Return how the arrays of a reply without frames differ from what was sent, or ""."""
+        """Return how the arrays of a reply differ from what was sent, or ""."""
         for key, record in content.items():
             base = self.bases.get(key)
             if base is None or not isinstance(record, ArrayRecord):
                 continue
-            sent = {tensor.name: tensor.shape for tensor in base.tensors.entries}
-            if {name: tuple(array.shape) for name, array in record.items()} != sent:
-                return f"record {key!r}: its tensors are not those of the model that was sent"
+            if why := plain.misfit(record, base.tensors, base.onto):
+                return f"record {key!r}: {why}"
         return ""
 
     def _unsealed(self, base: Base, blob: bytes) -> dict[str, NDArray[Any]]:

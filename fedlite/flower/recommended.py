@@ -43,14 +43,14 @@ def recommend(strategy: Strategy, asked: int) -> Link:
     >>> link.compressor, link.density, recommend(Krum(), 5).compressor
     ('rotated-topk', 0.1, 'eden')
     """
-    one_by_one = any(isinstance(one, _ONE_BY_ONE) for one in _layers(strategy))
+    one_by_one = any(isinstance(one, _ONE_BY_ONE) for one in layers(strategy))
     if asked < 2 or one_by_one:
         return Link("eden", error_feedback=False)
     density = unnoticed_density(max(2, 2 * asked // 5))
     return Link("rotated-topk", density=density, error_feedback=False)
 
 
-def _layers(strategy: Strategy) -> Iterator[Strategy]:
+def layers(strategy: Strategy) -> Iterator[Strategy]:
     """Yield a strategy and those that it wraps, from the outside."""
     inner: object = strategy
     while isinstance(inner, Strategy):

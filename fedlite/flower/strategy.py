@@ -10,13 +10,15 @@ from typing import Any, cast
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
+from flwr.serverapp.exception import AggregationError, InconsistentMessageReplies
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedlite.flower import plain
 from fedlite.flower.asked import Asked
 from fedlite.flower.asking import Asking
 from fedlite.flower.broadcast import Broadcast
 from fedlite.flower.offer import Offer, up_link
-from fedlite.flower.recommended import recommend
+from fedlite.flower.recommended import layers, recommend
 from fedlite.flower.replica import MISSING, take_acknowledgement
 from fedlite.scenario.links import SMALL
 
@@ -26,6 +28,7 @@ _STEPS = (
     *("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate"),
     "summary",
 )
+_ODD = "its records are not named and made as those of the others"
 
 
 class Compressed(Strategy):
@@ -164,15 +167,22 @@ class Compressed(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Decode what came, and let the strategy aggregate it."""
         decoded = [self._decoded(reply) for reply in self._complete(replies)]
-        plain = [reply for reply, count in decoded if not count and reply.has_content()]
-        if plain and self._asked:
+        if self._asked and any(not count and reply.has_content() for reply, count in decoded):
             self._say(
                 "replies came as Flower's own; their clients need compress() of the same fedlite, "
                 "first in ClientApp(mods=[...]), or say in their log why they do not compress"
             )
         some = any(count for _, count in decoded)
         fitting = [self._fitting(reply) if some else reply for reply, _ in decoded]
-        model, metrics = self._inner["aggregate_train"](server_round, fitting)
+        try:
+            model, metrics = self._inner["aggregate_train"](server_round, fitting)
+        except (InconsistentMessageReplies, AggregationError, TypeError, ValueError):
+            # Flower would end the run for one reply that is not made as the others are.
+            odd = {id(reply) for reply in plain.odd(fitting)} if some else set()
+            if not odd:
+                raise
+            fitting = [self._dropped(r, _ODD) if id(r) in odd else r for r in fitting]
+            model, metrics = self._inner["aggregate_train"](server_round, fitting)
         if model is not None and self._first is not None:
             model = as_at_first(model, self._first)
         return model, metrics
@@ -228,15 +238,22 @@ class Compressed(Strategy):
         try:
             reply.content, count = asked.decoded(reply.content)
         except ValueError as error:
-            return asked.failed(f"fedlite: the update was dropped: {error}"), 0
+            return self._dropped(reply, str(error)), 0
         return reply, count
 
     def _fitting(self, reply: Message) -> Message:
-        """Return a reply, or a failure where its arrays would not go with those of the others."""
+        """Return a reply, or a failure where it would not go with those of the others."""
         asked = self._asked.get(reply.metadata.src_node_id)
-        if asked is None or reply.has_error() or not (misfit := asked.misfit(reply.content)):
+        if asked is None or reply.has_error():
             return reply
-        return asked.failed(f"fedlite: the update was dropped: {misfit}")
+        weights = (getattr(one, "weighted_by_key", "") for one in layers(self.strategy))
+        wrong = [asked.misfit(reply.content), *(plain.overweight(reply, key) for key in weights)]
+        return self._dropped(reply, why) if (why := next(filter(None, wrong), "")) else reply
+
+    def _dropped(self, reply: Message, why: str) -> Message:
+        """Return a failure of the client in place of its reply."""
+        asked = self._asked.get(reply.metadata.src_node_id)
+        return reply if asked is None else asked.failed(f"fedlite: the update was dropped: {why}")
 
     def _say(self, text: str) -> None:
         if text not in self._said:
