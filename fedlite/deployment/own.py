@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import tokenize
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,14 @@ FOLDER = "own"
 MAX_FILES = 50
 # A person has to read it.
 MAX_FILE = 100_000
+# What Unicode lets no screen show though Python calls it printable: selectors of a glyph's variant,
+# of which 256 can write any bytes unseen, joiners, and blanks that are letters or symbols.
+_UNSEEN = frozenset(
+    {*map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
+    | set("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
+)
+# Letters and digits that a screen writes from the right, with all that stands between two of them.
+_TURNING = ("R", "AL", "AN")
 # What is at a site is named by its operator, never by who sends code.
 AT_SITES = ("data.name", "data.partition")
 _MEND = "offer it by an entry point of a package that coordinator and sites install"
@@ -124,6 +133,11 @@ def unreadable(name: str, content: bytes) -> str:
             )
     if not name.endswith(".py"):
         return "must be a .py file; leave it out"
+    return otherwise_run(content)
+
+
+def otherwise_run(content: bytes) -> str:
+    """Return why Python may run other text than a person sees, with the mend; "" where not."""
     if len(content) > MAX_FILE:
         return f"must have at most {MAX_FILE:,} bytes, got {len(content):,}; shorten it"
     try:
@@ -135,26 +149,48 @@ def unreadable(name: str, content: bytes) -> str:
         return f"must be UTF-8 and say no other coding, got {coding}; save it as UTF-8"
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         for one in line:
-            if not (one.isprintable() or one == "\t"):
+            if one != "\t" and _hides(one):
                 return (
                     f"line {number}: must hold no character that hides or turns text, got "
-                    f"{one.encode('unicode_escape').decode()}; write it as an escape"
+                    f"{one.encode('unicode_escape').decode()}; write it as an escape, or leave it out"
                 )
     return _odd_name(content)
+
+
+def _hides(one: str) -> bool:
+    turns = not one.isascii() and unicodedata.bidirectional(one) in _TURNING
+    return turns or one in _UNSEEN or not one.isprintable()
 
 
 def _odd_name(content: bytes) -> str:
     try:
         for token in tokenize.tokenize(io.BytesIO(content).readline):
-            if token.type == tokenize.NAME and not token.string.isascii():
+            where, what = f"line {token.start[0]}", f"{token.string[:80]!a}"
+            # A letter that this module does not know to be one is an error to it, not to Python.
+            if token.type in (tokenize.NAME, tokenize.ERRORTOKEN) and not token.string.isascii():
                 return (
-                    f"line {token.start[0]}: must have names of ASCII letters, got "
-                    f"{token.string!a} (rule: letters that look alike are not the same name); "
-                    "rename it"
+                    f"{where}: must have names of ASCII letters, got {what} (rule: letters that "
+                    "look alike are not the same name); rename it"
+                )
+            if token.type == tokenize.STRING and _may_name(token.string):
+                return (
+                    f"{where}: must have f-strings of ASCII letters, got {what} (rule: there may "
+                    "be names in them); write the others as escapes"
                 )
     except (tokenize.TokenError, SyntaxError) as error:
         return f"must be Python ({error}); mend it"
     return ""
+
+
+def _may_name(string: str) -> bool:
+    """Return whether it is an f-string with letters beyond ASCII, which may be in a name.
+
+    Before Python 3.12 an f-string is one token; from then on the names in it are their own.
+    """
+    prefix = string[: string.find(string[-1])]
+    return "f" in prefix.lower() and any(
+        not one.isascii() and f"_{one}".isidentifier() for one in string
+    )
 
 
 def check(entries: Mapping[str, bytes], settings: Mapping[str, Value]) -> dict[str, str]:

@@ -100,6 +100,17 @@ UNREADABLE = [
     ("x = 1\u2028y = 2\n".encode(), r"got \u2028"),
     ("\u0430 = 1\n".encode(), "line 1: must have names of ASCII letters"),
     ("import \uff4f\uff53\n".encode(), "line 1: must have names of ASCII letters"),
+    ("print(f'{\uff45val(1)}')\n".encode(), "line 1: must have (f-strings|names) of ASCII"),
+    ('x = 1\ny = rF"{\u0430}"\n'.encode(), "line 2: must have (f-strings|names) of ASCII"),
+    ("\u2118rint = 1\n".encode(), "line 1: must have names of ASCII letters"),
+    ("a\u00b7b = 1\n".encode(), "line 1: must have names of ASCII letters"),
+    # Bytes of a program in 256 characters that no screen shows.
+    ("x = '\U000e0155\U000e0160'\n".encode(), r"got \U000e0155"),
+    ("x = 'a\ufe0f'\n".encode(), r"got \ufe0f"),
+    ("x = '\u3164'\n".encode(), r"got \u3164"),
+    # Between two letters from the right everything else is shown from the right, too.
+    ("ok = user == '\u05d0', 1, 2, '\u05d1'\n".encode(), r"got \u05d0"),
+    ("# \u0627 1 > 2 \u0628\n".encode(), r"got \u0627"),
     (b"def (:\n  '''", "must be Python"),
     (b"#" * 100_001, "must have at most 100,000 bytes, got 100,001"),
     (b"x" * 10_000_000, "must have at most 100,000 bytes"),
@@ -124,6 +135,7 @@ def test_ordinary_text_travels() -> None:
         "a = 1\r\nb = 2\r\n",
         "\tx = 1\n" * 0,
         "if 1:\n\tx = 1\n",
+        "print(f'{1:.1f} ± {2} …', 'Größe', f'Gr\\u00f6\\u00dfe')\n",
     ):
         assert own.unreadable("own/a.py", text.encode()) == ""
 
