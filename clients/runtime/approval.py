@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from clients.runtime import left
 from clients.runtime.difference import Difference, difference
 from fedlite.compression.frame import HEADER_BYTES
-from fedlite.deployment import bundle as bundles
+from fedlite.deployment import bundle as bundles, own
 from fedlite.deployment.bundle import Bundle
 from fedlite.deployment.journal import Journal
 from fedlite.guard import policy as site_policy, policy_file
@@ -46,24 +46,28 @@ class Review:
     """What there is to see of a bundle.
 
     scenario: its plan, with every loosened number at its most. same: how many files are those
-    installed here. changed: the others by name. own: those of them that the scenario names,
-    as text. facts: title and text, for people. refused: why it
-    cannot be approved as `site.toml` stands. warnings: what to think about. budget: what is left
-    and what the plan would take; None where nothing is charged or it is not known. since: what is
-    different from the last approval of the same name.
+    installed here. changed: the others by name, with their text; bytes that are no UTF-8 are
+    escaped. own: those of them that are the user's. facts: title and text, for people. refused:
+    why it cannot be approved as `site.toml` stands. warnings: what to think about. budget: what is
+    left and what the plan would take; None where nothing is charged or it is not known. since: what
+    is different from the last approval of the same name.
     """
 
     bundle: Bundle
     scenario: Scenario
     at_most: Mapping[str, int | float]
     same: int
-    changed: tuple[str, ...]
-    own: Mapping[str, str]
+    changed: Mapping[str, str]
     facts: tuple[tuple[str, str], ...]
     refused: tuple[str, ...]
     warnings: tuple[str, ...] = field(default=())
     budget: Outlook | None = None
     since: Difference | None = None
+
+    @property
+    def own(self) -> dict[str, str]:
+        """Text of each of the user's own files by its name."""
+        return {name: self.changed[name] for name in self.bundle.own}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for scripts."""
@@ -71,10 +75,8 @@ class Review:
             "sha256": self.bundle.sha256,
             "name": self.bundle.name,
             "files": {"same": self.same, "changed": list(self.changed)},
-            "own": {
-                name: {"sha256": digest, "text": self.own[name]}
-                for name, digest in self.bundle.own.items()
-            },
+            "own": self._texts(self.own),
+            "others": self._texts(self.changed.keys() - self.own.keys()),
             "facts": dict(self.facts),
             "at_most": dict(self.at_most),
             "refused": list(self.refused),
@@ -82,6 +84,10 @@ class Review:
             "budget": self.budget.to_dict() if self.budget else None,
             "since": self.since.to_dict() if self.since else None,
         }
+
+    def _texts(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        digests = self.bundle.files
+        return {n: {"sha256": digests[n], "text": self.changed[n]} for n in sorted(names)}
 
 
 def waiting(home: Path) -> list[Path]:
@@ -151,8 +157,12 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
 
     policy = site_policy.load(home / "site.toml")
     scenario = from_run_config({**bundle.settings, **at_most})
-    changed = tuple(sorted(name for name in bundle.files if not _installed(bundle, name)))
+    files = bundles.contents(bundle)
+    changed = {name: files[name] for name in sorted(files) if not _installed(bundle, name)}
     refused = _beyond(policy, scenario)
+    for name, content in changed.items():
+        if name.endswith(".py") and (why := own.otherwise_run(content)):
+            refused.append(f"{name}: {why}")
     try:
         foreign = plans.foreign(scenario)
     except ValueError as error:
@@ -185,10 +195,9 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
     if changed:
         warnings.append(
             f"{len(changed)} files are not those installed here; they run at this site with "
-            "your data, so read them first"
+            "your data, so read them first: they are below, each whole"
         )
-    own = {name: bundles.contents(bundle)[name].decode() for name in bundle.own}
-    if own and scenario.private:
+    if bundle.own and scenario.private:
         warnings.append(
             "code of the coordinator's own sees your records before the noise is added; that it "
             "treats each alone is checked by a trial, and seen by reading it"
@@ -206,8 +215,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         scenario,
         dict(at_most),
         count,
-        changed,
-        own,
+        {name: data.decode("utf-8", "backslashreplace") for name, data in changed.items()},
         tuple(facts),
         tuple(refused),
         tuple(warnings),

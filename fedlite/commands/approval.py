@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -123,16 +126,40 @@ def _show(seen: Review) -> None:
     for title, text in facts:
         table.add_row(title, Text(_plain(text), style="red" if title == "refused" else ""))
     terminal.console().print(table)
-    for name, text in seen.own.items():
-        _show_file(name, text, seen.bundle.own[name])
+    for name, text in seen.changed.items():
+        _show_file(name, text, seen.bundle.files[name])
 
 
 def _show_file(name: str, text: str, digest: str) -> None:
-    """Print a file of the coordinator's own, whole, every line with its number."""
+    """Print a file that is not installed here, whole, every line with its number.
+
+    What is too long for a line of the screen goes on below a mark, never at the left edge: there it
+    could pass for the next line, with code of this one in what looks like a comment.
+    """
+    width = max(20, get_terminal_size().columns - len("    1 | "))
     typer.echo(f"\n--- {name}: CODE THAT IS NOT INSTALLED HERE, SHA-256 {digest}")
-    for number, line in enumerate(text.splitlines(), 1):
-        typer.echo(f"{number:5} | {_plain(line.replace(chr(9), '    '))}")
+    for number, line in enumerate(_LINES.split(text.removesuffix("\n")), 1):
+        first, *more = _folded(_plain(line.replace(chr(9), "    ")), width)
+        typer.echo(f"{number:5} | {first}")
+        for rest in more:
+            typer.echo(f"      > {rest}")
     typer.echo(f"--- end of {name}")
+
+
+# Where Python ends a line.
+_LINES = re.compile(r"\r\n|\r|\n")
+
+
+def _folded(line: str, width: int) -> Iterator[str]:
+    """Yield a line in pieces that no screen shows wider; a letter beyond ASCII may take two."""
+    piece, taken = "", 0
+    for one in line:
+        wide = 1 if one.isascii() else 2
+        if taken + wide > width:
+            yield piece
+            piece, taken = "", 0
+        piece, taken = piece + one, taken + wide
+    yield piece
 
 
 def _plain(text: str) -> str:

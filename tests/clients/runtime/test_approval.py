@@ -324,7 +324,8 @@ def test_the_difference_to_the_last_approval_of_the_name_is_shown(home: Path) ->
         "clients/moved.py: the same lines in another order",
     ):  # fmt: skip
         assert part in output, part
-    page = [line for line in output.splitlines() if not line.startswith("fedlite: ")]
+    facts, _, _ = output.partition("\n--- ")
+    page = [line for line in facts.splitlines() if not line.startswith("fedlite: ")]
     assert max(map(len, page)) <= 80 and "…" not in output
     code, output = call(home, second, "--yes", "--changed-code", "--json")
     since = json.loads(output)["since"]

@@ -84,3 +84,46 @@ def test_a_name_that_is_not_installed_here_is_told(home: Path) -> None:
             line for line in seen.refused if line.startswith(f"{key}.{name}: must be one of")
         )
         assert line.endswith("got 'theirs'")
+
+
+def test_a_long_line_is_folded_so_that_none_of_it_passes_for_the_next(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A screen that folds by itself would show the code in the middle as a comment of line 2."""
+    for columns in (40, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        pad = " " * (columns - len("    1 | x = '"))
+        text = f"x = '{pad}    2 | # only a remark ' ; print('code')\ny = '{'ä' * 300}'\n"
+        content = made({"own/a.py": text.encode()}, model={"name": "own/a.py:make"})
+        _, output = call(home, wait(home, content)[:8], "--yes")
+        _, shown = output.split("--- own/a.py: ", 1)
+        _, *rows = shown.partition("--- end of own/a.py")[0].splitlines()
+        for row in rows:
+            assert row[:8] in ("    1 | ", "    2 | ", "      > "), row
+            assert len(row) + sum(not one.isascii() for one in row) <= columns
+        whole = "\n".join(rows).replace("\n      > ", "")
+        assert [line[8:] for line in whole.splitlines()] == text.splitlines()
+
+
+def test_every_other_file_that_is_not_installed_here_is_shown_whole_too(home: Path) -> None:
+    """Code of the user's own may import it: its name alone tells nothing."""
+    model = b"from clients import tail\nmake = tail.make\n"
+    tail = b"def make(shape, classes): ...  # \x1b[2J not a command\r\nx = 1 # \rrun()\n"
+    content = made({"own/a.py": model, "clients/tail.py": tail, "clients/t.txt": b"\xff\x1b"},
+                   model={"name": "own/a.py:make"})  # fmt: skip
+    code, output = call(home, wait(home, content)[:8], "--yes", "--changed-code")
+    digest = bundles.read(content).files["clients/tail.py"]
+    assert f"clients/tail.py: CODE THAT IS NOT INSTALLED HERE, SHA-256 {digest}" in output
+    assert r"    1 | def make(shape, classes): ...  # \x1b[2J not a command" in output
+    assert "    2 | x = 1 # \n    3 | run()\n" in output and r"    1 | \xff\x1b" in output
+    assert "\x1b" not in output
+    # What is shown would not be what is run.
+    assert code == 1 and "clients/tail.py: line 1: must hold no character that hides" in output
+    seen = approval.review(home, bundles.read(content), {}).to_dict()
+    assert sorted(seen["others"]) == ["clients/t.txt", "clients/tail.py"]
+    assert sorted(seen["own"]) == ["own/a.py"]
+    hidden = made({"clients/tail.py": b"# coding: utf-7\n# +AAo-run()\n"})
+    assert any(
+        line.startswith("clients/tail.py: must be UTF-8")
+        for line in approval.review(home, bundles.read(hidden), {}).refused
+    )
