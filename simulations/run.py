@@ -103,11 +103,6 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
 def _check_bundled(scenario: Scenario) -> None:
     """Raise ScenarioError where a site would need what no bundle brings."""
     why = own.refused(scenario)
-    if scenario.model.start:
-        why.append(
-            "model.start: must be empty in a deployment (rule: what is in no bundle is at no site, "
-            f"and a bundle holds no weights), got {scenario.model.start!r}; leave it out"
-        )
     if scenario.data.partition in ("column", "file"):
         why.append(
             "data.partition: must not be column or file in a deployment (rule: a site's operator "

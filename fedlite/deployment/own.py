@@ -58,12 +58,23 @@ def problem(key: str, name: str) -> str:
     return ""
 
 
+def begins(start: str) -> str:
+    """Return why no bundle may name a file of weights to begin with, with the mend; "" for none."""
+    if not start:
+        return ""
+    return (
+        "model.start: must be empty in a deployment (rule: what is in no bundle is at no site, a "
+        f"bundle holds no weights, and it opens no file of a site's machine), got {start!r}; leave "
+        "it out"
+    )
+
+
 def refused(scenario: Scenario) -> list[str]:
-    """Return why a scenario may not run at real sites, a line for each setting that names code.
+    """Return why a scenario may not run at real sites, a line for each setting that names a file.
 
     Its own files must be named as in a bundle.
     """
-    found = []
+    found = [why] if (why := begins(scenario.model.start)) else []
     for key, name in own_code(scenario).items():
         if why := problem(key, name):
             found.append(why)
@@ -152,7 +163,8 @@ def otherwise_run(content: bytes) -> str:
             if one != "\t" and _hides(one):
                 return (
                     f"line {number}: must hold no character that hides or turns text, got "
-                    f"{one.encode('unicode_escape').decode()}; write it as an escape, or leave it out"
+                    f"{one.encode('unicode_escape').decode()}; write it as an escape or leave it "
+                    "out"
                 )
     return _odd_name(content)
 
@@ -207,6 +219,8 @@ def check(entries: Mapping[str, bytes], settings: Mapping[str, Value]) -> dict[s
             wrong[name] = why
     if len(own) > MAX_FILES:
         wrong[FOLDER] = f"must have at most {MAX_FILES} files, got {len(own)}; send fewer"
+    if why := begins(str(settings.get("model.start", ""))):
+        wrong["model.start"] = why
     for key in (f"{section}.{key}" for section, key in CODE):
         said = str(settings.get(key, ""))
         if why := problem(key, said):

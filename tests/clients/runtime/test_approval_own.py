@@ -127,3 +127,20 @@ def test_every_other_file_that_is_not_installed_here_is_shown_whole_too(home: Pa
         line.startswith("clients/tail.py: must be UTF-8")
         for line in approval.review(home, bundles.read(hidden), {}).refused
     )
+
+
+def test_no_bundle_names_a_file_of_weights_on_the_site_s_machine(home: Path) -> None:
+    """The operator's own process would open it to tell the model's size, before he is asked."""
+    file = home / "x.safetensors"
+    file.write_bytes(b"the site's own")
+    scenario = from_dict({"model": {"name": "mlp", "start": str(file)}})
+    content = made(model={"name": "mlp", "start": str(file)})
+    for attempt in (
+        lambda: bundles.read(content),
+        lambda: open_deployed_site(scenario, home, "0" * 16),
+        lambda: check(scenario, deployed=True),
+    ):
+        with pytest.raises(ValueError, match=r"model.start: must be empty in a deployment"):
+            attempt()
+    _, output = call(home, wait(home, content)[:8], "--yes")
+    assert "model.start: must be empty in a deployment" in " ".join(output.split())
