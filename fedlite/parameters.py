@@ -33,6 +33,9 @@ LARGEST_WEIGHT = 1e6
 # no sum of updates that passed can overflow in a run of sane length and step.
 LARGEST_UPDATE = 1e15
 
+# Running statistics of which an average of compressed or hostile ones may fall below 0.
+_NOT_NEGATIVE = ("running_var", "num_batches_tracked")
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -126,6 +129,12 @@ def running_to_vector(module: nn.Module) -> Vector:
     return np.concatenate([*parts, np.zeros(0, np.float32)])
 
 
+def least_running(layout: Layout) -> Vector:
+    """Return what no running statistic may fall below: 0 for variances and counts, float32 [n]."""
+    low = [0.0 if name.endswith(_NOT_NEGATIVE) else -np.inf for name in layout.names]
+    return np.repeat(np.array(low, np.float32), layout.sizes)
+
+
 def load_running(module: nn.Module, vector: Vector) -> None:
     """Copy `vector` into the running statistics of `module`; counts are rounded, at least 0."""
     import torch
@@ -136,7 +145,7 @@ def load_running(module: nn.Module, vector: Vector) -> None:
             piece = torch.tensor(vector[offset : offset + buffer.numel()]).view(buffer.shape)
             if not buffer.is_floating_point():
                 piece = piece.round()
-            if name.endswith(("running_var", "num_batches_tracked")):
+            if name.endswith(_NOT_NEGATIVE):
                 # An average of compressed or hostile ones must not make a square root of it fail.
                 piece = piece.clamp_min(0)
             buffer.copy_(piece)

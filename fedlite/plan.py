@@ -25,6 +25,7 @@ from fedlite.models.registry import MODELS
 from fedlite.parameters import (
     Layout,
     Vector,
+    least_running,
     load_running,
     load_vector,
     running_to_vector,
@@ -282,7 +283,8 @@ def _statistics(scenario: Scenario, model: Model, running: Layout) -> tuple[Stre
             "records would travel without noise); take nn.GroupNorm in the place of BatchNorm"
         )
     exact = compression.make("dense", values="fp32")
-    return (Stretch(RUNNING, running_to_vector(model), exact, exact),)
+    first, least = running_to_vector(model), least_running(running)
+    return (Stretch(RUNNING, first, exact, exact, least=least),)
 
 
 def _extras(

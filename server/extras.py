@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedlite.compression import Decoded, Stretch
+from fedlite.compression import Decoded, Stretch, pieces_of
 from fedlite.privacy import client
 from server.lengths import median_of
 from strategies import ServerState
@@ -80,6 +80,10 @@ class Extras:
             for stretch, total in zip(self._stretches, self._sums, strict=True)
         ]
         after = (state.arrays["extras"] + np.concatenate(moves)).astype(np.float32)
+        sizes = [stretch.initial.size for stretch in self._stretches]
+        for stretch, values in zip(self._stretches, pieces_of(after, sizes), strict=True):
+            if stretch.least is not None:
+                np.maximum(values, stretch.least, out=values)
         usual = {_usual(s): u for s, u in zip(self._stretches, self._usual, strict=True)}
         return state.having(extras=after, **usual)
 

@@ -33,6 +33,7 @@ class Stretch:
         per_site: every site has values of its own, as the server has heard of them, and the
             server the mean of those over all `federation.sites`. Otherwise the server moves by the
             mean change of the sites that came.
+        least: what no value may fall below, float32[m]; None for no bound.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Stretch:
     up: Compressor
     down: Compressor
     per_site: bool = False
+    least: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
-from fedlite import compression
+from fedlite import compression, plan as plans
 from fedlite.compression import Decoded, Joined, Stretch, make
 from fedlite.messages import Reply, site_id
+from fedlite.models.files import write_model
 from fedlite.parameters import Layout
 from fedlite.plan import Plan
 from fedlite.scenario import from_dict
@@ -95,6 +99,41 @@ def test_without_a_factor_nothing_waits_and_nothing_is_cut() -> None:
     extras.start(state())
     assert not extras.unknown and not extras.seen(parts(1e9, 1e9))
     assert extras.add(parts(1e9, 1e9), 1.0) == 0.0
+
+
+NET = """
+from torch import nn
+
+def make(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, classes))
+"""
+
+
+def test_a_hostile_variance_makes_no_released_model_that_answers_nan(tmp_path: Path) -> None:
+    """It is within a hundred times the usual, so it counts; no variance is below 0 for all that."""
+    (tmp_path / "net.py").write_text(NET)
+    plan = plans.of(from_dict({"model": {"name": f"{tmp_path}/net.py:make"}}), (1, 8, 8), 10)
+    names = np.repeat(plan.running.names, plan.running.sizes)
+    extras = Extras(plan.extras, sites=4, factor=100.0)
+    state = ServerState.initial(plan.initial, plan.first[plan.initial.size :])
+    extras.start(state)
+    honest = np.where(names == "2.num_batches_tracked", 7, 0.25).astype(np.float32)
+    hostile = np.where(names == "2.num_batches_tracked", -7, -40).astype(np.float32)
+    for update in (honest, honest, hostile, honest):
+        extras.seen(part := (Decoded(update.size, None, update),))
+        assert extras.add(part, 1.0) == 0.0
+    after = extras.finish(state)
+    write_model(tmp_path, plan.scenario, plan.stored, after.travelling, plan.model())
+    # As somebody loads it who has torch and nothing of fedlite.
+    net, given = plan.model(), safetensors.torch.load_file(tmp_path / "model.safetensors")
+    bare = dict(net.named_parameters()) | dict(net.named_buffers())
+    assert given["2.running_var"].tolist() == [0.0] * 4
+    assert given["2.running_mean"].tolist() == [pytest.approx(-9.8125)] * 4
+    with torch.no_grad():
+        for name, tensor in given.items():
+            bare[name].copy_(tensor)
+        (answers,) = net.eval()(torch.ones(2, 1, 8, 8))
+    assert bool(torch.isfinite(answers).all())
 
 
 RUN, M = b"\x07" * 8, 20
