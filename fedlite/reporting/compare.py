@@ -189,6 +189,7 @@ def compare(
             "folder of a sweep"
         )
     members = [member_of(directory) for directory in finished]
+    summaries = [member.summary for member in members]
     check(members)
     score = score or scores.usual(measured_by(members[0].summary))
     _check_score(members, score)
@@ -198,7 +199,7 @@ def compare(
         groups_of(members),
         measures_of(members, score),
         tuple(_notes(members, score)),
-        cost_of([m.directory for m in members], [m.summary for m in members], fixed_beforehand),
+        cost_of(finished, summaries, fixed_beforehand, searched),
         tuple(unfinished),
         searched,
     )

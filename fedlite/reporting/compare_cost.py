@@ -19,6 +19,12 @@ from fedlite.reporting import wording
 _FARTHEST = 1e6
 
 
+_BESIDE = (
+    " It covers the records that are trained on: a search chooses by those that sites hold out, "
+    "which no plan charges. Where they are private as well, search on public records."
+)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What `runs` private runs on the same records cost at `delta`; infinite where unbounded.
@@ -26,20 +32,25 @@ class Cost:
     bound: "pld" where all plans were fixed before the first was played: epsilon is then that of
     them all. "rdp" where later ones may have been chosen with earlier results in view: epsilon is
     then the least ceiling under which a site's ledger admits one after the other, by its Renyi
-    filter, which also bounds what they cost.
+    filter, which also bounds what they cost. searched: whether settings were chosen by what sites
+    hold out: of those records epsilon bounds nothing, as no plan adds noise to a score.
     """
 
     epsilon: float
     delta: float
     runs: int
     bound: Literal["pld", "rdp"]
+    searched: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures, ready for JSON; an epsilon that is not finite is null."""
         return vars(self) | {"epsilon": self.epsilon if math.isfinite(self.epsilon) else None}
 
     def told(self) -> str:
-        """Return it as a sentence."""
+        """Return it as a sentence, or two."""
+        return f"{self._worth()}{_BESIDE if self.searched else ''}"
+
+    def _worth(self) -> str:
         runs = wording.count(self.runs, "private run")
         if not math.isfinite(self.epsilon):
             return f"What the {runs} cost together has no bound."
@@ -55,7 +66,10 @@ class Cost:
 
 
 def cost_of(
-    directories: Sequence[Path], summaries: Sequence[Mapping[str, Any]], fixed_beforehand: bool
+    directories: Sequence[Path],
+    summaries: Sequence[Mapping[str, Any]],
+    fixed_beforehand: bool,
+    searched: bool = False,
 ) -> Cost | None:
     """Return what the runs cost together; None where not one claims privacy.
 
@@ -77,7 +91,7 @@ def cost_of(
     epsilon = compose_pld(parts, left) if fixed else _ceiling(parts, delta, left)
     if cuts and sum(plan.slack(epsilon, plan.steps) for plan in plans) > MAX_SLACK * delta:
         epsilon = math.inf
-    return Cost(epsilon, delta, len(plans), "pld" if fixed else "rdp")
+    return Cost(epsilon, delta, len(plans), "pld" if fixed else "rdp", searched)
 
 
 def _ceiling(parts: Parts, delta: float, left: float) -> float:

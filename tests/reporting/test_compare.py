@@ -223,6 +223,19 @@ def test_what_all_runs_cost_is_their_composition(written: Written) -> None:
     assert compare([written("clear", rate=0.3)]).cost is None
 
 
+def test_what_a_search_chose_by_is_said_to_be_in_no_epsilon(written: Written) -> None:
+    """A run refuses to choose its round by private held-out records; a search goes by them."""
+    runs = [written(f"s{n}", seed=n, private=True) for n in (1, 2)]
+    for count in (1, 2):
+        found, plain = (compare(runs[:count], searched=told).cost for told in (True, False))
+        assert found is not None and plain is not None
+        assert found.epsilon == plain.epsilon and found.as_dict()["searched"] is True
+        assert found.told() == plain.told() + (
+            " It covers the records that are trained on: a search chooses by those that sites hold "
+            "out, which no plan charges. Where they are private as well, search on public records."
+        )
+
+
 def test_cut_samples_take_their_part_of_delta_or_there_is_no_bound(written: Written) -> None:
     def cost(name: str, cap: int) -> float:
         caps = {"max_batch": cap, "max_records": 400}
