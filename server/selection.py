@@ -59,6 +59,15 @@ class Selector:
                 f"{evaluator.source.name!r}; leave it out, or take a source with a test set of its "
                 'own and selection.on = "test"'
             )
+        source, data = evaluator.source, plan.scenario.data
+        own_scale = source.train.raw and data.scaling == "site" and source.ranges is None
+        if plan.scenario.private and own_scale:
+            raise ValueError(
+                f"{key}: must be left out when privacy.unit is not none and the test set is scaled "
+                "by all sites' records (rule: a choice by private records is a release that no "
+                f"plan has charged), got data.scaling {data.scaling!r} without data.ranges; leave "
+                "it out, or set data.ranges"
+            )
         if by_sites and not any(len(site.test) for site in evaluator.sites):
             raise ValueError(
                 "data.test_fraction: must hold out records when selection.on is 'sites', got "

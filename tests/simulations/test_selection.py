@@ -200,6 +200,24 @@ def test_under_privacy_held_out_records_may_not_choose(
         simulate(scenario, tmp_path / "other", quiet=True)
 
 
+def test_under_privacy_a_test_set_that_all_sites_records_scale_may_not_choose(
+    plan: Plan, tmp_path: Path
+) -> None:
+    """Its scores tell the mean and spread of clear records, which no noise covers."""
+    rng, file = np.random.default_rng(0), tmp_path / "own.npz"
+    x = rng.normal(5.0, 2.0, (200, 4))
+    y = (x[:, 0] > 5.0).astype(np.int64)
+    np.savez(file, x=x, y=y, site=np.arange(200) % 4, test_x=x[:50], test_y=y[:50])
+    data = {"name": "npz", "path": str(file), "partition": "natural", "labels": "0, 1"}
+    privacy = {"unit": "client", "epsilon": 3.0, "delta": 1e-5, "clip": 0.5}
+    federation, selection = {"sites": 4}, {"keep": "best"}
+    scenario = plan(federation=federation, data=data, privacy=privacy, selection=selection)
+    with pytest.raises(ValueError, match=r"scaled by all sites' records .*no plan has charged"):
+        check(scenario)
+    data["ranges"] = "0:10"
+    check(plan(federation=federation, data=data, privacy=privacy, selection=selection))
+
+
 @pytest.mark.parametrize(
     ("selection", "data", "said"),
     [
