@@ -18,7 +18,8 @@ from fedlite.data import Dataset
 from fedlite.data.usage import reading_of
 from fedlite.models import Model
 from fedlite.models.files import read_vector
-from fedlite.scenario import Scenario, from_dict, load
+from fedlite.registry import digest_of, file_of
+from fedlite.scenario import Scenario, from_dict, load, own_code
 from fedlite.scenario.tabular import Columns
 from fedlite.tasks import Task
 
@@ -66,7 +67,8 @@ def open_model(directory: Path) -> Trained:
     """Return the released model in a run's directory, or in a folder of `fedlite site model`.
 
     Where the run's scenario names a file for its model, that file is run: open only models of runs
-    that you trust. Raises ValueError when there is none, or it is damaged.
+    that you trust. Raises ValueError when there is none, it is damaged, or such a file is not what
+    the run was trained with; it is not run then.
     """
     path = directory / "model.json"
     if not path.is_file():
@@ -87,6 +89,7 @@ def open_model(directory: Path) -> Trained:
             f"{path}: is damaged or of an earlier release ({error}); run the scenario again"
         ) from None
     scenario = _scenario(directory, told)
+    _check_code(directory, scenario)
     planned = plans.of(scenario, shape, classes)
     model = planned.model()
     planned.load(model, read_vector(directory, planned.stored))
@@ -115,3 +118,21 @@ def _scenario(directory: Path, told: Mapping[str, Any]) -> Scenario:
             "task": {"name": told["task"]},
         }
     )
+
+
+def _check_code(directory: Path, scenario: Scenario) -> None:
+    """Hold the files that build the model against the digests that the run has kept of its own."""
+    kept, files = directory / "checkpoint" / "code.sha256", own_code(scenario)
+    if not kept.is_file():
+        return
+    for line in kept.read_text(encoding="ascii").splitlines():
+        key, _, digest = line.partition(" ")
+        file = file_of(files.get(key, ""))
+        if key not in ("model.name", "task.name") or file is None:
+            continue
+        if not file.is_file() or digest_of(file) != digest:
+            raise ValueError(
+                f"{key}: {file}: must be, with what it imports, what the run was trained with "
+                "(rule: weights are those of one model, and another may take them and answer "
+                "otherwise), and has changed; put it back, or run the scenario again"
+            )

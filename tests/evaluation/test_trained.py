@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fedlite.evaluation import Trained, held_out, open_model
+from tests.evaluation.conftest import make
 
 
 def test_it_answers_as_the_network_does(sick: Trained) -> None:
@@ -54,3 +55,33 @@ def test_what_is_no_run_is_told(sick: Trained, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=r"has no 'labels'.*run the scenario again"):
         open_model(tmp_path)
+
+
+NET = """
+from torch import nn
+
+from parts import tail
+
+def make(shape, classes):
+    return tail(nn.Linear(shape[0], classes))
+"""
+PARTS = """
+from torch import nn
+
+def tail(layer):
+    return nn.Sequential(layer, nn.Identity())
+"""
+
+
+@pytest.mark.parametrize("name", ["net.py", "parts.py"])
+def test_a_model_of_one_s_own_that_has_changed_answers_nothing(tmp_path: Path, name: str) -> None:
+    """Of the same shapes: the weights would fit, and the answers be another model's."""
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "parts.py").write_text(PARTS)
+    run = make(tmp_path, "classification", model={"name": f"{tmp_path / 'net.py'}:make"})
+    assert open_model(run).branches == ("deep",)
+    changed = (tmp_path / name).read_text().replace("nn.Identity()", "nn.Tanh()")
+    (tmp_path / name).write_text(f"open({str(tmp_path / 'SPRUNG')!r}, 'w')\n{changed}")
+    with pytest.raises(ValueError, match=r"model.name: .*net.py: must be, .* has changed; put it"):
+        open_model(run)
+    assert not (tmp_path / "SPRUNG").exists()
