@@ -34,7 +34,8 @@ LARGEST_WEIGHT = 1e6
 LARGEST_UPDATE = 1e15
 
 # Running statistics of which an average of compressed or hostile ones may fall below 0.
-_NOT_NEGATIVE = ("running_var", "num_batches_tracked")
+_COUNTS = "num_batches_tracked"
+_NOT_NEGATIVE = ("running_var", _COUNTS)
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,11 @@ def least_running(layout: Layout) -> Vector:
     """Return what no running statistic may fall below: 0 for variances and counts, float32 [n]."""
     low = [0.0 if name.endswith(_NOT_NEGATIVE) else -np.inf for name in layout.names]
     return np.repeat(np.array(low, np.float32), layout.sizes)
+
+
+def counts_running(layout: Layout) -> NDArray[np.bool_]:
+    """Return which running statistics count batches, bool [n]."""
+    return np.repeat([name.endswith(_COUNTS) for name in layout.names], layout.sizes)
 
 
 def load_running(module: nn.Module, vector: Vector) -> None:

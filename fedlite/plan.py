@@ -25,6 +25,7 @@ from fedlite.models.registry import MODELS
 from fedlite.parameters import (
     Layout,
     Vector,
+    counts_running,
     least_running,
     load_running,
     load_vector,
@@ -284,7 +285,7 @@ def _statistics(scenario: Scenario, model: Model, running: Layout) -> tuple[Stre
         )
     exact = compression.make("dense", values="fp32")
     first, least = running_to_vector(model), least_running(running)
-    return (Stretch(RUNNING, first, exact, exact, least=least),)
+    return (Stretch(RUNNING, first, exact, exact, least=least, apart=counts_running(running)),)
 
 
 def _extras(

@@ -34,6 +34,8 @@ class Stretch:
             server the mean of those over all `federation.sites`. Otherwise the server moves by the
             mean change of the sites that came.
         least: what no value may fall below, float32[m]; None for no bound.
+        apart: which values are of another unit than the rest, as counts are beside variances, so
+            that no length tells of both, bool[m]; None for none.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Stretch:
     down: Compressor
     per_site: bool = False
     least: NDArray[np.float32] | None = None
+    apart: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,30 @@ def test_a_hostile_variance_makes_no_released_model_that_answers_nan(tmp_path: P
     assert bool(torch.isfinite(answers).all())
 
 
+def test_counts_of_batches_do_not_make_room_for_a_hostile_variance(tmp_path: Path) -> None:
+    """A round of 500 batches is 500 long in its count, and variances move by 0.05."""
+    (tmp_path / "net.py").write_text(NET)
+    plan = plans.of(from_dict({"model": {"name": f"{tmp_path}/net.py:make"}}), (1, 8, 8), 10)
+    names = np.repeat(plan.running.names, plan.running.sizes)
+    counts, variances = names == "2.num_batches_tracked", names == "2.running_var"
+    extras = Extras(plan.extras, sites=4, factor=100.0)
+    state = ServerState.initial(plan.initial, plan.first[plan.initial.size :])
+    extras.start(state)
+    honest = np.where(counts, 500, 0.05).astype(np.float32)
+    hostile = np.where(variances, 20_000, honest).astype(np.float32)
+    counting = np.where(counts, 1e9, honest).astype(np.float32)
+    updates = [(Decoded(honest.size, None, one),) for one in (honest, honest, hostile, counting)]
+    for update in updates:
+        extras.seen(update)
+    extras.settle()
+    usual = 0.05 * np.sqrt(8)
+    times = [0.0, 0.0, pytest.approx(40_000 / usual, rel=1e-3), pytest.approx(2e6)]
+    assert [extras.add(update, 1.0) for update in updates] == times
+    after = extras.finish(state).arrays["extras"]
+    assert np.abs(after[variances] - 1.0).max() < 0.1
+    assert after[counts].tolist() == [pytest.approx(500.0)]
+
+
 RUN, M = b"\x07" * 8, 20
 LAYOUT = Layout(("w",), ((M,),))
 BASE = np.zeros(M, np.float32)
