@@ -184,7 +184,7 @@ class Numbers:
         if scale is None:
             scale = self._found(raw)
             limits = zip(self.targets, *scale, strict=True)
-            told = ", ".join(f"{name} {low:g}:{high:g}" for name, low, high in limits)
+            told = ", ".join(f"{name} {low:.15g}:{high:.15g}" for name, low, high in limits)
             said.append(
                 "targets are learnt in units of these rows; "
                 f"data.target_ranges = {told!r} fixes them"
@@ -208,6 +208,8 @@ class Numbers:
             if not width > 1e-12 * abs(value):
                 rule, mend = "a target must have two values at least", "choose another target"
                 raise wrong(self.path, 2, name, rule, float(value), mend)
-        # Three digits: it is a unit, and is written into a scenario by hand.
-        ends = middle - spread, middle + spread
-        return np.array([[float(f"{value:.3g}") for value in row] for row in ends])
+        # Three digits: it is a unit, and is written into a scenario by hand. More of numbers that
+        # are far from 0 and near to each other, which would else become one.
+        ends = np.array([middle - spread, middle + spread])
+        more = np.maximum(0, np.log10(np.abs(ends).max(axis=0) / spread)).astype(int)
+        return np.array([[f"{v:.{3 + n}g}" for v, n in zip(row, more)] for row in ends], np.float64)

@@ -43,6 +43,30 @@ def test_without_one_the_records_give_the_unit_and_it_is_said(tmp_path: Path) ->
     assert np.allclose(again.train.y, source.train.y, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        101325 + 10 * np.arange(7),  # the pressure of the air
+        2010 + np.arange(3),
+        1.7e9 + 86400 * np.arange(5),  # days as unix time
+        -5e-7 + 1e-12 * np.arange(4),
+    ],
+    ids=lambda values: f"{values[0]:g}",
+)
+def test_numbers_far_from_zero_and_near_to_each_other_have_a_unit(
+    tmp_path: Path, values: np.ndarray
+) -> None:
+    values = np.tile(values, 5)
+    path = table(tmp_path / "t.csv", *(f"x,{n % 4},{v!r},0" for n, v in enumerate(values.tolist())))
+    source = read(path, "p", "regression")
+    y, (low, high) = source.train.y[:, 0].astype(np.float64), source.scale[:, 0]  # type: ignore
+    assert y.mean() == pytest.approx(0, abs=0.02) and y.std() == pytest.approx(0.5, rel=0.02)
+    assert (y + 1) * (high - low) / 2 + low == pytest.approx(values, abs=1e-6 * (high - low))
+    (note,) = [note for note in source.notes if "target_ranges" in note]
+    again = read(path, "p", "regression", note.split("'")[1])
+    assert np.array_equal(again.train.y, source.train.y)
+
+
 def test_several_labels_are_zero_or_one(tmp_path: Path) -> None:
     path = table(tmp_path / "t.csv", "x,1,0,1", "y,2,1,1")
     source = read(path, "p, q", "multilabel")
