@@ -211,5 +211,7 @@ class Numbers:
         # Three digits: it is a unit, and is written into a scenario by hand. More of numbers that
         # are far from 0 and near to each other, which would else become one.
         ends = np.array([middle - spread, middle + spread])
-        more = np.maximum(0, np.log10(np.abs(ends).max(axis=0) / spread)).astype(int)
-        return np.array([[f"{v:.{3 + n}g}" for v, n in zip(row, more)] for row in ends], np.float64)
+        digits = 3 + np.maximum(0, np.log10(np.abs(ends).max(axis=0) / spread)).astype(int)
+        return np.array(
+            [[float(f"{v:.{n}g}") for v, n in zip(row, digits, strict=True)] for row in ends]
+        )

@@ -138,6 +138,7 @@ def load(
         found = source.load(**known, options=given)
     else:
         found = _SOURCES.call(name, source.load, options=given, **known)
+    found.check_finite()
     numbers = found.train.classes is None
     if answered and numbers != (task in NUMERIC):
         raise ValueError(

@@ -16,6 +16,8 @@ SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 _WHOLE = re.compile(r"(-?[0-9]+)(\.0+)?")
 _LONGEST = 200
+# What programs write where nothing is.
+_NOTHING = ("", "nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none")
 
 
 class Wrong(ValueError):
@@ -84,7 +86,7 @@ def label(text: str) -> str:
 
 def no_label(text: str) -> tuple[str, str] | None:
     """Return the rule and the mend of a cell that hardly holds a label, unless one is listed so."""
-    if text.lower() in ("", "nan", "na", "null", "none"):
+    if text.lower() in _NOTHING:
         mend = "fill in the label, remove the row, or list the label in data.labels"
         return "a label must be present", mend
     if len(text) > _LONGEST:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.data.cells import SITE_NAME
+from fedlite.data.hints import near_name
 from fedlite.scenario.tabular import Columns
 
 # float32, or int64 for numbers of words; float64 in a table of one's own until it is scaled.
@@ -136,6 +138,18 @@ class Source:
     scale: NDArray[np.float64] | None = None
     reading: Columns | None = None
 
+    def check_finite(self) -> None:
+        """Raise ValueError where a value is NaN or infinite, and is not for a site to fill in."""
+        for part, data in (("train", self.train), ("test", self.test)):
+            if data is None:
+                continue
+            for column in ("x", "y")[data.raw :]:
+                if not np.isfinite(data.columns[column]).all():
+                    raise ValueError(
+                        f"{self.name}: {column} of {part} records must be finite, got NaN or "
+                        "infinity; fill in what is missing, or leave those records out"
+                    )
+
     def digest(self) -> bytes:
         """Return SHA-256, 32 bytes, over all records and whose they are; see `Dataset.digest`."""
         digest = hashlib.sha256(self.train.digest())
@@ -171,6 +185,12 @@ class Source:
                 f"{self.name}: labels must name all {self.classes} classes, got "
                 f"{len(self.labels)} names; give one name per class"
             )
+        for name in self.group_names:
+            if not SITE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{self.name}: a site's name must be 1-64 of A-Z a-z 0-9 . _ - and begin with "
+                    f"no sign, got {name!r:.80}; write {near_name(name)!r} for example"
+                )
         if self.groups is not None and (
             self.groups.shape != self.train.y.shape[:1]
             or np.any((self.groups < 0) | (self.groups >= len(self.group_names)))

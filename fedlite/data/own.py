@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.data.answers import MAX_CLASSES
+from fedlite.data.cells import no_label
 from fedlite.data.dataset import Dataset, Indices, Source
 from fedlite.registry import Registry, label
 from fedlite.scenario.records import PARTITIONS
@@ -47,12 +49,15 @@ def source_of(
         return made
     if isinstance(made, tuple | list) and len(made) in _LENGTHS:
         made = dict(zip(COLUMNS, made, strict=False))
-    if not isinstance(made, Mapping) or not {"x", "y"} <= made.keys() <= set(COLUMNS):
+    given = made
+    if isinstance(made, Mapping):
+        given = {key: value for key, value in made.items() if value is not None}
+    if not isinstance(given, Mapping) or not {"x", "y"} <= given.keys() <= set(COLUMNS):
         raise ValueError(
             "must return a fedlite.data.Source, (x, y), (x, y, test_x, test_y), these with groups, "
-            f"or a table of such columns, got {_told(made)}"
+            f"or a table of such columns, got {_told(given)}"
         )
-    columns = {key: _array(key, value) for key, value in made.items() if value is not None}
+    columns = {key: _array(key, value) for key, value in given.items()}
     _check_lengths(columns)
     labels = labels or _labels([columns[key] for key in ("y", "test_y") if key in columns], numeric)
     answers = _numbers if numeric else _classes
@@ -77,10 +82,23 @@ def _labels(answers: list[NDArray[Any]], numeric: bool) -> tuple[str, ...]:
         width = 1 if first.ndim < 2 else first.shape[1]
         return ("y",) if width == 1 else tuple(f"y{number}" for number in range(1, width + 1))
     if first.dtype.kind in "OUS":
-        texts = np.concatenate([part.astype(str) for part in answers])
-        return tuple(map(str, np.unique(texts)))
+        texts = np.unique(np.concatenate([part.astype(str).ravel() for part in answers]))
+        for text in texts:
+            if why := no_label(str(text).strip()):
+                raise ValueError(f"y: {why[0]}, got {str(text)!r:.80}; {why[1]}")
+        return _few(len(texts), tuple(map(str, texts)))
     whole = [part for part in answers if part.dtype.kind in "iub" and part.size]
-    return tuple(map(str, range(max([2, *(int(part.max()) + 1 for part in whole)]))))
+    count = max([2, *(int(part.max()) + 1 for part in whole)])
+    return _few(count, tuple(map(str, range(min(count, MAX_CLASSES)))))
+
+
+def _few(count: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    if count > MAX_CLASSES:
+        raise ValueError(
+            f"y: must form at most {MAX_CLASSES} classes, numbered from 0, got {count}; number "
+            "them anew, or set task.name to regression"
+        )
+    return names
 
 
 def divided(
@@ -164,6 +182,8 @@ def _numbers(key: str, column: NDArray[Any], labels: tuple[str, ...]) -> NDArray
 
 def _classes(key: str, column: NDArray[Any], labels: tuple[str, ...]) -> NDArray[Any]:
     """Return class numbers, int64 [n]."""
+    if column.ndim != 1:
+        raise ValueError(f"{key}: must be one class for each row, got {list(column.shape)}")
     if column.dtype.kind in "OUS":
         texts = column.astype(str)
         if unknown := sorted(set(texts.tolist()) - set(labels)):

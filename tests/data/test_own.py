@@ -74,6 +74,17 @@ def test_numbers_are_answered_where_the_task_says_so() -> None:
         (([[np.nan], [1.0], [2.0]], Y), "x: must be finite"),
         ((X, [-1, 0, 1]), "y: must be at least 0"),
         ((3.0, Y), "y: must be as long as x"),
+        ((X, ["a", None, "b"]), r"y: a label must be present, got 'None'"),
+        ((X, np.array(["a", np.nan, "b"], object)), r"y: a label must be present, got 'nan'"),
+        ((X, ["a", "", "b"]), r"y: a label must be present, got ''"),
+        ((X, [["a"], ["b"], ["a"]]), r"y: must be one class for each row, got \[3, 1\]"),
+        ((X, [[0], [1], [0]]), r"y: must be one class for each row, got \[3, 1\]"),
+        ((X, [0, 1, 10**9]), r"y: must form at most 1000 classes.* got 1000000001"),
+        ((X, np.array([0, 1, 2**63], np.uint64)), r"y: must form at most 1000 classes"),
+        ((X, None), r"must return a fedlite.data.Source.*got a table of x"),
+        ((None, Y), r"must return a fedlite.data.Source.*got a table of y"),
+        ((X, Y, None, None, ["a", "../../b", "a"]), r"a site's name must be.*got '../../b'"),
+        ((X, Y, None, None, ["a", "", "a"]), r"a site's name must be .*, got ''"),
     ],
 )
 def test_what_is_no_data_set_is_told(value: Any, message: str) -> None:
@@ -109,6 +120,14 @@ def few(source, sites, *, seed):
 
 def other(source):
     return []
+
+def holes(column="x", raw=False):
+    from fedlite.data import Dataset, Source
+    x, y = np.zeros((2, 1), np.float64 if raw else np.float32), np.zeros((2, 1), np.float32)
+    {"x": x, "y": y}[column][1] = np.nan
+    data = Dataset(x, np.array([0, 1]) if raw else y, raw)
+    names = ("a", "b") if raw else ("y",)
+    return Source("own", data, None, None, (), (1,), len(names), names, "mine")
 """
 
 
@@ -133,6 +152,13 @@ def test_a_function_is_a_data_source_with_options(file: Path) -> None:
         load("digits", options='{"size": 3}')
     with pytest.raises(ValueError, match=r"(?s)mine.py:unequal' y: must be as long as x.*line 10"):
         load(f"{file}:unequal")
+
+
+@pytest.mark.parametrize("column", ["x", "y"])
+def test_a_source_s_records_are_finite_unless_a_site_scales_them(file: Path, column: str) -> None:
+    with pytest.raises(ValueError, match=rf"own: {column} of train records must be finite"):
+        load(f"{file}:holes", options=f'{{"column": "{column}"}}', task="regression")
+    assert len(load(f"{file}:holes", options='{"raw": true}').train) == 2
 
 
 def tables(file: Path, **data: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fedlite.data.cells import (
     in_unit,
     label,
     label_order,
+    no_label,
     wrong,
 )
 from fedlite.data.dataset import Dataset, Source
@@ -99,7 +100,8 @@ def _labels(
     if y.dtype.kind == "U":
         texts, places = np.unique(y, return_inverse=True)
         found = [label(str(text).strip()) for text in texts]
-        classes = given or tuple(sorted(set(found), key=label_order))
+        present = {one for one in found if not no_label(one)}
+        classes = given or tuple(sorted(present, key=label_order))
         known = {label(one): at for at, one in enumerate(classes)}
         numbers = np.array([known.get(one, -1) for one in found], np.int64)[places]
     else:

@@ -68,6 +68,15 @@ def test_text_is_a_class_and_must_be_a_listed_one(tmp_path: Path) -> None:
     assert source.train.y.tolist() == [1, 0] and np.array_equal(source.train.x, X[:2])
 
 
+@pytest.mark.parametrize("missing", [np.nan, "", "NA", " None"])
+def test_a_missing_label_is_no_class(tmp_path: Path, missing: Any) -> None:
+    path = write(tmp_path, x=X[:4], y=np.array(["no", "yes", missing, "no"]))
+    with pytest.raises(ValueError, match=r"row 3, column 'y': an answer must be one of"):
+        load("npz", path=path)
+    listed = ("no", "yes", str(missing).strip())
+    assert load("npz", path=path, labels=listed).train.y.tolist() == [0, 1, 2, 0]
+
+
 def test_numbers_and_several_labels_are_answered(tmp_path: Path) -> None:
     y = np.stack([np.arange(12.0), np.arange(12.0) * 10], axis=1)
     limits = ranges("0:10, 0:100")
