@@ -23,6 +23,8 @@ log = logging.getLogger("fedlite.site")
 NAME = "images"
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _LAYOUT = "FOLDER/CLASS/*.png or FOLDER/SITE/CLASS/*.png"
+# What parts of a data set are called: as sites, the test set would be trained on.
+_PARTS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 
 
 @dataclass
@@ -30,7 +32,7 @@ class _Found:
     """Files of pictures, the name of each one's class and site ("" where there are no sites).
 
     classes: in the order of the folders, with those that hold no picture. others: files that are
-    left out.
+    left out. stray: pictures that are in no class's folder.
     """
 
     files: list[str] = field(default_factory=list)
@@ -38,6 +40,7 @@ class _Found:
     class_of: list[str] = field(default_factory=list)
     site_of: list[str] = field(default_factory=list)
     others: int = 0
+    stray: int = 0
 
 
 def _wrong(path: str, rule: str, got: object, mend: str) -> ValueError:
@@ -78,8 +81,13 @@ def _folders(folder: str) -> list[os.DirEntry[str]]:
     return [entry for entry in entries if _is_folder(entry)]
 
 
+def _is_picture(entry: os.DirEntry[str]) -> bool:
+    return not _is_folder(entry) and entry.name.lower().endswith(_SUFFIXES)
+
+
 def _classes(folder: str, site: str, found: _Found, *, skip_wrong: bool) -> None:
     """Add the pictures of a folder of classes."""
+    found.stray += sum(map(_is_picture, _inside(folder)))
     for one in _folders(folder):
         found.classes += [one.name] * (one.name not in found.classes)
         for entry in _inside(one.path):
@@ -87,7 +95,7 @@ def _classes(folder: str, site: str, found: _Found, *, skip_wrong: bool) -> None
                 if not skip_wrong:
                     raise _linked(one.path, entry)
                 log.warning("a picture counts as absent: %s", _linked(one.path, entry))
-            elif _is_folder(entry) or not entry.name.lower().endswith(_SUFFIXES):
+            elif not _is_picture(entry):
                 found.others += 1
             else:
                 found.files.append(entry.path)
@@ -104,7 +112,12 @@ def _look(folder: str, *, skip_wrong: bool = False) -> _Found:
     if not any(_is_folder(entry) for one in top for entry in _inside(one.path)):
         _classes(folder, "", found, skip_wrong=skip_wrong)
         return found
+    found.stray += sum(map(_is_picture, _inside(folder)))
     for entry in top:
+        if entry.name.lower() in _PARTS:
+            rule = "train and test must be its only folders (rule: parts of a data set are no site)"
+            mend = "move what is to be trained on into train, and all other folders away"
+            raise _wrong(folder, rule, ", ".join(one.name for one in top), mend)
         if not SITE_NAME.fullmatch(entry.name):
             rule = "a site's name must be 1-64 of A-Z a-z 0-9 . _ - and begin with no sign"
             raise _wrong(folder, rule, ascii(entry.name), f"call it {near_name(entry.name)!r}")
@@ -233,6 +246,8 @@ def load(
 def _notes(found: _Found, labels: tuple[str, ...]) -> Iterator[str]:
     if found.others:
         yield f"{found.others} files are left out: they do not end in .png, .jpg or .jpeg"
+    if found.stray:
+        yield f"{found.stray} pictures are left out: they lie beside the folders of the classes"
     if empty := [name for name in labels if name not in found.class_of]:
         yield f"no picture is of {', '.join(empty)}"
 

@@ -34,15 +34,22 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
+def parts(path: str) -> list[Any] | None:
+    """Return the names of a data set's parts; None where it has no parts."""
+    folder = Path(path).expanduser()
+    if not (folder / "dataset_dict.json").is_file():
+        return None
+    found = _json(folder, "dataset_dict.json").get("splits")
+    return found if isinstance(found, list) else []
+
+
 def part(path: str, split: str) -> Path | None:
     """Return the folder of one part of a data set, or the data set where it has no parts.
 
     None where it has no such part. Raises ValueError when `path` is no data set that was saved.
     """
-    folder = Path(path).expanduser()
-    if (folder / "dataset_dict.json").is_file():
-        parts = _json(folder, "dataset_dict.json").get("splits")
-        named = parts if isinstance(parts, list) else []
+    folder, named = Path(path).expanduser(), parts(path)
+    if named is not None:
         if "train" not in named:
             raise ValueError(
                 f"path: must name a data set with a part 'train', got {path!r} with {named}; name "

@@ -18,7 +18,7 @@ from fedlite.data.dataset import Dataset, Source
 from fedlite.data.pixels import pixels
 from fedlite.data.rows import check_memory
 from fedlite.data.sources.arrow import text
-from fedlite.data.sources.saved import NAME, TABLE, Saved, read
+from fedlite.data.sources.saved import NAME, TABLE, Saved, parts, read
 from fedlite.scenario.tabular import Columns
 
 log = logging.getLogger("fedlite.site")
@@ -149,11 +149,16 @@ def _load(
     saved = read(path, columns, (), True) if path else None
     if saved is not None and (column := _column(saved, target, columns)):
         whose = columns.owner
-        return load(
+        source = load(
             saved, column, target, whose=whose, shape=shape, labels=labels, skip_wrong=skip_wrong
         )
-    more |= {"target": target, "shape": shape, "labels": labels, "columns": columns}
-    return TABLE.load(path=path, skip_wrong=skip_wrong, **more)
+    else:
+        more |= {"target": target, "shape": shape, "labels": labels, "columns": columns}
+        source = TABLE.load(path=path, skip_wrong=skip_wrong, **more)
+    if left := [str(name) for name in parts(path) or () if name not in ("train", "test")]:
+        note = f"of the data set's parts, train and test are read, and not {', '.join(left)}"
+        source = replace(source, notes=(*source.notes, note))
+    return source
 
 
 ENTRY = replace(TABLE, load=_load)

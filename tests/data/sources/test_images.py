@@ -72,6 +72,38 @@ def test_train_and_test_are_no_sites(tmp_path: Path) -> None:
     assert (len(source.train), source.test.y.tolist()) == (8, [1])
 
 
+@pytest.mark.parametrize(
+    "parts", [("train", "val"), ("train", "test", "val"), ("Train", "Test"), ("test", "north")]
+)
+def test_parts_of_a_data_set_are_no_sites(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    """Else the pictures of its test set would be trained on, and nobody told."""
+    folder(tmp_path, *parts)
+    with pytest.raises(ValueError, match=r"train and test must be its only folders.*got "):
+        load("images", path=str(tmp_path))
+    look = find("images").survey
+    assert look is not None
+    with pytest.raises(ValueError, match="no site"):
+        look(str(tmp_path), "")
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("train", "bus"):
+        draw(tmp_path / name / "1.png")
+    assert load("images", path=str(tmp_path)).labels == ("bus", "train")
+
+
+@pytest.mark.parametrize("sites", [(), ("north", "south")])
+def test_pictures_of_no_class_are_told(tmp_path: Path, sites: tuple[str, ...]) -> None:
+    folder(tmp_path, *sites)
+    draw(tmp_path / "beside.png")
+    for site in sites:
+        draw(tmp_path / site / "beside.png")
+    source = load("images", path=str(tmp_path))
+    assert len(source.train) == 8 * max(1, len(sites))
+    told = f"{1 + len(sites)} pictures are left out: they lie beside the folders of the classes"
+    assert source.notes == (told,)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_kind_of_picture_becomes_the_shape_that_is_asked_for(

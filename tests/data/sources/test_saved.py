@@ -54,6 +54,15 @@ def test_the_test_set_is_scaled_by_all_records_and_one_part_may_be_named() -> No
     assert look is not None and look(PATIENTS, "ill") == (12, 2, ("north", "south", "west"))
 
 
+def test_the_parts_that_are_not_read_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(PATIENTS, folder)
+    assert load("hf", path=str(folder), target="ill", columns=Columns(drop=("sex",))).notes == ()
+    (folder / "dataset_dict.json").write_text('{"splits": ["train", "validation", "test", "x"]}')
+    (note,) = load("hf", path=str(folder), target="ill", columns=Columns(drop=("sex",))).notes
+    assert note == "of the data set's parts, train and test are read, and not validation, x"
+
+
 def test_pictures_of_the_library() -> None:
     source = load("hf", path=PICTURES, target="label", shape=(1, 6, 5))
     assert source.labels == ("cat", "dog", "owl")
