@@ -46,12 +46,16 @@ class Unread:
 
 @dataclass
 class Labels:
-    """One column of labels; `given` fixes them and their order, else the file's own are taken."""
+    """One column of labels; `given` fixes them and their order, else the file's own are taken.
+
+    absent: what stands for no value.
+    """
 
     path: str
     header: list[str]
     target: str
     given: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
     numbers: array[int] = field(default_factory=lambda: array("q"))
     classes: dict[str, int] = field(default_factory=dict)
     # By a cell's own text.
@@ -79,7 +83,7 @@ class Labels:
             return [known]
         name = label(text.strip())
         if name not in self.classes:
-            if why := no_label(text.strip()):
+            if why := no_label("" if text.strip() in self.absent else text.strip()):
                 raise wrong(self.path, line, self.target, why[0], text.strip(), why[1])
             if self.given:
                 rule = f"the label must be one of {', '.join(self.given)}"
@@ -137,13 +141,17 @@ def limits_of(targets: tuple[str, ...], ranges: Ranges) -> NDArray[np.float64] |
 
 @dataclass
 class Numbers:
-    """Columns of numbers; `binary`: each is 0 or 1. ranges: public ones, as `tabular.ranges`."""
+    """Columns of numbers; `binary`: each is 0 or 1. ranges: public ones, as `tabular.ranges`.
+
+    absent: what stands for no value.
+    """
 
     path: str
     header: list[str]
     targets: tuple[str, ...]
     binary: bool = False
     ranges: Ranges = ()
+    absent: tuple[str, ...] = ()
     values: array[float] = field(default_factory=lambda: array("d"))
 
     def __post_init__(self) -> None:
@@ -158,6 +166,9 @@ class Numbers:
         """Return a row's targets."""
         found = []
         for name, at in zip(self.targets, self._at, strict=True):
+            if row[at].strip() in self.absent:
+                rule, mend = "a target must be present", "drop the row, or see data.missing"
+                raise wrong(self.path, line, name, rule, row[at].strip(), mend)
             value = number(row[at].strip())
             if value is None or not math.isfinite(value) or abs(value) > FLOAT32_MAX:
                 rule, mend = "a target must be a finite number", "correct the cell, or drop the row"

@@ -100,6 +100,18 @@ def test_a_wrong_target_is_named(
         read(table(tmp_path / "t.csv", *rows), target, task, ranges)
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_what_stands_for_no_value_is_no_answer(tmp_path: Path, task: str) -> None:
+    path = str(table(tmp_path / "t.csv", "x,1,3,0", "y,2,-9,1", "x,-9,4,0"))
+    columns = tabular.Columns(missing=("NA", "-9"))
+    with pytest.raises(ValueError, match=r"line 3, column 'p': a (label|target) must be present"):
+        data.load("csv", path=path, target="p", task=task, columns=columns)
+    found = data.load("csv", path=path, target="q", labels=("0", "1"), columns=columns)
+    assert np.isnan(found.train.x[2, 0]) and len(found.train) == 3
+    listed = data.load("csv", path=path, target="p", labels=("-9", "3", "4"), columns=columns)
+    assert listed.train.y.tolist() == [1, 0, 2]
+
+
 def test_a_named_source_has_the_task_that_it_has() -> None:
     with pytest.raises(ValueError, match=r"task.name: must be classification for digits"):
         data.load("digits", task="regression")

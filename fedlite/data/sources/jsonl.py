@@ -17,9 +17,11 @@ NAME = "jsonl"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
+    found = {name.strip(): value for name, value in pairs}
     if len(found) < len(pairs):
         raise ValueError("a key stands in it twice")
+    # A half of a pair, escaped, is no text: it could be written nowhere.
+    "".join((*found, *(value for value in found.values() if isinstance(value, str)))).encode()
     return found
 
 
@@ -45,7 +47,7 @@ def _parse(text: str, path: str, line: int) -> dict[str, Any]:
     if not isinstance(found, dict):
         mend = "write each record as {...} on a line of its own, without [ and ] around them"
         raise wrong(path, line, "", "every line must be an object", text[:40], mend)
-    return {name.strip(): value for name, value in found.items()}
+    return found
 
 
 @dataclass

@@ -228,8 +228,9 @@ def load_table(
         if not answered:
             return Unread(())
         if task in NUMERIC:
-            return Numbers(path, header, targets, task == "multilabel", target_ranges)
-        return Labels(path, header, target, given)
+            binary = task == "multilabel"
+            return Numbers(path, header, targets, binary, target_ranges, columns.missing)
+        return Labels(path, header, target, given, columns.missing)
 
     asked = (targets or ("",)) if answered else ()
     with counted_in(reader.unit):
