@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 # Records that a terminal shows; the file has all.
 _SHOWN = 10
+_FILE = (
+    "A CSV, .parquet or .jsonl file, a .npz of arrays, a folder of pictures, or one that "
+    "save_to_disk has written."
+)
 
 Run = Annotated[
     Path,
@@ -41,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
 
 def predict(
     run: Run,
-    file: Annotated[Path, typer.Argument(help="A CSV file, or a .npz with the array x.")],
+    file: Annotated[Path, typer.Argument(help=_FILE)],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write all answers there.")
     ] = None,
@@ -80,8 +84,8 @@ def evaluate(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="A CSV file with the label column, or a .npz with x and y. Default: the records "
-            "that the run held out, where they are on this machine."
+            help=f"{_FILE} With what the model should answer. Default: the records that the run "
+            "held out, where they are on this machine."
         ),
     ] = None,
     group: Annotated[

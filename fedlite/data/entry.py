@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedlite.data.dataset import Source
+from fedlite.data.rows import Opener
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Entry:
     though not yet verified; `load` and `fetch` verify them. `takes` names the keyword arguments of
     `load`. `own`: the records are the user's, in a file or folder that `path` names, and nothing
     about them is public. `table`: a record is a row of columns that mean different things.
+    `rows`, of a table: opens its file or folder to give its rows as text (`fedlite.data.rows`).
     `survey`, of what is one's own: from path and target to how many records and classes there are,
     and whose they are; with `lenient=True` what does not fit is passed over (`table.survey`).
     """
@@ -37,6 +39,7 @@ class Entry:
     )
     own: bool = False
     table: bool = False
+    rows: Opener | None = field(default=None, repr=False, compare=False)
 
 
 def nothing_to_fetch(name: str) -> Callable[[], Path]:

@@ -55,6 +55,8 @@ def usage(scenario: Scenario, source: Source | None) -> dict[str, Any]:
         found["missing"] = list(reading.missing)
     elif source is not None and source.features:
         found["features"] = list(source.features)
+    if data.name == "npz" and data.ranges:
+        found["range"] = list(data.reading.ranges[0][1:])
     found["scaling"] = _scaling(scenario, source)
     found["how"] = HOW[found["scaling"]]
     return found
@@ -63,6 +65,9 @@ def usage(scenario: Scenario, source: Source | None) -> dict[str, Any]:
 def reading_of(told: Mapping[str, Any]) -> Columns | None:
     """Return how `usage` says that a table is read; None where it does not say."""
     features = tuple(told.get("features", ()))
+    if "range" in told:
+        low, high = map(float, told["range"])
+        return Columns(ranges=(("", low, high),))
     if "columns" not in told:
         return Columns(names=features) if features else None
     columns = told["columns"]

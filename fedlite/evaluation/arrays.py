@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fedlite.data import Dataset, Source
 from fedlite.data.archive import Arrays
 from fedlite.data.cells import SITE_COLUMN
+from fedlite.data.sources.npz import OWNERS
 from fedlite.evaluation.trained import Trained
 
 
@@ -20,8 +22,10 @@ def read_arrays(
 ) -> tuple[Source, dict[str, tuple[str, ...]]]:
     """Return the records of a `.npz` file as a source, and these further columns as text.
 
-    x: floating-point, [n, *shape]. y: class numbers or names, [n], or numbers, [n, width]; read
-    where `answered`. site: whose each record is, [n], if it is there. No array may hold objects.
+    x: numbers, [n, *shape], or shaped as the arrays that the run itself has read; of a model whose
+    records came scaled already floating-point, or, as they were, bytes from 0 to 255. y: class
+    numbers or names, [n], or numbers, [n, width]; read where `answered`. site, or what the run has
+    in its place: whose each record is, [n], if it is there. No array may hold objects.
 
     Raises ValueError naming file, array, rule, value and mend.
     """
@@ -29,7 +33,10 @@ def read_arrays(
     there = file.headers()
     _needs(path, there, "x")
     held, dtype = there["x"]
-    if held[1:] != shape or dtype.kind != "f":
+    raw, own = trained.scaling != "source", trained.scenario.data.name == "npz"
+    fits = held[1:] == shape or (own and held and math.prod(held[1:]) == math.prod(shape))
+    scaled = own and not raw and dtype == np.uint8
+    if not fits or not (dtype.kind in "biuf" if raw else scaled or dtype.kind == "f"):
         raise ValueError(
             f"{path}: x must be floating-point numbers of shape [n, "
             f"{', '.join(map(str, shape))}], got {dtype} {list(held)}; reshape it, and scale "
@@ -38,10 +45,13 @@ def read_arrays(
     further = (*(["y"] if answered else []), *columns)
     for name in further:
         _needs(path, there, name)
-    wanted = {"x", SITE_COLUMN, *further} & there.keys()
+    asked = (trained.scenario.data.partition_column, *OWNERS)
+    owner = next((name for name in asked if name in there), SITE_COLUMN)
+    wanted = {"x", owner, *further} & there.keys()
     found = {name: file.read(name) for name in sorted(wanted)}
-    x = found["x"]
-    raw = trained.scaling != "source"
+    x = found["x"].reshape(-1, *shape)
+    if scaled:
+        x = x.astype(np.float32) / np.float32(255)
     if not raw and not np.isfinite(x).all():
         raise ValueError(f"{path}: x must be finite, and is not; leave those records out")
     train = Dataset(
@@ -49,13 +59,16 @@ def read_arrays(
         _answers(trained, path, found["y"]) if answered else np.zeros(len(x), np.int64),
         raw=raw,
     )
-    sites = found.get(SITE_COLUMN)
+    sites = found.get(owner)
     owners, named = None, tuple[str, ...]()
     if sites is not None:
         order, owners = np.unique(sites.astype(str), return_inverse=True)
         named = tuple(map(str, order))
     ranges = None
-    if trained.reading is not None and trained.reading.ranges:
+    if trained.scaling == "ranges" and trained.reading is not None and not trained.reading.names:
+        # One range without a name is that of all numbers of an array.
+        ranges = np.stack([np.full(shape, end) for end in trained.reading.ranges[0][1:]])
+    elif trained.reading is not None and trained.reading.ranges:
         limits = {name: (low, high) for name, low, high in trained.reading.ranges}
         pairs = [limits.get(name, (-1.0, 1.0)) for name in trained.reading.features]
         ranges = np.array(pairs, np.float64).T.reshape(2, *shape)
@@ -109,6 +122,8 @@ def _answers(trained: Trained, path: Path, y: NDArray[Any]) -> NDArray[Any]:
             f"{path}: y must be numbers of shape [n, {width}] ({', '.join(trained.labels)}), got "
             f"{y.dtype} {list(y.shape)}; correct it"
         )
+    if not np.isfinite(y).all():
+        raise ValueError(f"{path}: y must be finite, and is not; leave those records out")
     if trained.scale is None:
         return y.astype(np.float32)
     low, high = trained.scale

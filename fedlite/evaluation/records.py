@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fedlite import data, plan as plans
 from fedlite.data import Dataset, SiteData, Source
-from fedlite.data.sources.csv_file import CsvFile
+from fedlite.data.cells import SITE_COLUMN
+from fedlite.data.rows import Reader
 from fedlite.data.spread import filled, share_out
 from fedlite.data.standardization import standardize
 from fedlite.evaluation.arrays import read_arrays
@@ -21,6 +22,10 @@ from fedlite.scenario.records import OWN
 from fedlite.scenario.tabular import Columns, Ranges, names
 
 _WHOLE = "all"
+# The sources whose readers read a file, by its ending; every other file is a CSV file.
+_ENDINGS = {".npz": "npz", ".parquet": "parquet", ".pq": "parquet"}
+_ENDINGS |= dict.fromkeys((".jsonl", ".ndjson"), "jsonl")
+_SAVED = ("state.json", "dataset_dict.json")
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,10 @@ def read(
     target: str = "",
     scale_by: Path | None = None,
 ) -> Records:
-    """Return the records of a CSV or `.npz` file, scaled as a site of the run would scale them.
+    """Return the records of a file or folder, scaled as a site of the run would scale them.
+
+    It may be what any source of one's own reads: a CSV, Parquet or JSON Lines file, arrays in a
+    `.npz`, a data set as the Hugging Face library saves it, or a folder of pictures.
 
     answered: whether the file has what the model should answer. columns: further columns to keep.
     target: the column that has it, where that is not called as in training. scale_by: records by
@@ -66,12 +74,13 @@ def read(
 
     Raises ValueError naming file, column, rule, value and mend.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; name a CSV file, or a .npz of arrays")
+    if not path.exists():
+        raise ValueError(
+            f"{path}: no such file; name a CSV file, or another that `data.name` reads"
+        )
     if target:
         trained = replace(trained, target=target)
-    load = read_arrays if path.suffix == ".npz" else _table
-    source, kept = load(trained, path, answered, columns)
+    source, kept = _load(trained, path, answered, columns)
     notes = [note for note in source.notes if "target_ranges" not in note]
     own = trained.scenario.data.path
     if answered and own and path.resolve() == Path(own).resolve():
@@ -84,8 +93,7 @@ def read(
     other = None
     if trained.scaling == "site" and source.train.raw:
         if scale_by is not None:
-            by = read_arrays if scale_by.suffix == ".npz" else _table
-            other = by(trained, scale_by, False, ())[0]
+            other = _load(trained, scale_by, False, ())[0]
         notes.append(_scaled_by(path, source, other))
     elif scale_by is not None:
         raise ValueError(
@@ -113,7 +121,7 @@ def held_out(trained: Trained, columns: Sequence[str] = ()) -> Records:
     scenario = trained.scenario
     _, source, sites = plans.simulated(scenario)
     if columns and source.reading is not None:
-        more = _texts(CsvFile(scenario.data.path), columns)
+        more = _texts(_open(scenario.data.name, scenario.data.path), columns)
         train = replace(source.train, more={name: np.array(of) for name, of in more.items()})
         federation, source = scenario.federation, replace(source, train=train)
         # Where a record goes is settled by itself: with further columns it goes there, too.
@@ -142,21 +150,67 @@ def held_out(trained: Trained, columns: Sequence[str] = ()) -> Records:
     )
 
 
-def _table(
+def _load(
     trained: Trained, path: Path, answered: bool, columns: Sequence[str]
 ) -> tuple[Source, dict[str, tuple[str, ...]]]:
-    file = CsvFile(str(path))
+    """Return the records of a file or folder, not scaled yet, and these further columns as text."""
+    if path.is_dir():
+        kind = "hf" if any((path / name).is_file() for name in _SAVED) else "images"
+    else:
+        kind = _ENDINGS.get(path.suffix.lower(), "csv")
+    if kind == "npz":
+        return read_arrays(trained, path, answered, columns)
+    return (_pictures if kind == "images" else _table)(trained, path, kind, answered, columns)
+
+
+def _pictures(
+    trained: Trained, path: Path, kind: str, answered: bool, columns: Sequence[str]
+) -> tuple[Source, dict[str, tuple[str, ...]]]:
+    if columns:
+        raise ValueError(
+            f"{path}: must have the column {columns[0]!r}, and pictures have none; name another "
+            "file, or leave it out"
+        )
+    shape = tuple(trained.model.shape)
+    source = data.load(
+        kind, path=str(path), shape=shape, labels=trained.labels, settled=True, answered=answered
+    )
+    return _as_read(trained, path, source), {}
+
+
+def _as_read(trained: Trained, path: Path, source: Source) -> Source:
+    """Return pictures; raises ValueError where the model reads other numbers than from 0 to 1."""
+    if trained.scaling != "source" or not trained.scenario.classifies:
+        raise ValueError(
+            f"{path}: must hold numbers as the run's own records did, which were no pictures, got "
+            "pictures; name another file"
+        )
+    return source
+
+
+def _open(kind: str, path: str) -> Reader:
+    """Return what gives the rows of a table, all columns of it."""
+    rows = data.find(kind).rows
+    if rows is None:
+        raise ValueError(f"{path}: must be a table, got {kind}; name another file")
+    return rows(path, Columns(), (), False)
+
+
+def _table(
+    trained: Trained, path: Path, kind: str, answered: bool, columns: Sequence[str]
+) -> tuple[Source, dict[str, tuple[str, ...]]]:
+    file = _open(kind, str(path))
     there = file.header
-    reading = trained.reading
-    if reading is None:
-        if len(trained.model.shape) > 1 and trained.scenario.data.name not in OWN:
+    reading = trained.reading or Columns()
+    if not reading.names:
+        if len(trained.model.shape) > 1 and trained.scenario.data.name not in OWN and kind != "hf":
             raise ValueError(
                 f"{path}: must be a .npz file for a model of records of shape "
                 f"{list(trained.model.shape)}, whose columns have no names; write the arrays x and "
                 "y into one with numpy.savez"
             )
         left = [trained.target, *columns] if not answered else list(columns)
-        reading = Columns(drop=tuple(name for name in left if name in there))
+        reading = replace(reading, drop=tuple(name for name in left if name in there))
     for name in reading.names:
         if name not in there:
             raise ValueError(
@@ -174,9 +228,17 @@ def _table(
                 f"{path}: must have the column {name!r}, which the model answers, has "
                 f"{', '.join(there) or 'none'}; add it, or name another by --target"
             )
+    owner = trained.scenario.data.partition_column
+    reading = replace(reading, owner=owner if owner in there else SITE_COLUMN)
+    if kind == "jsonl":
+        # Its records say which columns there are, as nobody else does.
+        others = {*reading.drop, *names(trained.target), SITE_COLUMN, reading.owner}
+        features = reading.names or tuple(name for name in there if name not in others)
+        grouped = reading.owner in there
+        reading = replace(reading, names=features, drop=(), grouped=grouped)
     settings: dict[str, Any] = {"answered": answered, "settled": True}
     source = data.load(
-        "csv",
+        kind,
         path=str(path),
         target=trained.target,
         shape=tuple(trained.model.shape),
@@ -186,12 +248,14 @@ def _table(
         target_ranges=_target_ranges(trained),
         **settings,
     )
-    if trained.scaling == "source":
+    if not source.train.raw:
+        source = _as_read(trained, path, source)
+    elif trained.scaling == "source":
         source = replace(source, train=_as_given(source.train))
     return source, _texts(file, columns)
 
 
-def _texts(file: CsvFile, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _texts(file: Reader, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return these columns as their text, a record each: what is no feature tells groups apart.
 
     Raises ValueError when a column is not there, or a row cannot be read.
@@ -228,6 +292,11 @@ def _scaled(trained: Trained, source: Source, other: Source | None) -> Dataset:
     """Return the records as the model reads them, in their order."""
     if not source.train.raw:
         return source.train
+    if trained.scaling == "ranges" and source.ranges is None:
+        raise ValueError(
+            f"{trained.directory}/model.json: must say the range of the numbers that the model "
+            "reads, and is of an earlier release; run the scenario again"
+        )
     if trained.scaling != "site":
         empty = source.train.take(np.zeros(0, np.int64))
         return filled(SiteData(_WHOLE, empty, source.train), source.ranges).test

@@ -125,6 +125,21 @@ def _look(folder: str, *, skip_wrong: bool = False) -> _Found:
     return found
 
 
+def _below(folder: str, name: str, found: _Found) -> None:
+    """Add all pictures in a folder and below it as of one class."""
+    for entry in _inside(folder):
+        if entry.is_symlink():
+            raise _linked(folder, entry)
+        if _is_folder(entry):
+            _below(entry.path, name, found)
+        elif _is_picture(entry):
+            found.files.append(entry.path)
+            found.class_of.append(name)
+            found.site_of.append("")
+        else:
+            found.others += 1
+
+
 def _halves(path: str, *, skip_wrong: bool = False) -> tuple[_Found, _Found | None]:
     """Return what a folder holds to train on, and its test set where it has one."""
     folder = str(Path(path).expanduser())
@@ -193,6 +208,7 @@ def load(
     labels: tuple[str, ...] = (),
     settled: bool = False,
     skip_wrong: bool = False,
+    answered: bool = True,
 ) -> Source:
     """Return the pictures of a folder, float32 [n, channels, height, width] from 0 to 1.
 
@@ -203,6 +219,9 @@ def load(
     .jpeg are left out, and the source's notes say so; links are refused.
 
     settled, skip_wrong: as in `table.load_table`; they need `shape` and `labels`.
+
+    answered: without it folders are no classes: all pictures in the folder and below are read, in
+    the order of their paths, and all answers are class 0 of `labels`.
 
     Raises ValueError naming the file, the rule, the value and the mend.
     """
@@ -219,7 +238,11 @@ def load(
             f"no record decides how others are read), got {shape} and {labels}; set data.shape and "
             "data.labels"
         )
-    found, test = _halves(path, skip_wrong=skip_wrong)
+    if answered:
+        found, test = _halves(path, skip_wrong=skip_wrong)
+    else:
+        found, test = _Found(), None
+        _below(str(Path(path).expanduser()), labels[0] if labels else "", found)
     classes = {*found.classes, *(test.classes if test else ())}
     labels = labels or tuple(sorted(classes, key=label_order))
     if not 2 <= len(labels) <= MAX_CLASSES:
@@ -239,7 +262,7 @@ def load(
         classes=len(labels),
         labels=labels,
         origin="pictures of one's own",
-        notes=tuple(_notes(found, labels)),
+        notes=tuple(_notes(found, labels if answered else ())),
     )
 
 
@@ -270,7 +293,7 @@ ENTRY = Entry(
     load=load,
     fetch=nothing_to_fetch(NAME),
     available=lambda: True,
-    takes=("path", "shape", "labels", "settled", "skip_wrong"),
+    takes=("path", "shape", "labels", "settled", "skip_wrong", "answered"),
     survey=survey,
     own=True,
 )

@@ -33,7 +33,7 @@ log = logging.getLogger("fedlite.site")
 NAME = "npz"
 _NAMED = 20
 _NUMBERS = "biuf"
-_OWNERS = (SITE_COLUMN, "group")
+OWNERS = (SITE_COLUMN, "group")
 Bad = NDArray[np.bool_]
 
 
@@ -262,7 +262,7 @@ def load(
         headers = arrays.headers()
         owners = columns.owner
         if owners == SITE_COLUMN:
-            owners = next((one for one in _OWNERS if one in headers), "")
+            owners = next((one for one in OWNERS if one in headers), "")
         _check(arrays, owners)
         scaled = headers["x"][1] == np.uint8 and not columns.ranges
         asked = _Asked(
@@ -304,7 +304,7 @@ def survey(
     """Return how many records there are, of how many classes or targets, and the sites."""
     arrays = Arrays(path)
     headers = arrays.headers()
-    owners = next((one for one in _OWNERS if one in headers), "")
+    owners = next((one for one in OWNERS if one in headers), "")
     shapes = _check(arrays, owners)
     y = arrays.read("y")
     classes = len(np.unique(y)) if y.ndim == 1 and not names(target)[1:] else y[:1].size

@@ -368,4 +368,5 @@ def table_entry(name: str, what: str, open_: Opener) -> Entry:
         survey=partial(survey, open_),
         own=True,
         table=True,
+        rows=open_,
     )
