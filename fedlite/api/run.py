@@ -64,32 +64,33 @@ class Run:
         return open_model(self.directory).model
 
     def answers(self, x: ArrayLike, *, branch: str = "deep") -> NDArray[np.float32]:
-        """Return the model's logits, float32 [n, classes], for records [n, *shape].
+        """Return the model's answers, float32 [n, classes], for records [n, *shape].
 
-        The records are scaled as those that it was trained on. branch: deep or shallow.
+        They are logits, and of a regression numbers in the targets' own units. The records are
+        scaled as those that it was trained on. branch: deep or shallow.
 
         Raises ValueError for records of another shape, and for a branch that is not there.
         """
         import numpy as np
-        import torch
 
-        model = self.model()
-        branches = list(model.branches)
-        if branch not in branches:
-            raise ValueError(f"branch: must be one of {', '.join(branches)}, got {branch!r}")
+        from fedlite.data import Dataset
+        from fedlite.evaluation import open_model
+        from fedlite.evaluation.predictions import in_units
+
+        trained = open_model(self.directory)
+        if branch not in trained.branches:
+            raise ValueError(
+                f"branch: must be one of {', '.join(trained.branches)}, got {branch!r}"
+            )
         records = np.ascontiguousarray(x, np.float32)
-        if records.shape[1:] != tuple(model.shape) or records.ndim < 2:
-            wanted = ", ".join(map(str, ("n", *model.shape)))
+        if records.shape[1:] != tuple(trained.model.shape) or records.ndim < 2:
+            wanted = ", ".join(map(str, ("n", *trained.model.shape)))
             raise ValueError(
                 f"x: must have the shape [{wanted}], got {list(records.shape)}; reshape it, a "
                 "record a row"
             )
-        found = []
-        with torch.no_grad():
-            for part in np.array_split(records, max(1, len(records) // _CHUNK)):
-                logits = model(model.prepare(torch.from_numpy(part)))
-                found.append(logits[branches.index(branch)].numpy())
-        return np.concatenate(found)
+        answers = trained.answers(Dataset(records, np.zeros(len(records), np.int64)))[branch]
+        return in_units(answers, trained.scale).astype(np.float32)
 
     def predict(self, x: ArrayLike, *, branch: str = "deep") -> NDArray[np.int64]:
         """Return the number of the most likely class of each record, int64 [n]; see `answers`.
@@ -125,10 +126,6 @@ class Run:
         from fedlite.reporting import cell
 
         return cell.of_run(self.directory)
-
-
-# Records that go through a model at once.
-_CHUNK = 4096
 
 
 def load(directory: str | Path) -> Run:

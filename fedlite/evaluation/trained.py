@@ -56,7 +56,7 @@ class Trained:
         inputs, _ = self.task.tensors(data, torch.device("cpu"))
         outputs: dict[str, list[Tensor]] = {branch: [] for branch in self.branches}
         with torch.no_grad():
-            for start in range(0, len(inputs), _CHUNK):
+            for start in range(0, max(1, len(inputs)), _CHUNK):
                 answers = self.model(self.model.prepare(inputs[start : start + _CHUNK]))
                 for kept, found in zip(outputs.values(), answers, strict=True):
                     kept.append(found)

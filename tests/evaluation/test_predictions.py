@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
+import fedlite
 from fedlite.evaluation import Trained, predict, read
 
 
@@ -27,6 +28,16 @@ def test_classes_have_probabilities(sick: Trained) -> None:
     assert predict(sick, records).branch == "deep"
     with pytest.raises(ValueError, match=r"--branch: must be one of shallow, deep, got 'wide'"):
         predict(sick, records, "wide")
+
+
+def test_from_python_numbers_are_in_their_own_units(doses: Trained) -> None:
+    records = read(doses, people(doses), answered=False)
+    run = fedlite.load(doses.directory)
+    for branch in doses.branches:
+        found = run.answers(records.data.x, branch=branch)
+        wanted = predict(doses, records, branch).values
+        assert found.dtype == np.float32 and wanted is not None
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_each_task_writes_its_own_columns(each: Trained, tmp_path: Path) -> None:
