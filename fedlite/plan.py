@@ -35,7 +35,7 @@ from fedlite.parameters import (
 from fedlite.privacy import ClientMechanism, Mechanism
 from fedlite.privacy.longest import longest
 from fedlite.protection import plan_mechanism, round_steps, settle_batch, unit_of
-from fedlite.registry import Registry
+from fedlite.registry import Registry, line_of
 from fedlite.scenario import Link, Scenario, own_code, own_stamps
 from fedlite.scenario.links import for_size
 from fedlite.settings import read_options
@@ -124,8 +124,7 @@ class Plan:
     @cached_property
     def task(self) -> Task:
         """What the model learns to answer."""
-        chosen = self.scenario.task
-        return tasks.make(chosen.name, read_options(chosen.options))
+        return _task(self.scenario)
 
     def model(self) -> Model:
         """Return a new model with the first weights."""
@@ -252,6 +251,7 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
 
 @lru_cache(maxsize=8)
 def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object) -> Plan:
+    _task(scenario)
     model = _model(scenario, shape, classes)
     layout, initial = Layout.of(model), to_vector(model)
     initial.setflags(write=False)
@@ -311,6 +311,7 @@ def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
 
     Raises ValueError as `of` and `fedlite.data.spread.spread` do.
     """
+    _task(scenario)
     source, sites = spread(scenario)
     settled = settle_batch(scenario, len(source.train))
     return of(settled, source.shape, source.classes), source, sites
@@ -354,6 +355,19 @@ def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:
         sections=sections,
         options=read_options(link.options),
     )
+
+
+def _task(scenario: Scenario) -> Task:
+    """Return the task; raises ValueError where the scenario takes it for one of other records."""
+    chosen = scenario.task
+    made = tasks.make(chosen.name, read_options(chosen.options))
+    if made.like != chosen.reads:
+        raise ValueError(
+            f"task.like: must be {made.like!r} for {chosen.name!r}, as its class says (rule: "
+            f"records are read where its code does not run), got {chosen.like!r}; set task.like to "
+            f"it, or `like` of the class in {line_of(type(made))}"
+        )
+    return made
 
 
 def _model(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Model:

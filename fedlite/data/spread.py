@@ -57,7 +57,7 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
     seen = tuple(stamp(Path(file).expanduser()) for file in files if file)
     return _spread(
         scenario.data,
-        scenario.task.name,
+        scenario.task.reads,
         federation.sites,
         federation.seed,
         scenario.private,

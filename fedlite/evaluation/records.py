@@ -244,7 +244,7 @@ def _table(
         shape=tuple(trained.model.shape),
         labels=() if answered and trained.scale is not None else trained.labels,
         columns=reading,
-        task=trained.scenario.task.name,
+        task=trained.scenario.task.reads,
         target_ranges=_target_ranges(trained),
         **settings,
     )

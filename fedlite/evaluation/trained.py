@@ -21,7 +21,7 @@ from fedlite.models.files import read_vector
 from fedlite.registry import digest_of, file_of
 from fedlite.scenario import Scenario, from_dict, load, own_code
 from fedlite.scenario.tabular import Columns
-from fedlite.tasks import Task
+from fedlite.tasks import TASKS, Task
 
 _CHUNK = 4096
 _NEEDED = ("name", "options", "task", "seed", "shape", "classes", "labels", "scaling")
@@ -107,6 +107,11 @@ def open_model(directory: Path) -> Trained:
     )
 
 
+def _like(told: Mapping[str, Any]) -> str:
+    """Return `task.like`, which only a task of one's own has."""
+    return "" if told["task"] in TASKS else str(told.get("like", ""))
+
+
 def _scenario(directory: Path, told: Mapping[str, Any]) -> Scenario:
     """Return the run's scenario; of a delivered model as much as builds it."""
     if (directory / "scenario.toml").is_file():
@@ -115,7 +120,7 @@ def _scenario(directory: Path, told: Mapping[str, Any]) -> Scenario:
         {
             "federation": {"seed": told["seed"]},
             "model": {"name": told["name"], "options": told["options"]},
-            "task": {"name": told["task"]},
+            "task": {"name": told["task"], "like": _like(told)},
         }
     )
 

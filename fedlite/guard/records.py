@@ -35,7 +35,7 @@ def own_source(scenario: Scenario, chosen: DataSet, home: Path) -> tuple[Source,
     path = str(chosen.file(home)) if chosen.path else ""
     settings = replace(scenario.data, name=chosen.source, path=path, target=chosen.target)
     # The sites' files must be read alike, so no file may say by its records what its columns are.
-    kind = scenario.task.name
+    kind = scenario.task.reads
     source = load_source(settings, kind, settled=True, skip_wrong=scenario.private)
     return source, settings
 

@@ -41,6 +41,7 @@ def write_model(
         "name": label(scenario.model.name),
         "options": read_options(scenario.model.options),
         "task": scenario.task.name,
+        "like": scenario.task.reads,
         "branches": list(model.branches),
         "seed": scenario.federation.seed,
         "shape": list(model.shape),

@@ -22,8 +22,9 @@ from fedlite.settings import (
     setting,
 )
 
-# Tasks whose records hold numbers to be answered, and no class.
-NUMERIC = ("regression", "multilabel")
+# The tasks of the house, and those whose records hold numbers to be answered, and no class.
+TASKS = ("classification", "regression", "multilabel")
+NUMERIC = TASKS[1:]
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -101,11 +102,20 @@ class Task:
     """What the model learns to answer: `classification`, `regression` or `multilabel`.
 
     The two others answer with a number for each column that `data.target` names: what it holds, or
-    whether it is 0 or 1.
+    whether it is 0 or 1. `like` says of which of the three one's own task takes the records, as
+    its class says too: they are read where its code does not run.
     """
 
     name: str = named("classification")
     options: str = options_of("name")
+    like: str = setting(
+        "", f"empty, or one of {', '.join(TASKS)}", ("", *TASKS).__contains__, enum=("", *TASKS)
+    )
+
+    @property
+    def reads(self) -> str:
+        """The task of the house whose records are taken."""
+        return self.name if self.name in TASKS else self.like or TASKS[0]
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,13 @@ def _division(scenario: Scenario) -> list[str]:
 
 def _task(scenario: Scenario) -> list[str]:
     """Keys that only make sense where classes are told apart, or where numbers are answered."""
-    data, name = scenario.data, scenario.task.name
+    data, name = scenario.data, scenario.task.reads
     errors = []
+    if scenario.task.like not in ("", name):
+        errors.append(
+            f"task.like: must be empty for {name}, which is a task of the house, got "
+            f"{scenario.task.like!r}; leave it out"
+        )
     if name == "regression":
         if data.own and not data.target_ranges and (scenario.private or data.at_sites):
             errors.append(

@@ -53,7 +53,7 @@ class Scenario:
     @property
     def classifies(self) -> bool:
         """Whether what is answered is a class, and what a record holds its number."""
-        return self.task.name not in NUMERIC
+        return self.task.reads not in NUMERIC
 
     @property
     def width(self) -> int:

@@ -28,12 +28,14 @@ class Task(ABC):
 
     main: the score that is looked at first. averaged: scores whose figure for several sites is the
     mean of the sites' own, as they rank records of one site; all others are of all records at once.
-    least: the narrowest answer that makes sense.
+    least: the narrowest answer that makes sense. like: the task of the house that takes the same
+    records, which says what they hold: a class's number, numbers, or zeros and ones.
     """
 
     main: ClassVar[str]
     averaged: ClassVar[frozenset[str]] = frozenset()
     least: ClassVar[int] = 1
+    like: ClassVar[str] = "classification"
 
     def tensors(self, data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return what the model reads and what it should answer, one row a record.

@@ -23,6 +23,7 @@ class MultiLabel(Task):
     """
 
     main = "f1"
+    like = "multilabel"
     averaged = frozenset({"auc"})
 
     def made_up(self, count: int, width: int) -> Tensor:

@@ -21,6 +21,7 @@ class Regression(Task):
     """
 
     main = "r2"
+    like = "regression"
 
     def made_up(self, count: int, width: int) -> Tensor:
         """Return values in [-1, 1] without a pattern."""

@@ -83,7 +83,7 @@ class Recording:
 
         Its codec must not depend on the round, as that of the quickstart does not.
         """
-        source = load_source(scenario.data, scenario.task.name)
+        source = load_source(scenario.data, scenario.task.reads)
         plan = plans.of(scenario, source.shape, source.classes)
         layout, compressor = plan.layout, plan.uplink
         context = compression.Context(bytes(12), 1)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from fedlite import plan as plans
 from fedlite.data.spread import spread
+from fedlite.evaluation import evaluate, open_model, read
 from fedlite.models.files import read_vector
-from fedlite.scenario import Scenario, from_dict
+from fedlite.scenario import Scenario, ScenarioError, from_dict
 from simulations.run import simulate
 
 Matrix = NDArray[np.float64]
@@ -35,7 +36,7 @@ def table(path: Path) -> None:
     path.write_text("\n".join(rows) + "\n")
 
 
-def scenario(folder: Path, task: str, **more: dict[str, object]) -> Scenario:
+def scenario(folder: Path, task: str, /, **more: dict[str, object]) -> Scenario:
     table(folder / "t.csv")
     (folder / "mine.py").write_text(OWN)
     drop = [name for name in "kind p q l m".split() if name not in TARGETS[task]]
@@ -89,6 +90,55 @@ def test_dense_averaging_equals_a_plain_loop(tmp_path: Path, task: str) -> None:
         bias = bias - RATE * np.mean([b for _, b in steps], axis=0)
     found = read_vector(tmp_path / "run", plan.layout)
     assert np.abs(found - np.concatenate([weight.ravel(), bias])).max() < 1e-6
+
+
+MINE = """
+from fedlite.tasks.classification import Classification
+from fedlite.tasks.multilabel import MultiLabel
+from fedlite.tasks.regression import Regression
+
+class OfClasses(Classification): "As it is."
+class OfNumbers(Regression): "As it is."
+class OfLabels(MultiLabel): "As it is."
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("classification", "OfClasses"),
+        ("regression", "OfNumbers"),
+        ("multilabel", "OfLabels"),
+    ],
+)
+def test_a_task_of_one_s_own_says_what_its_records_hold(
+    tmp_path: Path, task: str, name: str
+) -> None:
+    """By its name alone every one was taken for a task of classes."""
+    (tmp_path / "tasks.py").write_text(MINE)
+    own = {"name": f"{tmp_path / 'tasks.py'}:{name}", "like": task}
+    house, mine = scenario(tmp_path, task), scenario(tmp_path, task, task=own)
+    assert mine.classifies == house.classifies and mine.task.reads == task
+    for which, asked in (("house", house), ("mine", mine)):
+        simulate(asked, tmp_path / which, engine="serial", quiet=True)
+    names = [(tmp_path / which / "model.safetensors") for which in ("house", "mine")]
+    assert names[0].read_bytes() == names[1].read_bytes()
+    trained = open_model(tmp_path / "mine")
+    found = evaluate(trained, read(trained, tmp_path / "t.csv"))
+    house_found = open_model(tmp_path / "house")
+    theirs = evaluate(house_found, read(house_found, tmp_path / "t.csv"))
+    assert found.told["scores"] == theirs.told["scores"]
+
+
+def test_a_task_and_its_scenario_say_the_same(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(MINE)
+    own = {"name": f"{tmp_path / 'tasks.py'}:OfNumbers"}
+    for more in ({}, {"like": "multilabel"}):
+        asked = scenario(tmp_path, "regression", task=own | more)
+        with pytest.raises(ValueError, match=r"task.like: must be 'regression'.*tasks.py, line 7"):
+            simulate(asked, tmp_path / "run", engine="serial", quiet=True)
+    with pytest.raises(ScenarioError, match=r"task.like: must be empty for regression"):
+        scenario(tmp_path, "regression", task={"like": "multilabel"})
 
 
 def test_a_regression_s_record_speaks_of_its_scores(tmp_path: Path) -> None:
