@@ -175,6 +175,8 @@ class Strategy(ABC):
         """Raise ValueError, naming the rule, unless a step led to a state of the same model."""
         wanted = f"must return a ServerState whose model is float32 [{before.model.size}]"
         model = after.model if isinstance(after, ServerState) else None
+        if isinstance(after, ServerState):
+            self._check_kept(after)
         if model is None or model.shape != before.model.shape or model.dtype != np.float32:
             found = type(after).__name__ if model is None else f"{model.dtype} {model.shape}"
         elif type(self).__module__.startswith("strategies.") or np.isfinite(model).all():
@@ -187,6 +189,18 @@ class Strategy(ABC):
             f"federation.strategy: {type(self).__name__}.step {wanted}, all finite, got "
             f"{found}; return state.having(model=...){f'; see {at}' if at else ''}"
         )
+
+    def _check_kept(self, after: ServerState) -> None:
+        """Raise ValueError for what no checkpoint could keep."""
+        odd = [name for name, kept in after.arrays.items() if kept.dtype.kind not in "biuf"]
+        odd += [name for name, kept in after.scalars.items() if not isinstance(kept, int | float)]
+        if odd:
+            at = line_of(type(self).step)
+            raise ValueError(
+                f"federation.strategy: {type(self).__name__}.step must keep arrays of numbers, "
+                f"ints and floats (rule: a run that is resumed goes on with them), got another "
+                f"kind for {odd[0]!r}{f'; see {at}' if at else ''}"
+            )
 
     @abstractmethod
     def step(self, state: ServerState, mean: Vector) -> ServerState:

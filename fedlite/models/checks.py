@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedlite.models.registry import Model
 from fedlite.parameters import Layout
+from fedlite.registry import line_of, place_of
 from fedlite.tasks import Loss, Outputs, Task, joint
 
 # One record too: it is what is left of a site's records for the last batch of a pass.
@@ -131,14 +133,15 @@ def _try_step(model: Model, task: Task, loss: Loss, count: int, *, private: bool
     with torch.random.fork_rng(devices=[]):
         try:
             found: object = model(model.prepare(records))
-        except (RuntimeError, TypeError, IndexError, ValueError) as error:
+        except Exception as error:  # whatever code of one's own raises
             raise ValueError(
                 f"model: must take records of shape {list(model.shape)}, {count} at a time, and "
-                f"cannot: {_first_line(error)}"
+                f"cannot: {_first_line(error)}{_at(error)}"
             ) from error
         outputs = _outputs(model, found, count)
+        losses = _losses(task, loss, outputs, targets)
         try:
-            torch.autograd.backward(loss(outputs, targets).sum())
+            torch.autograd.backward(losses.sum())
         except RuntimeError as error:
             raise ValueError(
                 f"model: must have gradients, and has none: {_first_line(error)}; write y = f(x) "
@@ -176,6 +179,51 @@ def _outputs(model: Model, found: object, count: int) -> Outputs:
                 + ("; two branches are a fedlite.models.Branched" if len(parts) == 1 else "")
             )
     return found
+
+
+def _losses(task: Task, loss: Loss, outputs: Outputs, targets: Tensor) -> Tensor:
+    """Return the loss of each record; ValueError where it is none, or a score is none."""
+    count, kind = len(outputs[0]), type(task)
+    if not all(bool(torch.isfinite(one).all()) for one in outputs):
+        raise ValueError(
+            "model: must return finite outputs for records between 0 and 1, got NaN or infinity; "
+            "mend its forward"
+        )
+    try:
+        losses: object = loss(outputs, targets)
+        nobody = np.zeros(count, np.int64)
+        answers = outputs[-1].detach().double().cpu().numpy()
+        scores: object = task.scores(answers, targets.cpu().numpy(), nobody, 1)
+    except Exception as error:  # whatever code of one's own raises
+        raise ValueError(
+            f"task.name: {kind.__name__} must take answers {list(outputs[-1].shape)} and targets "
+            f"{list(targets.shape)}, and cannot: {_first_line(error)}{_at(error)}"
+        ) from error
+    if not isinstance(losses, Tensor) or losses.shape != (count,):
+        got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(
+            f"task.name: {kind.__name__}.loss must return the loss of each record, [{count}] for "
+            f"{count} records, got {got}; see {line_of(kind.loss)}"
+        )
+    if not bool(torch.isfinite(losses).all()):
+        raise ValueError(
+            f"task.name: {kind.__name__}.loss must be finite for finite answers, got NaN or "
+            f"infinity; see {line_of(kind.loss)}"
+        )
+    figures = scores if isinstance(scores, dict) else {}
+    if kind.main not in figures or any(np.shape(one) != (1,) for one in figures.values()):
+        raise ValueError(
+            f"task.name: {kind.__name__}.scores must return a figure for each owner, [1] for one, "
+            f"by name, and {kind.main!r} (its `main`) among them, got {scores!r:.80}; see "
+            f"{line_of(kind.scores)}"
+        )
+    return losses
+
+
+def _at(error: Exception) -> str:
+    """Return where an error arose in code of one's own, as a mend; "" where in none."""
+    at = place_of(error)
+    return f" ({type(error).__name__}); mend {at}" if at else ""
 
 
 def _first_line(error: Exception) -> str:

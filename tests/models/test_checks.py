@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedlite.models import Branched, build, names
 from fedlite.models.checks import check
 from fedlite.tasks import make as make_task
+from fedlite.tasks.classification import Classification
 from fedlite.training.local import flatten
 
 TASK = make_task("classification")
@@ -230,6 +231,53 @@ def test_what_can_be_trained_passes_and_is_left_as_it_was(name: str, batch: int)
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert all(p.grad is None for p in model.parameters()) and model.training
+
+
+class Own(Classification):
+    """A task of one's own whose parts are given by name."""
+
+    def __init__(self, **parts: Callable[..., object]) -> None:
+        for name, part in parts.items():
+            setattr(self, name, lambda *args, part=part: part(super(Own, self), *args))
+
+
+def failing(*_: object) -> object:
+    raise KeyError("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("part", "made", "told"),
+    [
+        (
+            "loss",
+            lambda task, *args: task.loss(*args).mean(),
+            r"loss of each record, \[2\].*got \[\]",
+        ),
+        ("loss", lambda task, *args: args[0], r"loss of each record, .*got \[2, 3\]"),
+        ("loss", lambda task, *args: 0.5, r"Own.loss must return.*(got float|cannot)"),
+        ("loss", lambda task, *args: task.loss(*args) * torch.nan, r"Own.loss must be finite"),
+        ("loss", failing, r"Own must take answers \[2, 3\] .*cannot: 'nowhere'"),
+        (
+            "scores",
+            lambda task, *args: {"accuracy": 1.0},
+            r"Own.scores must return a figure for each",
+        ),
+        ("scores", lambda task, *args: {}, r"'accuracy' \(its `main`\) among them, got {}"),
+        ("scores", failing, r"Own must take answers .*cannot: 'nowhere'"),
+    ],
+)
+def test_a_task_that_is_none_is_named(part: str, made: Callable[..., object], told: str) -> None:
+    with pytest.raises(ValueError, match=f"^task.name: .*{told}"):
+        check(toy(), Own(**{part: made}))
+    check(toy(), Own())
+
+
+def test_a_model_that_fails_or_answers_nothing_is_named() -> None:
+    """It was a traceback, and for NaN two sites to be mended after three empty rounds."""
+    with pytest.raises(ValueError, match=r"^model: must take records.*cannot: 'nowhere'"):
+        check(toy(Through(failing)), TASK)
+    with pytest.raises(ValueError, match=r"^model: must return finite outputs"):
+        check(toy(Through(lambda x: x * torch.nan)), TASK)
 
 
 def test_a_site_s_flat_model_is_held_to_the_same() -> None:

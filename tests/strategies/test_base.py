@@ -85,6 +85,8 @@ def test_a_rule_without_a_step_cannot_be_made() -> None:
 @pytest.mark.parametrize(
     ("step", "found"),
     [
+        (lambda state, mean: state.having(note="text"), "keep .*another kind for 'note'"),
+        (lambda state, mean: state.having(o=np.array([{}])), "keep .*another kind for 'o'"),
         (lambda state, mean: None, "got NoneType"),
         (lambda state, mean: state.model, "got ndarray"),
         (lambda state, mean: state.having(model=state.model[:3]), r"got float32 \(3,\)"),
@@ -96,5 +98,5 @@ def test_a_step_that_leads_to_no_model_is_named(step: object, found: str) -> Non
     strategy = rule(Federation())
     strategy.start(N)
     strategy.add(UPDATE, 0)
-    with pytest.raises(ValueError, match=rf"federation\.strategy: Mine\.step must return.*{found}"):
+    with pytest.raises(ValueError, match=rf"federation\.strategy: Mine\.step must .*{found}"):
         strategy.finish(ServerState.initial(np.zeros(N, np.float32)), 1)
