@@ -43,6 +43,9 @@ def standardize(site: SiteData) -> SiteData:
     count = np.maximum(seen.sum(axis=0), 1)
     mean = np.where(seen, x, 0.0).sum(axis=0) / count
     std = np.sqrt((np.where(seen, x - mean, 0.0) ** 2).sum(axis=0) / count)
+    if len(x):
+        # The site cannot scale what it has never seen, also where it holds out a value of it.
+        mean = np.where(seen.any(axis=0), mean, np.nan)
     # float64 rounding leaves a constant column with a spread of this order instead of zero.
-    std = np.where(std <= 1e-12 * np.abs(mean), 1.0, std)
+    std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
     return SiteData(site.name, _scale(site.train, mean, std), _scale(site.test, mean, std))

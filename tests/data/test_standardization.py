@@ -64,3 +64,12 @@ def test_a_small_spread_far_from_zero_is_no_constant() -> None:
     constant = np.full((40, 1), 0.1)
     one = SiteData("a", Dataset(constant, y, raw=True), Dataset(constant, y, raw=True))
     assert not standardize(one).train.x.any()
+
+
+def test_a_feature_that_the_site_never_saw_is_zero_where_it_is_held_out_too() -> None:
+    """Else one unix time stands beside features of the order of 1, and decides all."""
+    x = np.array([[1.0, np.nan], [3.0, np.nan]])
+    train = Dataset(x, np.array([0, 1]), raw=True)
+    test = Dataset(np.array([[2.0, 1.7e9]]), np.array([0]), raw=True)
+    scaled = standardize(SiteData("a", train, test))
+    assert scaled.train.x.tolist() == [[-1, 0], [1, 0]] and scaled.test.x.tolist() == [[0, 0]]
