@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedlite.models import Branched, build
+from fedlite.models.branched import macs_of
 
 
 def test_no_answer_is_refused() -> None:
@@ -49,3 +54,35 @@ def test_costs_book_fixed_filters_to_the_branch_that_runs_them() -> None:
         "exit": {"parameters": 8330, "macs": 8330},
         "tail": {"parameters": 39_690, "macs": 8 * bank0 * 14 * 14 + 39_690},
     }
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.memory = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen, _ = self.attention(x, x, x)
+        kept, _ = self.memory(seen)
+        return torch.einsum("bij,bkj->bik", kept, kept)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad(), torch.inference_mode(), torch.enable_grad()])
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (Attending(), (1, 5, 8)),
+        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.ReLU()), (1, 2, 9)),
+        (nn.ConvTranspose2d(1, 2, 3), (1, 1, 5, 5)),
+    ],
+)
+def test_the_count_is_that_of_torch_s_own_counter(
+    module: nn.Module, shape: tuple[int, ...], mode: AbstractContextManager[None]
+) -> None:
+    record = torch.ones(shape)
+    with mode:
+        found = macs_of(module, record)
+        with FlopCounterMode(display=False) as counter:
+            module.eval()(record)
+    assert found == counter.get_total_flops() // 2 > 0
