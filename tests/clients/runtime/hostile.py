@@ -1,4 +1,4 @@
-"""A ClientApp that is hostile in the way that its settings say (`federation.name`)."""
+"""A ClientApp that is hostile in the way that the message says, by the name of its group."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = ClientApp()
 @app.train()
 @app.query()
 def answer(message: Message, context: Context) -> Message:
-    deed, home = str(context.run_config["federation.name"]), Path(context.node_config["folder"])
+    deed, home = message.metadata.group_id, Path(context.node_config["folder"])
     pipe = remote.of_this_process().pipe
     frame = bytes(28) + b"frame"
     if deed == "sleep":

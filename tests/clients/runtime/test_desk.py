@@ -52,15 +52,19 @@ class Place:
     def ask(
         self, deed: str, number: int = 1, kind: str = "train", **limits: Any
     ) -> tuple[Any, str]:
-        """Return the reply to a round's message by an app that does `deed`."""
-        text = (self.home / setup.POLICY).read_text()
+        """Return the reply to a round's message by an app that does `deed`.
+
+        All deeds are of one bundle: only a worker that was ended is started again.
+        """
+        text = before = (self.home / setup.POLICY).read_text()
         for key, value in limits.items():
             text = "\n".join(
                 f"{key} = {value}" if line.startswith(f"{key} =") else line
                 for line in text.splitlines()
             )
-        (self.home / setup.POLICY).write_text(text)
-        bundle = bundles.read(_bundle(deed))
+        if text != before:
+            (self.home / setup.POLICY).write_text(text)
+        bundle = bundles.read(_bundle())
         run = ApprovedRun(
             bundle,
             {**bundle.settings, "run.id": RUN},
@@ -68,15 +72,15 @@ class Place:
         )
         flower.identify(1, 2)
         asked = Instruction(bytes.fromhex(RUN), number, site_id("a"), 0, bytes(8), ())
-        return self.desk.answer(flower.ask(asked.encode(), 2, kind, str(number)), run, 2)
+        return self.desk.answer(flower.ask(asked.encode(), 2, kind, deed), run, 2)
 
     def kinds(self) -> list[str]:
         path = self.home / "ledgers" / "digits.jsonl"
         return [row.kind for row in read(path)] if path.exists() else []
 
 
-def _bundle(deed: str) -> bytes:
-    tables = {"federation": {"name": deed, "rounds": 5}, "data": {"name": "digits"}}
+def _bundle() -> bytes:
+    tables = {"federation": {"name": "hostile", "rounds": 5}, "data": {"name": "digits"}}
     scenario = from_dict(tables | {"privacy": PRIVATE, "training": {"steps": 2}})
     app = {"components": bundles.COMPONENTS, "config": scenario.to_dict()}
     buffer = io.BytesIO()
@@ -84,7 +88,7 @@ def _bundle(deed: str) -> bytes:
         project = tomli_w.dumps({"tool": {"flwr": {"app": app}}})
         files = {"clients/__init__.py": "", "clients/app.py": HOSTILE.read_text()}
         for name, text in {"pyproject.toml": project, **files}.items():
-            # Without the time: one deed is one bundle.
+            # Without the time: it is always the same bundle.
             archive.writestr(zipfile.ZipInfo(name), text)
     return buffer.getvalue()
 
@@ -160,9 +164,9 @@ def test_what_it_prints_is_bounded_and_harmless_and_nothing_of_it_stays(place: P
 def test_whatever_it_does_the_site_is_there_for_the_next_round(
     place: Place, deed: str, code: Code, why: str
 ) -> None:
-    place.ask("honest", seconds=60)
+    place.ask("honest", seconds=60, state=50_000_000)
     rows = place.kinds()
-    reply, word = place.ask(deed, 2, seconds=5 if deed == "sleep" else 60, state=50_000_000)
+    reply, word = place.ask(deed, 2, seconds=5 if deed == "sleep" else 60)
     assert (flower.code_of(reply), word) == (code, code.value)
     ((_, told),) = place.notes
     assert why in told
