@@ -30,9 +30,27 @@ def _register(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setenv("FEDLITE_REGISTER", str(folder))
 
 
+# From half a minute to four: begun last, one worker would wait for the other.
+_LONGEST = (
+    "end_to_end/test_deployment.py",
+    "end_to_end/",
+    "clients/runtime/test_desk.py",
+    "deployment/test_kit.py",
+    "mutants/test_mutants.py",
+    "attacks/",
+    "simulations/",
+    "examples/",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of real processes: begun last, one worker would wait for the other."""
-    items.sort(key=lambda item: "end_to_end" not in item.nodeid)
+    """Begin with the longest files."""
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    found = (at for at, name in enumerate(_LONGEST) if f"tests/{name}" in item.nodeid)
+    return next(found, len(_LONGEST))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
