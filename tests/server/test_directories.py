@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -108,7 +110,7 @@ def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, *arguments, "--engine", "serial"],
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "MPLCONFIGDIR": str(folder)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -146,6 +148,8 @@ def test_a_directory_in_use_is_neither_resumed_nor_taken_until_its_process_is_go
         until = time.monotonic() + 60
         while not (record.exists() and record.stat().st_size) and time.monotonic() < until:
             time.sleep(0.02)
+        # It is there, and takes no time from the others.
+        running.send_signal(signal.SIGSTOP)
         other = _scenario(tmp_path, 2)
         for call in (["--resume", str(directory)], [other, "--out", str(directory)]):
             refused = _start(tmp_path, *call)

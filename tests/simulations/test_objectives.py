@@ -6,7 +6,6 @@ Covers fedlite/objectives/fedprox.py, fedlite/objectives/scaffold.py, fedlite/ob
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +15,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
 from clients import state
 from fedlite import plan as plans
+from fedlite.commands.main import app
 from fedlite.scenario import Scenario, from_dict
 from server import checkpoint
 from server.updates import Updates
@@ -295,22 +296,20 @@ def test_the_servers_control_variate_is_the_mean_of_the_sites_own_however_it_tra
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_objective.py"
 
 
-def test_fedprox_as_a_file_of_ones_own_has_at_most_30_lines_and_is_fedprox(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("undrawn")
+def test_fedprox_as_a_file_of_ones_own_has_at_most_30_lines_and_is_fedprox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 30
     (tmp_path / "small.toml").write_text(sparse("fedavg").to_toml())
+    monkeypatch.chdir(EXAMPLE.parents[1])
     told = {}
     for name in ("examples/own_objective.py:fedprox", "fedprox", "plain"):
         words = ["simulate", str(tmp_path / "small.toml"), "--json", "--engine", "serial"]
         words += ["--set", f"training.objective={name}", "--out", str(tmp_path / name[-9:])]
         words += ["--rounds", "3"]
-        done = subprocess.run(
-            [sys.executable, "-c", "from fedlite.cli import main; main()", *words],
-            cwd=EXAMPLE.parents[1],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
         told[name] = (tmp_path / name[-9:] / "model.safetensors").read_bytes()
     own, house, plain = told.values()
     assert own == house != plain
