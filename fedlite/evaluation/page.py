@@ -54,7 +54,7 @@ def build(told: Mapping[str, Any], figures: Path) -> str:
         errors=_errors(told, figures),
         groups=_groups(told, figures),
         corruptions=_corruptions(told, figures),
-        branch=told["branch"],
+        branch=told["branch"] if _branched(told) else "",
     )
 
 
@@ -68,7 +68,7 @@ def verdict(told: Mapping[str, Any]) -> str:
     found = told["scores"][told["branch"]]
     first = measures.main(found)
     what = f"{first.title} {first.say(found.get(first.key))} on {told['records']:,} records"
-    said = [f"{what}, by the {told['branch']} branch."]
+    said = [f"{what}, by the {told['branch']} branch." if _branched(told) else f"{what}."]
     for column, rows in told.get("groups", {}).items():
         gaps = [(row["rate"], row["gap"]) for row in rows if row["gap"]]
         beyond = [(rate, gap) for rate, gap in gaps if gap["beyond_chance"]]
@@ -84,6 +84,10 @@ def verdict(told: Mapping[str, Any]) -> str:
     if worst:
         said.append(worst)
     return " ".join(said)
+
+
+def _branched(told: Mapping[str, Any]) -> bool:
+    return len(told["scores"]) > 1
 
 
 def _apart(rate: str, size: float) -> str:
@@ -115,13 +119,13 @@ def _first(told: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def scores(told: Mapping[str, Any]) -> markup.Table:
-    """Return each branch's scores."""
-    ranked = measures.ranked(next(iter(told["scores"].values())))
+    """Return each branch's scores; a model with one branch has one row, called all."""
+    ranked, branched = measures.ranked(next(iter(told["scores"].values()))), _branched(told)
     rows = [
-        [branch, *(one.say(found.get(one.key)) for one in ranked)]
+        [branch if branched else "all", *(one.say(found.get(one.key)) for one in ranked)]
         for branch, found in told["scores"].items()
     ]
-    return markup.Table(["branch", *(one.name for one in ranked)], rows)
+    return markup.Table(["branch" if branched else "", *(one.name for one in ranked)], rows)
 
 
 def _sites(told: Mapping[str, Any]) -> markup.Table | None:

@@ -90,13 +90,20 @@ def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord], without: str) -> N
     axes.set_title(f"{first.title} on held-out data")
     axes.set_ylabel(first.axis)
     scale, labels = (100.0 if first.share else 1.0), []
+    scored = [(r.round, r.measured.get(first.key, {})) for r in rounds]
+    branched = any("shallow" in found for _, found in scored)
     for name, colour, line in (("shallow", VERMILLION, "--"), ("deep", BLUE, "-")):
-        rows = [(r.round, r.measured.get(first.key, {}).get(name)) for r in rounds]
+        rows = [(at, found.get(name)) for at, found in scored]
         points = [(at, scale * v) for at, v in rows if v is not None and math.isfinite(v)]
         if points:
             _line(axes, points, colour, line)
             final = points[-1][1]
-            labels.append((final, f"{name} {first.say(final / scale)}", colour))
+            said = first.say(final / scale)
+            labels.append((final, f"{name} {said}" if branched else said, colour))
+    if labels and first.low is not None:
+        # No score of this kind is above 1: an axis that goes on would say that there may be one.
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, min(high, scale + 0.05 * (scale - low)))
     if not labels:
         axes.set_yticks([])
         axes.text(0.5, 0.5, without, transform=axes.transAxes, ha="center", color=GREY)
@@ -104,7 +111,7 @@ def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord], without: str) -> N
 
 
 def _bytes_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_title("Sent so far, all sites together")
     axes.set_ylabel("MB (log scale)")
@@ -127,7 +134,12 @@ def _bytes_panel(axes: Axes, rounds: Sequence[RoundRecord]) -> None:
         points = [(x, y) for x, y in zip(at, columns[key], strict=True) if y > 0]
         if points:
             _line(axes, points, colour, style)
-            labels.append((points[-1][1], f"{words} {points[-1][1]:.3g} MB", colour))
+            said = wording.megabytes(1e6 * points[-1][1])
+            labels.append((points[-1][1], f"{words} {said}", colour))
+    low, high = axes.get_ylim()
+    if high < 100 * low:
+        # Fewer than two powers of ten lie on the axis, and one tick is no scale.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.minorticks_off()
     label_ends(axes, labels)

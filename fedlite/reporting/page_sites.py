@@ -52,7 +52,9 @@ def _columns(summary: Mapping[str, Any]) -> list[Column]:
     parts, branches = measures.measured(summary), measures.branches(summary)
     found = [_column("records", summary["accuracy"], "records", markup.integer)]
     for one in reversed(measures.ranked(parts)):
-        found += [_column(f"{one.name}, {b}", parts[one.key], b, one.say) for b in branches]
+        for branch in branches:
+            heading = f"{one.name}, {branch}" if len(branches) > 1 else one.name
+            found.append(_column(heading, parts[one.key], branch, one.say))
     for metric, values in (summary.get("home_head") or {}).items():
         if isinstance(values, Mapping):
             one, of = measures.measure(str(metric)), values.get("by_site", values).get

@@ -94,3 +94,10 @@ def test_gap_texts_are_in_points(classes: int) -> None:
     row = {"rate": "accuracy", "gap": {"value": 0.063, "low": -0.01, "high": 0.137}}
     assert page.gap_text(row) == "6.3 points (-1.0 to 13.7)"
     assert page.gap_text({"rate": "accuracy", "gap": None}) == "-"
+
+
+def test_of_a_model_with_one_branch_nothing_speaks_of_branches() -> None:
+    told = {"branch": "deep", "scores": {"deep": {"accuracy": 0.9}}, "records": 40}
+    assert page.verdict(told) == "Accuracy 90.0 % on 40 records."
+    table = page.scores(told)
+    assert (table.head, table.rows) == (["", "accuracy"], [["all", "90.0 %"]])
