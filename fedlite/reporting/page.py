@@ -92,8 +92,9 @@ def _rounds_figure(
 ) -> markup.Figure:
     what = measures.part_of(summary)[0].name
     private = any(record.epsilon is not None for record in rounds)
-    shown = "bytes sent" if wording.unmeasured(summary) else f"{what}, bytes sent"
-    shown += " and privacy loss" if private else ""
+    parts = [] if wording.unmeasured(summary) else [what]
+    parts += ["bytes sent", "privacy loss"] if private else ["bytes sent"]
+    shown = " and ".join([", ".join(parts[:-1]), parts[-1]] if parts[:-1] else parts)
     caption = f"{shown[:1].upper()}{shown[1:]} over the rounds of this one run."
     if private:
         caption += (
@@ -116,7 +117,7 @@ def _bytes(summary: Mapping[str, Any]) -> markup.Table:
         if f"wire_{way}" in sent:
             row.append(wording.megabytes(sent[f"wire_{way}"]))
         rows.append(row)
-    head = ["", "sent", "dense float32", "saved"]
+    head = ["", "sent", "dense float32", "against it"]
     head += ["whole messages"] if "wire_up" in sent and "wire_down" in sent else []
     rows = [row[: len(head)] for row in rows]
     caption = f"All sites and rounds; {wording.count(summary['parameters'], 'parameter')}"

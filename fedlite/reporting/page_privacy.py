@@ -27,6 +27,7 @@ def what_left(summary: Mapping[str, Any]) -> dict[str, object]:
     return {
         "disclosed": ", ".join(_DISCLOSED.get(item, str(item)) for item in disclosed),
         "claimed": wording.claimed(summary["privacy"]),
+        "compressed": summary.get("settings", {}).get("uplink.compressor") != "dense",
         "simulated": summary.get("engine") in _SIMULATED,
     }
 

@@ -38,7 +38,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
     from rich.text import Text
 
     sent = summary["bytes"]
-    line = f"sent {wording.times(sent['up_ratio'])} than dense float32"
+    up = wording.times(sent["up_ratio"])
+    line = f"sent {up} {'as' if up.endswith('as much') else 'than'} dense float32"
     if sent["up_ratio"] <= 0:
         line = "sent nothing"
     if sent["down_ratio"] > 0:

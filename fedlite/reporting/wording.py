@@ -55,14 +55,14 @@ def megabytes(size: float) -> str:
 def times(ratio: float) -> str:
     """Return a ratio of dense to sent bytes as words, a saving rounded down.
 
-    >>> times(132.96), times(4.28), times(0.5)
-    ('132 times less', '4.2 times less', '2.0 times more')
+    >>> times(132.96), times(4.28), times(1.04), times(0.5)
+    ('132 times less', '4.2 times less', 'about as much', '2.0 times more')
     """
     if ratio <= 0 or not math.isfinite(ratio):
         return "nothing was sent"
     if ratio < 1:
         return f"{math.ceil(10 / ratio - 1e-9) / 10:.1f} times more"
-    return f"{_floor(ratio)} times less"
+    return f"{_floor(ratio)} times less" if ratio >= 1.1 - 1e-9 else "about as much"
 
 
 def factor(ratio: float) -> str:

@@ -254,3 +254,14 @@ def test_a_coordinator_without_records_says_that_it_measured_nothing(
     assert "site-01, site-02, site-03" in text and "epsilon 2.89" in text
     for wrong in ("None", "held-out", "Held-out", "0.0 %", "simulation"):
         assert wrong not in text
+
+
+def test_a_dense_run_without_privacy_is_called_so(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    rounds, summary = make_run(private=False)
+    summary["settings"]["uplink.compressor"] = "dense"
+    report(write_run(tmp_path / "run", (rounds, summary)))
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert "The update and nothing else" in text and "compressed update" not in text
+    assert "Accuracy and bytes sent over the rounds of this one run." in text

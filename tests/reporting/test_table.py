@@ -35,6 +35,9 @@ def test_private(make_run: Callable[..., Any], tmp_path: Path) -> None:
     assert " ".join(row(text, "all")) == "all 360 87.4 % 91.4 % at most 2.89 0.022 MB 0.060 MB"
     assert row(text, "dense / sent") == ["dense", "/", "sent", "132x", "49x"]
     assert "sent 132 times less than dense float32, received 49 times less" in text
+    summary["bytes"] |= {"up_ratio": 1.02, "down_ratio": 0.9}
+    said = "sent about as much as dense float32, received 1.2 times more"
+    assert said in printed(summary, tmp_path)
     assert "quickstart, seed 7" in text
 
 

@@ -21,12 +21,17 @@ def test_epsilon_is_never_understated_and_close(value: float) -> None:
     assert float(shown) - value <= max(0.01, 0) and (value > 0.1 or float(shown) <= value * 1.11)
 
 
-@given(st.floats(1, 1e6))
+@given(st.floats(1.1, 1e6))
 def test_a_saving_is_never_overstated(ratio: float) -> None:
     found = re.fullmatch(r"([\d,.]+) times less", wording.times(ratio))
     assert found is not None
     shown = float(found[1].replace(",", ""))
     assert shown <= ratio * (1 + 1e-8) and shown > ratio * 0.9
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.05, 1.099])
+def test_a_saving_of_no_tenth_is_none(ratio: float) -> None:
+    assert wording.times(ratio) == "about as much"
 
 
 @given(st.floats(0.001, 0.999))
