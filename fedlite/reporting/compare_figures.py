@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ _NAME = 26
 _HEIGHT = 4.6
 # A line of text as a share of so high a panel.
 _GAP = 0.052
+# The axis of bytes spans this factor at least.
+_SPAN = 1.5
 
 
 def draw(comparison: Comparison, directory: Path) -> list[Path]:
@@ -73,7 +76,8 @@ def curves(comparison: Comparison) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(WIDTH, _HEIGHT), layout="constrained")
-    axes, scale = _axes(figure, comparison, "mean, and one sd of the seeds")
+    told = "mean, and one sd of the seeds" if repeated(comparison) else "one run a setting"
+    axes, scale = _axes(figure, comparison, told)
     axes.set_xlabel("round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     labels: list[Label] = []
@@ -94,10 +98,15 @@ def curves(comparison: Comparison) -> Figure:
     return figure
 
 
+def repeated(comparison: Comparison) -> bool:
+    """Return whether any setting was run with several seeds."""
+    return any(len(group.members) > 1 for group in comparison.groups)
+
+
 def pareto(comparison: Comparison) -> Figure:
     """Draw each run and each group's mean, by the bytes that all sites sent up."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     figure = Figure(figsize=(WIDTH, _HEIGHT), layout="constrained")
     axes, scale = _axes(figure, comparison, "against bytes")
@@ -115,11 +124,17 @@ def pareto(comparison: Comparison) -> Figure:
         if not known:
             continue
         x, y = zip(*known, strict=True)
-        colour, middle = _colour(number), (sum(x) / len(x), sum(y) / len(y))
+        colour, mean = _colour(number), (sum(x) / len(x), sum(y) / len(y))
         axes.plot(x, y, "o", color=colour, markersize=4, alpha=0.5, linewidth=0)
         name = _wrapped(group.name) if number < len(COLOURS) else None
-        axes.plot(*middle, "o", color=colour, markersize=9, linewidth=0, label=name)
-        means.append(middle)
+        axes.plot(*mean, "o", color=colour, markersize=9, linewidth=0, label=name)
+        means.append(mean)
+    low, high = axes.get_xlim()
+    if high < _SPAN * low:
+        # A narrower axis would make a trend of a few bytes, and its ticks would not fit.
+        middle = math.sqrt(low * high)
+        axes.set_xlim(middle / math.sqrt(_SPAN), middle * math.sqrt(_SPAN))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     front = best(means, less=scores.less_is_better(comparison.score))
     axes.plot(*zip(*front, strict=True), color=GREY, linestyle=":", linewidth=1.5, zorder=0)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=10)

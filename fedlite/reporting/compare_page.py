@@ -78,13 +78,15 @@ def build(comparison: Comparison, directory: Path) -> str:
         curves=markup.figure(
             directory / compare_figures.CURVES_PNG,
             f"{title} by round, a line a setting; the table has its last values",
-            "Mean of the seeds; the band is one standard deviation either way.",
+            "Mean of the seeds; the band is one standard deviation either way."
+            if compare_figures.repeated(comparison)
+            else "Each line is one run: of a single seed no spread is known.",
         ),
         pareto=markup.figure(
             directory / compare_figures.PARETO_PNG,
             f"{title} against bytes sent up, a point a setting; the figures are in the table",
-            "Small points are runs, large ones means; the dotted line joins the settings that no "
-            "other beats in both.",
+            "Small points are runs, large ones means; a dotted line joins the settings that no "
+            "other beats in both, where there are several.",
         ),
         runs=markup.Table(
             ["run", "setting", "seed"],

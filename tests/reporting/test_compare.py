@@ -22,7 +22,7 @@ from fedlite.privacy.composition import compose_pld, compose_rdp, rdp_at
 from fedlite.privacy.mechanism import Event
 from fedlite.reporting import compare_page
 from fedlite.reporting.compare import Spread, compare, expand
-from fedlite.reporting.compare_figures import best, curve_of
+from fedlite.reporting.compare_figures import best, curve_of, pareto
 from fedlite.reporting.record import rewrite_rounds, write_summary
 from fedlite.scenario import Scenario
 from tests.reporting.reader import Make
@@ -294,6 +294,23 @@ def test_curves_are_means_of_the_seeds_round_by_round(written: Written) -> None:
     # As the fixture makes them: every second round is scored, alike in both runs.
     assert [number for number, _ in points] == [2, 4, 6, 8, 10, 12]
     assert points[0][1].mean == pytest.approx(0.5 + 0.0345 * 2) and points[0][1].sd == 0.0
+
+
+def test_the_axis_of_bytes_makes_no_trend_of_a_few(written: Written) -> None:
+    found = compare([written("a"), written("b", rate=0.3)])
+    for member in found.groups[1].members.values():
+        member.summary["bytes"]["up"] += 12
+    low, high = pareto(found).axes[0].get_xlim()
+    assert high / low == pytest.approx(1.5) and low < 12 * 1_875 / 1e6 < high
+
+
+def test_single_runs_have_no_band_and_the_page_says_none(written: Written, tmp_path: Path) -> None:
+    found = compare([written("a"), written("b", rate=0.3)])
+    page = Path(compare_page.write(found, tmp_path / "one")["page"]).read_text()
+    assert "of a single seed no spread is known" in page and "the band" not in page
+    more = compare([written("c", 0.8), written("d", 0.9, seed=2)])
+    page = Path(compare_page.write(more, tmp_path / "two")["page"]).read_text()
+    assert "the band is one standard deviation" in page
 
 
 def test_the_front_is_what_nothing_else_beats_in_both() -> None:
