@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlite.api.run import Run
-from fedlite.api.starting import Named, changes, shown, tables_of, text
+from fedlite.api.starting import Named, Setting, changes, shown, tables_of, text
 from fedlite.rooms import open_rooms
-from fedlite.settings import Value
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from fedlite.reporting.compare import Comparison
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compared:
     """Runs beside each other; those that differ by their seed only are one setting.
 
@@ -26,6 +25,13 @@ class Compared:
     """
 
     comparison: Comparison
+
+    def __repr__(self) -> str:
+        """Return the settings and the verdict: a shell would show every figure of every run."""
+        from fedlite.reporting.compare_page import verdict
+
+        names = ", ".join(group.name for group in self.comparison.groups)
+        return f"<Compared: {names}. {verdict(self.comparison)}>"
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -105,7 +111,7 @@ def sweep(
     scenario: str | Path | Mapping[str, Any] = "quickstart",
     out: str | Path | None = None,
     *,
-    set: Mapping[str, Value | Sequence[Value]] | None = None,
+    set: Mapping[str, Setting] | None = None,
     seeds: Iterable[int] = (),
     model: Named = None,
     data: Named = None,

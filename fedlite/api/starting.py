@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from fedlite.audit import Audit
 
 Given = Scenario | str | Path | Mapping[str, Any]
+# A value of a key: a table of options and a list in one, too.
+Setting = Value | Sequence[Value] | Mapping[str, Any]
 # A name, or a function or class of one's own (`registry.name_of`).
 Named = str | Callable[..., Any] | None
 _KEYS = {"model": "model.name", "data": "data.name", "strategy": "federation.strategy"}
@@ -25,15 +28,16 @@ _KEYS = {"model": "model.name", "data": "data.name", "strategy": "federation.str
 def load_scenario(
     given: str | Path | Mapping[str, Any] = "quickstart",
     *,
-    set: Mapping[str, Value] | None = None,
+    set: Mapping[str, Setting] | None = None,
     model: Named = None,
     data: Named = None,
     strategy: Named = None,
 ) -> Scenario:
     """Return a scenario by its name, from a TOML file, or from nested tables.
 
-    set: keys to replace, dotted, as `{"federation.rounds": 5}`. model, data, strategy: by name, or
-    a function or class that stands in a file: the same as its key with `file.py:function`.
+    set: keys to replace, dotted, as `{"federation.rounds": 5, "model.options.hidden": 64}`. model,
+    data, strategy: by name, or a function or class that stands in a file: the same as its key with
+    `file.py:function`. What depends on the records or on code is checked when a run begins.
 
     Raises ScenarioError, with a line for each wrong key.
     """
@@ -41,10 +45,10 @@ def load_scenario(
 
 
 def changes(
-    set: Mapping[str, Value] | None, model: Named, data: Named, strategy: Named
-) -> dict[str, Value]:
+    set: Mapping[str, Setting] | None, model: Named, data: Named, strategy: Named
+) -> dict[str, Setting]:
     """Return all keys to replace, those given by name or function under their keys."""
-    found = dict(set or {})
+    found: dict[str, Setting] = dict(set or {})
     named = {"model": model, "data": data, "strategy": strategy}
     for argument, value in named.items():
         if value is None:
@@ -59,7 +63,7 @@ def changes(
 
 
 def tables_of(
-    given: str | Path | Mapping[str, Any], changed: Mapping[str, Value]
+    given: str | Path | Mapping[str, Any], changed: Mapping[str, Setting]
 ) -> dict[str, Any]:
     """Return a scenario's tables with these keys replaced, before anything is checked."""
     if isinstance(given, Mapping):
@@ -72,8 +76,14 @@ def tables_of(
     return overridden(tables, [f"{key}={text(value)}" for key, value in changed.items()])
 
 
-def text(value: Value) -> str:
-    """Return a value as `--set` takes it."""
+def text(value: Setting) -> str:
+    """Return a value as `--set` takes it; options and lists as JSON.
+
+    >>> text(True), text(0.5), text({"hidden": 64, "bias": False})
+    ('true', '0.5', '{"hidden": 64, "bias": false}')
+    """
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(dict(value) if isinstance(value, Mapping) else value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -81,7 +91,7 @@ def simulate(
     scenario: Given = "quickstart",
     out: str | Path | None = None,
     *,
-    set: Mapping[str, Value] | None = None,
+    set: Mapping[str, Setting] | None = None,
     model: Named = None,
     data: Named = None,
     strategy: Named = None,

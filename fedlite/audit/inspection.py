@@ -31,7 +31,7 @@ FORMAT = 1
 _MOST = 10
 
 
-@dataclass
+@dataclass(repr=False)
 class Audit:
     """What an audit came to; `clean` is what counts.
 
@@ -48,6 +48,10 @@ class Audit:
     notes: list[Issue] = field(default_factory=list)
     checked: dict[str, int] = field(default_factory=dict)
     run_directories: list[Path] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        """Return the verdict: a shell would show every row of every ledger."""
+        return f"<Audit: {self.verdict}>"
 
     @property
     def clean(self) -> bool:

@@ -112,12 +112,18 @@ got 'cub'; did you mean cube?
         try:
             return builder(*given, **fitted)
         except Exception as error:  # whatever foreign code raises
+            if isinstance(error, ValueError) and str(error).startswith(f"{self._section}."):
+                raise  # what the house's own class says of keys is told as it is
             raise self._failed(name, "fails", error, builder) from error
 
     def wrong(self, name: str, builder: Any, rule: str) -> ValueError:
         """Return what to raise where what `builder` made is not what it must be."""
         at = own.line_of(builder)
         return ValueError(f"{self.key}: {name!r} {rule}{f'; mend {at}' if at else ''}")
+
+    @property
+    def _section(self) -> str:
+        return self.key.partition(".")[0]
 
     @property
     def _called(self) -> str:

@@ -25,7 +25,12 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
     for name in tables:
         if name not in SECTIONS:
             shown = name if name.isprintable() else repr(name)
-            errors.append(f"[{shown}]: no such section{did_you_mean(name, SECTIONS)}")
+            section_name, dot, key = name.partition(".")
+            if dot and section_name in SECTIONS and key.isprintable():
+                mend = f"; write {key} into the table [{section_name}]"
+            else:
+                mend = did_you_mean(name, SECTIONS)
+            errors.append(f"[{shown}]: no such section{mend}")
     for name, kind in SECTIONS.items():
         table = tables.get(name, {})
         if not isinstance(table, Mapping):

@@ -32,6 +32,13 @@ def test_a_sweep_has_its_runs_and_names_what_failed(swept: fedlite.Sweep) -> Non
     assert all("no update was ever accepted" in error for error in swept.failed.values())
 
 
+def test_a_shell_shows_the_verdict_and_not_every_figure(swept: fedlite.Sweep) -> None:
+    told = repr(swept.compare())
+    assert told.startswith("<Compared: tiny. ") and len(told) < 500
+    audit = fedlite.audit_ledgers(swept.runs[0].directory)
+    assert repr(audit) == f"<Audit: {audit.verdict}>"
+
+
 def test_the_same_sweep_is_taken_up_again_and_another_refused(swept: fedlite.Sweep) -> None:
     def moments(runs: tuple[fedlite.Run, ...]) -> list[int]:
         return [(run.directory / "summary.json").stat().st_mtime_ns for run in runs]

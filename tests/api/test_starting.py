@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -45,6 +46,13 @@ def test_keys_are_replaced_as_by_set_and_a_wrong_one_is_told() -> None:
     assert changed == expected and changed.open_links == expected.open_links
     changed = fedlite.load_scenario(TINY, set={"model.name": "linear", "federation.deliver": True})
     assert changed.model.name == "linear" and changed.federation.deliver
+    several = {"hidden": 64, "sizes": [3, 5], "bias": False}
+    by_one = {f"model.options.{key}": value for key, value in several.items()}
+    changed = fedlite.load_scenario(TINY, set={"model.options": several})
+    assert changed == fedlite.load_scenario(TINY, set=by_one)
+    assert json.loads(changed.model.options) == several
+    with pytest.raises(ScenarioError, match=r"; write rounds into the table \[federation\]"):
+        fedlite.load_scenario({"federation.rounds": 5})
     with pytest.raises(ScenarioError, match=r"federation\.rouns: no such key; did you mean rounds"):
         fedlite.load_scenario(set={"federation.rouns": 5})
     with pytest.raises(ScenarioError, match="did you mean quickstart"):

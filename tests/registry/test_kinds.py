@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,11 @@ def test_what_a_file_makes_must_be_of_its_kind(tmp_path: Path) -> None:
         strategies.make(Federation(strategy=name))
     with pytest.raises(ValueError, match=r"^compressor: .* name, codec, .*limit, got NoneType"):
         compression.make(name)
+
+
+def test_a_rule_of_the_house_over_keys_is_told_as_it_is(tmp_path: Path) -> None:
+    code = "def make(one):\n    raise ValueError('shape.sides: must be even, got 3; take 4')\n"
+    (tmp_path / "mine.py").write_text(code)
+    kind = replace(SHAPES, key="shape.name")
+    with pytest.raises(ValueError, match=r"^shape\.sides: must be even, got 3; take 4$"):
+        kind.make(f"{tmp_path / 'mine.py'}:make", 1)
