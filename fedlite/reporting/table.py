@@ -54,7 +54,7 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
     privacy = summary["privacy"]
     if privacy.get("unit", "none") != "none" and not wording.claimed(privacy):
         parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))
-    if text := wording.prefix(privacy):
+    if text := " ".join(filter(None, (wording.spent(summary), wording.prefix(privacy)))):
         parts.append(Text(text))
     if text := wording.spoilt(summary):
         parts.append(Text(text, style="bold red"))

@@ -177,7 +177,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
         )
     privacy = summary["privacy"]
     lines += [_quality(summary), *selected(summary)]
-    lines += [_privacy(privacy), prefix(privacy), _spent(summary)]
+    lines += [_privacy(privacy), prefix(privacy), spent(summary)]
     refused = summary.get("refused", [])
     if refused:
         codes = ", ".join(sorted(set(map(plain, refused))))
@@ -316,7 +316,7 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
     )
 
 
-def _spent(summary: Mapping[str, Any]) -> str:
+def spent(summary: Mapping[str, Any]) -> str:
     """Return who stopped because its own budget was spent, and whether that ended the run."""
     sites = summary["privacy"].get("sites", {})
     out = [name for name, row in sites.items() if row.get("out_of_budget")]

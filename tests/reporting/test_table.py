@@ -151,3 +151,15 @@ def test_what_was_not_measured_is_said(make_run: Callable[..., Any], tmp_path: P
     text = printed(summary, tmp_path)
     assert "no accuracy was measured: the coordinator holds no records\n" in text
     assert row(text, "site-01") == ["site-01", "-", "-", "-", "2.89", "/", "3.00"]
+
+
+def test_a_run_that_ended_as_budgets_were_spent_says_so(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, summary = make_run()
+    summary |= {"rounds": 5, "planned_rounds": 12}
+    for site in summary["privacy"]["sites"].values():
+        site["out_of_budget"] = True
+    text = " ".join(printed(summary, tmp_path).split())
+    assert "Stopped because its own privacy budget was spent: site-01, site-02, site-03." in text
+    assert "The run ended after 5 of 12 planned rounds" in text
