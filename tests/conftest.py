@@ -1,4 +1,4 @@
-"""Shared test set-up: the marker `data(name)` for tests that need a fetched data set."""
+"""Shared test set-up: the marker `data(name)` for tests that need what is fetched."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import count
 
 import pytest
 
-from fedlite.data import available
+from fedlite.data import BASES, available
 
 _NUMBERS = count()
 
@@ -18,8 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config.addinivalue_line(
         "markers",
-        "data(name): needs this data source; skipped where it is missing, failed where it is "
-        "missing and FEDLITE_REQUIRE_DATA=1",
+        "data(name): needs this data source or base model; skipped where it is missing, failed "
+        "where it is missing and FEDLITE_REQUIRE_DATA=1",
     )
 
 
@@ -57,7 +57,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose data are missing, or fail it where data are required."""
     for marker in item.iter_markers("data"):
         for name in marker.args:
-            if available(name):
+            if BASES[name].available() if name in BASES else available(name):
                 continue
             reason = f"data source {name!r} is missing: run `fedlite data fetch {name}`"
             if os.environ.get("FEDLITE_REQUIRE_DATA") == "1":

