@@ -70,6 +70,16 @@ class Branched(nn.Module):
         """
         return x
 
+    def one_by_one(self) -> None:
+        """From now on give a record's answer the same bits whatever records stand beside it.
+
+        Models do so as they are, save those that leave out work where a batch allows it.
+        """
+
+    def made_up(self, count: int) -> Tensor:
+        """Return raw records that nobody holds, [count, *shape], for trial steps: in [0, 1]."""
+        return made_up(count, self.shape)
+
     def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
         """Return the early and the deep answers, each ``[n, classes]``."""
         hidden = self.stem(prepared)
@@ -111,6 +121,11 @@ class Branched(nn.Module):
             }
             for part in PARTS
         }
+
+
+def made_up(count: int, shape: tuple[int, ...]) -> Tensor:
+    """Return records in [0, 1] that nobody holds, float32 [count, *shape], always the same."""
+    return torch.rand((count, *shape), generator=torch.Generator().manual_seed(0))
 
 
 def macs_of(module: nn.Module, record: Tensor) -> int:

@@ -69,7 +69,7 @@ nn.GroupNorm(1, 3)
 
         check_model(model)
         with torch.no_grad():
-            inputs = model.prepare(_records(model, 1))
+            inputs = model.prepare(model.made_up(1).to(next(model.parameters()).device))
         block_of(model, inputs, task.made_up(1, model.classes).to(inputs.device), loss, batch)
 
 
@@ -116,19 +116,12 @@ def _span(tensor: Tensor) -> tuple[int, int, int]:
     return tensor.untyped_storage().data_ptr(), int(first), int(last)
 
 
-def _records(model: Model, count: int) -> Tensor:
-    """Return made-up records in [0, 1], float32 [count, *shape], on the model's device."""
-    device = next(model.parameters()).device
-    values = torch.rand((count, *model.shape), generator=torch.Generator().manual_seed(0))
-    return values.to(device)
-
-
 def _try_step(model: Model, task: Task, loss: Loss, count: int, *, private: bool) -> None:
     """Take the gradient of `model`, which is changed, on `count` records."""
     model.train()
     model.zero_grad(set_to_none=True)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    records = _records(model, count)
+    records = model.made_up(count).to(next(model.parameters()).device)
     targets = task.made_up(count, model.classes).to(records.device)
     with torch.random.fork_rng(devices=[]):
         try:

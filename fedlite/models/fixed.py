@@ -112,6 +112,18 @@ def _normal(bits: np.random.Philox, count: int) -> npt.NDArray[np.float64]:
     return values
 
 
+def public_normal(number: int, *shape: int) -> npt.NDArray[np.float64]:
+    """Return public values of N(0, 1), float64 of `shape`: the same wherever they are asked for.
+
+    number: tells one such array of a model from another, at least 0.
+
+    >>> public_normal(0, 2).round(3).tolist() == public_normal(1, 2).round(3).tolist()
+    False
+    """
+    bits = np.random.Philox(key=[PUBLIC_SEED, 1 + number])
+    return _normal(bits, math.prod(shape)).reshape(shape)
+
+
 def zero_head(inputs: int, classes: int) -> nn.Linear:
     """Return a linear layer without bias whose weights are exactly zero."""
     head = nn.Linear(inputs, classes, bias=False)

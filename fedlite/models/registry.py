@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fedlite.models import fixed, mcmahan, scatter, tinyml
+from fedlite.models import fixed, mcmahan, pretrained, scatter, tinyml
 from fedlite.models.branched import Branched
 from fedlite.models.single import Single
 from fedlite.registry import Registry
@@ -19,6 +19,7 @@ _HOUSE: dict[str, Callable[..., nn.Module]] = {
     "cnn1d": tinyml.cnn1d,
     "cosine": fixed.cosine,
     "linear": fixed.linear,
+    "lora": pretrained.lora,
     "mcmahan": mcmahan.mcmahan,
     "mlp": tinyml.mlp,
     "scatter": scatter.scatter,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlite.models.branched import macs_of
+from fedlite.models.branched import macs_of, made_up
 
 
 class Single(nn.Module):
@@ -43,6 +43,12 @@ class Single(nn.Module):
         """Return the records as they are: whatever a network does to them, it does each time."""
         return x
 
+    def made_up(self, count: int) -> Tensor:
+        """Return raw records that nobody holds: those of `network.made_up`, or in [0, 1]."""
+        own = getattr(self.network, "made_up", None)
+        found: Tensor = own(count) if callable(own) else made_up(count, self.shape)
+        return found
+
     def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
         """Return the answers, [n, classes], alone in a tuple."""
         answers: Tensor = self.network(prepared)
@@ -52,6 +58,6 @@ class Single(nn.Module):
         """Count trainable parameters and work per record, as `Branched.costs`, in one part."""
         where = next(self.parameters()).device
         with torch.no_grad():
-            macs = macs_of(self.network, torch.zeros((1, *self.shape), device=where))
+            macs = macs_of(self.network, self.made_up(1).to(where))
         size = sum(p.numel() for p in self.parameters() if p.requires_grad)
         return {"network": {"parameters": size, "macs": macs}}

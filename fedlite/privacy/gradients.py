@@ -229,6 +229,8 @@ class ModelGradients:
     def __enter__(self) -> ModelGradients:
         """Put the hooks on."""
         self._model.train()
+        if (settle := getattr(self._model, "one_by_one", None)) is not None:
+            settle()
         # Arithmetic on denormal numbers is many times slower, and weights can make them of one
         # record alone.
         torch.set_flush_denormal(True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedlite.privacy.gradients import Loss, ModelGradients
 
-# Small blocks cost calls, large ones memory.
+# Small blocks cost calls, large ones memory. A model may ask for smaller ones.
 _MOST = 512
 _MULTIPLE = 32
 
@@ -34,7 +34,7 @@ def block_of(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, batch
     """
     # A sample larger by two deviations still fits, so that the work seldom tells how large it is.
     room = batch + 2.0 * math.sqrt(batch)
-    blocks = math.ceil(room / _MOST)
+    blocks = math.ceil(room / min(_MOST, getattr(model, "block", _MOST)))
     wanted = _MULTIPLE * math.ceil(room / blocks / _MULTIPLE)
     known = _known.setdefault(model, {})
     if wanted not in known:
@@ -49,6 +49,10 @@ def _try(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wanted: 
             parameter.copy_(_made_up(at, parameter) / parameter.shape[1:].numel() ** 0.5)
     rows = np.arange(2 * wanted)
     records = _made_up(1, inputs.new_empty(len(rows), *inputs.shape[1:])).abs()
+    if not inputs.is_floating_point():
+        # Not every number is a token.
+        made: Tensor = getattr(model, "made_up")(len(rows))  # noqa: B009 - not of every module
+        records = made.to(inputs.device)
     labels = torch.arange(len(rows), device=inputs.device) % 2
     if targets.is_floating_point():
         labels = _made_up(2, targets.new_empty(len(rows), *targets.shape[1:])).abs()

@@ -140,6 +140,8 @@ class Training:
     in a straight line to `final` times itself. `logit_adjustment` tells the local loss how often
     each class occurs at the site, which keeps skewed sites from unlearning what they do not have.
     `objective` is what a site minimises beside the loss of its records (`fedlite.objectives`).
+    `optimizer` adam starts anew in each round; where the scenario names no learning rate, it is
+    0.001 then.
     """
 
     objective: str = named("plain")
@@ -147,6 +149,7 @@ class Training:
     epochs: int = at_least(1, 1)
     steps: int = at_least(0, 0)
     batch_size: int = at_least(32, 1)
+    optimizer: str = choice("sgd", "sgd", "adam")
     learning_rate: float = positive(0.1)
     schedule: str = choice("constant", "constant", "linear")
     hold: float = between(0.5, 0.0, 1.0)

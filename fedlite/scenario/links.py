@@ -108,6 +108,16 @@ def with_model(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
     return replace(scenario, model=Model("linear"), notes=(note,))
 
 
+def with_step(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
+    """Return the scenario with its learning rate settled where its tables name none."""
+    training = scenario.training
+    if training.optimizer != "adam" or "learning_rate" in tables.get("training", {}):
+        return scenario
+    note = "training: learning_rate 0.001, as the scenario names none (adam steps by so much)"
+    settled = replace(training, learning_rate=0.001)
+    return replace(scenario, training=settled, notes=(*scenario.notes, note))
+
+
 def with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
     """Return the scenario with the links that its tables leave open settled."""
     notes, opened = list(scenario.notes), []

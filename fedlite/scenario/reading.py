@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlite.registry import resolve
-from fedlite.scenario.links import with_links, with_model
+from fedlite.scenario.links import with_links, with_model, with_step
 from fedlite.scenario.rules import advice, broken
 from fedlite.scenario.whole import CODE, OPTIONS, PATHS, SECTIONS, Scenario, ScenarioError
 from fedlite.settings import did_you_mean, parse_value, read_options, section
@@ -38,7 +38,8 @@ def from_dict(tables: Mapping[str, Any]) -> Scenario:
             continue
         sections[name] = section(name, kind, table, errors)
     if not errors:
-        scenario = with_links(with_model(Scenario(**sections), tables), tables)
+        settled = with_step(with_model(Scenario(**sections), tables), tables)
+        scenario = with_links(settled, tables)
         errors = broken(scenario)
         if not errors:
             return replace(scenario, notes=(*scenario.notes, *advice(scenario)))

@@ -164,6 +164,8 @@ def _objective(scenario: Scenario) -> list[str]:
             f"{federation.server_learning_rate:g} and {federation.server_momentum:g}; leave both "
             "out"
         )
+    if training.optimizer == "adam":
+        errors += _adam(scenario)
     if name == "scaffold" and training.momentum:
         errors.append(
             "training.momentum: must be 0 with scaffold (rule: a control variate is the mean "
@@ -185,6 +187,27 @@ def _objective(scenario: Scenario) -> list[str]:
                 else "(rule: nothing that a site keeps of clear records is proven to be private)"
             )
             + f", got {name!r}; leave it out"
+        )
+    return errors
+
+
+def _adam(scenario: Scenario) -> list[str]:
+    """What does not go with steps whose length is not the gradient's."""
+    training, errors = scenario.training, []
+    if training.momentum:
+        errors.append(
+            "training.momentum: must be 0 with optimizer adam (rule: it has its own), got "
+            f"{training.momentum:g}; leave it out"
+        )
+    if training.objective in ("scaffold", "feddyn"):
+        errors.append(
+            f"training.optimizer: must be sgd with {training.objective} (rule: what a site keeps "
+            "is computed from plain steps), got 'adam'; leave it out"
+        )
+    if scenario.privacy.unit == "record":
+        errors.append(
+            "training.optimizer: must be sgd when privacy.unit is record (rule: private steps are "
+            "plain SGD), got 'adam'; leave it out"
         )
     return errors
 

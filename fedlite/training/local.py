@@ -1,4 +1,4 @@
-"""Plain local training: SGD with momentum over one flat tensor."""
+"""Plain local training: SGD with momentum, or Adam, over one flat tensor."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def train(
     values, gradients = flat
     states, taken = objective.begin(values, kept), 0
     velocity = torch.zeros_like(values)
+    adam = torch.optim.Adam([values], lr=learning_rate) if training.optimizer == "adam" else None
     model.train()
     # Momentum leaves denormal numbers behind, on which arithmetic is many times slower.
     torch.set_flush_denormal(True)
@@ -71,7 +72,10 @@ def train(
                 if norm > training.clip_norm:
                     gradients.mul_(training.clip_norm / norm)
             objective.add_terms(gradients, values, states)
-            if training.momentum:
+            if adam is not None:
+                values.grad = gradients
+                adam.step()
+            elif training.momentum:
                 velocity.mul_(training.momentum).add_(gradients)
                 values.sub_(velocity, alpha=learning_rate)
             else:

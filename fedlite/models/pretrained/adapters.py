@@ -1,0 +1,147 @@
+"""Adapters on a frozen transformer: which low-rank values are trained, and which are only there.
+
+An adapted layer computes `W x + s B A x`, W [out, in] frozen, A [r, in], B [out, r], s = alpha / r
+(Hu et al. 2021, equation 3). What of it is trained is a method:
+
+both: A and B. The mean of the sites' products is not the product of the means.
+frozen-a: B only, under a random A that is public (Sun et al. 2024, "FFA-LoRA"): the product is
+    linear in what is trained, so that averaging is exact and noise is not squared.
+sb: only R [r, r] in `B R A`, B and A being the first singular vectors of W (Ponkshe et al. 2025,
+    arXiv 2502.15436, with the basis of Balazy et al. 2024, "LoRA-XS", which no record has a part
+    in). Averaging is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fedlite.models.fixed import public_normal
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+
+METHODS = ("both", "frozen-a", "sb")
+NAME = "default"
+
+
+def adapt(
+    network: nn.Module,
+    method: str,
+    *,
+    kind: str,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str],
+    layers: Sequence[int],
+) -> list[str]:
+    """Put adapters on `network` in place and freeze what the method does not train.
+
+    method: one of `METHODS`. kind: the network's `model_type`, which says what is adapted where
+    `targets` name nothing. layers: numbers of the layers that are adapted, from 1; empty: all.
+
+    Returns the names of the adapted modules. Raises ValueError for a target that is not there; the
+    message lists those that are.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    wanted = list(targets) or _usual(kind)
+    there = _linear(network)
+    missing = [name for name in wanted if name not in there]
+    if missing or not wanted:
+        raise ValueError(
+            f"model.options.targets: must be modules of the base, got "
+            f"{', '.join(missing) or 'none, and peft knows none for ' + repr(kind)}; there are "
+            f"{', '.join(sorted(there))}"
+        )
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=wanted,
+        layers_to_transform=[number - 1 for number in layers] or None,
+        bias="none",
+    )
+    inject_adapter_in_model(config, network, adapter_name=NAME)
+    adapted = dict(adapters_of(network))
+    for at, module in enumerate(adapted.values()):
+        _settle(module, method, rank, at)
+    return list(adapted)
+
+
+def adapters_of(network: nn.Module) -> list[tuple[str, LoraLayer]]:
+    """Return the adapted modules of `network` by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, m) for name, m in network.named_modules() if isinstance(m, LoraLayer)]
+
+
+def product(module: LoraLayer) -> tuple[Tensor, Tensor]:
+    """Return A and B of an adapted module as they stand, `B R` for B where there is an R."""
+    down, up = module.lora_A[NAME].weight.detach(), module.lora_B[NAME]
+    if isinstance(up, nn.Sequential):
+        core, outer = (part.weight.detach() for part in up)
+        return down, outer @ core
+    return down, up.weight.detach()
+
+
+def _usual(kind: str) -> list[str]:
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+
+    return list(known.get(kind, ()))
+
+
+def _linear(network: nn.Module) -> set[str]:
+    """Return the last names of what can be adapted."""
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (nn.Linear, Conv1D)
+    return {name.rpartition(".")[2] for name, m in network.named_modules() if isinstance(m, kinds)}
+
+
+def _settle(module: LoraLayer, method: str, rank: int, at: int) -> None:
+    down, up = module.lora_A[NAME], module.lora_B[NAME]
+    module.requires_grad_(False)
+    nn.init.zeros_(up.weight)
+    if method == "sb":
+        left, right = basis(_weight(module), rank)
+        core = nn.Linear(rank, rank, bias=False)
+        nn.init.zeros_(core.weight)
+        with torch.no_grad():
+            up.weight.copy_(left)
+            down.weight.copy_(right)
+        module.lora_B[NAME] = nn.Sequential(core, up)
+        return
+    _public(down, at)
+    module.lora_B.requires_grad_(True)
+    module.lora_A.requires_grad_(method == "both")
+
+
+def _weight(module: LoraLayer) -> Tensor:
+    """Return the frozen weight of an adapted module, float64 [out, in]."""
+    weight: Tensor = module.get_base_layer().weight.detach().double()
+    return weight.T if getattr(module, "fan_in_fan_out", False) else weight
+
+
+def basis(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the first singular vectors of `weight` [out, in]: B [out, rank] and A [rank, in].
+
+    Their signs are fixed and their values rounded to 2^-12, so that machines agree on them though
+    their linear algebra differs in the last bits.
+    """
+    left, _, right = torch.linalg.svd(weight, full_matrices=False)
+    left, right = left[:, :rank], right[:rank]
+    signs = right.gather(1, right.abs().argmax(1, keepdim=True)).sign()
+    return (4096 * left * signs.T).round() / 4096, (4096 * right * signs).round() / 4096
+
+
+def _public(down: nn.Linear, at: int) -> None:
+    """Fill A of the adapted module number `at` with public values of about unit length a row.
+
+    Not from the global generator: its normals are no promise, and every site must have the same.
+    """
+    values = public_normal(at, *down.weight.shape) / down.in_features**0.5
+    with torch.no_grad():
+        down.weight.copy_(torch.from_numpy(values))

@@ -1,0 +1,222 @@
+"""Texts told apart by a frozen transformer: heads on its layers, and adapters in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedlite.data.bases import find
+from fedlite.models.branched import PARTS, Branched
+from fedlite.models.fixed import Columns
+from fedlite.models.pretrained.adapters import adapt
+from fedlite.models.pretrained.network import (
+    hidden_states,
+    layers_of,
+    load_network,
+    made_up_tokens,
+    read_tokens,
+    work,
+)
+
+# Frozen features are computed so many records at a time, of a length that is a multiple.
+_BLOCK, _LENGTHS = 32, 16
+
+
+class Head(nn.Module):
+    """A linear answer to pooled features that are normalised first; of two classes one number."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        """Start at zero."""
+        super().__init__()
+        self.linear = nn.Linear(width, 1 if classes == 2 else classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.two = classes == 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features [n, width] to logits [n, classes]."""
+        answer: Tensor = self.linear(features)
+        return torch.cat([torch.zeros_like(answer), answer], 1) if self.two else answer
+
+
+def pooled(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the states that count, normalised by itself: [n, width]."""
+    weights = mask.to(states.dtype).unsqueeze(2)
+    mean = (states * weights).sum(1) / weights.sum(1)
+    return functional.layer_norm(mean, mean.shape[1:])
+
+
+class Pooled(nn.Module):
+    """From tokens to what the two heads read: pooled states of some layers of the network.
+
+    exit, deep: numbers of the layers that the early and the deep head read, from 1; of several the
+    pooled states stand side by side.
+    """
+
+    def __init__(self, network: Any, exit: Sequence[int], deep: Sequence[int]) -> None:
+        """Keep the network."""
+        super().__init__()
+        self.network = network
+        self.read = (tuple(exit), tuple(deep))
+        self.trim = True
+
+    def train(self, mode: bool = True) -> Pooled:
+        """Leave the network as it is used: there is nothing in it that training would change."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens [n, 2, length] to features, float32 [n, exit's and deep's width]."""
+        ids, mask = read_tokens(tokens, self.network.config.vocab_size, trim=self.trim)
+        states = hidden_states(self.network, ids, mask)
+        return torch.cat([pooled(states[at], mask) for part in self.read for at in part], 1)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Return how wide each head's features are."""
+        width = int(self.network.config.hidden_size)
+        return width * len(self.read[0]), width * len(self.read[1])
+
+
+class Classifier(Branched):
+    """A pretrained transformer that answers twice: from an early layer, and from the last ones.
+
+    features: tokens to what the heads read. frozen: whether nothing in it is trained, so that it is
+    computed once a record and not in every step.
+    """
+
+    # Records that are clipped in one pass: their gradients stand in memory one by one.
+    block = 32
+
+    def __init__(
+        self, features: Pooled, *, shape: tuple[int, ...], classes: int, frozen: bool
+    ) -> None:
+        """Put a head on each part of the features."""
+        early, deep = features.widths
+        super().__init__(
+            nn.Identity() if frozen else features,
+            nn.Sequential(Columns(0, early), Head(early, classes)),
+            nn.Sequential(Columns(early, early + deep), Head(deep, classes)),
+            shape=shape,
+            classes=classes,
+        )
+        self.frozen = features if frozen else None
+
+    @property
+    def features(self) -> Pooled:
+        """What turns tokens into what the heads read."""
+        found = self.frozen or self.stem
+        if not isinstance(found, Pooled):
+            raise TypeError(f"stem: must be Pooled, got {type(found).__name__}")
+        return found
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return tokens as they are, or the features of them where nothing in those is trained.
+
+        Texts of about one length go together, in blocks of one size, so that what a record becomes
+        does not depend on which others there are.
+        """
+        if self.frozen is None:
+            return x
+        x = x.long()
+        lengths = x[:, 1].sum(1).clamp_min(1)
+        lengths = ((lengths + _LENGTHS - 1) // _LENGTHS * _LENGTHS).clamp_max(x.shape[2])
+        found = torch.empty((len(x), sum(self.features.widths)), device=x.device)
+        self.one_by_one()
+        for length in sorted(set(lengths.tolist())):
+            rows = torch.nonzero(lengths == length).flatten()
+            for block in torch.split(rows, _BLOCK):
+                filled = torch.cat([block, block[:1].expand(_BLOCK - len(block))])
+                found[block] = self.features(x[filled][:, :, :length])[: len(block)]
+        return found
+
+    def one_by_one(self) -> None:
+        """Leave no column of a batch out; see `Branched.one_by_one`."""
+        self.features.trim = False
+
+    def made_up(self, count: int) -> Tensor:
+        """Return texts that nobody wrote, of full length."""
+        return made_up_tokens(count, self.shape[1])
+
+    def costs(self) -> dict[str, dict[str, int]]:
+        """Count trainable parameters and work per text of full length; see `Branched.costs`.
+
+        The stem is the network up to the layer that the early head reads.
+        """
+        features = self.features
+        name, layers = layers_of(features.network)
+        above = tuple(f"{name}.{at}." for at in range(max(features.read[0]), len(layers)))
+        sizes = dict.fromkeys(PARTS, 0)
+        for key, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                part = key.partition(".")[0]
+                deep = part == "stem" and key.partition("network.")[2].startswith(above)
+                sizes["tail" if deep else part] += parameter.numel()
+        stem, whole = work(features.network, max(features.read[0]), self.shape[1])
+        early, deep = features.widths
+        answers = 1 if self.classes == 2 else self.classes
+        macs = {"stem": stem, "exit": answers * early, "tail": whole - stem + answers * deep}
+        return {part: {"parameters": sizes[part], "macs": macs[part]} for part in PARTS}
+
+
+def lora(
+    shape: tuple[int, ...],
+    classes: int,
+    *,
+    base: str = "minilm",
+    method: Literal["both", "frozen-a", "sb", "heads"] = "both",
+    rank: int = 8,
+    alpha: float = 0.0,
+    targets: tuple[str, ...] = (),
+    layers: tuple[int, ...] = (),
+    exit: int = 0,
+) -> Classifier:
+    """Build ``lora``: texts told apart by a pretrained transformer with few trained values.
+
+    Args:
+        shape: ``[2, length]``: token ids and which of them count.
+        classes: number of classes.
+        base: the transformer: a name of the catalogue, or a folder.
+        method: what is trained; ``heads`` trains linear heads on frozen layers, and nothing else.
+        rank: of the adapters, at least 1.
+        alpha: the adapters' factor is alpha / rank; 0 is 2 rank.
+        targets: modules that are adapted, by the last part of their names; none: the usual ones.
+        layers: which layers are adapted, or are read by ``heads``, from 1; none: all, or the deeper
+            half and the one before it.
+        exit: the layer that the early head reads; 0 is the middle one.
+    """
+    if len(shape) != 2 or shape[0] != 2:
+        raise ValueError(
+            f"model 'lora' needs texts [2, length]; the data's shape is {list(shape)}; name a "
+            "source of texts, and data.text"
+        )
+    network = load_network(find(base, "model.options.base").folder())
+    count = len(layers_of(network)[1])
+    early = exit or (count + 1) // 2
+    for key, numbers in (("exit", (early,)), ("layers", layers)):
+        if any(not 1 <= number <= count for number in numbers):
+            raise ValueError(
+                f"model.options.{key}: must be from 1 to the {count} layers of {base}, got "
+                f"{list(numbers)}"
+            )
+    if rank < 1:
+        raise ValueError(f"model.options.rank: must be at least 1, got {rank}; 8 is usual")
+    frozen = method == "heads"
+    deep = tuple(layers) or tuple(range((count + 1) // 2, count + 1)) if frozen else (count,)
+    if not frozen:
+        adapt(
+            network,
+            method,
+            kind=network.config.model_type,
+            rank=rank,
+            alpha=alpha or 2.0 * rank,
+            targets=targets,
+            layers=layers,
+        )
+    features = Pooled(network, (early,), deep)
+    return Classifier(features, shape=shape, classes=classes, frozen=frozen)

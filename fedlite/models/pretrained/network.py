@@ -1,0 +1,121 @@
+"""The frozen network: a pretrained transformer from its folder, made safe to train beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_INSTALL = 'pip install "fedlite[lora]"'
+
+
+def load_network(folder: Path) -> PreTrainedModel:
+    """Return the network of a base's folder, frozen, in float32, nothing in it random.
+
+    Its weights stay in the file, mapped into memory: however many models and processes of a machine
+    use a base, it is there once.
+
+    Raises ValueError when transformers is not installed, or the folder holds none of its models.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(
+            f"model: a pretrained base needs transformers and peft ({error}); {_INSTALL}"
+        ) from None
+    quiet = transformers.utils.logging
+    level = quiet.get_verbosity()
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    try:
+        network: PreTrainedModel = transformers.AutoModel.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"model.options.base: {folder}: must hold config.json and model.safetensors of a "
+            f"transformers model, and cannot be read: {str(error).splitlines()[0]}"
+        ) from None
+    finally:
+        quiet.set_verbosity(level)
+    network.requires_grad_(False)
+    _settle(network)
+    return network
+
+
+def _settle(network: nn.Module) -> None:
+    """Take what is random out: a record's gradient must be the same whenever it is taken."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def layers_of(network: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Return the name and the list of a transformer's layers: its longest list of modules.
+
+    Raises ValueError where there is none.
+    """
+    found = [(name, m) for name, m in network.named_modules() if isinstance(m, nn.ModuleList)]
+    if not found:
+        raise ValueError(
+            "model.options.base: must be a transformer of layers, and has no list of them"
+        )
+    return max(found, key=lambda one: len(one[1]))
+
+
+def read_tokens(tokens: Tensor, vocabulary: int, *, trim: bool) -> tuple[Tensor, Tensor]:
+    """Return token ids, int64 [n, length], and which of them count, int64 [n, length], 0 or 1.
+
+    tokens: as a text data set has them, [n, 2, length]. trim: leave out the columns that count
+    nowhere, which changes answers by rounding only; under record-level privacy a record's bits may
+    not depend on others', and nothing is left out. A text without any token is its first one.
+    """
+    ids, mask = tokens[:, 0].long(), (tokens[:, 1] > 0).long()
+    mask[:, 0] = 1
+    if trim:
+        length = int(mask.any(0).nonzero().max()) + 1
+        ids, mask = ids[:, :length], mask[:, :length]
+    return ids.clamp(0, vocabulary - 1), mask
+
+
+def hidden_states(network: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """Return what comes out of the embeddings and of each layer, float32 [n, length, width]."""
+    found = network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    states: tuple[Tensor, ...] = found.hidden_states
+    return states
+
+
+def made_up_tokens(count: int, length: int) -> Tensor:
+    """Return texts of other tokens each, int64 [count, 2, length], all of which count."""
+    ids = 7 * torch.arange(count).unsqueeze(1) + torch.arange(length) + 1
+    return torch.stack([ids, torch.ones_like(ids)], 1)
+
+
+def work(network: nn.Module, early: int, length: int) -> tuple[int, int]:
+    """Return the multiply-accumulates on one text of `length` tokens: of the first layers, of all.
+
+    early: how many layers are the first ones.
+    """
+    ids, mask = made_up_tokens(1, length).unbind(1)
+    where = next(network.parameters()).device
+    name, layers = layers_of(network)
+    holder, _, attribute = name.rpartition(".")
+    found = []
+    for count in (early, len(layers)):
+        setattr(network.get_submodule(holder), attribute, layers[:count])
+        try:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                network(input_ids=ids.to(where), attention_mask=mask.to(where))
+        finally:
+            setattr(network.get_submodule(holder), attribute, layers)
+        found.append(int(counter.get_total_flops()) // 2)
+    return found[0], found[1]
