@@ -42,6 +42,9 @@ _NOT_NEGATIVE = ("running_var", _COUNTS)
 class Layout:
     """Names and shapes of the trainable tensors, in the order in which they are laid out.
 
+    frozen: SHA-256 of the parameters that are not trained, which no message holds: a vector means
+    nothing beside others. Empty where there are none.
+
     >>> layout = Layout(("head.weight",), ((10, 64),))
     >>> layout.size, len(layout.digest)
     (640, 8)
@@ -49,6 +52,7 @@ class Layout:
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    frozen: bytes = b""
 
     def __post_init__(self) -> None:
         """Refuse tensors without values, which compressors would have nothing to say of."""
@@ -62,7 +66,8 @@ class Layout:
     def of(cls, module: nn.Module) -> Layout:
         """Return the layout of the parameters of `module` that require a gradient."""
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-        return cls(tuple(name for name, _ in named), tuple(tuple(p.shape) for _, p in named))
+        names, shapes = tuple(n for n, _ in named), tuple(tuple(p.shape) for _, p in named)
+        return cls(names, shapes, frozen_digest(module))
 
     @classmethod
     def running(cls, module: nn.Module) -> Layout:
@@ -76,7 +81,7 @@ class Layout:
 
     def with_behind(self, other: Layout) -> Layout:
         """Return the layout of a vector with another behind it."""
-        return Layout(self.names + other.names, self.shapes + other.shapes)
+        return Layout(self.names + other.names, self.shapes + other.shapes, self.frozen)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -90,14 +95,28 @@ class Layout:
 
     @cached_property
     def digest(self) -> bytes:
-        """First 8 bytes of SHA-256 over the canonical JSON of names and shapes."""
-        text = json.dumps([self.names, self.shapes], separators=(",", ":"))
+        """First 8 bytes of SHA-256 over the canonical JSON of names, shapes and what is frozen."""
+        parts: list[Any] = [self.names, self.shapes]
+        text = json.dumps(parts + [self.frozen.hex()] * bool(self.frozen), separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:8]
 
 
 def vector_digest(vector: Vector) -> bytes:
     """Return the first 8 bytes of SHA-256 over the little-endian bytes of `vector`."""
     return hashlib.sha256(np.ascontiguousarray(vector, dtype="<f4").data).digest()[:8]
+
+
+def frozen_digest(module: nn.Module) -> bytes:
+    """Return SHA-256 over the parameters of `module` that are not trained; empty without any."""
+    import torch
+
+    frozen = [(name, p) for name, p in module.named_parameters() if not p.requires_grad]
+    digest = hashlib.sha256()
+    for name, parameter in frozen:
+        values = parameter.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest() if frozen else b""
 
 
 def to_vector(module: nn.Module) -> Vector:

@@ -93,7 +93,8 @@ class Plan:
             return self.layout
         names = tuple(f"extra {stretch.name}" for stretch in self.extras)
         shapes = tuple(stretch.initial.shape for stretch in self.extras)
-        return Layout(self.layout.names + names, self.layout.shapes + shapes)
+        layout = self.layout
+        return Layout(layout.names + names, layout.shapes + shapes, layout.frozen)
 
     @cached_property
     def first(self) -> Vector:

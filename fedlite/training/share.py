@@ -18,6 +18,7 @@ from fedlite.plan import RUNNING, Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
 from fedlite.tasks import Outputs
 from fedlite.training import local
+from fedlite.training.frozen import Frozen
 from fedlite.training.objective import Objective, class_offsets
 
 
@@ -66,6 +67,7 @@ class Learner:
         self.device = device_of(scenario.training.device)
         self.model: Model = plan.model().to(self.device)
         self.initial, self.layout = plan.initial, plan.layout
+        self._frozen = Frozen(self.model, self.device, plan.layout.frozen)
         raw, self.labels = plan.task.tensors(train, self.device)
         with torch.no_grad():
             self.inputs = self.model.prepare(raw)
@@ -141,6 +143,7 @@ class Learner:
                 after=partial(objective.add_terms, states=states) if states else None,
             )
         change: Vector = to_vector(self.model) - model
+        self._frozen.check(change, trained=len(self.labels) > 0)
         if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
             seed = self.scenario.privacy.simulate_seed
             change = client.privatize(change, mechanism, client.entropy(seed, round_number, site))

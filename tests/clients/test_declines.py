@@ -135,7 +135,8 @@ def test_the_log_of_the_site_names_what_counts_as_absent(
     assert "no row is of 'h0'" in caplog.text
 
 
-@pytest.mark.parametrize("model", sorted(registry.names()))
+# One that reads texts has no table.
+@pytest.mark.parametrize("model", sorted(set(registry.names()) - {"lora"}))
 def test_every_model_can_be_prepared_and_trained_without_a_record(
     tmp_path: Path, model: str
 ) -> None:

@@ -290,7 +290,7 @@ def test_a_site_s_flat_model_is_held_to_the_same() -> None:
         check(unused, TASK, private=True)
 
 
-SHAPES = {"cnn1d": (6, 100), "linear": (30,), "mlp": (30,)}
+SHAPES = {"cnn1d": (6, 100), "linear": (30,), "lora": (2, 16), "mlp": (30,)}
 
 
 @pytest.mark.parametrize("name", names())

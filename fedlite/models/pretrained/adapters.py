@@ -14,7 +14,7 @@ sb: only R [r, r] in `B R A`, B and A being the first singular vectors of W (Pon
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +57,20 @@ def adapt(
             f"{', '.join(missing) or 'none, and peft knows none for ' + repr(kind)}; there are "
             f"{', '.join(sorted(there))}"
         )
+    most = min(min(there[name]) for name in wanted)
+    if not 1 <= rank <= most:
+        raise ValueError(
+            f"model.options.rank: must be from 1 to {most}, the narrowest of {', '.join(wanted)}, "
+            f"got {rank}; 8 is usual"
+        )
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         target_modules=wanted,
         layers_to_transform=[number - 1 for number in layers] or None,
         bias="none",
+        # GPT-2 keeps its weights the other way round.
+        fan_in_fan_out=kind == "gpt2",
     )
     inject_adapter_in_model(config, network, adapter_name=NAME)
     adapted = dict(adapters_of(network))
@@ -78,12 +86,12 @@ def adapters_of(network: nn.Module) -> list[tuple[str, LoraLayer]]:
     return [(name, m) for name, m in network.named_modules() if isinstance(m, LoraLayer)]
 
 
-def product(module: LoraLayer) -> tuple[Tensor, Tensor]:
+def product(module: Any) -> tuple[Tensor, Tensor]:
     """Return A and B of an adapted module as they stand, `B R` for B where there is an R."""
     down, up = module.lora_A[NAME].weight.detach(), module.lora_B[NAME]
     if isinstance(up, nn.Sequential):
-        core, outer = (part.weight.detach() for part in up)
-        return down, outer @ core
+        core, outer = up.parameters()
+        return down, outer.detach() @ core.detach()
     return down, up.weight.detach()
 
 
@@ -93,15 +101,18 @@ def _usual(kind: str) -> list[str]:
     return list(known.get(kind, ()))
 
 
-def _linear(network: nn.Module) -> set[str]:
-    """Return the last names of what can be adapted."""
+def _linear(network: nn.Module) -> dict[str, tuple[int, int]]:
+    """Return what can be adapted, by the last part of its name, and how narrow it is."""
     from transformers.pytorch_utils import Conv1D
 
-    kinds = (nn.Linear, Conv1D)
-    return {name.rpartition(".")[2] for name, m in network.named_modules() if isinstance(m, kinds)}
+    found: dict[str, tuple[int, int]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Linear | Conv1D):
+            found[name.rpartition(".")[2]] = tuple(module.weight.shape)
+    return found
 
 
-def _settle(module: LoraLayer, method: str, rank: int, at: int) -> None:
+def _settle(module: Any, method: str, rank: int, at: int) -> None:
     down, up = module.lora_A[NAME], module.lora_B[NAME]
     module.requires_grad_(False)
     nn.init.zeros_(up.weight)

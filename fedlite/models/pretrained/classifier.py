@@ -22,8 +22,8 @@ from fedlite.models.pretrained.network import (
     work,
 )
 
-# Frozen features are computed so many records at a time, of a length that is a multiple.
-_BLOCK, _LENGTHS = 32, 16
+# Without gradients so many texts are computed at a time, of a length that is a multiple of this.
+_BLOCK, _STEP = 32, 16
 
 
 class Head(nn.Module):
@@ -71,8 +71,26 @@ class Pooled(nn.Module):
         return self
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens [n, 2, length] to features, float32 [n, exit's and deep's width]."""
-        ids, mask = read_tokens(tokens, self.network.config.vocab_size, trim=self.trim)
+        """Map tokens [n, 2, length] to features, float32 [n, exit's and deep's width].
+
+        Where nobody asks for gradients, texts of about one length go together, in blocks of one
+        size, so that what a record becomes does not depend on which others there are.
+        """
+        tokens = tokens.long()
+        if torch.is_grad_enabled():
+            return self._features(tokens, trim=self.trim)
+        longest = (tokens[:, 1] * torch.arange(1, tokens.shape[2] + 1)).amax(1).clamp_min(1)
+        lengths = ((longest + _STEP - 1) // _STEP * _STEP).clamp_max(tokens.shape[2])
+        found = torch.empty((len(tokens), sum(self.widths)), device=tokens.device)
+        for length in sorted(set(lengths.tolist())):
+            for rows in torch.split(torch.nonzero(lengths == length).flatten(), _BLOCK):
+                filled = torch.cat([rows, rows[:1].expand(_BLOCK - len(rows))])
+                block = self._features(tokens[filled][:, :, :length], trim=False)
+                found[rows] = block[: len(rows)]
+        return found
+
+    def _features(self, tokens: Tensor, *, trim: bool) -> Tensor:
+        ids, mask = read_tokens(tokens, self.network.config.vocab_size, trim=trim)
         states = hidden_states(self.network, ids, mask)
         return torch.cat([pooled(states[at], mask) for part in self.read for at in part], 1)
 
@@ -116,24 +134,12 @@ class Classifier(Branched):
         return found
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Return tokens as they are, or the features of them where nothing in those is trained.
-
-        Texts of about one length go together, in blocks of one size, so that what a record becomes
-        does not depend on which others there are.
-        """
+        """Return tokens as they are, or the features of them where nothing in those is trained."""
         if self.frozen is None:
             return x
-        x = x.long()
-        lengths = x[:, 1].sum(1).clamp_min(1)
-        lengths = ((lengths + _LENGTHS - 1) // _LENGTHS * _LENGTHS).clamp_max(x.shape[2])
-        found = torch.empty((len(x), sum(self.features.widths)), device=x.device)
-        self.one_by_one()
-        for length in sorted(set(lengths.tolist())):
-            rows = torch.nonzero(lengths == length).flatten()
-            for block in torch.split(rows, _BLOCK):
-                filled = torch.cat([block, block[:1].expand(_BLOCK - len(block))])
-                found[block] = self.features(x[filled][:, :, :length])[: len(block)]
-        return found
+        with torch.no_grad():
+            features: Tensor = self.frozen(x)
+        return features
 
     def one_by_one(self) -> None:
         """Leave no column of a batch out; see `Branched.one_by_one`."""
@@ -158,9 +164,9 @@ class Classifier(Branched):
                 deep = part == "stem" and key.partition("network.")[2].startswith(above)
                 sizes["tail" if deep else part] += parameter.numel()
         stem, whole = work(features.network, max(features.read[0]), self.shape[1])
-        early, deep = features.widths
         answers = 1 if self.classes == 2 else self.classes
-        macs = {"stem": stem, "exit": answers * early, "tail": whole - stem + answers * deep}
+        exit, head = (answers * width for width in features.widths)
+        macs = {"stem": stem, "exit": exit, "tail": whole - stem + head}
         return {part: {"parameters": sizes[part], "macs": macs[part]} for part in PARTS}
 
 
@@ -204,8 +210,6 @@ def lora(
                 f"model.options.{key}: must be from 1 to the {count} layers of {base}, got "
                 f"{list(numbers)}"
             )
-    if rank < 1:
-        raise ValueError(f"model.options.rank: must be at least 1, got {rank}; 8 is usual")
     frozen = method == "heads"
     deep = tuple(layers) or tuple(range((count + 1) // 2, count + 1)) if frozen else (count,)
     if not frozen:

@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Of networks that count positions from the padding token's number, as RoBERTa does.
+_OWN_POSITIONS = "create_position_ids_from_input_ids"
 _INSTALL = 'pip install "fedlite[lora]"'
 
 
@@ -79,8 +81,8 @@ def read_tokens(tokens: Tensor, vocabulary: int, *, trim: bool) -> tuple[Tensor,
     nowhere, which changes answers by rounding only; under record-level privacy a record's bits may
     not depend on others', and nothing is left out. A text without any token is its first one.
     """
-    ids, mask = tokens[:, 0].long(), (tokens[:, 1] > 0).long()
-    mask[:, 0] = 1
+    ids, mask = tokens[:, 0], (tokens[:, 1] > 0).long()
+    mask[:, 0] |= mask.sum(1) == 0
     if trim:
         length = int(mask.any(0).nonzero().max()) + 1
         ids, mask = ids[:, :length], mask[:, :length]
@@ -89,7 +91,11 @@ def read_tokens(tokens: Tensor, vocabulary: int, *, trim: bool) -> tuple[Tensor,
 
 def hidden_states(network: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     """Return what comes out of the embeddings and of each layer, float32 [n, length, width]."""
-    found = network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    given: dict[str, Tensor] = {}
+    if not hasattr(getattr(network, "embeddings", None), _OWN_POSITIONS):
+        # So that a text is the same whichever side is padded.
+        given["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)
+    found = network(input_ids=ids, attention_mask=mask, output_hidden_states=True, **given)
     states: tuple[Tensor, ...] = found.hidden_states
     return states
 
