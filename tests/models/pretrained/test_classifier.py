@@ -1,4 +1,7 @@
-"""A pretrained transformer with few trained values."""
+"""A pretrained transformer with few trained values.
+
+Covers fedlite/models/pretrained/adapters.py, fedlite/models/pretrained/network.py.
+"""
 
 from __future__ import annotations
 
