@@ -156,3 +156,18 @@ def _public(down: nn.Linear, at: int) -> None:
     values = public_normal(at, *down.weight.shape) / down.in_features**0.5
     with torch.no_grad():
         down.weight.copy_(torch.from_numpy(values))
+
+
+def settings_of(adapted: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return what peft's `adapter_config.json` says of adapted modules."""
+    one = adapted[0][1]
+    return {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION",
+        "inference_mode": True,
+        "r": one.r[NAME],
+        "lora_alpha": one.lora_alpha[NAME],
+        "target_modules": sorted(name for name, _ in adapted),
+        "fan_in_fan_out": bool(one.fan_in_fan_out),
+        "bias": "none",
+    }

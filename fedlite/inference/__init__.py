@@ -1,0 +1,1 @@
+"""What is made of a released model for those who use it."""
