@@ -43,7 +43,7 @@ def card(trained: Trained, model: Classifier, base: Base) -> str:
     adapted = model.frozen is None
     head = ["---", f"base_model: {base.name}", "library_name: peft", "tags:", "- fedlite", "---"]
     what = (
-        "Adapters and two linear heads" if adapted else "Two linear heads, on frozen layers, and"
+        "Adapters and two linear heads," if adapted else "Two linear heads on frozen layers,"
     ) + " trained at several sites that keep their texts."
     name = wording.plain(summary.get("scenario", trained.scenario.federation.name))
     rows = [
