@@ -20,7 +20,7 @@ STOREYS = (
     "fedlite.deployment fedlite.audit fedlite.flower fedlite.protection",
     "fedlite.plan fedlite.guard strategies",
     "fedlite.training fedlite.evaluation server",
-    "clients fedlite.attacks",
+    "clients fedlite.attacks fedlite.inference",
     "simulations",
     "fedlite.commands fedlite.cli fedlite.api",
 )
