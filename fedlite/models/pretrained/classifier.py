@@ -180,6 +180,7 @@ def lora(
     alpha: float = 0.0,
     targets: tuple[str, ...] = (),
     layers: tuple[int, ...] = (),
+    read: tuple[int, ...] = (),
     exit: int = 0,
 ) -> Classifier:
     """Build ``lora``: texts told apart by a pretrained transformer with few trained values.
@@ -192,8 +193,9 @@ def lora(
         rank: of the adapters, at least 1.
         alpha: the adapters' factor is alpha / rank; 0 is 2 rank.
         targets: modules that are adapted, by the last part of their names; none: the usual ones.
-        layers: which layers are adapted, or are read by ``heads``, from 1; none: all, or the deeper
-            half and the one before it.
+        layers: which layers are adapted, from 1; none: all.
+        read: the layers that the deep head reads, from 1; none: the middle one and all after it.
+            One layer alone knows less, however it is adapted.
         exit: the layer that the early head reads; 0 is the middle one.
     """
     if len(shape) != 2 or shape[0] != 2:
@@ -203,15 +205,15 @@ def lora(
         )
     network = load_network(find(base, "model.options.base").folder())
     count = len(layers_of(network)[1])
-    early = exit or (count + 1) // 2
-    for key, numbers in (("exit", (early,)), ("layers", layers)):
+    middle = (count + 1) // 2
+    early, deep = exit or middle, read or tuple(range(middle, count + 1))
+    for key, numbers in (("exit", (early,)), ("layers", layers), ("read", deep)):
         if any(not 1 <= number <= count for number in numbers):
             raise ValueError(
                 f"model.options.{key}: must be from 1 to the {count} layers of {base}, got "
                 f"{list(numbers)}"
             )
     frozen = method == "heads"
-    deep = tuple(layers) or tuple(range((count + 1) // 2, count + 1)) if frozen else (count,)
     if not frozen:
         adapt(
             network,

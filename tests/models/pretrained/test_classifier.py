@@ -106,8 +106,7 @@ def test_only_what_averages_exactly_says_so(bert: Path, method: str) -> None:
 def test_so_many_values_are_trained(bert: Path, method: str, size: int) -> None:
     """Query and value of each layer, and the two heads, a number each for two classes."""
     model = build("lora", SHAPE, 2, seed=1, base=str(bert), method=method)
-    layers_read = 3 if method == "heads" else 1
-    heads = (WIDTH + 1) + (layers_read * WIDTH + 1)
+    heads = (WIDTH + 1) + (3 * WIDTH + 1)
     assert Layout.of(model).size == size + heads
     costs = model.costs()
     assert sum(part["parameters"] for part in costs.values()) == size + heads
@@ -119,7 +118,7 @@ def test_a_new_model_answers_as_its_base_does_and_can_be_trained(bert: Path, met
     model = build("lora", SHAPE, 3, seed=1, base=str(bert), method=method)
     with torch.no_grad():
         found = model.features(texts(5))
-        plain = build("lora", SHAPE, 3, seed=1, base=str(bert), method="heads", layers=[LAYERS])
+        plain = build("lora", SHAPE, 3, seed=1, base=str(bert), method="heads", read=[LAYERS])
         wanted = plain.features(texts(5))
     deep = model.features.widths[1]
     assert torch.allclose(found[:, :WIDTH], wanted[:, :WIDTH], atol=1e-5)
@@ -167,6 +166,7 @@ def test_the_public_part_of_an_adapter_does_not_hang_on_the_seed(bert: Path) -> 
     [
         ({"targets": ["q"]}, r"model\.options\.targets: .* got q; there are .*query"),
         ({"layers": [5]}, r"model\.options\.layers: must be from 1 to the 4 layers"),
+        ({"read": [0]}, r"model\.options\.read: must be from 1 to the 4 layers"),
         ({"exit": 9}, r"model\.options\.exit: must be from 1 to the 4 layers"),
         ({"rank": 0}, r"model\.options\.rank: must be from 1 to 32"),
         ({"rank": 400}, r"model\.options\.rank: must be from 1 to 32"),
