@@ -10,6 +10,7 @@ from typing import Any
 from fedlite.evaluation import drawing
 from fedlite.evaluation.evaluate import Evaluation
 from fedlite.reporting import markup, measures, wording
+from fedlite.reporting.scores import less_is_better
 from fedlite.storage import write_atomic
 
 PAGE, FIGURES, RESULT = "evaluation.html", "figures", "evaluation.json"
@@ -105,7 +106,7 @@ def _worst(told: Mapping[str, Any]) -> str:
     known = {name: value for name, value in lower.items() if value is not None}
     if not known:
         return ""
-    pick = max if first.key in ("mae", "rmse") else min
+    pick = max if less_is_better(first.key) else min
     name = pick(known, key=lambda one: known[one])
     return f"{name.capitalize()} at severity 3 leaves {first.name} {first.say(known[name])}."
 

@@ -42,6 +42,8 @@ _KNOWN = (
     Measure("f1", "F1", score),
     Measure("auc", "AUC", score),
     Measure("accuracy", "accuracy", share, share=True),
+    Measure("perplexity", "perplexity", amount, low=None),
+    Measure("nll", "nats a token", amount, low=None),
     Measure("mae", "mean absolute error", amount, low=None),
     Measure("rmse", "root mean squared error", amount, low=None),
 )

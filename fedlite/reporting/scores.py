@@ -11,7 +11,7 @@ from fedlite.reporting.formats import number_of
 from fedlite.reporting.record import RoundRecord
 
 # Of these less is better; of anything else more is.
-LESS_IS_BETTER = ("loss", "error", "mae", "mse", "rmse")
+LESS_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "nll", "perplexity")
 
 
 def better(name: str, one: float, other: float) -> bool:

@@ -9,10 +9,12 @@ from fedlite.registry import Registry
 from fedlite.tasks.classification import Classification
 from fedlite.tasks.interface import Figures, Loss, Outputs, Task, known
 from fedlite.tasks.joint import joint, loss_of
+from fedlite.tasks.language import Language
 from fedlite.tasks.multilabel import MultiLabel
 from fedlite.tasks.regression import Regression
 
 TASKS: dict[str, type[Task]] = {
+    "causal-lm": Language,
     "classification": Classification,
     "multilabel": MultiLabel,
     "regression": Regression,

@@ -1,7 +1,7 @@
 """Every task's loss and scores against other libraries and sums by hand.
 
 Covers fedlite/tasks/classification.py, fedlite/tasks/curves.py, fedlite/tasks/interface.py,
-fedlite/tasks/multilabel.py, fedlite/tasks/regression.py.
+fedlite/tasks/language.py, fedlite/tasks/multilabel.py, fedlite/tasks/regression.py.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ def given(name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     targets = {
         "classification": rng.integers(0, WIDTH, RECORDS),
         "multilabel": (answers + rng.normal(size=answers.shape) > 0.3).astype(np.float32),
+        "causal-lm": np.zeros((RECORDS, WIDTH), np.float32),
         "regression": (answers + rng.normal(size=answers.shape)).astype(np.float32),
     }[name]
+    if name == "causal-lm":
+        answers = np.abs(answers)  # losses
     return answers, targets, rng.integers(0, OWNERS - 1, RECORDS)
 
 
@@ -102,6 +105,29 @@ def test_classification_scores_are_scikit_learn_s() -> None:
     mine = owners == 1
     area = metrics.roc_auc_score(targets[mine] % 2, answers[mine, 1] - answers[mine, 0])
     assert two["auc"][1] == pytest.approx(area)
+
+
+def test_perplexity_is_torchmetrics_formula_for_records_that_count_the_same() -> None:
+    """The exponential of the mean over records of the mean cross-entropy of each one's tokens."""
+    rng = np.random.default_rng(1)
+    logits = torch.tensor(rng.normal(size=(6, 9, 20)))
+    tokens = torch.tensor(rng.integers(0, 20, (6, 9)))
+    per_token = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), tokens.flatten(), reduction="none"
+    ).reshape(6, 9)
+    answers, task = per_token.mean(dim=1, keepdim=True), make("causal-lm")
+    assert torch.equal(task.loss(answers, task.made_up(6, 1)), answers[:, 0])
+    owners = np.array([0, 0, 1, 1, 1, 0])
+    found = task.scores(answers.numpy(), np.zeros((6, 1)), owners, 3)
+    for owner in (0, 1):
+        mean = float(answers[owners == owner].mean())
+        assert found["nll"][owner] == pytest.approx(mean)
+        assert found["perplexity"][owner] == pytest.approx(np.exp(mean))
+    assert np.isnan(found["perplexity"][2])
+    # A uniform guess has the perplexity of its vocabulary.
+    even = np.full((4, 1), np.log(20))
+    none = np.zeros(4, np.int64)
+    assert task.scores(even, even, none, 1)["perplexity"][0] == pytest.approx(20)
 
 
 @pytest.mark.parametrize("name", TASKS)
