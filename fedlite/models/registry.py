@@ -20,6 +20,7 @@ _HOUSE: dict[str, Callable[..., nn.Module]] = {
     "cosine": fixed.cosine,
     "linear": fixed.linear,
     "lora": pretrained.lora,
+    "lora-lm": pretrained.lora_lm,
     "mcmahan": mcmahan.mcmahan,
     "mlp": tinyml.mlp,
     "scatter": scatter.scatter,

@@ -43,6 +43,17 @@ class Single(nn.Module):
         """Return the records as they are: whatever a network does to them, it does each time."""
         return x
 
+    def one_by_one(self) -> None:
+        """As the network has it; see `Branched.one_by_one`."""
+        own = getattr(self.network, "one_by_one", None)
+        if callable(own):
+            own()
+
+    @property
+    def block(self) -> int:
+        """How many records may be clipped in one pass: what the network says, or any number."""
+        return int(getattr(self.network, "block", 1 << 30))
+
     def made_up(self, count: int) -> Tensor:
         """Return raw records that nobody holds: those of `network.made_up`, or in [0, 1]."""
         own = getattr(self.network, "made_up", None)

@@ -290,9 +290,10 @@ def test_a_site_s_flat_model_is_held_to_the_same() -> None:
         check(unused, TASK, private=True)
 
 
-SHAPES = {"cnn1d": (6, 100), "linear": (30,), "lora": (2, 16), "mlp": (30,)}
+SHAPES = {"cnn1d": (6, 100), "linear": (30,), "mlp": (30,)}
 
 
-@pytest.mark.parametrize("name", names())
+# Those of texts are checked in `pretrained`.
+@pytest.mark.parametrize("name", sorted(set(names()) - {"lora", "lora-lm"}))
 def test_the_house_s_models_pass(name: str) -> None:
     check(build(name, SHAPES.get(name, (1, 28, 28)), 10, seed=1), TASK)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any, Literal
 
 import torch
@@ -21,9 +23,17 @@ from fedlite.models.pretrained.network import (
     read_tokens,
     work,
 )
+from fedlite.parameters import frozen_digest
 
 # Without gradients so many texts are computed at a time, of a length that is a multiple of this.
 _BLOCK, _STEP = 32, 16
+# Frozen features of the last texts, for the next run of the same process; bytes of them.
+_known: OrderedDict[tuple[bytes, object, bytes], Tensor] = OrderedDict()
+_MOST_KEPT = 1 << 29
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 class Head(nn.Module):
@@ -137,9 +147,15 @@ class Classifier(Branched):
         """Return tokens as they are, or the features of them where nothing in those is trained."""
         if self.frozen is None:
             return x
-        with torch.no_grad():
-            features: Tensor = self.frozen(x)
-        return features
+        key = frozen_digest(self), self.frozen.read, sha256(x.cpu().numpy().tobytes()).digest()
+        if key not in _known:
+            with torch.no_grad():
+                features: Tensor = self.frozen(x)
+            while _known and sum(map(_bytes, (*_known.values(), features))) > _MOST_KEPT:
+                _known.popitem(last=False)
+            _known[key] = features
+        _known.move_to_end(key)
+        return _known[key]
 
     def one_by_one(self) -> None:
         """Leave no column of a batch out; see `Branched.one_by_one`."""
@@ -203,7 +219,7 @@ def lora(
             f"model 'lora' needs texts [2, length]; the data's shape is {list(shape)}; name a "
             "source of texts, and data.text"
         )
-    network = load_network(find(base, "model.options.base").folder())
+    network = load_network(find(base, "model.options.base"))
     count = len(layers_of(network)[1])
     middle = (count + 1) // 2
     early, deep = exit or middle, read or tuple(range(middle, count + 1))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from fedlite.data.bases import Base
+from fedlite.data.cache import locked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,38 +23,69 @@ _OWN_POSITIONS = "create_position_ids_from_input_ids"
 _INSTALL = 'pip install "fedlite[lora]"'
 
 
-def load_network(folder: Path) -> PreTrainedModel:
-    """Return the network of a base's folder, frozen, in float32, nothing in it random.
+def load_network(base: Base, *, language: bool = False) -> PreTrainedModel:
+    """Return the network of a base, frozen, in float32, nothing in it random.
 
     Its weights stay in the file, mapped into memory: however many models and processes of a machine
-    use a base, it is there once.
+    use a base, it is there once. language: with what foresees the next token on top.
 
-    Raises ValueError when transformers is not installed, or the folder holds none of its models.
+    Raises ValueError when transformers is not installed, or the base's folder holds none of its
+    models.
     """
+    folder = base.folder()
     try:
         import transformers
     except ImportError as error:
         raise ValueError(
             f"model: a pretrained base needs transformers and peft ({error}); {_INSTALL}"
         ) from None
-    quiet = transformers.utils.logging
-    level = quiet.get_verbosity()
-    quiet.set_verbosity_error()
-    quiet.disable_progress_bar()
-    try:
-        network: PreTrainedModel = transformers.AutoModel.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, trust_remote_code=False
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"model.options.base: {folder}: must hold config.json and model.safetensors of a "
-            f"transformers model, and cannot be read: {str(error).splitlines()[0]}"
-        ) from None
-    finally:
-        quiet.set_verbosity(level)
+    kind = transformers.AutoModelForCausalLM if language else transformers.AutoModel
+    with _quiet(transformers):
+        try:
+            if base.weights.endswith(".gguf"):
+                folder = _unpacked(base, folder, transformers)
+            network: PreTrainedModel = kind.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, trust_remote_code=False
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"model.options.base: {folder}: must hold config.json and model.safetensors of a "
+                f"transformers model, and cannot be read: {str(error).splitlines()[0]}"
+            ) from None
     network.requires_grad_(False)
     _settle(network)
     return network
+
+
+def _unpacked(base: Base, folder: Path, transformers: Any) -> Path:
+    """Return a folder beside the base's file of 4-bit weights that holds them as float32.
+
+    Written once: whole, or not at all.
+    """
+    place = folder / f"float32-{base.digest[:16]}"
+    with locked(folder):
+        if not place.is_dir():
+            part = place.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            network = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=base.weights, local_files_only=True, dtype=torch.float32
+            )
+            network.save_pretrained(part)
+            part.rename(place)
+    return place
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep transformers from telling of its own progress."""
+    logging = transformers.utils.logging
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _settle(network: nn.Module) -> None:
@@ -91,13 +128,20 @@ def read_tokens(tokens: Tensor, vocabulary: int, *, trim: bool) -> tuple[Tensor,
 
 def hidden_states(network: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
     """Return what comes out of the embeddings and of each layer, float32 [n, length, width]."""
-    given: dict[str, Tensor] = {}
-    if not hasattr(getattr(network, "embeddings", None), _OWN_POSITIONS):
-        # So that a text is the same whichever side is padded.
-        given["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)
+    given = positions(network, mask)
     found = network(input_ids=ids, attention_mask=mask, output_hidden_states=True, **given)
     states: tuple[Tensor, ...] = found.hidden_states
     return states
+
+
+def positions(network: Any, mask: Tensor) -> dict[str, Tensor]:
+    """Return the places of the tokens that count, so that the side of the padding does not matter.
+
+    Nothing for a network that finds them by itself.
+    """
+    if hasattr(getattr(network, "embeddings", None), _OWN_POSITIONS):
+        return {}
+    return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
 
 
 def made_up_tokens(count: int, length: int) -> Tensor:

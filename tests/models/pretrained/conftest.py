@@ -36,11 +36,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save("bert", tmp_path_factory.mktemp("bases") / "bert")
 
 
-def save(kind: str, folder: Path, seed: int = 0) -> Path:
+def save(kind: str, folder: Path, seed: int = 0, *, language: bool = False) -> Path:
     """Write a transformer with random weights of `seed` to `folder`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = transformers.AutoModel.from_config(CONFIGS[kind]())
+        auto = transformers.AutoModelForCausalLM if language else transformers.AutoModel
+        network = auto.from_config(CONFIGS[kind]())
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
     network.save_pretrained(folder)
