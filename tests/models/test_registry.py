@@ -51,6 +51,10 @@ def records(n: int, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
     return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed))
 
 
+# Those of texts are tried in `pretrained`.
+TEXTS = {"lora", "lora-lm"}
+
+
 def test_every_name_is_tried_here() -> None:
     assert {name for name, _ in FITTING} == set(names()) - {
         "lora",
