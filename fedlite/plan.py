@@ -20,6 +20,7 @@ from fedlite import compression, objectives, tasks
 from fedlite.compression import Compressor, Dense, Joined, Stretch, pieces_of
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
+from fedlite.data.text.cleaning import REDACTORS
 from fedlite.models import Model, build, checks, load_start
 from fedlite.models.registry import MODELS
 from fedlite.parameters import (
@@ -324,14 +325,15 @@ def foreign(scenario: Scenario) -> list[str]:
     Nothing is imported or run. Raises ValueError for a name that is not known on this machine.
     """
     found = []
-    named = (
+    named: list[tuple[str, str, Registry[Any]]] = [
         ("task.name", scenario.task.name, tasks.KNOWN),
         ("model.name", scenario.model.name, MODELS),
         ("training.objective", scenario.training.objective, objectives.KNOWN),
         ("uplink.compressor", scenario.uplink.compressor, compression.KNOWN),
         ("downlink.compressor", scenario.downlink.compressor, compression.KNOWN),
-    )
-    registry: Registry[Any]
+    ]
+    if scenario.data.redactor:
+        named.append(("data.redactor", scenario.data.redactor, REDACTORS))
     for key, name, registry in named:
         try:
             registry.check(name)

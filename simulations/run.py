@@ -21,7 +21,16 @@ from fedlite.plan import Plan
 from fedlite.registry import is_held, resolve
 from fedlite.reporting import trackers, wording
 from fedlite.reporting.page_read import read_section
-from fedlite.scenario import CODE, PATHS, Scenario, ScenarioError, load, own_code, with_values
+from fedlite.scenario import (
+    CODE,
+    PATHS,
+    Scenario,
+    ScenarioError,
+    is_path,
+    load,
+    own_code,
+    with_values,
+)
 from fedlite.scenario.records import OWN
 from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
@@ -271,7 +280,8 @@ def _read(scenario: Scenario) -> list[str]:
 def _with_absolute_paths(scenario: Scenario) -> Scenario:
     """Return the scenario with absolute paths: workers, and a later --resume, start elsewhere."""
     for section, key in PATHS:
-        if given := getattr(getattr(scenario, section), key):
+        given = getattr(getattr(scenario, section), key)
+        if is_path((section, key), given):
             absolute = str(Path(given).expanduser().absolute())
             scenario = with_values(scenario, section, **{key: absolute})
     for section, key in CODE:
@@ -345,10 +355,8 @@ def resume_scenario(directory: Path, overrides: Sequence[str] = ()) -> Scenario:
 
 
 def _fetch_missing(scenario: Scenario, quiet: bool) -> None:
-    """Bring a named source into the cache when it is not there yet, and say so."""
-    name = scenario.data.name
-    known = {entry.name for entry in data.entries()}
-    if name in known and not data.available(name):
+    """Bring a named source, and a tokenizer, into the cache when not there yet, and say so."""
+    for name in data.missing(scenario.data):
         if not quiet:
             print(f"fetching {name} into {data.cache_folder()}", file=sys.stderr)
         data.fetch(name)

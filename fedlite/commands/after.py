@@ -120,7 +120,9 @@ def evaluate(
         from fedlite.evaluation import corruptions, page
 
         trained = evaluation.open_model(run)
-        spoilt = corruptions.chosen(corrupt, tuple(trained.model.shape))
+        spoilt = corruptions.chosen(
+            corrupt, tuple(trained.model.shape), texts=trained.texts is not None
+        )
         if file is not None:
             records = evaluation.read(
                 trained, file, columns=group or (), target=target, scale_by=scale_by

@@ -73,8 +73,7 @@ def data_fetch(
     with told():
         from fedlite import data
 
-        base = data.BASES.get(name)
-        path = base.fetch() if base else data.fetch(name)
+        path = data.fetch(name)
         tell({"name": name, "path": str(path)}, f"{name}: {path}", as_json)
 
 

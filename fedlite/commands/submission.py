@@ -37,8 +37,7 @@ def settled(
     chosen, files = own.pack(load(path, overrides), path.parent)
     if files and not run_own:
         _ask_to_run(files, quiet)
-    source = chosen.data.name
-    if source in {entry.name for entry in data.entries()} and not data.available(source):
+    for source in data.missing(chosen.data):
         if not quiet:
             typer.echo(f"fetching {source} into {data.cache_folder()}", err=True)
         data.fetch(source)

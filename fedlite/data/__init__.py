@@ -2,7 +2,7 @@
 
 from fedlite.data.bases import BASES, Base
 from fedlite.data.cache import cache_folder
-from fedlite.data.catalog import available, entries, fetch, find, load
+from fedlite.data.catalog import available, entries, fetch, find, load, missing
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.entry import Entry
 from fedlite.data.partition import check_sites, of_one_class, partition, site_data, site_names
@@ -25,6 +25,7 @@ __all__ = [
     "fetch",
     "find",
     "load",
+    "missing",
     "of_one_class",
     "partition",
     "site_data",

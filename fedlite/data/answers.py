@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fedlite.data.cells import FLOAT32_MAX, label, label_order, no_label, number, wrong
 from fedlite.data.dataset import Answers, Indices
-from fedlite.scenario.tabular import Ranges
+from fedlite.scenario import NUMERIC
+from fedlite.scenario.tabular import Ranges, names
 
 MAX_CLASSES = 1000
 
@@ -226,3 +227,54 @@ class Numbers:
         return np.array(
             [[float(f"{v:.{n}g}") for v, n in zip(row, digits, strict=True)] for row in ends]
         )
+
+
+Read = Labels | Numbers | Unread
+"""What has been read of the answers so far, row by row."""
+
+
+def asked_of(target: str, task: str) -> tuple[str, ...]:
+    """Return the columns that hold what is to be answered."""
+    return names(target) if task in NUMERIC else (target,)
+
+
+def given_labels(labels: tuple[str, ...], *, answered: bool) -> tuple[str, ...]:
+    """Return the labels as they are compared; raises ValueError unless two or more are distinct."""
+    given = tuple(label(name) for name in labels)
+    if answered and labels and (len(labels) < 2 or len(set(given)) < len(labels)):
+        raise ValueError(
+            f"labels: must name at least two classes, each once, got {labels}; correct the list"
+        )
+    return given
+
+
+def begin(
+    path: str,
+    header: list[str],
+    target: str,
+    task: str,
+    given: tuple[str, ...],
+    ranges: Ranges,
+    missing: tuple[str, ...],
+    *,
+    answered: bool,
+) -> Read:
+    """Return what reads the answers of a file's rows; see `load_table` for the arguments."""
+    if not answered:
+        return Unread(())
+    if task in NUMERIC:
+        return Numbers(path, header, asked_of(target, task), task == "multilabel", ranges, missing)
+    return Labels(path, header, target, given, missing)
+
+
+def finish(
+    read: Read, labels: tuple[str, ...]
+) -> tuple[Answers, tuple[str, ...], NDArray[np.float64] | None, list[str]]:
+    """Return the answers, their names, what -1 and 1 stand for, and what there is to say."""
+    if isinstance(read, Labels):
+        order = tuple(read.order())
+        return read.y(), labels or order, None, []
+    if isinstance(read, Unread):
+        return np.zeros(len(read), np.int64), labels, None, []
+    y, scale, said = read.y()
+    return y, read.targets, scale, said

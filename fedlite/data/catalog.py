@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fedlite.data.bases import BASES
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
 from fedlite.data.own import source_of
@@ -26,11 +27,15 @@ from fedlite.data.sources import (
     saved_pictures,
 )
 from fedlite.registry import Registry, is_own
-from fedlite.scenario import NUMERIC
+from fedlite.scenario import NUMERIC, Data
 from fedlite.scenario.tabular import Columns
+from fedlite.scenario.texts import Texts
 from fedlite.settings import read_options
 
-_MODULES = (digits, fashion, heart, csv_file, parquet, jsonl, saved_pictures, npz, images)
+_MODULES = (
+    *(digits, fashion, heart),
+    *(csv_file, parquet, jsonl, saved_pictures, npz, images),
+)
 _ENTRIES: dict[str, Entry] = {module.ENTRY.name: module.ENTRY for module in _MODULES}
 _SOURCES: Registry[Any] = Registry(
     "data.name", "fedlite.data", _ENTRIES, "data.options", "(**options) and returns records"
@@ -102,6 +107,7 @@ def load(
     shape: tuple[int, ...] = (),
     labels: tuple[str, ...] = (),
     columns: Columns = Columns(),  # noqa: B008 - frozen
+    texts: Texts = Texts(),  # noqa: B008 - frozen
     task: str = "classification",
     target_ranges: tuple[tuple[str, float, float], ...] = (),
     settled: bool = False,
@@ -129,7 +135,13 @@ def load(
             f"columns: {name!r} has columns of its own; take away the keys that say how to read "
             f"a table ({columns})"
         )
-    settings |= {"columns": columns, "settled": settled, "skip_wrong": skip_wrong}
+    if texts.tokenizer and "texts" not in source.takes:
+        takers = ", ".join(one.name for one in entries() if "texts" in one.takes)
+        raise ValueError(
+            f"data.tokenizer: is for data whose records are texts ({takers}), got "
+            f"{texts.tokenizer!r} with {name!r}; leave it out"
+        )
+    settings |= {"texts": texts, "columns": columns, "settled": settled, "skip_wrong": skip_wrong}
     settings |= {"task": task, "target_ranges": target_ranges, "answered": answered}
     given = read_options(options)
     known = {key: settings[key] for key in source.takes if key in settings}
@@ -142,20 +154,30 @@ def load(
     numbers = found.train.classes is None
     if answered and numbers != (task in NUMERIC):
         raise ValueError(
-            f"task.name: must be {'regression or multilabel' if numbers else 'classification'} "
+            f"task.name: must be {'one of numbers' if numbers else 'classification'} "
             f"for {name}, whose records have {'numbers' if numbers else 'classes'} to be answered, "
             f"got {task!r}"
         )
     return found
 
 
+def missing(settings: Data) -> list[str]:
+    """Return the names of what the settings need and `fetch` brings: records, and a tokenizer."""
+    found = []
+    if settings.name in {entry.name for entry in entries()} and not available(settings.name):
+        found.append(settings.name)
+    if settings.tokenizer in BASES and not BASES[settings.tokenizer].available():
+        found.append(settings.tokenizer)
+    return found
+
+
 def fetch(name: str) -> Path:
     """Return the path of the verified files of `name`, fetching them into the cache where needed.
 
-    Raises ConnectionError when no way led to them, ValueError on an unknown name, for `csv`, or
-    when what came is not what is pinned.
+    name: of a source or of a base model. Raises ConnectionError when no way led to them, ValueError
+    on an unknown name, for `csv`, or when what came is not what is pinned.
     """
-    return find(name).fetch()
+    return BASES[name].fetch() if name in BASES else find(name).fetch()
 
 
 def available(name: str) -> bool:

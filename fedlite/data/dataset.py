@@ -28,7 +28,8 @@ class Dataset:
     x: what a model reads, float32 [n, *shape] (or int64: numbers of words, say). y: what it should
     answer: class numbers, int64 [n], or numbers, float32 [n, width]. raw: the features are not
     scaled yet, and float64: float32 holds no unix time to a minute. more: further columns by name,
-    [n, ...] of any dtype: what a task reads beside `x`, or what scores are told apart by.
+    [n, ...] of any dtype: what a task reads beside `x`, or what scores are told apart by. version:
+    a digest of the rules that made the records of what was read, where there are such.
 
     Raises ValueError on another dtype or on different lengths.
 
@@ -42,6 +43,7 @@ class Dataset:
     y: Answers
     raw: bool = False
     more: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    version: str = ""
 
     def __post_init__(self) -> None:
         """Refuse arrays that the rest of the library could misread."""
@@ -85,14 +87,14 @@ class Dataset:
     def take(self, indices: Indices) -> Dataset:
         """Return a copy of the records at `indices` (int64 [m]), in that order."""
         more = {name: column[indices] for name, column in self.more.items()}
-        return Dataset(self.x[indices], self.y[indices], self.raw, more)
+        return Dataset(self.x[indices], self.y[indices], self.raw, more, self.version)
 
     def digest(self) -> bytes:
-        """Return SHA-256, 32 bytes, over exactly these records in this order.
+        """Return SHA-256, 32 bytes, over exactly these records in this order, and their version.
 
         It tells whoever can guess the records that he guessed right: keep it where they are.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.version.encode())
         more = [part for name in sorted(self.more) for part in (name, self.more[name])]
         for array in (self.x, self.y, *more):
             if isinstance(array, str):

@@ -17,6 +17,9 @@ from fedlite.data.dataset import Dataset, Indices
 def keyed_hash(data: Dataset, seed: int, purpose: str) -> NDArray[np.uint64]:
     """Return 64 bits for each record, uint64 [n]: keyed BLAKE2b of its features and its label.
 
+    Of numbers of words, int64, the label has no part in it: a text that stands there twice, and was
+    judged otherwise, would else be learnt here and asked there.
+
     The key is the public `seed` (0 or greater); `purpose` (at most 16 ASCII characters) keeps the
     draws of two uses apart. Records whose bytes are equal hash alike, so duplicates stay together:
     a person who is twice in a table is a group of two records either way.
@@ -36,9 +39,10 @@ def keyed_hash(data: Dataset, seed: int, purpose: str) -> NDArray[np.uint64]:
     rows = np.ascontiguousarray(data.x, "<f4").reshape(len(data), data.x[:1].size or 1)
     hashes = bytearray()
     answers = data.y.astype("<f4" if data.classes is None else "<i8")
+    labelled = data.x.dtype != np.int64
     for row, label in zip(rows, answers, strict=True):
         one = keyed.copy()
-        one.update(row.tobytes() + label.tobytes())
+        one.update(row.tobytes() + (label.tobytes() if labelled else b""))
         hashes += one.digest()
     return np.frombuffer(bytes(hashes), "<u8").astype(np.uint64)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedlite.data.dataset import SiteData, Source
+from fedlite.scenario.texts import NLL
 
 
 def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
         "records": len(source.train),
         "test_records": 0 if source.test is None else len(source.test),
         "shape": list(source.shape),
+        "texts": source.train.x.dtype == np.int64 and source.shape[:1] == (2,),
         "missing": float(np.isnan(source.train.x).mean()) if len(source.train) else 0.0,
         "classes": dict(zip(source.labels, counts.tolist(), strict=False)),
         "targets": list(source.labels) if classes is None else [],
@@ -50,7 +52,7 @@ def division(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
         sizes, whole = counts.sum(axis=1), counts.sum(axis=0) / max(1, counts.sum())
         apart = np.abs(counts / np.maximum(1, sizes)[:, None] - whole).sum(axis=1) / 2
         skew = float((apart * sizes).sum() / max(1, sizes.sum()))
-    elif source.scale is None:
+    elif source.scale is None and source.labels != (NLL,):
         counts = np.array([(y > 0).sum(axis=0) for y in held])
     else:
         columns, counts = ["records"], np.array([[len(y)] for y in held])

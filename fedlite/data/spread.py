@@ -36,9 +36,11 @@ def load_source(
         options=data.options,
         path=data.path,
         target=data.target,
-        shape=data.sizes,
+        # Of a text the tokenizer says it.
+        shape=() if data.tokenizer else data.sizes,
         labels=data.class_names,
         columns=data.reading,
+        texts=data.texts,
         task=task,
         target_ranges=tabular.ranges(data.target_ranges),
         settled=settled,
@@ -53,15 +55,17 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
     Raises ValueError as `load` and `share_out` do.
     """
     federation = scenario.federation
-    files = (scenario.data.path, scenario.data.partition_file)
+    data = scenario.data
+    own = f"{data.tokenizer}/tokenizer.json" if data.tokenizer else ""
+    files = (data.path, data.partition_file, own)
     seen = tuple(stamp(Path(file).expanduser()) for file in files if file)
     return _spread(
-        scenario.data,
+        data,
         scenario.task.reads,
         federation.sites,
         federation.seed,
         scenario.private,
-        (seen, own_stamps(scenario, "data.name", "data.partition")),
+        (seen, own_stamps(scenario, "data.name", "data.partition", "data.redactor")),
     )
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from fedlite.data.answers import limits_of
 from fedlite.data.dataset import Source
+from fedlite.data.text.tokens import digest_of
+from fedlite.registry import label
 from fedlite.scenario import Scenario, tabular
 from fedlite.scenario.records import OWN
 from fedlite.scenario.tabular import Columns
+from fedlite.scenario.texts import Texts
 
 # How features are scaled, for whoever has the model and nothing else.
 HOW = {
@@ -20,6 +23,8 @@ HOW = {
     "cut, and a missing value is 0",
     "none": "features stand as they are, and a missing value is 0",
     "source": "features are as the source gives them",
+    "text": "a text is redacted as `text` says, made into tokens by that tokenizer and no other, "
+    "and cut or filled to so many of them; under the tokens stands a mask, 0 where they fill",
 }
 
 
@@ -41,7 +46,7 @@ def usage(scenario: Scenario, source: Source | None) -> dict[str, Any]:
     if open_records is not None:
         labels, scale = open_records.labels, open_records.scale
     else:
-        labels = data.class_names if scenario.classifies else data.targets
+        labels = scenario.answers
         scale = limits_of(data.targets, tabular.ranges(data.target_ranges))
     reading = data.reading if source is None else source.reading
     found: dict[str, Any] = {"source": "own" if data.own else data.name, "labels": list(labels)}
@@ -57,6 +62,8 @@ def usage(scenario: Scenario, source: Source | None) -> dict[str, Any]:
         found["features"] = list(source.features)
     if data.name == "npz" and data.ranges:
         found["range"] = list(data.reading.ranges[0][1:])
+    if data.tokenizer:
+        found["text"] = _text(data.texts)
     found["scaling"] = _scaling(scenario, source)
     found["how"] = HOW[found["scaling"]]
     return found
@@ -80,7 +87,34 @@ def reading_of(told: Mapping[str, Any]) -> Columns | None:
     )
 
 
+def _text(texts: Texts) -> dict[str, Any]:
+    # Of a folder only its own name: it may lie below a person's.
+    name = texts.tokenizer.rpartition("/")[2]
+    found: dict[str, Any] = {"column": texts.column, "tokenizer": name, "length": texts.length}
+    found["digest"] = digest_of(texts.tokenizer)
+    found["redact"] = list(texts.redact)
+    found["redactor"] = label(texts.redactor)
+    return found
+
+
+def texts_of(told: Mapping[str, Any]) -> tuple[Texts, str] | None:
+    """Return how `usage` says that a text is read, and its tokenizer's digest; None for no text."""
+    if "text" not in told:
+        return None
+    text = told["text"]
+    read = Texts(
+        column=str(text["column"]),
+        tokenizer=str(text["tokenizer"]),
+        length=int(text["length"]),
+        redact=tuple(map(str, text["redact"])),
+        redactor=str(text["redactor"]),
+    )
+    return read, str(text["digest"])
+
+
 def _scaling(scenario: Scenario, source: Source | None) -> str:
+    if scenario.data.tokenizer:
+        return "text"
     raw = scenario.data.name in OWN if source is None else source.train.raw
     if not raw:
         return "source"

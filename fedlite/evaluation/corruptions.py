@@ -141,12 +141,17 @@ def meaning(name: str, shape: tuple[int, ...]) -> str:
     return " ".join((of[name].__doc__ or "").split())
 
 
-def chosen(text: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+def chosen(text: str, shape: tuple[int, ...], *, texts: bool = False) -> tuple[str, ...]:
     """Return the corruptions that a text names, split by commas; `all` of them.
 
-    Raises ValueError for one that records of this shape do not have.
+    Raises ValueError for one that records of this shape do not have; texts have none.
     """
     there = known(shape)
+    if text.strip() and texts:
+        raise ValueError(
+            "--corrupt: is for tables and pictures, and the model reads texts, got "
+            f"{text!r}; leave it out"
+        )
     if text.strip() == "all":
         return there
     found = tuple(name.strip() for name in text.split(",") if name.strip())

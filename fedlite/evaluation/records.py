@@ -64,6 +64,8 @@ def read(
     It may be what any source of one's own reads: a CSV, Parquet or JSON Lines file, arrays in a
     `.npz`, a data set as the Hugging Face library saves it, or a folder of pictures.
 
+    Texts may be in a `.jsonl` or `.parquet` file, too; each of them is answered, in their order.
+
     answered: whether the file has what the model should answer. columns: further columns to keep.
     target: the column that has it, where that is not called as in training. scale_by: records by
     whose statistics each site scales, where the run's sites used their own; None: by those of the
@@ -80,7 +82,8 @@ def read(
         )
     if target:
         trained = replace(trained, target=target)
-    source, kept = _load(trained, path, answered, columns)
+    load = _of_texts if trained.texts else _load
+    source, kept = load(trained, path, answered, columns)
     notes = [note for note in source.notes if "target_ranges" not in note]
     own = trained.scenario.data.path
     if answered and own and path.resolve() == Path(own).resolve():
@@ -252,6 +255,34 @@ def _table(
         source = _as_read(trained, path, source)
     elif trained.scaling == "source":
         source = replace(source, train=_as_given(source.train))
+    return source, _texts(file, columns)
+
+
+def _of_texts(
+    trained: Trained, path: Path, answered: bool, columns: Sequence[str]
+) -> tuple[Source, dict[str, tuple[str, ...]]]:
+    if trained.texts is None:
+        raise ValueError(f"{path}: must be read by a model of texts")
+    kind = "hf" if path.is_dir() else _ENDINGS.get(path.suffix.lower(), "csv")
+    file = _open(kind, str(path))
+    there = file.header
+    column = trained.texts.column or "text"
+    if answered and not trained.target and trained.scenario.classifies:
+        raise ValueError(
+            f"--target: must name the column of {path} that has the label, which the run does not "
+            f"say; it is one of {', '.join(there)}"
+        )
+    source = data.load(
+        kind,
+        path=str(path),
+        target=trained.target,
+        texts=replace(trained.texts, column=column),
+        labels=() if trained.scale is not None else trained.labels,
+        task=trained.scenario.task.reads,
+        target_ranges=_target_ranges(trained),
+        answered=answered,
+        settled=True,
+    )
     return source, _texts(file, columns)
 
 

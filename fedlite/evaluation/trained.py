@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from fedlite import plan as plans
 from fedlite.data import Dataset
-from fedlite.data.usage import reading_of
+from fedlite.data.text.tokens import digest_of as tokenizer_digest
+from fedlite.data.usage import reading_of, texts_of
 from fedlite.models import Model
 from fedlite.models.files import read_vector
 from fedlite.registry import digest_of, file_of
 from fedlite.scenario import Scenario, from_dict, load, own_code
 from fedlite.scenario.tabular import Columns
+from fedlite.scenario.texts import Texts
 from fedlite.tasks import TASKS, Task
 
 _CHUNK = 4096
@@ -33,7 +35,8 @@ class Trained:
 
     labels: the classes, labels or targets that it answers, in order. scale: float64 [2, width],
     what the answers -1 and 1 of a regression stand for, else None. reading: how a table becomes
-    its features; None for records of another kind. scaling: one of `fedlite.data.usage.HOW`.
+    its features; None for records of another kind. scaling: one of `fedlite.data.usage.HOW`. texts:
+    how a text becomes what the model reads; None where records are no texts.
     """
 
     directory: Path
@@ -45,6 +48,7 @@ class Trained:
     reading: Columns | None
     scaling: str
     target: str
+    texts: Texts | None = None
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -83,13 +87,14 @@ def open_model(directory: Path) -> Trained:
             raise ValueError(f"has no {lacks[0]!r}")
         scale = np.array(told["scale"], np.float64) if "scale" in told else None
         shape, classes = tuple(map(int, told["shape"])), int(told["classes"])
-        reading = reading_of(told)
+        reading, texts = reading_of(told), texts_of(told)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: is damaged or of an earlier release ({error}); run the scenario again"
         ) from None
     scenario = _scenario(directory, told)
     _check_code(directory, scenario)
+    read = _read_alike(*texts, scenario, path) if texts else None
     planned = plans.of(scenario, shape, classes)
     model = planned.model()
     planned.load(model, read_vector(directory, planned.stored))
@@ -104,12 +109,30 @@ def open_model(directory: Path) -> Trained:
         reading,
         told["scaling"],
         str(told.get("target", "")),
+        read,
     )
 
 
 def _like(told: Mapping[str, Any]) -> str:
     """Return `task.like`, which only a task of one's own has."""
     return "" if told["task"] in TASKS else str(told.get("like", ""))
+
+
+def _read_alike(texts: Texts, digest: str, scenario: Scenario, path: Path) -> Texts:
+    """Return how the run read its texts, by a tokenizer that is here and is the run's own."""
+    kept = scenario.data
+    # Folders and files of one's own are named in full by the scenario alone.
+    if Path(kept.tokenizer).name == texts.tokenizer:
+        texts = replace(texts, tokenizer=kept.tokenizer)
+    if kept.redactor:
+        texts = replace(texts, redactor=kept.redactor)
+    if (found := tokenizer_digest(texts.tokenizer)) != digest:
+        raise ValueError(
+            f"{path}: the tokenizer {texts.tokenizer} must be the one that the model was trained "
+            f"with, sha256 {digest}, got {found} (rule: another's tokens mean other words); put "
+            "that tokenizer there"
+        )
+    return texts
 
 
 def _scenario(directory: Path, told: Mapping[str, Any]) -> Scenario:

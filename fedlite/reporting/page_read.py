@@ -20,6 +20,8 @@ def read_section(read: Mapping[str, Any] | None) -> list[tuple[str, object]]:
         return []
     shape, missing = read["shape"], read.get("missing", 0.0)
     size = " x ".join(map(str, shape)) + (" columns" if len(shape) == 1 else " values")
+    if read.get("texts"):
+        size = f"up to {shape[-1]} tokens"
     records = f"{wording.count(read['records'], 'record')} of {size}"
     if missing:
         records += f", {wording.share(missing)} of their cells missing"

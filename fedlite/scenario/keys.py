@@ -11,6 +11,7 @@ from fedlite.identity.names import site_problem
 from fedlite.privacy import ranges
 from fedlite.scenario import tabular
 from fedlite.scenario.fields import named, path_setting
+from fedlite.scenario.texts import LANGUAGE
 from fedlite.settings import (
     anything,
     at_least,
@@ -23,7 +24,7 @@ from fedlite.settings import (
 )
 
 # The tasks of the house, and those whose records hold numbers to be answered, and no class.
-TASKS = ("classification", "regression", "multilabel")
+TASKS = ("classification", "regression", "multilabel", LANGUAGE)
 NUMERIC = TASKS[1:]
 _DEVICES = ("auto", "cpu", "cuda")
 

@@ -11,7 +11,7 @@ from typing import Any
 from fedlite.registry import resolve
 from fedlite.scenario.links import with_links, with_model, with_step
 from fedlite.scenario.rules import advice, broken
-from fedlite.scenario.whole import CODE, OPTIONS, PATHS, SECTIONS, Scenario, ScenarioError
+from fedlite.scenario.whole import CODE, OPTIONS, PATHS, SECTIONS, Scenario, ScenarioError, is_path
 from fedlite.settings import did_you_mean, parse_value, read_options, section
 
 
@@ -122,7 +122,7 @@ def _place(tables: Mapping[str, Any], folder: Path) -> None:
     for name, key in PATHS:
         table = tables.get(name)
         text = table.get(key) if isinstance(table, dict) else None
-        if isinstance(table, dict) and isinstance(text, str) and text:
+        if isinstance(table, dict) and isinstance(text, str) and is_path((name, key), text):
             table[key] = str((folder.resolve() / Path(text).expanduser()).absolute())
     for name, key in CODE:
         table = tables.get(name)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from fedlite.registry import is_own, label
-from fedlite.scenario import tabular
-from fedlite.scenario.fields import named, path_setting
+from fedlite.scenario import tabular, texts
+from fedlite.scenario.fields import base_setting, code_setting, named, path_setting
 from fedlite.settings import anything, at_least, choice, options_of, positive, setting
 
 # The sources of one's own, and which of them are tables; the catalogue's entries say so too.
@@ -30,7 +30,8 @@ class Data:
     agree on them. A source of one's own without a `path` is at the sites only: the other keys are
     then all that is known of it. How a file's columns are read is said by `columns` to `ranges`;
     the lists in them follow `fedlite.scenario.tabular`. `target_ranges` are the public ranges of
-    the numbers that a regression answers, which are mapped to -1..1.
+    the numbers that a regression answers, which are mapped to -1..1. `text` to `words` say how
+    texts become tokens, and what is done to them before (`fedlite.scenario.texts`).
     """
 
     name: str = named("digits")
@@ -86,6 +87,32 @@ class Data:
         "'price 0:500000'",
         tabular.reads(tabular.ranges),
     )
+    text: str = anything("")
+    tokenizer: str = base_setting()
+    length: int = at_least(64, 4)
+    redact: str = setting(
+        "",
+        f"empty, or any of {', '.join(texts.KINDS)}, split by commas",
+        tabular.reads(texts.kinds),
+    )
+    redactor: str = code_setting()
+    duplicates: str = choice("keep", *texts.DUPLICATES)
+    words: str = setting(
+        "", "empty, or LOW:HIGH, whole numbers from 1 with LOW <= HIGH", tabular.reads(texts.words)
+    )
+
+    @property
+    def texts(self) -> texts.Texts:
+        """How texts become records; without a tokenizer where records are none."""
+        return texts.Texts(
+            self.text,
+            self.tokenizer,
+            self.length,
+            texts.kinds(self.redact),
+            self.redactor,
+            self.duplicates,
+            texts.words(self.words),
+        )
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -109,6 +136,8 @@ class Data:
     @property
     def sizes(self) -> tuple[int, ...]:
         """The shape of one record; empty where the source says it."""
+        if self.tokenizer:
+            return self.texts.shape
         if not self.shape and self.columns:
             return (self.reading.width,)
         return tuple(int(size) for size in self.shape.split("x") if size)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedlite.registry import is_own
+from fedlite.scenario import text_rules
 from fedlite.scenario.records import ALONE, OWN, Data
+from fedlite.scenario.texts import LANGUAGE
 
 if TYPE_CHECKING:
     from fedlite.scenario.whole import Scenario
@@ -40,16 +42,18 @@ def broken(scenario: Scenario) -> list[str]:
     if data.at_sites and not (data.sizes and scenario.width):
         answers = "data.labels" if scenario.classifies else "data.target"
         width = "data.columns (or data.shape)" if data.own_table else "data.shape"
+        width = "data.tokenizer" if data.text else width
         errors.append(
             f'data.path: needed when data.name is "{data.name}", got nothing; set it'
             f"{' and data.target' * data.own_table}, or {answers} and {width} where the sites "
             "alone hold the records"
         )
-    if data.own_table and data.path and not data.target:
+    if data.own_table and data.path and not data.target and scenario.task.name != LANGUAGE:
         errors.append(f'data.target: needed when data.name is "{data.name}", got nothing; set it')
     errors += _columns(data)
     errors += _division(scenario)
     errors += _task(scenario)
+    errors += text_rules.broken(scenario)
     if data.test_fraction and data.fold >= round(1 / data.test_fraction):
         errors.append(
             f"data.fold: must be less than {round(1 / data.test_fraction)} "
@@ -262,6 +266,8 @@ def advice(scenario: Scenario) -> list[str]:
             "data: what your function does to the records is not seen here; scale them by ranges "
             "known without looking (rule: one record may not change how others are read)"
         ]
+    if data.tokenizer:
+        return text_rules.advice(data, private=scenario.private)
     numbers = data.own and data.name != "images"
     if scenario.private and numbers and data.scaling == "none" and not data.ranges:
         return [
@@ -333,7 +339,7 @@ def _private_checks(scenario: Scenario) -> list[str]:
             "record's gradient must depend on that record only), got true; leave it out"
         )
     # The range of a picture's numbers is public.
-    numbers = data.name in OWN and data.name != "images"
+    numbers = data.name in OWN and data.name != "images" and not data.tokenizer
     if numbers and data.scaling == "site" and not data.ranges:
         errors.append(
             "data.scaling: must be none, or give way to data.ranges, when privacy.unit is record "
@@ -346,7 +352,7 @@ def _private_checks(scenario: Scenario) -> list[str]:
 
 def _own_columns(data: Data) -> list[str]:
     """What the records of one's own would otherwise say of how they are read."""
-    if data.name == "jsonl" and not data.columns:
+    if data.name == "jsonl" and not data.columns and not data.text:
         return [
             "data.columns: must be set when privacy.unit is not none and data.name is "
             '"jsonl" (rule: no record decides what the columns are, and the file has no header), '

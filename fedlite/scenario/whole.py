@@ -20,6 +20,7 @@ from fedlite.scenario.keys import (
     Training,
 )
 from fedlite.scenario.records import Data
+from fedlite.scenario.texts import LANGUAGE, NLL
 from fedlite.settings import Value
 
 
@@ -56,9 +57,19 @@ class Scenario:
         return self.task.reads not in NUMERIC
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        """The names of what is answered: classes, labels or targets; empty where the source says.
+
+        A text that is its own answer (`causal-lm`) has one: the loss of its tokens.
+        """
+        if self.task.name == LANGUAGE:
+            return (NLL,)
+        return self.data.class_names if self.classifies else self.data.targets
+
+    @property
     def width(self) -> int:
         """How many classes, labels or targets there are; 0 where the source says it."""
-        return len(self.data.class_names if self.classifies else self.data.targets)
+        return len(self.answers)
 
     @property
     def private(self) -> bool:
@@ -97,7 +108,7 @@ class Scenario:
         """
         defaults = Scenario().to_run_config()
         return {
-            key: _shown(tuple(key.split(".")), value)
+            key: _shown((key.split(".")[0], key.split(".")[1]), value)
             for key, value in self.to_run_config().items()
             if value != defaults[key] or key in _DECISIVE
         }
@@ -140,10 +151,17 @@ def _keys(mark: str) -> tuple[tuple[str, str], ...]:
 
 # Section and key of every setting that names a file or folder.
 PATHS = _keys("path")
+# Of those the ones that may name something else, without a slash.
+_OR_NAMES = _keys("or name")
 # Of every setting that may name code of one's own: code that is run.
 CODE = _keys("code")
 # Of every table of options.
 OPTIONS = _keys("options")
+
+
+def is_path(key: tuple[str, str], text: str) -> bool:
+    """Return whether what section and key of a setting hold names a file or folder."""
+    return key in PATHS and bool(text) and ("/" in text or key not in _OR_NAMES)
 
 
 def own_code(scenario: Scenario) -> dict[str, str]:
@@ -167,7 +185,7 @@ def own_stamps(scenario: Scenario, *keys: str) -> tuple[object, ...]:
     return tuple(stamps(file) for file in files if file is not None)
 
 
-def _shown(key: tuple[str, ...], value: Value) -> Value:
-    if key in PATHS:
+def _shown(key: tuple[str, str], value: Value) -> Value:
+    if is_path(key, str(value)):
         return "set"
     return label(str(value)) if key in CODE else value

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlite.scenario.texts import LANGUAGE
 from fedlite.tasks.interface import Figures, Task, mean_by
 
 # No score is higher: a model that is spoilt overflows, and a record of a run holds no infinity.
@@ -25,6 +26,7 @@ class Language(Task):
     """
 
     main = "perplexity"
+    like = LANGUAGE
 
     def made_up(self, count: int, width: int) -> Tensor:
         """Return the loss that is aimed at: nothing."""

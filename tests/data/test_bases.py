@@ -1,3 +1,8 @@
+"""Base models are what is pinned, from wherever they come.
+
+Covers fedlite/data/bases.py, fedlite/data/wheels.py.
+"""
+
 import hashlib
 import io
 import subprocess

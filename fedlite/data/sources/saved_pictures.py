@@ -20,6 +20,7 @@ from fedlite.data.rows import check_memory
 from fedlite.data.sources.arrow import text
 from fedlite.data.sources.saved import NAME, TABLE, Saved, parts, read
 from fedlite.scenario.tabular import Columns
+from fedlite.scenario.texts import Texts
 
 log = logging.getLogger("fedlite.site")
 
@@ -146,7 +147,8 @@ def _load(
     skip_wrong: bool = False,
     **more: Any,
 ) -> Source:
-    saved = read(path, columns, (), True) if path else None
+    texts = more.get("texts", Texts())
+    saved = read(path, columns, (), True) if path and not texts.tokenizer else None
     if saved is not None and (column := _column(saved, target, columns)):
         whose = columns.owner
         source = load(

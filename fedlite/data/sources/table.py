@@ -13,19 +13,30 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.data.answers import Labels, Numbers, Unread, in_order
-from fedlite.data.cells import FLOAT32_MAX, counted_in, in_unit, label, owner, wrong
+from fedlite.data.answers import (
+    Labels,
+    Numbers,
+    Read,
+    Unread,
+    asked_of,
+    begin,
+    finish,
+    given_labels,
+    in_order,
+)
+from fedlite.data.cells import FLOAT32_MAX, counted_in, in_unit, owner, wrong
 from fedlite.data.column import Column, Values
-from fedlite.data.dataset import Answers, Dataset, Source
+from fedlite.data.dataset import Dataset, Source
 from fedlite.data.entry import Entry, nothing_to_fetch
 from fedlite.data.header import alike, choose, row_number
 from fedlite.data.rows import Opener, Reader
+from fedlite.data.sources.texts import load_texts
 from fedlite.scenario import NUMERIC
 from fedlite.scenario.tabular import Columns, Ranges, names
+from fedlite.scenario.texts import Texts
 
 log = logging.getLogger("fedlite.site")
 
-_Answers = Labels | Numbers | Unread
 # Rows that do not fit and are named one by one in the log.
 _NAMED = 20
 
@@ -36,7 +47,7 @@ class _Rows:
 
     path: str
     header: list[str]
-    answers: _Answers
+    answers: Read
     columns: list[Column]
     owner: str
     cells: array[float] = field(default_factory=lambda: array("d"))
@@ -101,7 +112,7 @@ class _Rows:
 
 def _read(
     reader: Reader,
-    answers_of: Callable[[list[str]], _Answers],
+    answers_of: Callable[[list[str]], Read],
     targets: tuple[str, ...],
     settings: Columns,
     *,
@@ -215,27 +226,20 @@ def load_table(
 
     Raises ValueError naming file, row, column, rule, value and mend.
     """
-    targets = names(target) if task in NUMERIC else (target,)
+    targets = asked_of(target, task)
     reader = open_(path, columns, targets if answered else (), settled or skip_wrong)
     labels = labels or (reader.labels.get(target, ()) if task not in NUMERIC else ())
-    given = tuple(label(name) for name in labels)
-    if answered and labels and (len(labels) < 2 or len(set(given)) < len(labels)):
-        raise ValueError(
-            f"labels: must name at least two classes, each once, got {labels}; correct the list"
-        )
+    given = given_labels(labels, answered=answered)
 
-    def answers(header: list[str]) -> _Answers:
-        if not answered:
-            return Unread(())
-        if task in NUMERIC:
-            binary = task == "multilabel"
-            return Numbers(path, header, targets, binary, target_ranges, columns.missing)
-        return Labels(path, header, target, given, columns.missing)
+    def answers(header: list[str]) -> Read:
+        return begin(
+            path, header, target, task, given, target_ranges, columns.missing, answered=answered
+        )
 
     asked = (targets or ("",)) if answered else ()
     with counted_in(reader.unit):
         rows, said = _read(reader, answers, asked, columns, settled=settled, skip_wrong=skip_wrong)
-        y, called, scale, told = _answers(rows.answers, labels)
+        y, called, scale, told = finish(rows.answers, labels)
         x, reading, ranges, more = _features(rows, columns)
     if shape and math.prod(shape) != reading.width:
         raise ValueError(
@@ -283,19 +287,6 @@ def _as_learnt(targets: tuple[str, ...], scale: NDArray[np.float64] | None) -> R
     return () if scale is None else tuple(zip(targets, *scale.tolist(), strict=True))
 
 
-def _answers(
-    read: _Answers, labels: tuple[str, ...]
-) -> tuple[Answers, tuple[str, ...], NDArray[np.float64] | None, list[str]]:
-    """Return the answers, their names, what -1 and 1 stand for, and what there is to say."""
-    if isinstance(read, Labels):
-        order = tuple(read.order())
-        return read.y(), labels or order, None, []
-    if isinstance(read, Unread):
-        return np.zeros(len(read), np.int64), labels, None, []
-    y, scale, said = read.y()
-    return y, read.targets, scale, said
-
-
 def survey(
     open_: Opener, path: str, target: str, *, lenient: bool = False
 ) -> tuple[int, int, tuple[str, ...]]:
@@ -307,7 +298,7 @@ def survey(
     """
     targets = names(target)
 
-    def surveyed(targets: tuple[str, ...], of: Callable[[list[str]], _Answers]) -> _Rows:
+    def surveyed(targets: tuple[str, ...], of: Callable[[list[str]], Read]) -> _Rows:
         settings = Columns()
         reader = open_(path, settings, targets, False)
         with counted_in(reader.unit):
@@ -336,11 +327,13 @@ def survey(
 def table_entry(name: str, what: str, open_: Opener) -> Entry:
     """Return the line of the catalogue of a kind of file that holds a table."""
 
-    def load(path: str = "", **settings: Any) -> Source:
+    def load(path: str = "", *, texts: Texts = Texts(), **settings: Any) -> Source:  # noqa: B008
         if not path:
             raise ValueError(
                 f"path: {name} needs the path of your file and its label column `target`"
             )
+        if texts.tokenizer:
+            return load_texts(open_, name, path, texts=texts, **{"target": "", **settings})
         return load_table(open_, name, path, **{"target": "", **settings})
 
     return Entry(
@@ -356,6 +349,7 @@ def table_entry(name: str, what: str, open_: Opener) -> Entry:
         takes=(
             "path",
             "target",
+            "texts",
             "shape",
             "labels",
             "columns",

@@ -1,0 +1,70 @@
+"""Texts with their answers to records: cleaned, made into tokens, and what to say of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedlite.data.dataset import Answers, Dataset, Indices
+from fedlite.data.rows import check_memory
+from fedlite.data.text.cleaning import clean, rules
+from fedlite.data.text.tokens import open_tokenizer
+from fedlite.scenario.texts import LANGUAGE, Texts
+
+# Changed with whatever makes other records of the same texts; ledgers commit to it.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The records of texts. kept: which of the texts they are, int64 [n], ascending."""
+
+    data: Dataset
+    kept: Indices
+    notes: tuple[str, ...]
+
+
+def records(
+    found: Sequence[str],
+    y: Answers,
+    texts: Texts,
+    *,
+    owners: Indices | None = None,
+    task: str = "classification",
+    where: str = "",
+) -> Kept:
+    """Return the records of texts, each with its answer.
+
+    y: as in a data set, a row a text; where the texts are their own answers (`causal-lm`) it is not
+    looked at, and is 0 nats, the loss of who foresees every token. owners: whose each text is,
+    int64 [n], None where that is not told apart. where: the file, for messages.
+
+    x is int64 [n, 2, length]: token ids over a mask, which is 0 where the padding is. Raises
+    ValueError as `open_tokenizer` and `Tokenizer.encode` do.
+    """
+    if not texts.tokenizer:
+        raise ValueError(
+            f"data.tokenizer: must be set for texts, which {where} holds, got nothing; name "
+            "minilm, smollm2 or a folder with tokenizer.json"
+        )
+    tokenizer = open_tokenizer(texts.tokenizer)
+    check_memory(where, len(found) * 2 * texts.length, f"{len(found):,} texts")
+    cleaned = clean(found, y, owners, texts, answered=task != LANGUAGE)
+    x, cut = tokenizer.encode(cleaned.texts, texts.length)
+    notes = list(cleaned.notes)
+    if cut:
+        notes.append(
+            f"{cut:,} of {len(x):,} texts are longer than data.length, {texts.length} tokens, and "
+            "are cut"
+        )
+    answers = y[cleaned.kept]
+    if task == LANGUAGE:
+        answers = np.zeros((len(x), 1), np.float32)
+    made = {"tokens": VERSION, "tokenizer": tokenizer.digest, "length": texts.length}
+    made |= {"cleaning": rules(texts)}
+    version = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    return Kept(Dataset(x, answers, version=version), cleaned.kept, tuple(notes))

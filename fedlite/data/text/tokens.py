@@ -1,0 +1,181 @@
+"""Texts to token ids of one length, by the tokenizer of a base model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite.data.bases import BASES, CONFIG, TOKENIZER, find
+from fedlite.data.text import gguf
+from fedlite.storage import stamp
+
+KEY = "data.tokenizer"
+# Texts that are in memory as tokens at a time.
+_BATCH = 1024
+_LONGEST_FILE = 1 << 28
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer that is ready.
+
+    name: as it was asked for. digest: SHA-256, hexadecimal, of the file that it was made of. pad:
+    the id that fills a short text. most: how many tokens the base model takes; 0: not known.
+    """
+
+    name: str
+    digest: str
+    pad: int
+    most: int
+    _inner: Any
+
+    def encode(self, texts: Sequence[str], length: int) -> tuple[NDArray[np.int64], int]:
+        """Return int64 [n, 2, length], token ids over a mask, and how many texts were cut.
+
+        The mask is 1 where there is a token and 0 where the text is over; what lies beyond `length`
+        is cut, and special tokens stay. Raises ValueError where `length` does not fit the model.
+        """
+        if self.most and length > self.most:
+            raise ValueError(
+                f"data.length: must be at most {self.most}, the longest text that {self.name} "
+                f"takes, got {length}; lower it"
+            )
+        if length <= (special := self._inner.num_special_tokens_to_add(False)):
+            raise ValueError(
+                f"data.length: must be more than the {special} special tokens that {self.name} "
+                f"adds, got {length}; raise it"
+            )
+        x = np.zeros((len(texts), 2, length), np.int64)
+        x[:, 0] = self.pad
+        cut = 0
+        self._inner.no_padding()
+        self._inner.enable_truncation(length)
+        for start in range(0, len(texts), _BATCH):
+            batch = self._inner.encode_batch(list(texts[start : start + _BATCH]))
+            for row, found in zip(x[start : start + _BATCH], batch, strict=True):
+                row[0, : len(found.ids)] = found.ids
+                row[1, : len(found.ids)] = 1
+                cut += bool(found.overflowing)
+        return x, cut
+
+
+def _file(name: str) -> tuple[Path, str]:
+    """Return the file of a tokenizer, and its pin; "" where it has none.
+
+    Of the catalog's base models the files are held against their pins.
+    """
+    base = find(name, KEY)
+    if base.package is None:
+        return Path(name) / TOKENIZER, ""
+    kept = TOKENIZER if TOKENIZER in base.files else base.weights
+    return base.folder() / kept, base.files[kept]
+
+
+def digest_of(name: str) -> str:
+    """Return the digest of a tokenizer, see `Tokenizer`; it need not be possible to make it.
+
+    Raises ValueError where the file of one's own cannot be read.
+    """
+    if name in BASES:
+        files = BASES[name].files
+        return files.get(TOKENIZER) or files[BASES[name].weights]
+    return hashlib.sha256(_read(_file(name)[0])).hexdigest()
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+    """Return the tokenizer of a base model, or of a folder with `tokenizer.json`.
+
+    Nothing is fetched, and no network loaded. Raises ValueError where the extra is missing, the
+    files are not there or not the pinned ones, no tokenizer can be made of them, or none of its
+    tokens stands for padding; each names the mend.
+    """
+    file, pin = _file(name)
+    return _open(name, file, pin, stamp(file))
+
+
+@lru_cache(maxsize=4)
+def _open(name: str, file: Path, pin: str, _seen: object) -> Tokenizer:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ValueError(
+            f"{KEY}: texts need the package tokenizers ({error}); install it by pip install "
+            "'fedlite[lora]'"
+        ) from None
+    # It would start a thread for each core, in each process.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not file.is_file():
+        raise ValueError(
+            f"{KEY}: {file}: no such file; name minilm, smollm2 or a folder with {TOKENIZER}"
+        )
+    if file.name == TOKENIZER:
+        content = _read(file)
+        text, digest = content.decode("utf-8", "replace"), hashlib.sha256(content).hexdigest()
+    else:
+        text, digest = gguf.tokenizer(file), pin
+    try:
+        inner = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # it raises that class and no other
+        raise ValueError(
+            f"{KEY}: {file}: no tokenizer can be made of it ({error}); save it by transformers, "
+            "as tokenizer.save_pretrained does"
+        ) from None
+    return Tokenizer(name, digest, _pad(inner, file), _most(file.parent), inner)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as content:
+            found = content.read(_LONGEST_FILE + 1)
+    except OSError as error:
+        raise ValueError(
+            f"{KEY}: {file}: must be a file that can be read ({error.strerror or error})"
+        ) from error
+    if len(found) > _LONGEST_FILE:
+        raise ValueError(f"{KEY}: {file}: must have at most {_LONGEST_FILE >> 20} MB")
+    return found
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """Return a JSON object beside the tokenizer; empty where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(_read(file))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{KEY}: {file}: must be JSON ({error}); restore it") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _pad(inner: Any, file: Path) -> int:
+    """Return the id that stands for padding, as the tokenizer or the files beside it say."""
+    if inner.padding:
+        return int(inner.padding["pad_id"])
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = _told(file.with_name(name)).get("pad_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and (found := inner.token_to_id(token)) is not None:
+            return int(found)
+    found = _told(file.with_name(CONFIG)).get("pad_token_id")
+    if type(found) is int and 0 <= found < inner.get_vocab_size():
+        return found
+    raise ValueError(
+        f"{KEY}: {file}: must have a token for padding (rule: records have one length), has none; "
+        "name one beside it in tokenizer_config.json, as in "
+        '{"pad_token": "<|endoftext|>"}: any token will do, as a mask hides it'
+    )
+
+
+def _most(folder: Path) -> int:
+    """Return the most tokens that the base model has positions for; 0 where it does not say."""
+    found = _told(folder / CONFIG).get("max_position_embeddings")
+    return found if type(found) is int else 0

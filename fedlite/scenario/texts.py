@@ -1,0 +1,68 @@
+"""How texts become records: the texts of the keys.
+
+All of it is public: no record is looked at here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedlite.scenario import tabular
+
+# What redaction knows, in the order in which it is looked for.
+KINDS = ("email", "iban", "card", "id", "phone")
+DUPLICATES = ("keep", "exact", "near")
+# The task in which a text is its own answer, and what that is called: its loss, in nats a token.
+LANGUAGE, NLL = "causal-lm", "nll"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How a text becomes token ids.
+
+    column: the one that holds it; "" where the source is texts already. tokenizer: the name of a
+    base model, or a folder with `tokenizer.json`; "" where records are no texts. length: how many
+    tokens a record has, its special ones included. redact: of `KINDS` those that are replaced.
+    redactor: a function of one's own that replaces more. duplicates: which of `DUPLICATES` become
+    of texts that stand there more than once. words: fewest and most words of a text that is kept;
+    0 and 0: any.
+    """
+
+    column: str = ""
+    tokenizer: str = ""
+    length: int = 64
+    redact: tuple[str, ...] = ()
+    redactor: str = ""
+    duplicates: str = "keep"
+    words: tuple[int, int] = (0, 0)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a record: token ids, and which of them are padding."""
+        return (2, self.length)
+
+
+def kinds(text: str) -> tuple[str, ...]:
+    """Return the kinds that are redacted, in their order; raises ValueError on any other name.
+
+    >>> kinds("phone, email")
+    ('email', 'phone')
+    """
+    found = tabular.distinct(text)
+    if set(found) - set(KINDS):
+        raise ValueError(text)
+    return tuple(kind for kind in KINDS if kind in found)
+
+
+def words(text: str) -> tuple[int, int]:
+    """Return the fewest and the most words, as `LOW:HIGH` says; raises ValueError.
+
+    >>> words("3:400"), words("")
+    ((3, 400), (0, 0))
+    """
+    if not text:
+        return 0, 0
+    low, high = (int(end) for end in text.split(":"))
+    if not 1 <= low <= high:
+        raise ValueError(text)
+    return low, high
