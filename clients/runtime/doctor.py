@@ -154,7 +154,8 @@ def _load(home: Path, one: DataSet) -> Iterator[Check]:
     from fedlite import data
 
     name = f"data {one.name}"
-    if data.find(one.source).own:
+    entry = data.find(one.source)
+    if entry.own or entry.survey is not None:
         records, classes, parts = survey(one, str(one.file(home)))
     else:
         source = data.load(one.source)

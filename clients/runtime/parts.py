@@ -26,7 +26,8 @@ def check(chosen: DataSet) -> Iterator[str]:
             f"--data: must be one of {', '.join(sources)}, or --path must name your own file, got "
             f"{chosen.source!r}{did_you_mean(chosen.source, sources)}"
         )
-    if data.find(chosen.source).own:
+    entry = data.find(chosen.source)
+    if entry.own:
         if not Path(chosen.path).expanduser().exists():
             yield (
                 f"--path: {chosen.path} is not there yet, so neither label column nor part was "
@@ -42,6 +43,8 @@ def check(chosen: DataSet) -> Iterator[str]:
             f"`fedlite data fetch {chosen.source}`, then run `fedlite site doctor`"
         )
         return
+    elif entry.survey is not None:
+        known = entry.survey("", "")[2]
     else:
         known = data.load(chosen.source).group_names
     if not may_be(chosen.part, known):

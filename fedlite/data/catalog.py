@@ -25,6 +25,7 @@ from fedlite.data.sources import (
     npz,
     parquet,
     saved_pictures,
+    sentiment,
 )
 from fedlite.registry import Registry, is_own
 from fedlite.scenario import NUMERIC, Data
@@ -33,7 +34,7 @@ from fedlite.scenario.texts import Texts
 from fedlite.settings import read_options
 
 _MODULES = (
-    *(digits, fashion, heart),
+    *(digits, fashion, heart, sentiment),
     *(csv_file, parquet, jsonl, saved_pictures, npz, images),
 )
 _ENTRIES: dict[str, Entry] = {module.ENTRY.name: module.ENTRY for module in _MODULES}
@@ -46,7 +47,7 @@ def entries() -> tuple[Entry, ...]:
     """Return the whole catalogue, in its order; what packages offer comes last.
 
     >>> [entry.name for entry in entries()][:4]
-    ['digits', 'fashion-mnist', 'heart-disease', 'csv']
+    ['digits', 'fashion-mnist', 'heart-disease', 'sentiment']
     """
     others = [name for name in _SOURCES.names() if name not in _ENTRIES]
     return (*_ENTRIES.values(), *map(find, others))

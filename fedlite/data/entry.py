@@ -20,8 +20,9 @@ class Entry:
     `load`. `own`: the records are the user's, in a file or folder that `path` names, and nothing
     about them is public. `table`: a record is a row of columns that mean different things.
     `rows`, of a table: opens its file or folder to give its rows as text (`fedlite.data.rows`).
-    `survey`, of what is one's own: from path and target to how many records and classes there are,
-    and whose they are; with `lenient=True` what does not fit is passed over (`table.survey`).
+    `survey`, of what is one's own or needs more settings to be loaded: from path and target to how
+    many records and classes there are, and whose they are; with `lenient=True` what does not fit is
+    passed over (`table.survey`).
     """
 
     name: str

@@ -12,7 +12,7 @@ from fedlite.scenario.tabular import Columns
 
 def test_every_entry_says_what_a_person_needs() -> None:
     names = [entry.name for entry in entries()]
-    assert names == ["digits", "fashion-mnist", "heart-disease", *OWN]
+    assert names == ["digits", "fashion-mnist", "heart-disease", "sentiment", *OWN]
     for entry in entries():
         assert entry.what and entry.licence and entry.how
 

@@ -126,6 +126,8 @@ def test_columns_that_are_not_there_are_named_by_their_key(tmp_path: Path, texts
         load("csv", path=path, target="sen", texts=texts)
     with pytest.raises(ValueError, match=r"data\.tokenizer: is for data whose records are texts"):
         load("digits", texts=texts)
+    with pytest.raises(ValueError, match=r"data\.tokenizer: must be set for texts"):
+        load("sentiment", texts=Texts())
 
 
 def test_one_text_that_was_judged_twice_stands_on_one_side(tmp_path: Path, texts: Texts) -> None:
