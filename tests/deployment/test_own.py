@@ -198,6 +198,23 @@ def test_a_bundle_that_hides_something_is_refused(
         bundles.read(bundle(files, **named(name)))
 
 
+def test_no_sent_code_and_no_sent_folder_reads_a_site_s_texts(folder: Path) -> None:
+    """A site's own process reads its records: what it runs and opens is its operator's choice."""
+    notes = '[data]\nname = "csv"\npath = "n.csv"\ntext = "note"\ntarget = "seen"\n'
+    (folder / "s.toml").write_text(notes + 'tokenizer = "./mine"\nredactor = "unused.py:hide"\n')
+    scenario = load(folder / "s.toml")
+    with pytest.raises(ValueError, match=r"data\.redactor: must be a name in a deployment"):
+        own.pack(scenario, folder)
+    folders, code = own.refused(scenario)
+    assert folders.startswith("data.tokenizer: must be the name of a base model in a deployment")
+    assert code.startswith("data.redactor: must be a name in a deployment")
+    wrong = own.check({}, {"data.tokenizer": "/etc", "data.redactor": "own/unused.py:hide"})
+    assert set(wrong) == {"data.tokenizer", "data.redactor"}
+    (folder / "s.toml").write_text(notes + 'tokenizer = "minilm"\nredactor = "theirs"\n')
+    assert own.refused(load(folder / "s.toml")) == []
+    assert own.check({}, {"data.tokenizer": "minilm", "data.redactor": "theirs"}) == {}
+
+
 def test_a_setting_of_another_type_names_nothing() -> None:
     assert own.check({}, {"model.name": 3, "data.name": True}) == {}
     assert isinstance(own.pack(Scenario(), Path("/"))[0], Scenario)

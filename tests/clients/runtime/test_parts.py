@@ -80,6 +80,16 @@ def test_the_doctor_takes_a_share_for_a_part(tmp_path: Path) -> None:
     assert not list(parts.check(DataSet("digits", "digits")))
 
 
+@pytest.mark.data("sentiment")
+def test_a_domain_of_the_sentences_is_a_part(tmp_path: Path) -> None:
+    """Its records need a tokenizer, which a plan names; what parts there are needs none."""
+    (check,) = doctor._load(tmp_path, DataSet("sentiment", "sentiment", part="nyt"))
+    assert check.state == doctor.OK
+    assert not list(parts.check(DataSet("sentiment", "sentiment", part="tweets")))
+    with pytest.raises(ValueError, match=r"--part: must be one of movie, nyt, tweets, amazon"):
+        list(parts.check(DataSet("sentiment", "sentiment", part="film")))
+
+
 def test_other_files_and_folders_of_one_s_own_make_a_site(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 2)), np.arange(12) % 2
