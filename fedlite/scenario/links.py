@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from fedlite.scenario.keys import Link, Model
+from fedlite.scenario.keys import Link
 from fedlite.scenario.records import OWN_TABLES
+from fedlite.scenario.texts import LANGUAGE, PRETRAINED
 from fedlite.scenario.whole import Scenario
+from fedlite.settings import read_options, write_options
 
 # Density and squared error of one unbiased update, in units of its squared norm (measured on real
 # updates; docs/benchmarks.md). The error of a mean over m sites is an m-th of it, and up to about
@@ -101,21 +103,41 @@ def for_size(scenario: Scenario, parameters: int) -> Scenario:
 
 
 def with_model(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
-    """Return the scenario with its model settled where its tables name none."""
-    if "name" in tables.get("model", {}) or not is_table(scenario):
-        return scenario
-    note = "model: linear, as the scenario names none (the data is a table)"
-    return replace(scenario, model=Model("linear"), notes=(note,))
+    """Return the scenario with its model settled where its tables name none.
+
+    A pretrained one that names no base is the one whose tokens the data are.
+    """
+    model, notes = scenario.model, []
+    if "name" not in tables.get("model", {}):
+        if scenario.data.tokenizer:
+            model = replace(model, name=PRETRAINED[scenario.task.name == LANGUAGE])
+            notes = [f"model: {model.name}, as the scenario names none (the data are texts)"]
+        elif is_table(scenario):
+            model = replace(model, name="linear")
+            notes = ["model: linear, as the scenario names none (the data is a table)"]
+    options = read_options(model.options)
+    if model.name in PRETRAINED and "base" not in options and scenario.data.tokenizer:
+        options["base"] = scenario.data.tokenizer
+        model = replace(model, options=write_options(options))
+    return replace(scenario, model=model, notes=tuple(notes))
 
 
 def with_step(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
-    """Return the scenario with its learning rate settled where its tables name none."""
-    training = scenario.training
-    if training.optimizer != "adam" or "learning_rate" in tables.get("training", {}):
-        return scenario
-    note = "training: learning_rate 0.001, as the scenario names none (adam steps by so much)"
-    settled = replace(training, learning_rate=0.001)
-    return replace(scenario, training=settled, notes=(*scenario.notes, note))
+    """Return the scenario with its optimizer and rate settled where its tables name none.
+
+    Adapters begin at zero, where plain gradients are too short by far; private steps are plain.
+    """
+    training, given = scenario.training, tables.get("training", {})
+    pretrained = scenario.model.name in PRETRAINED and scenario.privacy.unit != "record"
+    notes = list(scenario.notes)
+    if pretrained and "optimizer" not in given and not training.momentum:
+        training = replace(training, optimizer="adam")
+        notes.append("training: optimizer adam, as the scenario names none (the model is adapted)")
+    if training.optimizer == "adam" and "learning_rate" not in given:
+        rate = 0.003 if pretrained else 0.001
+        training = replace(training, learning_rate=rate)
+        notes.append(f"training: learning_rate {rate:g}, as the scenario names none (adam)")
+    return replace(scenario, training=training, notes=tuple(notes))
 
 
 def with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedlite.scenario.records import Data
-from fedlite.scenario.texts import KINDS, LANGUAGE
+from fedlite.scenario.texts import KINDS, LANGUAGE, PRETRAINED
+from fedlite.settings import read_options
 
 if TYPE_CHECKING:
     from fedlite.scenario.whole import Scenario
@@ -31,6 +32,12 @@ def broken(scenario: Scenario) -> list[str]:
                 "with a loss, which teaches no other branch), got "
                 f"{scenario.training.distill:g}; leave it out"
             )
+    base = read_options(scenario.model.options).get("base", data.tokenizer)
+    if scenario.model.name in PRETRAINED and data.tokenizer and base != data.tokenizer:
+        errors.append(
+            f"model.options.base: must be data.tokenizer, {data.tokenizer!r} (rule: another's "
+            f"tokens mean other words), got {base!r}; set both to one, or leave the base out"
+        )
     if scenario.privacy.unit == "record" and data.duplicates == "near":
         errors.append(
             "data.duplicates: must be keep or exact when privacy.unit is record (rule: one record "

@@ -14,6 +14,8 @@ KINDS = ("email", "iban", "card", "id", "phone")
 DUPLICATES = ("keep", "exact", "near")
 # The task in which a text is its own answer, and what that is called: its loss, in nats a token.
 LANGUAGE, NLL = "causal-lm", "nll"
+# Models of texts that are pretrained: that of classes, and that of the task causal-lm.
+PRETRAINED = ("lora", "lora-lm")
 
 
 @dataclass(frozen=True)

@@ -98,3 +98,47 @@ def test_texts_that_are_left_as_they_are_are_worth_a_word() -> None:
     assert any("data.redact = 'email, iban, card, id, phone'" in note for note in notes)
     redacted = from_dict({"data": NOTES | {"redact": "email"}}).notes
     assert not any("data.redact" in note for note in redacted)
+
+
+def test_texts_get_a_pretrained_model_of_their_own_tokens_and_steps_that_move_it() -> None:
+    """`cosine` and plain SGD, which others get, would learn nothing from numbers of words."""
+    texts = {"data": {"name": "sentiment", "tokenizer": "minilm"}}
+    found = from_dict(texts)
+    assert (found.model.name, found.model.options) == ("lora", '{"base": "minilm"}')
+    assert (found.training.optimizer, found.training.learning_rate) == ("adam", 0.003)
+    assert sum("as the scenario names none" in note for note in found.notes) >= 3
+    language = from_dict(texts | {"task": {"name": "causal-lm"}})
+    assert language.model.name == "lora-lm"
+    private = from_dict(texts | {"privacy": {"unit": "record"}, "training": {"steps": 1}})
+    assert private.model.name == "lora" and private.training.optimizer == "sgd"
+    own = from_dict(texts | {"training": {"optimizer": "sgd", "learning_rate": 0.5}})
+    assert (own.training.optimizer, own.training.learning_rate) == ("sgd", 0.5)
+    assert from_dict({"training": {"optimizer": "adam"}}).training.learning_rate == 0.001
+    # What has been settled stays so when it is read again.
+    assert from_dict(found.to_dict()) == found
+
+
+def test_a_base_is_the_one_whose_tokens_the_data_are() -> None:
+    tables = {
+        "data": {"name": "sentiment", "tokenizer": "minilm"},
+        "model": {"name": "lora", "options": {"base": "smollm2"}},
+    }
+    with pytest.raises(ScenarioError, match=r"model\.options\.base: must be data\.tokenizer"):
+        from_dict(tables)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"training": {"momentum": 0.9}}, "training.momentum: must be 0 with optimizer adam"),
+        ({"training": {"objective": "scaffold"}}, "training.optimizer: must be sgd with scaffold"),
+        (
+            {"privacy": {"unit": "record"}, "training": {"steps": 1}},
+            "training.optimizer: must be sgd when privacy.unit is record",
+        ),
+    ],
+)
+def test_what_does_not_go_with_adam_is_told(tables: dict[str, Any], message: str) -> None:
+    tables = tables | {"training": {"optimizer": "adam", **tables.get("training", {})}}
+    with pytest.raises(ScenarioError, match=message):
+        from_dict(tables)
