@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedlite.data.bases import Base
 from fedlite.data.cache import locked
+from fedlite.models.branched import macs_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -155,17 +155,27 @@ def work(network: nn.Module, early: int, length: int) -> tuple[int, int]:
 
     early: how many layers are the first ones.
     """
-    ids, mask = made_up_tokens(1, length).unbind(1)
-    where = next(network.parameters()).device
+    tokens = made_up_tokens(1, length).to(next(network.parameters()).device)
     name, layers = layers_of(network)
     holder, _, attribute = name.rpartition(".")
     found = []
     for count in (early, len(layers)):
         setattr(network.get_submodule(holder), attribute, layers[:count])
         try:
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                network(input_ids=ids.to(where), attention_mask=mask.to(where))
+            with torch.no_grad():
+                found.append(macs_of(_Reading(network), tokens))
         finally:
             setattr(network.get_submodule(holder), attribute, layers)
-        found.append(int(counter.get_total_flops()) // 2)
     return found[0], found[1]
+
+
+class _Reading(nn.Module):
+    """A network that is given its tokens in one tensor."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tensor) -> Any:
+        ids, mask = tokens.unbind(1)
+        return self.network(input_ids=ids, attention_mask=mask)
