@@ -1,4 +1,7 @@
-"""Rules between keys of a scenario, each named with the key that breaks it."""
+"""Rules between keys of a scenario, each named with the key that breaks it.
+
+Covers fedlite/scenario/training_rules.py.
+"""
 
 from __future__ import annotations
 
