@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup simulate test test-faults lint bench clean
+.PHONY: setup simulate test test-long test-faults lint bench clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,10 @@ simulate: setup
 # Two workers: whole files, so that what a file sets up is set up once.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# What takes longer than a change should wait for.
+test-long: setup
+	$(BIN)/python -m pytest -m long -n 2 --dist loadfile --no-loadscope-reorder
 
 # A short form, two minutes instead of six, is played with FEDLITE_FAULTS=short.
 test-faults: setup

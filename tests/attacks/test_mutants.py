@@ -94,6 +94,7 @@ def test_each_mutant_of_a_client_mechanism_is_found(
     assert {k: CHECKS[k](one).outcome for k in killers} == dict.fromkeys(killers, "fail")
 
 
+@pytest.mark.long
 def test_fifty_correct_runs_do_not_exceed_the_claim_beyond_the_confidence(
     subject: Callable[..., Subject],
 ) -> None:

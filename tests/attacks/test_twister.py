@@ -53,6 +53,7 @@ def test_a_state_that_is_mostly_known_is_solved_and_another_noise_contradicts_it
     assert twister.solve(*twister.equations(certain, known), 64 * 32).state is None
 
 
+@pytest.mark.long
 def test_a_dense_float_release_gives_its_whole_state_and_the_clean_sum_away() -> None:
     """The quickstart's model, one update of one step, a fresh generator, rough bounds only."""
     old, rng, sizes = FloatNoise(), np.random.default_rng(2), (640, 20_000)

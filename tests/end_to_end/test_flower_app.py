@@ -66,7 +66,7 @@ def accuracy(told: str) -> float:
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 def test_it_runs_on_flower_s_simulation_engine(tmp_path: Path) -> None:
     """Ray's processes serialise messages and states as a network would."""
     folder = app(tmp_path, compressed=True)

@@ -100,7 +100,7 @@ def model(directory: Path) -> dict[str, Any]:
     return dict(safetensors.numpy.load_file(directory / "model.safetensors"))
 
 
-@pytest.mark.faults
+@pytest.mark.long
 def test_a_user_s_code_is_approved_shut_in_and_gives_the_simulation_s_model(lab: Any) -> None:
     study = lab.root / "study"
     for name, text in FILES.items():

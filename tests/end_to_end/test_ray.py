@@ -30,6 +30,7 @@ def test_a_flat_run_config_round_trips() -> None:
     assert from_run_config(scenario.to_run_config() | {"run.directory": "x"}) == scenario
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_ray_accepts_the_same_updates_and_gets_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,11 +29,13 @@ def _no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("check", cases())
 def test_the_code_as_it_is_passes(check: Check, tmp_path: Path) -> None:
     check.run(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name.replace(" ", "-"))
 def test_a_mutant_is_killed(
     mutant: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

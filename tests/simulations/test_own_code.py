@@ -142,7 +142,7 @@ def test_everything_of_ones_own_in_one_run_serial_and_pool(folder: Path) -> None
 
 
 @pytest.mark.ray
-@pytest.mark.faults
+@pytest.mark.long
 def test_the_same_under_ray(folder: Path) -> None:
     same(run(folder, "serial"), run(folder, "ray", engine="ray"))
 

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clients.runtime import approval
 from fedlite.deployment import bundle as bundles
 from fedlite.rooms import app_root
@@ -22,6 +24,7 @@ from tests.end_to_end.refusals.partners import (
 )
 
 
+@pytest.mark.long
 def test_a_bundle_runs_only_where_it_was_approved(lab: Any, tmp_path: Path, wait: Any) -> None:
     homes = [lab.partners[name].home for name in ("a", "b")]
     chosen = scenario("altered", 2, *CLEAR)
@@ -65,6 +68,7 @@ def test_a_bundle_runs_only_where_it_was_approved(lab: Any, tmp_path: Path, wait
     assert [r["accepted"] for r in lab.rounds(name)] == [2] * ROUNDS
 
 
+@pytest.mark.long
 def test_a_ceiling_holds_after_the_approval_too(lab: Any) -> None:
     a, b = (lab.partners[name].home for name in ("a", "b"))
     chosen = scenario("private", 2)
