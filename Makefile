@@ -41,6 +41,7 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.fashion --quick
 	$(BIN)/python -m simulations.benchmarks.heart --quick
 	$(BIN)/python -m simulations.benchmarks.ledger --quick
+	$(BIN)/python -m simulations.benchmarks.lora --quick
 	$(BIN)/python -m simulations.benchmarks.noise --quick
 	$(BIN)/python -m simulations.benchmarks.robust --quick
 	$(BIN)/python -m simulations.benchmarks.soak --quick

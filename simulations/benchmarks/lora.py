@@ -64,9 +64,9 @@ def configure(job: Job) -> Scenario:
 def run(job: Job) -> dict[str, Any]:
     """Return a run's summary; train it when it is not finished, from where it stopped."""
     if not (job.directory / "summary.json").exists():
-        begun = (job.directory / "checkpoint").exists()
-        scenario = resume_scenario(job.directory, ()) if begun else configure(job)
-        simulate(scenario, job.directory, engine="serial", quiet=True, resume=begun)
+        started = (job.directory / "scenario.toml").exists()
+        scenario = resume_scenario(job.directory) if started else configure(job)
+        simulate(scenario, job.directory, engine="serial", quiet=True)
     return read_summary(job.directory)
 
 
