@@ -32,6 +32,7 @@ def call(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("template", templates())
 def test_its_own_test_passes_and_its_scenario_runs(template: str, tmp_path: Path) -> None:
     folder = tmp_path / "clinics"

@@ -80,6 +80,7 @@ def test_a_file_of_ones_own_needs_no_step(folder: Path) -> None:
     assert f'"{folder / "toy_model.py"}:make"' in kept
 
 
+@pytest.mark.long
 def test_a_package_offers_all_four_by_name(folder: Path) -> None:
     names = (
         "model.name=toy",

@@ -77,6 +77,7 @@ def test_the_noises_table_reaches_beyond_where_torchs_tails_end() -> None:
     assert beyond / sum(masses) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.long
 def test_a_state_is_found_in_float_noise_and_none_in_a_ciphers() -> None:
     """The whole attack on the cipher; on float noise it is in `test_twister.py`."""
     stream, rng = Stream.fresh(), np.random.default_rng(3)

@@ -59,6 +59,7 @@ CHECKS: dict[str, Callable[[Subject], Finding]] = {
 }
 
 
+@pytest.mark.long
 def test_the_real_mechanism_passes_every_check(subject: Callable[..., Subject]) -> None:
     one = subject()
     found = {name: check(one) for name, check in CHECKS.items()}
@@ -66,6 +67,7 @@ def test_the_real_mechanism_passes_every_check(subject: Callable[..., Subject]) 
     assert [f for f in found.values() if f.outcome != "pass"] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RECORD)
 def test_each_mutant_is_found(
     name: str, subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ def test_bounds_are_below_the_claim_and_above_nothing(subject: Callable[..., Sub
         assert finding.figures["steinke"] <= finding.figures["f-dp"] + 0.05
 
 
+@pytest.mark.long
 def test_no_noise_is_seen_in_what_is_sent(
     subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:

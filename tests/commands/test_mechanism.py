@@ -44,6 +44,7 @@ def test_json_is_one_object_and_says_what_holds(scenario: str, tmp_path: Path) -
         assert check["assumes"] or check["blind"]
 
 
+@pytest.mark.long
 def test_a_broken_mechanism_ends_with_1_and_is_named(
     scenario: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_changed_byte_and_an_added_file_are_seen_by_the_first_step_of_the_read
     assert re.search(r"sudo python[0-9.]+ -I -m venv", text)
 
 
+@pytest.mark.long
 def test_the_same_inputs_give_the_same_bytes(
     kits: dict[str, Path], wheels: Path, tmp_path: Path
 ) -> None:

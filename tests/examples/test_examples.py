@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 from tests.examples.lines import lines_of
@@ -19,6 +20,7 @@ from tests.test_floors import ROOT
 EXAMPLES = ROOT / "examples"
 
 
+@pytest.mark.long
 def test_an_experiment_of_three_seeds_and_four_settings_takes_ten_lines(tmp_path: Path) -> None:
     path = EXAMPLES / "experiment.py"
     text = path.read_text(encoding="utf-8")
@@ -44,6 +46,7 @@ def test_an_experiment_of_three_seeds_and_four_settings_takes_ten_lines(tmp_path
         assert (tmp_path / "experiment" / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_the_notebook_runs_and_shows_runs_and_progress(tmp_path: Path) -> None:
     notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "outputs are not committed"

@@ -141,6 +141,7 @@ def test_the_compressor_survives_hostile_bytes(body: bytes, size: int) -> None:
         assert np.isfinite(found.values).all() and len(found.values) == size
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_resnet_is_trained_through_nn_module_alone(tmp_path: Path, norm: str) -> None:
     folder = EXAMPLES / "resnet18"

@@ -125,6 +125,7 @@ def _scenario(folder: Path, rounds: int) -> str:
     return str(file)
 
 
+@pytest.mark.long
 def test_two_runs_started_at_once_take_two_directories(tmp_path: Path) -> None:
     """They shared one: a seed sweep lost two of three, and rounds.jsonl held each round twice."""
     file = _scenario(tmp_path, 2)
@@ -138,6 +139,7 @@ def test_two_runs_started_at_once_take_two_directories(tmp_path: Path) -> None:
         assert not (tmp_path / "runs" / name / LOCK).exists()
 
 
+@pytest.mark.long
 def test_a_directory_in_use_is_neither_resumed_nor_taken_until_its_process_is_gone(
     tmp_path: Path,
 ) -> None:

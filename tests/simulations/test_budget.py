@@ -100,6 +100,7 @@ def test_sites_stop_at_their_own_ceiling_across_two_servers_and_a_restart(
     assert "its own ceiling 1" in json.dumps(found)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_one_plan_above_the_ceiling_is_cut_to_the_most_that_fits(
     plan: Plan, tmp_path: Path

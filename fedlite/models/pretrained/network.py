@@ -44,8 +44,13 @@ def load_network(base: Base, *, language: bool = False) -> PreTrainedModel:
         try:
             if base.weights.endswith(".gguf"):
                 folder = _unpacked(base, folder, transformers)
+            # No pickle, no code of the folder's, nothing from a network.
             network: PreTrainedModel = kind.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, trust_remote_code=False
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(

@@ -143,6 +143,7 @@ def test_what_it_prints_is_bounded_and_harmless_and_nothing_of_it_stays(place: P
     assert not (place.home / "state" / RUN / "forked").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("deed", "code", "why"),
     [

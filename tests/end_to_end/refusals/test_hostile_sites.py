@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flwr.app import Message
 
 import fedlite
@@ -65,6 +66,7 @@ class Hostile:
                     continue
 
 
+@pytest.mark.long
 def test_a_hostile_site_is_dropped_and_named_and_the_round_goes_on(lab: Any) -> None:
     chosen = scenario("hostile", 3, *CLEAR)
     approve(lab.partners["a"].home, chosen)
@@ -93,6 +95,7 @@ def test_a_hostile_site_is_dropped_and_named_and_the_round_goes_on(lab: Any) -> 
     assert "a reply was dropped: it is larger than" in log
 
 
+@pytest.mark.long
 def test_a_site_goes_over_to_its_next_key_while_it_runs(lab: Any, wait: Any) -> None:
     site, node = lab.partners["a"], lab.json("server", "sites")["sites"][0]["node_id"]
     let_in(lab, setup.rotate_key(site.home))
@@ -115,6 +118,7 @@ main()
 """
 
 
+@pytest.mark.long
 def test_a_site_that_was_revoked_is_out(lab: Any, wait: Any) -> None:
     site = lab.partners["b"]
     with (lab.root / "b.log").open("ab") as output:
