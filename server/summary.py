@@ -177,6 +177,8 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
+    if plan.extras:
+        summary["extras"] = [stretch.name for stretch in plan.extras]
     if selection:
         summary["selection"] = dict(selection)
     return summary | scores_of(evaluator, point.deployed)

@@ -26,6 +26,7 @@ def what_left(summary: Mapping[str, Any]) -> dict[str, object]:
     disclosed = summary.get("disclosed", [])
     return {
         "disclosed": ", ".join(_DISCLOSED.get(item, str(item)) for item in disclosed),
+        "extras": ", ".join(map(wording.plain, summary.get("extras", []))),
         "claimed": wording.claimed(summary["privacy"]),
         "compressed": summary.get("settings", {}).get("uplink.compressor") != "dense",
         "simulated": summary.get("engine") in _SIMULATED,

@@ -130,6 +130,9 @@ def test_statistics_travel_as_they_are_beside_what_is_compressed(
     assert bool((found["norm.running_var"] > 0).all())
     steps = sum(-(-n // 50) for n, _ in run.summary["data"]["read"]["sites"].values()) / 3
     assert int(found["norm.num_batches_tracked"]) == pytest.approx(4 * steps, abs=1)
+    # And the page says that they do.
+    page = " ".join((tmp_path / "run" / "report.html").read_text().split())
+    assert "update with running statistics behind it and nothing else" in page
     assert run.summary["accuracy"]["deep"] > 0.3 and run.summary["bytes"]["up_ratio"] > 3
 
 
