@@ -136,6 +136,16 @@ def test_what_a_record_becomes_depends_on_it_alone(bert: Path) -> None:
     assert torch.equal(torch.cat([model.prepare(row[None]) for row in x]), found)
 
 
+@pytest.mark.data("minilm")
+def test_it_depends_on_it_alone_where_kernels_are_as_wide_as_real_ones_too() -> None:
+    model = build("lora", (2, 32), 2, seed=1, base="minilm", method="heads")
+    x = texts(40, length=32)
+    found = model.prepare(x)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(model.prepare(x[order]), found[order])
+    assert torch.equal(model.prepare(x[5:]), found[5:])
+
+
 def test_a_text_without_a_token_is_a_text(bert: Path) -> None:
     model = model_of(bert)
     x = texts(3)
