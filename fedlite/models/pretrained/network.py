@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from fedlite.data.bases import Base
+from fedlite.data.bases import WEIGHTS, Base
 from fedlite.data.cache import locked
 from fedlite.models.branched import macs_of
 
@@ -75,7 +76,11 @@ def _unpacked(base: Base, folder: Path, transformers: Any) -> Path:
             network = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, gguf_file=base.weights, local_files_only=True, dtype=torch.float32
             )
-            network.save_pretrained(part)
+            # It is no longer what transformers takes for quantized, and would not save.
+            vars(network.config).pop("quantization_config", None)
+            part.mkdir()
+            network.config.save_pretrained(part)
+            save_model(network, str(part / WEIGHTS), metadata={"format": "pt"})
             part.rename(place)
     return place
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from fedlite.data.text.tokens import open_tokenizer
 from fedlite.models import Single, build
 from fedlite.parameters import load_vector, to_vector
 from fedlite.privacy.gradients import ModelGradients
@@ -85,3 +86,16 @@ def test_what_foresees_better_answers_less(decoder: Path) -> None:
 def test_another_task_is_named(decoder: Path) -> None:
     with pytest.raises(ValueError, match=r"set task\.name to causal-lm"):
         build("lora-lm", SHAPE, 2, seed=1, base=str(decoder))
+
+
+@pytest.mark.long
+@pytest.mark.data("smollm2")
+def test_smollm_foresees_what_is_true() -> None:
+    """Its 4-bit weights are written out as they are: it knows the capital of France."""
+    model = build("lora-lm", SHAPE, 1, seed=1, base="smollm2", method="frozen-a")
+    tokenizer = open_tokenizer("smollm2")
+    endings = ["The capital of France is Paris.", "The capital of France is cheese."]
+    x = torch.from_numpy(tokenizer.encode(endings, SHAPE[1])[0])
+    with torch.no_grad():
+        true, untrue = model(x)[0][:, 0].tolist()
+    assert 2.0 < true < 3.0 and untrue > true + 2
