@@ -66,7 +66,7 @@ def _adapters(adapted: list[tuple[str, Any]], folder: Path, base: Base) -> list[
         down, up = product(module)
         tensors[f"base_model.model.{name}.lora_A.weight"] = down.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = up.contiguous()
-    told = settings_of(adapted) | {"base_model_name_or_path": base.name}
+    told = settings_of(adapted) | {"base_model_name_or_path": Path(base.name).name}
     text = json.dumps(told, indent=2, sort_keys=True)
     return [
         _write(folder / ADAPTER, save(tensors, {"format": "pt"})),

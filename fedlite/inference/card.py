@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 from typing import Any
 
 from fedlite.data.bases import Base
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
-base = "{base}"  # a folder or a hub id of the base
+base = "{base}"  # the base's folder
 network = {load}
 tokens = AutoTokenizer.from_pretrained(base)(["a text"], return_tensors="pt", padding=True)
 with torch.no_grad():
@@ -41,7 +42,9 @@ def card(trained: Trained, model: Classifier, base: Base) -> str:
     path = trained.directory / "summary.json"
     summary: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     adapted = model.frozen is None
-    head = ["---", f"base_model: {base.name}", "library_name: peft", "tags:", "- fedlite", "---"]
+    # A folder of somebody's machine may name a person: its last part says enough.
+    called = PurePath(base.name).name
+    head = ["---", f"base_model: {called}", "library_name: peft", "tags:", "- fedlite", "---"]
     what = (
         "Adapters and two linear heads," if adapted else "Two linear heads on frozen layers,"
     ) + " trained at several sites that keep their texts."
@@ -57,7 +60,7 @@ def card(trained: Trained, model: Classifier, base: Base) -> str:
     table = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]
     said = ["", *(wording.verdict(summary) if summary else ["No record of the run is here."])]
     use = _USE.format(
-        base=base.name,
+        base=called,
         load='PeftModel.from_pretrained(AutoModel.from_pretrained(base), ".").eval()'
         if adapted
         else "AutoModel.from_pretrained(base).eval()",

@@ -32,7 +32,7 @@ class Frozen:
     def check(self, change: Vector, trained: bool) -> None:
         """Raise ValueError naming a tensor that moved though it is frozen, or that nothing moved.
 
-        change: what training came to, float32 [n]. trained: whether there was a step at all. The
+        change: what training came to, float32 [n]. trained: whether something must have moved. The
         first time all values are compared, later only whether anybody has written to them.
         """
         if not self._digest:

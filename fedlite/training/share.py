@@ -143,7 +143,8 @@ class Learner:
                 after=partial(objective.add_terms, states=states) if states else None,
             )
         change: Vector = to_vector(self.model) - model
-        self._frozen.check(change, trained=len(self.labels) > 0)
+        # Under privacy nothing that is refused may hang on the records.
+        self._frozen.check(change, trained=mechanism is None and len(self.labels) > 0)
         if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
             seed = self.scenario.privacy.simulate_seed
             change = client.privatize(change, mechanism, client.entropy(seed, round_number, site))

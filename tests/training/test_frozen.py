@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,27 @@ def test_an_adapter_on_another_device_is_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2, device="meta"))
     with pytest.raises(ValueError, match=r"'1\.weight' is on meta, and the model on cpu"):
         Frozen(model, torch.device("cpu"), frozen_digest(model))
+
+
+@pytest.mark.parametrize("unit", ["none", "client"])
+def test_that_nothing_moved_is_told_of_only_where_records_are_in_the_clear(
+    tmp_path: Path, unit: str
+) -> None:
+    """Under privacy a refusal that hangs on a site's records would be no noised release."""
+    (tmp_path / "own.py").write_text(CODE)
+    tables = {
+        "model": {"name": f"{tmp_path}/own.py:net"},
+        "training": {"steps": 1, "learning_rate": 1e-30},
+        "privacy": {"unit": unit},
+        "federation": {"rounds": 1},
+    }
+    plan = plans.of(from_dict(tables), (3,), 2)
+    asked = Learner(plan, RECORDS)
+    if unit == "none":
+        with pytest.raises(ValueError, match="no trained value moved"):
+            asked.share(plan.first, 1, 0, plan.mechanism)
+    else:
+        assert asked.share(plan.first, 1, 0, plan.mechanism).delta.any()
 
 
 def test_an_adapter_that_has_no_part_in_the_answer_is_found() -> None:

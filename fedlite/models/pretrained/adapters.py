@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlite.models.fixed import public_normal
+from fedlite.models.pretrained.network import check_layers
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -29,25 +30,27 @@ NAME = "default"
 
 
 def adapt(
-    network: nn.Module,
+    network: Any,
     method: str,
     *,
-    kind: str,
     rank: int,
     alpha: float,
     targets: Sequence[str],
     layers: Sequence[int],
-) -> list[str]:
+) -> None:
     """Put adapters on `network` in place and freeze what the method does not train.
 
-    method: one of `METHODS`. kind: the network's `model_type`, which says what is adapted where
-    `targets` name nothing. layers: numbers of the layers that are adapted, from 1; empty: all.
+    method: one of `METHODS`. rank: at least 1. alpha: the adapters' factor is alpha / rank; 0 is
+    2 rank. targets: modules that are adapted, by the last part of their names; none: those that
+    peft knows for such a network. layers: which layers are adapted, from 1; none: all.
 
-    Returns the names of the adapted modules. Raises ValueError for a target that is not there; the
-    message lists those that are.
+    Raises ValueError for a target, a layer or a rank that the network does not have; the message
+    says which there are.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
+    kind = network.config.model_type
+    check_layers(network, "layers", layers)
     wanted = list(targets) or _usual(kind)
     there = _linear(network)
     missing = [name for name in wanted if name not in there]
@@ -57,7 +60,7 @@ def adapt(
             f"{', '.join(missing) or 'none, and peft knows none for ' + repr(kind)}; there are "
             f"{', '.join(sorted(there))}"
         )
-    most = min(min(there[name]) for name in wanted)
+    most = min(there[name] for name in wanted)
     if not 1 <= rank <= most:
         raise ValueError(
             f"model.options.rank: must be from 1 to {most}, the narrowest of {', '.join(wanted)}, "
@@ -65,7 +68,7 @@ def adapt(
         )
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha or 2.0 * rank,
         target_modules=wanted,
         layers_to_transform=[number - 1 for number in layers] or None,
         bias="none",
@@ -73,10 +76,8 @@ def adapt(
         fan_in_fan_out=kind == "gpt2",
     )
     inject_adapter_in_model(config, network, adapter_name=NAME)
-    adapted = dict(adapters_of(network))
-    for at, module in enumerate(adapted.values()):
+    for at, (_, module) in enumerate(adapters_of(network)):
         _settle(module, method, rank, at)
-    return list(adapted)
 
 
 def adapters_of(network: nn.Module) -> list[tuple[str, LoraLayer]]:
@@ -101,14 +102,15 @@ def _usual(kind: str) -> list[str]:
     return list(known.get(kind, ()))
 
 
-def _linear(network: nn.Module) -> dict[str, tuple[int, int]]:
+def _linear(network: nn.Module) -> dict[str, int]:
     """Return what can be adapted, by the last part of its name, and how narrow it is."""
     from transformers.pytorch_utils import Conv1D
 
-    found: dict[str, tuple[int, int]] = {}
+    found: dict[str, int] = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.Linear | Conv1D):
-            found[name.rpartition(".")[2]] = tuple(module.weight.shape)
+            last, narrow = name.rpartition(".")[2], min(module.weight.shape)
+            found[last] = min(narrow, found.get(last, narrow))
     return found
 
 

@@ -16,6 +16,7 @@ from fedlite.models.branched import PARTS, Branched
 from fedlite.models.fixed import Columns
 from fedlite.models.pretrained.adapters import adapt
 from fedlite.models.pretrained.network import (
+    check_layers,
     hidden_states,
     layers_of,
     load_network,
@@ -89,7 +90,8 @@ class Pooled(nn.Module):
         tokens = tokens.long()
         if torch.is_grad_enabled():
             return self._features(tokens, trim=self.trim)
-        longest = (tokens[:, 1] * torch.arange(1, tokens.shape[2] + 1)).amax(1).clamp_min(1)
+        places = torch.arange(1, tokens.shape[2] + 1, device=tokens.device)
+        longest = (tokens[:, 1] * places).amax(1).clamp_min(1)
         lengths = ((longest + _STEP - 1) // _STEP * _STEP).clamp_max(tokens.shape[2])
         found = torch.empty((len(tokens), sum(self.widths)), device=tokens.device)
         for length in sorted(set(lengths.tolist())):
@@ -223,22 +225,10 @@ def lora(
     count = len(layers_of(network)[1])
     middle = (count + 1) // 2
     early, deep = exit or middle, read or tuple(range(middle, count + 1))
-    for key, numbers in (("exit", (early,)), ("layers", layers), ("read", deep)):
-        if any(not 1 <= number <= count for number in numbers):
-            raise ValueError(
-                f"model.options.{key}: must be from 1 to the {count} layers of {base}, got "
-                f"{list(numbers)}"
-            )
+    check_layers(network, "exit", (early,))
+    check_layers(network, "read", deep)
     frozen = method == "heads"
     if not frozen:
-        adapt(
-            network,
-            method,
-            kind=network.config.model_type,
-            rank=rank,
-            alpha=alpha or 2.0 * rank,
-            targets=targets,
-            layers=layers,
-        )
+        adapt(network, method, rank=rank, alpha=alpha, targets=targets, layers=layers)
     features = Pooled(network, (early,), deep)
     return Classifier(features, shape=shape, classes=classes, frozen=frozen)

@@ -70,7 +70,7 @@ def lora_lm(
     base: str = "smollm2",
     method: Literal["both", "frozen-a", "sb"] = "both",
     rank: int = 8,
-    alpha: int = 0,
+    alpha: float = 0.0,
     targets: tuple[str, ...] = (),
     layers: tuple[int, ...] = (),
 ) -> Foresight:
@@ -92,13 +92,5 @@ def lora_lm(
             f"{list(shape)} with {classes} answers; set task.name to causal-lm"
         )
     network = load_network(find(base, "model.options.base"), language=True)
-    adapt(
-        network,
-        method,
-        kind=network.config.model_type,
-        rank=rank,
-        alpha=alpha or 2 * rank,
-        targets=targets,
-        layers=layers,
-    )
+    adapt(network, method, rank=rank, alpha=alpha, targets=targets, layers=layers)
     return Foresight(network, shape[1])

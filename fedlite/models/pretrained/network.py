@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,9 @@ def _unpacked(base: Base, folder: Path, transformers: Any) -> Path:
     Written once: whole, or not at all.
     """
     place = folder / f"float32-{base.digest[:16]}"
+    if place.is_dir():
+        # Where approved code runs nothing may be written, no lock either.
+        return place
     with locked(folder):
         if not place.is_dir():
             part = place.with_suffix(".part")
@@ -121,6 +125,16 @@ def layers_of(network: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(found, key=lambda one: len(one[1]))
 
 
+def check_layers(network: nn.Module, option: str, numbers: Sequence[int]) -> None:
+    """Raise ValueError where `model.options.OPTION` numbers a layer that is not there."""
+    count = len(layers_of(network)[1])
+    if any(not 1 <= number <= count for number in numbers):
+        raise ValueError(
+            f"model.options.{option}: must be from 1 to the {count} layers of the base, got "
+            f"{list(numbers)}"
+        )
+
+
 def read_tokens(tokens: Tensor, vocabulary: int, *, trim: bool) -> tuple[Tensor, Tensor]:
     """Return token ids, int64 [n, length], and which of them count, int64 [n, length], 0 or 1.
 
@@ -147,9 +161,10 @@ def hidden_states(network: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]
 def positions(network: Any, mask: Tensor) -> dict[str, Tensor]:
     """Return the places of the tokens that count, so that the side of the padding does not matter.
 
-    Nothing for a network that finds them by itself.
+    Nothing for a network that finds them by itself, or takes none.
     """
-    if hasattr(getattr(network, "embeddings", None), _OWN_POSITIONS):
+    own = hasattr(getattr(network, "embeddings", None), _OWN_POSITIONS)
+    if own or "position_ids" not in signature(network.forward).parameters:
         return {}
     return {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)}
 

@@ -16,6 +16,9 @@ _HEADS = {"num_attention_heads": 4, "intermediate_size": 64, "max_position_embed
 _DECODER = {"num_key_value_heads": 2}
 CONFIGS: dict[str, Any] = {
     "bert": lambda: transformers.BertConfig(**_COMMON, **_HEADS),
+    "distilbert": lambda: transformers.DistilBertConfig(
+        vocab_size=WORDS, dim=WIDTH, n_layers=LAYERS, n_heads=4, hidden_dim=64
+    ),
     "llama": lambda: transformers.LlamaConfig(**_COMMON, **_HEADS, **_DECODER),
     "qwen2": lambda: transformers.Qwen2Config(**_COMMON, **_HEADS, **_DECODER),
     "gpt2": lambda: transformers.GPT2Config(

@@ -27,7 +27,9 @@ SHAPE = (2, 12)
 
 def model_of(base: Path, method: str = "both", classes: int = 3, **options: object) -> Classifier:
     """Return a model with values that training could have given it: none is zero."""
-    model = build("lora", SHAPE, classes, seed=1, base=str(base), method=method, **options)
+    # Of DistilBERT peft does not say what is usual.
+    own = {"targets": ["q_lin", "v_lin"]} if base.name == "distilbert" else {}
+    model = build("lora", SHAPE, classes, seed=1, base=str(base), method=method, **own, **options)
     assert isinstance(model, Classifier)
     values = np.random.default_rng(0).normal(0, 0.2, to_vector(model).size)
     load_vector(model, values.astype(np.float32))
@@ -66,6 +68,8 @@ def test_gradients_record_by_record_are_those_of_a_loop(base: Path, method: str,
 
 
 def test_a_text_is_the_same_whichever_side_is_padded(base: Path) -> None:
+    if base.name == "distilbert":
+        pytest.skip("counts places by itself; data sets are padded on the right")
     model = model_of(base)
     model.eval()
     right, left = texts(6), texts(6, side="left")

@@ -83,6 +83,11 @@ def test_what_foresees_better_answers_less(decoder: Path) -> None:
             assert torch.equal(parameter, before[name])
 
 
+def test_a_layer_that_is_not_there_is_named(decoder: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.options\.layers: must be from 1 to the 4 layers"):
+        build("lora-lm", SHAPE, 1, seed=1, base=str(decoder), layers=[5])
+
+
 def test_another_task_is_named(decoder: Path) -> None:
     with pytest.raises(ValueError, match=r"set task\.name to causal-lm"):
         build("lora-lm", SHAPE, 2, seed=1, base=str(decoder))
