@@ -170,7 +170,8 @@ def _load(home: Path, one: DataSet) -> Iterator[Check]:
         yield Check(name, FAIL, f"has more than records_at_most = {one.records_at_most}", mend)
         return
     # How many records there are is nobody's business, not even on a screen that is shared.
-    yield Check(name, OK, f"{one.source} loads, {classes} classes")
+    what = f"{classes} classes" if classes else "without labels"
+    yield Check(name, OK, f"{one.source} loads, {what}")
 
 
 def _disk(home: Path) -> Check:

@@ -34,6 +34,11 @@ def check(chosen: DataSet) -> Iterator[str]:
                 "checked; put it there, then run `fedlite site doctor`"
             )
             return
+        if entry.table and not chosen.target:
+            yield (
+                "--target: no label column is named, so that only texts without one are learnt "
+                "here (the task causal-lm); name it for all else"
+            )
         known = survey(chosen, chosen.path, lenient=True)[2]
     elif not chosen.part:
         return

@@ -37,6 +37,12 @@ ScaleBy = Annotated[
 ]
 
 
+TextColumn = Annotated[
+    str,
+    typer.Option(metavar="COLUMN", help="The column of the texts, where its name is another."),
+]
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `fedlite`."""
     app.command()(predict)
@@ -50,6 +56,7 @@ def predict(
         Path | None, typer.Option(metavar="FILE.csv", help="Write all answers there.")
     ] = None,
     branch: Branch = "",
+    text: TextColumn = "",
     scale_by: ScaleBy = None,
     as_json: Json = False,
 ) -> None:
@@ -58,7 +65,7 @@ def predict(
         from fedlite import evaluation
 
         trained = evaluation.open_model(run)
-        records = evaluation.read(trained, file, answered=False, scale_by=scale_by)
+        records = evaluation.read(trained, file, answered=False, text=text, scale_by=scale_by)
         found = evaluation.predict(trained, records, branch)
         if out is not None:
             if out.resolve() == file.resolve():
@@ -103,6 +110,7 @@ def evaluate(
     target: Annotated[
         str, typer.Option(metavar="COLUMN", help="The label column, where its name is another.")
     ] = "",
+    text: TextColumn = "",
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the page goes. Default: RUN/evaluation."),
@@ -125,7 +133,7 @@ def evaluate(
         )
         if file is not None:
             records = evaluation.read(
-                trained, file, columns=group or (), target=target, scale_by=scale_by
+                trained, file, columns=group or (), target=target, text=text, scale_by=scale_by
             )
         else:
             records = evaluation.held_out(trained, group or ())

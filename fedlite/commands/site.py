@@ -52,15 +52,14 @@ def site_init(
     """Make the site's folder: keys, policy and a systemd unit. Called again, complete it."""
     with told():
         from clients.runtime import parts, setup
-        from fedlite.data import find
         from fedlite.guard.policy import DataSet
 
         given = [f"--{k}" for k, v in {"part": part, "path": path, "target": target}.items() if v]
         if given and not data:
             fail(f"{given[0]}: is of a data set, which --data names; give both", WRONG_USE)
         source = parts.source_of(path) if path else data
-        if (target and not path) or (path and not target and find(source).table):
-            fail("--path, --target: a table needs its label column; give both", WRONG_USE)
+        if target and not path:
+            fail("--target: is a column of your own file, which --path names; give both", WRONG_USE)
         chosen = None
         if data:
             chosen = DataSet(data, source, part, _absolute(path), target)

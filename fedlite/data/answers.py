@@ -85,11 +85,11 @@ class Labels:
         name = label(text.strip())
         if name not in self.classes:
             if why := no_label("" if text.strip() in self.absent else text.strip()):
-                raise wrong(self.path, line, self.target, why[0], text.strip(), why[1])
+                raise wrong(self.path, line, self.target, why[0], text.strip()[:80], why[1])
             if self.given:
                 rule = f"the label must be one of {', '.join(self.given)}"
                 mend = "correct it or extend `labels`"
-                raise wrong(self.path, line, self.target, rule, name, mend)
+                raise wrong(self.path, line, self.target, rule, name[:80], mend)
         found = self.classes.setdefault(name, len(self.classes))
         self._class_of[text] = found
         return [found]
@@ -109,7 +109,7 @@ class Labels:
         if not 2 <= len(present) <= MAX_CLASSES:
             rule = f"the labels must form 2 to {MAX_CLASSES} classes"
             shown = present[0] if len(present) == 1 else len(present)
-            mend = "add records, or choose another target"
+            mend = "add records, or choose another target; a language model needs none"
             raise wrong(self.path, 2, self.target, rule, shown, mend)
         return present
 

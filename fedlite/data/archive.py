@@ -81,8 +81,8 @@ class Arrays:
     def _broken(self, why: object) -> ValueError:
         told = " ".join(str(why).split())[:200]
         return ValueError(
-            f"path: must name a .npz file that is whole, got {self.path!r} ({told}); write it by "
-            "numpy.savez(..., x=..., y=...)"
+            f"data.path: must name a .npz file that is whole, got {self.path!r} ({told}); write it "
+            "by numpy.savez(..., x=..., y=...)"
         )
 
 

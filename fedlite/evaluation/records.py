@@ -57,6 +57,7 @@ def read(
     answered: bool = True,
     columns: Sequence[str] = (),
     target: str = "",
+    text: str = "",
     scale_by: Path | None = None,
 ) -> Records:
     """Return the records of a file or folder, scaled as a site of the run would scale them.
@@ -67,7 +68,8 @@ def read(
     Texts may be in a `.jsonl` or `.parquet` file, too; each of them is answered, in their order.
 
     answered: whether the file has what the model should answer. columns: further columns to keep.
-    target: the column that has it, where that is not called as in training. scale_by: records by
+    target, text: the columns that have it, and the texts, where they are not called as in training.
+    scale_by: records by
     whose statistics each site scales, where the run's sites used their own; None: by those of the
     file itself.
 
@@ -82,6 +84,13 @@ def read(
         )
     if target:
         trained = replace(trained, target=target)
+    if text:
+        if trained.texts is None:
+            raise ValueError(
+                f"--text: must be left out for a model that reads no texts, got {text!r}; leave it "
+                "out"
+            )
+        trained = replace(trained, texts=replace(trained.texts, column=text))
     load = _of_texts if trained.texts else _load
     source, kept = load(trained, path, answered, columns)
     notes = [note for note in source.notes if "target_ranges" not in note]

@@ -179,12 +179,11 @@ def _data_set(name: str, table: Mapping[str, Any], errors: list[str]) -> DataSet
             f"{did_you_mean(read.source, sources)}"
         )
     elif find(read.source).own:
-        rows = find(read.source).table
-        errors += [
-            f"{where}.{key}: must be given for {read.source}, got ''; name your {what}"
-            for key, what in (("path", "file or folder"), ("target", "label column"))
-            if not getattr(read, key) and (rows or key == "path")
-        ]
+        # Without a label column a table answers language models: see `records.own_source`.
+        if not read.path:
+            errors.append(
+                f"{where}.path: must be given for {read.source}, got ''; name your file or folder"
+            )
     else:
         errors += [
             f"{where}.{key}: is only for records of your own, got {getattr(read, key)!r} with "

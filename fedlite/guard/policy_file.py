@@ -86,7 +86,8 @@ sandbox = {json.dumps(limits.sandbox)}
 #                       "parquet", "jsonl", "hf", "npz" or "images". Default: the table's name
 #   part = ""           which site of a source that holds several. "": all of it
 #   path = ""           your own only: the file or folder; a relative path starts at this folder
-#   target = ""         your own tables only: the column of the labels
+#   target = ""         your own tables only: the column of the labels; "" for texts that are learnt
+#                       without (the task causal-lm)
 #   epsilon = 0.0       ceiling of this data set; the lower of this and budget.epsilon counts.
 #                       0: budget.epsilon
 #   records_at_most = 0 how many records it has at most, as you are content to tell everybody: a

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlite.data import Dataset, SiteData, Source
+from fedlite.data import Dataset, SiteData, Source, find
 from fedlite.data.spread import load_source, share_out
 from fedlite.guard.policy import DataSet
 from fedlite.scenario import Data, Scenario
+from fedlite.scenario.texts import LANGUAGE
 
 log = logging.getLogger("fedlite.site")
 
@@ -31,6 +32,12 @@ def own_source(scenario: Scenario, chosen: DataSet, home: Path) -> tuple[Source,
         raise ValueError(
             f"data.partition: must not be {scenario.data.partition!r} at a real site (rule: its "
             "operator says which records are its own, by `part` in site.toml); use natural"
+        )
+    if find(chosen.source).table and not chosen.target and scenario.task.reads != LANGUAGE:
+        raise ValueError(
+            f"site.toml: data.{chosen.name}.target: must name the label column for the task "
+            f"{scenario.task.name} (rule: only texts that are their own answers, {LANGUAGE}, need "
+            "none), got ''; name it"
         )
     path = str(chosen.file(home)) if chosen.path else ""
     settings = replace(scenario.data, name=chosen.source, path=path, target=chosen.target)

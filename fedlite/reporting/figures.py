@@ -87,8 +87,9 @@ def rounds_figure(rounds: Sequence[RoundRecord], summary: Mapping[str, Any]) -> 
 
 def _quality_panel(axes: Axes, rounds: Sequence[RoundRecord], without: str) -> None:
     first = measures.main({key: record for record in rounds for key in record.measured})
-    axes.set_title(f"{first.title} on held-out data")
-    axes.set_ylabel(first.axis)
+    known = any(record.measured for record in rounds)
+    axes.set_title(f"{first.title if known else 'scores'} on held-out data")
+    axes.set_ylabel(first.axis if known else "score")
     scale, labels = (100.0 if first.share else 1.0), []
     scored = [(r.round, r.measured.get(first.key, {})) for r in rounds]
     branched = any("shallow" in found for _, found in scored)

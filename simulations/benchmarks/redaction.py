@@ -65,7 +65,7 @@ def findings(text: str, kind: str) -> list[tuple[str, str]]:
     for rule in (rule for rule in RULES if rule.kind == kind):
         for form in rule.forms:
             for match in form.finditer(text):
-                if rule.replaced(match[0])[1]:
+                if rule.replaced(match[0], [])[2]:
                     around = text[max(0, match.start() - 30) : match.end() + 20]
                     found.append((match[0], " ".join(around.split())))
     return found

@@ -185,7 +185,6 @@ def test_a_file_of_one_s_own_starts_at_the_site_s_folder(tmp_path: Path) -> None
     [
         ("[data.hart]", "data.hart.source: must be one of digits"),
         ("[data.csv]\ntarget = 'y'", "data.csv.path: must be given for csv"),
-        ('[data.csv]\npath = "a"', "data.csv.target: must be given for csv"),
         ('[data.digits]\npath = "a"', "data.digits.path: is only for records of your own"),
         ('[data.digits]\nname = "a"', "data.digits.name: no such key"),
         ('[data.digits]\nsourc = "a"', "data.digits.sourc: no such key; did you mean source"),

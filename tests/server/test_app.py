@@ -149,6 +149,6 @@ def test_the_ledgers_of_such_a_run_audit_clean(
 def test_in_a_simulation_the_records_must_be_here(
     tmp_path: Path, world: Callable[..., Any]
 ) -> None:
-    with pytest.raises(ValueError, match="path: csv needs the path"):
+    with pytest.raises(ValueError, match=r"data\.path: csv needs the path"):
         task = Task(tmp_path / "run-directory", bytes(8), "ray")
         run_scenario(world(sites=1).grid, plan(), task)

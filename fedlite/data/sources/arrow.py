@@ -128,6 +128,6 @@ def damaged(path: str, why: object) -> ValueError:
     """Return the error of a file that cannot be read."""
     told = " ".join(str(why).split())[:200]
     return ValueError(
-        f"path: must name a file that is whole, got {path!r} ({told}); correct the path, or write "
-        "the file again"
+        f"data.path: must name a file that is whole, got {path!r} ({told}); correct the path, or "
+        "write the file again"
     )

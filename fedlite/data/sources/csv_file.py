@@ -43,7 +43,8 @@ def lines_of(path: str, source: str, kind: str) -> Iterator[tuple[int, str]]:
         with Path(path).expanduser().open("rb") as file:
             if other := foreign(file.read(16), source):
                 raise ValueError(
-                    f"path: must name a {kind} file, got {path!r}, which is {other[0]}; {other[1]}"
+                    f"data.path: must name a {kind} file, got {path!r}, which is {other[0]}; "
+                    f"{other[1]}"
                 )
         # A byte that is no UTF-8 spoils its own line only.
         options = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": ""}
@@ -52,8 +53,8 @@ def lines_of(path: str, source: str, kind: str) -> Iterator[tuple[int, str]]:
                 yield line, text.rstrip("\r\n")
     except OSError as error:
         raise ValueError(
-            f"path: must name a readable {kind} file, got {path!r} ({error.strerror or error}); "
-            "correct the path"
+            f"data.path: must name a readable {kind} file, got {path!r} "
+            f"({error.strerror or error}); correct the path"
         ) from error
 
 

@@ -198,7 +198,7 @@ def _one_size(found: _Found) -> tuple[int, int, int]:
             mend = f'data.shape = "{"x".join(map(str, shape))}" resizes all'
             raise _wrong(file, rule, told, mend)
     if shape is None:
-        raise ValueError(f"path: must hold pictures as {_LAYOUT}, got none; add some")
+        raise ValueError(f"data.path: must hold pictures as {_LAYOUT}, got none; add some")
     return shape
 
 
@@ -226,7 +226,7 @@ def load(
     Raises ValueError naming the file, the rule, the value and the mend.
     """
     if not path:
-        raise ValueError("path: images needs the path of your folder")
+        raise ValueError("data.path: images needs the path of your folder")
     if shape and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise ValueError(
             f"shape: must be CxHxW for pictures, C 1 (grey) or 3 (colour), got {shape}; 1x28x28 "

@@ -242,7 +242,7 @@ def load(
     as in `table.load_table`. Raises ValueError naming file, row, array, rule, value and mend.
     """
     if not path:
-        raise ValueError("path: npz needs the path of your file")
+        raise ValueError("data.path: npz needs the path of your file")
     if columns.names or columns.drop or columns.categories or columns.dates:
         raise ValueError(
             f"columns: an array of {path} has none; leave out data.columns, data.drop, "

@@ -38,7 +38,7 @@ class ParquetFile:
         if not head.startswith(_MAGIC):
             kind, mend = foreign(head, NAME) or ("text, it seems", 'a CSV file has name = "csv"')
             raise ValueError(
-                f"path: must name a Parquet file, got {self.path!r}, which is {kind}; {mend}"
+                f"data.path: must name a Parquet file, got {self.path!r}, which is {kind}; {mend}"
             )
         self._place = place
         with self._open() as file:

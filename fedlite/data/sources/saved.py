@@ -52,13 +52,13 @@ def part(path: str, split: str) -> Path | None:
     if named is not None:
         if "train" not in named:
             raise ValueError(
-                f"path: must name a data set with a part 'train', got {path!r} with {named}; name "
-                "the folder of the part that is meant"
+                f"data.path: must name a data set with a part 'train', got {path!r} with {named}; "
+                "name the folder of the part that is meant"
             )
         return folder / split if split in named else None
     if not (folder / "state.json").is_file():
         raise ValueError(
-            f"path: must name the folder that save_to_disk has written, got {path!r} without "
+            f"data.path: must name the folder that save_to_disk has written, got {path!r} without "
             "state.json or dataset_dict.json; correct the path"
         )
     return folder if split == "train" else None
@@ -132,7 +132,7 @@ def read(path: str, columns: Columns, targets: tuple[str, ...], settled: bool) -
     arrow.pyarrow(NAME)
     train, test = part(path, "train"), part(path, "test")
     if train is None:
-        raise ValueError(f"path: must name a data set with records, got {path!r}; correct it")
+        raise ValueError(f"data.path: must name a data set with records, got {path!r}; correct it")
     return Saved(path, train, test=Saved(path, test) if test else None)
 
 

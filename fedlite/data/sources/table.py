@@ -295,6 +295,7 @@ def survey(
     Its features are left alone: what they are is for a scenario to say. lenient: only the sites are
     looked for, and a row that does not fit is left out. Raises ValueError when the file cannot be
     read, its header lacks a target or, unless lenient, the target holds neither labels nor numbers.
+    Where none is named nothing is answered.
     """
     targets = names(target)
 
@@ -306,8 +307,8 @@ def survey(
                 reader, of, targets, settings, settled=lenient, skip_wrong=lenient, features=False
             )[0]
 
-    if lenient:
-        targets = targets if targets[1:] else (target,)
+    if lenient or not target:
+        targets = targets if targets[1:] else tuple(filter(None, (target,)))
         rows = surveyed(targets, lambda header: Unread(targets))
         return len(rows.answers), 0, tuple(sorted(rows.sites))
     try:
@@ -330,7 +331,7 @@ def table_entry(name: str, what: str, open_: Opener) -> Entry:
     def load(path: str = "", *, texts: Texts = Texts(), **settings: Any) -> Source:  # noqa: B008
         if not path:
             raise ValueError(
-                f"path: {name} needs the path of your file and its label column `target`"
+                f"data.path: {name} needs the path of your file, and data.target its label column"
             )
         if texts.tokenizer:
             return load_texts(open_, name, path, texts=texts, **{"target": "", **settings})

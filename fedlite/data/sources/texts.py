@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ log = logging.getLogger("fedlite.site")
 
 # Rows that do not fit and are named one by one in the log.
 _NAMED = 20
+_UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
 
 
 def load_texts(
@@ -172,7 +174,8 @@ def _check(reader: Reader, column: str) -> None:
 
 def _text(cell: str, path: str, line: int, column: str) -> str:
     text = cell.strip()
-    if not text:
+    # What no screen shows is no text, and of some tokenizers no token.
+    if all(unicodedata.category(one) in _UNSEEN for one in text):
         raise wrong(
             path, line, column, "a text must not be empty", "nothing", "fill it in, or drop the row"
         )

@@ -26,7 +26,7 @@ from fedlite.registry import Registry, digest_of, file_of, label
 from fedlite.scenario.texts import Texts
 
 # Raised when duplicates or the count of words come to something else.
-VERSION = 1
+VERSION = 2
 REDACTORS: Registry[Any] = Registry(
     "data.redactor", "fedlite.redactors", {}, takes="(text) and returns the text redacted"
 )

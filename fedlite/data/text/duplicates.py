@@ -38,10 +38,12 @@ def first_of_each(keys: Sequence[Hashable]) -> Indices:
 def shingles(text: str) -> frozenset[str]:
     """Return the runs of five words of a text, in small letters; a shorter text is one run.
 
+    One of signs alone is itself.
+
     >>> sorted(shingles("One two three, four five six!"))
     ['one two three four five', 'two three four five six']
     """
-    words = _WORD.findall(text.lower())
+    words = _WORD.findall(text.lower()) or [text]
     count = max(1, len(words) - WORDS + 1)
     return frozenset(" ".join(words[at : at + WORDS]) for at in range(count))
 

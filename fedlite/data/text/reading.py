@@ -13,7 +13,7 @@ from fedlite.data.dataset import Answers, Dataset, Indices
 from fedlite.data.rows import check_memory
 from fedlite.data.text.cleaning import clean, rules
 from fedlite.data.text.tokens import open_tokenizer
-from fedlite.scenario.texts import LANGUAGE, Texts
+from fedlite.scenario.texts import LANGUAGE, NLL, Texts
 
 # Changed with whatever makes other records of the same texts; ledgers commit to it.
 VERSION = 1
@@ -52,7 +52,8 @@ def records(
             "minilm, smollm2 or a folder with tokenizer.json"
         )
     tokenizer = open_tokenizer(texts.tokenizer)
-    check_memory(where, len(found) * 2 * texts.length, f"{len(found):,} texts")
+    what = f"{len(found):,} texts of {texts.length:,} tokens, as data.length says"
+    check_memory(where, len(found) * 2 * texts.length, what)
     cleaned = clean(found, y, owners, texts, answered=task != LANGUAGE)
     x, cut = tokenizer.encode(cleaned.texts, texts.length)
     notes = list(cleaned.notes)
@@ -63,6 +64,11 @@ def records(
         )
     answers = y[cleaned.kept]
     if task == LANGUAGE:
+        if bare := int((x[:, 1].sum(1) < 2).sum()):
+            notes.append(
+                f"{bare:,} of {len(x):,} texts are one token, of which nothing is foreseen: each "
+                f"counts as {NLL} 0; data.words leaves short texts out"
+            )
         answers = np.zeros((len(x), 1), np.float32)
     made = {"tokens": VERSION, "tokenizer": tokenizer.digest, "length": texts.length}
     made |= {"cleaning": rules(texts)}

@@ -12,15 +12,21 @@ somebody, and is no proof that it tells nothing.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedlite.data.text import checksums
 
-# What may stand between the groups of a number: a space of any width, a dot, a dash.
-_GAP = "[ \u00a0\u2009\u202f.\u2010\u2011\u2013-]"
+# What may stand between the groups of a number; of spaces and dashes every width is one here.
+_GAP = "[ .\t-]"
 _GAPS = re.compile(_GAP)
+# Raised whenever rules see a text otherwise.
+_PLAIN = 1
 # No digit or letter before or after: a number in a longer one is another.
+# Full stops that mail programs take for one.
+_DOTS = "\u3002\uff0e\uff61"
 _BEFORE, _AFTER = r"(?<![0-9A-Za-z])", r"(?![0-9A-Za-z])"
 
 
@@ -38,21 +44,27 @@ class Rule:
     forms: tuple[re.Pattern[str], ...]
     holds: Callable[[str], bool]
 
-    def replaced(self, text: str) -> tuple[str, int]:
-        """Return the text with what is meant replaced, and how often it was."""
-        count = 0
+    def replaced(self, text: str, written: list[str]) -> tuple[str, list[str], int]:
+        """Return the text with what is meant replaced, and how often it was.
+
+        written: what stands for each of its characters (`_plain`); none: they themselves.
+        """
+        count, sign = 0, f"<{self.kind.upper()}>"
         for form in self.forms:
-            parts, end, look = list[str](), 0, 0
+            parts, kept, end, look = list[str](), list[str](), 0, 0
             while found := form.search(text, look):
                 if self.holds(_GAPS.sub("", found[0])):
-                    parts += [text[end : found.start()], f"<{self.kind.upper()}>"]
+                    parts += [text[end : found.start()], sign]
+                    if written:
+                        kept += [*written[end : found.start()], *sign]
                     end = look = found.end()
                     count += 1
                 else:
                     # What is meant may begin within it.
                     look = found.start() + 1
-            text = "".join([*parts, text[end:]])
-        return text, count
+            if parts:
+                text, written = "".join([*parts, text[end:]]), [*kept, *written[end:]]
+        return text, written, count
 
 
 def redact(text: str, kinds: tuple[str, ...]) -> tuple[str, dict[str, int]]:
@@ -64,16 +76,51 @@ def redact(text: str, kinds: tuple[str, ...]) -> tuple[str, dict[str, int]]:
     ('Jane (<EMAIL>), card <CARD>', {'email': 1, 'card': 1})
     """
     counts = dict.fromkeys(kinds, 0)
+    plain, written = (text, list[str]()) if text.isascii() else _plain(text)
     for rule in RULES:
         if rule.kind in counts:
-            text, count = rule.replaced(text)
+            plain, written, count = rule.replaced(plain, written)
             counts[rule.kind] += count
-    return text, counts
+    return "".join(written) or plain, counts
+
+
+def _plain(text: str) -> tuple[str, list[str]]:
+    """Return a text as rules see it, and what is written for each character of that.
+
+    Digits of any script are 0 to 9, letters and signs of full width those of ASCII, spaces and
+    dashes of any width one space and one dash; what no screen shows belongs to what it follows.
+
+    >>> _plain("\\uff14\\u200b1")[0]
+    '41'
+    """
+    seen, written = list[str](), list[str]()
+    for one in text:
+        if (plain := _as_plain(one)) or not written:
+            seen.append(plain or one)
+            written.append(one)
+        else:
+            written[-1] += one
+    return "".join(seen), written
+
+
+@lru_cache(maxsize=1 << 14)
+def _as_plain(one: str) -> str:
+    """Return the character that one is read as; "" for one that is not seen."""
+    kind = unicodedata.category(one)
+    if kind == "Nd":
+        return str(unicodedata.decimal(one))
+    if one in _DOTS:
+        return "."
+    if "\uff01" <= one <= "\uff5e":
+        one = chr(ord(one) - 0xFEE0)
+        kind = unicodedata.category(one)
+    return {"Zs": " ", "Pd": "-", "Cf": ""}.get(kind, one)
 
 
 def versions(kinds: tuple[str, ...]) -> dict[str, int]:
     """Return the rules of these kinds and their versions."""
-    return {f"{rule.kind}.{rule.name}": rule.version for rule in RULES if rule.kind in kinds}
+    found = {f"{rule.kind}.{rule.name}": rule.version for rule in RULES if rule.kind in kinds}
+    return found | ({"plain": _PLAIN} if found else {})
 
 
 def _is_phone(text: str) -> bool:
@@ -95,7 +142,7 @@ def _form(pattern: str, before: str = _BEFORE) -> re.Pattern[str]:
 
 # Of each length those countries that have it; both cases, as people write.
 _IBAN = "|".join(
-    f"(?i:{country})[0-9]{{2}}(?:~[A-Za-z0-9]){{{length - 4}}}"
+    f"(?i:{country})~[0-9]{{2}}(?:~[A-Za-z0-9]){{{length - 4}}}"
     for country, length in checksums.IBANS.items()
 )
 # A decimal that goes on is no phone, and neither is a group of a longer number.
@@ -117,7 +164,7 @@ RULES = (
         ),
         _is_address,
     ),
-    Rule("iban", "iso-13616", 1, (_form(f"(?:{_IBAN})"),), checksums.iban),
+    Rule("iban", "iso-13616", 2, (_form(f"(?:{_IBAN})"),), checksums.iban),
     Rule(
         "card",
         "iso-7812",

@@ -14,14 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.data.bases import BASES, CONFIG, TOKENIZER, find
+from fedlite.data.bases import BASES, TOKENIZER, find
 from fedlite.data.text import gguf
+from fedlite.data.weights import CONFIG
 from fedlite.storage import stamp
 
 KEY = "data.tokenizer"
 # Texts that are in memory as tokens at a time.
 _BATCH = 1024
 _LONGEST_FILE = 1 << 28
+# What replacements may make of a letter: one that is a word or two is what there is.
+_MOST_LETTERS = 64
+# Models whose positions begin behind the number of the padding token.
+_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet")
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,16 @@ class Tokenizer:
         self._inner.no_padding()
         self._inner.enable_truncation(length)
         for start in range(0, len(texts), _BATCH):
-            batch = self._inner.encode_batch(list(texts[start : start + _BATCH]))
+            try:
+                batch = self._inner.encode_batch(list(texts[start : start + _BATCH]))
+            except BaseException as error:
+                # What its own language panics with is no Exception; its class has no module.
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
+                raise ValueError(
+                    f"{KEY}: {self.name}: must make tokens of every text, and cannot: "
+                    f"{error!s:.200}; take another tokenizer"
+                ) from None
             for row, found in zip(x[start : start + _BATCH], batch, strict=True):
                 row[0, : len(found.ids)] = found.ids
                 row[1, : len(found.ids)] = 1
@@ -123,13 +137,17 @@ def _open(name: str, file: Path, pin: str, _seen: object) -> Tokenizer:
     else:
         text, digest = gguf.tokenizer(file), pin
     try:
+        told = json.loads(text)
         inner = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # it raises that class and no other
+    except Exception as error:  # the library raises that class and no other
         raise ValueError(
             f"{KEY}: {file}: no tokenizer can be made of it ({error}); save it by transformers, "
             "as tokenizer.save_pretrained does"
         ) from None
-    return Tokenizer(name, digest, _pad(inner, file), _most(file.parent), inner)
+    _check_expansion(told, file)
+    config, pad = _told(file.with_name(CONFIG)), _pad(inner, file)
+    _check_vocabulary(inner, pad, config, file)
+    return Tokenizer(name, digest, pad, _most(config), inner)
 
 
 def _read(file: Path) -> bytes:
@@ -175,7 +193,52 @@ def _pad(inner: Any, file: Path) -> int:
     )
 
 
-def _most(folder: Path) -> int:
+def _check_expansion(told: Any, file: Path) -> None:
+    """Raise ValueError where a tokenizer makes a long text of a short one, before it is tried.
+
+    Each replacement may make many letters of one, and one comes after the other.
+    """
+    factor, left = 1, [told]
+    while left:
+        one = left.pop()
+        left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
+        if isinstance(one, dict) and one.get("type") in ("Replace", "Prepend"):
+            factor *= max(1, len(str(one.get("content", one.get("prepend", "")))))
+    if factor > _MOST_LETTERS:
+        raise ValueError(
+            f"{KEY}: {file}: must make at most {_MOST_LETTERS} letters of one, and its "
+            f"replacements make {factor:,.0f}; take another tokenizer"
+        )
+
+
+def _check_vocabulary(inner: Any, pad: int, config: dict[str, Any], file: Path) -> None:
+    """Raise ValueError where the base has no room for a token: it would take another for it.
+
+    The padding may be beyond, as the mask hides it: it is often added to a full vocabulary.
+    """
+    size = config.get("vocab_size")
+    if type(size) is not int:
+        return
+    beyond = [
+        (at, token) for token, at in inner.get_vocab(True).items() if at >= size and at != pad
+    ]
+    if beyond:
+        at, token = min(beyond)
+        raise ValueError(
+            f"{KEY}: {file}: must have tokens from 0 to {size - 1}, as config.json beside it says "
+            f"(rule: another's tokens mean other words), has {at}, {token!r:.40}; put the base's "
+            "own tokenizer there"
+        )
+
+
+def _most(config: dict[str, Any]) -> int:
     """Return the most tokens that the base model has positions for; 0 where it does not say."""
-    found = _told(folder / CONFIG).get("max_position_embeddings")
-    return found if type(found) is int else 0
+    inner = config.get("text_config")
+    for told in (config, inner if isinstance(inner, dict) else {}):
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+            if type(found := told.get(key)) is int and found > 0:
+                # Some count their positions from behind the padding's number.
+                pad = told.get("pad_token_id")
+                behind = str(told.get("model_type")) in _FROM_PADDING
+                return found - pad - 1 if behind and isinstance(pad, int) else found
+    return 0

@@ -66,6 +66,8 @@ def adapt(
             f"model.options.rank: must be from 1 to {most}, the narrowest of {', '.join(wanted)}, "
             f"got {rank}; 8 is usual"
         )
+    if alpha < 0:
+        raise ValueError(f"model.options.alpha: must be at least 0, got {alpha:g}; 0 is 2 rank")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha or 2.0 * rank,

@@ -92,5 +92,19 @@ def lora_lm(
             f"{list(shape)} with {classes} answers; set task.name to causal-lm"
         )
     network = load_network(find(base, "model.options.base"), language=True)
+    _check_causal(network, base)
     adapt(network, method, rank=rank, alpha=alpha, targets=targets, layers=layers)
     return Foresight(network, shape[1])
+
+
+def _check_causal(network: Any, base: str) -> None:
+    """Raise ValueError where what comes later changes how a token is foreseen: it was seen."""
+    ids = made_up_tokens(2, 4)[:, 0] % network.config.vocab_size
+    ids[1, :-1] = ids[0, :-1]
+    with torch.no_grad():
+        one, other = network(input_ids=ids).logits[:, :-1]
+    if not torch.allclose(one, other, rtol=1e-5, atol=1e-5):
+        raise ValueError(
+            f"model.options.base: must be a decoder for lora-lm (rule: a token is foreseen from "
+            f"those before it), and {base} sees those behind it; take one such as smollm2"
+        )

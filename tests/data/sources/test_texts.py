@@ -118,6 +118,14 @@ def test_half_a_character_is_refused(tmp_path: Path, texts: Texts) -> None:
         load("jsonl", path=str(path), target="seen", texts=texts)
 
 
+def test_what_no_screen_shows_is_no_text(tmp_path: Path, texts: Texts) -> None:
+    path = tmp_path / "a.jsonl"
+    for unseen in ("\u200b\u200b", "\x00", "\u00ad \u3000", "\u202e"):
+        path.write_text(json.dumps({"note": unseen, "seen": "bad"}) + "\n")
+        with pytest.raises(ValueError, match=r"line 1, column 'note': a text must not be empty"):
+            load("jsonl", path=str(path), target="seen", texts=texts)
+
+
 def test_columns_that_are_not_there_are_named_by_their_key(tmp_path: Path, texts: Texts) -> None:
     path = csv_of(tmp_path)
     with pytest.raises(ValueError, match=r"'Note': data\.text must be in the header.*mean 'note'"):

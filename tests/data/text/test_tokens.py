@@ -9,7 +9,9 @@ import json
 import random
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +109,63 @@ def test_a_length_has_to_fit_the_model(tmp_path: Path) -> None:
         tokenizer.encode(["pain"], 25)
     with pytest.raises(ValueError, match=r"data\.length: must be more than the 2 special tokens"):
         tokenizer.encode(["pain"], 2)
+
+
+def test_the_longest_text_is_found_under_each_family_s_own_name(tmp_path: Path) -> None:
+    none = {"max_position_embeddings": None}
+    told: dict[str, tuple[dict[str, object], int]] = {
+        "gpt2": (none | {"n_positions": 12}, 12),
+        # Its positions begin behind the padding's number.
+        "roberta": (
+            {"model_type": "roberta", "pad_token_id": 1, "max_position_embeddings": 14},
+            12,
+        ),
+        "several": (none | {"text_config": {"max_position_embeddings": 12}}, 12),
+        "nonsense": ({"max_position_embeddings": -3}, 0),
+    }
+    for name, (config, most) in told.items():
+        assert open_tokenizer(wordy(tmp_path / name, config=config)).most == most, name
+
+
+def changed(folder: Path, change: Callable[[dict[str, Any]], None]) -> str:
+    """Write the small tokenizer with something else in it, and return its folder."""
+    file = Path(wordy(folder)) / "tokenizer.json"
+    told = json.loads(file.read_text())
+    change(told)
+    file.write_text(json.dumps(told))
+    return str(folder)
+
+
+def test_a_tokenizer_of_another_vocabulary_than_the_base_s_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"from 0 to 9, as config\.json.*has 10,.*base's own"):
+        open_tokenizer(wordy(tmp_path / "a", config={"vocab_size": 10}))
+    beyond = changed(tmp_path / "b", lambda told: told["model"]["vocab"].update(pain=10**6))
+    (tmp_path / "b" / "config.json").write_text('{"vocab_size": 100}')
+    with pytest.raises(ValueError, match=r"has 1000000, 'pain'"):
+        open_tokenizer(beyond)
+
+
+def test_a_hostile_tokenizer_ends_in_a_message(tmp_path: Path) -> None:
+    def grow(told: dict[str, Any]) -> None:
+        one = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+        told["normalizer"] = {"type": "Sequence", "normalizers": [one] * 4}
+
+    with pytest.raises(ValueError, match=r"at most 64 letters of one.*make 1,000,000,000,000"):
+        open_tokenizer(changed(tmp_path / "bomb", grow))
+
+    def slow(told: dict[str, Any]) -> None:
+        pattern = {"Regex": "(a+)+$"}
+        told["pre_tokenizer"] = {
+            "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False
+        }  # fmt: skip
+
+    for name, change, text in (
+        ("regex", slow, "a" * 40 + "!"),
+        ("unknown", lambda told: told["model"].update(unk_token="none"), "zzz"),
+    ):
+        tokenizer = open_tokenizer(changed(tmp_path / name, change))
+        with pytest.raises(ValueError, match=r"must make tokens of every text, and cannot"):
+            tokenizer.encode([text], 8)
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
