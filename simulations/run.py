@@ -141,7 +141,7 @@ def _check_data(scenario: Scenario) -> Plan:
         mend = "0.2 holds out a fifth at each site"
         if fraction:
             mend = f"of {len(source.train)} records none is held out: make it larger, give more "
-            mend += "records, or take another federation.seed"
+            mend += "other records (equal ones stand on one side), or take another federation.seed"
         raise ScenarioError(
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
             f"of its own, and hold out at least one record, got {fraction}; {mend}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedlite.commands.output import SCENARIO_HELP, Json, print_json, tell, told
+
+if TYPE_CHECKING:
+    from fedlite.data import Base
 
 data_app = typer.Typer(help="The data sources that scenarios can name.", no_args_is_help=True)
 
@@ -17,6 +20,7 @@ def data_list(as_json: Json = False) -> None:
     """List the data sources and base models, and whether they are on this machine."""
     with told():
         from fedlite import data
+        from fedlite.data.bases import shelf, shelved
 
         rows = [
             {
@@ -40,7 +44,7 @@ def data_list(as_json: Json = False) -> None:
                 "how": base.how,
                 "available": base.available(),
             }
-            for base in data.BASES.values()
+            for base in (*data.BASES.values(), *filter(None, map(shelved, shelf())))
         ]
         if as_json:
             print_json({"sources": rows})
@@ -66,15 +70,50 @@ def data_list(as_json: Json = False) -> None:
 
 @data_app.command("fetch")
 def data_fetch(
-    name: Annotated[str, typer.Argument(help="A name from `fedlite data list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A name from `fedlite data list`, or ORG/NAME[@REVISION] of the Hugging Face hub."
+        ),
+    ],
+    called: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="What a hub's model is called here.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Bring a data source or a base model into the cache and verify it."""
     with told():
         from fedlite import data
+        from fedlite.data import shelf
 
+        if shelf.is_hub(name):
+            _tell_base(shelf.fetch(name, called), as_json)
+            return
+        if called:
+            raise ValueError(f"--as: is for a model of the hub, got {name!r}; leave it out")
         path = data.fetch(name)
         tell({"name": name, "path": str(path)}, f"{name}: {path}", as_json)
+
+
+@data_app.command("add")
+def data_add(
+    name: Annotated[str, typer.Argument(help="What it is called here and in scenarios.")],
+    folder: Annotated[
+        Path, typer.Argument(help="With config.json, model.safetensors and tokenizer.json.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Copy a base model of your own into the cache, so that scenarios and sites can name it."""
+    with told():
+        from fedlite.data import shelf
+
+        _tell_base(shelf.put(name, folder), as_json)
+
+
+def _tell_base(base: Base, as_json: bool) -> None:
+    told = {"name": base.name, "path": str(base.folder()), "base_sha256": base.identity}
+    text = f"{base.name}: {told['path']}\ndata.base_sha256 {base.identity}  {base.what}"
+    tell(told | {"what": base.what, "licence": base.licence}, text, as_json)
 
 
 @data_app.command("show")

@@ -6,7 +6,10 @@ lie as plain files in the cache, so that all processes of a machine can map the 
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,11 +17,14 @@ from pathlib import Path
 
 from fedlite.data.cache import cache_folder, locked, verify
 from fedlite.data.room import check_disk
-from fedlite.data.weights import CONFIG, WEIGHTS
+from fedlite.data.weights import CONFIG, WEIGHTS, told
 from fedlite.data.wheels import Package, download
 from fedlite.storage import content_digest, stamp, write_atomic
 
 TOKENIZER = "tokenizer.json"
+# Below the cache: bases of one's own under their names, each with what is pinned of it.
+SHELF, MANIFEST = "bases", "base.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,8 @@ class Base:
     name: of the catalog, or the path of a folder. weights: the name of the file with the weights.
     files: the pinned SHA-256, hexadecimal, of each file by its name; empty for a folder of the
     user's, whose content is what it is. package, inside: the wheel that holds them, and the folder
-    in it. size: bytes as fetched. unpacked: bytes of the float32 weights that packed ones are
-    written out as.
+    in it. place: the folder of one that was put into the cache (`fedlite.data.shelf`). size: bytes
+    as fetched. unpacked: bytes of the float32 weights that packed ones are written out as.
     """
 
     name: str
@@ -41,10 +47,11 @@ class Base:
     inside: str = ""
     size: int = 0
     unpacked: int = 0
+    place: str = ""
 
     @property
     def _place(self) -> Path:
-        return cache_folder() / self.name if self.package else Path(self.name)
+        return cache_folder() / self.name if self.package else Path(self.place or self.name)
 
     @property
     def how(self) -> str:
@@ -63,6 +70,17 @@ class Base:
             return self.files[self.weights]
         return _content(self.folder() / self.weights)
 
+    @property
+    def identity(self) -> str:
+        """SHA-256, hexadecimal, over those of weights, config and tokenizer: what a bundle names.
+
+        Raises ValueError when a file of the user's cannot be read.
+        """
+        names = self.files or (CONFIG, self.weights, TOKENIZER)
+        parts = sorted({CONFIG, self.weights, TOKENIZER}.intersection(names))
+        found = {file: self.files.get(file) or _content(self._place / file) for file in parts}
+        return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
     def available(self) -> bool:
         """Say whether all files are there, without verifying them."""
         return all((self._place / file).is_file() for file in self.files or (CONFIG, self.weights))
@@ -73,11 +91,11 @@ class Base:
         Raises ValueError naming the file that is missing, cannot be read or is another, and the
         mend.
         """
-        mend = (
-            f"run `fedlite data fetch {self.name}`"
-            if self.package
-            else "give a folder with config.json, model.safetensors and tokenizer.json"
-        )
+        mend = "give a folder with config.json, model.safetensors and tokenizer.json"
+        if self.package:
+            mend = f"run `fedlite data fetch {self.name}`"
+        elif self.place:
+            mend = f"remove {self.place}, and put the base there again by `fedlite data add`"
         for file in self.files or (CONFIG, self.weights):
             if not (self._place / file).is_file():
                 raise ValueError(f"{self._place / file}: the base {self.name} needs it; {mend}")
@@ -202,13 +220,69 @@ def find(name: str, key: str = "base") -> Base:
     >>> find("minilm").digest[:8], find("models/mine").weights
     ('53aa5117', 'model.safetensors')
     """
-    if name in BASES:
-        return BASES[name]
+    if (known := BASES.get(name) or shelved(name)) is not None:
+        return known
     if not name or ("/" not in name and not Path(name).is_dir()):
         raise ValueError(
-            f"{key}: must be one of {', '.join(BASES)} or a folder with config.json, "
-            f"model.safetensors and tokenizer.json, got {name!r}; name one of them"
+            f"{key}: must be one of {', '.join((*BASES, *shelf()))} or a folder with config.json, "
+            f"model.safetensors and tokenizer.json, got {name!r}; name one of them, or put yours "
+            "among them by `fedlite data add NAME FOLDER`"
         )
     return Base(
         name=name, what="base model of your own", licence="the folder's own", weights=WEIGHTS
     )
+
+
+def is_name(name: str) -> bool:
+    """Whether a base of one's own may be called so: no path, and nothing that is read as one."""
+    return _NAME.fullmatch(name) is not None
+
+
+def shelf() -> tuple[str, ...]:
+    """Return the names of the bases that were put into the cache, sorted."""
+    return tuple(
+        sorted(path.parent.name for path in (cache_folder() / SHELF).glob(f"*/{MANIFEST}"))
+    )
+
+
+def shelved(name: str) -> Base | None:
+    """Return a base that was put into the cache under a name; None where there is none.
+
+    Raises ValueError when what is pinned of it cannot be read.
+    """
+    place = cache_folder() / SHELF / name
+    if not is_name(name) or not (place / MANIFEST).is_file():
+        return None
+    found = told(place / MANIFEST)
+    files = {str(file): str(pin) for file, pin in dict(found.get("files", {})).items()}
+    if not files.keys() >= {CONFIG, WEIGHTS, TOKENIZER}:
+        raise ValueError(f"{place / MANIFEST}: is damaged; remove {place}, and put it there again")
+    return Base(
+        name=name,
+        what=f"base model of your own, {found.get('origin', '')}",
+        licence=str(found.get("licence", "")),
+        weights=WEIGHTS,
+        files=files,
+        place=str(place),
+    )
+
+
+def check_pin(name: str, pin: str) -> None:
+    """Raise ValueError where the base that this machine calls so is not the pinned one.
+
+    pin: `Base.identity`. Only names are looked up, in the catalog and the cache: who sends a bundle
+    names no folder of a site.
+    """
+    base = BASES.get(name) or shelved(name)
+    if base is None:
+        raise ValueError(
+            f"data.tokenizer: {name!r}: must be a base model on this machine, and there are "
+            f"{', '.join((*BASES, *shelf()))}; put your copy there by `fedlite data add {name} "
+            "FOLDER`"
+        )
+    base.folder()
+    if (found := base.identity) != pin:
+        raise ValueError(
+            f"data.base_sha256: the base {name} must be {pin}, and the one here is {found} (rule: "
+            "what is not sent must be the same at every site); put the federation's there"
+        )

@@ -15,6 +15,7 @@ from fedlite.data.bases import BASES
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
 from fedlite.data.own import source_of
+from fedlite.data.shelf import fetch as fetch_base, is_hub
 from fedlite.data.sources import (
     csv_file,
     digits,
@@ -175,9 +176,12 @@ def missing(settings: Data) -> list[str]:
 def fetch(name: str) -> Path:
     """Return the path of the verified files of `name`, fetching them into the cache where needed.
 
-    name: of a source or of a base model. Raises ConnectionError when no way led to them, ValueError
-    on an unknown name, for `csv`, or when what came is not what is pinned.
+    name: of a source or of a base model; ORG/NAME is one of the Hugging Face hub. Raises
+    ConnectionError when no way led to them, ValueError on an unknown name, for `csv`, or when what
+    came is not what is pinned.
     """
+    if is_hub(name):
+        return fetch_base(name).folder()
     return BASES[name].fetch() if name in BASES else find(name).fetch()
 
 

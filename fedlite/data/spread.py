@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.data.bases import check_pin
 from fedlite.data.catalog import load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.owners import by_file
@@ -31,6 +32,8 @@ def load_source(
     task: what is to be answered. settled: nothing about a table's columns is found out from its
     records. skip_wrong: leave out its rows that do not fit. Both as in `load_table`.
     """
+    if data.base_sha256:
+        check_pin(data.tokenizer, data.base_sha256)
     source = load(
         data.name,
         options=data.options,

@@ -90,8 +90,8 @@ def check_folder(folder: Path) -> int:
     if (folder / "adapter_config.json").exists():
         raise ValueError(
             f"{_KEY}: {folder}: must hold a base and no adapters (rule: what an "
-            "adapter_config.json names elsewhere is no part of it), holds adapter_config.json; take that away, or "
-            "merge the adapters first"
+            "adapter_config.json names elsewhere is no part of it), holds adapter_config.json; "
+            "take that away, or merge the adapters first"
         )
     for key in ("transformers_weights", "quantization_config"):
         if config.get(key):

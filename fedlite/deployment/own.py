@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from fedlite.data.bases import BASES, is_name, shelved
 from fedlite.registry import RESERVED, closure, file_of, is_file, is_own, split
 from fedlite.scenario import CODE, Scenario, own_code
-from fedlite.settings import Value
+from fedlite.settings import Value, read_options
 
 FOLDER = "own"
 MAX_FILES = 50
@@ -70,15 +71,43 @@ def begins(start: str) -> str:
     )
 
 
-def folder_problem(tokenizer: str) -> str:
-    """Return why a tokenizer may not be named so in a deployment, with the mend; "" if it may."""
-    if "/" not in tokenizer:
+def base_problem(tokenizer: str, pin: str, options: str) -> str:
+    """Return why a base may not be named so in a deployment, with the mend; "" if it may.
+
+    pin: `data.base_sha256`. options: `model.options`, JSON text, whatever it says.
+    """
+    if tokenizer and tokenizer not in BASES:
+        if not is_name(tokenizer):
+            return (
+                f"{_TOKENIZER}: must be the name of a base model in a deployment (rule: nothing "
+                f"that a coordinator sends names a file of a site), got {tokenizer!r}; name one "
+                "from `fedlite data list`, or put yours there by `fedlite data add NAME FOLDER`"
+            )
+        if not pin:
+            return (
+                f"data.base_sha256: must be set for {tokenizer!r}, which no catalog has (rule: a "
+                "site's copy is held against it); submit it with fedlite server submit"
+            )
+    try:
+        base = read_options(options).get("base", tokenizer)
+    except (ValueError, TypeError):
+        return ""  # what reads the settings says so
+    if base == tokenizer or (isinstance(base, str) and base in BASES):
         return ""
     return (
-        f"{_TOKENIZER}: must be the name of a base model in a deployment (rule: nothing that a "
-        f"coordinator sends names a file of a site), got {tokenizer!r}; name one from "
-        "`fedlite data list`"
+        "model.options.base: must be data.tokenizer or a base model of the catalog in a "
+        "deployment (rule: nothing that a coordinator sends names a file of a site), got "
+        f"{base!r}; leave it out"
     )
+
+
+def _pinned(scenario: Scenario) -> Scenario:
+    """Return the scenario with the digest of a base that was put into this machine's cache."""
+    data = scenario.data
+    base = None if data.base_sha256 or data.tokenizer in BASES else shelved(data.tokenizer)
+    if base is None:
+        return scenario
+    return replace(scenario, data=replace(data, base_sha256=base.identity))
 
 
 def refused(scenario: Scenario) -> list[str]:
@@ -87,7 +116,9 @@ def refused(scenario: Scenario) -> list[str]:
     Its own files must be named as in a bundle.
     """
     found = [why] if (why := begins(scenario.model.start)) else []
-    found += [why] if (why := folder_problem(scenario.data.tokenizer)) else []
+    data = scenario.data
+    why = base_problem(data.tokenizer, data.base_sha256, scenario.model.options)
+    found += [why] if why else []
     for key, name in own_code(scenario).items():
         if why := problem(key, name):
             found.append(why)
@@ -107,6 +138,7 @@ def pack(scenario: Scenario, folder: Path) -> tuple[Scenario, dict[str, bytes]]:
     one that lies elsewhere or cannot be read by a person, and for a name that cannot travel.
     """
     files: dict[str, bytes] = {}
+    scenario = _pinned(scenario)
     for key, name in own_code(scenario).items():
         if why := problem(key, name):
             raise ValueError(why)
@@ -234,8 +266,9 @@ def check(entries: Mapping[str, bytes], settings: Mapping[str, Value]) -> dict[s
         wrong[FOLDER] = f"must have at most {MAX_FILES} files, got {len(own)}; send fewer"
     if why := begins(str(settings.get("model.start", ""))):
         wrong["model.start"] = why
-    if why := folder_problem(str(settings.get(_TOKENIZER, ""))):
-        wrong[_TOKENIZER] = why
+    told = (str(settings.get(key, "")) for key in (_TOKENIZER, "data.base_sha256", "model.options"))
+    if why := base_problem(*told):
+        wrong[why.partition(":")[0]] = why
     for key in (f"{section}.{key}" for section, key in CODE):
         said = str(settings.get(key, ""))
         if why := problem(key, said):

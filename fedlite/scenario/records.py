@@ -89,6 +89,12 @@ class Data:
     )
     text: str = anything("")
     tokenizer: str = base_setting()
+    base_sha256: str = setting(
+        "",
+        "empty, or 64 lower-case hex digits",
+        lambda v: re.fullmatch("([0-9a-f]{64})?", v) is not None,
+        pattern="^([0-9a-f]{64})?$",
+    )
     length: int = at_least(64, 4)
     redact: str = setting(
         "",

@@ -47,6 +47,15 @@ def broken(scenario: Scenario) -> list[str]:
     return errors
 
 
+_OFF = (
+    ("base_sha256", ""),
+    ("redact", ""),
+    ("redactor", ""),
+    ("duplicates", "keep"),
+    ("words", ""),
+)
+
+
 def _keys(data: Data) -> list[str]:
     """Keys of texts where there are none, and keys of a table's columns where there are."""
     errors = []
@@ -62,7 +71,7 @@ def _keys(data: Data) -> list[str]:
             "both, as in data.tokenizer = 'minilm', or neither"
         )
     if not data.tokenizer:
-        for key, off in (("redact", ""), ("redactor", ""), ("duplicates", "keep"), ("words", "")):
+        for key, off in _OFF:
             if (given := getattr(data, key)) != off:
                 errors.append(
                     f"data.{key}: is for texts, got {given!r} without data.tokenizer; leave it out"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,14 @@ def test_no_sent_code_and_no_sent_folder_reads_a_site_s_texts(folder: Path) -> N
     assert code.startswith("data.redactor: must be a name in a deployment")
     wrong = own.check({}, {"data.tokenizer": "/etc", "data.redactor": "own/unused.py:hide"})
     assert set(wrong) == {"data.tokenizer", "data.redactor"}
+    # What a shell or a working directory would make a folder of, and what has no tokens.
+    for name in ("..", ".", "~", "org/name"):
+        assert set(own.check({}, {"data.tokenizer": name})) == {"data.tokenizer"}
+    assert set(own.check({}, {"data.tokenizer": "mine"})) == {"data.base_sha256"}
+    assert own.check({}, {"data.tokenizer": "mine", "data.base_sha256": "ab" * 32}) == {}
+    for base in ("/home/jane/mine", "mine", 3):
+        told = {"data.tokenizer": "", "model.options": json.dumps({"base": base})}
+        assert set(own.check({}, told)) == {"model.options.base"}, base
     (folder / "s.toml").write_text(notes + 'tokenizer = "minilm"\nredactor = "theirs"\n')
     assert own.refused(load(folder / "s.toml")) == []
     assert own.check({}, {"data.tokenizer": "minilm", "data.redactor": "theirs"}) == {}

@@ -83,6 +83,11 @@ def load_texts(
     called = (NLL,) if task == LANGUAGE else called
     groups = found.groups()
     made = records(found.texts, y, texts, owners=groups, task=task, where=path)
+    if found.texts and not len(made.data) and not skip_wrong:
+        raise ValueError(
+            f"{path}: must hold a text that stays, and none does: {'; '.join(made.notes)}; widen "
+            "data.words or data.perplexity, or name another file"
+        )
     test = None
     if reader.test is not None and (targets or task == LANGUAGE):
         learnt = () if scale is None else tuple(zip(targets, *scale.tolist(), strict=True))

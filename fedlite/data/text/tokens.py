@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.data.bases import BASES, TOKENIZER, find
+from fedlite.data.bases import TOKENIZER, find
 from fedlite.data.text import gguf
 from fedlite.data.weights import CONFIG
 from fedlite.storage import stamp
@@ -88,7 +88,7 @@ def _file(name: str) -> tuple[Path, str]:
     Of the catalog's base models the files are held against their pins.
     """
     base = find(name, KEY)
-    if base.package is None:
+    if not base.files:
         return Path(name) / TOKENIZER, ""
     kept = TOKENIZER if TOKENIZER in base.files else base.weights
     return base.folder() / kept, base.files[kept]
@@ -99,9 +99,9 @@ def digest_of(name: str) -> str:
 
     Raises ValueError where the file of one's own cannot be read.
     """
-    if name in BASES:
-        files = BASES[name].files
-        return files.get(TOKENIZER) or files[BASES[name].weights]
+    base = find(name, KEY)
+    if base.files:
+        return base.files.get(TOKENIZER) or base.files[base.weights]
     return hashlib.sha256(_read(_file(name)[0])).hexdigest()
 
 

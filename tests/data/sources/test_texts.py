@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,16 @@ def test_what_no_screen_shows_is_no_text(tmp_path: Path, texts: Texts) -> None:
         path.write_text(json.dumps({"note": unseen, "seen": "bad"}) + "\n")
         with pytest.raises(ValueError, match=r"line 1, column 'note': a text must not be empty"):
             load("jsonl", path=str(path), target="seen", texts=texts)
+
+
+def test_where_no_text_stays_it_is_told_why(tmp_path: Path, texts: Texts) -> None:
+    none = replace(texts, words=(50, 60))
+    with pytest.raises(ValueError, match=r"none does: .* do not have 50 to 60 words.*data\.words"):
+        load("csv", path=csv_of(tmp_path), target="seen", texts=none)
+    # Where records are private it is nobody's business, and nothing is trained on.
+    given = {"labels": ("bad", "good"), "skip_wrong": True}
+    private = load("csv", path=csv_of(tmp_path), target="seen", texts=none, **given)
+    assert len(private.train) == 0
 
 
 def test_columns_that_are_not_there_are_named_by_their_key(tmp_path: Path, texts: Texts) -> None:
