@@ -168,8 +168,10 @@ def missing(settings: Data) -> list[str]:
     found = []
     if settings.name in {entry.name for entry in entries()} and not available(settings.name):
         found.append(settings.name)
-    if settings.tokenizer in BASES and not BASES[settings.tokenizer].available():
-        found.append(settings.tokenizer)
+    bases = [settings.tokenizer, settings.texts.perplexity_base if settings.perplexity else ""]
+    found += [
+        name for name in dict.fromkeys(bases) if name in BASES and not BASES[name].available()
+    ]
     return found
 
 

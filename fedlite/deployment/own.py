@@ -71,10 +71,14 @@ def begins(start: str) -> str:
     )
 
 
-def base_problem(tokenizer: str, pin: str, options: str) -> str:
+_BASES = (_TOKENIZER, "data.base_sha256", "data.perplexity_base", "model.options")
+
+
+def base_problem(tokenizer: str, pin: str, decoder: str, options: str) -> str:
     """Return why a base may not be named so in a deployment, with the mend; "" if it may.
 
-    pin: `data.base_sha256`. options: `model.options`, JSON text, whatever it says.
+    All as the settings say: pin is `data.base_sha256`, decoder `data.perplexity_base`, options
+    `model.options`, JSON text, whatever it says.
     """
     if tokenizer and tokenizer not in BASES:
         if not is_name(tokenizer):
@@ -88,6 +92,12 @@ def base_problem(tokenizer: str, pin: str, options: str) -> str:
                 f"data.base_sha256: must be set for {tokenizer!r}, which no catalog has (rule: a "
                 "site's copy is held against it); submit it with fedlite server submit"
             )
+    if decoder and decoder not in (*BASES, tokenizer):
+        return (
+            "data.perplexity_base: must be data.tokenizer or a base model of the catalog in a "
+            "deployment (rule: nothing that a coordinator sends names a file of a site), got "
+            f"{decoder!r}; leave it out"
+        )
     try:
         base = read_options(options).get("base", tokenizer)
     except (ValueError, TypeError):
@@ -117,7 +127,8 @@ def refused(scenario: Scenario) -> list[str]:
     """
     found = [why] if (why := begins(scenario.model.start)) else []
     data = scenario.data
-    why = base_problem(data.tokenizer, data.base_sha256, scenario.model.options)
+    named = data.tokenizer, data.base_sha256, data.perplexity_base, scenario.model.options
+    why = base_problem(*named)
     found += [why] if why else []
     for key, name in own_code(scenario).items():
         if why := problem(key, name):
@@ -266,8 +277,7 @@ def check(entries: Mapping[str, bytes], settings: Mapping[str, Value]) -> dict[s
         wrong[FOLDER] = f"must have at most {MAX_FILES} files, got {len(own)}; send fewer"
     if why := begins(str(settings.get("model.start", ""))):
         wrong["model.start"] = why
-    told = (str(settings.get(key, "")) for key in (_TOKENIZER, "data.base_sha256", "model.options"))
-    if why := base_problem(*told):
+    if why := base_problem(*(str(settings.get(key, "")) for key in _BASES)):
         wrong[why.partition(":")[0]] = why
     for key in (f"{section}.{key}" for section, key in CODE):
         said = str(settings.get(key, ""))

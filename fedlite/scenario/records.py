@@ -106,6 +106,12 @@ class Data:
     words: str = setting(
         "", "empty, or LOW:HIGH, whole numbers from 1 with LOW <= HIGH", tabular.reads(texts.words)
     )
+    perplexity: str = setting(
+        "",
+        "empty, or LOW:HIGH, numbers from 1 with LOW <= HIGH",
+        tabular.reads(texts.perplexity),
+    )
+    perplexity_base: str = base_setting()
 
     @property
     def texts(self) -> texts.Texts:
@@ -118,6 +124,8 @@ class Data:
             self.redactor,
             self.duplicates,
             texts.words(self.words),
+            texts.perplexity(self.perplexity),
+            self.perplexity_base or texts.DECODER,
         )
 
     @property

@@ -53,6 +53,7 @@ _OFF = (
     ("redactor", ""),
     ("duplicates", "keep"),
     ("words", ""),
+    ("perplexity", ""),
 )
 
 
@@ -69,6 +70,11 @@ def _keys(data: Data) -> list[str]:
             "data.text: must be set together with data.tokenizer (rule: the one names the column, "
             f"the other what makes tokens of it), got {data.text!r} and {data.tokenizer!r}; set "
             "both, as in data.tokenizer = 'minilm', or neither"
+        )
+    if data.perplexity_base and not data.perplexity:
+        errors.append(
+            "data.perplexity_base: says who finds data.perplexity, got "
+            f"{data.perplexity_base!r} without it; set data.perplexity, or leave it out"
         )
     if not data.tokenizer:
         for key, off in _OFF:

@@ -14,6 +14,8 @@ KINDS = ("email", "iban", "card", "id", "phone")
 DUPLICATES = ("keep", "exact", "near")
 # The task in which a text is its own answer, and what that is called: its loss, in nats a token.
 LANGUAGE, NLL = "causal-lm", "nll"
+# Who is asked how well a text is foreseen, where nobody else is named.
+DECODER = "smollm2"
 # Models of texts that are pretrained: that of classes, and that of the task causal-lm.
 PRETRAINED = ("lora", "lora-lm")
 
@@ -27,7 +29,8 @@ class Texts:
     tokens a record has, its special ones included. redact: of `KINDS` those that are replaced.
     redactor: a function of one's own that replaces more. duplicates: which of `DUPLICATES` become
     of texts that stand there more than once. words: fewest and most words of a text that is kept;
-    0 and 0: any.
+    0 and 0: any. perplexity: least and most that a decoder, perplexity_base, finds in a text that
+    is kept; 0 and 0: it is not asked.
     """
 
     column: str = ""
@@ -37,6 +40,8 @@ class Texts:
     redactor: str = ""
     duplicates: str = "keep"
     words: tuple[int, int] = (0, 0)
+    perplexity: tuple[float, float] = (0.0, 0.0)
+    perplexity_base: str = DECODER
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,5 +71,19 @@ def words(text: str) -> tuple[int, int]:
         return 0, 0
     low, high = (int(end) for end in text.split(":"))
     if not 1 <= low <= high:
+        raise ValueError(text)
+    return low, high
+
+
+def perplexity(text: str) -> tuple[float, float]:
+    """Return the least and the most, as `LOW:HIGH` says, from 1 on; raises ValueError.
+
+    >>> perplexity("10:2e3"), perplexity("")
+    ((10.0, 2000.0), (0.0, 0.0))
+    """
+    if not text:
+        return 0.0, 0.0
+    low, high = (float(end) for end in text.split(":"))
+    if not 1 <= low <= high < float("inf"):
         raise ValueError(text)
     return low, high

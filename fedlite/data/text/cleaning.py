@@ -21,6 +21,7 @@ from fedlite.data.text.duplicates import (
     first_of_alike,
     first_of_each,
 )
+from fedlite.data.text.perplexity import rule, within
 from fedlite.data.text.redaction import redact, versions
 from fedlite.registry import Registry, digest_of, file_of, label
 from fedlite.scenario.texts import Texts
@@ -65,6 +66,15 @@ def clean(
         notes.append(
             f"{left:,} of {len(done):,} texts do not have {low} to {high} words and are left out"
         )
+    if texts.perplexity[1]:
+        before = len(kept)
+        kept = kept[np.array(within([done[at] for at in kept], texts), bool)]
+        if odd := before - len(kept):
+            low, high = texts.perplexity
+            notes.append(
+                f"{odd:,} of {before:,} texts have no perplexity from {low:g} to {high:g} and are "
+                "left out"
+            )
     whose = np.zeros(len(done), np.int64) if owners is None else owners
     if texts.duplicates != "keep":
         before = len(kept)
@@ -87,7 +97,8 @@ def clean(
 
 def rules(texts: Texts) -> dict[str, Any]:
     """Return what decides what cleaning makes of texts, ready for JSON."""
-    return {
+    odd = rule(texts)
+    return ({"perplexity": odd} if odd else {}) | {
         "version": VERSION,
         "redact": versions(texts.redact),
         "redactor": [label(texts.redactor), _content(texts.redactor)] if texts.redactor else [],

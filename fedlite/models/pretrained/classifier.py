@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlite.data.bases import find
+from fedlite.data.loading import load_network
 from fedlite.models.branched import PARTS, Branched
 from fedlite.models.fixed import Columns
 from fedlite.models.pretrained.adapters import adapt
@@ -19,7 +20,6 @@ from fedlite.models.pretrained.network import (
     check_layers,
     hidden_states,
     layers_of,
-    load_network,
     made_up_tokens,
     read_tokens,
     work,

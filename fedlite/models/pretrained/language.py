@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlite.data.bases import find
+from fedlite.data.loading import check_causal, load_network
 from fedlite.models.pretrained.adapters import adapt
-from fedlite.models.pretrained.network import load_network, made_up_tokens, positions, read_tokens
+from fedlite.models.pretrained.network import made_up_tokens, positions, read_tokens
 
 # Without gradients so many texts are answered at a time: each has a number for every word there is.
 _BLOCK = 8
@@ -92,19 +93,6 @@ def lora_lm(
             f"{list(shape)} with {classes} answers; set task.name to causal-lm"
         )
     network = load_network(find(base, "model.options.base"), language=True)
-    _check_causal(network, base)
+    check_causal(network, base, "model.options.base")
     adapt(network, method, rank=rank, alpha=alpha, targets=targets, layers=layers)
     return Foresight(network, shape[1])
-
-
-def _check_causal(network: Any, base: str) -> None:
-    """Raise ValueError where what comes later changes how a token is foreseen: it was seen."""
-    ids = made_up_tokens(2, 4)[:, 0] % network.config.vocab_size
-    ids[1, :-1] = ids[0, :-1]
-    with torch.no_grad():
-        one, other = network(input_ids=ids).logits[:, :-1]
-    if not torch.allclose(one, other, rtol=1e-5, atol=1e-5):
-        raise ValueError(
-            f"model.options.base: must be a decoder for lora-lm (rule: a token is foreseen from "
-            f"those before it), and {base} sees those behind it; take one such as smollm2"
-        )

@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 import torch
 
+from fedlite.data import loading
 from fedlite.data.bases import find
-from fedlite.models.pretrained import network as networks
-from fedlite.models.pretrained.network import load_network
+from fedlite.data.loading import load_network
 from fedlite.models.registry import build
 from tests.models.pretrained.conftest import save
 
 safetensors = pytest.importorskip("safetensors.torch")
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small BERT."""
+    return save("bert", tmp_path_factory.mktemp("loading") / "bert")
 
 
 def configured(folder: Path, **changed: Any) -> Path:
@@ -95,7 +101,7 @@ def test_no_room_in_memory_is_told_before_loading(
     def full(needed: int, what: str) -> None:
         raise ValueError(f"{what} takes {needed}")
 
-    monkeypatch.setattr(networks, "check_memory", full)
+    monkeypatch.setattr(loading, "check_memory", full)
     values = sum(
         map(torch.Tensor.numel, safetensors.load_file(bert / "model.safetensors").values())
     )
@@ -114,7 +120,7 @@ def test_a_missing_extra_is_named(
 
 def test_a_network_that_sees_what_comes_is_no_language_model(tmp_path: Path) -> None:
     encoder = save("bert", tmp_path / "encoder", language=True)
-    with pytest.raises(ValueError, match=r"must be a decoder for lora-lm.*sees those behind it"):
+    with pytest.raises(ValueError, match=r"must be a decoder.*sees those behind it"):
         build("lora-lm", (2, 8), 1, seed=1, base=str(encoder))
     # Without what foresees tokens it is not even that.
     with pytest.raises(ValueError, match=r"lacks .*cls\..*take one that foresees tokens"):
