@@ -115,6 +115,7 @@ COMMANDS: list[list[str]] = [
     ["schema"],
     ["data", "list"],
     ["data", "fetch"],
+    ["data", "add"],
     ["audit", "ledgers"],
     ["server", "init"],
     ["server", "start"],
@@ -165,7 +166,7 @@ def test_every_command_is_in_that_list() -> None:
     alone = {"simulate", "report", "sweep", "compare", "predict", "evaluate", "export"}
     alone |= {"new", "schema"}
     assert set(top.commands) == alone | {"data", "audit", "server", "site"}
-    assert set(top.commands["data"].commands) == {"list", "fetch", "show"}
+    assert set(top.commands["data"].commands) == {"list", "fetch", "add", "show"}
     assert set(top.commands["audit"].commands) == {"ledgers", "mechanism"}
     for name in ("server", "site"):
         listed = {path[1] for path in COMMANDS if path[:1] == [name]}

@@ -127,12 +127,11 @@ def fetch(spec: str, name: str = "") -> Base:
                 hf_hub_download(repo, file, revision=about.sha, local_dir=work, endpoint=hub)
         except Exception as error:
             raise _unreachable(spec, error) from None
-        card = about.card_data.to_dict() if about.card_data else {}
         return put(
             name or repo.rpartition("/")[2],
             Path(work),
             origin=f"{hub}/{repo}@{about.sha}",
-            licence=str(card.get("license", "not told")),
+            licence=str(getattr(about.card_data, "license", None) or "not told"),
         )
 
 

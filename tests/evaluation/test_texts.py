@@ -111,6 +111,10 @@ def test_other_texts_are_answered_in_their_order_from_any_file(
     jsonl.write_text("".join(json.dumps({"note": text}) + "\n" for text in texts))
     assert predict(notes, read(notes, csv, answered=False)).labels == tuple(seen)
     assert predict(notes, read(notes, jsonl, answered=False)).labels == tuple(seen)
+    csv.write_text(csv.read_text().replace("note,seen", "text,verdict"))
+    renamed = read(notes, csv, text="text", target="verdict")
+    assert evaluate(notes, renamed).told["scores"]["deep"]["accuracy"] == 1.0
+    csv.write_text(csv.read_text().replace("text,verdict", "note,seen"))
     judged = evaluate(notes, read(notes, csv, columns=("ward",)), group=("ward",)).told
     assert judged["scores"]["deep"]["accuracy"] == 1.0 and set(judged["groups"]) == {"ward"}
     assert evaluate(notes, held_out(notes)).told["scores"]["deep"]["accuracy"] > 0.95

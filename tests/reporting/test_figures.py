@@ -85,3 +85,10 @@ def test_the_bytes_of_a_small_run_stand_between_two_ticks(make_run: Make) -> Non
     low, high = axes.get_ylim()
     assert sum(low <= tick <= high for tick in axes.get_yticks()) >= 3
     assert "up 444 bytes" in [text.get_text() for text in axes.texts]
+
+
+def test_of_a_run_that_nobody_judged_the_panel_names_no_score(make_run: Make) -> None:
+    rounds, summary = make_run(private=False)
+    bare = [replace(record, accuracy={}, auc={}, scores={}) for record in rounds]
+    axes = rounds_figure(bare, summary | {"accuracy": {}, "auc": {}}).axes[0]
+    assert axes.get_title() == "scores on held-out data" and axes.get_ylabel() == "score"

@@ -70,10 +70,9 @@ def clean(
         before = len(kept)
         kept = kept[np.array(within([done[at] for at in kept], texts), bool)]
         if odd := before - len(kept):
-            low, high = texts.perplexity
+            ends = "{:g} to {:g}".format(*texts.perplexity)
             notes.append(
-                f"{odd:,} of {before:,} texts have no perplexity from {low:g} to {high:g} and are "
-                "left out"
+                f"{odd:,} of {before:,} texts have no perplexity from {ends}, and are left out"
             )
     whose = np.zeros(len(done), np.int64) if owners is None else owners
     if texts.duplicates != "keep":

@@ -17,6 +17,8 @@ from fedlite import data
 from fedlite.commands.main import app
 from fedlite.guard import policy
 from fedlite.guard.policy import DataSet
+from fedlite.guard.records import own_records
+from fedlite.scenario import from_dict
 
 TABLE = "site,age,ill\n" + "north,1,no\nsouth,2,yes\n" * 3 + "east,x,no\n"
 
@@ -119,3 +121,24 @@ def test_other_files_and_folders_of_one_s_own_make_a_site(tmp_path: Path) -> Non
         assert found is not None and (found.source, found.part) == (source, "north")
         (check,) = doctor._load(home, found)
         assert check.state == doctor.OK and check.what == f"{source} loads, 2 classes"
+
+
+def test_texts_for_language_models_need_no_label_column(tmp_path: Path) -> None:
+    notes, home = tmp_path / "notes.jsonl", tmp_path / "h"
+    # More of them than there may be classes.
+    rows = [json.dumps({"note": f"the patient {n}", "site": "ab"[n % 2]}) for n in range(1200)]
+    notes.write_text("\n".join(rows))
+    code, output = init(home, "--data", "notes", "--path", notes, "--part", "a")
+    assert code == 0 and "--target: no label column is named" in output
+    (chosen,) = policy.load(home / "site.toml").data
+    assert chosen.target == "" and parts.survey(chosen, chosen.path) == (1200, 0, ("a", "b"))
+    (check,) = doctor._load(home, chosen)
+    assert (check.state, check.what) == (doctor.OK, "jsonl loads, without labels")
+
+
+def test_without_a_label_column_no_other_task_is_trained(tmp_path: Path) -> None:
+    table = tmp_path / "own.csv"
+    table.write_text(TABLE)
+    scenario = from_dict({"data": {"name": "csv", "labels": "no, yes", "columns": "age"}})
+    with pytest.raises(ValueError, match=r"site\.toml: data\.scans\.target: must name the label"):
+        own_records(scenario, DataSet("scans", "csv", path=str(table)), tmp_path, "north")
