@@ -16,6 +16,7 @@ from fedlite.data.cells import counted_in, in_unit, owner, wrong
 from fedlite.data.dataset import Indices, Source
 from fedlite.data.header import choose
 from fedlite.data.hints import differs_in_case
+from fedlite.data.room import available_memory
 from fedlite.data.rows import Opener, Reader
 from fedlite.data.text.reading import records
 from fedlite.scenario import NUMERIC
@@ -26,6 +27,8 @@ log = logging.getLogger("fedlite.site")
 
 # Rows that do not fit and are named one by one in the log.
 _NAMED = 20
+# Of a longer one a tokenizer makes more than a machine holds, to cut it all but its beginning.
+_MOST_LETTERS = 1_000_000
 _UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
 
 
@@ -120,6 +123,7 @@ class _Found:
     texts: list[str]
     sites: dict[str, int]
     owners: array[int]
+    letters: int = 0
 
     @classmethod
     def of(
@@ -127,8 +131,15 @@ class _Found:
     ) -> _Found:
         """Read all rows; with skip_wrong those that do not fit count as absent."""
         found = cls(answers, whose in reader.header, [], {}, array("q"))
-        skipped = 0
+        # What is cut or left out is held until then, more than once, and up to 4 bytes a letter.
+        skipped, most = 0, available_memory() // 16
         for row in found._rows(reader, column, whose):
+            if found.letters > most:
+                raise ValueError(
+                    f"{reader.path}: must have at most {most:,} characters of text (rule: it has "
+                    "to fit into the memory that is available), has more; split the file, or end "
+                    "other programs"
+                )
             if row is None:
                 continue
             if not skip_wrong:
@@ -158,6 +169,7 @@ class _Found:
             self.owners.append(self.sites.setdefault(site, len(self.sites)))
             self.answers.add(answer)
             self.texts.append(text)
+            self.letters += len(text)
             yield None
 
     def groups(self) -> Indices | None:
@@ -179,6 +191,9 @@ def _check(reader: Reader, column: str) -> None:
 
 def _text(cell: str, path: str, line: int, column: str) -> str:
     text = cell.strip()
+    if len(text) > _MOST_LETTERS:
+        rule = f"a text must have at most {_MOST_LETTERS:,} characters"
+        raise wrong(path, line, column, rule, f"{len(text):,}", "cut it, or drop the row")
     # What no screen shows is no text, and of some tokenizers no token.
     if all(unicodedata.category(one) in _UNSEEN for one in text):
         raise wrong(

@@ -127,6 +127,21 @@ def test_what_no_screen_shows_is_no_text(tmp_path: Path, texts: Texts) -> None:
             load("jsonl", path=str(path), target="seen", texts=texts)
 
 
+def test_a_text_that_no_machine_can_cut_is_refused(tmp_path: Path, texts: Texts) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"note": "pain " * 200_001, "seen": "bad"}) + "\n")
+    with pytest.raises(ValueError, match=r"at most 1,000,000 characters, got '1,000,004'; cut it"):
+        load("jsonl", path=str(path), target="seen", texts=texts)
+
+
+def test_more_text_than_memory_has_room_for_is_refused(
+    tmp_path: Path, texts: Texts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedlite.data.sources.texts.available_memory", lambda: 16 * 20)
+    with pytest.raises(ValueError, match=r"must have at most 20 characters of text.*has more"):
+        load("csv", path=csv_of(tmp_path), target="seen", texts=texts)
+
+
 def test_where_no_text_stays_it_is_told_why(tmp_path: Path, texts: Texts) -> None:
     none = replace(texts, words=(50, 60))
     with pytest.raises(ValueError, match=r"none does: .* do not have 50 to 60 words.*data\.words"):
