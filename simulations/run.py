@@ -40,6 +40,8 @@ from simulations import homes
 
 ENGINES = ("auto", "serial", "pool", "ray")
 _FREE_BYTES = 200_000_000
+# So many sites that lack labels, and labels of one, are named.
+_NAMED = 5
 # Below this many multiply-accumulates a run is over before a pool of workers has started.
 _POOL_FROM = 2e11
 
@@ -141,7 +143,7 @@ def _check_data(scenario: Scenario) -> Plan:
         mend = "0.2 holds out a fifth at each site"
         if fraction:
             mend = f"of {len(source.train)} records none is held out: make it larger, give more "
-            mend += "other records (equal ones stand on one side), or take another federation.seed"
+            mend += "records (equal ones stand on one side), or take another federation.seed"
         raise ScenarioError(
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
             f"of its own, and hold out at least one record, got {fraction}; {mend}"
@@ -163,6 +165,11 @@ def _check_data(scenario: Scenario) -> Plan:
             f"data: records of one class only at {len(alone)} of {len(sites)} sites, {alone[0]} "
             "first; see training.objective, training.logit_adjustment or a larger data.alpha"
         )
+    elif not scenario.private and scenario.data.division == "natural" and source.labels:
+        # No lot has taken them away: a label that a site lacks may be called otherwise there.
+        for site, classes in list(data.lacking(sites, source.classes).items())[:_NAMED]:
+            names = ", ".join(source.labels[at] for at in classes[:_NAMED])
+            found.append(f"data: {site} has no record of {names}; see how its labels are called")
     told = replace(plan.scenario, notes=(*plan.scenario.notes, *found))
     return replace(plan, scenario=told)
 

@@ -5,7 +5,14 @@ from fedlite.data.cache import cache_folder
 from fedlite.data.catalog import available, entries, fetch, find, load, missing
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.entry import Entry
-from fedlite.data.partition import check_sites, of_one_class, partition, site_data, site_names
+from fedlite.data.partition import (
+    check_sites,
+    lacking,
+    of_one_class,
+    partition,
+    site_data,
+    site_names,
+)
 from fedlite.data.sources.heart import HEART_BEDSIDE, HEART_COLUMNS
 from fedlite.data.standardization import standardize
 
@@ -24,6 +31,7 @@ __all__ = [
     "entries",
     "fetch",
     "find",
+    "lacking",
     "load",
     "missing",
     "of_one_class",

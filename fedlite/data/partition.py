@@ -309,3 +309,14 @@ def of_one_class(sites: Sequence[SiteData]) -> list[str]:
     """
     classes = {site.name: site.train.classes for site in sites}
     return [name for name, y in classes.items() if y is not None and len(np.unique(y)) == 1]
+
+
+def lacking(sites: Sequence[SiteData], count: int) -> dict[str, list[int]]:
+    """Return which of `count` classes a site has no training record of, of each that lacks one."""
+    classes = {site.name: site.train.classes for site in sites}
+    absent = {
+        name: sorted({*range(count)}.difference(y.tolist()))
+        for name, y in classes.items()
+        if y is not None
+    }
+    return {name: missing for name, missing in absent.items() if missing}

@@ -10,6 +10,7 @@ from fedlite.data import (
     SiteData,
     Source,
     check_sites,
+    lacking,
     of_one_class,
     partition,
     site_data,
@@ -232,6 +233,7 @@ def test_a_site_below_the_minimum_is_named_and_one_of_a_single_class_is_told() -
     single = SiteData("single", Dataset(x, np.ones(4, np.int64)), none)
     check_sites([mixed], 4)
     check_sites([mixed, single], 1)
+    assert lacking([mixed, single], 4) == {"mixed": [2, 3], "single": [0, 2, 3]}
     assert of_one_class([mixed, single, SiteData("nobody", none, none)]) == ["single"]
     with pytest.raises(ValueError, match="mixed: must have at least 5 training records, got 4"):
         check_sites([mixed], 5)
