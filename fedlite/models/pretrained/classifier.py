@@ -28,6 +28,9 @@ from fedlite.parameters import frozen_digest
 
 # Without gradients so many texts are computed at a time, of a length that is a multiple of this.
 _BLOCK, _STEP = 32, 16
+# In training so many texts of about one length are computed at a time: texts are short and long,
+# and what a batch fills up to its longest one would be most of the work.
+_ALIKE = 8
 # Frozen features of the last texts, for the next run of the same process; bytes of them.
 _known: OrderedDict[tuple[bytes, object, bytes], Tensor] = OrderedDict()
 _MOST_KEPT = 1 << 29
@@ -84,14 +87,18 @@ class Pooled(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [n, 2, length] to features, float32 [n, exit's and deep's width].
 
-        Where nobody asks for gradients, texts of about one length go together, in blocks of one
-        size, so that what a record becomes does not depend on which others there are.
+        Texts of about one length go together. Where nobody asks for gradients they do so in blocks
+        of one size, so that what a record becomes does not depend on which others there are.
         """
         tokens = tokens.long()
-        if torch.is_grad_enabled():
-            return self._features(tokens, trim=self.trim)
+        if torch.is_grad_enabled() and not self.trim:
+            return self._features(tokens, trim=False)
         places = torch.arange(1, tokens.shape[2] + 1, device=tokens.device)
         longest = (tokens[:, 1] * places).amax(1).clamp_min(1)
+        if torch.is_grad_enabled():
+            order = longest.argsort()
+            parts = [self._features(tokens[rows], trim=True) for rows in torch.split(order, _ALIKE)]
+            return torch.cat(parts)[order.argsort()]
         lengths = ((longest + _STEP - 1) // _STEP * _STEP).clamp_max(tokens.shape[2])
         found = torch.empty((len(tokens), sum(self.widths)), device=tokens.device)
         for length in sorted(set(lengths.tolist())):
