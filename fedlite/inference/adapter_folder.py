@@ -54,7 +54,7 @@ def write_adapters(trained: Trained, folder: Path, *, merged: bool = False) -> t
 def _heads(model: Classifier) -> dict[str, Tensor]:
     parts = {"exit": model.exit, "deep": model.tail}
     return {
-        f"{name}.{key}": value.detach().clone().contiguous()
+        f"{name}.{key}": (part[1].factor * value.detach()).contiguous()  # type: ignore[index]
         for name, part in parts.items()
         for key, value in part[1].linear.state_dict().items()  # type: ignore[index]
     }

@@ -34,7 +34,7 @@ METHODS = {
 }
 LINKS = {
     "dense": DENSE,
-    "rotated 3 %": (*ROTATED, "uplink.density=0.03"),
+    "rotated 2 %": (*ROTATED, "uplink.density=0.02"),
     "rotated 1 %": (*ROTATED, "uplink.density=0.01"),
 }
 PRIVATE: dict[str, tuple[str, ...]] = {
@@ -140,7 +140,7 @@ def main() -> None:
     methods, links, seeds = arguments.methods, arguments.links, arguments.seeds
     settings, out = tuple(arguments.set), arguments.out
     if arguments.quick:
-        methods, links, seeds = ("heads", "both"), ("rotated 3 %",), 1
+        methods, links, seeds = ("heads", "both"), ("rotated 2 %",), 1
         settings = ("federation.rounds=1", "training.steps=2", "data.length=16", *settings)
         # Kept runs would answer for code that has changed since.
         out = Path(tempfile.mkdtemp(prefix="fedlite-bench-"))

@@ -31,6 +31,9 @@ _BLOCK, _STEP = 32, 16
 # In training so many texts of about one length are computed at a time: texts are short and long,
 # and what a batch fills up to its longest one would be most of the work.
 _ALIKE = 8
+# What heads beside adapters answer is multiplied by. Adam moves all values alike, and those of a
+# head on a thousand normalised features would drown what the adapters do.
+_BESIDE = 0.1
 # Frozen features of the last texts, for the next run of the same process; bytes of them.
 _known: OrderedDict[tuple[bytes, object, bytes], Tensor] = OrderedDict()
 _MOST_KEPT = 1 << 29
@@ -41,11 +44,15 @@ def _bytes(tensor: Tensor) -> int:
 
 
 class Head(nn.Module):
-    """A linear answer to pooled features that are normalised first; of two classes one number."""
+    """A linear answer to pooled features that are normalised first; of two classes one number.
 
-    def __init__(self, width: int, classes: int) -> None:
+    factor: what the answer is multiplied by.
+    """
+
+    def __init__(self, width: int, classes: int, factor: float) -> None:
         """Start at zero."""
         super().__init__()
+        self.factor = factor
         self.linear = nn.Linear(width, 1 if classes == 2 else classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -53,7 +60,7 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features [n, width] to logits [n, classes]."""
-        answer: Tensor = self.linear(features)
+        answer: Tensor = self.factor * self.linear(features)
         return torch.cat([torch.zeros_like(answer), answer], 1) if self.two else answer
 
 
@@ -135,10 +142,11 @@ class Classifier(Branched):
     ) -> None:
         """Put a head on each part of the features."""
         early, deep = features.widths
+        factor = 1.0 if frozen else _BESIDE
         super().__init__(
             nn.Identity() if frozen else features,
-            nn.Sequential(Columns(0, early), Head(early, classes)),
-            nn.Sequential(Columns(early, early + deep), Head(deep, classes)),
+            nn.Sequential(Columns(0, early), Head(early, classes, factor)),
+            nn.Sequential(Columns(early, early + deep), Head(deep, classes, factor)),
             shape=shape,
             classes=classes,
         )
