@@ -148,7 +148,6 @@ class Site:
         Returns that model, and what the last broadcast changed; None when the site cannot tell.
         """
         replica = state.replica
-        sparse = self.plan.downlink
         dense = compression.Dense()
         size = self.plan.travelling.size
         current, digest = replica, vector_digest(replica)
@@ -162,25 +161,26 @@ class Site:
                 f"round {instruction.round} of {self.scenario.federation.rounds} with {count} "
                 "frames: the plan has no such round, or no round needs so many",
             )
-        limits = {sparse.codec: self.plan.down_limit, dense.codec: dense.limit(size)}
         for number, frame in enumerate(instruction.frames):
             # Aggregate feedback asks what the last frame changed, also when that was nothing.
             if digest == instruction.model and not self.scenario.uplink.aggregate_feedback:
                 break
+            # A chain's frames are numbered by the round they lead to; the last is this one.
+            leads_to = instruction.round - count + 1 + number
             # A dense frame is a whole model and starts from nothing.
             full = frame[3:4] == bytes([dense.codec])
-            compressor = dense if full else sparse
+            compressor = dense if full else self.plan.down(leads_to)
             try:
                 envelope = compression.Envelope(
                     run=instruction.run,
-                    # A chain's frames are numbered by the round they lead to; the last is this one.
-                    round=instruction.round - count + 1 + number,
+                    round=leads_to,
                     site=0,
                     layout=self.plan.travelling.digest,
                     base=bytes(8) if full else digest,
                     seed=self.scenario.federation.seed,
                 )
-                codec, _, body = compression.unpack(frame, envelope, limit=limits[compressor.codec])
+                limit = dense.limit(size) if full else self.plan.down_limit
+                codec, _, body = compression.unpack(frame, envelope, limit=limit)
                 if codec != compressor.codec:
                     raise ValueError(f"codec: must be {compressor.codec}, got {codec}")
                 decoded = compressor.decompress(body, size, envelope.context)
@@ -213,7 +213,7 @@ class Site:
         self, state: SiteState, share: Share, step: Vector | None, instruction: Instruction
     ) -> bytes:
         """Compress the delta into a frame and keep in `state` what either fate of it leads to."""
-        link, compressor = self.scenario.uplink, self.plan.uplink
+        link, compressor = self.scenario.uplink, self.plan.up(instruction.round)
         residual = compression.Residual(state.residual) if link.error_feedback else None
         reference = None
         if link.aggregate_feedback and step is not None:

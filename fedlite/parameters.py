@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -99,6 +101,62 @@ class Layout:
         parts: list[Any] = [self.names, self.shapes]
         text = json.dumps(parts + [self.frozen.hex()] * bool(self.frozen), separators=(",", ":"))
         return hashlib.sha256(text.encode()).digest()[:8]
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What moves in a round where not everything does.
+
+    It follows from the model and the round's number alone, so that server and sites know it without
+    a word, and what stands still needs neither bytes nor noise: no record decides what moves.
+
+    name: of the turn, for what is remembered of it. standing: the trained tensors that do not move.
+    moving: where the others' values are in the model's vector, int64 [m], ascending. sizes: of
+    those tensors, in their order.
+    """
+
+    name: str
+    standing: frozenset[str]
+    moving: NDArray[np.int64]
+    sizes: tuple[int, ...]
+
+    @contextmanager
+    def alone(self, model: nn.Module) -> Iterator[None]:
+        """Let what stands still in `model` require no gradient, until the context is left."""
+        still = [p for name, p in model.named_parameters() if name in self.standing]
+        for parameter in still:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in still:
+                parameter.requires_grad_(True)
+
+
+def turns_of(layout: Layout, standing: Sequence[Sequence[str]]) -> tuple[Turn, ...]:
+    """Return the turns of a model, the first one that of round 1; none where all moves always.
+
+    standing: for each turn the names of the trained tensors that stand still.
+
+    Raises ValueError where a name is no trained tensor's, or a turn moves nothing.
+
+    >>> layout = Layout(("a", "b"), ((2,), (3,)))
+    >>> [turn.moving.tolist() for turn in turns_of(layout, (("a",), ("b",)))]
+    [[2, 3, 4], [0, 1]]
+    """
+    found = []
+    for number, names in enumerate(standing):
+        unknown = sorted(set(names) - set(layout.names))
+        if unknown or not set(layout.names) - set(names):
+            raise ValueError(
+                f"model.standing: turn {number} must name some of the trained tensors and not all, "
+                f"got {', '.join(unknown) or 'all'}; see what the model's `standing` returns"
+            )
+        moves = [name not in names for name in layout.names]
+        sizes = tuple(size for size, moved in zip(layout.sizes, moves, strict=True) if moved)
+        moving = np.flatnonzero(np.repeat(moves, layout.sizes))
+        found.append(Turn(f"turn {number}", frozenset(names), moving, sizes))
+    return tuple(found)
 
 
 def vector_digest(vector: Vector) -> bytes:

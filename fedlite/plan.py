@@ -9,22 +9,21 @@ page that its operator approves, the evaluation, the baselines and the attacks.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fedlite import compression, objectives, tasks
-from fedlite.compression import Compressor, Dense, Joined, Stretch, pieces_of
+from fedlite.compression import Compressor, Dense, Joined, Part, Stretch, pieces_of
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread
-from fedlite.data.text.cleaning import REDACTORS
 from fedlite.models import Model, build, checks, load_start
-from fedlite.models.registry import MODELS
 from fedlite.parameters import (
     Layout,
+    Turn,
     Vector,
     counts_running,
     least_running,
@@ -32,11 +31,12 @@ from fedlite.parameters import (
     load_vector,
     running_to_vector,
     to_vector,
+    turns_of,
 )
 from fedlite.privacy import ClientMechanism, Mechanism
 from fedlite.privacy.longest import longest
 from fedlite.protection import plan_mechanism, round_steps, settle_batch, unit_of
-from fedlite.registry import Registry, line_of
+from fedlite.registry import line_of
 from fedlite.scenario import Link, Scenario, own_code, own_stamps
 from fedlite.scenario.links import for_size
 from fedlite.settings import read_options
@@ -58,6 +58,7 @@ class Plan:
     `privacy.epsilon` over all planned rounds; None where the privacy unit is none. term: what the
     objective adds to the loss, if anything. extras: what travels behind the model's values.
     running: the statistics that its layers keep while they train, the first of the extras.
+    turns: what moves in which round, where not everything does in each.
     """
 
     scenario: Scenario
@@ -69,6 +70,7 @@ class Plan:
     term: objectives.Term | None = None
     extras: tuple[Stretch, ...] = ()
     running: Layout = Layout((), ())  # noqa: RUF009 - frozen
+    turns: tuple[Turn, ...] = ()
 
     @cached_property
     def stored(self) -> Layout:
@@ -154,6 +156,23 @@ class Plan:
         whole = all(one.codec == Dense.codec for one in (down, *extras))
         return down if whole else self._with_extras(down, extras)
 
+    def turn(self, round_number: int) -> Turn | None:
+        """Return what moves in a round (from 1); None where everything does."""
+        return self.turns[(round_number - 1) % len(self.turns)] if self.turns else None
+
+    def up(self, round_number: int) -> Compressor:
+        """Return what compresses an update of a round."""
+        return self._of_turn(self.turn(round_number), self.scenario.uplink) or self.uplink
+
+    def down(self, round_number: int) -> Compressor:
+        """Return what compresses the broadcast of a round: of what the round before it moved."""
+        return self._of_turn(self.turn(round_number - 1), self.scenario.downlink) or self.downlink
+
+    def _of_turn(self, turn: Turn | None, link: Link) -> Compressor | None:
+        if turn is None:
+            return None
+        return Part(self.layout.size, turn.moving, compressor(link, turn.sizes))
+
     @cached_property
     def _up(self) -> Compressor:
         """What compresses the model's part of an update."""
@@ -211,12 +230,16 @@ class Plan:
     def up_limit(self) -> int:
         """The most bytes that the body of an update's frame has."""
         padding = compression.PAD_BYTES if self.scenario.noised_at_server else 0
-        return self.uplink.limit(self.travelling.size) + padding
+        return self._limit(self.up) + padding
 
     @cached_property
     def down_limit(self) -> int:
         """The most bytes that the body of a broadcast's frame has, unless it is a whole model."""
-        return self.downlink.limit(self.travelling.size)
+        return self._limit(self.down)
+
+    def _limit(self, link: Callable[[int], Compressor]) -> int:
+        rounds = range(1, max(1, len(self.turns)) + 1)
+        return max(link(number).limit(self.travelling.size) for number in rounds)
 
     @property
     def round_steps(self) -> int:
@@ -269,7 +292,26 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
     running = Layout.running(model)
     statistics = _statistics(scenario, model, running)
     extras = (*statistics, *_extras(scenario, layout, term))
-    return Plan(scenario, shape, classes, layout, initial, mechanism, term, extras, running)
+    turns = turns_of(layout, model.standing())
+    if turns:
+        _check_turns(scenario, term, extras)
+    return Plan(scenario, shape, classes, layout, initial, mechanism, term, extras, running, turns)
+
+
+def _check_turns(scenario: Scenario, term: objectives.Term | None, extras: object) -> None:
+    """Raise ValueError for what would tell of other values than those of a round's turn."""
+    if scenario.uplink.aggregate_feedback:
+        raise ValueError(
+            "uplink.aggregate_feedback: must be 0 where values take turns (rule: what the last "
+            "broadcast changed is of the turn before), got "
+            f"{scenario.uplink.aggregate_feedback}; leave it out"
+        )
+    if extras or (term is not None and type(term).end is not objectives.Term.end):
+        raise ValueError(
+            "training.objective: must keep nothing from round to round, and nothing may travel "
+            "behind the model, where values take turns (rule: it would be of the turn before), got "
+            f"{scenario.training.objective!r}; use plain or fedprox"
+        )
 
 
 def _statistics(scenario: Scenario, model: Model, running: Layout) -> tuple[Stretch, ...]:
@@ -317,31 +359,6 @@ def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
     source, sites = spread(scenario)
     settled = settle_batch(scenario, len(source.train))
     return of(settled, source.shape, source.classes), source, sites
-
-
-def foreign(scenario: Scenario) -> list[str]:
-    """Return the settings, as `section.key`, that name a site's code which is not fedlite's.
-
-    Nothing is imported or run. Raises ValueError for a name that is not known on this machine.
-    """
-    found = []
-    named: list[tuple[str, str, Registry[Any]]] = [
-        ("task.name", scenario.task.name, tasks.KNOWN),
-        ("model.name", scenario.model.name, MODELS),
-        ("training.objective", scenario.training.objective, objectives.KNOWN),
-        ("uplink.compressor", scenario.uplink.compressor, compression.KNOWN),
-        ("downlink.compressor", scenario.downlink.compressor, compression.KNOWN),
-    ]
-    if scenario.data.redactor:
-        named.append(("data.redactor", scenario.data.redactor, REDACTORS))
-    for key, name, registry in named:
-        try:
-            registry.check(name)
-        except ValueError as error:
-            raise ValueError(f"{key}: {str(error).partition(': ')[2]}") from None
-        if name not in registry.house:
-            found.append(key)
-    return found
 
 
 def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:

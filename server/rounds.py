@@ -277,7 +277,11 @@ class Rounds:
         federation, point = self.scenario.federation, self.point
         down = replace(point.broadcast, frames=list(point.broadcast.frames))
         down.advance(
-            point.state.travelling, self.plan.downlink, self.layout, point.run, seed=federation.seed
+            point.state.travelling,
+            self.plan.down(number),
+            self.layout,
+            point.run,
+            seed=federation.seed,
         )
         point.broadcast = down
         self.updates.start(point, number, max((r.median for r in self.records), default=0.0))

@@ -88,6 +88,7 @@ class Updates:
         )
         share = self._plan.scenario.uplink.aggregate_feedback
         self._reference = self._plan.reference(point.broadcast.step) if share else None
+        self._uplink, self._turn = self._plan.up(number), self._plan.turn(number)
         self._strategy.start(self._plan.layout.size)
 
     def add(self, name: str, blob: bytes) -> None:
@@ -100,8 +101,8 @@ class Updates:
         reply = Reply.decode(blob)
         self._check_head(name, reply)
         codec, records, body = compression.unpack(reply.frame, envelope, limit=self._plan.up_limit)
-        if codec != self._plan.uplink.codec:
-            raise ValueError(f"codec: must be {self._plan.uplink.codec}, got {codec}")
+        if codec != self._uplink.codec:
+            raise ValueError(f"codec: must be {self._uplink.codec}, got {codec}")
         if self._plan.scenario.noised_at_server:
             body = compression.unpad(body)
         update, extras, length = self._read(body, envelope)
@@ -128,7 +129,7 @@ class Updates:
     def finish(self) -> ServerState:
         """Return the state that the round's updates lead to."""
         self._judge()
-        return self._extras.finish(self._strategy.finish(self._state, self._number))
+        return self._extras.finish(self._strategy.finish(self._state, self._number, self._turn))
 
     @property
     def median(self) -> float:
@@ -166,7 +167,7 @@ class Updates:
         self, body: bytes, envelope: compression.Envelope
     ) -> tuple[compression.Decoded, tuple[compression.Decoded, ...], float]:
         """Return an update within the bound that is known beforehand, its extras, its length."""
-        decoded = self._plan.uplink.decompress(body, sum(self._sizes), envelope.context)
+        decoded = self._uplink.decompress(body, sum(self._sizes), envelope.context)
         whole = compression.restore(decoded, self._reference)
         update, *extras = compression.split(whole, self._sizes) if self._plan.extras else (whole,)
         length = length_of(update)

@@ -154,7 +154,7 @@ def read_length(plan: Plan, delta: Vector, round_number: int, site: int) -> floa
         base=bytes(8),
         seed=plan.scenario.federation.seed,
     )
-    sent = compression.compress(plan.uplink, delta, context=envelope.context)
+    sent = compression.compress(plan.up(round_number), delta, context=envelope.context)
     return float(np.sqrt(np.square(sent.update.values, dtype=np.float64).sum()))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import Decoded
-from fedlite.parameters import Vector
+from fedlite.parameters import Turn, Vector
 from fedlite.registry import line_of
 from fedlite.scenario import Federation, Link
 
@@ -84,6 +84,26 @@ class ServerState:
         arrays = {k: v for k, v in changed.items() if isinstance(v, np.ndarray)}
         scalars = {k: v for k, v in changed.items() if not isinstance(v, np.ndarray)}
         return ServerState({**self.arrays, **arrays}, {**self.scalars, **scalars})
+
+    def part(self, turn: Turn) -> ServerState:
+        """Return the state of what moves in a turn, as a model of its own.
+
+        Beside its values it has what was kept of them in rounds of that turn, and nothing else.
+        """
+        mine = f"{turn.name} "
+        kept = {**self.arrays, **self.scalars}
+        part = ServerState({"model": self.model[turn.moving]})
+        return part.having(
+            **{name.removeprefix(mine): kept[name] for name in kept if name.startswith(mine)}
+        )
+
+    def with_part(self, turn: Turn, part: ServerState) -> ServerState:
+        """Return the state with a turn's part in it; what stands still in the turn stays."""
+        model = self.model.copy()
+        model[turn.moving] = part.model
+        kept = {**part.arrays, **part.scalars}
+        del kept["model"]
+        return self.having(model=model, **{f"{turn.name} {k}": v for k, v in kept.items()})
 
     def with_model_counted(self) -> ServerState:
         """Return the state with the current model in the average that is released."""
@@ -161,12 +181,23 @@ class Strategy(ABC):
         """Return what a person must know before a run of `size` parameters, a line each."""
         return ()
 
-    def finish(self, state: ServerState, round_number: int) -> ServerState:
-        """Return the state after the round; without any update the model stays as it is."""
+    def finish(
+        self, state: ServerState, round_number: int, turn: Turn | None = None
+    ) -> ServerState:
+        """Return the state after the round; without any update the model stays as it is.
+
+        turn: what moved in it, where not everything did. Nothing else is stepped: no momentum of
+        other rounds moves what stood still.
+        """
         after = state
-        if self._weight:
+        if self._weight and turn is None:
             after = self.step(state, self.combined())
             self._check(after, state)
+        elif self._weight and turn is not None:
+            part = state.part(turn)
+            stepped = self.step(part, self.combined()[turn.moving])
+            self._check(stepped, part)
+            after = state.with_part(turn, stepped)
         if round_number > self.settings.rounds * (1 - self.settings.average_last):
             after = after.with_model_counted()
         return after

@@ -153,7 +153,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
 
     Raises ValueError when the settings are no scenario, or `site.toml` is wrong.
     """
-    from fedlite import plan as plans
+    from clients.runtime.foreign import foreign_settings
 
     policy = site_policy.load(home / "site.toml")
     scenario = from_run_config({**bundle.settings, **at_most})
@@ -164,7 +164,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         if name.endswith(".py") and (why := own.otherwise_run(content)):
             refused.append(f"{name}: {why}")
     try:
-        foreign = plans.foreign(scenario)
+        foreign = foreign_settings(scenario)
     except ValueError as error:
         foreign = []
         refused.append(str(error))

@@ -144,6 +144,12 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
             "privacy.unit: must be record or client to be audited, got none; nothing is claimed "
             "that an attack could contradict"
         )
+    if plan.turns:
+        raise ScenarioError(
+            "model.options.method: must move all values in every round to be attacked, got one "
+            f"that moves them in {len(plan.turns)} turns; take frozen-a, whose every step is that "
+            "of the turns in which A stands still"
+        )
     learner = Learner(plan, sites[0].train)
     if learner.layout.size < canaries:
         raise ScenarioError(

@@ -19,6 +19,7 @@ from fedlite.compression.frame import (
 from fedlite.compression.gain import gain
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.joined import Joined, Stretch, compress, pieces_of, split
+from fedlite.compression.part import Part
 from fedlite.compression.quantization import QUANTIZERS, Quantizer
 from fedlite.compression.selection import count, top_k
 from fedlite.compression.topk import TopK
@@ -37,6 +38,7 @@ __all__ = [
     "Dense",
     "Envelope",
     "Joined",
+    "Part",
     "Quantizer",
     "Residual",
     "Sent",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedlite.compression import feedback
 from fedlite.compression.feedback import Residual, Sent
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
+from fedlite.compression.part import Part
 
 _PART = struct.Struct("<BI")
 
@@ -159,8 +160,13 @@ def compress(
 ) -> Sent:
     """Return what `feedback.compress` does, stretch by stretch where there are several.
 
-    `residual` and `cut` are for the first stretch, the model's: of the others nothing is kept.
+    `residual` and `cut` are for the first stretch, the model's: of the others nothing is kept. Of a
+    vector of which only a part travels they are for that part, and there is no `reference`.
     """
+    if isinstance(compressor, Part):
+        if reference is not None:
+            raise ValueError("reference: must be none where only a part travels, got one")
+        return compressor.send(delta, residual, context, cut)
     if not isinstance(compressor, Joined):
         return feedback.compress(
             compressor, delta, residual, reference=reference, context=context, cut=cut

@@ -76,6 +76,14 @@ class Branched(nn.Module):
         Models do so as they are, save those that leave out work where a batch allows it.
         """
 
+    def standing(self) -> tuple[tuple[str, ...], ...]:
+        """Return which trained tensors stand still in a round, by name, for each turn in order.
+
+        The rounds take the turns one after the other, from round 1 on. Without turns all moves in
+        every round.
+        """
+        return ()
+
     def made_up(self, count: int) -> Tensor:
         """Return raw records that nobody holds, [count, *shape], for trial steps: in [0, 1]."""
         return made_up(count, self.shape)

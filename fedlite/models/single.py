@@ -49,6 +49,11 @@ class Single(nn.Module):
         if callable(own):
             own()
 
+    def standing(self) -> tuple[tuple[str, ...], ...]:
+        """As the network has it; see `Branched.standing`."""
+        own = getattr(self.network, "standing", None)
+        return tuple(own()) if callable(own) else ()
+
     @property
     def block(self) -> int:
         """How many records may be clipped in one pass: what the network says, or any number."""

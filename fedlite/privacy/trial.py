@@ -17,7 +17,7 @@ from fedlite.privacy.gradients import Loss, ModelGradients
 _MOST = 512
 _MULTIPLE = 32
 
-_known: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDictionary()
 
 
 def block_of(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, batch: int) -> int:
@@ -37,9 +37,11 @@ def block_of(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, batch
     blocks = math.ceil(room / min(_MOST, getattr(model, "block", _MOST)))
     wanted = _MULTIPLE * math.ceil(room / blocks / _MULTIPLE)
     known = _known.setdefault(model, {})
-    if wanted not in known:
-        known[wanted] = _try(copy.deepcopy(model), inputs, labels, loss, wanted)
-    return known[wanted]
+    # Where values take turns, other gradients are taken.
+    key = wanted, *(p.requires_grad for p in model.parameters())
+    if key not in known:
+        known[key] = _try(copy.deepcopy(model), inputs, labels, loss, wanted)
+    return known[key]
 
 
 def _try(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wanted: int) -> int:

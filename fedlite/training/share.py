@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -77,7 +78,8 @@ class Learner:
         if plan.term is not None:
             terms = (*self.objective.terms, plan.term)
             self.objective = replace(self.objective, terms=terms)
-        self._flat = None if scenario.privacy.unit == "record" else local.flatten(self.model)
+        whole = scenario.privacy.unit != "record" and not plan.turns
+        self._flat = local.flatten(self.model) if whole else None
 
     def delta(
         self,
@@ -107,52 +109,73 @@ class Learner:
         self.plan.load(self.model, received)
         before = self._before(kept or {}, extras)
         after: tuple[State, ...] = ()
-        settings, objective = self.scenario.training, self.objective
-        rate = self.plan.learning_rate(round_number)
-        if not isinstance(mechanism, RecordMechanism):
-            if self._flat is None:
-                raise ValueError("mechanism: needed because privacy.unit is record, got none")
-            after = local.train(
-                self.model,
-                self._flat,
-                self.inputs,
-                self.labels,
-                objective,
-                settings,
-                learning_rate=rate,
-                rng=np.random.default_rng([self.scenario.federation.seed, round_number, site]),
-                kept=before,
-            )
-        else:
-            from fedlite.privacy import dpsgd
-
-            objective.check_private()
-            states = objective.begin(torch.tensor(model, device=self.device), before)
-            seed = self.scenario.privacy.simulate_seed
-            sampler, noise = dpsgd.entropy(seed, round_number, site)
-            dpsgd.train(
-                self.model,
-                self.inputs,
-                self.labels,
-                objective.loss,
-                mechanism,
-                steps=settings.steps,
-                learning_rate=rate,
-                sampler=sampler,
-                noise=noise,
-                after=partial(objective.add_terms, states=states) if states else None,
-            )
+        rate, turn = self.plan.learning_rate(round_number), self.plan.turn(round_number)
+        moving = slice(None) if turn is None else turn.moving
+        with nullcontext() if turn is None else turn.alone(self.model):
+            if isinstance(mechanism, RecordMechanism):
+                begun = torch.tensor(model[moving], device=self.device)
+                self._train_noised(mechanism, begun, before, rate, round_number, site)
+            else:
+                after = self._train_clear(before, rate, round_number, site)
         change: Vector = to_vector(self.model) - model
         # Under privacy nothing that is refused may hang on the records.
         self._frozen.check(change, trained=mechanism is None and len(self.labels) > 0)
         if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
             seed = self.scenario.privacy.simulate_seed
-            change = client.privatize(change, mechanism, client.entropy(seed, round_number, site))
+            noise = client.entropy(seed, round_number, site)
+            change[moving] = client.privatize(change[moving], mechanism, noise)
         ends: Kept = _as_arrays(after[-1]) if after and self.plan.term else {}
         if RUNNING in extras:
             ends[RUNNING] = running_to_vector(self.model) - extras[RUNNING]
         changes = [ends.pop(name, 0 * value) for name, value in extras.items()]
         return Share(np.concatenate([change, *changes]) if changes else change, ends)
+
+    def _train_clear(
+        self, before: tuple[State, ...], rate: float, round_number: int, site: int
+    ) -> tuple[State, ...]:
+        """Train the values that require a gradient, and return what the terms keep."""
+        if self.scenario.privacy.unit == "record":
+            raise ValueError("mechanism: needed because privacy.unit is record, got none")
+        return local.train(
+            self.model,
+            self._flat or local.flatten(self.model),
+            self.inputs,
+            self.labels,
+            self.objective,
+            self.scenario.training,
+            learning_rate=rate,
+            rng=np.random.default_rng([self.scenario.federation.seed, round_number, site]),
+            kept=before,
+        )
+
+    def _train_noised(
+        self,
+        mechanism: RecordMechanism,
+        begun: Tensor,
+        before: tuple[State, ...],
+        rate: float,
+        round_number: int,
+        site: int,
+    ) -> None:
+        """Train the values that require a gradient, `begun` before, by noised steps."""
+        from fedlite.privacy import dpsgd
+
+        objective = self.objective
+        objective.check_private()
+        states = objective.begin(begun, before)
+        sampler, noise = dpsgd.entropy(self.scenario.privacy.simulate_seed, round_number, site)
+        dpsgd.train(
+            self.model,
+            self.inputs,
+            self.labels,
+            objective.loss,
+            mechanism,
+            steps=self.scenario.training.steps,
+            learning_rate=rate,
+            sampler=sampler,
+            noise=noise,
+            after=partial(objective.add_terms, states=states) if states else None,
+        )
 
     def _before(self, kept: Kept, extras: Mapping[str, Vector]) -> tuple[State, ...]:
         """Return what the terms begin with: nothing but for the objective's, which is the last."""

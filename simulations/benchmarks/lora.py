@@ -29,6 +29,7 @@ ROTATED = ("uplink.compressor=rotated-topk", "uplink.error_feedback=false")
 METHODS = {
     "both": ("model.options.method=both",),
     "frozen-a": ("model.options.method=frozen-a",),
+    "alternating": ("model.options.method=alternating",),
     "sb": ("model.options.method=sb", "model.options.rank=32"),
     "heads": ("model.options.method=heads", "training.learning_rate=0.002"),
 }

@@ -33,7 +33,16 @@ from tests.compression.page import (
 
 
 def test_the_page_has_a_vector_for_every_format() -> None:
-    others = {"nested", "positions-split", "instruction", "receipt", "reply", "hello", "joined"}
+    others = {
+        "nested",
+        "positions-split",
+        "instruction",
+        "receipt",
+        "reply",
+        "hello",
+        "joined",
+        "part",
+    }
     assert set(VECTORS) == {*FRAMES, *SETS, *others}
     assert {codec for codec, *_ in FRAMES.values()} == set(range(12)) - {9}
     assert SITE == 2642780990
@@ -65,6 +74,16 @@ def test_joined_stretches_are_the_documented_ones() -> None:
     _, _, body = compression.unpack(VECTORS["joined"], UPDATE, limit=joined.limit(16))
     decoded = joined.decompress(body, 16, UPDATE.context).dense()
     assert decoded[:8].tolist() == FRAMES["sign"][3] and decoded[8:].tolist() == VECTOR.tolist()
+
+
+def test_a_part_is_the_documented_one() -> None:
+    inner = make("topk", density=0.4, values="sign", sections=SECTIONS[1:])
+    part = compression.Part(8, np.arange(3, 8), inner)
+    frame = pack(UPDATE, part.codec, part.compress(VECTOR, UPDATE.context))
+    assert (part.codec, frame.hex()) == (13, VECTORS["part"].hex())
+    _, _, body = compression.unpack(VECTORS["part"], UPDATE, limit=part.limit(8))
+    decoded = part.decompress(body, 8, UPDATE.context).dense()
+    assert decoded.tolist() == [0.0, 0.0, 0.0, -1.5, 0.0, 0.0, 1.5, 0.0]
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -6,6 +6,9 @@ An adapted layer computes `W x + s B A x`, W [out, in] frozen, A [r, in], B [out
 both: A and B. The mean of the sites' products is not the product of the means.
 frozen-a: B only, under a random A that is public (Sun et al. 2024, "FFA-LoRA"): the product is
     linear in what is trained, so that averaging is exact and noise is not squared.
+alternating: A and B as in both, B alone in odd rounds and A alone in even ones (Chen et al. 2024,
+    arXiv 2502.01755, "RoLoRA"): in each round the product is linear in what moves, so that
+    averaging is exact. B goes first: as long as it is zero A has no gradient.
 sb: only R [r, r] in `B R A`, B and A being the first singular vectors of W (Ponkshe et al. 2025,
     arXiv 2502.15436, with the basis of Balazy et al. 2024, "LoRA-XS", which no record has a part
     in). Averaging is exact.
@@ -25,7 +28,7 @@ from fedlite.models.pretrained.network import check_layers
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
 
-METHODS = ("both", "frozen-a", "sb")
+METHODS = ("both", "frozen-a", "alternating", "sb")
 NAME = "default"
 
 
@@ -89,6 +92,12 @@ def adapters_of(network: nn.Module) -> list[tuple[str, LoraLayer]]:
     return [(name, m) for name, m in network.named_modules() if isinstance(m, LoraLayer)]
 
 
+def turns(model: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """Return what stands still in turns where A and B alternate: every A, then every B."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    return tuple(tuple(n for n in names if f".{one}." in n) for one in ("lora_A", "lora_B"))
+
+
 def product(module: Any) -> tuple[Tensor, Tensor]:
     """Return A and B of an adapted module as they stand, `B R` for B where there is an R."""
     down, up = module.lora_A[NAME].weight.detach(), module.lora_B[NAME]
@@ -131,7 +140,7 @@ def _settle(module: Any, method: str, rank: int, at: int) -> None:
         return
     _public(down, at)
     module.lora_B.requires_grad_(True)
-    module.lora_A.requires_grad_(method == "both")
+    module.lora_A.requires_grad_(method in ("both", "alternating"))
 
 
 def _weight(module: LoraLayer) -> Tensor:

@@ -15,7 +15,7 @@ from fedlite.data.bases import find
 from fedlite.data.loading import load_network
 from fedlite.models.branched import PARTS, Branched
 from fedlite.models.fixed import Columns
-from fedlite.models.pretrained.adapters import adapt
+from fedlite.models.pretrained.adapters import adapt, turns
 from fedlite.models.pretrained.network import (
     check_layers,
     hidden_states,
@@ -131,14 +131,21 @@ class Classifier(Branched):
     """A pretrained transformer that answers twice: from an early layer, and from the last ones.
 
     features: tokens to what the heads read. frozen: whether nothing in it is trained, so that it is
-    computed once a record and not in every step.
+    computed once a record and not in every step. alternating: whether A and B of its adapters are
+    trained in turns, the heads in every round.
     """
 
     # Records that are clipped in one pass: their gradients stand in memory one by one.
     block = 32
 
     def __init__(
-        self, features: Pooled, *, shape: tuple[int, ...], classes: int, frozen: bool
+        self,
+        features: Pooled,
+        *,
+        shape: tuple[int, ...],
+        classes: int,
+        frozen: bool,
+        alternating: bool = False,
     ) -> None:
         """Put a head on each part of the features."""
         early, deep = features.widths
@@ -151,6 +158,7 @@ class Classifier(Branched):
             classes=classes,
         )
         self.frozen = features if frozen else None
+        self.alternating = alternating
 
     @property
     def features(self) -> Pooled:
@@ -177,6 +185,10 @@ class Classifier(Branched):
     def one_by_one(self) -> None:
         """Leave no column of a batch out; see `Branched.one_by_one`."""
         self.features.trim = False
+
+    def standing(self) -> tuple[tuple[str, ...], ...]:
+        """Return what stands still in each turn; see `Branched.standing`."""
+        return turns(self) if self.alternating else ()
 
     def made_up(self, count: int) -> Tensor:
         """Return texts that nobody wrote, of full length."""
@@ -208,7 +220,7 @@ def lora(
     classes: int,
     *,
     base: str = "minilm",
-    method: Literal["both", "frozen-a", "sb", "heads"] = "both",
+    method: Literal["both", "frozen-a", "alternating", "sb", "heads"] = "both",
     rank: int = 8,
     alpha: float = 0.0,
     targets: tuple[str, ...] = (),
@@ -246,4 +258,10 @@ def lora(
     if not frozen:
         adapt(network, method, rank=rank, alpha=alpha, targets=targets, layers=layers)
     features = Pooled(network, (early,), deep)
-    return Classifier(features, shape=shape, classes=classes, frozen=frozen)
+    return Classifier(
+        features,
+        shape=shape,
+        classes=classes,
+        frozen=frozen,
+        alternating=method == "alternating",
+    )

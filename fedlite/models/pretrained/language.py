@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedlite.data.bases import find
 from fedlite.data.loading import check_causal, load_network
-from fedlite.models.pretrained.adapters import adapt
+from fedlite.models.pretrained.adapters import adapt, turns
 from fedlite.models.pretrained.network import made_up_tokens, positions, read_tokens
 
 # Without gradients so many texts are answered at a time: each has a number for every word there is.
@@ -27,9 +27,10 @@ class Foresight(nn.Module):
     # Records that are clipped in one pass.
     block = 8
 
-    def __init__(self, network: Any, length: int) -> None:
-        """Keep the network."""
+    def __init__(self, network: Any, length: int, *, alternating: bool = False) -> None:
+        """Keep the network; alternating: A and B of its adapters are trained in turns."""
         super().__init__()
+        self.alternating = alternating
         self.network = network
         self.length = length
         self.trim = True
@@ -43,6 +44,10 @@ class Foresight(nn.Module):
     def one_by_one(self) -> None:
         """Leave no column of a batch out; see `Branched.one_by_one`."""
         self.trim = False
+
+    def standing(self) -> tuple[tuple[str, ...], ...]:
+        """Return what stands still in each turn; see `Branched.standing`."""
+        return turns(self) if self.alternating else ()
 
     def made_up(self, count: int) -> Tensor:
         """Return texts that nobody wrote, of full length."""
@@ -69,7 +74,7 @@ def lora_lm(
     classes: int,
     *,
     base: str = "smollm2",
-    method: Literal["both", "frozen-a", "sb"] = "both",
+    method: Literal["both", "frozen-a", "alternating", "sb"] = "both",
     rank: int = 8,
     alpha: float = 0.0,
     targets: tuple[str, ...] = (),
@@ -95,4 +100,4 @@ def lora_lm(
     network = load_network(find(base, "model.options.base"), language=True)
     check_causal(network, base, "model.options.base")
     adapt(network, method, rank=rank, alpha=alpha, targets=targets, layers=layers)
-    return Foresight(network, shape[1])
+    return Foresight(network, shape[1], alternating=method == "alternating")

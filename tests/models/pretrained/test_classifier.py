@@ -16,7 +16,7 @@ from fedlite.models import build
 from fedlite.models.checks import check
 from fedlite.models.pretrained import Classifier
 from fedlite.models.pretrained.adapters import METHODS, NAME, adapters_of, product
-from fedlite.parameters import Layout, load_vector, to_vector
+from fedlite.parameters import Layout, load_vector, to_vector, turns_of
 from fedlite.privacy.gradients import ModelGradients
 from fedlite.tasks import joint, make
 from tests.models.pretrained.conftest import LAYERS, WIDTH, save, texts
@@ -85,17 +85,23 @@ def test_a_text_is_the_same_whichever_side_is_padded(base: Path) -> None:
 def test_only_what_averages_exactly_says_so(bert: Path, method: str) -> None:
     """The mean of the sites' products against the product of the sites' means."""
     model, rng = model_of(bert, method), np.random.default_rng(1)
-    sites = [rng.normal(0, 0.3, to_vector(model).size).astype(np.float32) for _ in range(4)]
+    start = to_vector(model)
 
     def products(vector: np.ndarray) -> Tensor:
         load_vector(model, vector)
         pairs = (product(module) for _, module in adapters_of(model))
         return torch.cat([(up @ down).flatten() for down, up in pairs])
 
-    wanted = torch.stack([products(vector) for vector in sites]).mean(0)
-    found = products(np.mean(sites, axis=0))
-    error = float((found - wanted).norm() / wanted.norm())
-    assert error < 1e-5 if method != "both" else error > 0.3
+    turns = turns_of(Layout.of(model), model.standing())
+    assert len(turns) == (2 if method == "alternating" else 0)
+    for moving in [turn.moving for turn in turns] or [slice(None)]:
+        sites = [start.copy() for _ in range(4)]
+        for vector in sites:
+            vector[moving] = rng.normal(0, 0.3, vector[moving].size)
+        wanted = torch.stack([products(vector) for vector in sites]).mean(0)
+        found = products(np.mean(sites, axis=0))
+        error = float((found - wanted).norm() / wanted.norm())
+        assert error < 1e-5 if method != "both" else error > 0.3
 
 
 @pytest.mark.parametrize(
@@ -103,6 +109,7 @@ def test_only_what_averages_exactly_says_so(bert: Path, method: str) -> None:
     [
         ("both", 2 * LAYERS * 2 * 8 * WIDTH),
         ("frozen-a", 2 * LAYERS * 8 * WIDTH),
+        ("alternating", 2 * LAYERS * 2 * 8 * WIDTH),
         ("sb", 2 * LAYERS * 8 * 8),
         ("heads", 0),
     ],
