@@ -143,6 +143,11 @@ class Plan:
             objectives.check(self.term, self.scenario.training.objective, self.layout.size)
 
     @cached_property
+    def products(self) -> tuple[tuple[str, str], ...]:
+        """What the model multiplies; see `Branched.products`."""
+        return self.model().products()
+
+    @cached_property
     def uplink(self) -> Compressor:
         """What compresses an update."""
         return self._with_extras(self._up, [stretch.up for stretch in self.extras])
@@ -294,24 +299,8 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
     extras = (*statistics, *_extras(scenario, layout, term))
     turns = turns_of(layout, model.standing())
     if turns:
-        _check_turns(scenario, term, extras)
+        objectives.check_turns(term, scenario, alone=not extras)
     return Plan(scenario, shape, classes, layout, initial, mechanism, term, extras, running, turns)
-
-
-def _check_turns(scenario: Scenario, term: objectives.Term | None, extras: object) -> None:
-    """Raise ValueError for what would tell of other values than those of a round's turn."""
-    if scenario.uplink.aggregate_feedback:
-        raise ValueError(
-            "uplink.aggregate_feedback: must be 0 where values take turns (rule: what the last "
-            "broadcast changed is of the turn before), got "
-            f"{scenario.uplink.aggregate_feedback}; leave it out"
-        )
-    if extras or (term is not None and type(term).end is not objectives.Term.end):
-        raise ValueError(
-            "training.objective: must keep nothing from round to round, and nothing may travel "
-            "behind the model, where values take turns (rule: it would be of the turn before), got "
-            f"{scenario.training.objective!r}; use plain or fedprox"
-        )
 
 
 def _statistics(scenario: Scenario, model: Model, running: Layout) -> tuple[Stretch, ...]:

@@ -190,6 +190,7 @@ class Rounds:
                 median=self.updates.median,
                 moved=moved,
                 jump=jump,
+                product_error=self.updates.product_error,
                 slowest=outcome.slowest if self._adapt else 0.0,
             )
             if self._witness is not None:

@@ -22,6 +22,7 @@ from fedlite.privacy import client
 from server.checkpoint import Checkpoint
 from server.extras import Extras, length_of
 from server.lengths import LEAST, median_of
+from server.products import Products
 from server.witness import Witness
 from strategies import ServerState, Strategy, make, weighted_mean
 
@@ -65,6 +66,8 @@ class Updates:
             plan.scenario.federation,
             weighted_mean if plan.central is None else self._noised_mean,
         )
+        # Of clear updates that the server is trusted with, nothing is told.
+        self._products = Products(plan.layout, () if plan.central else plan.products)
         names = [stretch.name for stretch in plan.extras]
         self._strategy.check_updates(plan.scenario.uplink, names)
 
@@ -75,6 +78,7 @@ class Updates:
         """
         self.cut, self._lengths, self._usual = {}, [], usual
         self._extras.start(point.state)
+        self._products.start(point.broadcast.replica[: self._sizes[0]], number)
         unknown = (self._factor and not usual) or self._extras.unknown
         self._waiting: list[_Waiting] | None = [] if unknown else None
         self._state, self._number = point.state, number
@@ -139,6 +143,11 @@ class Updates:
         """
         return median_of(self._lengths) if self._factor else 0.0
 
+    @property
+    def product_error(self) -> float | None:
+        """What averaging factors apart has cost in this round; see `server.products`."""
+        return self._products.error
+
     def _judge(self) -> None:
         """Add what waits, in its order; what is far longer than usual is cut to the usual."""
         waiting, self._waiting = self._waiting or [], None
@@ -158,8 +167,10 @@ class Updates:
         extras: tuple[compression.Decoded, ...],
         records: int,
     ) -> None:
+        weight = self._strategy.weight_of(records)
         self._strategy.add(update, records)
-        cut = self._extras.add(extras, self._strategy.weight_of(records))
+        self._products.add(update, weight)
+        cut = self._extras.add(extras, weight)
         if cut:
             self.cut[name] = max(cut, self.cut.get(name, 0.0))
 

@@ -84,6 +84,13 @@ class Branched(nn.Module):
         """
         return ()
 
+    def products(self) -> tuple[tuple[str, str], ...]:
+        """Return the matrices that it uses through their product alone, by name: left and right.
+
+        Averaged apart, both of which are trained, they come to another product than the mean.
+        """
+        return ()
+
     def made_up(self, count: int) -> Tensor:
         """Return raw records that nobody holds, [count, *shape], for trial steps: in [0, 1]."""
         return made_up(count, self.shape)

@@ -54,6 +54,11 @@ class Single(nn.Module):
         own = getattr(self.network, "standing", None)
         return tuple(own()) if callable(own) else ()
 
+    def products(self) -> tuple[tuple[str, str], ...]:
+        """As the network has it; see `Branched.products`."""
+        own = getattr(self.network, "products", None)
+        return tuple(own()) if callable(own) else ()
+
     @property
     def block(self) -> int:
         """How many records may be clipped in one pass: what the network says, or any number."""

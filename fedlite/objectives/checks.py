@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedlite.objectives.base import OWN, State, Term
 from fedlite.registry import line_of, place_of
+from fedlite.scenario import Scenario
 
 # What a site's state can be written as, beside its residual.
 _KEPT = (torch.float32, torch.float64, torch.int64)
@@ -44,6 +45,25 @@ def check(term: Term, name: str, size: int) -> None:
                 f"[{size}], in place, got {_told(gradients)}; see its `add_to`"
             )
         kept = _split(term, name, size, kept)
+
+
+def check_turns(term: Term | None, scenario: Scenario, *, alone: bool) -> None:
+    """Raise ValueError for what would tell of other values than those whose turn a round is.
+
+    alone: whether nothing travels behind the model.
+    """
+    share, name = scenario.uplink.aggregate_feedback, scenario.training.objective
+    if share:
+        raise ValueError(
+            "uplink.aggregate_feedback: must be 0 where values take turns (rule: what the last "
+            f"broadcast changed is of the turn before), got {share}; leave it out"
+        )
+    if not alone or (term is not None and type(term).end is not Term.end):
+        raise ValueError(
+            "training.objective: must keep nothing from round to round, and nothing may travel "
+            "behind the model, where values take turns (rule: it would be of the turn before), got "
+            f"{name!r}; use plain or fedprox"
+        )
 
 
 def _split(term: Term, name: str, size: int, ended: object) -> State:

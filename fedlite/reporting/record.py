@@ -47,7 +47,9 @@ class RoundRecord:
     honest one is. `median` is the usual L2 norm of an update, 0 where there is none to be told;
     `moved` is that of what the round changed in the model, and `jump` how many times as far as
     usual that was, 0 unless it is out of all proportion. `slowest` is the seconds that the last
-    update to be used took, in a deployment.
+    update to be used took, in a deployment. `product_error` is how far, relative to it, the mean of
+    the products of trained factors is from the product of their means (`server.products`); None
+    where the model has none, or a server that is trusted with clear updates may not tell.
     """
 
     round: int
@@ -72,6 +74,7 @@ class RoundRecord:
     moved: float = 0.0
     jump: float = 0.0
     slowest: float = 0.0
+    product_error: float | None = None
 
     @property
     def measured(self) -> dict[str, dict[str, float]]:

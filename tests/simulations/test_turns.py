@@ -42,6 +42,9 @@ class Product(nn.Module):
     def standing(self):
         return ("down.weight",), ("up.weight",)
 
+    def products(self):
+        return (("up.weight", "down.weight"),)
+
 
 def make(shape, classes):
     return Product()
@@ -142,10 +145,21 @@ def test_what_stands_still_costs_no_byte_in_either_direction(
     rounds = read_rounds(tmp_path / "run")
     for r in rounds:
         size = SIZES[r.round % 2]
+        assert r.product_error == 0.0
         assert r.bytes_up == SITES * (HEADER_BYTES + 1 + 4 * size)
     # Down comes what the round before moved; the instruction around it is of one length.
     downs = [r.bytes_down for r in rounds[1:]]
     assert downs[1] - downs[0] == SITES * 4 * (SIZES[0] - SIZES[1]) and downs[2] == downs[0]
+
+
+def test_without_turns_the_products_are_averaged_wrongly_and_that_is_told(
+    planned: Callable[..., Scenario], tmp_path: Path
+) -> None:
+    scenario = planned()
+    (tmp_path / "own.py").write_text(OWN.replace("def standing", "def no_turns"))
+    simulate(scenario, tmp_path / "run", engine="serial", quiet=True)
+    errors = [r.product_error for r in read_rounds(tmp_path / "run")]
+    assert all(error is not None and 1e-4 < error < 1 for error in errors), errors
 
 
 def test_a_run_goes_on_in_the_turn_it_was_in(

@@ -98,6 +98,17 @@ def turns(model: nn.Module) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(n for n in names if f".{one}." in n) for one in ("lora_A", "lora_B"))
 
 
+def factors(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """Return the names of B and A of each adapted module; R stands for B where there is one."""
+    return tuple(
+        (
+            f"{name}.lora_B.{NAME}{'.0' * isinstance(m.lora_B[NAME], nn.Sequential)}.weight",
+            f"{name}.lora_A.{NAME}.weight",
+        )
+        for name, m in adapters_of(model)
+    )
+
+
 def product(module: Any) -> tuple[Tensor, Tensor]:
     """Return A and B of an adapted module as they stand, `B R` for B where there is an R."""
     down, up = module.lora_A[NAME].weight.detach(), module.lora_B[NAME]

@@ -15,7 +15,7 @@ from fedlite.data.bases import find
 from fedlite.data.loading import load_network
 from fedlite.models.branched import PARTS, Branched
 from fedlite.models.fixed import Columns
-from fedlite.models.pretrained.adapters import adapt, turns
+from fedlite.models.pretrained.adapters import adapt, factors, turns
 from fedlite.models.pretrained.network import (
     check_layers,
     hidden_states,
@@ -189,6 +189,10 @@ class Classifier(Branched):
     def standing(self) -> tuple[tuple[str, ...], ...]:
         """Return what stands still in each turn; see `Branched.standing`."""
         return turns(self) if self.alternating else ()
+
+    def products(self) -> tuple[tuple[str, str], ...]:
+        """Return B and A of each adapted module; see `Branched.products`."""
+        return factors(self)
 
     def made_up(self, count: int) -> Tensor:
         """Return texts that nobody wrote, of full length."""

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedlite.data.bases import find
 from fedlite.data.loading import check_causal, load_network
-from fedlite.models.pretrained.adapters import adapt, turns
+from fedlite.models.pretrained.adapters import adapt, factors, turns
 from fedlite.models.pretrained.network import made_up_tokens, positions, read_tokens
 
 # Without gradients so many texts are answered at a time: each has a number for every word there is.
@@ -48,6 +48,10 @@ class Foresight(nn.Module):
     def standing(self) -> tuple[tuple[str, ...], ...]:
         """Return what stands still in each turn; see `Branched.standing`."""
         return turns(self) if self.alternating else ()
+
+    def products(self) -> tuple[tuple[str, str], ...]:
+        """Return B and A of each adapted module; see `Branched.products`."""
+        return factors(self)
 
     def made_up(self, count: int) -> Tensor:
         """Return texts that nobody wrote, of full length."""
