@@ -39,7 +39,7 @@ from simulations.run import scenario_path, simulate
 BATCH, TURNS, QUICK_TURNS, STEPS = 32, 9, 3, 4
 # Of the private steps: as many sentences a step, though each has a gradient of its own.
 SIGMA, SEED = 1.0, 1
-MEMORY = ("federation.rounds=2", "training.steps=4", "federation.evaluate_every=0")
+MEMORY = ("federation.rounds=1", "training.steps=2", "federation.evaluate_every=0")
 
 
 class Plain(nn.Module):
@@ -150,11 +150,20 @@ def alone(settings: tuple[str, ...]) -> None:
             plain_steps(plain, x, y, rate, scenario.training.steps)
 
 
-def simulated(settings: tuple[str, ...]) -> None:
-    """Simulate the scenario by two workers."""
+def pool(settings: tuple[str, ...]) -> None:
+    """Simulate the scenario by a worker a core."""
+    _simulated(settings, "pool")
+
+
+def serial(settings: tuple[str, ...]) -> None:
+    """Simulate the scenario in this process."""
+    _simulated(settings, "serial")
+
+
+def _simulated(settings: tuple[str, ...], engine: str) -> None:
     scenario = load(scenario_path("sentiment-lora"), settings)
     with tempfile.TemporaryDirectory(prefix="fedlite-bench-") as folder:
-        simulate(scenario, Path(folder) / "run", engine="pool", quiet=True)
+        simulate(scenario, Path(folder) / "run", engine=engine, quiet=True)
 
 
 def peak(work: Callable[[tuple[str, ...]], None], settings: tuple[str, ...]) -> float:
@@ -211,9 +220,10 @@ def main() -> None:
     found = times(scenario, QUICK_TURNS if arguments.quick else TURNS)
     if not arguments.no_memory:
         # In the same order as anybody's: what one leaves in the page cache serves the other.
-        held = {work.__name__: peak(work, (*MEMORY, *settings)) for work in (alone, simulated)}
+        held = {one.__name__: peak(one, (*MEMORY, *settings)) for one in (alone, serial, pool)}
         found["peak_bytes"] = held
-        found["simulated / alone"] = held["simulated"] / held["alone"]
+        found["serial / alone"] = held["serial"] / held["alone"]
+        found["pool / alone"] = held["pool"] / held["alone"]
     print(f"{os.cpu_count()} cores, {machine()}\n{json.dumps(found, indent=2)}")
     if arguments.json:
         row = {

@@ -106,10 +106,6 @@ HOW: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "a rule that gathers": {"federation": {"strategy": "median", "quorum": 3}},
-    "noised at the server": {
-        "privacy": {"unit": "client", "epsilon": 50.0, "simulate_seed": 1, "noise_at": "server"},
-        "federation": {"server_momentum": 0.9},
-    },
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedlite.compression import Decoded
-from fedlite.parameters import Vector
+from fedlite.parameters import Layout, Vector, turns_of
 from fedlite.scenario import Federation
 from strategies import STRATEGIES, Gathered, ServerState, Strategy, make
 
@@ -55,6 +55,42 @@ def test_a_rule_remembers_nothing_but_the_state(name: str) -> None:
     assert whole.scalars == parts.scalars == {"averaged": 2}
     for key, array in whole.arrays.items():
         np.testing.assert_array_equal(array, parts.arrays[key])
+
+
+@pytest.mark.parametrize("name", STREAMING)
+def test_what_stands_still_is_neither_stepped_nor_noised_and_each_turn_remembers_its_own(
+    name: str,
+) -> None:
+    """As if each turn's values were a model of their own, though the mean is noised everywhere."""
+    layout = Layout(("a", "b"), ((2,), (4,)))
+    turns = turns_of(layout, (("a",), ("b",)))
+
+    def noised(total: np.ndarray, weight: float) -> Vector:
+        return (total / weight + np.linspace(1, 2, total.size)).astype(np.float32)
+
+    federation = Federation(
+        strategy=name, rounds=4, server_momentum=0.9, server_learning_rate=0.1, average_last=0.5
+    )
+    rule = make(federation, noised)
+    state = ServerState.initial(np.ones(N, np.float32))
+    alone = [ServerState.initial(np.ones(turn.moving.size, np.float32)) for turn in turns]
+    for number in range(1, 5):
+        at = (number - 1) % 2
+        turn, before = turns[at], state.model
+        rule.start(N)
+        rule.add(UPDATE, 0)
+        state = rule.finish(state, number, turn)
+        # The same rule with nothing but this turn's values, and the mean that those have.
+        mean = noised(UPDATE.values.astype(np.float64), 1.0)[turn.moving]
+        other = make(federation, lambda total, weight, mean=mean: mean)
+        other.start(turn.moving.size)
+        other.add(Decoded(turn.moving.size, None, mean), 0)
+        alone[at] = other.finish(alone[at], 1)
+        still = np.setdiff1d(np.arange(N), turn.moving)
+        np.testing.assert_array_equal(state.model[still], before[still])
+        np.testing.assert_array_equal(state.model[turn.moving], alone[at].model)
+    # What is released is the mean of the whole model over the last rounds.
+    assert state.scalars["averaged"] == 2
 
 
 def test_a_state_is_never_changed_in_place() -> None:

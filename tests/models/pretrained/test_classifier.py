@@ -48,7 +48,7 @@ def single(model: Classifier, x: Tensor, y: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["both", "frozen-a", "sb"])
 def test_gradients_record_by_record_are_those_of_a_loop(base: Path, method: str, side: str) -> None:
     model = model_of(base, method, rank=3)
     x, y = texts(7, side=side), torch.arange(7) % 3
