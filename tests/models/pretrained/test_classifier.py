@@ -104,6 +104,20 @@ def test_only_what_averages_exactly_says_so(bert: Path, method: str) -> None:
         assert error < 1e-5 if method != "both" else error > 0.3
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_factors_of_a_product_are_named(bert: Path, method: str) -> None:
+    model = model_of(bert, method)
+    named = dict(model.named_parameters())
+    pairs = [(named[left], named[right]) for left, right in model.products()]
+    assert len(pairs) == 2 * LAYERS
+    for (left, right), (_, module) in zip(pairs, adapters_of(model), strict=True):
+        down, up = product(module)
+        assert torch.equal(right, down) and left.requires_grad
+        assert method == "sb" or torch.equal(left, up)
+        assert right.requires_grad == (method in ("both", "alternating"))
+    assert build("lora", SHAPE, 3, seed=1, base=str(bert), method="heads").products() == ()
+
+
 @pytest.mark.parametrize(
     ("method", "size"),
     [
