@@ -36,7 +36,7 @@ from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
 from server.evaluation import Evaluator
 from server.selection import Selector
-from simulations import homes
+from simulations import adaptive, homes
 
 ENGINES = ("auto", "serial", "pool", "ray")
 _FREE_BYTES = 200_000_000
@@ -119,6 +119,11 @@ def _check_bundled(scenario: Scenario) -> None:
             "data.partition: must not be column or file in a deployment (rule: a site's operator "
             f"says which records are its own), got {scenario.data.partition!r}; use natural"
         )
+    if scenario.inference.calibration:
+        why.append(
+            "inference.calibration: must be 0 in a deployment (rule: a simulation counts, and no "
+            f"site of a deployment does), got {scenario.inference.calibration}; leave it out"
+        )
     if why:
         raise ScenarioError("\n".join(why))
 
@@ -148,6 +153,8 @@ def _check_data(scenario: Scenario) -> Plan:
             f"data.test_fraction: must be greater than 0 for {source.name}, which has no test set "
             f"of its own, and hold out at least one record, got {fraction}; {mend}"
         )
+    if scenario.inference.calibration:
+        adaptive.check(plan, sites)
     # What it may not choose by is refused here, and once more where the rounds are.
     Selector.of(plan, Evaluator(plan, source, sites))
     if scenario.private and not scenario.data.own:
@@ -263,6 +270,8 @@ def simulate(
     finally:
         homes.collect_ledgers(scenario, directory)
     homes.drop_states(directory)
+    if scenario.inference.calibration:
+        adaptive.add_inference(scenario, directory)
     if scenario.inference.home_head or scenario.report.baseline_repeats:
         from simulations.comparison import add_comparisons
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,8 +205,18 @@ class Source:
 
 @dataclass(frozen=True)
 class SiteData:
-    """What one site holds: records to train on, and its own held-out part (possibly empty)."""
+    """What one site holds: records to train on, and its own held-out part (possibly empty).
+
+    calibration: the records that choose from which score on an input leaves early, and do nothing
+    else; None where the scenario holds out none for it.
+    """
 
     name: str
     train: Dataset
     test: Dataset
+    calibration: Dataset | None = None
+
+    def each(self, change: Callable[[Dataset], Dataset]) -> SiteData:
+        """Return the site with each of its parts changed."""
+        kept = None if self.calibration is None else change(self.calibration)
+        return SiteData(self.name, change(self.train), change(self.test), kept)

@@ -56,15 +56,28 @@ def keyed_folds(data: Dataset, folds: int, seed: int) -> Indices:
     return (keyed_hash(data, seed, "hold-out") % np.uint64(folds)).astype(np.int64)
 
 
+def keyed_part(data: Dataset, share: float, seed: int, purpose: str) -> NDArray[np.bool_]:
+    """Return which records, bool [n], belong to a part of about `share` of them, by `keyed_hash`.
+
+    share: from 0 to 1. Who is in a part of one purpose says nothing about who is in another's.
+    """
+    return _uniform(keyed_hash(data, seed, purpose)) < share
+
+
 def keyed_owners(data: Dataset, shares: NDArray[np.float64], seed: int) -> Indices:
     """Return which of several sites holds each record, int64 [n], by `keyed_hash`.
 
     shares: float64 [classes, sites], every row a distribution. A record of class c goes to site s
     with probability shares[c, s] over seeds; one without a class as if it were of class 0.
     """
-    # 53 bits are what a float64 in [0, 1) has.
-    place = (keyed_hash(data, seed, "site") >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    place = _uniform(keyed_hash(data, seed, "site"))
     ends = np.cumsum(shares, axis=1)[:, :-1]
     classes = np.zeros(len(data), np.int64) if data.classes is None else data.classes
     owners: Indices = (place[:, None] >= ends[classes]).sum(axis=1)
     return owners
+
+
+def _uniform(hashes: NDArray[np.uint64]) -> NDArray[np.float64]:
+    # 53 bits are what a float64 in [0, 1) has.
+    found: NDArray[np.float64] = (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return found

@@ -16,14 +16,17 @@ def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
 
     `missing` is the share of the training records' cells that are missing, `classes` counts their
     labels, `targets` names the numbers that are answered instead, `sites` maps a name to how many
-    records it trains on and how many it holds out.
+    records it trains on and how many it holds out. `calibration`, where there are such, is the
+    number of records, of all sites, with which neither is done.
 
     These are exact counts of records: they are for whoever may see the records themselves.
     """
     classes, counts = source.train.classes, np.zeros(0, np.int64)
     if classes is not None:
         counts = np.bincount(classes, minlength=source.classes)
-    return {
+    kept = sum(len(site.calibration) for site in sites if site.calibration is not None)
+    told = {"calibration": kept} if kept else {}
+    return told | {
         "name": source.name,
         "records": len(source.train),
         "test_records": 0 if source.test is None else len(source.test),
@@ -45,7 +48,8 @@ def division(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
     `skew`, 0 to 1, is how far the mix of classes at a site is from that of all together (total
     variation distance, the mean over records); None where there are no classes.
     """
-    held = [np.concatenate([site.train.y, site.test.y]) for site in sites]
+    parts = ((site.train, site.test, site.calibration) for site in sites)
+    held = [np.concatenate([part.y for part in each if part is not None]) for each in parts]
     columns, skew = list(source.labels), None
     if source.train.classes is not None:
         counts = np.array([np.bincount(y, minlength=source.classes) for y in held])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedlite.data import skew
 from fedlite.data.dataset import Indices, SiteData, Source
-from fedlite.data.keyed import keyed_folds, keyed_owners
+from fedlite.data.keyed import keyed_folds, keyed_owners, keyed_part
 from fedlite.data.own import divided
 from fedlite.data.skew import ASSIGN
 from fedlite.scenario.records import ALONE, PARTITIONS
@@ -238,6 +238,7 @@ def site_data(
     least: int = 0,
     private: bool = False,
     options: Mapping[str, Any] = _NONE,
+    calibration: float = 0.0,
 ) -> list[SiteData]:
     """Return what each site holds: its share of `source.train`, less its own held-out part.
 
@@ -246,6 +247,9 @@ def site_data(
     one record more or less in a site's table is one more or less in either part, and moves no other
     (`fedlite.data.keyed`). With `test_fraction` 0 nothing is held out. A global test set of the
     source is left alone either way. Missing values stay NaN: see `standardize`.
+
+    `calibration` > 0 is the share of the records that are not held out which is neither trained on:
+    a site's `calibration` part. Which they are comes from another keyed hash, that knows no fold.
 
     Raises ValueError as `partition` does and, unless the records are `private`, as `check_sites`
     does: a refusal that depends on private records would tell something of them.
@@ -265,8 +269,17 @@ def site_data(
     held = np.zeros(len(source.train), np.bool_)
     if folds:
         held = keyed_folds(source.train, folds, seed) == fold
+    trained, kept = ~held, None
+    if calibration:
+        kept = ~held & keyed_part(source.train, calibration, seed, "calibration")
+        trained = ~held & ~kept
     result = [
-        SiteData(name, source.train.take(mine[~held[mine]]), source.train.take(mine[held[mine]]))
+        SiteData(
+            name,
+            source.train.take(mine[trained[mine]]),
+            source.train.take(mine[held[mine]]),
+            None if kept is None else source.train.take(mine[kept[mine]]),
+        )
         for name, mine in zip(site_names(source, kind, sites), shares, strict=True)
     ]
     if not private:

@@ -68,16 +68,18 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
         federation.sites,
         federation.seed,
         scenario.private,
+        scenario.inference.calibration,
         (seen, own_stamps(scenario, "data.name", "data.partition", "data.redactor")),
     )
 
 
 @lru_cache(maxsize=4)
 def _spread(
-    data: Data, task: str, sites: int, seed: int, private: bool, _seen: object
+    data: Data, task: str, sites: int, seed: int, private: bool, calibration: float, _seen: object
 ) -> tuple[Source, tuple[SiteData, ...]]:
     source = load_source(data, task, settled=private)
-    parts = tuple(share_out(source, data, sites, seed, private=private))
+    shared = share_out(source, data, sites, seed, private=private, calibration=calibration)
+    parts = tuple(shared)
     drawn = 1
     if not private:
         drawn = draws(source, data.division, sites, alpha=data.alpha, seed=seed, least=data.least)
@@ -101,7 +103,7 @@ def _with_test(source: Source, data: Data) -> Source:
 
 
 def share_out(
-    source: Source, data: Data, sites: int, seed: int, *, private: bool
+    source: Source, data: Data, sites: int, seed: int, *, private: bool, calibration: float = 0.0
 ) -> list[SiteData]:
     """Return what each of `sites` sites holds of a source that is loaded already.
 
@@ -124,6 +126,7 @@ def share_out(
         least=data.least,
         private=private,
         options=read_options(data.partition_options),
+        calibration=calibration,
     )
     if source.train.raw:
         own = data.scaling == "site" and source.ranges is None
@@ -144,4 +147,4 @@ def filled(site: SiteData, ranges: NDArray[np.float64] | None) -> SiteData:
             x = (np.clip(x, low, high) - low) * (2 / (high - low)) - 1
         return Dataset(np.nan_to_num(x.astype(np.float32), nan=0.0), part.y, more=part.more)
 
-    return SiteData(site.name, fill(site.train), fill(site.test))
+    return site.each(fill)

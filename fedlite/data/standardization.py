@@ -27,7 +27,7 @@ def standardize(site: SiteData) -> SiteData:
 
     Missing values (NaN) are left out of mean and standard deviation, and then set to the mean. A
     feature that is constant at the site is only centred; one that is missing throughout is 0. The
-    held-out part is scaled by the same numbers and has no influence on them.
+    held-out parts are scaled by the same numbers and have no influence on them.
 
     An empty training part leaves the held-out values as they are. What is returned is float32, but
     it is computed in float64, so that unix times keep their seconds.
@@ -48,4 +48,4 @@ def standardize(site: SiteData) -> SiteData:
         mean = np.where(seen.any(axis=0), mean, np.nan)
     # float64 rounding leaves a constant column with a spread of this order instead of zero.
     std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
-    return SiteData(site.name, _scale(site.train, mean, std), _scale(site.test, mean, std))
+    return site.each(lambda part: _scale(part, mean, std))

@@ -139,7 +139,12 @@ def held_out(trained: Trained, columns: Sequence[str] = ()) -> Records:
         # Where a record goes is settled by itself: with further columns it goes there, too.
         sites = tuple(
             share_out(
-                source, scenario.data, federation.sites, federation.seed, private=scenario.private
+                source,
+                scenario.data,
+                federation.sites,
+                federation.seed,
+                private=scenario.private,
+                calibration=scenario.inference.calibration,
             )
         )
     if source.test is not None:

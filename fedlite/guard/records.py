@@ -57,17 +57,19 @@ def own_records(
     """
     source, settings = own_source(scenario, chosen, home)
     private, federation = scenario.private, scenario.federation
+    kept = scenario.inference.calibration
     for note in source.notes:
         log.warning("data.%s: %s", chosen.name, note)
     if chosen.part and settings.partition != "natural":
-        shares = share_out(source, settings, federation.sites, federation.seed, private=private)
+        sites, seed = federation.sites, federation.seed
+        shares = share_out(source, settings, sites, seed, private=private, calibration=kept)
         found = {share.name: share for share in shares}
         if chosen.part not in found:
             raise _no_such_part(chosen, found)
         return source, replace(found[chosen.part], name=site)
     own = _of_part(source, chosen, private=private) if chosen.part else source
     alone = replace(settings, partition="iid")
-    (data,) = share_out(own, alone, 1, federation.seed, private=private)
+    (data,) = share_out(own, alone, 1, federation.seed, private=private, calibration=kept)
     return source, replace(data, name=site)
 
 

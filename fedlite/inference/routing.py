@@ -114,7 +114,8 @@ def scores(name: str, inputs: Inputs, shares: Scores, options: Mapping[str, Any]
     if not ((found >= 0) & (found <= 1 + 1e-9)).all():
         rule = f"must return scores from 0 to 1, got {found.min()} to {found.max()}"
         raise ROUTERS.wrong(name, ROUTERS.get(name), rule)
-    return np.minimum(found, 1.0)
+    bounded: Scores = np.minimum(found, 1.0)
+    return bounded
 
 
 def softmax(answers: Scores) -> Scores:

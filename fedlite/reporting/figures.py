@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlite.reporting import attendance, measures, wording
+from fedlite.reporting import attendance, measures, routes, wording
 from fedlite.reporting.drawing import (
     BLUE,
     GREEN,
@@ -32,14 +32,15 @@ ROUNDS_PNG = "rounds.png"
 ATTENDANCE_PNG = "attendance.png"
 SITES_PNG = "sites.png"
 BASELINES_PNG = "baselines.png"
+ROUTES_PNG = "routes.png"
 _PANELS_A_ROW = 5
 
 
 def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Write `rounds.png`, of many sites `sites.png`, `attendance.png` and `baselines.png`.
+    """Write `rounds.png`, of many sites `sites.png`, `attendance.png`, and two that not all have.
 
-    All into `figures/`; the last only when the summary has baselines, the one before where a site
-    was not used in some round.
+    All into `figures/`; `attendance.png` where a site was not used in some round, `baselines.png`
+    and `routes.png` only when the summary has baselines, or says which inputs leave early.
 
     Returns the paths written. Raises ValueError when there is no round to draw.
     """
@@ -60,6 +61,8 @@ def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: P
             paths.append(
                 save(_baselines(summary["baselines"], summary["sites"]), folder / BASELINES_PNG)
             )
+        if summary.get("inference"):
+            paths.append(save(routes.draw(summary["inference"]), folder / ROUTES_PNG))
     return paths
 
 

@@ -13,6 +13,7 @@ from fedlite.reporting.many import MANY
 from fedlite.reporting.page_baselines import baselines_section
 from fedlite.reporting.page_privacy import privacy_section, what_left
 from fedlite.reporting.page_read import read_section
+from fedlite.reporting.page_routes import routes_section
 from fedlite.reporting.page_sites import sites_section
 from fedlite.reporting.record import RoundRecord, read_rounds, read_summary
 from fedlite.storage import write_atomic
@@ -53,6 +54,7 @@ def build(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], figures: Pa
         bytes=_bytes(summary),
         updates=_updates(rounds, summary, figures),
         model=_model(summary),
+        routes=routes_section(summary, figures),
         baselines=baselines_section(summary, figures),
         read=read_section(summary.get("data", {}).get("read")),
         settings=[(key, _setting(value)) for key, value in summary.get("settings", {}).items()],

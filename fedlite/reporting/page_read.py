@@ -32,6 +32,7 @@ def read_section(read: Mapping[str, Any] | None) -> list[tuple[str, object]]:
         ("classes", _classes(read["classes"], read["records"]) if read["classes"] else None),
         ("targets", ", ".join(read.get("targets", ())) or None),
         ("sites", _sites(read["sites"])),
+        ("calibration", _calibration(read.get("calibration", 0))),
         ("beware", " ".join(read.get("warnings", ()))),
     ]
 
@@ -45,6 +46,12 @@ def _classes(counts: Mapping[str, int], records: int) -> str:
     else:
         told = f"{len(counts):,}, the rarest, {rare}, is {shares[rare]}"
     return f"{told}; always answering {common} would be right for {shares[common]}"
+
+
+def _calibration(records: int) -> str | None:
+    if not records:
+        return None
+    return f"{wording.count(records, 'record')} of all sites, neither trained on nor scored"
 
 
 def _sites(sizes: Mapping[str, tuple[int, int]]) -> str:

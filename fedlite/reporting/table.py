@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fedlite.reporting import markup, measures, terminal, wording
+from fedlite.reporting import markup, measures, routes, terminal, wording
 from fedlite.reporting.many import LEVELS, numbers, quantile
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(Text(wording.plain(" ".join(wording.measured_on(summary)))))
     if told := wording.selected(summary):
         parts.append(Text(" ".join(told)))
+    if summary.get("inference"):
+        parts.append(Text(wording.plain(routes.verdict(summary["inference"]))))
     privacy = summary["privacy"]
     if privacy.get("unit", "none") != "none" and not wording.claimed(privacy):
         parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))

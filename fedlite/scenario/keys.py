@@ -40,6 +40,11 @@ def _below_one(default: float) -> Any:
     return setting(default, "at least 0 and less than 1", lambda v: 0 <= v < 1, **limits)
 
 
+def _inside(default: float) -> Any:
+    limits = {"exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    return setting(default, "greater than 0 and less than 1", lambda v: 0 < v < 1, **limits)
+
+
 @dataclass(frozen=True)
 class Federation:
     """Who takes part, for how long, and how the server turns updates into the next model.
@@ -257,9 +262,23 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Inference:
-    """What is done with the trained model. `home_head` fits heads at each site, never sent."""
+    """What is done with the trained model.
+
+    `home_head` fits heads at each site, never sent. `calibration` > 0 is the share of a site's
+    records, those held out to be scored aside, that choose a threshold: an input on which the
+    `router` scores at least that is answered by the shallow branch alone. It costs at most `alpha`
+    of the deep branch's accuracy, with probability `confidence`. `threshold` says whose records
+    choose it. Without `labels` any answer in which the branches differ counts as harm.
+    """
 
     home_head: bool = anything(False)
+    calibration: float = between(0.0, 0.0, 0.5)
+    router: str = named("confidence")
+    router_options: str = options_of("router")
+    alpha: float = _inside(0.01)
+    confidence: float = _inside(0.95)
+    threshold: str = choice("pooled", "pooled", "site", "shrunk")
+    labels: bool = anything(True)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedlite.registry import is_own
-from fedlite.scenario import text_rules, training_rules
+from fedlite.scenario import inference_rules, text_rules, training_rules
 from fedlite.scenario.records import ALONE, OWN, Data
 from fedlite.scenario.texts import LANGUAGE
 
@@ -66,6 +66,7 @@ def broken(scenario: Scenario) -> list[str]:
             "where the sites keep theirs from run to run"
         )
     errors += training_rules.broken(scenario)
+    errors += inference_rules.broken(scenario)
     if scenario.selection.active:
         errors += _selection(scenario)
     if scenario.private:

@@ -263,3 +263,35 @@ def test_private_shares_are_those_of_the_seed_and_as_skewed_as_asked() -> None:
     assert abs(float(whole.mean()) - 0.2) < 1e-9
     assert whole.var() == pytest.approx(variance, rel=0.1)
     assert np.array_equal(found[3], class_shares(4, "dirichlet", 5, alpha=0.3, seed=3))
+
+
+def test_calibration_records_are_neither_trained_on_nor_held_out() -> None:
+    data = source(3000)
+    settings = {"kind": "iid", "sites": 3, "alpha": 1.0, "seed": 2, "test_fraction": 0.2}
+    plain = site_data(data, **settings)
+    for fold in (0, 1):
+        kept = site_data(data, **settings, fold=fold, calibration=0.25)
+        parts = [(s.train, s.test, s.calibration) for s in kept]
+        numbers = [[set(part.x[:, 0].astype(int)) for part in each] for each in parts if each[2]]
+        assert len(numbers) == 3
+        for train, test, calibration in numbers:
+            assert not (train & test or train & calibration or test & calibration)
+            assert len(calibration) / (len(train) + len(calibration)) == pytest.approx(
+                0.25, abs=0.04
+            )
+        assert set().union(*(n for each in numbers for n in each)) == set(range(3000))
+        if fold == 0:
+            assert all(np.array_equal(a.test.x, b.test.x) for a, b in zip(plain, kept, strict=True))
+    assert all(site.calibration is None for site in plain)
+
+
+@pytest.mark.parametrize("gone", [0, 17, 299])
+def test_a_record_less_moves_no_other_into_or_out_of_calibration(gone: int) -> None:
+    whole = source(300)
+    keep = np.delete(np.arange(300), gone)
+    less = Source("toy", whole.train.take(keep), None, None, (), (2,), 3, whole.labels, "made here")
+    settings = {"kind": "iid", "sites": 1, "alpha": 1.0, "seed": 2, "calibration": 0.3}
+    found = [site_data(one, **settings, private=True)[0].calibration for one in (whole, less)]
+    assert all(part is not None for part in found)
+    one, other = ({int(x) for x in part.x[:, 0]} for part in found if part is not None)
+    assert one - {gone} == other

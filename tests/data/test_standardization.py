@@ -73,3 +73,15 @@ def test_a_feature_that_the_site_never_saw_is_zero_where_it_is_held_out_too() ->
     test = Dataset(np.array([[2.0, 1.7e9]]), np.array([0]), raw=True)
     scaled = standardize(SiteData("a", train, test))
     assert scaled.train.x.tolist() == [[-1, 0], [1, 0]] and scaled.test.x.tolist() == [[0, 0]]
+
+
+def test_calibration_records_are_scaled_as_the_others_and_have_no_influence() -> None:
+    rng = np.random.default_rng(9)
+    x, y = rng.normal(5, 3, (60, 2)).astype(np.float32), np.zeros(60, np.int64)
+    train, test, kept = (Dataset(x[a : a + 20], y[:20]) for a in (0, 20, 40))
+    without = standardize(SiteData("a", train, test))
+    scaled = standardize(SiteData("a", train, test, kept))
+    assert without.calibration is None and scaled.calibration is not None
+    np.testing.assert_array_equal(scaled.train.x, without.train.x)
+    wanted = (x[40:] - x[:20].mean(axis=0, dtype=np.float64)) / x[:20].std(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(scaled.calibration.x, wanted, rtol=1e-5)

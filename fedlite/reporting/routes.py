@@ -1,0 +1,80 @@
+"""What a run says of which inputs leave early: in words, and accuracy against work as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedlite.reporting import wording
+from fedlite.reporting.drawing import BLUE, GREEN, GREY, VERMILLION, WIDTH
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def verdict(told: Mapping[str, Any]) -> str:
+    """Return in a few sentences what was promised, and what was measured."""
+    accepted, sure = f"{100 * told['alpha']:g}", f"{100 * told['confidence']:g} %"
+    if told["kind"] == "pooled" and told["threshold"] is None:
+        if told["missing"]:
+            why = (
+                f"{wording.count(told['missing'], 'calibration record')} more would be needed "
+                f"to promise a loss of at most {accepted} points"
+            )
+        else:
+            why = f"no threshold keeps the loss below {accepted} points"
+        return f"All inputs go deep: {why}, with probability {sure}."
+    lost = f"{100 * told['loss']:.2f} points of accuracy are lost"
+    lost += f" ({100 * told['harm']:.2f} % of answers harmed)"
+    return (
+        f"At most {accepted} points of the deep branch's accuracy are lost, with probability "
+        f"{sure}; that {told['promise']}. Measured: {wording.share(told['share_shallow'])} of "
+        f"inputs leave early, {lost}, {_work(told)} of the work of the deep branch."
+    )
+
+
+def _work(told: Mapping[str, Any]) -> str:
+    return wording.share(told["macs"]["adaptive"] / told["macs"]["deep"])
+
+
+def draw(inference: Mapping[str, Any]) -> Figure:
+    """Draw what each threshold comes to on held-out records, and the one that was chosen.
+
+    inference: that part of a run's summary.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    work, accuracy = inference["macs"], inference["accuracy"]
+    axes.set_title("Accuracy against work on held-out data")
+    axes.set_xlabel("multiply-adds for an input, mean (thousands)")
+    axes.set_ylabel("accuracy (%)")
+    rows = inference["curve"]
+    across = [row["macs"] / 1000 for row in rows]
+    axes.plot(across, [100 * row["accuracy"] for row in rows], color=GREY, linewidth=1.5)
+    floor = 100 * (accuracy["deep"] - inference["alpha"])
+    axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2)
+    axes.annotate(
+        f"deep less {100 * inference['alpha']:g} points",
+        (1, floor),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=9,
+        color=GREY,
+    )
+    points = (
+        ("shallow", VERMILLION, "s", (8, -3), "left"),
+        ("deep", BLUE, "D", (0, -17), "center"),
+        ("adaptive", GREEN, "o", (0, 9), "center"),
+    )
+    for name, colour, marker, shift, side in points:
+        at = work[name] / 1000, 100 * accuracy[name]
+        axes.plot(*at, marker, color=colour, markersize=9 if name == "adaptive" else 7)
+        said = f"{'chosen' if name == 'adaptive' else name} {wording.share(accuracy[name])}"
+        axes.annotate(
+            said, at, shift, textcoords="offset points", ha=side, color=colour, fontsize=10
+        )
+    axes.margins(0.08, 0.2)
+    return figure

@@ -1,0 +1,174 @@
+"""After the last round of a simulation: which inputs may leave early, and what that comes to.
+
+Each site's counts are computed from its own calibration records, as a site would compute them, and
+only the counts are looked at. What it comes to is measured on records held out from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedlite import plan as plans
+from fedlite.data import Dataset, SiteData
+from fedlite.evaluation import Trained, open_model
+from fedlite.inference import calibration, routing
+from fedlite.inference.calibration import Choice, Counts
+from fedlite.inference.work import (
+    BRANCHES,
+    Answered,
+    Costs,
+    answered,
+    auroc,
+    curve,
+    early,
+    harm_by_class,
+    outcome,
+)
+from fedlite.plan import Plan
+from fedlite.registry import label
+from fedlite.reporting.record import read_summary
+from fedlite.reporting.report import report
+from fedlite.scenario import Scenario, ScenarioError
+from fedlite.settings import read_options
+from server.closing import finish, witness_of
+
+
+def check(plan: Plan, sites: Sequence[SiteData]) -> None:
+    """Raise ValueError where a scenario's router, model or records allow no calibration."""
+    chosen = plan.scenario.inference
+    routing.ROUTERS.check(chosen.router)
+    if tuple(plan.model().branches) != BRANCHES:
+        raise ScenarioError(
+            "inference.calibration: must be 0 for a model with one branch (rule: there is no "
+            f"shallow answer to trust), got {chosen.calibration} with "
+            f"{label(plan.scenario.model.name)!r}; leave it out, or use a model that answers twice"
+        )
+    if not any(site.calibration for site in sites):
+        raise ScenarioError(
+            "inference.calibration: must hold out one record at least, got "
+            f"{chosen.calibration}, which holds out none; make it larger"
+        )
+
+
+def add_inference(scenario: Scenario, directory: Path) -> None:
+    """Add `inference` to a finished run's summary, and draw its report again.
+
+    scenario: checked and settled, with `inference.calibration` above 0.
+    """
+    summary = read_summary(directory)
+    summary["inference"] = inference_of(scenario, open_model(directory))
+    finish(directory, summary, witness_of(scenario, directory))
+    report(directory)
+
+
+def inference_of(scenario: Scenario, trained: Trained) -> dict[str, Any]:
+    """Return the `inference` part of the summary: the thresholds, and what they come to."""
+    plan, source, sites = plans.simulated(scenario)
+    chosen = scenario.inference
+    counts = {
+        site.name: site_counts(scenario, trained, site.calibration, plan.classes)
+        for site in sites
+        if site.calibration is not None
+    }
+    choices = calibration.by_site(counts, chosen.threshold, chosen.alpha, chosen.confidence)
+    pool = chosen.threshold == "pooled"
+    if source.test is not None and pool:
+        parts, on = [(sites[0].name, source.test)], f"the test set of {source.name}"
+    else:
+        parts = [(site.name, site.test) for site in sites if len(site.test)]
+        on = "the sites' own held-out records"
+    costs = Costs.of(plan.model().costs())
+    return {
+        "router": label(chosen.router),
+        "alpha": chosen.alpha,
+        "confidence": chosen.confidence,
+        "labels": chosen.labels,
+        "kind": chosen.threshold,
+        "promise": calibration.PROMISES[chosen.threshold],
+        "least": calibration.least(chosen.alpha, chosen.confidence),
+        **(_told(next(iter(choices.values()))) if pool else {}),
+        "on": on,
+        **_measured(scenario, trained, parts, choices, costs, source.labels),
+        "by_site": _by_site(scenario, trained, sites, choices),
+    }
+
+
+def site_counts(scenario: Scenario, trained: Trained, data: Dataset, classes: int) -> Counts:
+    """Return what a site tells of its calibration records."""
+    chosen = scenario.inference
+    of = answered(trained, data)
+    scores = of.scores(chosen.router, read_options(chosen.router_options))
+    truth = of.truth if chosen.labels else None
+    return calibration.count(scores, of.shallow, of.deep, classes, truth)
+
+
+def _told(choice: Choice) -> dict[str, Any]:
+    return {
+        "threshold": choice.threshold,
+        "records": choice.records,
+        "harmed": choice.harm,
+        "missing": choice.missing,
+    }
+
+
+def _measured(
+    scenario: Scenario,
+    trained: Trained,
+    parts: Sequence[tuple[str, Dataset]],
+    choices: dict[str, Choice],
+    costs: Costs,
+    labels: tuple[str, ...],
+) -> dict[str, Any]:
+    """Return what all test records together come to, each under the threshold of its site."""
+    each = [answered(trained, data) for _, data in parts]
+    chosen = scenario.inference
+    options = read_options(chosen.router_options)
+    leaves = np.concatenate(
+        [
+            early(of.scores(chosen.router, options), choices[name].threshold)
+            for (name, _), of in zip(parts, each, strict=True)
+        ]
+    )
+    names = ("inputs", "shares", "shallow", "deep", "truth")
+    whole = Answered(*(np.concatenate([getattr(of, name) for of in each]) for name in names))
+    scores = whole.scores(chosen.router, options)
+    routers = {name: whole.scores(name, {}) for name in routing.HOUSE}
+    routers[label(chosen.router)] = scores
+    found = outcome(whole, leaves)
+    asked = any(choices[name].threshold is not None for name, _ in parts)
+    work = costs.adaptive(found["share_shallow"]) if asked else costs.deep
+    return {
+        "tested": found.pop("records"),
+        **found,
+        "macs": {"deep": costs.deep, "shallow": costs.shallow, "adaptive": work},
+        "by_class": harm_by_class(whole, leaves, labels),
+        "auroc": {name: auroc(whole, of) for name, of in routers.items()},
+        "curve": curve(whole, scores, costs),
+    }
+
+
+def _by_site(
+    scenario: Scenario,
+    trained: Trained,
+    sites: Sequence[SiteData],
+    choices: dict[str, Choice],
+) -> dict[str, Any]:
+    """Return each site's threshold and, where it holds records out, what comes of it there.
+
+    `violated` says that more than alpha of these records are harmed: of few, that may be chance.
+    """
+    chosen, found = scenario.inference, {}
+    for site in sites:
+        told = _told(choices[site.name])
+        if len(site.test):
+            of = answered(trained, site.test)
+            scores = of.scores(chosen.router, read_options(chosen.router_options))
+            measured = outcome(of, early(scores, choices[site.name].threshold))
+            told |= {"tested": measured.pop("records"), **measured}
+            told["violated"] = measured["harm"] > chosen.alpha
+        found[site.name] = told
+    return found
