@@ -11,7 +11,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev,ray,bench,parquet,hf,lora]'
+		--constraint constraints.txt --editable '.[dev,ray,bench,parquet,hf,lora,deploy]'
 	touch $@
 
 simulate: setup

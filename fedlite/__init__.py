@@ -8,12 +8,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fedlite.api import (
+        Bundle,
         Compared,
         Run,
         Sweep,
         audit_ledgers,
         compare,
         load,
+        load_bundle,
         load_scenario,
         resume,
         simulate,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Bundle",
     "Compared",
     "Run",
     "Sweep",
@@ -29,6 +32,7 @@ __all__ = [
     "audit_ledgers",
     "compare",
     "load",
+    "load_bundle",
     "load_scenario",
     "resume",
     "simulate",

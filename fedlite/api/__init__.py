@@ -11,14 +11,17 @@
 from fedlite.api.many import Compared, Sweep, compare, sweep
 from fedlite.api.run import Run, load
 from fedlite.api.starting import audit_ledgers, load_scenario, resume, simulate
+from fedlite.inference.bundle import Bundle, load as load_bundle
 
 __all__ = [
+    "Bundle",
     "Compared",
     "Run",
     "Sweep",
     "audit_ledgers",
     "compare",
     "load",
+    "load_bundle",
     "load_scenario",
     "resume",
     "simulate",

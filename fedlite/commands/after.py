@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlite.commands.output import Json, print_json, told
+from fedlite.commands.output import Json, left_out, print_json, told
 
 if TYPE_CHECKING:
-    from fedlite.evaluation import Predictions
     from fedlite.reporting.markup import Table
+
+# What goes before the answers in JSON, a row an answer, and what there is to say of them.
+Answered = tuple[dict[str, Any], list[dict[str, Any]], list[str]]
 
 # Records that a terminal shows; the file has all.
 _SHOWN = 10
@@ -58,32 +60,67 @@ def predict(
     branch: Branch = "",
     text: TextColumn = "",
     scale_by: ScaleBy = None,
+    signed_by: Annotated[
+        str,
+        typer.Option(metavar="HEX", help="Of a bundle: the public key that must have signed it."),
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Let a run's model answer the records of a file, which needs no labels. Nothing is sent."""
-    with told():
-        from fedlite import evaluation
+    """Let a run's model, or a bundle, answer the records of a file, which needs no labels.
 
-        trained = evaluation.open_model(run)
-        records = evaluation.read(trained, file, answered=False, text=text, scale_by=scale_by)
-        found = evaluation.predict(trained, records, branch)
+    Nothing is sent.
+    """
+    with told():
+        from fedlite.inference.bundle import is_bundle
+        from fedlite.storage import write_rows
+
+        if out is not None and out.resolve() == file.resolve():
+            raise ValueError(f"--out: must not be the file that is read, got {out}; name another")
+        if is_bundle(run):
+            head, rows, notes = _of_bundle(
+                run, file, signed_by, branch=branch, text=text, scale_by=scale_by
+            )
+        else:
+            left_out("a run", signed_by=signed_by)
+            head, rows, notes = _of_run(run, file, branch, text, scale_by)
         if out is not None:
-            if out.resolve() == file.resolve():
-                raise ValueError(
-                    f"--out: must not be the file that is read, got {out}; name another"
-                )
-            found.write(out)
+            write_rows(out, rows)
         if as_json:
-            answers = {"branch": found.branch, "labels": list(found.names), "rows": found.rows()}
-            print_json(answers | {"notes": list(records.notes), "out": str(out) if out else None})
+            print_json(head | {"rows": rows, "notes": notes, "out": str(out) if out else None})
             return
-        for note in records.notes:
+        for note in notes:
             typer.echo(note, err=True)
-        _show(found)
+        _show(rows[:_SHOWN])
         if out is not None:
-            typer.echo(f"{out}  {len(found):,} answers")
-        elif len(found) > _SHOWN:
-            typer.echo(f"the first {_SHOWN} of {len(found):,}; --out FILE.csv writes all")
+            typer.echo(f"{out}  {len(rows):,} answers")
+        elif len(rows) > _SHOWN:
+            typer.echo(f"the first {_SHOWN} of {len(rows):,}; --out FILE.csv writes all")
+
+
+def _of_run(run: Path, file: Path, branch: str, text: str, scale_by: Path | None) -> Answered:
+    from fedlite import evaluation
+
+    trained = evaluation.open_model(run)
+    records = evaluation.read(trained, file, answered=False, text=text, scale_by=scale_by)
+    found = evaluation.predict(trained, records, branch)
+    head = {"branch": found.branch, "labels": list(found.names)}
+    return head, found.rows(), list(records.notes)
+
+
+def _of_bundle(folder: Path, file: Path, signed_by: str, **not_here: object) -> Answered:
+    from fedlite.inference.bundle import load
+    from fedlite.inference.inputs import read_inputs
+
+    left_out("a bundle, which decides and scales by itself", **not_here)
+    bundle = load(folder, signed_by=signed_by)
+    found = bundle.predict(read_inputs(bundle.told, file), missing=True)
+    early = int(found.early.sum())
+    notes = [f"{early:,} of {len(found):,} are answered early. {bundle.promise}"]
+    if not signed_by:
+        notes.append(
+            f"signed by {bundle.signed_by}; --signed-by HEX holds it against the key that you know"
+        )
+    return {"labels": list(found.names)}, found.rows(), notes
 
 
 def evaluate(
@@ -147,21 +184,20 @@ def evaluate(
         _tell(found.told, written)
 
 
-def _show(found: Predictions) -> None:
+def _show(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     from fedlite.reporting import terminal, wording
 
-    rows = found.rows()[:_SHOWN]
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in rows[0]:
         table.add_column(
-            wording.plain(name), justify="left" if name in ("site", "label") else "right"
+            wording.plain(name), justify="left" if name in ("site", "label", "branch") else "right"
         )
     for row in rows:
         shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values())
         table.add_row(*map(wording.plain, shown))
-    terminal.console().print(table, soft_wrap=True, markup=False)
+    terminal.print_whole(table)
 
 
 def _tell(told: dict[str, Any], written: dict[str, Any]) -> None:

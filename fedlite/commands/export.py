@@ -1,4 +1,4 @@
-"""`fedlite export`: a released model in the form that others' tools load."""
+"""`fedlite export`: a released model in the form that devices and others' tools load."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedlite.commands.output import Json, print_json, told
+from fedlite.commands.output import Json, left_out, print_json, told
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,14 +26,46 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Write the base with the adapters added to it, too.")
     ] = False,
+    site: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Whose threshold, where sites have their own."),
+    ] = "",
+    scale_by: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Records of the place where the bundle is used, by whose mean and spread inputs "
+            "are scaled, where sites of the run scaled by their own.",
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pem",
+            help="The key that signs the bundle; made where there is none. Default: the run's own.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run's adapters as a folder that peft loads, with the heads and a model card."""
+    """Write a run's model as a signed bundle that answers easy inputs early, without PyTorch.
+
+    Of a pretrained transformer: its adapters and heads, as a folder that peft loads.
+    """
     with told():
         from fedlite.evaluation import open_model
-        from fedlite.inference.adapter_folder import write_adapters
+        from fedlite.models.pretrained import Classifier
 
-        files = write_adapters(open_model(run), to, merged=merged)
+        trained = open_model(run)
+        if isinstance(trained.model, Classifier):
+            from fedlite.inference.adapter_folder import write_adapters
+
+            left_out("a pretrained transformer", site=site, scale_by=scale_by, key=key)
+            files = write_adapters(trained, to, merged=merged)
+        else:
+            from fedlite.inference.release import write_bundle
+
+            left_out("a model without a base", merged=merged)
+            files = write_bundle(trained, to, site=site, scale_by=scale_by, key=key)
     sizes = {str(path): path.stat().st_size for path in files}
     if as_json:
         print_json({"files": [{"path": path, "bytes": size} for path, size in sizes.items()]})

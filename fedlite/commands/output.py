@@ -151,3 +151,12 @@ def tell(value: dict[str, Any], text: str, as_json: bool) -> None:
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object and nothing else."""
     typer.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def left_out(of: str, **options: object) -> None:
+    """Raise ValueError for an option that is given and does nothing."""
+    for name, value in options.items():
+        if value:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: must be left out for {of}, got {value}; leave it out"
+            )

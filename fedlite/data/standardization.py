@@ -38,7 +38,16 @@ def standardize(site: SiteData) -> SiteData:
     >>> scaled.train.x.ravel().tolist(), scaled.test.x.ravel().tolist()
     ([-1.0, 1.0, 0.0], [3.0])
     """
-    x = site.train.x.astype(np.float64)
+    mean, std = statistics(site.train)
+    return site.each(lambda part: _scale(part, mean, std))
+
+
+def statistics(data: Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and spread of every feature, float64 [*shape], as `standardize` scales by them.
+
+    The mean of a feature that is missing throughout is NaN.
+    """
+    x = data.x.astype(np.float64)
     seen = ~np.isnan(x)
     count = np.maximum(seen.sum(axis=0), 1)
     mean = np.where(seen, x, 0.0).sum(axis=0) / count
@@ -47,5 +56,4 @@ def standardize(site: SiteData) -> SiteData:
         # The site cannot scale what it has never seen, also where it holds out a value of it.
         mean = np.where(seen.any(axis=0), mean, np.nan)
     # float64 rounding leaves a constant column with a spread of this order instead of zero.
-    std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
-    return site.each(lambda part: _scale(part, mean, std))
+    return mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedlite.data.answers import limits_of
 from fedlite.data.dataset import Source
 from fedlite.data.text.tokens import digest_of
@@ -85,6 +88,19 @@ def reading_of(told: Mapping[str, Any]) -> Columns | None:
         dates=tuple((one["name"], one["date"]) for one in columns if "date" in one),
         ranges=tuple((one["name"], *one["range"]) for one in columns if "range" in one),
     )
+
+
+def ranges_of(reading: Columns, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the lowest and highest value of each feature, float64 [2, *shape]; see `reading_of`.
+
+    What has no range, as what says which value a column of text holds, stands as it is.
+    """
+    if not reading.names:
+        # One range without a name is that of all numbers of an array.
+        return np.stack([np.full(shape, end) for end in reading.ranges[0][1:]])
+    limits = {name: (low, high) for name, low, high in reading.ranges}
+    pairs = [limits.get(name, (-1.0, 1.0)) for name in reading.features]
+    return np.array(pairs, np.float64).T.reshape(2, *shape)
 
 
 def _text(texts: Texts) -> dict[str, Any]:

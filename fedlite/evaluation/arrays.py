@@ -14,6 +14,7 @@ from fedlite.data import Dataset, Source
 from fedlite.data.archive import Arrays
 from fedlite.data.cells import SITE_COLUMN
 from fedlite.data.sources.npz import OWNERS
+from fedlite.data.usage import ranges_of
 from fedlite.evaluation.trained import Trained
 
 
@@ -65,13 +66,8 @@ def read_arrays(
         order, owners = np.unique(sites.astype(str), return_inverse=True)
         named = tuple(map(str, order))
     ranges = None
-    if trained.scaling == "ranges" and trained.reading is not None and not trained.reading.names:
-        # One range without a name is that of all numbers of an array.
-        ranges = np.stack([np.full(shape, end) for end in trained.reading.ranges[0][1:]])
-    elif trained.reading is not None and trained.reading.ranges:
-        limits = {name: (low, high) for name, low, high in trained.reading.ranges}
-        pairs = [limits.get(name, (-1.0, 1.0)) for name in trained.reading.features]
-        ranges = np.array(pairs, np.float64).T.reshape(2, *shape)
+    if trained.reading is not None and trained.reading.ranges:
+        ranges = ranges_of(trained.reading, shape)
     source = Source(
         name="npz",
         train=train,

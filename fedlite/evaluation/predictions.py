@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,6 @@ from numpy.typing import NDArray
 
 from fedlite.evaluation.records import Records
 from fedlite.evaluation.trained import Trained
-from fedlite.storage import write_atomic
 
 # Further figures of a probability or a value say nothing.
 _DIGITS = 6
@@ -66,14 +62,6 @@ class Predictions:
                 row |= _put(self.names, self.values[at], "{}")
             found.append(row)
         return found
-
-    def write(self, path: Path) -> None:
-        """Write the rows as a CSV file."""
-        rows, text = self.rows(), io.StringIO()
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        write_atomic(path, text.getvalue().encode())
 
 
 def predict(trained: Trained, records: Records, branch: str = "") -> Predictions:

@@ -55,7 +55,7 @@ def card(trained: Trained, model: Classifier, base: Base) -> str:
         ("labels", ", ".join(map(wording.plain, trained.labels))),
         ("longest text", f"{trained.model.shape[1]} tokens"),
         ("trained values", f"{summary.get('parameters', '?'):,}" if summary else "see the files"),
-        *_told(summary),
+        *run_rows(summary),
     ]
     table = ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)]
     said = ["", *(wording.verdict(summary) if summary else ["No record of the run is here."])]
@@ -74,7 +74,8 @@ def card(trained: Trained, model: Classifier, base: Base) -> str:
     )
 
 
-def _told(summary: dict[str, Any]) -> list[tuple[str, str]]:
+def run_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a summary says of a run, in rows of a card's table; nothing without one."""
     if not summary:
         return []
     sent, privacy = summary["bytes"], summary["privacy"]

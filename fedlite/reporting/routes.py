@@ -14,23 +14,36 @@ if TYPE_CHECKING:
 
 def verdict(told: Mapping[str, Any]) -> str:
     """Return in a few sentences what was promised, and what was measured."""
-    accepted, sure = f"{100 * told['alpha']:g}", f"{100 * told['confidence']:g} %"
+    said = promise(told, told)
     if told["kind"] == "pooled" and told["threshold"] is None:
-        if told["missing"]:
+        return said
+    lost = f"{100 * told['loss']:.2f} points of accuracy are lost"
+    lost += f" ({100 * told['harm']:.2f} % of answers harmed)"
+    return (
+        f"{said} Measured: {wording.share(told['share_shallow'])} of inputs leave early, {lost}, "
+        f"{_work(told)} of the work of the deep branch."
+    )
+
+
+def promise(told: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
+    """Return what is promised of a threshold, for a person.
+
+    told: the summary's `inference`. choice: what has the threshold: the same, or one of its sites.
+    """
+    accepted, sure = f"{100 * told['alpha']:g}", f"{100 * told['confidence']:g} %"
+    if "threshold" in choice and choice["threshold"] is None:
+        if choice["missing"]:
             why = (
-                f"{wording.count(told['missing'], 'calibration record')} more would be needed "
+                f"{wording.count(choice['missing'], 'calibration record')} more would be needed "
                 f"to promise a loss of at most {accepted} points"
             )
         else:
             why = f"no threshold keeps the loss below {accepted} points"
         return f"All inputs go deep: {why}, with probability {sure}."
-    lost = f"{100 * told['loss']:.2f} points of accuracy are lost"
-    lost += f" ({100 * told['harm']:.2f} % of answers harmed)"
-    return (
-        f"At most {accepted} points of the deep branch's accuracy are lost, with probability "
-        f"{sure}; that {told['promise']}. Measured: {wording.share(told['share_shallow'])} of "
-        f"inputs leave early, {lost}, {_work(told)} of the work of the deep branch."
-    )
+    loss = f"t most {accepted} points of the deep branch's accuracy are"
+    if told["kind"] == "shrunk":
+        return f"It is meant that a{loss} lost, with probability {sure}; that {told['promise']}."
+    return f"A{loss} lost, with probability {sure}; that {told['promise']}."
 
 
 def _work(told: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from scipy.special import expit, softmax
 
 import fedlite
 from fedlite.evaluation import Trained, predict, read
+from fedlite.storage import write_rows
 
 
 def people(trained: Trained) -> Path:
@@ -43,7 +44,7 @@ def test_from_python_numbers_are_in_their_own_units(doses: Trained) -> None:
 def test_each_task_writes_its_own_columns(each: Trained, tmp_path: Path) -> None:
     records = read(each, people(each), answered=False)
     found = predict(each, records)
-    found.write(tmp_path / "a.csv")
+    write_rows(tmp_path / "a.csv", found.rows())
     with (tmp_path / "a.csv").open() as lines:
         rows = list(csv.DictReader(lines))
     assert len(rows) == len(records) == 240

@@ -1,0 +1,234 @@
+"""A bundle in use: answers easy inputs early and hard ones late, without PyTorch.
+
+It needs onnxruntime and numpy. Nothing in a bundle is code: the router is one of the house.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedlite.inference import manifest, routing
+
+DESCRIPTION, STEM, TAIL, WHOLE = "bundle.json", "stem.onnx", "tail.onnx", "model.onnx"
+TRIALS, CARD = "trials.npz", "README.md"
+# Of a batch that goes through the graphs at a time.
+_CHUNK = 4096
+# How far answers may be from those that were stored: kernels of other processors round otherwise.
+_TOLERANCE = 1e-3
+# So near to the threshold a score may fall on either side.
+_NEAR = 1e-5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to n inputs.
+
+    names: the classes. shares: float64 [n, classes], of the branch that answered, each row adding
+    up to 1. early: bool [n], whether that was the shallow one. scores: float64 [n], the router's.
+    """
+
+    names: tuple[str, ...]
+    shares: NDArray[np.float64]
+    early: NDArray[np.bool_]
+    scores: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Return how many inputs were answered."""
+        return len(self.shares)
+
+    @property
+    def classes(self) -> NDArray[np.int64]:
+        """The number of each input's likeliest class, int64 [n]."""
+        found: NDArray[np.int64] = self.shares.argmax(axis=1).astype(np.int64)
+        return found
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The likeliest class of each input, by name."""
+        return tuple(self.names[at] for at in self.classes)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row an input, in their order, numbered from 1."""
+        found = []
+        for at, label in enumerate(self.labels):
+            row: dict[str, Any] = {"record": at + 1, "label": label}
+            row["branch"] = "shallow" if self.early[at] else "deep"
+            shares = zip(self.names, self.shares[at].tolist(), strict=True)
+            # Further figures of a probability say nothing.
+            found.append(row | {f"p({name})": float(f"{share:.6g}") for name, share in shares})
+        return found
+
+
+class Bundle:
+    """A loaded bundle.
+
+    told: what `bundle.json` says. signed_by: the public key in hex that signed it.
+    """
+
+    def __init__(self, directory: Path, files: Mapping[str, bytes]) -> None:
+        """Make the graphs ready; see `load`."""
+        self.directory = directory
+        self.signed_by = files["key"].decode()
+        self.told: dict[str, Any] = json.loads(files[DESCRIPTION])
+        self.labels = tuple(map(str, self.told["labels"]))
+        self.shape = tuple(map(int, self.told["shape"]))
+        self.router = str(self.told["router"])
+        threshold = self.told["threshold"]
+        self.threshold = None if threshold is None else float(threshold)
+        self._stem, self._tail = _session(files[STEM]), _session(files[TAIL])
+        self._whole = _session(files[WHOLE]) if WHOLE in files else None
+
+    @property
+    def promise(self) -> str:
+        """What is promised of the accuracy that early answers cost, for a person."""
+        return str(self.told["promise"])
+
+    def predict(self, x: ArrayLike, *, missing: bool = False) -> Answers:
+        """Return the answers to inputs [n, *shape], in the units of the records it learnt from.
+
+        missing: NaN stands for a missing value, and is filled in as in training; else it is an
+        error.
+
+        Raises ValueError for another shape, for what are no numbers, and for NaN or infinity.
+        """
+        inputs = self._prepared(x, missing)
+        parts = [
+            self._batch(inputs[start : start + _CHUNK]) for start in range(0, len(inputs), _CHUNK)
+        ]
+        shares, early, scores = (np.concatenate(found) for found in zip(*parts, strict=True))
+        return Answers(self.labels, shares, early, scores)
+
+    def one(self, x: ArrayLike, *, missing: bool = False) -> tuple[str, bool]:
+        """Return the label of a single input [*shape], and whether it was answered early.
+
+        Through the one graph, which is faster for a single input than `predict` is. Raises as that.
+        """
+        inputs = self._prepared(np.asarray(x)[None], missing)
+        if self._whole is None:
+            found = self._batch(inputs)
+            return self.labels[int(found[0].argmax())], bool(found[1][0])
+        answer, leaves = self._whole.run(None, {"stem/x": inputs})
+        return self.labels[int(answer.argmax())], bool(leaves)
+
+    def _batch(self, inputs: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+        """Return shares, whether early, and scores; only what stays goes through the tail."""
+        hidden, shallow = self._stem.run(None, {"x": inputs})
+        shares = routing.softmax(shallow.astype(np.float64))
+        scores = routing.scores(self.router, inputs, shares)
+        early = scores >= (np.inf if self.threshold is None else self.threshold)
+        stays = np.flatnonzero(~early)
+        if len(stays):
+            (deep,) = self._tail.run(None, {"hidden": hidden[stays]})
+            shares[stays] = routing.softmax(deep.astype(np.float64))
+        return shares, early, scores
+
+    def _prepared(self, x: ArrayLike, missing: bool) -> NDArray[np.float32]:
+        """Return inputs as the model reads them; raises ValueError as `predict` says."""
+        given, how = np.asarray(x), self.told["preprocessing"]
+        # Whole numbers are of another range than what came scaled already.
+        if given.dtype.kind not in ("fiub" if how["fills"] else "f"):
+            raise ValueError(
+                f"x: must hold floating-point numbers, scaled as the model's own records were, got "
+                f"{given.dtype}; convert it"
+            )
+        if given.shape[1:] != self.shape or not len(given):
+            wanted = ", ".join(map(str, ("n", *self.shape)))
+            raise ValueError(
+                f"x: must have the shape [{wanted}], n at least 1, got {list(given.shape)}; "
+                "reshape it, an input a row"
+            )
+        wide = given.astype(np.float64)
+        allowed = missing and how["fills"]
+        wrong = np.isinf(wide) if allowed else ~np.isfinite(wide)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong.reshape(len(wide), -1).any(axis=1))[0])
+            mend = "; predict(x, missing=True) fills in NaN" if how["fills"] and not missing else ""
+            raise ValueError(
+                f"x: must be finite, and row {row} has NaN or infinity; correct it{mend}"
+            )
+        if how["kind"] == "standardize":
+            # None, which becomes NaN, is the mean of what was missing throughout.
+            wide = (wide - np.array(how["mean"], np.float64)) / np.array(how["spread"])
+        elif how["kind"] == "ranges":
+            low, high = np.array(how["low"]), np.array(how["high"])
+            wide = (np.clip(wide, low, high) - low) * (2 / (high - low)) - 1
+        return np.nan_to_num(wide, nan=0.0).astype(np.float32)
+
+    def try_out(self, trials: Mapping[str, NDArray[Any]]) -> None:
+        """Raise ValueError where stored inputs get other answers or ways than where it was made.
+
+        trials: `x` as the model reads it, `shallow` and `deep` answers, and `early`.
+        """
+        x = trials["x"]
+        hidden, shallow = self._stem.run(None, {"x": x})
+        (deep,) = self._tail.run(None, {"hidden": hidden})
+        for name, found in (("shallow", shallow), ("deep", deep)):
+            apart = np.abs(found - trials[name]) / (1 + np.abs(trials[name]))
+            if found.shape != trials[name].shape or not (apart <= _TOLERANCE).all():
+                raise self._wrong(f"the {name} answers to its stored inputs are others")
+        _, early, scores = self._batch(x)
+        sure = np.ones(len(x), np.bool_)
+        if self.threshold is not None:
+            sure = np.abs(scores - self.threshold) > _NEAR
+        if (early != trials["early"])[sure].any():
+            raise self._wrong("its stored inputs go other ways")
+        if self._whole is None:
+            return
+        for at in np.flatnonzero(sure):
+            answer, leaves = self._whole.run(None, {"stem/x": x[at : at + 1]})
+            right = trials["shallow" if early[at] else "deep"][at]
+            apart = np.abs(answer[0] - right) / (1 + np.abs(right))
+            if bool(leaves) != early[at] or not (apart <= _TOLERANCE).all():
+                raise self._wrong("its one graph answers otherwise than its two")
+
+    def _wrong(self, what: str) -> ValueError:
+        return ValueError(
+            f"{self.directory}: must answer here as where it was made, and {what}; use another "
+            "version of onnxruntime, or export it again"
+        )
+
+
+def load(directory: str | Path, *, signed_by: str = "") -> Bundle:
+    """Return a bundle that `fedlite export` has written, checked and tried out.
+
+    signed_by: the public key, in hex, that must have signed it.
+
+    Raises ValueError where anything in it is not what was signed, where another key signed it, and
+    where it answers otherwise than where it was made.
+    """
+    folder = Path(directory)
+    files = manifest.read(folder, signed_by)
+    lacks = {DESCRIPTION, STEM, TAIL, TRIALS} - files.keys()
+    if lacks:
+        raise ValueError(f"{folder / min(lacks)}: no such file; export the run again")
+    bundle = Bundle(folder, files)
+    with np.load(io.BytesIO(files[TRIALS]), allow_pickle=False) as trials:
+        bundle.try_out(dict(trials))
+    return bundle
+
+
+def is_bundle(directory: Path) -> bool:
+    """Return whether a folder holds a bundle, whole or not."""
+    return (directory / DESCRIPTION).is_file() or (directory / manifest.MANIFEST).is_file()
+
+
+def _session(graph: bytes) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ValueError(
+            "onnxruntime: must be installed for bundles, and is not; pip install 'fedlite[deploy]'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    # Several threads wait for each other on graphs so small.
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,80 @@
+"""The model card of a bundle: what it answers, what its early answers cost, how it is used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fedlite.evaluation import Trained
+from fedlite.inference.card import run_rows
+from fedlite.reporting import wording
+
+_USE = """```python
+import fedlite
+
+bundle = fedlite.load_bundle(".")
+answers = bundle.predict(x)  # numbers, [n, {shape}]
+print(answers.labels, answers.early, answers.shares)
+```"""
+_INPUTS = {
+    "standardize": "raw values; each is centred and divided by a mean and a spread in bundle.json, "
+    "those of the records that it was exported with",
+    "ranges": "raw values; a column's lowest becomes -1 and its highest 1, and what lies beyond is "
+    "cut",
+    "none": "values as the model's own records were",
+}
+
+
+def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
+    """Return the card as Markdown, with the fields that the Hub reads.
+
+    told: what `bundle.json` says. one: whether there is the one graph for single inputs.
+    """
+    path = trained.directory / "summary.json"
+    summary: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    name = wording.plain(summary.get("scenario", trained.scenario.federation.name))
+    shape = ", ".join(map(str, told["shape"]))
+    threshold = told["threshold"]
+    inputs = _INPUTS[told["preprocessing"]["kind"]]
+    rows = [
+        ("labels", ", ".join(map(wording.plain, told["labels"]))),
+        ("inputs", f"[n, {shape}], {inputs}"),
+        (
+            "router",
+            f"{told['router']}, early from {threshold} on" if threshold is not None else "none",
+        ),
+        *_measured(told["calibrated"]),
+        *run_rows(summary),
+    ]
+    graphs = "`stem.onnx` and `tail.onnx` are for batches"
+    if one:
+        graphs += ", `model.onnx` for single inputs: an `If` in it skips the tail"
+    return "\n".join(
+        [
+            *("---", "library_name: onnx", "tags:", "- fedlite", "- early-exit", "---"),
+            *("", f"# {name}", "", "A model that answers easy inputs early and hard ones late,"),
+            *("trained at several sites that keep their records.", "", "| | |", "|---|---|"),
+            *(f"| {key} | {value} |" for key, value in rows),
+            *("", "## What early answers cost", "", wording.plain(told["promise"])),
+            *("", "## Use", "", _USE.format(shape=shape), ""),
+            f"{graphs}. `bundle.json` says how inputs are prepared, `manifest.json` holds the",
+            "SHA-256 of every file and an Ed25519 signature over them.",
+            *("", *(wording.verdict(summary) if summary else ["No record of the run is here."])),
+            "",
+        ]
+    )
+
+
+def _measured(calibrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if calibrated is None:
+        return []
+    accuracy, work = calibrated["accuracy"], calibrated["macs"]
+    told = ", ".join(f"{name} {wording.share(accuracy[name])}" for name in sorted(accuracy))
+    least = wording.share(work["adaptive"] / work["deep"])
+    return [
+        ("accuracy", f"{told}, on {calibrated['tested']:,} records of {calibrated['on']}"),
+        ("left early", wording.share(calibrated["share_shallow"])),
+        ("harmed", f"{100 * calibrated['harm']:.2f} % of answers"),
+        ("work", f"{least} of the multiply-adds of the deep branch; time falls by less"),
+    ]

@@ -1,0 +1,103 @@
+"""A folder whose files are named, hashed and signed: changed, cut or added to, it is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedlite.identity import keys
+from fedlite.identity.canonical import canonical
+from fedlite.storage import write_atomic
+
+MANIFEST = "manifest.json"
+FORMAT = "fedlite-bundle-1"
+# Graphs of TinyML; more is no bundle of ours.
+_LARGEST = 1 << 30
+_MEND = "get the bundle again from whoever made it"
+
+
+def write(folder: Path, files: Mapping[str, bytes], key: keys.Key) -> tuple[Path, ...]:
+    """Write the files and their signed manifest into a folder, and return their paths.
+
+    Raises ValueError where the folder holds something already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: must be empty or not be there yet; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    told = {
+        "format": FORMAT,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        "key": keys.public_hex(key),
+    }
+    signed = told | {"signature": keys.sign(key, canonical(told))}
+    # Last: a folder without it is half written, and no bundle.
+    write_atomic(folder / MANIFEST, json.dumps(signed, indent=2, sort_keys=True).encode() + b"\n")
+    return tuple(folder / name for name in (*files, MANIFEST))
+
+
+def read(folder: Path, signed_by: str = "") -> dict[str, bytes]:
+    """Return the files of a bundle by name, each as it was signed, and the key in hex as "key".
+
+    signed_by: the public key, 64 hex digits, that must have signed it; without it any key will do,
+    which finds damage, and a change by whoever cannot sign anew only.
+
+    Raises ValueError where there is no bundle, or anything in it is not what was signed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such file; give a folder that fedlite export has written, as a whole"
+        )
+    told = _manifest(path)
+    key, signature = told["key"], told.pop("signature")
+    if signed_by and key != signed_by.lower():
+        raise ValueError(
+            f"{path}: must be signed by {signed_by} (rule: another's bundle answers as he likes), "
+            f"is signed by {key}; {_MEND}"
+        )
+    if not keys.verify(key, signature, canonical(told)):
+        raise ValueError(f"{path}: its signature is not that of its key; {_MEND}")
+    there = {one.name for one in folder.iterdir()} - {MANIFEST}
+    if more := there - told["files"].keys():
+        raise ValueError(f"{folder / min(more)}: must not be there, nobody signed it; remove it")
+    found = {}
+    for name, digest in told["files"].items():
+        file = folder / name
+        if not file.is_file() or file.is_symlink():
+            raise ValueError(f"{file}: no such file, and the manifest names it; {_MEND}")
+        if file.stat().st_size > _LARGEST:
+            raise ValueError(f"{file}: must be smaller than {_LARGEST:,} bytes; {_MEND}")
+        found[name] = file.read_bytes()
+        if hashlib.sha256(found[name]).hexdigest() != digest:
+            raise ValueError(f"{file}: is not what was signed: changed, or cut off; {_MEND}")
+    return found | {"key": key.encode()}
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Return what a manifest holds, of the right form; its signature is not looked at."""
+    try:
+        told = json.loads(path.read_text("utf-8")) if path.stat().st_size < 1 << 20 else None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error}); {_MEND}") from None
+    wanted = {"format": str, "files": dict, "key": str, "signature": str}
+    if (
+        not isinstance(told, dict)
+        or told.keys() != wanted.keys()
+        or not all(isinstance(told[name], kind) for name, kind in wanted.items())
+        or not all(
+            isinstance(digest, str) and name == Path(name).name and name not in ("", ".", "..")
+            for name, digest in told["files"].items()
+        )
+    ):
+        raise ValueError(f"{path}: must name format, files, key and signature; {_MEND}")
+    if told["format"] != FORMAT:
+        raise ValueError(
+            f"{path}: must be of the format {FORMAT}, got {told['format']!r:.80}; use the release "
+            "of fedlite that wrote it"
+        )
+    return told

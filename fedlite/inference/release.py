@@ -1,0 +1,186 @@
+"""A run's model as a bundle: what a device needs to answer early or late, signed."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import fedlite
+from fedlite.data import Dataset
+from fedlite.data.standardization import statistics
+from fedlite.data.usage import ranges_of
+from fedlite.evaluation import Trained
+from fedlite.identity import keys
+from fedlite.inference import graphs, manifest, routing
+from fedlite.inference.bundle import CARD, DESCRIPTION, STEM, TAIL, TRIALS, WHOLE, load
+from fedlite.inference.bundle_card import bundle_card
+from fedlite.inference.inputs import read_inputs
+from fedlite.models import Branched
+from fedlite.reporting import routes
+
+# Where a run keeps what is secret.
+KEY = Path("checkpoint") / "release.pem"
+# Candidates among which stored inputs are looked for, at each brightness, and how many are stored.
+_CANDIDATES, _SCALES, _STORED = 128, (0.3, 1.0, 3.0), 16
+# How far from the threshold a score is that other processors' rounding cannot carry over it.
+_CLEAR = 1e-3
+# What of model.json says how records are read and answered.
+_READING = (
+    *("labels", "shape", "source", "target", "columns", "features", "range", "missing"),
+    *("scaling", "how", "costs", "name", "options", "task"),
+)
+_NONE = "No threshold was calibrated, so all inputs go deep and no accuracy is lost."
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which inputs leave early.
+
+    router: one of the house. threshold: None: none leaves early. promise: what that costs, for a
+    person. calibrated: what the summary says of its calibration; None where there was none.
+    """
+
+    router: str
+    threshold: float | None
+    promise: str
+    calibrated: dict[str, Any] | None
+
+
+def write_bundle(
+    trained: Trained,
+    folder: Path,
+    *,
+    site: str = "",
+    scale_by: Path | None = None,
+    key: Path | None = None,
+) -> tuple[Path, ...]:
+    """Write a run's model to `folder` as a bundle, try it out there, and return its files.
+
+    site: whose threshold it gets, where sites have their own. scale_by: records of the place where
+    it is used, by whose mean and spread inputs are scaled, where sites scaled by their own. key:
+    the file of the Ed25519 key that signs it, made where there is none (default: the run's own).
+
+    Raises ValueError where the model does not answer twice or is no network that ONNX can say, an
+    argument is missing or does nothing, or `folder` holds something already.
+    """
+    model = trained.model
+    if not isinstance(model, Branched) or not trained.scenario.classifies:
+        raise ValueError(
+            f"{trained.directory}: must be a run that tells classes apart with a model of two "
+            f"branches, got {trained.scenario.model.name!r} for {trained.scenario.task.name}; its "
+            "model.safetensors holds all that was trained"
+        )
+    rule = rule_of(trained, site)
+    told = json.loads((trained.directory / "model.json").read_text("utf-8"))
+    description = {name: told[name] for name in _READING if name in told}
+    description |= {
+        "scenario": trained.scenario.federation.name,
+        "labels": list(trained.labels),
+        "router": rule.router,
+        "threshold": rule.threshold,
+        "promise": rule.promise,
+        "calibrated": rule.calibrated,
+        "preprocessing": _preprocessing(trained, description, scale_by),
+        "versions": {"fedlite": fedlite.__version__, "torch": torch.__version__},
+    }
+    made = graphs.export(model, rule.router, rule.threshold)
+    files = {
+        DESCRIPTION: json.dumps(description, indent=2, sort_keys=True).encode() + b"\n",
+        STEM: made.stem,
+        TAIL: made.tail,
+        **({} if made.whole is None else {WHOLE: made.whole}),
+        TRIALS: _trials(model, rule),
+        CARD: bundle_card(trained, description, one=made.whole is not None).encode(),
+    }
+    signer = keys.load_or_generate(key or trained.directory / KEY)
+    written = manifest.write(folder, files, signer)
+    load(folder, signed_by=keys.public_hex(signer))
+    return written
+
+
+def rule_of(trained: Trained, site: str = "") -> Rule:
+    """Return which inputs of a run's model leave early; see `write_bundle` for `site`.
+
+    Raises ValueError where a site must be named and is not, or is and need not be, and where the
+    router is one of one's own.
+    """
+    path = trained.directory / "summary.json"
+    summary = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    told: dict[str, Any] | None = summary.get("inference")
+    own = told is not None and told["kind"] != "pooled"
+    sites = told["by_site"] if told is not None and own else {}
+    if (site or own) and site not in sites:
+        known = ", ".join(sorted(sites))
+        rule = f"be one of {known}, whose thresholds differ" if own else "be left out"
+        raise ValueError(f"--site: must {rule}, got {site!r}; correct it")
+    if told is None:
+        return Rule("confidence", None, _NONE, None)
+    if told["router"] not in routing.HOUSE:
+        raise ValueError(
+            f"inference.router: must be one of {', '.join(routing.HOUSE)} in a bundle (rule: a "
+            f"bundle runs no code), got {told['router']!r}; calibrate with one of these"
+        )
+    choice = sites[site] if own else told
+    names = ("alpha", "confidence", "labels", "kind", "loss", "harm", "share_shallow", "accuracy")
+    kept = {name: told[name] for name in (*names, "macs", "tested", "on")}
+    kept |= {name: choice[name] for name in ("records", "harmed", "missing")}
+    promise = routes.promise(told, choice)
+    return Rule(told["router"], choice["threshold"], promise, kept | {"site": site})
+
+
+def _preprocessing(
+    trained: Trained, told: Mapping[str, Any], scale_by: Path | None
+) -> dict[str, Any]:
+    """Return what is done to raw inputs before the model reads them, ready for JSON."""
+    if trained.scaling == "site" and scale_by is None:
+        raise ValueError(
+            "--scale-by: must be given for a model whose sites scaled by their own records (rule: "
+            "their mean and spread are in no model), got nothing; name a file with records of the "
+            "place where the bundle is used"
+        )
+    if trained.scaling != "site" and scale_by is not None:
+        raise ValueError(
+            "--scale-by: must be left out for a model whose sites did not scale by their own "
+            f"records, got {scale_by}; leave it out"
+        )
+    shape = tuple(trained.model.shape)
+    if scale_by is not None:
+        x = read_inputs(told, scale_by).astype(np.float64)
+        mean, spread = statistics(Dataset(x, np.zeros(len(x), np.int64), raw=True))
+        # JSON has no NaN.
+        means = np.where(np.isnan(mean), np.array(None), mean).tolist()
+        return {"kind": "standardize", "fills": True, "mean": means, "spread": spread.tolist()}
+    if trained.scaling == "ranges" and trained.reading is not None:
+        low, high = ranges_of(trained.reading, shape)
+        return {"kind": "ranges", "fills": True, "low": low.tolist(), "high": high.tolist()}
+    return {"kind": "none", "fills": trained.scaling != "source"}
+
+
+def _trials(model: Branched, rule: Rule) -> bytes:
+    """Return inputs that nobody holds with their answers and ways, some early and some late."""
+    made = model.made_up(_CANDIDATES)
+    x = torch.cat([scale * made for scale in _SCALES])
+    with torch.no_grad():
+        shallow, deep = (found.numpy() for found in model(model.prepare(x)))
+    inputs: NDArray[np.float32] = x.numpy()
+    scores = routing.scores(rule.router, inputs, routing.softmax(shallow.astype(np.float64)))
+    order = np.argsort(scores, kind="stable")
+    at = np.r_[order[: _STORED // 4], order[-_STORED // 4 :]]
+    limit = np.inf if rule.threshold is None else rule.threshold
+    if rule.threshold is not None:
+        # What another router, or another threshold, would let go the other way.
+        gaps = np.abs(scores - limit)
+        order = np.argsort(np.where(gaps > _CLEAR, gaps, np.inf), kind="stable")
+    at = np.unique(np.r_[at, order[: _STORED // 2]])
+    early = scores[at] >= limit
+    content = io.BytesIO()
+    np.savez(content, x=inputs[at], shallow=shallow[at], deep=deep[at], early=early)
+    return content.getvalue()

@@ -1,0 +1,362 @@
+"""A run as a bundle: the same ways and answers as PyTorch's, and nothing else is let in.
+
+Covers fedlite/inference/release.py, fedlite/inference/manifest.py,
+fedlite/inference/bundle_card.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from typer.testing import CliRunner
+
+import fedlite
+from fedlite.commands.main import app
+from fedlite.data import Dataset, SiteData, load as load_data, standardize
+from fedlite.data.spread import filled
+from fedlite.data.standardization import statistics
+from fedlite.evaluation import open_model
+from fedlite.identity import keys
+from fedlite.inference import graphs, manifest
+from fedlite.inference.bundle import Bundle, load
+from fedlite.inference.release import rule_of, write_bundle
+from fedlite.models import Branched, build
+
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+SCENARIO: dict[str, Any] = {
+    "federation": {"name": "routed", "rounds": 5, "sites": 2, "weighting": "records"},
+    "model": {"name": "cnn"},
+    "training": {"epochs": 2, "learning_rate": 0.1},
+    "inference": {"calibration": 0.3, "alpha": 0.05},
+}
+DIGITS = load_data("digits").test
+assert DIGITS is not None
+X = DIGITS.x
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundle") / "run"
+    fedlite.simulate(SCENARIO, out=out, engine="serial")
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(run: Path) -> Path:
+    write_bundle(open_model(run), run.parent / "made")
+    return run.parent / "made"
+
+
+@pytest.fixture(scope="module")
+def bundle(made: Path) -> Bundle:
+    return fedlite.load_bundle(made)
+
+
+def expected(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return by torch alone whether each test input leaves early, and its probabilities."""
+    threshold = json.loads((run / "summary.json").read_text())["inference"]["threshold"]
+    model = open_model(run).model
+    with torch.no_grad():
+        shallow, deep = (one.double().numpy() for one in model(model.prepare(torch.tensor(X))))
+    early = softmax(shallow, axis=1).max(axis=1) >= threshold
+    return early, softmax(np.where(early[:, None], shallow, deep), axis=1)
+
+
+def test_every_test_input_goes_the_same_way_and_gets_the_same_answer(
+    run: Path, bundle: Bundle
+) -> None:
+    early, shares = expected(run)
+    found = bundle.predict(X)
+    assert 30 < early.sum() < len(X) - 30, "both ways are taken"
+    np.testing.assert_array_equal(found.early, early)
+    np.testing.assert_array_equal(found.classes, shares.argmax(axis=1))
+    np.testing.assert_allclose(found.shares, shares, atol=1e-5)
+    told = json.loads((run / "summary.json").read_text())["inference"]
+    assert found.early.mean() == told["share_shallow"]
+    assert DIGITS is not None
+    assert (found.classes == DIGITS.y).mean() == pytest.approx(told["accuracy"]["adaptive"])
+
+
+def test_the_one_graph_goes_the_same_ways(run: Path, bundle: Bundle) -> None:
+    early, shares = expected(run)
+    for at in range(len(X)):
+        assert bundle.one(X[at]) == (str(shares[at].argmax()), early[at])
+
+
+def test_a_batch_does_not_matter_and_neither_does_its_order(bundle: Bundle) -> None:
+    whole, order = bundle.predict(X), np.random.default_rng(0).permutation(len(X))
+    np.testing.assert_array_equal(bundle.predict(X[order]).classes, whole.classes[order])
+    assert [bundle.predict(X[at : at + 1]).labels[0] for at in range(20)] == list(whole.labels[:20])
+
+
+def test_it_needs_no_torch_and_the_cards_own_code_runs(made: Path, bundle: Bundle) -> None:
+    code = re.findall(r"```python\n(.*?)```", (made / "README.md").read_text(), re.S)
+    text = (
+        "import sys\nsys.modules['torch'] = None\nimport numpy as np\n"
+        "import io\nx = np.load(io.BytesIO(sys.stdin.buffer.read()))\n"
+        f"{code[0]}\nprint(sum(answers.early), *answers.classes)\n"
+    )
+    given = io.BytesIO()
+    np.save(given, X[:40])
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=made, input=given.getvalue(), capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    wanted = bundle.predict(X[:40])
+    last = done.stdout.decode().splitlines()[-1]
+    assert last.split() == [str(wanted.early.sum()), *map(str, wanted.classes)]
+
+
+def test_the_card_and_the_description_say_what_was_promised_and_measured(
+    run: Path, made: Path, bundle: Bundle
+) -> None:
+    card = (made / "README.md").read_text()
+    told = json.loads((run / "summary.json").read_text())["inference"]
+    for words in (
+        "At most 5 points of the deep branch's accuracy are lost, with probability 95 %",
+        f"early from {told['threshold']} on",
+        f"{100 * told['share_shallow']:.1f} %",
+        "privacy | none is claimed",
+    ):
+        assert words in card, words
+    assert bundle.promise in card and bundle.threshold == told["threshold"]
+    assert bundle.told["calibrated"]["records"] == told["records"] > 300
+    assert bundle.labels == tuple("0123456789")
+
+
+def test_nothing_in_it_names_the_machine_that_made_it(made: Path) -> None:
+    here = Path(graphs.__file__).parents[1]
+    for file in made.iterdir():
+        content = file.read_bytes()
+        for told in (str(here), str(made.parent), torch.__path__[0], ".py"):
+            assert told.encode() not in content, (file.name, told)
+
+
+@pytest.mark.parametrize(
+    "name", ["bundle.json", "stem.onnx", "tail.onnx", "model.onnx", "trials.npz", "README.md"]
+)
+@pytest.mark.parametrize("how", ["changed", "cut", "gone", "linked"])
+def test_what_is_not_as_it_was_signed_is_refused(
+    made: Path, tmp_path: Path, name: str, how: str
+) -> None:
+    copy = shutil.copytree(made, tmp_path / "copy")
+    file, content = copy / name, (copy / name).read_bytes()
+    if how == "changed":
+        file.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    elif how == "cut":
+        file.write_bytes(content[:-1])
+    else:
+        file.unlink()
+        if how == "linked":
+            file.symlink_to(made / name)
+    rule = "is not what was signed" if how in ("changed", "cut") else "no such file"
+    with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: {rule}"):
+        load(copy)
+
+
+def edit(told: dict[str, Any], **values: Any) -> bytes:
+    return json.dumps(told | values).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda told: edit(told, signature="00" * 64), "its signature is not that of its key"),
+        (lambda told: edit(told, key="00" * 32), "its signature is not that of its key"),
+        (lambda told: edit(told, files=told["files"] | {"x": "y"}), "its signature is not that"),
+        (lambda told: edit(told, files={"../x": "y"}), "must name format, files, key and"),
+        (lambda told: edit(told, format="other-2"), "must be of the format fedlite-bundle-1"),
+        (lambda told: edit(told, more=1), "must name format, files, key and signature"),
+        (lambda told: b"[]", "must name format, files, key and signature"),
+        (lambda told: b'{"format"', "not JSON"),
+    ],
+)
+def test_a_manifest_that_is_not_ours_is_refused(
+    made: Path, tmp_path: Path, change: Callable[[dict[str, Any]], bytes], rule: str
+) -> None:
+    copy = shutil.copytree(made, tmp_path / "copy")
+    path = copy / "manifest.json"
+    path.write_bytes(change(json.loads(path.read_text())))
+    with pytest.raises(ValueError, match=rule):
+        load(copy)
+
+
+def test_a_file_more_and_a_folder_without_manifest_are_refused(made: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(made, tmp_path / "copy")
+    (copy / "more.py").write_text("print(1)")
+    with pytest.raises(ValueError, match=r"more\.py: must not be there"):
+        load(copy)
+    (copy / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="give a folder that fedlite export has written"):
+        load(copy)
+
+
+def signed_anew(made: Path, to: Path, **changed: bytes) -> str:
+    """Write the bundle with other files, signed by another key, and return that in hex."""
+    files = {file.name: file.read_bytes() for file in made.iterdir()}
+    files.pop("manifest.json")
+    key = keys.load_or_generate(to.with_suffix(".pem"))
+    manifest.write(to, files | {name.replace("_", "."): of for name, of in changed.items()}, key)
+    return keys.public_hex(key)
+
+
+def test_another_signer_is_refused_where_the_right_one_is_known(
+    made: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    other = signed_anew(made, tmp_path / "other")
+    assert load(tmp_path / "other").signed_by == other != bundle.signed_by
+    assert load(made, signed_by=bundle.signed_by.upper()).signed_by == bundle.signed_by
+    with pytest.raises(ValueError, match=f"must be signed by {bundle.signed_by}"):
+        load(tmp_path / "other", signed_by=bundle.signed_by)
+
+
+def test_a_bundle_that_answers_otherwise_than_where_it_was_made_is_refused(
+    made: Path, tmp_path: Path
+) -> None:
+    with np.load(made / "trials.npz") as stored:
+        trials = dict(stored)
+    assert trials["early"].any() and not trials["early"].all()
+    for name, rule in (("deep", "the deep answers"), ("early", "go other ways")):
+        changed = trials | {name: ~trials[name] if name == "early" else trials[name] + 0.1}
+        content = io.BytesIO()
+        np.savez(content, **changed)
+        signed_anew(made, tmp_path / name, trials_npz=content.getvalue())
+        with pytest.raises(ValueError, match=rule):
+            load(tmp_path / name)
+    told = json.loads((made / "bundle.json").read_text()) | {"router": "margin"}
+    signed_anew(made, tmp_path / "router", bundle_json=json.dumps(told).encode())
+    with pytest.raises(ValueError, match=r"go other ways|its one graph"):
+        load(tmp_path / "router")
+
+
+@pytest.mark.parametrize(
+    ("x", "rule"),
+    [
+        (X[:2, 0], r"x: must have the shape \[n, 1, 8, 8\], n at least 1, got \[2, 8, 8\]"),
+        (X[:0], "n at least 1"),
+        (np.float32(1), "n at least 1"),
+        (np.zeros((1, 1, 8, 8), np.uint8), "x: must hold floating-point numbers"),
+        (np.full((1, 1, 8, 8), "a"), "x: must hold floating-point numbers"),
+        (np.where(np.arange(3)[:, None, None, None] == 1, np.nan, X[:3]), "x: .* row 1 has NaN"),
+        (np.full_like(X[:1], np.inf), "row 0 has NaN or infinity"),
+    ],
+)
+def test_what_is_no_input_is_refused(bundle: Bundle, x: Any, rule: str) -> None:
+    for missing in (False, True):
+        with pytest.raises(ValueError, match=rule):
+            bundle.predict(x, missing=missing)
+
+
+def test_the_command_answers_a_file_and_checks_the_signer(
+    made: Path, bundle: Bundle, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", x=X[:30].reshape(30, 64))
+    asked = ["predict", str(made), str(tmp_path / "x.npz")]
+    out = tmp_path / "a.csv"
+    done = CliRunner().invoke(app, [*asked, "--signed-by", bundle.signed_by, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    with out.open() as lines:
+        rows = list(csv.DictReader(lines))
+    found = bundle.predict(X[:30])
+    assert [row["label"] for row in rows] == list(found.labels)
+    assert [row["branch"] == "shallow" for row in rows] == found.early.tolist()
+    told = CliRunner().invoke(app, [*asked, "--json"])
+    assert json.loads(told.stdout)["rows"][0]["label"] == found.labels[0]
+    assert any(bundle.signed_by in note for note in json.loads(told.stdout)["notes"])
+    for more, rule in (
+        (["--signed-by", "00" * 32], "must be signed by"),
+        (["--branch", "deep"], "--branch: must be left out for a bundle"),
+    ):
+        refused = CliRunner().invoke(app, [*asked, *more])
+        assert refused.exit_code and rule in " ".join(refused.output.split())
+
+
+def test_sites_have_bundles_of_their_own(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    summary = json.loads((copy / "summary.json").read_text())
+    told = summary["inference"]
+    with pytest.raises(ValueError, match="--site: must be left out, got 'site-01'"):
+        rule_of(open_model(copy), "site-01")
+    told |= {"kind": "site", "promise": "holds for inputs of that site"}
+    del told["threshold"]
+    told["by_site"]["site-01"] |= {"threshold": None, "missing": 12}
+    (copy / "summary.json").write_text(json.dumps(summary))
+    alone, other = (rule_of(open_model(copy), name) for name in ("site-01", "site-02"))
+    assert alone.threshold is None and "12 calibration records more" in alone.promise
+    assert other.threshold == told["by_site"]["site-02"]["threshold"]
+    assert "holds for inputs of that site" in other.promise
+    with pytest.raises(ValueError, match="--site: must be one of site-01, site-02"):
+        rule_of(open_model(copy))
+    told["router"] = "mine.mine"
+    (copy / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=r"inference\.router: must be one of .*runs no code"):
+        rule_of(open_model(copy), "site-02")
+    del summary["inference"]
+    (copy / "summary.json").write_text(json.dumps(summary))
+    assert rule_of(open_model(copy)).threshold is None
+
+
+def test_a_folder_that_holds_something_is_left_alone(made: Path, run: Path) -> None:
+    key = keys.load(run / "checkpoint" / "release.pem")
+    with pytest.raises(ValueError, match="must be empty or not be there yet"):
+        manifest.write(made, {}, key)
+
+
+@pytest.mark.parametrize("kind", ["standardize", "ranges"])
+def test_raw_values_are_prepared_as_sites_prepared_theirs(
+    made: Path, tmp_path: Path, kind: str
+) -> None:
+    rng = np.random.default_rng(3)
+    raw = rng.normal(40, 30, (50, 1, 8, 8))
+    raw[rng.random(raw.shape) < 0.05] = np.nan
+    raw[:, 0, 0, 0] = np.nan
+    data = Dataset(raw, np.zeros(50, np.int64), raw=True)
+    whole = SiteData("a", data, data)
+    if kind == "standardize":
+        mean, spread = statistics(data)
+        how = {
+            "mean": np.where(np.isnan(mean), np.array(None), mean).tolist(),
+            "spread": spread.tolist(),
+        }
+        wanted = standardize(whole).test.x
+    else:
+        low, high = np.full((1, 8, 8), -5.0), np.full((1, 8, 8), 60.0)
+        how = {"low": low.tolist(), "high": high.tolist()}
+        wanted = filled(whole, np.stack([low, high])).test.x
+    told = json.loads((made / "bundle.json").read_text())
+    told |= {"preprocessing": {"kind": kind, "fills": True} | how}
+    signed_anew(made, tmp_path / "other", bundle_json=json.dumps(told).encode())
+    plain, found = load(made), load(tmp_path / "other").predict(raw, missing=True)
+    np.testing.assert_array_equal(found.shares, plain.predict(wanted).shares)
+    with pytest.raises(ValueError, match="missing=True"):
+        load(tmp_path / "other").predict(raw)
+
+
+def test_a_run_that_tells_no_classes_apart_has_no_bundle(run: Path, tmp_path: Path) -> None:
+    trained = open_model(run)
+    one = build("mlp", (4,), 2, seed=0)
+    assert isinstance(one, Branched)
+    with pytest.raises(ValueError, match="--scale-by: must be left out"):
+        write_bundle(trained, tmp_path / "a", scale_by=tmp_path / "x.csv")
+    from dataclasses import replace
+
+    from fedlite.scenario import from_dict
+
+    numbers = replace(trained, scenario=from_dict({"task": {"name": "multilabel"}}))
+    with pytest.raises(ValueError, match="must be a run that tells classes apart"):
+        write_bundle(numbers, tmp_path / "b")
