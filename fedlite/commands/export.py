@@ -45,6 +45,36 @@ def export(
             help="The key that signs the bundle; made where there is none. Default: the run's own.",
         ),
     ] = None,
+    calibrate_with: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Records of the place with what the model should answer, which it has not seen: "
+            "they choose the threshold. Nothing is sent.",
+        ),
+    ] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --calibrate-with: confidence, margin, entropy or complexity. Default: "
+            "confidence.",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With --calibrate-with: how much accuracy may be lost. Default: 0.01.",
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With --calibrate-with: how sure that is to be. Default: 0.95.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run's model as a signed bundle that answers easy inputs early, without PyTorch.
@@ -56,16 +86,29 @@ def export(
         from fedlite.models.pretrained import Classifier
 
         trained = open_model(run)
+        asked = {"router": router, "alpha": alpha, "confidence": confidence}
         if isinstance(trained.model, Classifier):
             from fedlite.inference.adapter_folder import write_adapters
 
-            left_out("a pretrained transformer", site=site, scale_by=scale_by, key=key)
+            bundled = {"site": site, "scale_by": scale_by, "key": key}
+            left_out("a pretrained transformer", calibrate_with=calibrate_with, **bundled, **asked)
             files = write_adapters(trained, to, merged=merged)
         else:
             from fedlite.inference.release import write_bundle
+            from fedlite.inference.rule import Own
 
             left_out("a model without a base", merged=merged)
-            files = write_bundle(trained, to, site=site, scale_by=scale_by, key=key)
+            if calibrate_with is None:
+                left_out("a bundle without --calibrate-with", **asked)
+            own = None
+            if calibrate_with is not None:
+                own = Own(
+                    calibrate_with,
+                    router or "confidence",
+                    0.01 if alpha is None else alpha,
+                    0.95 if confidence is None else confidence,
+                )
+            files = write_bundle(trained, to, site=site, scale_by=scale_by, key=key, own=own)
     sizes = {str(path): path.stat().st_size for path in files}
     if as_json:
         print_json({"files": [{"path": path, "bytes": size} for path, size in sizes.items()]})

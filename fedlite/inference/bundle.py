@@ -81,6 +81,11 @@ class Bundle:
         self.labels = tuple(map(str, self.told["labels"]))
         self.shape = tuple(map(int, self.told["shape"]))
         self.router = str(self.told["router"])
+        if self.router not in routing.HOUSE:
+            raise ValueError(
+                f"{directory / DESCRIPTION}: router must be one of {', '.join(routing.HOUSE)} "
+                f"(rule: nothing in a bundle is run as code), got {self.router!r:.80}"
+            )
         threshold = self.told["threshold"]
         self.threshold = None if threshold is None else float(threshold)
         self._stem, self._tail = _session(files[STEM]), _session(files[TAIL])
@@ -122,7 +127,7 @@ class Bundle:
         """Return shares, whether early, and scores; only what stays goes through the tail."""
         hidden, shallow = self._stem.run(None, {"x": inputs})
         shares = routing.softmax(shallow.astype(np.float64))
-        scores = routing.scores(self.router, inputs, shares)
+        scores = routing.HOUSE[self.router](inputs, shares)
         early = scores >= (np.inf if self.threshold is None else self.threshold)
         stays = np.flatnonzero(~early)
         if len(stays):

@@ -69,6 +69,9 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
 def _measured(calibrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if calibrated is None:
         return []
+    if "accuracy" not in calibrated:
+        told = f"{calibrated['records']:,} records of the place where it is used, of which the "
+        return [("calibrated with", f"{told}threshold tells: it is for that place")]
     accuracy, work = calibrated["accuracy"], calibrated["macs"]
     told = ", ".join(f"{name} {wording.share(accuracy[name])}" for name in sorted(accuracy))
     least = wording.share(work["adaptive"] / work["deep"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from fedlite.inference import graphs, manifest, routing
 from fedlite.inference.bundle import CARD, DESCRIPTION, STEM, TAIL, TRIALS, WHOLE, load
 from fedlite.inference.bundle_card import bundle_card
 from fedlite.inference.inputs import read_inputs
+from fedlite.inference.rule import Own, Rule, rule_by, rule_of
 from fedlite.models import Branched
-from fedlite.reporting import routes
 
 # Where a run keeps what is secret.
 KEY = Path("checkpoint") / "release.pem"
@@ -37,21 +36,6 @@ _READING = (
     *("labels", "shape", "source", "target", "columns", "features", "range", "missing"),
     *("scaling", "how", "costs", "name", "options", "task"),
 )
-_NONE = "No threshold was calibrated, so all inputs go deep and no accuracy is lost."
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Which inputs leave early.
-
-    router: one of the house. threshold: None: none leaves early. promise: what that costs, for a
-    person. calibrated: what the summary says of its calibration; None where there was none.
-    """
-
-    router: str
-    threshold: float | None
-    promise: str
-    calibrated: dict[str, Any] | None
 
 
 def write_bundle(
@@ -61,12 +45,14 @@ def write_bundle(
     site: str = "",
     scale_by: Path | None = None,
     key: Path | None = None,
+    own: Own | None = None,
 ) -> tuple[Path, ...]:
     """Write a run's model to `folder` as a bundle, try it out there, and return its files.
 
     site: whose threshold it gets, where sites have their own. scale_by: records of the place where
     it is used, by whose mean and spread inputs are scaled, where sites scaled by their own. key:
     the file of the Ed25519 key that signs it, made where there is none (default: the run's own).
+    own: records of the place by which its threshold is chosen, in the place of the run's.
 
     Raises ValueError where the model does not answer twice or is no network that ONNX can say, an
     argument is missing or does nothing, or `folder` holds something already.
@@ -78,7 +64,11 @@ def write_bundle(
             f"branches, got {trained.scenario.model.name!r} for {trained.scenario.task.name}; its "
             "model.safetensors holds all that was trained"
         )
-    rule = rule_of(trained, site)
+    if own is not None and site:
+        raise ValueError(
+            f"--site: must be left out with --calibrate-with, got {site!r}; leave it out"
+        )
+    rule = rule_of(trained, site) if own is None else rule_by(trained, own, scale_by)
     told = json.loads((trained.directory / "model.json").read_text("utf-8"))
     description = {name: told[name] for name in _READING if name in told}
     description |= {
@@ -104,36 +94,6 @@ def write_bundle(
     written = manifest.write(folder, files, signer)
     load(folder, signed_by=keys.public_hex(signer))
     return written
-
-
-def rule_of(trained: Trained, site: str = "") -> Rule:
-    """Return which inputs of a run's model leave early; see `write_bundle` for `site`.
-
-    Raises ValueError where a site must be named and is not, or is and need not be, and where the
-    router is one of one's own.
-    """
-    path = trained.directory / "summary.json"
-    summary = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    told: dict[str, Any] | None = summary.get("inference")
-    own = told is not None and told["kind"] != "pooled"
-    sites = told["by_site"] if told is not None and own else {}
-    if (site or own) and site not in sites:
-        known = ", ".join(sorted(sites))
-        rule = f"be one of {known}, whose thresholds differ" if own else "be left out"
-        raise ValueError(f"--site: must {rule}, got {site!r}; correct it")
-    if told is None:
-        return Rule("confidence", None, _NONE, None)
-    if told["router"] not in routing.HOUSE:
-        raise ValueError(
-            f"inference.router: must be one of {', '.join(routing.HOUSE)} in a bundle (rule: a "
-            f"bundle runs no code), got {told['router']!r}; calibrate with one of these"
-        )
-    choice = sites[site] if own else told
-    names = ("alpha", "confidence", "labels", "kind", "loss", "harm", "share_shallow", "accuracy")
-    kept = {name: told[name] for name in (*names, "macs", "tested", "on")}
-    kept |= {name: choice[name] for name in ("records", "harmed", "missing")}
-    promise = routes.promise(told, choice)
-    return Rule(told["router"], choice["threshold"], promise, kept | {"site": site})
 
 
 def _preprocessing(

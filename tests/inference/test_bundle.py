@@ -32,28 +32,15 @@ from fedlite.evaluation import open_model
 from fedlite.identity import keys
 from fedlite.inference import graphs, manifest
 from fedlite.inference.bundle import Bundle, load
-from fedlite.inference.release import rule_of, write_bundle
+from fedlite.inference.release import write_bundle
 from fedlite.models import Branched, build
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-SCENARIO: dict[str, Any] = {
-    "federation": {"name": "routed", "rounds": 5, "sites": 2, "weighting": "records"},
-    "model": {"name": "cnn"},
-    "training": {"epochs": 2, "learning_rate": 0.1},
-    "inference": {"calibration": 0.3, "alpha": 0.05},
-}
 DIGITS = load_data("digits").test
 assert DIGITS is not None
 X = DIGITS.x
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundle") / "run"
-    fedlite.simulate(SCENARIO, out=out, engine="serial")
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -244,6 +231,16 @@ def test_a_bundle_that_answers_otherwise_than_where_it_was_made_is_refused(
         load(tmp_path / "router")
 
 
+def test_a_router_in_a_bundle_is_never_run_as_code(made: Path, tmp_path: Path) -> None:
+    file = tmp_path / "evil.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n\ndef score(inputs, shares): ...\n")
+    told = json.loads((made / "bundle.json").read_text()) | {"router": f"{file}:score"}
+    signed_anew(made, tmp_path / "other", bundle_json=json.dumps(told).encode())
+    with pytest.raises(ValueError, match="nothing in a bundle is run as code"):
+        load(tmp_path / "other")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("x", "rule"),
     [
@@ -284,31 +281,6 @@ def test_the_command_answers_a_file_and_checks_the_signer(
     ):
         refused = CliRunner().invoke(app, [*asked, *more])
         assert refused.exit_code and rule in " ".join(refused.output.split())
-
-
-def test_sites_have_bundles_of_their_own(run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(run, tmp_path / "copy")
-    summary = json.loads((copy / "summary.json").read_text())
-    told = summary["inference"]
-    with pytest.raises(ValueError, match="--site: must be left out, got 'site-01'"):
-        rule_of(open_model(copy), "site-01")
-    told |= {"kind": "site", "promise": "holds for inputs of that site"}
-    del told["threshold"]
-    told["by_site"]["site-01"] |= {"threshold": None, "missing": 12}
-    (copy / "summary.json").write_text(json.dumps(summary))
-    alone, other = (rule_of(open_model(copy), name) for name in ("site-01", "site-02"))
-    assert alone.threshold is None and "12 calibration records more" in alone.promise
-    assert other.threshold == told["by_site"]["site-02"]["threshold"]
-    assert "holds for inputs of that site" in other.promise
-    with pytest.raises(ValueError, match="--site: must be one of site-01, site-02"):
-        rule_of(open_model(copy))
-    told["router"] = "mine.mine"
-    (copy / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(ValueError, match=r"inference\.router: must be one of .*runs no code"):
-        rule_of(open_model(copy), "site-02")
-    del summary["inference"]
-    (copy / "summary.json").write_text(json.dumps(summary))
-    assert rule_of(open_model(copy)).threshold is None
 
 
 def test_a_folder_that_holds_something_is_left_alone(made: Path, run: Path) -> None:

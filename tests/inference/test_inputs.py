@@ -17,6 +17,7 @@ from fedlite.commands.main import app
 from fedlite.evaluation import open_model, read
 from fedlite.inference.inputs import read_inputs
 from fedlite.inference.release import write_bundle
+from fedlite.inference.rule import Own, rule_by
 
 TABLE = "site,age,pressure,sex,sick\n" + "".join(
     f"h{n % 2},{'' if n % 9 == 0 else 30 + n % 50},{100 + (n * 37) % 90},{'fm'[n % 3 % 2]},"
@@ -74,9 +75,14 @@ def test_a_table_is_read_and_scaled_as_its_run_did(tmp_path: Path) -> None:
             f"{row[3]},{row[2]},{row[1]}\n" for row in (line.split(",") for line in lines[1:61])
         )
     )
+    both = tmp_path / "both.csv"
+    both.write_text(TABLE)
     with pytest.raises(ValueError, match="--scale-by: must be given for a model whose sites"):
         write_bundle(trained, tmp_path / "none")
     write_bundle(trained, tmp_path / "made", scale_by=place)
+    for file, rule in ((tmp_path / "t.csv", "not seen"), (both, "must be of one place")):
+        with pytest.raises(ValueError, match=rule):
+            rule_by(trained, Own(file), place)
     bundle = fedlite.load_bundle(tmp_path / "made")
     # 20 records or so: nothing can be promised, so all go deep.
     assert bundle.threshold is None and "more would be needed" in bundle.promise

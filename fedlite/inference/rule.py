@@ -1,0 +1,116 @@
+"""Which inputs of a bundle leave early: as its run has calibrated, or by records of the place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlite.evaluation import Trained, read
+from fedlite.inference import calibration, routing
+from fedlite.inference.work import answered
+from fedlite.reporting import routes
+
+_PLACE = "holds for inputs like the records that it was calibrated with"
+_NONE = "No threshold was calibrated, so all inputs go deep and no accuracy is lost."
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which inputs leave early.
+
+    router: one of the house. threshold: None: none leaves early. promise: what that costs, for a
+    person. calibrated: what the summary says of its calibration; None where there was none.
+    """
+
+    router: str
+    threshold: float | None
+    promise: str
+    calibrated: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Own:
+    """Records of the place where a bundle is used, and what is asked for.
+
+    file: with what the model should answer; the model has not seen them. router: one of the house.
+    alpha, confidence: as in a scenario's `[inference]`.
+    """
+
+    file: Path
+    router: str = "confidence"
+    alpha: float = 0.01
+    confidence: float = 0.95
+
+
+def rule_of(trained: Trained, site: str = "") -> Rule:
+    """Return which inputs of a run's model leave early; see `write_bundle` for `site`.
+
+    Raises ValueError where a site must be named and is not, or is and need not be, and where the
+    router is one of one's own.
+    """
+    path = trained.directory / "summary.json"
+    summary = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    told: dict[str, Any] | None = summary.get("inference")
+    own = told is not None and told["kind"] != "pooled"
+    sites = told["by_site"] if told is not None and own else {}
+    if (site or own) and site not in sites:
+        known = ", ".join(sorted(sites))
+        rule = f"be one of {known}, whose thresholds differ" if own else "be left out"
+        raise ValueError(f"--site: must {rule}, got {site!r}; correct it")
+    if told is None:
+        return Rule("confidence", None, _NONE, None)
+    if told["router"] not in routing.HOUSE:
+        raise ValueError(
+            f"inference.router: must be one of {', '.join(routing.HOUSE)} in a bundle (rule: a "
+            f"bundle runs no code), got {told['router']!r}; calibrate with one of these"
+        )
+    choice = sites[site] if own else told
+    names = ("alpha", "confidence", "labels", "kind", "loss", "harm", "share_shallow", "accuracy")
+    kept = {name: told[name] for name in (*names, "macs", "tested", "on")}
+    kept |= {name: choice[name] for name in ("records", "harmed", "missing")}
+    promise = routes.promise(told, choice)
+    return Rule(told["router"], choice["threshold"], promise, kept | {"site": site})
+
+
+def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
+    """Return which inputs leave early by records of the place; nothing of them is sent.
+
+    scale_by: see `fedlite.inference.release.write_bundle`.
+
+    Raises ValueError where the records cannot be read, are those of the run itself, or of several
+    places that are scaled apart, and for a router, alpha or confidence that cannot be.
+    """
+    for name in ("alpha", "confidence"):
+        if not 0 < (value := getattr(own, name)) < 1:
+            raise ValueError(f"--{name}: must be above 0 and below 1, got {value}; 0.01 is 1 point")
+    if own.router not in routing.HOUSE:
+        raise ValueError(
+            f"--router: must be one of {', '.join(routing.HOUSE)} (rule: a bundle runs no code), "
+            f"got {own.router!r}; take one of these"
+        )
+    used = trained.scenario.data.path
+    if used and own.file.resolve() == Path(used).resolve():
+        raise ValueError(
+            f"--calibrate-with: must be records that the model has not seen, got {own.file}, which "
+            "it was trained on (rule: it is surer there than elsewhere); name others"
+        )
+    records = read(trained, own.file, scale_by=scale_by)
+    if trained.scaling == "site" and len(records.site_names) > 1:
+        raise ValueError(
+            f"--calibrate-with: must be of one place, got {own.file} with "
+            f"{', '.join(records.site_names)} (rule: the bundle scales by one mean and spread); "
+            "name a file for each, and export a bundle for each"
+        )
+    of = answered(trained, records.data)
+    scores = of.scores(own.router, {})
+    counts = calibration.count(scores, of.shallow, of.deep, len(trained.labels), of.truth)
+    choice = calibration.choose(counts, own.alpha, own.confidence)
+    told: dict[str, Any] = {"alpha": own.alpha, "confidence": own.confidence, "labels": True}
+    told |= {"kind": "site", "promise": _PLACE, "site": ""}
+    told |= {"threshold": choice.threshold, "missing": choice.missing}
+    promise = routes.promise(told, told)
+    del told["promise"], told["threshold"]
+    told |= {"records": choice.records, "harmed": choice.harm}
+    return Rule(own.router, choice.threshold, promise, told)
