@@ -150,7 +150,7 @@ class Bundle:
                 f"x: must have the shape [{wanted}], n at least 1, got {list(given.shape)}; "
                 "reshape it, an input a row"
             )
-        wide = given.astype(np.float64)
+        wide = given if how["kind"] == "none" else given.astype(np.float64)
         allowed = missing and how["fills"]
         wrong = np.isinf(wide) if allowed else ~np.isfinite(wide)
         if wrong.any():

@@ -25,7 +25,7 @@ from simulations.run import check, simulate
 from tests.reporting.reader import read
 
 SCENARIO: dict[str, Any] = {
-    "federation": {"name": "routed", "rounds": 8, "sites": 3, "weighting": "records"},
+    "federation": {"name": "routed", "rounds": 5, "sites": 3, "weighting": "records"},
     "model": {"name": "cnn"},
     "training": {"epochs": 2, "learning_rate": 0.1},
     "inference": {"calibration": 0.3, "alpha": 0.03},
