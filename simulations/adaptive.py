@@ -52,6 +52,11 @@ def check(plan: Plan, sites: Sequence[SiteData]) -> None:
             "inference.calibration: must hold out one record at least, got "
             f"{chosen.calibration}, which holds out none; make it larger"
         )
+    if chosen.threshold != "pooled" and not any(len(site.test) for site in sites):
+        raise ScenarioError(
+            "data.test_fraction: must hold out one record at least, by which a site's own "
+            "threshold is judged, and holds out none; make it larger"
+        )
 
 
 def add_inference(scenario: Scenario, directory: Path) -> None:

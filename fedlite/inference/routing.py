@@ -9,6 +9,7 @@ probabilities that the shallow branch gives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,10 +70,10 @@ def complexity(inputs: Inputs, shares: Scores) -> Scores:
     >>> complexity(np.stack([flat, busy]), np.ones((2, 1))).tolist()
     [1.0, 0.0]
     """
-    rows = inputs.reshape(len(inputs), -1)
     if inputs.dtype == np.int64 and inputs.ndim == 3:
         free: Scores = 1.0 - inputs[:, 1].astype(np.float64).mean(axis=1)
         return free
+    rows = inputs.reshape(len(inputs), math.prod(inputs.shape[1:]))
     low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
     place = (rows - low) / np.where(high > low, high - low, 1) * _LEVELS
     levels = np.minimum(place.astype(np.int64), _LEVELS - 1)

@@ -33,6 +33,14 @@ _NEEDED: dict[str, tuple[type, ...]] = {
 }
 _PRIVATE: dict[str, tuple[type, ...]] = {"privacy.delta": _NUMBER, "privacy.sites": (dict,)}
 _BASELINES: dict[str, tuple[type, ...]] = {"baselines.metric": (str,), "baselines.rows": (list,)}
+_ROUTES: dict[str, tuple[type, ...]] = {
+    "inference.kind": (str,),
+    "inference.accuracy": (dict,),
+    "inference.macs": (dict,),
+    "inference.by_class": (dict,),
+    "inference.by_site": (dict,),
+    "inference.curve": (list,),
+}
 _MEND = "restore the file from a copy, or run the scenario again"
 
 
@@ -65,6 +73,8 @@ def check(summary: object, path: Path) -> None:
         needed |= _PRIVATE
     if summary.get("baselines"):
         needed |= _BASELINES
+    if summary.get("inference"):
+        needed |= _ROUTES
     for key, kinds in needed.items():
         value: object = summary
         for name in key.split("."):

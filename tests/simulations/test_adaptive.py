@@ -6,6 +6,7 @@ Covers fedlite/inference/work.py, fedlite/reporting/routes.py, fedlite/reporting
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from sklearn.metrics import roc_auc_score
 
 from fedlite import plan as plans
 from fedlite.evaluation import open_model
-from fedlite.inference.calibration import GRID, pooled
+from fedlite.inference.calibration import GRID, choose, pooled
 from fedlite.inference.work import answered, early
+from fedlite.reporting.report import report
 from fedlite.reporting.routes import verdict
 from fedlite.scenario import Scenario, ScenarioError, from_dict
 from simulations.adaptive import inference_of, site_counts
@@ -176,6 +178,24 @@ def test_the_page_shows_the_choice(run: Path, told: dict[str, Any]) -> None:
         wanted = np.array([int(colour[i : i + 2], 16) for i in (0, 2, 4)]) / 255
         assert (np.abs(image - wanted).max(axis=2) < 0.02).sum() > 100, colour
     assert sum(name == "src" for name, _ in reader.attributes) == 2
+
+
+def test_a_summary_without_the_curve_is_named_damaged(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    summary = json.loads((copy / "summary.json").read_text())
+    del summary["inference"]["curve"]
+    (copy / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=r"key 'inference\.curve' is missing"):
+        report(copy)
+
+
+def test_a_site_that_keeps_no_record_for_it_counts_nothing(run: Path) -> None:
+    _, _, sites = plans.simulated(scenario())
+    nothing = sites[0].train.take(np.zeros(0, np.int64))
+    for router in ("confidence", "margin", "entropy", "complexity"):
+        found = site_counts(scenario(router=router), open_model(run), nothing, 10)
+        assert found.total == found.harm.sum() == found.shallow.sum() == 0
+    assert choose(found, 0.05, 0.95).missing == 59
 
 
 def test_a_run_without_the_key_says_nothing_of_it(run: Path) -> None:
