@@ -165,7 +165,8 @@ class Bundle:
         elif how["kind"] == "ranges":
             low, high = np.array(how["low"]), np.array(how["high"])
             wide = (np.clip(wide, low, high) - low) * (2 / (high - low)) - 1
-        return np.nan_to_num(wide, nan=0.0).astype(np.float32)
+        prepared: NDArray[np.float32] = np.nan_to_num(wide, nan=0.0).astype(np.float32)
+        return prepared
 
     def try_out(self, trials: Mapping[str, NDArray[Any]]) -> None:
         """Raise ValueError where stored inputs get other answers or ways than where it was made.

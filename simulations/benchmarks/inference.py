@@ -1,11 +1,11 @@
 """What answering easy inputs early saves and costs: accuracy, work, and real processor time.
 
-`python -m simulations.benchmarks.inference [--quick] [--json FILE] [--out DIR]` trains two networks
-on Fashion-MNIST at twenty skewed sites, calibrates and exports each. It prints what every accuracy
-given up comes to on the test set, at how many sites each kind of threshold breaks its promise, and
-microseconds of one thread an input for PyTorch and ONNX, all deep, all shallow, and adaptive.
-
-The smaller network's deep branch is the control: what a static network of about that cost does.
+`python -m simulations.benchmarks.inference [--quick] [--json FILE] [--out DIR] [--model NAME]...`
+trains a network on Fashion-MNIST at twenty skewed sites, calibrates and exports it. It prints what
+every accuracy given up comes to on the test set, at how many sites each kind of threshold breaks
+its promise, and microseconds of one thread an input for PyTorch and ONNX, all deep, all shallow,
+and adaptive. With both models the smaller one's deep branch is a control: what a static network of
+less work does.
 """
 
 from __future__ import annotations
@@ -209,16 +209,17 @@ def _row(what: str, model: str, told: dict[str, Any], figures: dict[str, Any]) -
 def main() -> None:
     """Run the benchmark and print it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="digits, one network, two rounds")
+    parser.add_argument("--quick", action="store_true", help="digits, two rounds")
     parser.add_argument("--json", type=Path, default=None, help="write the rows to this file")
     parser.add_argument("--out", type=Path, default=None, help="keep the runs in this folder")
+    parser.add_argument("--model", action="append", choices=sorted(MODELS), help="default: cnn")
     arguments = parser.parse_args()
     needs("onnx", "onnxscript", "onnxruntime")
     settle_process()
     out = arguments.out or Path(tempfile.mkdtemp(prefix="fedlite-bench-"))
     print(f"{machine()}\n")
     rows: list[dict[str, Any]] = []
-    for model in ("cnn",) if arguments.quick else MODELS:
+    for model in arguments.model or ("cnn",):
         given, directory = scenario(model, quick=arguments.quick), out / model
         if not (directory / "summary.json").is_file():
             simulate(given, directory, engine="serial", quiet=True)
