@@ -23,7 +23,7 @@ class Frozen:
     def __init__(self, model: nn.Module, device: torch.device, digest: bytes) -> None:
         """Hold them against the digest."""
         self._model, self._device, self._digest = model, device, digest
-        self._seen = False
+        self._seen = self._moved = False
         if digest:
             self._check_devices()
             self._check_digest()
@@ -32,8 +32,9 @@ class Frozen:
     def check(self, change: Vector, trained: bool) -> None:
         """Raise ValueError naming a tensor that moved though it is frozen, or that nothing moved.
 
-        change: what training came to, float32 [n]. trained: whether something must have moved. The
-        first time all values are compared, later only whether anybody has written to them.
+        change: what training came to, float32 [n]. trained: whether something must have moved; that
+        it did is held against one round. The first time all values are compared, later only whether
+        anybody has written to them.
         """
         if not self._digest:
             return
@@ -45,15 +46,17 @@ class Frozen:
                     "not sent must be the same at every site); leave it as it is, or set its "
                     "requires_grad to True before training"
                 )
-        if self._seen:
+        if not self._seen:
+            self._check_digest()
+            self._seen = True
+        if not trained or self._moved:
             return
-        self._check_digest()
-        if trained and not change.any():
+        if not change.any():
             raise ValueError(
                 "model: no trained value moved in the first round (rule: an update must come of "
                 "training); see whether the adapters are part of what the model answers"
             )
-        self._seen = True
+        self._moved = True
 
     def _now(self) -> dict[str, tuple[int, int]]:
         frozen = ((name, p) for name, p in self._model.named_parameters() if not p.requires_grad)

@@ -118,8 +118,11 @@ class Learner:
             else:
                 after = self._train_clear(before, rate, round_number, site)
         change: Vector = to_vector(self.model) - model
-        # Under privacy nothing that is refused may hang on the records.
-        self._frozen.check(change, trained=mechanism is None and len(self.labels) > 0)
+        # Under privacy nothing that is refused may hang on the records. In another turn than the
+        # first what moves may have no gradient yet: A of an adapter, as long as B is zero.
+        surely = turn is None or turn is self.plan.turns[0]
+        trained = surely and mechanism is None and len(self.labels) > 0
+        self._frozen.check(change, trained=trained)
         if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
             seed = self.scenario.privacy.simulate_seed
             noise = client.entropy(seed, round_number, site)

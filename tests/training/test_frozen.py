@@ -109,6 +109,42 @@ def test_an_adapter_that_has_no_part_in_the_answer_is_found() -> None:
         guard.check(np.zeros(6, np.float32), trained=True)
 
 
+TURNS = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.base, self.a, self.b = (nn.Linear(3, 3, bias=False) for _ in range(3))
+        self.base.requires_grad_(False)
+        nn.init.zeros_(self.b.weight)
+    def forward(self, x):
+        return self.base(x) + self.b(self.a(x))
+    def standing(self):
+        return ("a.weight",), ("b.weight",)
+def net(shape, classes):
+    return Net()
+"""
+
+
+def test_a_site_may_begin_in_a_turn_of_values_that_have_no_gradient_yet(tmp_path: Path) -> None:
+    """As that of A, where no round before it has moved B, and nothing but adapters is trained."""
+    (tmp_path / "own.py").write_text(TURNS)
+    tables: dict[str, dict[str, Any]] = {
+        "model": {"name": f"{tmp_path}/own.py:net"},
+        "training": {"steps": 1},
+    }
+    late = Learner(plans.of(from_dict(tables), (3,), 3), RECORDS)
+    assert not late.share(late.plan.first, 2, 0, None).delta.any()
+    # Where B has moved, A does, and B always: then it is held against what it must do.
+    after = late.plan.first + late.share(late.plan.first, 1, 0, None).delta
+    assert late.share(after, 2, 0, None).delta.any()
+    tables["training"] |= {"learning_rate": 1e-30}
+    stuck = Learner(plans.of(from_dict(tables), (3,), 3), RECORDS)
+    stuck.share(after, 2, 0, None)
+    with pytest.raises(ValueError, match="no trained value moved"):
+        stuck.share(after, 3, 0, None)
+
+
 def test_a_site_with_another_frozen_part_has_another_layout(learner: Learner) -> None:
     """So the server takes it for a site of another federation before any round."""
     model = learner.plan.model()
