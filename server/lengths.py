@@ -8,14 +8,19 @@ honest spread is not worth more than a usual update.
 The median of a round is that of the updates that are not zero, the larger one of two in the middle.
 The usual length is the largest median so far, this round's included, so that a minority moves it
 neither up nor down, a run whose updates grow together is left alone, and late rounds, in which most
-sites have little left to learn, do not shorten the rest. A round has a median from three updates
-on; in one with fewer that of the rounds before holds, and in a run of two sites none is cut: nobody
-can tell which of two is the odd one.
+sites have little left to learn, do not shorten the rest. Where values take turns it is that of the
+rounds of the same turn. A round has a median from three updates on; in one with fewer that of the
+rounds before holds, and in a run of two sites none is cut: nobody can tell which of two is the odd
+one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median_high
+
+from fedlite.plan import Plan
+from fedlite.reporting.record import RoundRecord
 
 LEAST = 3
 """Updates that are not zero without which a round has no median."""
@@ -29,3 +34,8 @@ def median_of(lengths: list[float]) -> float:
     """
     moving = [length for length in lengths if length > 0.0]
     return median_high(moving) if len(moving) >= LEAST else 0.0
+
+
+def alike(plan: Plan, records: Sequence[RoundRecord], number: int) -> list[RoundRecord]:
+    """Return the rounds in which the same values moved as do in round `number`."""
+    return [record for record in records if plan.turn(record.round) is plan.turn(number)]

@@ -21,7 +21,7 @@ from fedlite.messages import Code, Instruction, site_id
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
-from server import alarm, attendance, broadcast, checkpoint, replies
+from server import alarm, attendance, broadcast, checkpoint, lengths, replies
 from server.checkpoint import Checkpoint, SiteRecord
 from server.replies import InOrder
 from server.roster import Roster
@@ -150,7 +150,8 @@ class Rounds:
                 log.error("round %d: the server's step is too long and is not taken", number)
                 enough = False
             moved = alarm.distance(self.point.state.model, state.model) if enough else 0.0
-            jump = alarm.jump(moved, (r.moved for r in self.records), self.point.state.model)
+            moves = (r.moved for r in lengths.alike(self.plan, self.records, number))
+            jump = alarm.jump(moved, moves, self.point.state.model)
             if jump:
                 log.error("round %d moved the model %.3g times as far as usual", number, jump)
             void = 0 if enough else void + 1
@@ -285,7 +286,8 @@ class Rounds:
             seed=federation.seed,
         )
         point.broadcast = down
-        self.updates.start(point, number, max((r.median for r in self.records), default=0.0))
+        medians = (r.median for r in lengths.alike(self.plan, self.records, number))
+        self.updates.start(point, number, max(medians, default=0.0))
 
         there = self.roster.nodes.keys()
         names = attendance.candidates(there, point.sites, number, federation.quorum)

@@ -74,7 +74,8 @@ class Updates:
     def start(self, point: Checkpoint, number: int, usual: float = 0.0) -> None:
         """Begin round `number`, in which sites train from what `point.broadcast` leads to.
 
-        usual: the largest median of the rounds before (`server.lengths`), 0 for none.
+        usual: the largest median of the rounds before in which the same values moved
+        (`server.lengths`), 0 for none.
         """
         self.cut, self._lengths, self._usual = {}, [], usual
         self._extras.start(point.state)

@@ -243,7 +243,7 @@ def train_here(scenario: Scenario, parts: list[Dataset], mechanism: RecordMechan
         for site, learner in enumerate(learners):
             delta = learner.delta(state.model, number, site, mechanism)
             strategy.add(Decoded(size, None, delta), len(learner.labels))
-        state = strategy.finish(state, number)
+        state = strategy.finish(state, number, plan.turn(number))
     return state.released
 
 

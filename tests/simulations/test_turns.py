@@ -20,6 +20,7 @@ from fedlite.reporting.record import read_rounds
 from fedlite.scenario import Scenario, from_dict
 from fedlite.training import Learner
 from server import checkpoint
+from server.updates import Updates
 from simulations.run import simulate
 from tests.simulations.running import Killed, Outcome, Trap
 
@@ -146,6 +147,25 @@ def test_what_stands_still_costs_no_byte_in_either_direction(
     # Down comes what the round before moved; the instruction around it is of one length.
     downs = [r.bytes_down for r in rounds[1:]]
     assert downs[1] - downs[0] == SITES * 4 * (SIZES[0] - SIZES[1]) and downs[2] == downs[0]
+
+
+def test_what_is_usual_is_found_in_rounds_of_the_same_turn(
+    planned: Callable[..., Scenario], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or a hostile update could be as long in one turn as honest ones are in the other."""
+    usual: list[float] = []
+    start = Updates.start
+
+    def noted(self: Updates, point: checkpoint.Checkpoint, number: int, longest: float) -> None:
+        usual.append(longest)
+        start(self, point, number, longest)
+
+    monkeypatch.setattr(Updates, "start", noted)
+    simulate(planned(), tmp_path / "run", engine="serial", quiet=True)
+    medians = [r.median for r in read_rounds(tmp_path / "run")]
+    # B is zero in round 1, so that A is moved by less in round 2.
+    assert 0 < medians[1] < medians[0]
+    assert usual == [0.0, 0.0, medians[0], medians[1]]
 
 
 def test_without_turns_the_products_are_averaged_wrongly_and_that_is_told(
