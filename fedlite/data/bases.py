@@ -240,9 +240,9 @@ def is_name(name: str) -> bool:
 
 def shelf() -> tuple[str, ...]:
     """Return the names of the bases that were put into the cache, sorted."""
-    return tuple(
-        sorted(path.parent.name for path in (cache_folder() / SHELF).glob(f"*/{MANIFEST}"))
-    )
+    found = (path.parent.name for path in (cache_folder() / SHELF).glob(f"*/{MANIFEST}"))
+    # One that is being put there, or never was to the end, has no name yet.
+    return tuple(sorted(filter(is_name, found)))
 
 
 def shelved(name: str) -> Base | None:
@@ -254,15 +254,15 @@ def shelved(name: str) -> Base | None:
     if not is_name(name) or not (place / MANIFEST).is_file():
         return None
     found = told(place / MANIFEST)
-    files = {str(file): str(pin) for file, pin in dict(found.get("files", {})).items()}
-    if not files.keys() >= {CONFIG, WEIGHTS, TOKENIZER}:
+    files = found.get("files")
+    if not isinstance(files, dict) or not files.keys() >= {CONFIG, WEIGHTS, TOKENIZER}:
         raise ValueError(f"{place / MANIFEST}: is damaged; remove {place}, and put it there again")
     return Base(
         name=name,
         what=f"base model of your own, {found.get('origin', '')}",
         licence=str(found.get("licence", "")),
         weights=WEIGHTS,
-        files=files,
+        files={file: str(pin) for file, pin in files.items()},
         place=str(place),
     )
 

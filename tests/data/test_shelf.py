@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from fedlite.commands.main import app
 from fedlite.data import shelf
-from fedlite.data.bases import check_pin, find, shelved
+from fedlite.data.bases import check_pin, find, shelf as names, shelved
 from fedlite.data.text.tokens import digest_of, open_tokenizer
 from fedlite.guard.policy import DataSet
 from fedlite.guard.records import own_records
@@ -84,6 +84,23 @@ def test_what_is_no_base_gets_no_name(mine: Path, cache: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"must have a token for padding"):
         shelf.put("a", mine)
     assert not list(cache.glob("bases/*/base.json"))
+
+
+@pytest.mark.parametrize("files", [None, 5, ["config.json"], {"config.json": "ab"}])
+def test_a_record_that_says_nothing_of_the_files_is_named(mine: Path, files: object) -> None:
+    record = shelf.put("clinical", mine).folder() / "base.json"
+    record.write_text(json.dumps({"files": files}))
+    with pytest.raises(ValueError, match=r"base\.json: is damaged; remove .*clinical, and put it"):
+        find("clinical")
+
+
+def test_what_was_not_put_to_the_end_has_no_name(mine: Path, cache: Path) -> None:
+    base = shelf.put("clinical", mine)
+    base.folder().rename(cache / "bases" / ".clinical.part")
+    assert names() == ()
+    with pytest.raises(ValueError, match=r"must be one of minilm, smollm2 or a folder"):
+        find("clinical")
+    assert shelf.put("clinical", mine) == base and names() == ("clinical",)
 
 
 def notes(tmp_path: Path) -> DataSet:
