@@ -21,6 +21,7 @@ from fedlite.scenario import Scenario, from_dict
 from fedlite.training import Learner
 from server import checkpoint
 from server.updates import Updates
+from simulations.baselines import train_here
 from simulations.run import simulate
 from tests.simulations.running import Killed, Outcome, Trap
 
@@ -225,6 +226,26 @@ def test_clip_and_noise_are_for_what_moves_alone(planned: Callable[..., Scenario
         whole = learner.delta(model, number, 1, ClientMechanism(clip, 50.0, 4, at="site"))
         assert 0.6 < whole[mine].std() / (50.0 * 2 * clip) < 1.4
         assert not any(found[~mine].any() for found in (quiet, loud, whole))
+
+
+def test_what_is_trained_beside_a_federation_steps_by_turns(
+    planned: Callable[..., Scenario],
+) -> None:
+    rng = np.random.default_rng(0)
+    data = Dataset(rng.random((6, 1, 8, 8), np.float32), rng.integers(0, 10, 6))
+    mechanism = RecordMechanism(0.5, 0.1, 1.0, steps=6, expected_batch=6)
+
+    def after(rounds: int) -> np.ndarray:
+        tables = {
+            "federation": {"rounds": rounds, "server_momentum": 0.9},
+            "privacy": {"unit": "record", "simulate_seed": 1},
+        }
+        return train_here(planned(**tables), [data] * SITES, mechanism)
+
+    one, two = after(1), after(2)
+    assert one[FIRST].any() and (one != two)[~FIRST].all()
+    # No momentum of round 1 moves what stands still in round 2.
+    np.testing.assert_array_equal(one[FIRST], two[FIRST])
 
 
 @pytest.mark.parametrize(
