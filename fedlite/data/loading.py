@@ -57,6 +57,8 @@ def load_network(base: Base, *, language: bool = False) -> PreTrainedModel:
             )
         except Exception as error:  # a folder may make a library raise whatever it has
             raise _unloadable(folder, error) from None
+    # What was read is what was held against the pins, and nothing that came in between.
+    base.folder()
     network, info = loaded
     _complete(network, info["missing_keys"], folder, language=language)
     network.requires_grad_(False)

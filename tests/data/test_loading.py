@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from fedlite.data import loading
+from fedlite.data import loading, shelf
 from fedlite.data.bases import find
 from fedlite.data.loading import load_network
 from fedlite.models.registry import build
+from tests.data.text.wordy import wordy
 from tests.models.pretrained.conftest import save
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -52,6 +53,27 @@ def test_code_that_a_folder_brings_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"code of a model's folder is never run.*auto_map"):
         load_network(find(str(unknown)))
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_changes_between_the_look_and_the_loading_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDLITE_CACHE", str(tmp_path / "cache"))
+    folder = save("bert", tmp_path / "bert")
+    wordy(folder, config=json.loads((folder / "config.json").read_text()))
+    base = shelf.put("mine", folder)
+    load_network(base)
+    look = loading.check_folder
+
+    def changing(place: Path) -> int:
+        found = look(place)
+        config = place / "config.json"
+        config.write_text(config.read_text().replace('"gelu"', '"relu"'))
+        return found
+
+    monkeypatch.setattr(loading, "check_folder", changing)
+    with pytest.raises(ValueError, match=r"config\.json: the sha256 must be"):
+        load_network(base)
 
 
 def test_what_is_missing_is_named_and_never_random(tmp_path: Path) -> None:
