@@ -225,7 +225,7 @@ class Plan:
             return 0.0
         return factor * longest(
             self.mechanism,
-            self.layout.size,
+            max((turn.moving.size for turn in self.turns), default=self.layout.size),
             steps=self.round_steps,
             learning_rate=scenario.training.learning_rate,
             updates=scenario.federation.rounds * scenario.federation.sites,

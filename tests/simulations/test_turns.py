@@ -16,6 +16,7 @@ from fedlite.compression import HEADER_BYTES
 from fedlite.data import Dataset
 from fedlite.parameters import Layout, load_vector, turns_of
 from fedlite.privacy import ClientMechanism, RecordMechanism
+from fedlite.privacy.longest import longest
 from fedlite.reporting.record import read_rounds
 from fedlite.scenario import Scenario, from_dict
 from fedlite.training import Learner
@@ -246,6 +247,19 @@ def test_what_is_trained_beside_a_federation_steps_by_turns(
     assert one[FIRST].any() and (one != two)[~FIRST].all()
     # No momentum of round 1 moves what stands still in round 2.
     np.testing.assert_array_equal(one[FIRST], two[FIRST])
+
+
+def test_no_update_may_be_longer_than_the_noise_on_what_moves(
+    planned: Callable[..., Scenario],
+) -> None:
+    privacy = {"unit": "client", "epsilon": 1.0, "noise_at": "site"}
+    dense = {"compressor": "dense", "error_feedback": False}
+    plan = plans.of(planned(privacy=privacy, uplink=dense), (1, 8, 8), 10)
+    assert isinstance(plan.mechanism, ClientMechanism)
+    # Of the larger turn, and not of the whole vector; a dense update is as long as it was.
+    most = longest(plan.mechanism, max(SIZES), steps=1, learning_rate=1.0, updates=4 * SITES)
+    assert plan.update_norm == pytest.approx(1.01 * most)
+    assert plan.update_norm > plan.mechanism.noise_std * max(SIZES) ** 0.5
 
 
 @pytest.mark.parametrize(
