@@ -61,9 +61,9 @@ def predict(
     text: TextColumn = "",
     scale_by: ScaleBy = None,
     signed_by: Annotated[
-        str,
+        str | None,
         typer.Option(metavar="HEX", help="Of a bundle: the public key that must have signed it."),
-    ] = "",
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Let a run's model, or a bundle, answer the records of a file, which needs no labels.
@@ -72,6 +72,7 @@ def predict(
     """
     with told():
         from fedlite.inference.bundle import is_bundle
+        from fedlite.reporting import wording
         from fedlite.storage import write_rows
 
         if out is not None and out.resolve() == file.resolve():
@@ -89,7 +90,7 @@ def predict(
             print_json(head | {"rows": rows, "notes": notes, "out": str(out) if out else None})
             return
         for note in notes:
-            typer.echo(note, err=True)
+            typer.echo(wording.plain(note), err=True)
         _show(rows[:_SHOWN])
         if out is not None:
             typer.echo(f"{out}  {len(rows):,} answers")
@@ -107,7 +108,7 @@ def _of_run(run: Path, file: Path, branch: str, text: str, scale_by: Path | None
     return head, found.rows(), list(records.notes)
 
 
-def _of_bundle(folder: Path, file: Path, signed_by: str, **not_here: object) -> Answered:
+def _of_bundle(folder: Path, file: Path, signed_by: str | None, **not_here: object) -> Answered:
     from fedlite.inference.bundle import load
     from fedlite.inference.inputs import read_inputs
 
@@ -116,7 +117,7 @@ def _of_bundle(folder: Path, file: Path, signed_by: str, **not_here: object) -> 
     found = bundle.predict(read_inputs(bundle.told, file), missing=True)
     early = int(found.early.sum())
     notes = [f"{early:,} of {len(found):,} are answered early. {bundle.promise}"]
-    if not signed_by:
+    if signed_by is None:
         notes.append(
             f"signed by {bundle.signed_by}; --signed-by HEX holds it against the key that you know"
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,11 @@ class Bundle:
             )
         threshold = self.told["threshold"]
         self.threshold = None if threshold is None else float(threshold)
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(
+                f"{directory / DESCRIPTION}: threshold must be null or from 0 to 1, as scores are, "
+                f"got {threshold!r:.80}; export the run again"
+            )
         self._stem, self._tail = _session(files[STEM]), _session(files[TAIL])
         self._whole = _session(files[WHOLE]) if WHOLE in files else None
 
@@ -102,7 +108,8 @@ class Bundle:
         missing: NaN stands for a missing value, and is filled in as in training; else it is an
         error.
 
-        Raises ValueError for another shape, for what are no numbers, and for NaN or infinity.
+        Raises ValueError for another shape, for what are no numbers, for NaN or infinity, and for
+        numbers so large that the model's own overflow.
         """
         inputs = self._prepared(x, missing)
         parts = [
@@ -121,6 +128,7 @@ class Bundle:
             found = self._batch(inputs)
             return self.labels[int(found[0].argmax())], bool(found[1][0])
         answer, leaves = self._whole.run(None, {"stem/x": inputs})
+        _answered(routing.softmax(answer.astype(np.float64)))
         return self.labels[int(answer.argmax())], bool(leaves)
 
     def _batch(self, inputs: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
@@ -133,6 +141,7 @@ class Bundle:
         if len(stays):
             (deep,) = self._tail.run(None, {"hidden": hidden[stays]})
             shares[stays] = routing.softmax(deep.astype(np.float64))
+        _answered(shares)
         return shares, early, scores
 
     def _prepared(self, x: ArrayLike, missing: bool) -> NDArray[np.float32]:
@@ -165,8 +174,13 @@ class Bundle:
         elif how["kind"] == "ranges":
             low, high = np.array(how["low"]), np.array(how["high"])
             wide = (np.clip(wide, low, high) - low) * (2 / (high - low)) - 1
-        prepared: NDArray[np.float32] = np.nan_to_num(wide, nan=0.0).astype(np.float32)
-        return prepared
+        with np.errstate(over="ignore"):
+            prepared: NDArray[np.float32] = wide.astype(np.float32)
+        # What is missing is NaN still, and a number too large for float32 has become infinity.
+        if np.isinf(prepared).any():
+            row = int(np.flatnonzero(np.isinf(prepared).reshape(len(wide), -1).any(axis=1))[0])
+            raise ValueError(f"x: must fit into float32, and row {row} has larger; correct it")
+        return np.nan_to_num(prepared, nan=0.0)
 
     def try_out(self, trials: Mapping[str, NDArray[Any]]) -> None:
         """Raise ValueError where stored inputs get other answers or ways than where it was made.
@@ -176,6 +190,8 @@ class Bundle:
         x = trials["x"]
         hidden, shallow = self._stem.run(None, {"x": x})
         (deep,) = self._tail.run(None, {"hidden": hidden})
+        if not len(x) or deep.shape != (len(x), len(self.labels)):
+            raise self._wrong(f"it has {len(self.labels)} labels and answers {list(deep.shape)}")
         for name, found in (("shallow", shallow), ("deep", deep)):
             apart = np.abs(found - trials[name]) / (1 + np.abs(trials[name]))
             if found.shape != trials[name].shape or not (apart <= _TOLERANCE).all():
@@ -202,28 +218,65 @@ class Bundle:
         )
 
 
-def load(directory: str | Path, *, signed_by: str = "") -> Bundle:
+def load(directory: str | Path, *, signed_by: str | None = None) -> Bundle:
     """Return a bundle that `fedlite export` has written, checked and tried out.
 
-    signed_by: the public key, in hex, that must have signed it.
+    signed_by: the public key, in hex, that must have signed it; None: any may have. An empty text
+    is no key, and refused.
 
-    Raises ValueError where anything in it is not what was signed, where another key signed it, and
-    where it answers otherwise than where it was made.
+    Raises ValueError where anything in it is not what was signed, where another key signed it,
+    where a signed file is not of the form that export writes, and where it answers otherwise than
+    where it was made.
     """
     folder = Path(directory)
     files = manifest.read(folder, signed_by)
     lacks = {DESCRIPTION, STEM, TAIL, TRIALS} - files.keys()
     if lacks:
         raise ValueError(f"{folder / min(lacks)}: no such file; export the run again")
-    bundle = Bundle(folder, files)
-    with np.load(io.BytesIO(files[TRIALS]), allow_pickle=False) as trials:
-        bundle.try_out(dict(trials))
+    for name in {STEM, TAIL, WHOLE} & files.keys():
+        # How a graph says that values are in another file, which nobody signed: it would be read
+        # from the working directory. The word stands there as it is, however the rest is coded.
+        if b"location" in files[name]:
+            raise ValueError(
+                f"{folder / name}: must not speak of a location (rule: all values are in the graph "
+                "itself, where they are signed); export it again, no layer being called so"
+            )
+    try:
+        bundle = Bundle(folder, files)
+        bundle.try_out(_stored(files[TRIALS]))
+    except ValueError:
+        raise
+    except Exception as error:  # whatever files of any other form make onnxruntime and numpy raise
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{folder}: must hold what fedlite export writes, and does not "
+            f"({type(error).__name__}: {told}); get it again from whoever made it"
+        ) from error
     return bundle
 
 
 def is_bundle(directory: Path) -> bool:
     """Return whether a folder holds a bundle, whole or not."""
     return (directory / DESCRIPTION).is_file() or (directory / manifest.MANIFEST).is_file()
+
+
+def _stored(content: bytes) -> dict[str, NDArray[Any]]:
+    """Return the stored trials; they are not packed, so they are no larger than their file."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+            raise ValueError(f"{TRIALS}: must not be compressed; export the run again")
+    with np.load(io.BytesIO(content), allow_pickle=False) as trials:
+        return dict(trials)
+
+
+def _answered(shares: NDArray[np.float64]) -> None:
+    """Raise ValueError where a row of shares [n, classes] is NaN: it has no likeliest class."""
+    wrong = np.isnan(shares).any(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"x: must be of numbers as the model has learnt from, and its answer to row "
+            f"{int(np.flatnonzero(wrong)[0])} of its batch is NaN; correct that"
+        )
 
 
 def _session(graph: bytes) -> Any:

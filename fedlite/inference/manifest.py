@@ -14,7 +14,7 @@ from fedlite.storage import write_atomic
 
 MANIFEST = "manifest.json"
 FORMAT = "fedlite-bundle-1"
-# Graphs of TinyML; more is no bundle of ours.
+# All files together: graphs of TinyML; more is no bundle of ours.
 _LARGEST = 1 << 30
 _MEND = "get the bundle again from whoever made it"
 
@@ -40,11 +40,12 @@ def write(folder: Path, files: Mapping[str, bytes], key: keys.Key) -> tuple[Path
     return tuple(folder / name for name in (*files, MANIFEST))
 
 
-def read(folder: Path, signed_by: str = "") -> dict[str, bytes]:
+def read(folder: Path, signed_by: str | None = None) -> dict[str, bytes]:
     """Return the files of a bundle by name, each as it was signed, and the key in hex as "key".
 
-    signed_by: the public key, 64 hex digits, that must have signed it; without it any key will do,
-    which finds damage, and a change by whoever cannot sign anew only.
+    signed_by: the public key, 64 hex digits, that must have signed it; with None any key will do,
+    which finds damage, and nothing that somebody has made anew. An empty text is refused: it is
+    what is left of a variable that was not set.
 
     Raises ValueError where there is no bundle, or anything in it is not what was signed.
     """
@@ -55,9 +56,9 @@ def read(folder: Path, signed_by: str = "") -> dict[str, bytes]:
         )
     told = _manifest(path)
     key, signature = told["key"], told.pop("signature")
-    if signed_by and key != signed_by.lower():
+    if signed_by is not None and key != signed_by.lower():
         raise ValueError(
-            f"{path}: must be signed by {signed_by} (rule: another's bundle answers as he likes), "
+            f"{path}: must be signed by {signed_by or 'a key, and none is named'} (rule: another's bundle answers as he likes), "
             f"is signed by {key}; {_MEND}"
         )
     if not keys.verify(key, signature, canonical(told)):
@@ -65,13 +66,14 @@ def read(folder: Path, signed_by: str = "") -> dict[str, bytes]:
     there = {one.name for one in folder.iterdir()} - {MANIFEST}
     if more := there - told["files"].keys():
         raise ValueError(f"{folder / min(more)}: must not be there, nobody signed it; remove it")
-    found = {}
+    found, left = {}, _LARGEST
     for name, digest in told["files"].items():
         file = folder / name
         if not file.is_file() or file.is_symlink():
             raise ValueError(f"{file}: no such file, and the manifest names it; {_MEND}")
-        if file.stat().st_size > _LARGEST:
-            raise ValueError(f"{file}: must be smaller than {_LARGEST:,} bytes; {_MEND}")
+        left -= file.stat().st_size
+        if left < 0:
+            raise ValueError(f"{folder}: must be smaller than {_LARGEST:,} bytes; {_MEND}")
         found[name] = file.read_bytes()
         if hashlib.sha256(found[name]).hexdigest() != digest:
             raise ValueError(f"{file}: is not what was signed: changed, or cut off; {_MEND}")

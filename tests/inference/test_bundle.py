@@ -241,6 +241,88 @@ def test_a_router_in_a_bundle_is_never_run_as_code(made: Path, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_key_that_was_not_set_is_no_key(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be signed by a key, and none is named"):
+        load(made, signed_by="")
+    np.savez(tmp_path / "x.npz", x=X[:2])
+    asked = ["predict", str(made), str(tmp_path / "x.npz"), "--signed-by", ""]
+    assert CliRunner().invoke(app, asked).exit_code
+
+
+def test_a_graph_whose_values_are_in_a_file_that_nobody_signed_is_refused(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    tail = onnx.load(made / "tail.onnx")
+    onnx.external_data_helper.convert_model_to_external_data(
+        tail, location="values", size_threshold=0
+    )
+    onnx.save(tail, tmp_path / "tail.onnx")
+    content = (tmp_path / "tail.onnx").read_bytes()
+    # onnxruntime itself takes them from wherever it is called.
+    monkeypatch.chdir(tmp_path)
+    signed_anew(made, tmp_path / "other", tail_onnx=content)
+    with pytest.raises(ValueError, match=r"tail\.onnx: must not speak of a location"):
+        load(tmp_path / "other")
+
+
+def packed(made: Path) -> bytes:
+    content = io.BytesIO()
+    with np.load(made / "trials.npz") as stored:
+        np.savez_compressed(content, **stored)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "rule"),
+    [
+        ("stem_onnx", lambda made: b"no graph", "must hold what fedlite export writes"),
+        ("tail_onnx", lambda made: (made / "model.onnx").read_bytes(), "Required inputs"),
+        ("trials_npz", lambda made: b"PK", "must hold what fedlite export writes"),
+        ("trials_npz", packed, "must not be compressed"),
+        ("bundle_json", lambda made: b"[]", "must hold what fedlite export writes"),
+        ("bundle_json", lambda made: b'{"labels": 1}', "must hold what fedlite export writes"),
+        ("bundle_json", lambda made: described(made, threshold=float("nan")), "threshold must be"),
+        ("bundle_json", lambda made: described(made, labels=["a"]), "it has 1 labels and answers"),
+    ],
+)
+def test_what_a_stranger_has_signed_is_refused_with_one_line(
+    made: Path, tmp_path: Path, name: str, change: Callable[[Path], bytes], rule: str
+) -> None:
+    signed_anew(made, tmp_path / "other", **{name: change(made)})
+    with pytest.raises(ValueError, match=rule):
+        load(tmp_path / "other")
+
+
+def described(made: Path, **changed: Any) -> bytes:
+    return edit(json.loads((made / "bundle.json").read_text()), **changed)
+
+
+def test_what_is_said_in_a_bundle_forges_no_display(made: Path, tmp_path: Path) -> None:
+    signed_anew(made, tmp_path / "b", bundle_json=described(made, promise="\x1b[2Jall is well"))
+    np.savez(tmp_path / "x.npz", x=X[:2])
+    done = CliRunner().invoke(app, ["predict", str(tmp_path / "b"), str(tmp_path / "x.npz")])
+    assert done.exit_code == 0 and "all is well" in done.output and "\x1b[2J" not in done.output
+
+
+@pytest.mark.parametrize("size", [1e300, 1e38])
+def test_numbers_that_overflow_get_no_answer(bundle: Bundle, size: float) -> None:
+    x = np.concatenate([X[:1].astype(np.float64), np.full((1, 1, 8, 8), size)])
+    rule = "row 1 has larger" if size > 1e39 else "its answer to row 1 of its batch is NaN"
+    with pytest.raises(ValueError, match=rule):
+        bundle.predict(x)
+    with pytest.raises(ValueError, match="x: must"):
+        bundle.one(x[1])
+
+
+def test_all_files_together_have_a_bound(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = max(file.stat().st_size for file in made.iterdir())
+    monkeypatch.setattr(manifest, "_LARGEST", largest)
+    with pytest.raises(ValueError, match="made: must be smaller than"):
+        load(made)
+
+
 @pytest.mark.parametrize(
     ("x", "rule"),
     [
