@@ -185,6 +185,7 @@ def _constants(classes: int, used: set[str]) -> list[Any]:
         helper.make_tensor("two", TensorProto.INT64, [1], [2]),
         helper.make_tensor("tiny", TensorProto.DOUBLE, [], [1e-300]),
         helper.make_tensor("one", TensorProto.DOUBLE, [], [1.0]),
+        helper.make_tensor("zero", TensorProto.DOUBLE, [], [0.0]),
         helper.make_tensor("per", TensorProto.DOUBLE, [], [1 / math.log(max(2, classes))]),
     ]
     return [one for one in found if one.name in used]
@@ -214,6 +215,8 @@ def _score(router: str, early: str) -> list[NodeProto]:
             make("Mul", ["shares", "logs"], ["terms"]),
             make("ReduceSum", ["terms", "axis"], ["terms/sum"], keepdims=0),
             make("Mul", ["terms/sum", "per"], ["terms/part"]),
-            make("Add", ["terms/part", "one"], ["score/row"]),
+            make("Add", ["terms/part", "one"], ["score/free"]),
+            # Of equal shares rounding makes it less than 0, and from 0 on all leave early.
+            make("Max", ["score/free", "zero"], ["score/row"]),
         ]
     return [*nodes, make("Squeeze", ["score/row"], ["score"])]

@@ -62,3 +62,16 @@ def test_every_house_model_and_router_goes_the_same_ways(
         answer, leaves = whole.run(None, {"stem/x": x.numpy()[row : row + 1]})
         assert bool(leaves) == (score[row] >= threshold)
         np.testing.assert_allclose(answer[0], (shallow if leaves else deep)[row], atol=2e-5)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_of_equal_shares_the_one_graph_leaves_early_where_batches_do(classes: int) -> None:
+    model = build("linear", (3,), classes, seed=1).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    found = graphs.export(model, "entropy", 0.0)
+    whole = onnxruntime.InferenceSession(found.whole)
+    shares = softmax(np.zeros((1, classes)), axis=1)
+    x = np.zeros((1, 3), np.float32)
+    assert whole.run(None, {"stem/x": x})[1] == (scores("entropy", x, shares)[0] >= 0.0)
