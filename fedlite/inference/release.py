@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ KEY = Path("checkpoint") / "release.pem"
 _CANDIDATES, _SCALES, _STORED = 128, (0.3, 1.0, 3.0), 16
 # How far from the threshold a score is that other processors' rounding cannot carry over it.
 _CLEAR = 1e-3
+_OTHERWISE = (
+    "It was tested with inputs that each site had scaled by its own records; here they are scaled "
+    "by others, and it is only as good as these are alike."
+)
 # What of model.json says how records are read and answered.
 _READING = (
     *("labels", "shape", "source", "target", "columns", "features", "range", "missing"),
@@ -69,6 +74,8 @@ def write_bundle(
             f"--site: must be left out with --calibrate-with, got {site!r}; leave it out"
         )
     rule = rule_of(trained, site) if own is None else rule_by(trained, own, scale_by)
+    if own is None and scale_by is not None and rule.threshold is not None:
+        rule = replace(rule, promise=f"{rule.promise} {_OTHERWISE}")
     told = json.loads((trained.directory / "model.json").read_text("utf-8"))
     description = {name: told[name] for name in _READING if name in told}
     description |= {

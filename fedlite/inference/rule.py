@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,7 @@ def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
             f"--router: must be one of {', '.join(routing.HOUSE)} (rule: a bundle runs no code), "
             f"got {own.router!r}; take one of these"
         )
-    used = trained.scenario.data.path
-    if used and own.file.resolve() == Path(used).resolve():
+    if _trained_on(trained, own.file):
         raise ValueError(
             f"--calibrate-with: must be records that the model has not seen, got {own.file}, which "
             "it was trained on (rule: it is surer there than elsewhere); name others"
@@ -103,6 +103,15 @@ def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
             f"{', '.join(records.site_names)} (rule: the bundle scales by one mean and spread); "
             "name a file for each, and export a bundle for each"
         )
+    if scale_by is not None:
+        # Else each of its places scales the records of that name, and the bundle by all of them.
+        places = read(trained, scale_by, answered=False, scale_by=scale_by).site_names
+        if len(places) > 1:
+            raise ValueError(
+                f"--scale-by: must be of one place with --calibrate-with, got {scale_by} with "
+                f"{', '.join(places)} (rule: the threshold is chosen with inputs scaled as the "
+                "bundle scales them); name a file with the records of one"
+            )
     of = answered(trained, records.data)
     scores = of.scores(own.router, {})
     counts = calibration.count(scores, of.shallow, of.deep, len(trained.labels), of.truth)
@@ -114,3 +123,13 @@ def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
     del told["promise"], told["threshold"]
     told |= {"records": choice.records, "harmed": choice.harm}
     return Rule(own.router, choice.threshold, promise, told)
+
+
+def _trained_on(trained: Trained, file: Path) -> bool:
+    """Return whether a file is the run's own, or a copy of it under another name."""
+    used = Path(trained.scenario.data.path).expanduser()
+    if not trained.scenario.data.path or not used.exists() or not file.exists():
+        return False
+    if used.is_file() and file.is_file():
+        return filecmp.cmp(used, file, shallow=False)
+    return used.samefile(file)

@@ -75,14 +75,23 @@ def test_a_table_is_read_and_scaled_as_its_run_did(tmp_path: Path) -> None:
             f"{row[3]},{row[2]},{row[1]}\n" for row in (line.split(",") for line in lines[1:61])
         )
     )
-    both = tmp_path / "both.csv"
-    both.write_text(TABLE)
+    both, copy, alone = (tmp_path / f"{name}.csv" for name in ("both", "copy", "alone"))
+    both.write_text("".join(line + "\n" for line in lines[:-1]))
+    copy.write_text(TABLE)
+    alone.write_text("".join(line + "\n" for line in lines if not line.startswith("h1")))
     with pytest.raises(ValueError, match="--scale-by: must be given for a model whose sites"):
         write_bundle(trained, tmp_path / "none")
     write_bundle(trained, tmp_path / "made", scale_by=place)
-    for file, rule in ((tmp_path / "t.csv", "not seen"), (both, "must be of one place")):
+    for file, by, rule in (
+        (tmp_path / "t.csv", place, "not seen"),
+        (copy, place, "not seen"),
+        (both, place, "--calibrate-with: must be of one place"),
+        # Of h0 the run's way to read would take the mean of h0 alone, and the bundle that of both.
+        (alone, both, "--scale-by: must be of one place"),
+    ):
         with pytest.raises(ValueError, match=rule):
-            rule_by(trained, Own(file), place)
+            rule_by(trained, Own(file), by)
+    assert rule_by(trained, Own(alone), alone).calibrated is not None
     bundle = fedlite.load_bundle(tmp_path / "made")
     # 20 records or so: nothing can be promised, so all go deep.
     assert bundle.threshold is None and "more would be needed" in bundle.promise
@@ -96,3 +105,8 @@ def test_a_table_is_read_and_scaled_as_its_run_did(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="missing=True"):
         bundle.predict(raw)
     assert bundle.predict(raw, missing=True).shares.shape == (1, 2)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    summary["inference"]["threshold"] = 0.9
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    write_bundle(trained, tmp_path / "others", scale_by=place)
+    assert "they are scaled by others" in fedlite.load_bundle(tmp_path / "others").promise
