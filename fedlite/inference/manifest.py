@@ -57,8 +57,9 @@ def read(folder: Path, signed_by: str | None = None) -> dict[str, bytes]:
     told = _manifest(path)
     key, signature = told["key"], told.pop("signature")
     if signed_by is not None and key != signed_by.lower():
+        asked = signed_by or "a key, and none is named"
         raise ValueError(
-            f"{path}: must be signed by {signed_by or 'a key, and none is named'} (rule: another's bundle answers as he likes), "
+            f"{path}: must be signed by {asked} (rule: another's bundle answers as he likes), "
             f"is signed by {key}; {_MEND}"
         )
     if not keys.verify(key, signature, canonical(told)):

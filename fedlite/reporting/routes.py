@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from fedlite.reporting import wording
@@ -30,7 +31,8 @@ def promise(told: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
 
     told: the summary's `inference`. choice: what has the threshold: the same, or one of its sites.
     """
-    accepted, sure = f"{100 * told['alpha']:g}", f"{100 * told['confidence']:g} %"
+    # As it was asked for: rounded, 0.9999999 would be a promise without any doubt.
+    accepted, sure = _hundredfold(told["alpha"]), f"{_hundredfold(told['confidence'])} %"
     if "threshold" in choice and choice["threshold"] is None:
         if choice["missing"]:
             why = (
@@ -44,6 +46,15 @@ def promise(told: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
     if told["kind"] == "shrunk":
         return f"It is meant that a{loss} lost, with probability {sure}; that {told['promise']}."
     return f"A{loss} lost, with probability {sure}; that {told['promise']}."
+
+
+def _hundredfold(value: float) -> str:
+    """Return a hundred times a number, in the digits that it was written with.
+
+    >>> _hundredfold(0.02), _hundredfold(0.9999999), _hundredfold(0.1)
+    ('2', '99.99999', '10')
+    """
+    return f"{(100 * Decimal(repr(float(value)))).normalize():f}"
 
 
 def _work(told: Mapping[str, Any]) -> str:
