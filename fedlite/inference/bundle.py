@@ -20,6 +20,9 @@ from fedlite.inference import manifest, routing
 
 DESCRIPTION, STEM, TAIL, WHOLE = "bundle.json", "stem.onnx", "tail.onnx", "model.onnx"
 TRIALS, CARD = "trials.npz", "README.md"
+_NEEDED = frozenset(
+    ("labels", "shape", "router", "threshold", "promise", "preprocessing", "scaling")
+)
 # Of a batch that goes through the graphs at a time.
 _CHUNK = 4096
 # How far answers may be from those that were stored: kernels of other processors round otherwise.
@@ -79,6 +82,8 @@ class Bundle:
         self.directory = directory
         self.signed_by = files["key"].decode()
         self.told: dict[str, Any] = json.loads(files[DESCRIPTION])
+        if lacks := _NEEDED - set(self.told):
+            raise ValueError(f"{directory / DESCRIPTION}: has no {min(lacks)!r}; export it again")
         self.labels = tuple(map(str, self.told["labels"]))
         self.shape = tuple(map(int, self.told["shape"]))
         self.router = str(self.told["router"])
@@ -190,8 +195,12 @@ class Bundle:
         x = trials["x"]
         hidden, shallow = self._stem.run(None, {"x": x})
         (deep,) = self._tail.run(None, {"hidden": hidden})
-        if not len(x) or deep.shape != (len(x), len(self.labels)):
-            raise self._wrong(f"it has {len(self.labels)} labels and answers {list(deep.shape)}")
+        shape = (len(x), *self.shape)
+        if not len(x) or x.shape != shape or deep.shape != (len(x), len(self.labels)):
+            raise self._wrong(
+                f"of {len(self.labels)} labels and inputs {list(self.shape)} it has stored "
+                f"{list(x.shape)}, and answers {list(deep.shape)}"
+            )
         for name, found in (("shallow", shallow), ("deep", deep)):
             apart = np.abs(found - trials[name]) / (1 + np.abs(trials[name]))
             if found.shape != trials[name].shape or not (apart <= _TOLERANCE).all():

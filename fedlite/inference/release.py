@@ -99,7 +99,12 @@ def write_bundle(
     }
     signer = keys.load_or_generate(key or trained.directory / KEY)
     written = manifest.write(folder, files, signer)
-    load(folder, signed_by=keys.public_hex(signer))
+    try:
+        load(folder, signed_by=keys.public_hex(signer))
+    except ValueError:
+        # What its maker's own machine refuses must not stand there signed.
+        (folder / manifest.MANIFEST).unlink()
+        raise
     return written
 
 
@@ -125,7 +130,12 @@ def _preprocessing(
         # JSON has no NaN.
         means = np.where(np.isnan(mean), np.array(None), mean).tolist()
         return {"kind": "standardize", "fills": True, "mean": means, "spread": spread.tolist()}
-    if trained.scaling == "ranges" and trained.reading is not None:
+    if trained.scaling == "ranges":
+        if trained.reading is None or not trained.reading.ranges:
+            raise ValueError(
+                f"{trained.directory}/model.json: must say the range of the numbers that the model "
+                "reads, and is of an earlier release; run the scenario again"
+            )
         low, high = ranges_of(trained.reading, shape)
         return {"kind": "ranges", "fills": True, "low": low.tolist(), "high": high.tolist()}
     return {"kind": "none", "fills": trained.scaling != "source"}

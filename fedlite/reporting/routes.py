@@ -40,7 +40,11 @@ def promise(told: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
                 f"to promise a loss of at most {accepted} points"
             )
         else:
-            why = f"no threshold keeps the loss below {accepted} points"
+            # A threshold may well keep it: the test could not tell by these records.
+            why = (
+                f"the calibration records show of no threshold that it keeps the loss to "
+                f"{accepted} points"
+            )
         return f"All inputs go deep: {why}, with probability {sure}."
     loss = f"t most {accepted} points of the deep branch's accuracy are"
     if told["kind"] == "shrunk":

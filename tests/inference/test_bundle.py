@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from torch import nn
 from typer.testing import CliRunner
 
 import fedlite
@@ -281,10 +283,12 @@ def packed(made: Path) -> bytes:
         ("tail_onnx", lambda made: (made / "model.onnx").read_bytes(), "Required inputs"),
         ("trials_npz", lambda made: b"PK", "must hold what fedlite export writes"),
         ("trials_npz", packed, "must not be compressed"),
-        ("bundle_json", lambda made: b"[]", "must hold what fedlite export writes"),
-        ("bundle_json", lambda made: b'{"labels": 1}', "must hold what fedlite export writes"),
+        ("bundle_json", lambda made: b"[]", "has no 'labels'"),
+        ("bundle_json", lambda made: b'{"labels": 1}', "has no 'preprocessing'"),
+        ("bundle_json", lambda made: described(made, labels=1), "must hold what fedlite export"),
         ("bundle_json", lambda made: described(made, threshold=float("nan")), "threshold must be"),
-        ("bundle_json", lambda made: described(made, labels=["a"]), "it has 1 labels and answers"),
+        ("bundle_json", lambda made: described(made, labels=["a"]), "of 1 labels and inputs"),
+        ("bundle_json", lambda made: described(made, shape=[64]), r"inputs \[64\] it has stored"),
     ],
 )
 def test_what_a_stranger_has_signed_is_refused_with_one_line(
@@ -407,10 +411,18 @@ def test_a_run_that_tells_no_classes_apart_has_no_bundle(run: Path, tmp_path: Pa
     assert isinstance(one, Branched)
     with pytest.raises(ValueError, match="--scale-by: must be left out"):
         write_bundle(trained, tmp_path / "a", scale_by=tmp_path / "x.csv")
-    from dataclasses import replace
-
     from fedlite.scenario import from_dict
 
     numbers = replace(trained, scenario=from_dict({"task": {"name": "multilabel"}}))
     with pytest.raises(ValueError, match="must be a run that tells classes apart"):
         write_bundle(numbers, tmp_path / "b")
+
+
+def test_what_its_makers_own_machine_refuses_is_left_unsigned(run: Path, tmp_path: Path) -> None:
+    flat = nn.Sequential(nn.Flatten())
+    flat.add_module("location", nn.Linear(64, 8))
+    model = Branched(flat, nn.Linear(8, 10), nn.Linear(8, 10), shape=(1, 8, 8), classes=10)
+    with pytest.raises(ValueError, match="no layer being called so"):
+        write_bundle(replace(open_model(run), model=model), tmp_path / "b")
+    with pytest.raises(ValueError, match=r"manifest\.json: no such file"):
+        load(tmp_path / "b")

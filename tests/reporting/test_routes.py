@@ -21,3 +21,9 @@ def test_a_promise_is_rounded_to_no_better_one(alpha: float, confidence: float, 
     told = {"alpha": alpha, "confidence": confidence, "kind": "pooled", "promise": "holds"}
     choice = {"threshold": 0.5, "missing": 0}
     assert re.search(words, promise(told, choice))
+
+
+def test_what_was_not_shown_is_not_said_to_be_false() -> None:
+    told = {"alpha": 0.01, "confidence": 0.95, "kind": "pooled", "promise": "holds"}
+    said = promise(told, {"threshold": None, "missing": 0})
+    assert said.startswith("All inputs go deep: the calibration records show of no threshold that")
