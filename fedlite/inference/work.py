@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.data import Dataset
+from fedlite.data.keyed import keyed_hash
 from fedlite.evaluation import Trained
 from fedlite.inference import routing
 from fedlite.inference.calibration import GRID
@@ -74,6 +75,16 @@ def answered(trained: Trained, data: Dataset) -> Answered:
     found = trained.answers(data)
     shallow, deep = (found[branch].argmax(axis=1) for branch in BRANCHES)
     return Answered(data.x, routing.softmax(found[BRANCHES[0]]), shallow, deep, data.y)
+
+
+def copies(parts: Sequence[Dataset]) -> int:
+    """Return how many of these records are the same as one before, input and label.
+
+    Who calibrates is settled by a record's own hash, so copies come together: they are fewer draws
+    than they look, and a bound that takes them for as many is broken more often than it says.
+    """
+    hashes = np.concatenate([keyed_hash(part, 0, "copies") for part in parts])
+    return len(hashes) - len(np.unique(hashes))
 
 
 def early(scores: NDArray[np.float64], threshold: float | None) -> NDArray[np.bool_]:

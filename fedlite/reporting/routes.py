@@ -47,9 +47,14 @@ def promise(told: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
             )
         return f"All inputs go deep: {why}, with probability {sure}."
     loss = f"t most {accepted} points of the deep branch's accuracy are"
-    if told["kind"] == "shrunk":
-        return f"It is meant that a{loss} lost, with probability {sure}; that {told['promise']}."
-    return f"A{loss} lost, with probability {sure}; that {told['promise']}."
+    start = "It is meant that a" if told["kind"] == "shrunk" else "A"
+    copied = ""
+    if told.get("copies"):
+        copied = (
+            f" {wording.count(told['copies'], 'calibration record')} had the values of others, so "
+            "the probability may be lower."
+        )
+    return f"{start}{loss} lost, with probability {sure}; that {told['promise']}.{copied}"
 
 
 def _hundredfold(value: float) -> str:

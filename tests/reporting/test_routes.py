@@ -27,3 +27,11 @@ def test_what_was_not_shown_is_not_said_to_be_false() -> None:
     told = {"alpha": 0.01, "confidence": 0.95, "kind": "pooled", "promise": "holds"}
     said = promise(told, {"threshold": None, "missing": 0})
     assert said.startswith("All inputs go deep: the calibration records show of no threshold that")
+
+
+def test_copies_among_the_calibration_records_are_told() -> None:
+    told = {"alpha": 0.01, "confidence": 0.95, "kind": "shrunk", "promise": "holds", "copies": 7}
+    said = promise(told, {"threshold": 0.5, "missing": 0})
+    assert said.startswith("It is meant that at most 1 points")
+    assert "7 calibration records had the values of others" in said
+    assert "others" not in promise(told | {"copies": 0}, {"threshold": 0.5, "missing": 0})

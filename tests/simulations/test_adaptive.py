@@ -16,9 +16,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from fedlite import plan as plans
+from fedlite.data import Dataset
 from fedlite.evaluation import open_model
 from fedlite.inference.calibration import GRID, choose, pooled
-from fedlite.inference.work import answered, early
+from fedlite.inference.work import answered, copies, early
 from fedlite.reporting.report import report
 from fedlite.reporting.routes import verdict
 from fedlite.scenario import Scenario, ScenarioError, from_dict
@@ -227,3 +228,9 @@ def test_nothing_leaves_early_where_there_is_no_threshold(run: Path) -> None:
     assert source.test is not None
     of = answered(open_model(run), source.test)
     assert not early(of.shares.max(axis=1), None).any() and early(np.ones(2), 1.0).all()
+
+
+def test_copies_are_counted_over_all_sites_by_input_and_label() -> None:
+    x = np.array([[1.0], [1.0], [2.0], [1.0]], np.float32)
+    parts = [Dataset(x, np.array([0, 0, 0, 1])), Dataset(x[2:3], np.array([0]))]
+    assert copies(parts) == 2
