@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import fedlite
+from fedlite.evaluation import open_model
+from fedlite.inference.bundle import Bundle
 
 SCENARIO: dict[str, Any] = {
     "federation": {"name": "routed", "rounds": 5, "sites": 2, "weighting": "records"},
@@ -22,3 +24,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundle") / "run"
     fedlite.simulate(SCENARIO, out=out, engine="serial")
     return out
+
+
+@pytest.fixture(scope="session")
+def made(run: Path) -> Path:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from fedlite.inference.release import write_bundle
+
+    write_bundle(open_model(run), run.parent / "made")
+    return run.parent / "made"
+
+
+@pytest.fixture(scope="session")
+def bundle(made: Path) -> Bundle:
+    return fedlite.load_bundle(made)
