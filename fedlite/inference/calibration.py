@@ -18,6 +18,7 @@ their records together.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -132,7 +133,9 @@ def least(alpha: float, confidence: float) -> int:
     >>> least(0.01, 0.95), least(0.05, 0.95)
     (299, 59)
     """
-    return math.ceil(math.log(1 - confidence) / math.log1p(-alpha))
+    # Of an alpha near the smallest number there is, it would be infinity.
+    wanted = min(math.log(1 - confidence) / math.log1p(-alpha), sys.float_info.max)
+    return max(1, math.ceil(wanted))
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,9 @@ def _last(harm: NDArray[np.float64], records: float, alpha: float, confidence: f
     """Return the place in the grid of the last threshold before the first that is not safe."""
     found = None
     for at, harmed in enumerate(harm.tolist()):
-        if p_value(harmed, records, alpha) > 1 - confidence:
+        chance = p_value(harmed, records, alpha)
+        # What is certain rejects nothing, though 1 - confidence may be rounded to 1.
+        if chance > 1 - confidence or chance >= 1:
             break
         found = at
     return found

@@ -166,3 +166,15 @@ def test_shrunk_is_the_sites_own_test_or_the_others_at_its_ends() -> None:
 def test_no_counts_no_threshold() -> None:
     with pytest.raises(ValueError, match="counts: must be those of one site at least"):
         by_site({}, "pooled", 0.01, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "confidence"),
+    [(0.01, 1e-17), (1e-320, 0.95), (1 - 1e-16, 1e-17), (0.01, 1 - 1e-16), (5e-324, 1 - 1e-16)],
+)
+def test_no_record_lets_nothing_leave_early_however_little_is_asked(
+    alpha: float, confidence: float
+) -> None:
+    none = np.zeros(0, np.int64)
+    found = choose(count(np.zeros(0), none, none, 2, none), alpha, confidence)
+    assert found.threshold is None and found.missing == least(alpha, confidence) >= 1
