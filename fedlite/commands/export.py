@@ -86,7 +86,9 @@ def export(
         from fedlite.models.pretrained import Classifier
 
         trained = open_model(run)
-        asked = {"router": router, "alpha": alpha, "confidence": confidence}
+        given = {"router": router, "alpha": alpha, "confidence": confidence}
+        # As text: a 0 that is given is given.
+        asked = {name: str(value) for name, value in given.items() if value is not None}
         if isinstance(trained.model, Classifier):
             from fedlite.inference.adapter_folder import write_adapters
 

@@ -76,7 +76,10 @@ def _measured(calibrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     told = ", ".join(f"{name} {wording.share(accuracy[name])}" for name in sorted(accuracy))
     least = wording.share(work["adaptive"] / work["deep"])
     return [
-        ("accuracy", f"{told}, on {calibrated['tested']:,} records of {calibrated['on']}"),
+        (
+            "accuracy",
+            f"{told}, on {calibrated['tested']:,} records of {wording.plain(calibrated['on'])}",
+        ),
         ("left early", wording.share(calibrated["share_shallow"])),
         ("harmed", f"{100 * calibrated['harm']:.2f} % of answers"),
         ("work", f"{least} of the multiply-adds of the deep branch; time falls by less"),

@@ -10,10 +10,11 @@ from typing import Any
 
 from fedlite.evaluation import Trained, read
 from fedlite.inference import calibration, routing
-from fedlite.inference.work import answered
+from fedlite.inference.work import Costs, answered
 from fedlite.reporting import routes
 
 _PLACE = "holds for inputs like the records that it was calibrated with"
+_OF_SITE = ("loss", "harm", "share_shallow", "accuracy", "tested")
 _NONE = "No threshold was calibrated, so all inputs go deep and no accuracy is lost."
 
 
@@ -71,6 +72,14 @@ def rule_of(trained: Trained, site: str = "") -> Rule:
     names = ("alpha", "confidence", "labels", "kind", "loss", "harm", "share_shallow", "accuracy")
     kept = {name: told[name] for name in (*names, "macs", "tested", "on")}
     kept |= {name: choice[name] for name in ("records", "harmed", "missing")}
+    if own and "tested" in choice:
+        # What all sites come to, each under its own threshold, says little of this one.
+        kept |= {name: choice[name] for name in _OF_SITE} | {"on": f"{site}, which it held out"}
+        costs, share = Costs.of(trained.model.costs()), choice["share_shallow"]
+        work = costs.deep if choice["threshold"] is None else costs.adaptive(share)
+        kept["macs"] = told["macs"] | {"adaptive": work}
+    elif own:
+        kept["on"] = "other sites, each under a threshold of its own"
     promise = routes.promise(told, choice)
     return Rule(told["router"], choice["threshold"], promise, kept | {"site": site})
 

@@ -39,6 +39,17 @@ def test_sites_have_bundles_of_their_own(run: Path, tmp_path: Path) -> None:
     assert alone.threshold is None and "12 calibration records more" in alone.promise
     assert other.threshold == told["by_site"]["site-02"]["threshold"]
     assert "holds for inputs of that site" in other.promise
+    # And what was measured is that site's alone.
+    mine = told["by_site"]["site-02"]
+    assert other.calibrated is not None and alone.calibrated is not None
+    for name in ("harm", "loss", "accuracy", "share_shallow", "tested"):
+        assert other.calibrated[name] == mine[name]
+    assert other.calibrated["on"] == "site-02, which it held out"
+    costs = open_model(copy).model.costs()
+    stem, early, tail = (costs[part]["macs"] for part in ("stem", "exit", "tail"))
+    work = stem + early + (1 - mine["share_shallow"]) * tail
+    assert other.calibrated["macs"]["adaptive"] == pytest.approx(work)
+    assert alone.calibrated["macs"]["adaptive"] == stem + tail
     with pytest.raises(ValueError, match="--site: must be one of site-01, site-02"):
         rule_of(open_model(copy))
     told["router"] = "mine.mine"
@@ -80,6 +91,7 @@ def test_records_of_the_place_choose_in_the_place_of_the_run(run: Path, tmp_path
             rule_by(trained, wrong, None)
     with pytest.raises(ValueError, match="--site: must be left out with --calibrate-with"):
         write_bundle(trained, tmp_path / "b", site="site-01", own=Own(file))
-    told = ["export", str(run), "--to", str(tmp_path / "c"), "--alpha", "0.1"]
-    refused = CliRunner().invoke(app, told)
-    assert refused.exit_code and "--alpha: must be left out" in " ".join(refused.output.split())
+    for given in ("0.1", "0"):
+        told = ["export", str(run), "--to", str(tmp_path / "c"), "--alpha", given]
+        refused = CliRunner().invoke(app, told)
+        assert refused.exit_code and "--alpha: must be left out" in " ".join(refused.output.split())
