@@ -33,7 +33,9 @@ def own_source(scenario: Scenario, chosen: DataSet, home: Path) -> tuple[Source,
             f"data.partition: must not be {scenario.data.partition!r} at a real site (rule: its "
             "operator says which records are its own, by `part` in site.toml); use natural"
         )
-    if find(chosen.source).table and not chosen.target and scenario.task.reads != LANGUAGE:
+    entry = find(chosen.source)
+    nameless = entry.own and entry.table and not chosen.target
+    if nameless and scenario.task.reads != LANGUAGE:
         raise ValueError(
             f"site.toml: data.{chosen.name}.target: must name the label column for the task "
             f"{scenario.task.name} (rule: only texts that are their own answers, {LANGUAGE}, need "
