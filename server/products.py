@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import Decoded
+from fedlite.models.fixed import public_normal
 from fedlite.parameters import Layout, Vector
 
 PROBES = 16
@@ -67,8 +68,8 @@ class Products:
         self._base, self._weight = base, 0.0
         for number, pair in enumerate(self._pairs):
             (out, _), (_, into) = pair.shapes
-            rng = np.random.default_rng([round_number, number])
-            pair.probes = rng.standard_normal((into, PROBES))
+            # Far from the numbers by which a model's own public values are told apart.
+            pair.probes = public_normal((round_number << 20) + number, into, PROBES)
             pair.sums = (*(np.zeros(shape) for shape in pair.shapes), np.zeros((out, PROBES)))
 
     def add(self, update: Decoded, weight: float) -> None:
