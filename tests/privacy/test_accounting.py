@@ -329,7 +329,10 @@ def test_a_tiny_delta_is_charged_by_the_smaller_bound_and_planned_for(delta: flo
     by_renyi = accounting.rdp(1.0, 0.01, 1000, delta)
     assert 0 < accounting.pld(1.0, 0.01, 1000, delta) <= by_renyi < math.inf
     sigma = accounting.calibrate(3.0, delta, 0.01, 1000)
-    assert 3.0 * 0.998 < accounting.pld(sigma, 0.01, 1000, delta) <= 3.0
+    # So little is at the end of what float64 tells apart, and epsilon jumps from one noise to the
+    # next by more than the 0.1 % by which the noise is found.
+    assert accounting.pld(sigma, 0.01, 1000, delta) <= 3.0
+    assert accounting.pld(sigma * 0.998, 0.01, 1000, delta) > 3.0
     admitted = admit([], Event(3.0, 0.01), 10_000_000, epsilon=3.0, delta=delta, order=8.0)
     assert 1000 < admitted.steps < 10_000_000 and admitted.charged <= 3.0
 
