@@ -89,7 +89,7 @@ def draw(inference: Mapping[str, Any]) -> Figure:
     floor = 100 * (accuracy["deep"] - inference["alpha"])
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2)
     axes.annotate(
-        f"deep less {100 * inference['alpha']:g} points",
+        f"deep less {(given := 100 * inference['alpha']):g} point{'' if given == 1 else 's'}",
         (1, floor),
         xycoords=("axes fraction", "data"),
         ha="right",
