@@ -143,6 +143,9 @@ def test_init_refuses_other_folders_and_wrong_words(tmp_path: Path) -> None:
     code, output = run("init", tmp_path / "home", "--name", "s")
     assert code == 2 and "'thesis.tex'" in output
     assert run("init", tmp_path / "n", "--name", "s", "--part", "x")[0] == 2
+    assert run("init", tmp_path / "n", "--name", "s", "--data", "csv", "--target", "y")[0] == 2
+    code, output = run("init", tmp_path / "m", "--name", "s", "--data", "d", "--path", "x.csv")
+    assert code == 0 and "neither label column nor part was checked" in output
     # A data set that nobody knows leaves no site behind.
     code, output = run("init", tmp_path / "n", "--name", "s", "--data", "digitz")
     assert code == 2 and "--data: must be one of digits, " in output
