@@ -226,8 +226,12 @@ def _by_record(plan: Plan) -> RecordMechanism:
     return plan.mechanism
 
 
-def train_here(scenario: Scenario, parts: list[Dataset], mechanism: RecordMechanism) -> Vector:
+def train_here(
+    scenario: Scenario, parts: list[Dataset], mechanism: RecordMechanism | None
+) -> Vector:
     """Train on `parts` round by round as the federation does, but without messages or compression.
+
+    mechanism: that of the scenario; None where nothing is private.
 
     Returns the released model, float32 [n].
     """

@@ -19,27 +19,13 @@ import numpy as np
 
 from fedlite import plan as plans
 from fedlite.data import Dataset
-from fedlite.parameters import Vector
-from fedlite.plan import Plan
-from fedlite.scenario import Scenario, load
-from fedlite.training.share import Learner
+from fedlite.scenario import Scenario, load, with_values
 from server.evaluation import Evaluator
 from server.summary import machine
+from simulations.baselines import train_here
 from simulations.run import scenario_path
 
 TOGETHER = "together"
-
-
-def trained(plan: Plan, part: Dataset) -> Vector:
-    """Return what `part` alone comes to: all the federation's rounds, averaged over the last."""
-    learner, settings = Learner(plan, part), plan.scenario.federation
-    vector, kept = learner.initial.copy(), []
-    for number in range(1, settings.rounds + 1):
-        vector = vector + learner.delta(vector, number, 0, None)
-        if number > settings.rounds * (1 - settings.average_last):
-            kept.append(vector)
-    result: Vector = np.mean(kept or [vector], axis=0, dtype=np.float32)
-    return result
 
 
 def joined(parts: Sequence[Dataset]) -> Dataset:
@@ -51,14 +37,13 @@ def joined(parts: Sequence[Dataset]) -> Dataset:
 def references(scenario: Scenario) -> dict[str, dict[str, float]]:
     """Return the deep branch's accuracy, in points, by way and by the domain it is measured on."""
     plan, source, sites = plans.simulated(scenario)
-    batch = plan.scenario.training.batch_size * len(sites)
-    wide = replace(plan.scenario.training, batch_size=batch)
-    pooled = replace(plan, scenario=replace(plan.scenario, training=wide))
-    ways = {site.name: (plan, site.train) for site in sites}
-    ways[TOGETHER] = (pooled, joined([site.train for site in sites]))
+    batch = scenario.training.batch_size * len(sites)
+    wide = with_values(scenario, "training", batch_size=batch)
+    ways = {site.name: (scenario, site.train) for site in sites}
+    ways[TOGETHER] = (wide, joined([site.train for site in sites]))
     judge, found = Evaluator(plan, source, sites), dict[str, dict[str, float]]()
     for way, (how, part) in ways.items():
-        vector = trained(how, part)
+        vector = train_here(how, [part], None)
         by_site = judge.by_site(vector)
         found[way] = {name: 100 * scores["accuracy"]["deep"] for name, scores in by_site.items()}
         found[way]["all"] = 100 * judge.overall(vector)["accuracy"]["deep"]
