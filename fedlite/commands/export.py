@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,9 +86,10 @@ def export(
         from fedlite.models.pretrained import Classifier
 
         trained = open_model(run)
-        given = {"router": router, "alpha": alpha, "confidence": confidence}
+        wishes = {"router": router, "alpha": alpha, "confidence": confidence}
+        given: dict[str, Any] = {k: v for k, v in wishes.items() if v is not None}
         # As text: a 0 that is given is given.
-        asked = {name: str(value) for name, value in given.items() if value is not None}
+        asked = {name: str(value) for name, value in given.items()}
         if isinstance(trained.model, Classifier):
             from fedlite.inference.adapter_folder import write_adapters
 
@@ -102,14 +103,7 @@ def export(
             left_out("a model without a base", merged=merged)
             if calibrate_with is None:
                 left_out("a bundle without --calibrate-with", **asked)
-            own = None
-            if calibrate_with is not None:
-                own = Own(
-                    calibrate_with,
-                    router or "confidence",
-                    0.01 if alpha is None else alpha,
-                    0.95 if confidence is None else confidence,
-                )
+            own = None if calibrate_with is None else Own(calibrate_with, **given)
             files = write_bundle(trained, to, site=site, scale_by=scale_by, key=key, own=own)
     sizes = {str(path): path.stat().st_size for path in files}
     if as_json:

@@ -6,6 +6,7 @@ All of it is public: no record is looked at here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 from fedlite.scenario import tabular
 
@@ -18,6 +19,7 @@ LANGUAGE, NLL = "causal-lm", "nll"
 DECODER = "smollm2"
 # Models of texts that are pretrained: that of classes, and that of the task causal-lm.
 PRETRAINED = ("lora", "lora-lm")
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,7 @@ def words(text: str) -> tuple[int, int]:
     >>> words("3:400"), words("")
     ((3, 400), (0, 0))
     """
-    if not text:
-        return 0, 0
-    low, high = (int(end) for end in text.split(":"))
-    if not 1 <= low <= high:
-        raise ValueError(text)
-    return low, high
+    return _bounds(text, int)
 
 
 def perplexity(text: str) -> tuple[float, float]:
@@ -81,9 +78,13 @@ def perplexity(text: str) -> tuple[float, float]:
     >>> perplexity("10:2e3"), perplexity("")
     ((10.0, 2000.0), (0.0, 0.0))
     """
+    return _bounds(text, float)
+
+
+def _bounds(text: str, number: type[N]) -> tuple[N, N]:
     if not text:
-        return 0.0, 0.0
-    low, high = (float(end) for end in text.split(":"))
+        return number(0), number(0)
+    low, high = (number(end) for end in text.split(":"))
     if not 1 <= low <= high < float("inf"):
         raise ValueError(text)
     return low, high
