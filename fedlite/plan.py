@@ -58,7 +58,8 @@ class Plan:
     `privacy.epsilon` over all planned rounds; None where the privacy unit is none. term: what the
     objective adds to the loss, if anything. extras: what travels behind the model's values.
     running: the statistics that its layers keep while they train, the first of the extras.
-    turns: what moves in which round, where not everything does in each.
+    turns: what moves in which round, where not everything does in each. products: what the model
+    multiplies (`Branched.products`).
     """
 
     scenario: Scenario
@@ -71,6 +72,7 @@ class Plan:
     extras: tuple[Stretch, ...] = ()
     running: Layout = Layout((), ())  # noqa: RUF009 - frozen
     turns: tuple[Turn, ...] = ()
+    products: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def stored(self) -> Layout:
@@ -141,11 +143,6 @@ class Plan:
         checks.check(self.model(), self.task, private=self.scenario.private, batch=batch, loss=loss)
         if self.term is not None:
             objectives.check(self.term, self.scenario.training.objective, self.layout.size)
-
-    @cached_property
-    def products(self) -> tuple[tuple[str, str], ...]:
-        """What the model multiplies; see `Branched.products`."""
-        return self.model().products()
 
     @cached_property
     def uplink(self) -> Compressor:
@@ -300,7 +297,19 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
     turns = turns_of(layout, model.standing())
     if turns:
         objectives.check_turns(term, scenario, alone=not extras)
-    return Plan(scenario, shape, classes, layout, initial, mechanism, term, extras, running, turns)
+    return Plan(
+        scenario,
+        shape,
+        classes,
+        layout,
+        initial,
+        mechanism,
+        term,
+        extras,
+        running,
+        turns,
+        model.products(),
+    )
 
 
 def _statistics(scenario: Scenario, model: Model, running: Layout) -> tuple[Stretch, ...]:
