@@ -6,7 +6,7 @@ only the counts are looked at. What it comes to is measured on records held out 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,14 @@ def inference_of(scenario: Scenario, trained: Trained) -> dict[str, Any]:
     }
     choices = calibration.by_site(counts, chosen.threshold, chosen.alpha, chosen.confidence)
     pool = chosen.threshold == "pooled"
+    held = {site.name: answered(trained, site.test) for site in sites if len(site.test)}
     if source.test is not None and pool:
-        parts, on = [(sites[0].name, source.test)], f"the test set of {source.name}"
+        parts, on = (
+            {sites[0].name: answered(trained, source.test)},
+            f"the test set of {source.name}",
+        )
     else:
-        parts = [(site.name, site.test) for site in sites if len(site.test)]
-        on = "the sites' own held-out records"
-    costs = Costs.of(plan.model().costs())
+        parts, on = held, "the sites' own held-out records"
     return {
         "router": label(chosen.router),
         "alpha": chosen.alpha,
@@ -99,8 +101,8 @@ def inference_of(scenario: Scenario, trained: Trained) -> dict[str, Any]:
         "copies": copies([site.calibration for site in sites if site.calibration is not None]),
         **(_told(next(iter(choices.values()))) if pool else {}),
         "on": on,
-        **_measured(scenario, trained, parts, choices, costs, source.labels),
-        "by_site": _by_site(scenario, trained, sites, choices),
+        **_measured(scenario, trained, parts, choices, source.labels),
+        "by_site": _by_site(scenario, held, choices),
     }
 
 
@@ -125,28 +127,28 @@ def _told(choice: Choice) -> dict[str, Any]:
 def _measured(
     scenario: Scenario,
     trained: Trained,
-    parts: Sequence[tuple[str, Dataset]],
+    parts: Mapping[str, Answered],
     choices: dict[str, Choice],
-    costs: Costs,
     labels: tuple[str, ...],
 ) -> dict[str, Any]:
     """Return what all test records together come to, each under the threshold of its site."""
-    each = [answered(trained, data) for _, data in parts]
-    chosen = scenario.inference
+    chosen, costs = scenario.inference, Costs.of(trained.model.costs())
     options = read_options(chosen.router_options)
     leaves = np.concatenate(
         [
             early(of.scores(chosen.router, options), choices[name].threshold)
-            for (name, _), of in zip(parts, each, strict=True)
+            for name, of in parts.items()
         ]
     )
     names = ("inputs", "shares", "shallow", "deep", "truth")
-    whole = Answered(*(np.concatenate([getattr(of, name) for of in each]) for name in names))
+    whole = Answered(
+        *(np.concatenate([getattr(of, name) for of in parts.values()]) for name in names)
+    )
     scores = whole.scores(chosen.router, options)
     routers = {name: whole.scores(name, {}) for name in routing.HOUSE}
     routers[label(chosen.router)] = scores
     found = outcome(whole, leaves)
-    asked = any(choices[name].threshold is not None for name, _ in parts)
+    asked = any(choices[name].threshold is not None for name in parts)
     work = costs.adaptive(found["share_shallow"]) if asked else costs.deep
     return {
         "tested": found.pop("records"),
@@ -159,23 +161,19 @@ def _measured(
 
 
 def _by_site(
-    scenario: Scenario,
-    trained: Trained,
-    sites: Sequence[SiteData],
-    choices: dict[str, Choice],
+    scenario: Scenario, held: Mapping[str, Answered], choices: dict[str, Choice]
 ) -> dict[str, Any]:
     """Return each site's threshold and, where it holds records out, what comes of it there.
 
     `violated` says that more than alpha of these records are harmed: of few, that may be chance.
     """
     chosen, found = scenario.inference, {}
-    for site in sites:
-        told = _told(choices[site.name])
-        if len(site.test):
-            of = answered(trained, site.test)
+    for name, choice in choices.items():
+        told = _told(choice)
+        if of := held.get(name):
             scores = of.scores(chosen.router, read_options(chosen.router_options))
-            measured = outcome(of, early(scores, choices[site.name].threshold))
+            measured = outcome(of, early(scores, choice.threshold))
             told |= {"tested": measured.pop("records"), **measured}
             told["violated"] = measured["harm"] > chosen.alpha
-        found[site.name] = told
+        found[name] = told
     return found
