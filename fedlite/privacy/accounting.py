@@ -9,6 +9,7 @@ error; RDP (Mironov 2017) is the looser classic.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -51,6 +52,9 @@ __all__ = [
 ]
 
 _COARSE = 1e-3
+# How close the root is looked for, in the logarithm of the noise multiplier.
+_CLOSE = 2.5e-4
+_LEAST = 1e-2
 # The coarse grid costs far less than this; beyond it the libraries contradict each other.
 _FARTHEST = 1.02
 
@@ -138,6 +142,22 @@ def rdp(sigma: float, rate: float, steps: int, delta: float) -> float:
     return compose_rdp([(Event(sigma, rate), steps)], delta)
 
 
+def _bracket(over: Callable[[float], float], guess: float) -> tuple[float, float]:
+    """Return logarithms of noise multipliers between which `over` falls below 0, ends excepted.
+
+    guess: where to begin: what a Gaussian of many small steps needs is mostly a few percent too
+    much. From there outwards in steps that double, as each look takes a tenth of a second or more.
+    """
+    least, most = math.log(_LEAST), math.log(MOST_NOISE)
+    low = high = min(max(math.log(guess), least), most)
+    width = 0.25
+    while over(high) > 0 and high < most:
+        low, high, width = high, min(high + width, most), 2 * width
+    while over(low) <= 0 and low > least:
+        low, high, width = max(low - width, least), low, 2 * width
+    return low, high
+
+
 @lru_cache(maxsize=64)
 def calibrate(
     epsilon: float,
@@ -156,6 +176,8 @@ def calibrate(
     Raises ValueError when a number is outside its range, `max_batch` is too small, no noise
     multiplier up to 1,000,000 is enough, or the libraries do not agree on any near the smallest.
     """
+    from scipy.optimize import brentq
+
     check_count("steps", steps, 1)
     check_delta(delta)
     check_positive("epsilon", epsilon)
@@ -163,29 +185,32 @@ def calibrate(
     if max_batch and check_cap(epsilon, delta, rate, steps, max_batch, max_records) > 0:
         delta *= 1.0 - MAX_SLACK
 
-    # The coarse grid is pessimistic too, only looser, and ten times faster.
-    low = high = 1.0
-    while pld(high, rate, steps, delta, _COARSE) > epsilon:
-        low, high = high, high * 2
-        if high > MOST_NOISE:
-            raise ValueError(
-                f"epsilon: must be one that a noise multiplier of {MOST_NOISE:.0e} can meet over "
-                f"{steps} steps at delta {delta:g}, got {epsilon!r}; set it higher"
-            )
-    while low > 1e-2 and pld(low, rate, steps, delta, _COARSE) <= epsilon:
-        low, high = low / 2, low
-    while high / low > 1.0005:
-        middle = math.sqrt(low * high)
-        if pld(middle, rate, steps, delta, _COARSE) > epsilon:
-            low = middle
-        else:
-            high = middle
-    # The fine grid and the second library must agree that the plan fits.
+    def over(size: float) -> float:
+        """Return how many times too large the loss is with noise e^size, as a logarithm."""
+        # The coarse grid is pessimistic too, only looser, and ten times faster.
+        ratio = pld(math.exp(size), rate, steps, delta, _COARSE) / epsilon
+        return math.log(min(max(ratio, 1e-9), 1e9))
+
+    low, high = _bracket(over, rate * math.sqrt(2 * steps * math.log(1 / delta)) / epsilon)
+    if over(high) > 0:
+        raise ValueError(
+            f"epsilon: must be one that a noise multiplier of {MOST_NOISE:.0e} can meet over "
+            f"{steps} steps at delta {delta:g}, got {epsilon!r}; set it higher"
+        )
+    if over(low) > 0:
+        high = brentq(over, low, high, xtol=_CLOSE) + _CLOSE
+    high = math.exp(high)
+
+    def agreed(sigma: float) -> bool:
+        """Return whether the fine grid and the second library both say that the plan fits."""
+        if pld(sigma, rate, steps, delta) > epsilon:
+            return False
+        # Not Opacus: loading it takes longer than all of the above.
+        found = compose_prv([(Event(sigma, rate), steps)], delta, library="prv-accountant")
+        return found <= epsilon + PRV_ERROR or found == math.inf
+
     found = high
-    while (
-        pld(high, rate, steps, delta) > epsilon
-        or epsilon + PRV_ERROR < prv(high, rate, steps, delta) < math.inf
-    ):
+    while not agreed(high):
         high *= 1.0002
         if high > _FARTHEST * found:
             raise ValueError(
