@@ -15,6 +15,7 @@ from pathlib import Path
 from clients.runtime import closed, seats, setup
 from clients.runtime.reach import reach
 from fedlite import __version__
+from fedlite.data import bases
 from fedlite.deployment import sandbox
 from fedlite.deployment.invitation import Invitation
 from fedlite.deployment.protocol import Release
@@ -67,6 +68,7 @@ def examine(home: Path) -> Iterator[Check]:
             yield from _guarded("budget", lambda: _budgets(home, policy))
         yield from _sandbox(home, policy)
         yield from _device(policy)
+        yield from _bases(policy)
     for seat in seats.every(home) or [home]:
         yield from _guarded("coordinator", lambda seat=seat: _coordinator(home, seat, policy))  # type: ignore[misc]
 
@@ -248,6 +250,25 @@ def _device(policy: SitePolicy) -> Iterator[Check]:
     else:
         mend = 'install the driver and a CUDA build of torch, or set device = "auto" in [limits]'
         yield Check("device", FAIL, "torch sees no GPU", mend)
+
+
+def _bases(policy: SitePolicy) -> Iterator[Check]:
+    """Look whether the base models are here whose tokens approved bundles read."""
+    wanted = {
+        (str(one.settings.get("data.tokenizer", "")), str(one.settings.get("data.base_sha256", "")))
+        for one in policy.bundles
+    }
+    for name, pin in sorted(wanted - {("", "")}):
+        try:
+            if pin:
+                bases.check_pin(name, pin)
+            else:
+                bases.find(name, "data.tokenizer").folder()
+        except (ValueError, OSError) as error:
+            what, _, mend = str(error).partition("; ")
+            yield Check(f"base {name}", FAIL, what, mend or "see the text")
+        else:
+            yield Check(f"base {name}", OK, "its files are what they must be")
 
 
 def _coordinator(home: Path, seat: Path, policy: SitePolicy | None) -> Iterator[Check]:

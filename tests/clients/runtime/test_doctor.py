@@ -31,9 +31,12 @@ import fedlite
 from clients.runtime import doctor, reach, setup
 from clients.runtime.doctor import Check, examine
 from fedlite.commands.main import app
+from fedlite.data import shelf
 from fedlite.deployment import sandbox
 from fedlite.deployment.invitation import Invitation
 from fedlite.guard.policy import DataSet
+from tests.data.test_weights import written
+from tests.data.text.wordy import wordy
 
 NOW = datetime.now(UTC)
 ALL = {"ok", "warning", "fail"}
@@ -283,6 +286,35 @@ def test_a_table_is_looked_at_without_a_scenario(home: Path) -> None:
     (home / "x.csv").write_text("name,sex,site,y\nA B,f,n,no\nC D,m,n,yes\n")
     found = checks(home)["data x"]
     assert found.state == "ok" and found.what == "csv loads, 2 classes"
+
+
+def test_a_base_that_an_approved_bundle_needs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found before a round, by name and digest: catalog, put there by the operator, another one."""
+    monkeypatch.setenv("FEDLITE_CACHE", str(tmp_path / "cache"))
+    text = (home / "site.toml").read_text()
+
+    def approved(tokenizer: str, pin: str = "") -> None:
+        settings = f'"data.tokenizer" = "{tokenizer}"\n"data.base_sha256" = "{pin}"\n'
+        head = f'\n[bundles.{"ab" * 32}]\nname = "x"\napproved = "2026-11-29T00:00:00Z"\n'
+        tail = f'by = "jo"\n[bundles.{"ab" * 32}.settings]\n{settings}'
+        (home / "site.toml").write_text(text + head + tail)
+
+    approved("")
+    assert not [name for name in checks(home) if name.startswith("base ")]
+    approved("minilm")
+    assert failed(home)["base minilm"].mend == "run `fedlite data fetch minilm`"
+    approved("clinical", "cd" * 32)
+    assert "fedlite data add clinical FOLDER" in failed(home)["base clinical"].mend
+    wordy(written(tmp_path / "mine"))
+    base = shelf.put("clinical", tmp_path / "mine")
+    missed = failed(home)["base clinical"]
+    assert base.identity in missed.what and missed.mend == "put the federation's there"
+    approved("clinical", base.identity)
+    assert checks(home)["base clinical"].state == "ok"
+    (base.folder() / "tokenizer.json").write_text("{}")
+    assert "corrupt" in failed(home)["base clinical"].mend
 
 
 def test_disk_sandbox_and_device(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
