@@ -75,6 +75,13 @@ def export(
             help="With --calibrate-with: how sure that is to be. Default: 0.95.",
         ),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="onnx, or onnx-int8: a deep branch of 8-bit integers, smaller and faster.",
+        ),
+    ] = "onnx",
     as_json: Json = False,
 ) -> None:
     """Write a run's model as a signed bundle that answers easy inputs early, without PyTorch.
@@ -94,6 +101,7 @@ def export(
             from fedlite.inference.adapter_folder import write_adapters
 
             bundled = {"site": site, "scale_by": scale_by, "key": key}
+            bundled["target"] = "" if target == "onnx" else target
             left_out("a pretrained transformer", calibrate_with=calibrate_with, **bundled, **asked)
             files = write_adapters(trained, to, merged=merged)
         else:
@@ -104,7 +112,9 @@ def export(
             if calibrate_with is None:
                 left_out("a bundle without --calibrate-with", **asked)
             own = None if calibrate_with is None else Own(calibrate_with, **given)
-            files = write_bundle(trained, to, site=site, scale_by=scale_by, key=key, own=own)
+            files = write_bundle(
+                trained, to, site=site, scale_by=scale_by, key=key, own=own, target=target
+            )
     sizes = {str(path): path.stat().st_size for path in files}
     if as_json:
         print_json({"files": [{"path": path, "bytes": size} for path, size in sizes.items()]})
