@@ -34,6 +34,11 @@ TARGET = "onnx-int8"
 # The share of calibration records that ranges come from, how many at least, and at most.
 _SHARE, _FEWEST, _MOST = 0.2, 32, 1000
 _BATCH = 100
+# What is computed in integers: products, and what hands their values on. Norms stay float32.
+_LAYERS = (
+    *("Conv", "Gemm", "MatMul"),
+    *("Relu", "MaxPool", "AveragePool", "Flatten", "Reshape", "Transpose"),
+)
 
 
 @dataclass(frozen=True)
@@ -180,6 +185,7 @@ def _static(graph: bytes, hidden: NDArray[Any]) -> bytes:
                 str(small),
                 _Batches(hidden),
                 quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(_LAYERS),
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
