@@ -117,7 +117,7 @@ def quantize(trained: Trained, records: Dataset) -> Quantized:
         raise ValueError(f"{trained.directory}: must be a model of two branches")
     if not model.made_up(1).dtype.is_floating_point:
         raise ValueError(f"{trained.directory}: must be a model of numbers for --target {TARGET}")
-    x: NDArray[Any] = records.take(_ranging(records)).x[:_MOST]
+    x: NDArray[Any] = records.take(_ranging(records)).x
     if len(x) < _FEWEST:
         raise ValueError(
             f"--target {TARGET}: must have {_FEWEST} records at least for the ranges, a fifth of "
@@ -125,6 +125,8 @@ def quantize(trained: Trained, records: Dataset) -> Quantized:
         )
     if not np.isfinite(x).all():
         raise ValueError(f"--target {TARGET}: records must be finite; correct them")
+    # Of all sites: they stand one after the other.
+    x = x[np.linspace(0, len(x) - 1, min(len(x), _MOST)).astype(np.int64)]
     stem, tail = graphs.traced(model)
     small = _static(tail, session(stem).run(None, {"x": x})[0])
     if b"QuantizeLinear" not in small:

@@ -32,8 +32,8 @@ def vgg(shape: tuple[int, ...], classes: int, *, stem: int = 16, tail: int = 96)
             "'mlp' for tables"
         )
     for name, width in (("stem", stem), ("tail", tail)):
-        if not isinstance(width, int) or isinstance(width, bool) or not 1 <= width <= 1024:
-            raise ValueError(f"{name} must be a whole number from 1 to 1024, got {width!r}")
+        if not 1 <= width <= 1024:
+            raise ValueError(f"{name} must be from 1 to 1024, got {width}; 16 and 96 are usual")
     quarter = [_half(_half(side)) for side in shape[1:]]
     window = 3 if min(quarter) >= 3 else 2
     pooled = math.prod((side - window) // 2 + 1 for side in quarter)

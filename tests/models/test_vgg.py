@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from torch import nn
 
@@ -28,8 +26,8 @@ def test_its_widths_are_options_and_no_layer_mixes_records() -> None:
     assert kinds == {nn.Conv2d, nn.ReLU, nn.AvgPool2d, nn.Flatten, nn.Linear}
 
 
-@pytest.mark.parametrize("width", [0, -1, 1.5, True, "8", 100_000])
-def test_a_width_that_cannot_be_is_refused(width: object) -> None:
-    rule = f"tail must be a whole number from 1 to 1024, got {width!r}"
-    with pytest.raises(ValueError, match=re.escape(rule)):
-        build("vgg", (1, 28, 28), 10, seed=0, tail=width)
+@pytest.mark.parametrize("width", [0, -1, 100_000])
+def test_a_width_that_cannot_be_is_refused(width: int) -> None:
+    for name in ("stem", "tail"):
+        with pytest.raises(ValueError, match=f"{name} must be from 1 to 1024, got {width}"):
+            build("vgg", (1, 28, 28), 10, seed=0, **{name: width})
