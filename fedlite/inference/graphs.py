@@ -72,8 +72,8 @@ def joined(stem: bytes, tail: bytes, router: str, threshold: float | None) -> by
         return None
     import onnx
 
-    parts = (onnx.load_model_from_string(part) for part in (stem, tail))
-    found: bytes = _joined(*parts, router, threshold).SerializeToString()
+    first, rest = (onnx.load_model_from_string(part) for part in (stem, tail))
+    found: bytes = _joined(first, rest, router, threshold).SerializeToString()
     return found
 
 

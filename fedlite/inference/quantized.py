@@ -45,11 +45,13 @@ _LAYERS = (
 class Quantized(Trained):
     """A trained model that answers through graphs: its stem in float32, its tail in integers.
 
-    stem, tail: serialised ONNX models, as `fedlite.inference.graphs.traced` returns them.
+    stem, tail: serialised ONNX models, as `fedlite.inference.graphs.traced` returns them. apart:
+    the share of calibration records that it was made with, which choose no threshold.
     """
 
     stem: bytes = b""
     tail: bytes = b""
+    apart: float = _SHARE
 
     def answers(self, data: Dataset) -> dict[str, NDArray[np.float64]]:
         """Return each branch's answers, float64 [n, width], of records scaled as in training."""
@@ -67,10 +69,14 @@ class Quantized(Trained):
 def choosing(trained: Trained, data: Dataset) -> Dataset:
     """Return which of these calibration records may choose a threshold.
 
-    All of them, but those that a quantised model has its ranges from: it must be settled before
-    they are looked at. Copies of a record stay together.
+    All of them, but those that a quantised model was made with: it must be settled before they are
+    looked at. Copies of a record stay together.
     """
-    return data.take(~_ranging(data)) if isinstance(trained, Quantized) else data
+    return (
+        data.take(np.flatnonzero(~part(data, trained.apart)))
+        if isinstance(trained, Quantized)
+        else data
+    )
 
 
 def calibrating(trained: Trained) -> Dataset:
@@ -104,10 +110,11 @@ def calibrating(trained: Trained) -> Dataset:
     )
 
 
-def quantize(trained: Trained, records: Dataset) -> Quantized:
+def quantize(trained: Trained, records: Dataset, apart: float = _SHARE) -> Quantized:
     """Return the model with a tail of integers, its ranges from a part of these records.
 
-    records: scaled as in training; their answers are not looked at.
+    records: scaled as in training; their answers are not looked at. apart: the share of them that
+    it is made with, from which ranges come, too.
 
     Raises ValueError where the model is no network of two branches that ONNX can say, has nothing
     that integers could compute, or the records are too few, or not finite.
@@ -117,7 +124,7 @@ def quantize(trained: Trained, records: Dataset) -> Quantized:
         raise ValueError(f"{trained.directory}: must be a model of two branches")
     if not model.made_up(1).dtype.is_floating_point:
         raise ValueError(f"{trained.directory}: must be a model of numbers for --target {TARGET}")
-    x: NDArray[Any] = records.take(_ranging(records)).x
+    x: NDArray[Any] = records.x[part(records, _SHARE)]
     if len(x) < _FEWEST:
         raise ValueError(
             f"--target {TARGET}: must have {_FEWEST} records at least for the ranges, a fifth of "
@@ -135,7 +142,7 @@ def quantize(trained: Trained, records: Dataset) -> Quantized:
             f"tail, got {trained.scenario.model.name!r}; export it without"
         )
     kept = {one.name: getattr(trained, one.name) for one in fields(Trained)}
-    return Quantized(**kept, stem=stem, tail=small)
+    return Quantized(**kept, stem=stem, tail=small, apart=apart)
 
 
 def deviation(one: Quantized, x: NDArray[np.float32]) -> float:
@@ -152,8 +159,9 @@ def deviation(one: Quantized, x: NDArray[np.float32]) -> float:
     return float((np.abs(here - there) / (1 + np.abs(there))).max())
 
 
-def _ranging(data: Dataset) -> NDArray[np.bool_]:
-    return keyed_part(data, _SHARE, 0, "ranges")
+def part(data: Dataset, share: float) -> NDArray[np.bool_]:
+    """Return which records, bool [n], are among the first `share` of them, by a hash of each."""
+    return keyed_part(data, share, 0, "ranges")
 
 
 class _Batches:

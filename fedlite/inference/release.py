@@ -42,6 +42,7 @@ from fedlite.inference.quantized import (
     quantize,
 )
 from fedlite.inference.rule import Own, Rule, records_of, rule_by, rule_of
+from fedlite.inference.small.search import APART, smallest
 from fedlite.inference.work import BRANCHES
 from fedlite.models import Branched
 
@@ -72,6 +73,7 @@ def write_bundle(
     key: Path | None = None,
     own: Own | None = None,
     target: str = TARGETS[0],
+    max_loss: float | None = None,
 ) -> tuple[Path, ...]:
     """Write a run's model to `folder` as a bundle, try it out there, and return its files.
 
@@ -80,7 +82,9 @@ def write_bundle(
     the file of the Ed25519 key that signs it, made where there is none (default: the run's own).
     own: records of the place by which its threshold is chosen, in the place of the run's. target:
     one of `TARGETS`; with `onnx-int8` the tail is of 8-bit integers, whose ranges come from a part
-    of the records that calibrate, and the threshold from the rest, against that tail.
+    of the records that calibrate, and the threshold from the rest, against that tail. max_loss:
+    with that target, how much of its accuracy the deep branch may lose for a smaller tail, from 0;
+    held against a part of these records, and measured on others.
 
     Raises ValueError where the model does not answer twice or is no network that ONNX can say, an
     argument is missing or does nothing, `folder` holds something already, or ranges are wanted of
@@ -88,7 +92,13 @@ def write_bundle(
     """
     if target not in TARGETS:
         raise ValueError(f"--target: must be one of {', '.join(TARGETS)}, got {target!r}")
-    if not isinstance(trained.model, Branched) or not trained.scenario.classifies:
+    if max_loss is not None and target != INTEGERS:
+        raise ValueError(
+            f"--max-loss: must be left out without --target {INTEGERS}, got {max_loss}; leave it "
+            "out"
+        )
+    model = trained.model
+    if not isinstance(model, Branched) or not trained.scenario.classifies:
         raise ValueError(
             f"{trained.directory}: must be a run that tells classes apart with a model of two "
             f"branches, got {trained.scenario.model.name!r} for {trained.scenario.task.name}; its "
@@ -103,10 +113,15 @@ def write_bundle(
     # `target` there is a column.
     description |= {"graphs": target}
     description["preprocessing"] = _preprocessing(trained, description, scale_by)
-    whole = trained
+    whole, small = trained, None
     if target == INTEGERS:
         records = calibrating(trained) if own is None else records_of(trained, own, scale_by)
-        trained = small = quantize(trained, records)
+        apart = {}
+        if max_loss is not None:
+            found = smallest(model, records, max_loss)
+            trained, apart = replace(trained, model=found.model), {"apart": APART}
+            description |= {"costs": found.model.costs(), "smaller": found.told()}
+        trained = small = quantize(trained, records, **apart)
         description["tolerance"] = _tolerance(small)
         beside = _beside(whole, small, records if own else None)
         description["quantized"] = beside
@@ -114,7 +129,7 @@ def write_bundle(
     if own is None and scale_by is not None and rule.threshold is not None:
         rule = replace(rule, promise=f"{rule.promise} {_OTHERWISE}")
     if target == INTEGERS:
-        rule = replace(rule, promise=f"{rule.promise} {_against(beside)}")
+        rule = replace(rule, promise=f"{rule.promise} {_against(beside, max_loss)}")
     description |= {
         "scenario": trained.scenario.federation.name,
         "labels": list(trained.labels),
@@ -124,11 +139,7 @@ def write_bundle(
         "calibrated": rule.calibrated,
         "versions": {"fedlite": fedlite.__version__, "torch": torch.__version__},
     }
-    stem, tail = (
-        (trained.stem, trained.tail)
-        if isinstance(trained, Quantized)
-        else graphs.traced(trained.model)
-    )
+    stem, tail = (small.stem, small.tail) if small else graphs.traced(model)
     one = graphs.joined(stem, tail, rule.router, rule.threshold)
     files = {
         DESCRIPTION: json.dumps(description, indent=2, sort_keys=True).encode() + b"\n",
@@ -212,12 +223,14 @@ def _beside(whole: Trained, small: Quantized, records: Dataset | None) -> dict[s
     return {"deep": rights[0], "float32": rights[1], "records": len(data), "on": on}
 
 
-def _against(told: Mapping[str, Any]) -> str:
+def _against(told: Mapping[str, Any], max_loss: float | None) -> str:
     points = 100 * (told["float32"] - told["deep"])
     less = "less" if points >= 0 else "more"
+    small = "" if max_loss is None else "a smaller one "
     return (
-        f"That deep branch is of 8-bit integers, and had {abs(points):.2f} points {less} than that "
-        f"of float32 on {told['records']:,} records: {told['on']}; no promise covers these."
+        f"That deep branch is {small}of 8-bit integers, and had {abs(points):.2f} points {less} "
+        f"than that of float32 on {told['records']:,} records: {told['on']}; no promise covers "
+        "these."
     )
 
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -258,8 +259,12 @@ def _ways(bundle: Bundle, batch: int) -> dict[str, Way]:
         if one is None:
             raise ValueError(f"{bundle.router}: must be a router that one graph can compute")
         ready = session(one)
-        found[how] = lambda x, ready=ready: ready.run(None, {"stem/x": x})
+        found[how] = partial(_single, ready)
     return found
+
+
+def _single(ready: Any, x: NDArray[Any]) -> Any:
+    return ready.run(None, {"stem/x": x})
 
 
 def timed(ways: dict[str, Way], x: NDArray[Any], batch: int) -> dict[str, list[float]]:
@@ -309,8 +314,8 @@ def study(model: str, partition: str, seed: int, out: Path, *, quick: bool) -> l
     rows += resamples(given, trained, **told) + promises(given, trained, **told)
     static = None
     if model == "vgg":
-        same = {"quick": quick, "partition": partition, "seed": seed}
-        static = opened(scenario(model, **same, static=True), out / f"{name}-static")
+        other = scenario(model, quick=quick, partition=partition, seed=seed, static=True)
+        static = opened(other, out / f"{name}-static")
         small = quantize(static, calibrating(static))
         rows.append(control(static, small, source.test, **told))
     with tempfile.TemporaryDirectory() as folder:

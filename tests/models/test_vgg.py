@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from fedlite.models import build
@@ -24,6 +25,17 @@ def test_its_widths_are_options_and_no_layer_mixes_records() -> None:
     assert widths == [5, 10, 7, 7, 7]
     kinds = {type(one) for one in model.modules() if not list(one.children())}
     assert kinds == {nn.Conv2d, nn.ReLU, nn.AvgPool2d, nn.Flatten, nn.Linear}
+
+
+def test_what_runs_through_keeps_its_size() -> None:
+    """Without a norm PyTorch's own first weights shrink it sixfold a layer."""
+    model = build("vgg", (1, 28, 28), 10, seed=0)
+    drawn = torch.randn((64, 1, 28, 28), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        hidden = model.stem(drawn)
+        last = model.tail[:-2](hidden)
+    for made in (hidden, last):
+        assert 0.3 < made.square().mean() < 3
 
 
 @pytest.mark.parametrize("width", [0, -1, 100_000])
