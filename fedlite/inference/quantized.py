@@ -6,7 +6,7 @@ records show, so **records are read**, and a range tells of them. Under privacy,
 are at the sites, no coordinator may do so: then a place uses records of its own.
 
 Stem and exit stay as they are: to turn their few channels into integers and back costs more than
-it saves (measured: twice the time). So early answers are the same to the bit. What leaves early is
+it saves (docs/benchmarks.md). So early answers are the same to the bit. What leaves early is
 settled anew, against the deep branch of integers, with other records than the ranges come from.
 """
 
