@@ -37,8 +37,12 @@ def neighbours(model: Branched) -> Iterator[tuple[Product, Product]]:
     layers = dict(model.tail.named_children())
     order = list(layers)
     for name, following in zip(names, names[1:], strict=False):
-        between = order[order.index(name) + 1 : order.index(following)]
-        if all(isinstance(layers[one], _PASSING) for one in between):
+        places = order[order.index(name) + 1 : order.index(following)]
+        between = [layers[one] for one in places]
+        ends = [isinstance(layers[one], nn.Linear) for one in (name, following)]
+        flat = any(isinstance(one, nn.Flatten) for one in between)
+        # A matrix behind maps reads channels only where they were laid out one after the other.
+        if all(isinstance(one, _PASSING) for one in between) and flat != (ends[0] == ends[1]):
             yield layers[name], layers[following]  # type: ignore[misc]
 
 

@@ -41,6 +41,8 @@ def thinned(model: Branched, hidden: Tensor, error: float) -> Branched:
 def _thin(layer: Product, x: Tensor, error: float) -> nn.Sequential | None:
     if isinstance(layer, nn.Conv1d):
         return None
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or layer.padding == "same"):
+        return None
     rows = _rows(layer, x).double()
     weight = layer.weight.flatten(1).double()
     moments = rows.T @ rows / len(rows)

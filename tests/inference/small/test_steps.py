@@ -63,6 +63,23 @@ def test_channels_stay_where_a_norm_mixes_them_and_one_stays_anyway() -> None:
             narrowed(network(), share)
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        # Over the last axis, not over channels.
+        nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 6), nn.Flatten()),
+        nn.Sequential(nn.Conv2d(1, 6, 3, padding="same"), nn.Conv2d(6, 6, 3, groups=2)),
+        nn.Sequential(nn.Conv2d(1, 8, 3, padding=1, padding_mode="circular"), nn.Softmax(1)),
+    ],
+)
+def test_what_is_not_understood_is_left_as_it_is(tail: nn.Sequential) -> None:
+    model = Branched(nn.Identity(), nn.Flatten(), tail, shape=(1, 6, 6), classes=4)
+    x = model.made_up(50)
+    same(narrowed(model, 0.5), model)
+    if not isinstance(tail[1], nn.Linear):
+        same(thinned(model, x, 0.5), model)
+
+
 def test_a_layer_of_low_rank_becomes_two_and_answers_the_same() -> None:
     model = network(tail=12)
     second = [one for one in model.tail if isinstance(one, nn.Conv2d)][1]
