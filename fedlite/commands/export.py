@@ -75,6 +75,21 @@ def export(
             help="With --calibrate-with: how sure that is to be. Default: 0.95.",
         ),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="onnx, or onnx-int8: a deep branch of 8-bit integers, smaller and faster.",
+        ),
+    ] = "onnx",
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With --target onnx-int8: make the deep branch as small as loses no more of its "
+            "accuracy, as 0.01, by records that calibrate.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a run's model as a signed bundle that answers easy inputs early, without PyTorch.
@@ -94,6 +109,8 @@ def export(
             from fedlite.inference.adapter_folder import write_adapters
 
             bundled = {"site": site, "scale_by": scale_by, "key": key}
+            bundled["target"] = "" if target == "onnx" else target
+            bundled["max_loss"] = "" if max_loss is None else str(max_loss)
             left_out("a pretrained transformer", calibrate_with=calibrate_with, **bundled, **asked)
             files = write_adapters(trained, to, merged=merged)
         else:
@@ -104,7 +121,16 @@ def export(
             if calibrate_with is None:
                 left_out("a bundle without --calibrate-with", **asked)
             own = None if calibrate_with is None else Own(calibrate_with, **given)
-            files = write_bundle(trained, to, site=site, scale_by=scale_by, key=key, own=own)
+            files = write_bundle(
+                trained,
+                to,
+                site=site,
+                scale_by=scale_by,
+                key=key,
+                own=own,
+                target=target,
+                max_loss=max_loss,
+            )
     sizes = {str(path): path.stat().st_size for path in files}
     if as_json:
         print_json({"files": [{"path": path, "bytes": size} for path, size in sizes.items()]})

@@ -44,6 +44,7 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
             "router",
             f"{told['router']}, early from {threshold} on" if threshold is not None else "none",
         ),
+        *_integers(told.get("quantized")),
         *_measured(told["calibrated"]),
         *run_rows(summary),
     ]
@@ -64,6 +65,16 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
             "",
         ]
     )
+
+
+def _integers(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if told is None:
+        return []
+    shares = (
+        f"{wording.share(told['deep'])} in integers, {wording.share(told['float32'])} in float32"
+    )
+    where = f"{told['records']:,} records: {wording.plain(told['on'])}"
+    return [("tail", f"8-bit integers; the deep branch has {shares}, on {where}")]
 
 
 def _measured(calibrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import math
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,15 +27,6 @@ IN_GRAPH = ("confidence", "entropy", "margin")
 # Above every score.
 NEVER = 2.0
 _BATCH = "batch"
-
-
-@dataclass(frozen=True)
-class Graphs:
-    """Serialised ONNX models. whole: None where the router does not fit into a graph."""
-
-    stem: bytes
-    tail: bytes
-    whole: bytes | None
 
 
 class _Early(nn.Module):
@@ -58,8 +48,8 @@ def needs(*packages: str) -> None:
             )
 
 
-def export(model: Branched, router: str, threshold: float | None) -> Graphs:
-    """Return the graphs of a model, in evaluation mode; a threshold of None lets none leave early.
+def traced(model: Branched) -> tuple[bytes, bytes]:
+    """Return stem and tail of a model, in evaluation mode, as serialised ONNX models.
 
     Raises ValueError where a package is missing, or PyTorch cannot say a layer in ONNX.
     """
@@ -70,12 +60,21 @@ def export(model: Branched, router: str, threshold: float | None) -> Graphs:
         hidden = deployed.stem(records)
     stem = _traced(_Early(deployed.stem, deployed.exit), records, "x", ["hidden", "early"])
     tail = _traced(deployed.tail, hidden, "hidden", ["deep"])
-    whole = _joined(stem, tail, router, threshold) if router in IN_GRAPH else None
-    return Graphs(
-        stem.SerializeToString(),
-        tail.SerializeToString(),
-        None if whole is None else whole.SerializeToString(),
-    )
+    return stem.SerializeToString(), tail.SerializeToString()
+
+
+def joined(stem: bytes, tail: bytes, router: str, threshold: float | None) -> bytes | None:
+    """Return the one graph of both, serialised; None where the router does not fit into one.
+
+    A threshold of None lets none leave early.
+    """
+    if router not in IN_GRAPH:
+        return None
+    import onnx
+
+    first, rest = (onnx.load_model_from_string(part) for part in (stem, tail))
+    found: bytes = _joined(first, rest, router, threshold).SerializeToString()
+    return found
 
 
 def _traced(part: nn.Module, example: Tensor, name: str, outputs: list[str]) -> ModelProto:
@@ -107,6 +106,17 @@ def _traced(part: nn.Module, example: Tensor, name: str, outputs: list[str]) -> 
     proto: ModelProto = program.model_proto
     _bare(proto.graph)
     return proto
+
+
+def bare(graph: bytes) -> bytes:
+    """Return a serialised model without where in somebody's files its nodes come from."""
+    import onnx
+
+    proto = onnx.load_model_from_string(graph)
+    _bare(proto.graph)
+    proto.ClearField("metadata_props")
+    found: bytes = proto.SerializeToString()
+    return found
 
 
 def _bare(graph: GraphProto) -> None:

@@ -17,15 +17,36 @@ import fedlite
 from fedlite.data import Dataset
 from fedlite.data.standardization import statistics
 from fedlite.data.usage import ranges_of
-from fedlite.evaluation import Trained
+from fedlite.evaluation import Trained, held_out
 from fedlite.identity import keys
 from fedlite.inference import graphs, manifest, routing
-from fedlite.inference.bundle import CARD, DESCRIPTION, STEM, TAIL, TRIALS, WHOLE, load
+from fedlite.inference.bundle import (
+    CARD,
+    DESCRIPTION,
+    LOOSEST,
+    STEM,
+    TAIL,
+    TOLERANCE,
+    TRIALS,
+    WHOLE,
+    load,
+)
 from fedlite.inference.bundle_card import bundle_card
 from fedlite.inference.inputs import read_inputs
-from fedlite.inference.rule import Own, Rule, rule_by, rule_of
+from fedlite.inference.quantized import (
+    TARGET as INTEGERS,
+    Quantized,
+    calibrating,
+    choosing,
+    deviation,
+    quantize,
+)
+from fedlite.inference.rule import Own, Rule, records_of, rule_by, rule_of
+from fedlite.inference.small.search import APART, smallest
+from fedlite.inference.work import BRANCHES
 from fedlite.models import Branched
 
+TARGETS = ("onnx", INTEGERS)
 # Where a run keeps what is secret.
 KEY = Path("checkpoint") / "release.pem"
 # Candidates among which stored inputs are looked for, at each brightness, and how many are stored.
@@ -51,17 +72,31 @@ def write_bundle(
     scale_by: Path | None = None,
     key: Path | None = None,
     own: Own | None = None,
+    target: str = TARGETS[0],
+    max_loss: float | None = None,
 ) -> tuple[Path, ...]:
     """Write a run's model to `folder` as a bundle, try it out there, and return its files.
 
     site: whose threshold it gets, where sites have their own. scale_by: records of the place where
     it is used, by whose mean and spread inputs are scaled, where sites scaled by their own. key:
     the file of the Ed25519 key that signs it, made where there is none (default: the run's own).
-    own: records of the place by which its threshold is chosen, in the place of the run's.
+    own: records of the place by which its threshold is chosen, in the place of the run's. target:
+    one of `TARGETS`; with `onnx-int8` the tail is of 8-bit integers, whose ranges come from a part
+    of the records that calibrate, and the threshold from the rest, against that tail. max_loss:
+    with that target, how much of its accuracy the deep branch may lose for a smaller tail, from 0;
+    held against a part of these records, and measured on others.
 
     Raises ValueError where the model does not answer twice or is no network that ONNX can say, an
-    argument is missing or does nothing, or `folder` holds something already.
+    argument is missing or does nothing, `folder` holds something already, or ranges are wanted of
+    records that may not be read here.
     """
+    if target not in TARGETS:
+        raise ValueError(f"--target: must be one of {', '.join(TARGETS)}, got {target!r}")
+    if max_loss is not None and target != INTEGERS:
+        raise ValueError(
+            f"--max-loss: must be left out without --target {INTEGERS}, got {max_loss}; leave it "
+            "out"
+        )
     model = trained.model
     if not isinstance(model, Branched) or not trained.scenario.classifies:
         raise ValueError(
@@ -73,11 +108,28 @@ def write_bundle(
         raise ValueError(
             f"--site: must be left out with --calibrate-with, got {site!r}; leave it out"
         )
+    told = json.loads((trained.directory / "model.json").read_text("utf-8"))
+    description = {name: told[name] for name in _READING if name in told}
+    # `target` there is a column.
+    description |= {"graphs": target}
+    description["preprocessing"] = _preprocessing(trained, description, scale_by)
+    whole, small = trained, None
+    if target == INTEGERS:
+        records = calibrating(trained) if own is None else records_of(trained, own, scale_by)
+        apart = {}
+        if max_loss is not None:
+            found = smallest(model, records, max_loss)
+            trained, apart = replace(trained, model=found.model), {"apart": APART}
+            description |= {"costs": found.model.costs(), "smaller": found.told()}
+        trained = small = quantize(trained, records, **apart)
+        description["tolerance"] = _tolerance(small)
+        beside = _beside(whole, small, records if own else None)
+        description["quantized"] = beside
     rule = rule_of(trained, site) if own is None else rule_by(trained, own, scale_by)
     if own is None and scale_by is not None and rule.threshold is not None:
         rule = replace(rule, promise=f"{rule.promise} {_OTHERWISE}")
-    told = json.loads((trained.directory / "model.json").read_text("utf-8"))
-    description = {name: told[name] for name in _READING if name in told}
+    if target == INTEGERS:
+        rule = replace(rule, promise=f"{rule.promise} {_against(beside, max_loss)}")
     description |= {
         "scenario": trained.scenario.federation.name,
         "labels": list(trained.labels),
@@ -85,17 +137,17 @@ def write_bundle(
         "threshold": rule.threshold,
         "promise": rule.promise,
         "calibrated": rule.calibrated,
-        "preprocessing": _preprocessing(trained, description, scale_by),
         "versions": {"fedlite": fedlite.__version__, "torch": torch.__version__},
     }
-    made = graphs.export(model, rule.router, rule.threshold)
+    stem, tail = (small.stem, small.tail) if small else graphs.traced(model)
+    one = graphs.joined(stem, tail, rule.router, rule.threshold)
     files = {
         DESCRIPTION: json.dumps(description, indent=2, sort_keys=True).encode() + b"\n",
-        STEM: made.stem,
-        TAIL: made.tail,
-        **({} if made.whole is None else {WHOLE: made.whole}),
-        TRIALS: _trials(model, rule),
-        CARD: bundle_card(trained, description, one=made.whole is not None).encode(),
+        STEM: stem,
+        TAIL: tail,
+        **({} if one is None else {WHOLE: one}),
+        TRIALS: _trials(trained, rule),
+        CARD: bundle_card(trained, description, one=one is not None).encode(),
     }
     signer = keys.load_or_generate(key or trained.directory / KEY)
     written = manifest.write(folder, files, signer)
@@ -141,13 +193,57 @@ def _preprocessing(
     return {"kind": "none", "fills": trained.scaling != "source"}
 
 
-def _trials(model: Branched, rule: Rule) -> bytes:
+def _tolerance(small: Quantized) -> float:
+    """Return how far other processors' answers may be, from two ways to compute them here.
+
+    Raises ValueError where these are so far apart that trials would find nothing out.
+    """
+    apart = deviation(small, _candidates(small))
+    if 4 * apart > LOOSEST:
+        raise ValueError(
+            f"--target {INTEGERS}: answers must be much the same by two ways to compute them, and "
+            f"are up to {apart:.2g} apart (rule: at most {LOOSEST / 4:g}); export it without"
+        )
+    return max(TOLERANCE, 4 * apart)
+
+
+def _beside(whole: Trained, small: Quantized, records: Dataset | None) -> dict[str, Any]:
+    """Return what the deep branch of integers has right, beside that of float32.
+
+    records: those of the place; None: the records that the run holds out.
+    """
+    if records is None:
+        held = held_out(whole)
+        data, on = held.data, held.where
+    else:
+        data, on = choosing(small, records), "the records that it was calibrated with"
+    rights = [
+        float((of.answers(data)[BRANCHES[1]].argmax(1) == data.y).mean()) for of in (small, whole)
+    ]
+    return {"deep": rights[0], "float32": rights[1], "records": len(data), "on": on}
+
+
+def _against(told: Mapping[str, Any], max_loss: float | None) -> str:
+    points = 100 * (told["float32"] - told["deep"])
+    less = "less" if points >= 0 else "more"
+    small = "" if max_loss is None else "a smaller one "
+    return (
+        f"That deep branch is {small}of 8-bit integers, and had {abs(points):.2f} points {less} "
+        f"than that of float32 on {told['records']:,} records: {told['on']}; no promise covers "
+        "these."
+    )
+
+
+def _candidates(trained: Trained) -> NDArray[np.float32]:
+    made: NDArray[np.float32] = trained.model.made_up(_CANDIDATES).numpy()
+    return np.concatenate([np.float32(scale) * made for scale in _SCALES])
+
+
+def _trials(trained: Trained, rule: Rule) -> bytes:
     """Return inputs that nobody holds with their answers and ways, some early and some late."""
-    made = model.made_up(_CANDIDATES)
-    x = torch.cat([scale * made for scale in _SCALES])
-    with torch.no_grad():
-        shallow, deep = (found.numpy() for found in model(model.prepare(x)))
-    inputs: NDArray[np.float32] = x.numpy()
+    inputs = _candidates(trained)
+    found = trained.answers(Dataset(inputs, np.zeros(len(inputs), np.int64)))
+    shallow, deep = (found[branch].astype(np.float32) for branch in BRANCHES)
     scores = routing.scores(rule.router, inputs, routing.softmax(shallow.astype(np.float64)))
     order = np.argsort(scores, kind="stable")
     at = np.r_[order[: _STORED // 4], order[-_STORED // 4 :]]

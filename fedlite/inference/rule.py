@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlite.data import Dataset
 from fedlite.evaluation import Trained, read
 from fedlite.inference import calibration, routing
+from fedlite.inference.measured import inference_of
+from fedlite.inference.quantized import Quantized, choosing
 from fedlite.inference.work import Costs, answered
 from fedlite.reporting import routes
 
@@ -49,12 +52,16 @@ class Own:
 def rule_of(trained: Trained, site: str = "") -> Rule:
     """Return which inputs of a run's model leave early; see `write_bundle` for `site`.
 
+    Of a quantised model it is calibrated and measured anew, by the run's own records.
+
     Raises ValueError where a site must be named and is not, or is and need not be, and where the
     router is one of one's own.
     """
     path = trained.directory / "summary.json"
     summary = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     told: dict[str, Any] | None = summary.get("inference")
+    if isinstance(trained, Quantized):
+        told = inference_of(trained.scenario, trained)
     own = told is not None and told["kind"] != "pooled"
     sites = told["by_site"] if told is not None and own else {}
     if (site or own) and site not in sites:
@@ -87,7 +94,24 @@ def rule_of(trained: Trained, site: str = "") -> Rule:
 def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
     """Return which inputs leave early by records of the place; nothing of them is sent.
 
-    scale_by: see `fedlite.inference.release.write_bundle`.
+    scale_by: see `fedlite.inference.release.write_bundle`. Raises as `records_of`.
+    """
+    data = records_of(trained, own, scale_by)
+    of = answered(trained, choosing(trained, data))
+    scores = of.scores(own.router, {})
+    counts = calibration.count(scores, of.shallow, of.deep, len(trained.labels), of.truth)
+    choice = calibration.choose(counts, own.alpha, own.confidence)
+    told: dict[str, Any] = {"alpha": own.alpha, "confidence": own.confidence, "labels": True}
+    told |= {"kind": "site", "promise": _PLACE, "site": ""}
+    told |= {"threshold": choice.threshold, "missing": choice.missing}
+    promise = routes.promise(told, told)
+    del told["promise"], told["threshold"]
+    told |= {"records": choice.records, "harmed": choice.harm}
+    return Rule(own.router, choice.threshold, promise, told)
+
+
+def records_of(trained: Trained, own: Own, scale_by: Path | None) -> Dataset:
+    """Return the records of the place, scaled as in training.
 
     Raises ValueError where the records cannot be read, are those of the run itself, or of several
     places that are scaled apart, and for a router, alpha or confidence that cannot be.
@@ -121,17 +145,7 @@ def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
                 f"{', '.join(places)} (rule: the threshold is chosen with inputs scaled as the "
                 "bundle scales them); name a file with the records of one"
             )
-    of = answered(trained, records.data)
-    scores = of.scores(own.router, {})
-    counts = calibration.count(scores, of.shallow, of.deep, len(trained.labels), of.truth)
-    choice = calibration.choose(counts, own.alpha, own.confidence)
-    told: dict[str, Any] = {"alpha": own.alpha, "confidence": own.confidence, "labels": True}
-    told |= {"kind": "site", "promise": _PLACE, "site": ""}
-    told |= {"threshold": choice.threshold, "missing": choice.missing}
-    promise = routes.promise(told, told)
-    del told["promise"], told["threshold"]
-    told |= {"records": choice.records, "harmed": choice.harm}
-    return Rule(own.router, choice.threshold, promise, told)
+    return records.data
 
 
 def _trained_on(trained: Trained, file: Path) -> bool:

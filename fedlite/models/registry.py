@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fedlite.models import fixed, mcmahan, pretrained, scatter, tinyml
+from fedlite.models import fixed, mcmahan, pretrained, scatter, tinyml, vgg
 from fedlite.models.branched import Branched
 from fedlite.models.single import Single
 from fedlite.registry import Registry
@@ -24,6 +24,7 @@ _HOUSE: dict[str, Callable[..., nn.Module]] = {
     "mcmahan": mcmahan.mcmahan,
     "mlp": tinyml.mlp,
     "scatter": scatter.scatter,
+    "vgg": vgg.vgg,
 }
 MODELS = Registry(
     "model.name", "fedlite.models", _HOUSE, "model.options", "(shape, classes, **options)"

@@ -140,7 +140,7 @@ def test_the_log_of_the_site_names_what_counts_as_absent(
 def test_every_model_can_be_prepared_and_trained_without_a_record(
     tmp_path: Path, model: str
 ) -> None:
-    image = model in ("cnn", "mcmahan", "scatter")
+    image = model in ("cnn", "mcmahan", "scatter", "vgg")
     shape = "1x28x28" if image else "6x100" if model == "cnn1d" else "3"
     columns = [f"f{number}" for number in range(784 if image else 600 if model == "cnn1d" else 3)]
     place = home(tmp_path / "h", [])

@@ -49,15 +49,16 @@ def test_every_house_model_and_router_goes_the_same_ways(
     ranked = np.sort(score)
     at = int(np.argmax(np.diff(ranked[100:200]))) + 100
     threshold = float(ranked[at : at + 2].mean())
-    found = graphs.export(model, router, threshold)
-    stem, tail = map(onnxruntime.InferenceSession, (found.stem, found.tail))
+    parts = graphs.traced(model)
+    stem, tail = map(onnxruntime.InferenceSession, parts)
     hidden, early = stem.run(None, {"x": x.numpy()})
     np.testing.assert_allclose(early, shallow, atol=2e-5)
     np.testing.assert_allclose(tail.run(None, {"hidden": hidden})[0], deep, atol=2e-5)
-    assert (found.whole is None) == (router == "complexity")
-    if found.whole is None:
+    graph = graphs.joined(*parts, router, threshold)
+    assert (graph is None) == (router == "complexity")
+    if graph is None:
         return
-    whole = onnxruntime.InferenceSession(found.whole)
+    whole = onnxruntime.InferenceSession(graph)
     for row in range(300):
         answer, leaves = whole.run(None, {"stem/x": x.numpy()[row : row + 1]})
         assert bool(leaves) == (score[row] >= threshold)
@@ -70,8 +71,7 @@ def test_of_equal_shares_the_one_graph_leaves_early_where_batches_do(classes: in
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    found = graphs.export(model, "entropy", 0.0)
-    whole = onnxruntime.InferenceSession(found.whole)
+    whole = onnxruntime.InferenceSession(graphs.joined(*graphs.traced(model), "entropy", 0.0))
     shares = softmax(np.zeros((1, classes)), axis=1)
     x = np.zeros((1, 3), np.float32)
     assert whole.run(None, {"stem/x": x})[1] == (scores("entropy", x, shares)[0] >= 0.0)

@@ -30,6 +30,8 @@ FITTING = [
     ("mlp", (2, 4)),
     ("scatter", (1, 28, 28)),
     ("scatter", (3, 12, 8)),
+    ("vgg", (1, 28, 28)),
+    ("vgg", (3, 8, 9)),
 ]
 WRONG = [
     ("cnn", (30,)),
@@ -39,6 +41,8 @@ WRONG = [
     ("linear", (1, 8, 8)),
     ("mcmahan", (30,)),
     ("mcmahan", (1, 7, 28)),
+    ("vgg", (30,)),
+    ("vgg", (1, 7, 28)),
     ("cosine", (1,)),
     ("cosine", (2,)),
     ("scatter", (30,)),
@@ -94,7 +98,7 @@ def test_weights_depend_on_the_seed_alone(name: str, shape: tuple[int, ...]) -> 
     assert all(k == j and torch.equal(a, b) for (k, a), (j, b) in pairs)
     other = build(name, shape, 5, seed=8)
     pairs = zip(one.named_parameters(), other.named_parameters(), strict=True)
-    drawn = name in {"cnn", "cnn1d", "mcmahan", "mlp"}
+    drawn = name in {"cnn", "cnn1d", "mcmahan", "mlp", "vgg"}
     assert drawn != all(torch.equal(a, b) for (_, a), (_, b) in pairs)
 
 

@@ -1,6 +1,7 @@
 """Which inputs leave early after a simulation, against the same said with torch and loops.
 
-Covers fedlite/inference/work.py, fedlite/reporting/routes.py, fedlite/reporting/page_routes.py.
+Covers fedlite/inference/work.py, fedlite/inference/measured.py, fedlite/reporting/routes.py,
+fedlite/reporting/page_routes.py.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from fedlite import plan as plans
 from fedlite.data import Dataset
 from fedlite.evaluation import open_model
 from fedlite.inference.calibration import GRID, choose, pooled
+from fedlite.inference.measured import inference_of, site_counts
 from fedlite.inference.work import answered, copies, early
 from fedlite.reporting.report import report
 from fedlite.reporting.routes import verdict
 from fedlite.scenario import Scenario, ScenarioError, from_dict
-from simulations.adaptive import inference_of, site_counts
 from simulations.run import check, simulate
 from tests.reporting.reader import read
 

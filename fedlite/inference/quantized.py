@@ -1,0 +1,207 @@
+"""A released model whose deep branch computes with 8-bit integers: smaller, and less time.
+
+Static quantisation: each layer's inputs and weights are whole numbers from 0 or -128 on, times a
+scale. The scales of weights are those of each channel; those of inputs follow from the ranges that
+records show, so **records are read**, and a range tells of them. Under privacy, and where records
+are at the sites, no coordinator may do so: then a place uses records of its own.
+
+Stem and exit stay as they are: to turn their few channels into integers and back costs more than
+it saves (docs/benchmarks.md). So early answers are the same to the bit. What leaves early is
+settled anew, against the deep branch of integers, with other records than the ranges come from.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite import plan as plans
+from fedlite.data import Dataset
+from fedlite.data.keyed import keyed_part
+from fedlite.evaluation import Trained
+from fedlite.inference import graphs
+from fedlite.inference.bundle import session
+from fedlite.models import Branched
+
+TARGET = "onnx-int8"
+# The share of calibration records that ranges come from, how many at least, and at most.
+_SHARE, _FEWEST, _MOST = 0.2, 32, 1000
+_BATCH = 100
+# What is computed in integers: products, and what hands their values on. Norms stay float32.
+_LAYERS = (
+    *("Conv", "Gemm", "MatMul"),
+    *("Relu", "MaxPool", "AveragePool", "Flatten", "Reshape", "Transpose"),
+)
+
+
+@dataclass(frozen=True)
+class Quantized(Trained):
+    """A trained model that answers through graphs: its stem in float32, its tail in integers.
+
+    stem, tail: serialised ONNX models, as `fedlite.inference.graphs.traced` returns them. apart:
+    the share of calibration records that it was made with, which choose no threshold.
+    """
+
+    stem: bytes = b""
+    tail: bytes = b""
+    apart: float = _SHARE
+
+    def answers(self, data: Dataset) -> dict[str, NDArray[np.float64]]:
+        """Return each branch's answers, float64 [n, width], of records scaled as in training."""
+        stem, tail = session(self.stem), session(self.tail)
+        found: dict[str, list[NDArray[np.float64]]] = {branch: [] for branch in self.branches}
+        for start in range(0, len(data), 4096):
+            hidden, early = stem.run(None, {"x": np.asarray(data.x[start : start + 4096])})
+            (deep,) = tail.run(None, {"hidden": hidden})
+            for kept, part in zip(found.values(), (early, deep), strict=True):
+                kept.append(part.astype(np.float64))
+        empty = np.zeros((0, self.model.classes))
+        return {branch: np.concatenate(kept or [empty]) for branch, kept in found.items()}
+
+
+def choosing(trained: Trained, data: Dataset) -> Dataset:
+    """Return which of these calibration records may choose a threshold.
+
+    All of them, but those that a quantised model was made with: it must be settled before they are
+    looked at. Copies of a record stay together.
+    """
+    return (
+        data.take(np.flatnonzero(~part(data, trained.apart)))
+        if isinstance(trained, Quantized)
+        else data
+    )
+
+
+def calibrating(trained: Trained) -> Dataset:
+    """Return the calibration records of a run's sites, which a simulation has at hand.
+
+    Raises ValueError where a coordinator may not read them, or there are none.
+    """
+    scenario = trained.scenario
+    if scenario.privacy.unit != "none" or scenario.data.at_sites:
+        why = (
+            f"privacy.unit is {scenario.privacy.unit!r}, and ranges of private records are a "
+            "release that nothing charges"
+            if scenario.privacy.unit != "none"
+            else "its records are at the sites"
+        )
+        raise ValueError(
+            f"--target {TARGET}: must have --calibrate-with for this run (rule: {why}), got "
+            "nothing; name a file with records of the place where the bundle is used"
+        )
+    # A model that a site was sent has no scenario: what stands in its place names no records.
+    if not scenario.inference.calibration or not (trained.directory / "scenario.toml").is_file():
+        raise ValueError(
+            f"--target {TARGET}: must have --calibrate-with for a run without "
+            "inference.calibration (rule: ranges come from records that neither trained the model "
+            "nor judge it), got nothing; name a file with such records"
+        )
+    _, _, sites = plans.simulated(scenario)
+    parts = [site.calibration for site in sites if site.calibration is not None]
+    return Dataset(
+        np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts])
+    )
+
+
+def quantize(trained: Trained, records: Dataset, apart: float = _SHARE) -> Quantized:
+    """Return the model with a tail of integers, its ranges from a part of these records.
+
+    records: scaled as in training; their answers are not looked at. apart: the share of them that
+    it is made with, from which ranges come, too.
+
+    Raises ValueError where the model is no network of two branches that ONNX can say, has nothing
+    that integers could compute, or the records are too few, or not finite.
+    """
+    model = trained.model
+    if not isinstance(model, Branched):
+        raise ValueError(f"{trained.directory}: must be a model of two branches")
+    if not model.made_up(1).dtype.is_floating_point:
+        raise ValueError(f"{trained.directory}: must be a model of numbers for --target {TARGET}")
+    x: NDArray[Any] = records.x[part(records, _SHARE)]
+    if len(x) < _FEWEST:
+        raise ValueError(
+            f"--target {TARGET}: must have {_FEWEST} records at least for the ranges, a fifth of "
+            f"those that calibrate, got {len(x)} of {len(records)}; name more"
+        )
+    if not np.isfinite(x).all():
+        raise ValueError(f"--target {TARGET}: records must be finite; correct them")
+    # Of all sites: they stand one after the other.
+    x = x[np.linspace(0, len(x) - 1, min(len(x), _MOST)).astype(np.int64)]
+    stem, tail = graphs.traced(model)
+    small = _static(tail, session(stem).run(None, {"x": x})[0])
+    if b"QuantizeLinear" not in small:
+        raise ValueError(
+            f"--target {TARGET}: must be of a model with convolutions or matrix products in its "
+            f"tail, got {trained.scenario.model.name!r}; export it without"
+        )
+    kept = {one.name: getattr(trained, one.name) for one in fields(Trained)}
+    return Quantized(**kept, stem=stem, tail=small, apart=apart)
+
+
+def deviation(one: Quantized, x: NDArray[np.float32]) -> float:
+    """Return how far two ways to compute the same integers are apart, at most.
+
+    Relative to 1 and the answer's own size. Another processor joins and rounds otherwise, and where
+    a value is near a half, it takes the next whole number: here kernels for integers are held
+    against the same graph node by node in float32.
+    """
+    hidden = session(one.stem).run(None, {"x": x})[0]
+    here, there = (
+        session(one.tail, plain=plain).run(None, {"hidden": hidden})[0] for plain in (False, True)
+    )
+    return float((np.abs(here - there) / (1 + np.abs(there))).max())
+
+
+def part(data: Dataset, share: float) -> NDArray[np.bool_]:
+    """Return which records, bool [n], are among the first `share` of them, by a hash of each."""
+    return keyed_part(data, share, 0, "ranges")
+
+
+class _Batches:
+    """Inputs as onnxruntime's quantisation reads them: a batch at a time, then None."""
+
+    def __init__(self, hidden: NDArray[Any]) -> None:
+        self._left: Iterator[dict[str, NDArray[Any]]] = iter(
+            [{"hidden": hidden[at : at + _BATCH]} for at in range(0, len(hidden), _BATCH)]
+        )
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        return next(self._left, None)
+
+
+def _static(graph: bytes, hidden: NDArray[Any]) -> bytes:
+    """Return a tail with its layers in integers: unsigned inputs, signed weights by channel."""
+    graphs.needs("onnxruntime")
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    # It takes files, and says at length what it does.
+    logger, disabled = logging.getLogger(), logging.root.manager.disable
+    with tempfile.TemporaryDirectory(prefix="fedlite-int8-") as folder:
+        whole, ready, small = (Path(folder) / f"{at}.onnx" for at in ("whole", "ready", "small"))
+        whole.write_bytes(graph)
+        logger.manager.disable = logging.WARNING
+        try:
+            quant_pre_process(str(whole), str(ready), skip_symbolic_shape=True)
+            quantize_static(
+                str(ready),
+                str(small),
+                _Batches(hidden),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(_LAYERS),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                # The answers stay numbers: a score from 256 of them would be too coarse.
+                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+            )
+        finally:
+            logger.manager.disable = disabled
+        return graphs.bare(small.read_bytes())
