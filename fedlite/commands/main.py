@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands import after, enrolment, export, mechanism, project, sweep, upkeep
+from fedlite.commands import after, enrolment, export, mechanism, project, serve, sweep, upkeep
 from fedlite.commands.data import data_app
 from fedlite.commands.output import (
     FAILED,
@@ -171,6 +171,7 @@ def report(
 
 after.add_to(app)
 export.add_to(app)
+serve.add_to(app)
 project.add_to(app)
 
 

@@ -53,6 +53,34 @@ def counter(name: str, help: str, value: Value, *labels: str) -> Metric:
     return Metric(f"fedlite_{name}_total", help, "counter", _samples(value, labels))
 
 
+@dataclass(frozen=True)
+class Histogram:
+    """How values are spread. bounds: the upper end of each bucket, rising; `counts` has one more,
+    for what is larger. sum: of all values."""
+
+    name: str
+    help: str
+    bounds: Sequence[float]
+    counts: Sequence[int]
+    sum: float
+
+    def lines(self) -> list[str]:
+        """Return its samples, of which each bucket counts those of the smaller ones, too."""
+        found, below = [], 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            below += count
+            end = "+Inf" if bound == float("inf") else f"{bound:g}"
+            found.append(f'{self.name}_bucket{{le="{end}"}} {below}')
+        return [*found, f"{self.name}_sum {self.sum:.12g}", f"{self.name}_count {below}"]
+
+
+def histogram(
+    name: str, help: str, bounds: Sequence[float], counts: Sequence[int], total: float
+) -> Histogram:
+    """Return how values that add up to `total` are spread; see `Histogram`."""
+    return Histogram(f"fedlite_{name}", help, bounds, counts, total)
+
+
 def outcome(text: str) -> str:
     """Return what became of an update as a label: one of a dozen values, whatever is told."""
     return text if text in _OUTCOMES else "other"
@@ -66,7 +94,7 @@ def refusals(audit: Path) -> Metric:
     return gauge("refusals_day", "Refusals in the journal in the last 24 hours.", count)
 
 
-def text(metrics: Sequence[Metric]) -> str:
+def text(metrics: Sequence[Metric | Histogram]) -> str:
     """Return the text that Prometheus reads.
 
     >>> print(text([gauge("budget", "Left.", {"heart": 1.5}, "dataset")]), end="")
@@ -76,7 +104,11 @@ def text(metrics: Sequence[Metric]) -> str:
     """
     lines = []
     for one in metrics:
-        lines += [f"# HELP {one.name} {one.help}", f"# TYPE {one.name} {one.kind}"]
+        kind = "histogram" if isinstance(one, Histogram) else one.kind
+        lines += [f"# HELP {one.name} {one.help}", f"# TYPE {one.name} {kind}"]
+        if isinstance(one, Histogram):
+            lines += one.lines()
+            continue
         for labels, value in one.samples:
             inner = ",".join(f'{k}="{v.translate(_ESCAPES)}"' for k, v in labels.items())
             lines.append(f"{one.name}{'{' + inner + '}' if inner else ''} {float(value):.12g}")
@@ -130,7 +162,7 @@ def listen(address: str, *, anywhere: bool = False) -> HTTPServer:
 
 
 def serve(
-    server: HTTPServer, collect: Callable[[], Sequence[Metric]], stop: threading.Event
+    server: HTTPServer, collect: Callable[[], Sequence[Metric | Histogram]], stop: threading.Event
 ) -> None:
     """Answer GET /metrics with what `collect` returns, until `stop` is set; then close it.
 
