@@ -11,6 +11,7 @@ import typer
 
 from fedlite.commands import after, enrolment, export, mechanism, project, serve, sweep, upkeep
 from fedlite.commands.data import data_app
+from fedlite.commands.operate import operate_app
 from fedlite.commands.output import (
     FAILED,
     SCENARIO_HELP,
@@ -172,6 +173,7 @@ def report(
 after.add_to(app)
 export.add_to(app)
 serve.add_to(app)
+app.add_typer(operate_app, name="operate")
 project.add_to(app)
 
 
