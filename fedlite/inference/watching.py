@@ -14,9 +14,7 @@ sections 4 and 5, for the bets; Robbins 1970 for mixing them; Shin, Ramdas and R
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,35 +92,6 @@ class TooOften:
             self._starts.append((self.seen, self.happened, self._starts[-1][2] + 1))
             del self._starts[:-_KEPT]
         return self.fired
-
-    def state(self) -> dict[str, Any]:
-        """Return what `restored` needs, ready for JSON."""
-        told = {"limit": self.limit, "delta": self.delta, "seen": self.seen, "fired": self.fired}
-        return told | {"happened": self.happened, "starts": [list(one) for one in self._starts]}
-
-    @classmethod
-    def restored(cls, told: Mapping[str, Any]) -> TooOften:
-        """Return the test that `state` has described; raises ValueError for what is none."""
-        try:
-            made = cls(float(told["limit"]), float(told["delta"]))
-            made.seen, made.happened = int(told["seen"]), int(told["happened"])
-            made.fired = told["fired"] is True
-            made._starts = [(int(a), int(b), int(c)) for a, b, c in told["starts"]]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"state: is of no test ({error!r})") from None
-        numbers = [one[2] for one in made._starts]
-        falling = [(a, b) for a, b, _ in made._starts]
-        if (
-            not 0 <= made.happened <= made.seen
-            or not numbers
-            or numbers != list(range(numbers[0], numbers[0] + len(numbers)))
-            or numbers[0] < 1
-            or falling != sorted(falling)
-            or not all(0 <= b <= a and b <= made.happened for a, b in falling)
-            or falling[-1][0] > made.seen
-        ):
-            raise ValueError("state: is of no test: its counts do not fit each other")
-        return made
 
 
 @dataclass
