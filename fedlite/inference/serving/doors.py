@@ -63,11 +63,14 @@ class Door:
 
         Raises ValueError for a certificate that cannot be used, OSError where the port is taken.
         """
+        pair = None
+        if self.cert is not None and self.key is not None:
+            pair = _credentials(self.cert, self.key)
         try:
-            if self.cert is None or self.key is None:
+            if pair is None:
                 port = server.add_insecure_port(self.address)
             else:
-                port = server.add_secure_port(self.address, _credentials(self.cert, self.key))
+                port = server.add_secure_port(self.address, pair)
         except RuntimeError:
             port = 0
         if not port:
