@@ -137,8 +137,10 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def listen(address: str, *, anywhere: bool = False) -> HTTPServer:
+def listen(address: str, *, anywhere: bool = False, option: str = "--listen") -> HTTPServer:
     """Return a server for IP:PORT that serves nothing yet.
+
+    option: what named the address, for errors.
 
     Raises ValueError for an address that is not this machine's own, unless `anywhere`.
     """
@@ -146,19 +148,19 @@ def listen(address: str, *, anywhere: bool = False) -> HTTPServer:
     try:
         found = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        raise ValueError(f"--listen: must be an IP address and a port, got {address!r}") from None
+        raise ValueError(f"{option}: must be an IP address and a port, got {address!r}") from None
     if not (found.is_loopback or anywhere):
+        override = ", or add --anywhere" if option == "--listen" else ""
         raise ValueError(
-            f"--listen: must be of this machine alone, such as 127.0.0.1:{port}, got {address}; "
-            "who reaches it reads every figure: put it behind what asks for a password, or add "
-            "--anywhere"
+            f"{option}: must be of this machine alone, such as 127.0.0.1:{port}, got {address}; "
+            f"who reaches it reads every figure: put it behind what asks for a password{override}"
         )
 
     try:
         kind = _Server6 if found.version == 6 else _Server
         return kind((str(found), port), BaseHTTPRequestHandler)
     except OSError as error:
-        raise ValueError(f"--listen {address}: {error.strerror}; choose another port") from None
+        raise ValueError(f"{option} {address}: {error.strerror}; choose another port") from None
 
 
 def serve(

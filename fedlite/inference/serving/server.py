@@ -29,8 +29,8 @@ from fedlite.inference.serving.tokens import Tokens
 from fedlite.inference.serving.versions import Mix, Version, Versions
 
 log = logging.getLogger("fedlite.serving")
-# Calls that are under way at once; each waits, and holds its message.
-_CALLS = 1024
+# Calls that are under way at once, fewer where their longest messages together had more bytes.
+_CALLS, _FEWEST, _BYTES = 1024, 16, 2**30
 # How often what was refused is written down, which strangers could else make fill the disk.
 _REFUSED_SECONDS = 1.0
 
@@ -134,11 +134,12 @@ async def served(
         refusals = _Refusals(keeping, service.figures.codes)
         left.callback(refusals.write)
         left.callback(_figures(options, service))
+        longest = asking.longest(bundle, options.limits.request)
         server = grpc.aio.server(
             interceptors=[Gate(tokens, options.rate, refusals)],
-            maximum_concurrent_rpcs=_CALLS,
+            maximum_concurrent_rpcs=max(_FEWEST, min(_CALLS, _BYTES // longest)),
             options=[
-                ("grpc.max_receive_message_length", asking.longest(bundle, options.limits.request)),
+                ("grpc.max_receive_message_length", longest),
                 # Else a second server would get a part of the requests of the first.
                 ("grpc.so_reuseport", 0),
             ],
@@ -223,7 +224,7 @@ def _figures(options: Options, service: Service) -> Callable[[], None]:
     if not options.metrics:
         return lambda: None
     stop = threading.Event()
-    http = prometheus.listen(options.metrics)
+    http = prometheus.listen(options.metrics, option="--metrics")
     thread = threading.Thread(
         target=prometheus.serve,
         args=(http, lambda: service.figures.metrics(service.versions, service.batcher), stop),

@@ -207,6 +207,21 @@ def test_bytes_that_are_no_message_end_one_call_alone(hosted: Live) -> None:
     assert hosted.ask("ServerLive").live
 
 
+def test_a_fault_of_the_server_is_told_to_its_operator_alone(
+    start: Start, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = start(bundle)
+
+    def broken(_: Any) -> Any:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(live.service.batcher, "_run", broken)
+    code, text = refusal(live, asked(X[:1]))
+    assert code == "INTERNAL" and "secret" not in text and "its operator finds why" in text
+    monkeypatch.undo()
+    assert live.ask("ModelInfer", asked(X[:1])).outputs
+
+
 def test_numbers_that_do_not_fit_their_type_are_refused(bundle: Bundle) -> None:
     from fedlite.inference.serving.refused import Refused
 
@@ -350,7 +365,7 @@ def test_a_call_that_takes_too_long_does_not_hold_up_the_end(start: Start, bundl
         (["--drain", "-1"], "--drain: must be from 0"),
         (["--drift", "1"], "--drift: must be above 0 and below 1"),
         (["--watch", "2"], "--watch: must be from 0 to 1"),
-        (["--metrics", "0.0.0.0:9"], "must be of this machine alone"),
+        (["--metrics", "0.0.0.0:9"], "--metrics: must be of this machine alone"),
     ],
 )
 def test_options_that_cannot_be_are_refused(made: Path, how: list[str], rule: str) -> None:
