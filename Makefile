@@ -11,7 +11,10 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev,ray,bench,parquet,hf,lora,deploy]'
+		--constraint constraints.txt --editable '.[dev,ray,bench,parquet,hf,lora,deploy,serve]'
+	# What it is tried with refuses a release of ml_dtypes that it does not use.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps tritonclient==2.73.0 python-rapidjson==1.25
 	touch $@
 
 simulate: setup
@@ -45,6 +48,7 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.lora --quick
 	$(BIN)/python -m simulations.benchmarks.noise --quick
 	$(BIN)/python -m simulations.benchmarks.robust --quick
+	$(BIN)/python -m simulations.benchmarks.serving --quick
 	$(BIN)/python -m simulations.benchmarks.soak --quick
 
 clean:

@@ -113,6 +113,14 @@ COMMANDS: list[list[str]] = [
     ["evaluate"],
     ["new"],
     ["schema"],
+    ["serve"],
+    ["operate", "token"],
+    ["operate", "tokens"],
+    ["operate", "revoke"],
+    ["operate", "status"],
+    ["operate", "reset"],
+    ["operate", "withdraw"],
+    ["operate", "log"],
     ["data", "list"],
     ["data", "fetch"],
     ["data", "add"],
@@ -164,11 +172,11 @@ def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
 def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
     alone = {"simulate", "report", "sweep", "compare", "predict", "evaluate", "export"}
-    alone |= {"new", "schema"}
-    assert set(top.commands) == alone | {"data", "audit", "server", "site"}
+    alone |= {"new", "schema", "serve"}
+    assert set(top.commands) == alone | {"data", "audit", "server", "site", "operate"}
     assert set(top.commands["data"].commands) == {"list", "fetch", "add", "show"}
     assert set(top.commands["audit"].commands) == {"ledgers", "mechanism"}
-    for name in ("server", "site"):
+    for name in ("server", "site", "operate"):
         listed = {path[1] for path in COMMANDS if path[:1] == [name]}
         assert set(top.commands[name].commands) == listed
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands import after, enrolment, export, mechanism, project, sweep, upkeep
+from fedlite.commands import after, enrolment, export, mechanism, project, serve, sweep, upkeep
 from fedlite.commands.data import data_app
+from fedlite.commands.operate import operate_app
 from fedlite.commands.output import (
     FAILED,
     SCENARIO_HELP,
@@ -171,6 +172,8 @@ def report(
 
 after.add_to(app)
 export.add_to(app)
+serve.add_to(app)
+app.add_typer(operate_app, name="operate")
 project.add_to(app)
 
 

@@ -53,6 +53,34 @@ def counter(name: str, help: str, value: Value, *labels: str) -> Metric:
     return Metric(f"fedlite_{name}_total", help, "counter", _samples(value, labels))
 
 
+@dataclass(frozen=True)
+class Histogram:
+    """How values are spread. bounds: the upper end of each bucket, rising; `counts` has one more,
+    for what is larger. sum: of all values."""
+
+    name: str
+    help: str
+    bounds: Sequence[float]
+    counts: Sequence[int]
+    sum: float
+
+    def lines(self) -> list[str]:
+        """Return its samples, of which each bucket counts those of the smaller ones, too."""
+        found, below = [], 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            below += count
+            end = "+Inf" if bound == float("inf") else f"{bound:g}"
+            found.append(f'{self.name}_bucket{{le="{end}"}} {below}')
+        return [*found, f"{self.name}_sum {self.sum:.12g}", f"{self.name}_count {below}"]
+
+
+def histogram(
+    name: str, help: str, bounds: Sequence[float], counts: Sequence[int], total: float
+) -> Histogram:
+    """Return how values that add up to `total` are spread; see `Histogram`."""
+    return Histogram(f"fedlite_{name}", help, bounds, counts, total)
+
+
 def outcome(text: str) -> str:
     """Return what became of an update as a label: one of a dozen values, whatever is told."""
     return text if text in _OUTCOMES else "other"
@@ -66,7 +94,7 @@ def refusals(audit: Path) -> Metric:
     return gauge("refusals_day", "Refusals in the journal in the last 24 hours.", count)
 
 
-def text(metrics: Sequence[Metric]) -> str:
+def text(metrics: Sequence[Metric | Histogram]) -> str:
     """Return the text that Prometheus reads.
 
     >>> print(text([gauge("budget", "Left.", {"heart": 1.5}, "dataset")]), end="")
@@ -76,7 +104,11 @@ def text(metrics: Sequence[Metric]) -> str:
     """
     lines = []
     for one in metrics:
-        lines += [f"# HELP {one.name} {one.help}", f"# TYPE {one.name} {one.kind}"]
+        kind = "histogram" if isinstance(one, Histogram) else one.kind
+        lines += [f"# HELP {one.name} {one.help}", f"# TYPE {one.name} {kind}"]
+        if isinstance(one, Histogram):
+            lines += one.lines()
+            continue
         for labels, value in one.samples:
             inner = ",".join(f'{k}="{v.translate(_ESCAPES)}"' for k, v in labels.items())
             lines.append(f"{one.name}{'{' + inner + '}' if inner else ''} {float(value):.12g}")
@@ -105,8 +137,10 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-def listen(address: str, *, anywhere: bool = False) -> HTTPServer:
+def listen(address: str, *, anywhere: bool = False, option: str = "--listen") -> HTTPServer:
     """Return a server for IP:PORT that serves nothing yet.
+
+    option: what named the address, for errors.
 
     Raises ValueError for an address that is not this machine's own, unless `anywhere`.
     """
@@ -114,23 +148,23 @@ def listen(address: str, *, anywhere: bool = False) -> HTTPServer:
     try:
         found = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
     except ValueError:
-        raise ValueError(f"--listen: must be an IP address and a port, got {address!r}") from None
+        raise ValueError(f"{option}: must be an IP address and a port, got {address!r}") from None
     if not (found.is_loopback or anywhere):
+        override = ", or add --anywhere" if option == "--listen" else ""
         raise ValueError(
-            f"--listen: must be of this machine alone, such as 127.0.0.1:{port}, got {address}; "
-            "who reaches it reads every figure: put it behind what asks for a password, or add "
-            "--anywhere"
+            f"{option}: must be of this machine alone, such as 127.0.0.1:{port}, got {address}; "
+            f"who reaches it reads every figure: put it behind what asks for a password{override}"
         )
 
     try:
         kind = _Server6 if found.version == 6 else _Server
         return kind((str(found), port), BaseHTTPRequestHandler)
     except OSError as error:
-        raise ValueError(f"--listen {address}: {error.strerror}; choose another port") from None
+        raise ValueError(f"{option} {address}: {error.strerror}; choose another port") from None
 
 
 def serve(
-    server: HTTPServer, collect: Callable[[], Sequence[Metric]], stop: threading.Event
+    server: HTTPServer, collect: Callable[[], Sequence[Metric | Histogram]], stop: threading.Event
 ) -> None:
     """Answer GET /metrics with what `collect` returns, until `stop` is set; then close it.
 

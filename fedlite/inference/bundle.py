@@ -125,9 +125,16 @@ class Bundle:
         Raises ValueError for another shape, for what are no numbers, for NaN or infinity, and for
         numbers so large that the model's own overflow.
         """
-        inputs = self._prepared(x, missing)
+        return self.answer(self.prepared(x, missing=missing))
+
+    def answer(self, inputs: NDArray[np.float32], *, deep: bool = False) -> Answers:
+        """Return the answers to inputs that `prepared` has returned.
+
+        deep: none leaves early, whatever its score. Raises ValueError where an answer is NaN.
+        """
         parts = [
-            self._batch(inputs[start : start + _CHUNK]) for start in range(0, len(inputs), _CHUNK)
+            self._batch(inputs[start : start + _CHUNK], deep=deep)
+            for start in range(0, len(inputs), _CHUNK)
         ]
         shares, early, scores = (np.concatenate(found) for found in zip(*parts, strict=True))
         return Answers(self.labels, shares, early, scores)
@@ -137,7 +144,7 @@ class Bundle:
 
         Through the one graph, which is faster for a single input than `predict` is. Raises as that.
         """
-        inputs = self._prepared(np.asarray(x)[None], missing)
+        inputs = self.prepared(np.asarray(x)[None], missing=missing)
         if self._whole is None:
             found = self._batch(inputs)
             return self.labels[int(found[0].argmax())], bool(found[1][0])
@@ -145,20 +152,22 @@ class Bundle:
         _answered(routing.softmax(answer.astype(np.float64)))
         return self.labels[int(answer.argmax())], bool(leaves)
 
-    def _batch(self, inputs: NDArray[np.float32]) -> tuple[NDArray[Any], ...]:
+    def _batch(
+        self, inputs: NDArray[np.float32], *, deep: bool = False
+    ) -> tuple[NDArray[Any], ...]:
         """Return shares, whether early, and scores; only what stays goes through the tail."""
         hidden, shallow = self._stem.run(None, {"x": inputs})
         shares = routing.softmax(shallow.astype(np.float64))
         scores = routing.HOUSE[self.router](inputs, shares)
-        early = scores >= (np.inf if self.threshold is None else self.threshold)
+        early = scores >= (np.inf if self.threshold is None or deep else self.threshold)
         stays = np.flatnonzero(~early)
         if len(stays):
-            (deep,) = self._tail.run(None, {"hidden": hidden[stays]})
-            shares[stays] = routing.softmax(deep.astype(np.float64))
+            (late,) = self._tail.run(None, {"hidden": hidden[stays]})
+            shares[stays] = routing.softmax(late.astype(np.float64))
         _answered(shares)
         return shares, early, scores
 
-    def _prepared(self, x: ArrayLike, missing: bool) -> NDArray[np.float32]:
+    def prepared(self, x: ArrayLike, *, missing: bool = False) -> NDArray[np.float32]:
         """Return inputs as the model reads them; raises ValueError as `predict` says."""
         given, how = np.asarray(x), self.told["preprocessing"]
         # Whole numbers are of another range than what came scaled already.

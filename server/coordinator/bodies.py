@@ -24,7 +24,7 @@ from typing import Any
 
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 # What Flower cuts a long array into, and what is around it.
 PART_BYTES = 5 * 2**20 + 65_536

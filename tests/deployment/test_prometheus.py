@@ -229,3 +229,16 @@ def test_a_port_in_use_is_told() -> None:
         pytest.raises(ValueError, match="choose another port"),
     ):
         prometheus.listen(f"127.0.0.1:{held.getsockname()[1]}")
+
+
+def test_a_histogram_counts_the_smaller_ones_too() -> None:
+    found = prometheus.histogram("seconds", "How long.", (0.1, 1.0), (3, 0, 2), 7.5)
+    assert prometheus.text([found]).splitlines() == [
+        "# HELP fedlite_seconds How long.",
+        "# TYPE fedlite_seconds histogram",
+        'fedlite_seconds_bucket{le="0.1"} 3',
+        'fedlite_seconds_bucket{le="1"} 3',
+        'fedlite_seconds_bucket{le="+Inf"} 5',
+        "fedlite_seconds_sum 7.5",
+        "fedlite_seconds_count 5",
+    ]
