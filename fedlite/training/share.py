@@ -15,8 +15,9 @@ from fedlite.data import Dataset
 from fedlite.models import Model
 from fedlite.objectives import OWN, State
 from fedlite.parameters import Kept, Vector, running_to_vector, to_vector
-from fedlite.plan import RUNNING, Plan
+from fedlite.plan import Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
+from fedlite.stretches import RUNNING
 from fedlite.tasks import Outputs
 from fedlite.training import local
 from fedlite.training.frozen import Frozen
