@@ -122,6 +122,11 @@ def _check_bundled(scenario: Scenario) -> None:
             "data.partition: must not be column or file in a deployment (rule: a site's operator "
             f"says which records are its own), got {scenario.data.partition!r}; use natural"
         )
+    if scenario.federation.weak:
+        why.append(
+            "federation.weak: must be 0 in a deployment (rule: no lot knows which machines are "
+            f"weak), got {scenario.federation.weak:g}; name them in federation.weak_sites"
+        )
     if scenario.inference.calibration:
         why.append(
             "inference.calibration: must be 0 in a deployment (rule: a simulation counts, and no "

@@ -1,0 +1,319 @@
+"""Sites that train the shallow branch alone: through whole runs, and against sums by hand."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from fedlite import depth, plan as plans
+from fedlite.commands.main import app
+from fedlite.compression import HEADER_BYTES
+from fedlite.messages import site_id
+from fedlite.parameters import Vector
+from fedlite.plan import Plan
+from fedlite.reporting.record import read_rounds, read_summary
+from fedlite.scenario import Scenario, ScenarioError, from_dict
+from fedlite.training import Learner
+from server import checkpoint
+from server.outcome import WEAK, WHOLE
+from simulations.run import check, simulate
+from tests.simulations.running import Killed, Outcome, Trap
+
+SITES = ("site-01", "site-02", "site-03", "site-04")
+HALF = {"weak_sites": "site-02, site-04"}
+DENSE = {"compressor": "dense"}
+TOPK = {"compressor": "topk", "density": 0.3}
+
+
+def planned(**tables: dict[str, Any]) -> Scenario:
+    """Return a small federation of four sites, two of which are weak."""
+    base: dict[str, dict[str, Any]] = {
+        "federation": {"rounds": 3, "sites": 4, "seed": 3, "evaluate_every": 0} | HALF,
+        "model": {"name": "mlp"},
+        "training": {"steps": 3, "learning_rate": 0.2, "distill": 0.3, "device": "cpu"},
+        "uplink": DENSE,
+        "downlink": DENSE,
+    }
+    names = {*base, *tables}
+    return from_dict({name: base.get(name, {}) | tables.get(name, {}) for name in names})
+
+
+def run(scenario: Scenario, directory: Path, engine: str = "serial") -> dict[str, Any]:
+    simulate(scenario, directory, engine=engine, quiet=True)
+    return read_summary(directory)
+
+
+def parts(plan: Plan) -> tuple[Vector, Vector]:
+    """Return which values of the model are of its shallow branch, by their names, and the rest."""
+    shallow = [name.startswith(("stem.", "exit.")) for name in plan.layout.names]
+    mask = np.repeat(shallow, plan.layout.sizes)
+    return mask, ~mask
+
+
+@pytest.fixture
+def points(monkeypatch: pytest.MonkeyPatch) -> list[checkpoint.Checkpoint]:
+    """Return what is kept after each round of the runs of a test."""
+    found: list[checkpoint.Checkpoint] = []
+    save = checkpoint.save
+
+    def noted(directory: Path, point: checkpoint.Checkpoint) -> None:
+        found.append(copy.deepcopy(point))
+        save(directory, point)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    return found
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("weighting", ["uniform", "records"])
+def test_each_tensor_is_the_mean_over_the_sites_that_hold_it(
+    points: list[checkpoint.Checkpoint], tmp_path: Path, weighting: str
+) -> None:
+    """By hand, round by round: every site's own training, summed where it trains at all."""
+    scenario = planned(federation={"weighting": weighting, "server_momentum": 0.5})
+    run(scenario, tmp_path / "run")
+    plan, _, sites = plans.simulated(scenario)
+    shallow, tail = parts(plan)
+    small = depth.early(plan)
+    model = plan.initial.astype(np.float64)
+    momentum = np.zeros_like(model)
+    for number, point in enumerate(points, start=1):
+        total, weights = np.zeros_like(model), np.zeros_like(model)
+        before = model.astype(np.float32)
+        for data in sites:
+            weight = float(len(data.train)) if weighting == "records" else 1.0
+            if data.name in ("site-02", "site-04"):
+                delta = Learner(small, data.train).delta(
+                    before[shallow], number, site_id(data.name), None
+                )
+                total[shallow] += weight * delta
+                weights[shallow] += weight
+            else:
+                delta = Learner(plan, data.train).delta(before, number, site_id(data.name), None)
+                total += weight * delta
+                weights += weight
+        momentum = 0.5 * momentum + total / weights
+        model = model + momentum
+        np.testing.assert_allclose(point.state.model, model, atol=2e-6)
+        # From there on both go on from the same bits.
+        model = point.state.model.astype(np.float64)
+    assert (point.state.model != plan.initial)[tail].any()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_a_weak_site_sends_and_gets_is_of_the_shallow_branch(tmp_path: Path) -> None:
+    scenario = planned()
+    summary = run(scenario, tmp_path / "run")
+    plan, _, _ = plans.simulated(scenario)
+    shallow, _ = parts(plan)
+    small, whole = 4 * int(shallow.sum()), 4 * plan.layout.size
+    for record in read_rounds(tmp_path / "run"):
+        weak, strong = record.kinds[WEAK], record.kinds[WHOLE]
+        assert weak["used"] == strong["used"] == 2
+        assert weak["up"] == 2 * (HEADER_BYTES + small)
+        assert strong["up"] == 2 * (HEADER_BYTES + whole)
+        assert record.bytes_up == weak["up"] + strong["up"]
+        assert record.bytes_down == weak["down"] + strong["down"]
+        assert weak["cpu_seconds"] > 0 and strong["cpu_seconds"] > 0
+        # After the first round the way down carries that branch alone, too.
+        if record.round > 1:
+            assert strong["down"] - weak["down"] == 2 * (whole - small)
+        assert record.dense_up == 2 * (small + whole)
+    assert summary["kinds"][WEAK]["sites"] == ["site-02", "site-04"]
+    assert summary["kinds"][WHOLE]["sites"] == ["site-01", "site-03"]
+    assert summary["kinds"][WEAK]["parameters"] == small // 4
+    assert summary["kinds"][WEAK]["up"] == 3 * 2 * (HEADER_BYTES + small)
+
+
+HOW: dict[str, dict[str, dict[str, Any]]] = {
+    "topk, momentum": {
+        "uplink": {**TOPK, "error_feedback": True},
+        "downlink": TOPK,
+        "federation": {"server_momentum": 0.9, "average_last": 0.5},
+    },
+    "rotated, fedadam, aggregate feedback": {
+        "uplink": {
+            "compressor": "rotated-topk",
+            "density": 0.3,
+            "error_feedback": False,
+            "aggregate_feedback": 0.4,
+        },
+        "downlink": TOPK,
+        "federation": {"strategy": "fedadam", "server_learning_rate": 0.05},
+    },
+}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+def test_a_resumed_run_is_the_run(
+    outcome: Outcome, killed: Killed, trap: Trap, tmp_path: Path, how: dict[str, dict[str, Any]]
+) -> None:
+    scenario = planned(**how)
+
+    def play(name: str) -> Callable[[], None]:
+        return lambda: simulate(scenario, tmp_path / name, engine="serial", quiet=True)
+
+    play("whole")()
+    arm = trap(checkpoint, "save", 2, "before")
+    assert killed(play("cut"), arm)
+    play("cut")()
+    assert same(outcome(tmp_path / "cut"), outcome(tmp_path / "whole"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_pool_is_the_serial_run(outcome: Outcome, tmp_path: Path) -> None:
+    scenario = planned(**HOW["topk, momentum"])
+    for engine in ("serial", "pool"):
+        run(scenario, tmp_path / engine, engine)
+    assert same(outcome(tmp_path / "pool"), outcome(tmp_path / "serial"))
+
+
+def same(one: tuple[bytes, list[dict[str, Any]]], other: tuple[bytes, Any]) -> bool:
+    for _, rows in (one, other):
+        for row in rows:
+            for kind in row["kinds"].values():
+                del kind["cpu_seconds"]
+    return one == other
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_round_of_weak_sites_alone_leaves_the_tail_and_says_so(
+    points: list[checkpoint.Checkpoint],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not even momentum moves it; in a round of strong sites alone all moves."""
+    scenario = planned(
+        federation={"participation": 0.25, "rounds": 8, "server_momentum": 0.9, "quorum": 1}
+    )
+    summary = run(scenario, tmp_path / "run")
+    plan, _, _ = plans.simulated(scenario)
+    shallow, tail = parts(plan)
+    before, stood = plan.initial, 0
+    for point, record in zip(points, read_rounds(tmp_path / "run"), strict=True):
+        moved = point.state.model != before
+        assert moved[shallow].any()
+        weak = record.kinds[WEAK]["used"] == 1
+        assert moved[tail].any() == (not weak), record.round
+        stood += weak
+        before = point.state.model
+    assert 0 < stood < 8, "the draw must have had both"
+    told = [text for text in caplog.messages if "no site that trains the tail" in text]
+    assert len(told) == stood
+    assert summary["kinds"]["tail stood still"] == stood
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_a_private_runs_ledgers_audit_clean(tmp_path: Path, unit: str) -> None:
+    """From files alone; a weak site's loss is that of the plan, as everybody's."""
+    privacy = {"unit": unit, "epsilon": 5.0, "clip": 0.5}
+    summary = run(
+        planned(
+            privacy=privacy,
+            training={"steps": 1},
+            uplink={"compressor": "topk", "density": 0.3, "values": "fp32"},
+            downlink=TOPK,
+        ),
+        tmp_path / "run",
+    )
+    assert summary["updates"]["accepted"] == 12
+    result = CliRunner().invoke(app, ["audit", "ledgers", str(tmp_path / "run"), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert len(found["ledgers"]) == 4 if "ledgers" in found else True
+    losses = {str(site["epsilon"]) for site in summary["privacy"]["sites"].values()}
+    assert len(losses) == 1
+
+
+def test_the_seed_draws_the_weak_sites_and_a_name_that_is_not_there_is_refused() -> None:
+    drawn = planned(federation={"weak_sites": "", "weak": 0.5})
+    weak = plans.simulated(drawn)[0].weak
+    assert len(weak) == 2 and weak == plans.simulated(drawn)[0].weak < {*SITES}
+    others = {
+        plans.simulated(planned(federation={"weak_sites": "", "weak": 0.5, "seed": seed}))[0].weak
+        for seed in range(8)
+    }
+    assert len(others) > 1
+    for federation, message in (
+        ({"weak_sites": "site-09"}, "weak_sites: must name sites of the federation"),
+        ({"weak_sites": "", "weak": 0.2}, "weak: must be the share of one site"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check(planned(federation=federation))
+
+
+OWN = """
+from torch import nn
+from fedlite.models import Branched
+
+
+class Other(Branched):
+    def early(self):
+        early = super().early()
+        early.exit = nn.Sequential(self.exit, nn.ReLU()) if {relu} else self.tail
+        return early
+
+
+def make(shape, classes):
+    parts = nn.Flatten(), nn.Linear(64, classes), nn.Linear(64, classes)
+    return Other(*parts, shape=shape, classes=classes)
+
+
+def plain(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+
+
+def batch_norm(shape, classes):
+    stem = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8))
+    heads = nn.Linear(8, classes), nn.Linear(8, classes)
+    return Branched(stem, *heads, shape=shape, classes=classes)
+"""
+REFUSED: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
+    "all": (
+        {"federation": {"weak_sites": "site-01, site-02, site-03, site-04"}},
+        "a tail that no site trains never moves",
+    ),
+    "both keys": ({"federation": {"weak": 0.5}}, "drawn or named"),
+    "a stranger": (
+        {"federation": {"members": "a, b, c, d", "weak_sites": "e"}},
+        "must be among federation.members",
+    ),
+    "median": ({"federation": {"strategy": "median", "quorum": 4}}, "got 'median'; use fedavg"),
+    "feddyn": (
+        {
+            "federation": {"strategy": "feddyn"},
+            "training": {"objective": "feddyn", "steps": 3, "learning_rate": 0.1},
+        },
+        "must keep nothing",
+    ),
+    "scaffold": ({"training": {"objective": "scaffold"}}, "must keep nothing"),
+    "plain": ({"model": {"name": "own.py:plain"}}, "must have a shallow branch"),
+    "batch norm": ({"model": {"name": "own.py:batch_norm"}}, "nothing may travel behind the model"),
+    "another answer": ({"model": {"name": "own.py:make"}}, "must answer as its shallow branch"),
+}
+
+
+@pytest.mark.parametrize(("tables", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_split_is_refused_by_name(
+    tmp_path: Path, tables: dict[str, dict[str, Any]], message: str
+) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(relu=False))
+    if "model" in tables:
+        tables = tables | {"model": {"name": f"{tmp_path}/{tables['model']['name']}"}}
+    with pytest.raises((ScenarioError, ValueError), match=message):
+        check(planned(**tables))
+
+
+def test_an_early_model_of_other_tensors_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(relu=True))
+    with pytest.raises(ValueError, match="the trained tensors of its `early` must be some"):
+        check(planned(model={"name": f"{tmp_path}/own.py:make"}))
