@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 
 from fedlite import depth
 from fedlite.plan import Plan
-
-WEAK, WHOLE = "shallow branch", "whole model"
-"""The two kinds of sites, by what they train."""
+from fedlite.reporting.record import WEAK, WHOLE
 
 
 @dataclass

@@ -19,11 +19,10 @@ from fedlite.plan import Plan
 from fedlite.privacy import accounting
 from fedlite.registry import label
 from fedlite.reporting.attendance import rested
-from fedlite.reporting.record import RoundRecord, total_bytes
+from fedlite.reporting.record import WEAK, WHOLE, RoundRecord, total_bytes
 from fedlite.scenario import Scenario
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
-from server.outcome import WEAK, WHOLE
 from server.witness import Witness
 
 _PACKAGES = ("flwr", "torch", "opacus", "dp-accounting", "numpy")

@@ -22,6 +22,8 @@ SUMMARY = "summary.json"
 # fail again.
 GATHERING = "gathering.txt"
 FAILURE = "failed.json"
+# The two kinds of sites, by what they train.
+WEAK, WHOLE = "shallow branch", "whole model"
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,8 @@ from fedlite.data import Source
 from fedlite.data.dataset import Indices
 from fedlite.data.partition import partition, site_names
 from fedlite.data.spread import weak_of
-from fedlite.reporting.record import RoundRecord, read_rounds, read_summary
+from fedlite.reporting.record import WEAK, WHOLE, RoundRecord, read_rounds, read_summary
 from fedlite.scenario import Scenario, from_dict, load
-from server.outcome import WEAK, WHOLE
 from server.summary import machine
 from simulations.run import resume_scenario, scenario_path, simulate
 

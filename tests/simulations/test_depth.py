@@ -18,11 +18,10 @@ from fedlite.compression import HEADER_BYTES
 from fedlite.messages import site_id
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
-from fedlite.reporting.record import read_rounds, read_summary
+from fedlite.reporting.record import WEAK, WHOLE, read_rounds, read_summary
 from fedlite.scenario import Scenario, ScenarioError, from_dict
 from fedlite.training import Learner
 from server import checkpoint
-from server.outcome import WEAK, WHOLE
 from simulations.run import check, simulate
 from tests.simulations.running import Killed, Outcome, Trap
 

@@ -46,7 +46,7 @@ class Threads(Pool):
                 except (EOFError, OSError):
                     return
                 gate.wait(20)
-                there.send((0.0, echo.handle(node, data)))
+                there.send((0.0, echo.handle(node, data), 0.25))
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
