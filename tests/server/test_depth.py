@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedlite import compression, depth, plan as plans
+import fedlite
+from fedlite import compression, depth, flower, plan as plans
 from fedlite.compression import Decoded
-from fedlite.messages import Reply, site_id
+from fedlite.messages import Hello, Reply, site_id
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import ClientMechanism
 from fedlite.privacy.longest import longest
 from fedlite.scenario import from_dict
 from server.checkpoint import Checkpoint
+from server.roster import Roster
 from server.updates import Updates
 
 RUN = b"\x07" * 8
@@ -250,3 +252,41 @@ def test_a_checkpoint_keeps_both_ways_down(tmp_path: Any) -> None:
     np.testing.assert_array_equal(found.early.replica, point.early.replica)
     assert found.broadcast.frames == point.broadcast.frames
     assert found.early.digest != found.broadcast.digest
+
+
+class Nobody:
+    """A grid with two nodes, of which each says what it is told to."""
+
+    def __init__(self, hellos: dict[int, bytes]) -> None:
+        self.hellos, self.replies = hellos, dict[str, Any]()
+
+    def get_node_ids(self) -> list[int]:
+        return list(self.hellos)
+
+    def push_messages(self, messages: Any) -> list[str]:
+        ids = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            flower.set_message_id(message, f"m{node}")
+            answer = flower.answer(self.hellos[node], message)
+            self.replies[f"m{node}"] = answer
+            ids.append(f"m{node}")
+        return ids
+
+    def pull_messages(self, ids: Any) -> list[Any]:
+        return [self.replies.pop(one) for one in list(ids) if one in self.replies]
+
+
+def test_a_site_is_let_in_by_the_layout_of_what_it_trains_and_no_other() -> None:
+    flower.identify(7, 0)
+    plan = planned()
+    whole, part = (one.travelling.digest.hex() for one in depth.kinds(plan))
+    said = {1: ("site-1", whole), 2: ("site-2", part), 3: ("site-3", part), 4: ("site-4", whole)}
+    hellos = {node: Hello(*one, fedlite.__version__).encode() for node, one in said.items()}
+    grid: Any = Nobody(hellos)
+    roster = Roster(
+        grid, plan.scenario.federation, plan.travelling.digest, layouts=depth.layouts(plan)
+    )
+    roster.meet()
+    assert roster.nodes == {"site-1": 1, "site-2": 2}
+    assert roster.refused == {3: "config", 4: "config"}
