@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from fedlite import compression, objectives, stretches, tasks
+from fedlite import compression, objectives, tasks
 from fedlite.compression import Compressor, Dense, Joined, Part, Stretch, pieces_of
+from fedlite.compression.running import statistics
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread, weak_of
 from fedlite.models import Model, build, checks, load_start
@@ -38,7 +39,6 @@ from fedlite.scenario import Link, Scenario, own_code, own_stamps
 from fedlite.scenario.links import for_size
 from fedlite.settings import read_options
 from fedlite.storage import stamp
-from fedlite.stretches import compressor
 from fedlite.tasks import Task, loss_of
 
 
@@ -137,7 +137,8 @@ class Plan:
 
     def check_model(self) -> None:
         """Raise ValueError, naming the tensor or the layer, where the model cannot be trained."""
-        privacy, loss = self.scenario.privacy, loss_of(self.task, self.scenario.training)
+        privacy, early = self.scenario.privacy, self.whole is not None
+        loss = loss_of(self.task, self.scenario.training, early=early)
         batch = privacy.expected_batch if privacy.unit == "record" else 0
         checks.check(self.model(), self.task, private=self.scenario.private, batch=batch, loss=loss)
         if self.term is not None:
@@ -298,8 +299,8 @@ def _of(
     chosen = scenario.training
     term = objectives.make(chosen.objective, read_options(chosen.objective_options))
     running = Layout.running(model)
-    kept = stretches.statistics(scenario, model, running)
-    extras = (*kept, *stretches.vectors(scenario, layout, term))
+    kept = statistics(model, running, private=scenario.private)
+    extras = (*kept, *_extras(scenario, layout, term))
     turns = turns_of(layout, model.standing())
     if turns or weak:
         objectives.check_portions(term, scenario, turns=bool(turns), alone=not extras)
@@ -319,6 +320,24 @@ def _of(
     )
 
 
+def _extras(
+    scenario: Scenario, layout: Layout, term: objectives.Term | None
+) -> tuple[Stretch, ...]:
+    """Return what travels behind the model; each as long as it and compressed by its links."""
+    names = term.extras if term else ()
+    if names and scenario.private:
+        raise ValueError(
+            "training.objective: must send nothing beside the model when privacy.unit is not none "
+            "(rule: the mechanism covers one vector), got "
+            f"{scenario.training.objective!r}, which sends {', '.join(names)}; use plain"
+        )
+    # What is left out of a site's own value is in the next change of it, and so may not be scaled.
+    up = compressor(replace(scenario.uplink, error_feedback=True), layout.sizes)
+    down = compressor(scenario.downlink, layout.sizes)
+    zeros = np.zeros(layout.size, np.float32)
+    return tuple(Stretch(name, zeros, up, down, per_site=True) for name in names)
+
+
 def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
     """Return the plan of a scenario whose records are on this machine, their source and shares.
 
@@ -329,6 +348,22 @@ def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
     settled = settle_batch(scenario, len(source.train))
     weak = weak_of(settled, [site.name for site in sites])
     return of(settled, source.shape, source.classes, weak), source, sites
+
+
+def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:
+    """Return the compressor of a link, for a model whose tensors have the sizes `sections`.
+
+    Raises ValueError when it refuses its settings.
+    """
+    return compression.make(
+        link.compressor,
+        density=link.density or None,
+        values=link.values or None,
+        bits=link.bits,
+        unbiased=not link.error_feedback,
+        sections=sections,
+        options=read_options(link.options),
+    )
 
 
 def _task(scenario: Scenario) -> Task:

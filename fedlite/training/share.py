@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlite.compression.running import RUNNING
 from fedlite.data import Dataset
 from fedlite.models import Model
 from fedlite.objectives import OWN, State
 from fedlite.parameters import Kept, Vector, running_to_vector, to_vector
 from fedlite.plan import Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
-from fedlite.stretches import RUNNING
 from fedlite.tasks import Outputs
 from fedlite.training import local
 from fedlite.training.frozen import Frozen
@@ -75,7 +75,8 @@ class Learner:
             self.inputs = self.model.prepare(raw)
         settings = scenario.training
         offsets = class_offsets(self.labels, plan.classes) if settings.logit_adjustment else None
-        self.objective = Objective.of(plan.task, settings, offsets)
+        early = plan.whole is not None
+        self.objective = Objective.of(plan.task, settings, offsets, early=early)
         if plan.term is not None:
             terms = (*self.objective.terms, plan.term)
             self.objective = replace(self.objective, terms=terms)

@@ -16,11 +16,10 @@ from fedlite.guard.guardian import Decline, Guardian
 from fedlite.guard.policy import for_scenario
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.parameters import Layout, Vector, vector_digest
-from fedlite.plan import Plan
+from fedlite.plan import Plan, compressor as compressor_of
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.ledger import read
 from fedlite.scenario import Scenario, from_dict
-from fedlite.stretches import compressor as compressor_of
 from fedlite.training import Share
 
 N, RUN = 300, b"run-0001"

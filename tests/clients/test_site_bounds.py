@@ -13,8 +13,8 @@ from fedlite.guard.folder import open_home
 from fedlite.guard.policy import for_scenario
 from fedlite.messages import Code
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
+from fedlite.plan import compressor as compressor_of
 from fedlite.privacy import ClientMechanism
-from fedlite.stretches import compressor as compressor_of
 from tests.clients.stub import (
     LAYOUT,
     RUN,

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedlite import compression, flower
 from fedlite.messages import Instruction
-from fedlite.stretches import compressor as compressor_of
+from fedlite.plan import compressor as compressor_of
 
 World = Callable[..., Any]
 N = 400

@@ -1,6 +1,6 @@
 """What the server does with the updates of weak sites, and with those of who says he is one.
 
-Covers fedlite/depth.py, server/outcome.py.
+Covers fedlite/depth.py, server/outcome.py, server/updates.py.
 """
 
 from __future__ import annotations

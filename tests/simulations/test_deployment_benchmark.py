@@ -11,8 +11,8 @@ import pytest
 
 from fedlite import compression
 from fedlite.messages import Instruction, site_id
+from fedlite.plan import compressor as compressor_of
 from fedlite.scenario import load
-from fedlite.stretches import compressor as compressor_of
 from simulations.benchmarks import deployment, lab, soak
 from simulations.run import scenario_path
 

@@ -286,6 +286,7 @@ REFUSED: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
         {"federation": {"members": "a, b, c, d", "weak_sites": "e"}},
         "must be among federation.members",
     ),
+    "no exit": ({"training": {"exit_weight": 0.0}}, "all that such sites minimise"),
     "median": ({"federation": {"strategy": "median", "quorum": 4}}, "got 'median'; use fedavg"),
     "feddyn": (
         {

@@ -23,11 +23,11 @@ from fedlite.deployment import bundle as bundles, journal
 from fedlite.guard import guardian, policy, policy_file
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
 from fedlite.messages import Instruction, site_id
+from fedlite.plan import compressor
 from fedlite.privacy.budget import Account
 from fedlite.privacy.ledger import read
 from fedlite.rooms import app_root
 from fedlite.scenario import from_dict
-from fedlite.stretches import compressor
 from tests.clients.deployed import open_deployed_site
 
 CODE = (app_root() / "clients" / "state.py").read_bytes()
