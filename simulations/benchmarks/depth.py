@@ -15,10 +15,12 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+import numpy as np
 
 from fedlite.data import Source
 from fedlite.data.dataset import Indices
@@ -32,6 +34,8 @@ from simulations.run import resume_scenario, scenario_path, simulate
 DIVISIONS = {"iid": 0.0, "dirichlet": 0.3}
 WAYS = ("all", "some weak", "strong alone")
 SITES = 20
+# The module, by its own name: run as a program it has another.
+DIVISION = "simulations.benchmarks.depth"
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,34 @@ class Job:
     rounds: int
     directory: Path
     settings: tuple[str, ...] = ()
+    records: int = 0
 
 
-def strong(
-    source: Source, sites: int, *, seed: int, of: int, weak: float, kind: str, alpha: float
+def division(
+    source: Source,
+    sites: int,
+    *,
+    seed: int,
+    of: int,
+    weak: float,
+    kind: str,
+    alpha: float,
+    records: int,
 ) -> list[Indices]:
-    """Return what the strong ones hold of `of` sites, in their order: the others are not there."""
+    """Return what `of` sites hold, or where `sites` are fewer the strong ones of them.
+
+    weak: the share that is weak, and then not there. records: how many there are of the source's,
+    drawn by the seed; 0 for all.
+    """
     federation = {"sites": of, "seed": seed, "weak": weak}
     names = site_names(source, kind, of)
-    out = weak_of(from_dict({"federation": federation}), names)
-    shares = partition(source, kind, of, alpha=alpha, seed=seed)
-    found = [mine for name, mine in zip(names, shares, strict=True) if name not in out]
-    if len(found) != sites:
-        raise ValueError(f"sites: must be the {len(found)} strong ones of {of}, got {sites}")
-    return found
+    out = weak_of(from_dict({"federation": federation}), names) if sites < of else frozenset()
+    some = np.arange(len(source.train))
+    if records:
+        some = np.sort(np.random.default_rng([seed, records]).permutation(some)[:records])
+    drawn = replace(source, train=source.train.take(some))
+    shares = partition(drawn, kind, of, alpha=alpha, seed=seed)
+    return [some[mine] for name, mine in zip(names, shares, strict=True) if name not in out]
 
 
 def configure(job: Job) -> Scenario:
@@ -73,13 +91,15 @@ def configure(job: Job) -> Scenario:
         "quorum": 5,
         "evaluate_every": max(1, job.rounds // 5),
     }
-    tables["data"] |= {"partition": job.division, "alpha": alpha}
+    options = {"of": SITES, "weak": job.weak, "kind": job.division, "alpha": alpha}
+    tables["data"] |= {
+        "partition": f"{DIVISION}:division",
+        "partition_options": options | {"records": job.records},
+    }
     if job.way == "some weak":
         tables["federation"]["weak"] = job.weak
     elif job.way == "strong alone":
-        options = {"of": SITES, "weak": job.weak, "kind": job.division, "alpha": alpha}
         tables["federation"]["sites"] = SITES - int(job.weak * SITES + 1e-9)
-        tables["data"] |= {"partition": f"{__name__}:strong", "partition_options": options}
     return from_dict(tables)
 
 
@@ -171,6 +191,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--weak", type=float, default=0.5, help="the share of the sites")
+    parser.add_argument("--records", type=int, default=0, help="of all sites together; 0: all")
     parser.add_argument("--divisions", nargs="+", default=list(DIVISIONS), choices=DIVISIONS)
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--quick", action="store_true", help="1 seed, 2 rounds of 2 steps")
@@ -184,18 +205,20 @@ def main() -> None:
         # Kept runs would answer for code that has changed since.
         seeds, rounds, settings = 1, 2, ("training.steps=2", *settings)
         out = Path(tempfile.mkdtemp(prefix="fedlite-bench-"))
+    told = f"{arguments.weak:g}-{arguments.records}-{rounds}"
     jobs = [
         Job(
-            division,
+            kind,
             way,
             arguments.weak,
             seed,
             rounds,
-            out / f"{division}-{way.replace(' ', '-')}-{arguments.weak:g}-{rounds}-seed{seed}",
+            out / f"{kind}-{way.replace(' ', '-')}-{told}-seed{seed}",
             settings,
+            arguments.records,
         )
         for seed in range(1, seeds + 1)
-        for division in arguments.divisions
+        for kind in arguments.divisions
         for way in WAYS
     ]
     context = multiprocessing.get_context("spawn")
@@ -206,14 +229,20 @@ def main() -> None:
             score = 100 * one[0]["accuracy"]["deep"]
             print(f"{job.division}, {job.way}, seed {job.seed}: {score:.2f} %", flush=True)
     rows = table(jobs, found)
-    told = f"{' '.join(settings)} {rounds} rounds, {seeds} seeds, {arguments.weak:g} weak"
+    told = f"{' '.join(settings)} {rounds} rounds, {seeds} seeds, {arguments.weak:g} weak, "
+    told += f"{arguments.records:,} records" if arguments.records else "all records"
     print(f"\n{told.strip()}, {machine()}\n\n{render(rows)}")
     if arguments.json:
         units = {"deep": "%", "exit": "%", "lost": "points", "up": "bytes", "down": "bytes"}
         figures = [
             {
                 "what": "weak sites that train the shallow branch alone",
-                "parameters": {"rounds": rounds, "weak": arguments.weak, "set": settings},
+                "parameters": {
+                    "rounds": rounds,
+                    "weak": arguments.weak,
+                    "records": arguments.records,
+                    "set": settings,
+                },
                 "units": units | {"cpu_seconds": "s"},
                 "figures": row,
             }

@@ -62,14 +62,13 @@ def test_a_weak_hospital_trains_its_part_privately_and_as_in_a_simulation(
         path = partner.home / "site.toml"
         path.write_text(path.read_text().replace('units = ["record"]', 'units = ["none"]'))
     lab.approve(lab.bundle("heart", *SPLIT, *CLEAR))
-    lab.submit("heart", *SPLIT, *CLEAR)
+    second = lab.submit("heart", *SPLIT, *CLEAR)
     alone = lab.root / "simulated"
     lab.fedlite("simulate", "heart", *SPLIT, *CLEAR, "--out", alone)
     deployed, simulated = model(lab.coordinator / "runs" / "heart-2"), model(alone)
     for name in simulated:
         np.testing.assert_array_equal(deployed[name], simulated[name], err_msg=name)
     told = json.loads((alone / "summary.json").read_text())["kinds"]["shallow branch"]
-    assert (
-        told["up"]
-        == lab.json("report", lab.coordinator / "runs" / "heart-2")["kinds"]["shallow branch"]["up"]
-    )
+    assert told["up"] == second["kinds"]["shallow branch"]["up"]
+    # What a hospital's processor does is its own affair.
+    assert "cpu_seconds" in told and "cpu_seconds" not in second["kinds"]["shallow branch"]
