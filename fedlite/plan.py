@@ -137,8 +137,7 @@ class Plan:
 
     def check_model(self) -> None:
         """Raise ValueError, naming the tensor or the layer, where the model cannot be trained."""
-        privacy, early = self.scenario.privacy, self.whole is not None
-        loss = loss_of(self.task, self.scenario.training, early=early)
+        privacy, loss = self.scenario.privacy, loss_of(self.task, self.scenario.training)
         batch = privacy.expected_batch if privacy.unit == "record" else 0
         checks.check(self.model(), self.task, private=self.scenario.private, batch=batch, loss=loss)
         if self.term is not None:

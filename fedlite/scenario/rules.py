@@ -101,11 +101,6 @@ def _weak(scenario: Scenario) -> list[str]:
             "federation.weak: must be 0 where federation.weak_sites is set (rule: sites are drawn "
             f"or named), got {federation.weak:g}; leave one of the two out"
         )
-    if (federation.weak or named) and not scenario.training.exit_weight:
-        errors.append(
-            "training.exit_weight: must be above 0 with federation.weak or federation.weak_sites "
-            "(rule: it is all that such sites minimise), got 0; 0.5 is even"
-        )
     if named and len(named) >= federation.sites:
         errors.append(
             "federation.weak_sites: must be fewer than federation.sites (rule: a tail that no site "

@@ -15,18 +15,15 @@ def joint(
     distill: float = 0.0,
     temperature: float = 2.0,
     offsets: Tensor | None = None,
-    early: bool = False,
 ) -> Loss:
     """Return the loss of a record over a model's branches.
 
     Of one branch it is the task's own. Of two, `w L(exit) + (1 - w) L(deep) + distill D(exit ||
     deep)`: the teacher's answers are detached, so that distillation moves the exit (and the stem),
-    never the deep head. Where the one branch is the early one of two, it is what is left of that
-    sum, `w L(exit)`.
+    never the deep head.
 
     exit_weight: w, in [0, 1]. distill: at least 0. temperature: above 0. offsets: float [width]
-    added to the answers inside L, for logit adjustment; None adds nothing. early: the outputs are
-    the shallow branch's alone.
+    added to the answers inside L, for logit adjustment; None adds nothing.
 
     Source: Kim et al. 2023, "DepthFL", for self-distillation between the depths of one federated
     model.
@@ -51,7 +48,7 @@ def joint(
         moved = outputs if offsets is None else tuple(one + offsets for one in outputs)
         late = task.loss(moved[-1], targets)
         if len(outputs) == 1:
-            return exit_weight * late if early else late
+            return late
         total = exit_weight * task.loss(moved[0], targets) + (1.0 - exit_weight) * late
         if distill:
             total = total + distill * task.divergence(outputs[0], outputs[-1].detach(), temperature)
@@ -60,15 +57,12 @@ def joint(
     return loss
 
 
-def loss_of(
-    task: Task, training: Training, offsets: Tensor | None = None, *, early: bool = False
-) -> Loss:
-    """Return `joint` with what a scenario sets of it; `offsets` and `early` as it takes them."""
+def loss_of(task: Task, training: Training, offsets: Tensor | None = None) -> Loss:
+    """Return `joint` with what a scenario sets of it; `offsets` as it takes them."""
     return joint(
         task,
         exit_weight=training.exit_weight,
         distill=training.distill,
         temperature=training.temperature,
         offsets=offsets,
-        early=early,
     )

@@ -47,23 +47,12 @@ class Objective:
     per_record: bool = True
 
     @classmethod
-    def of(
-        cls,
-        task: Task,
-        training: Training,
-        offsets: Tensor | None = None,
-        *,
-        early: bool = False,
-    ) -> Objective:
-        """Return what a scenario asks for; `offsets` as of `class_offsets`, or None.
-
-        early: of a site that trains the shallow branch alone.
-        """
+    def of(cls, task: Task, training: Training, offsets: Tensor | None = None) -> Objective:
+        """Return what a scenario asks for; `offsets` as of `class_offsets`, or None."""
         terms: list[Term] = []
         if training.weight_decay:
             terms.append(Decay(training.weight_decay))
-        loss = loss_of(task, training, offsets, early=early)
-        return cls(loss, tuple(terms), per_record=offsets is None)
+        return cls(loss_of(task, training, offsets), tuple(terms), per_record=offsets is None)
 
     def begin(self, values: Tensor, kept: tuple[State, ...] = ()) -> tuple[State, ...]:
         """Return the terms' states for a round from `values`, float32 [n]; see `Term.begin`."""

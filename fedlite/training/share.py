@@ -75,8 +75,7 @@ class Learner:
             self.inputs = self.model.prepare(raw)
         settings = scenario.training
         offsets = class_offsets(self.labels, plan.classes) if settings.logit_adjustment else None
-        early = plan.whole is not None
-        self.objective = Objective.of(plan.task, settings, offsets, early=early)
+        self.objective = Objective.of(plan.task, settings, offsets)
         if plan.term is not None:
             terms = (*self.objective.terms, plan.term)
             self.objective = replace(self.objective, terms=terms)

@@ -36,19 +36,6 @@ def test_losses_are_one_value_per_record_and_equal_the_sum_written_out() -> None
         assert float(got[row]) == pytest.approx(truth, rel=1e-9)
 
 
-def test_the_early_branch_alone_has_its_part_of_the_sum() -> None:
-    """Its gradient is that of the whole sum, as far as the exit's own loss goes."""
-    early, deep = logits(1).requires_grad_(), logits(2)
-    joint(TASK, exit_weight=0.3)((early, deep), LABELS).sum().backward()
-    alone = early.detach().clone().requires_grad_()
-    joint(TASK, exit_weight=0.3, early=True)((alone,), LABELS).sum().backward()
-    assert early.grad is not None and alone.grad is not None
-    assert torch.allclose(alone.grad, early.grad, atol=1e-12)
-    # A network of one branch is no early branch of any.
-    own = joint(TASK, exit_weight=0.3)((deep,), LABELS)
-    assert torch.allclose(own, functional.cross_entropy(deep, LABELS, reduction="none"))
-
-
 def test_a_record_s_loss_ignores_the_other_records() -> None:
     early, deep = logits(3), logits(4)
     together = joint(TASK, exit_weight=0.5, distill=1.0)((early, deep), LABELS)
