@@ -178,9 +178,11 @@ class Updates:
         """Return the state that the round's updates lead to."""
         self._judge()
         state = self._state
-        for strategy, portion in zip(self._strategies, self._portions, strict=False):
+        (*others, last) = zip(self._strategies, self._portions, strict=False)
+        for strategy, portion in others:
             state = strategy.moved(state, portion)
-        return self._extras.finish(self._strategy.counted(state, self._number))
+        # Only once is the round's model counted, however many portions it has.
+        return self._extras.finish(last[0].finish(state, self._number, last[1]))
 
     @property
     def medians(self) -> tuple[float, ...]:
