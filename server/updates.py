@@ -69,7 +69,8 @@ class Updates:
         """Make the strategy of the plan; call `start` before the first update."""
         self._plan = plan
         # Bytes of the longest reply that the plan allows.
-        self.longest = REPLY_BYTES + compression.HEADER_BYTES + plan.up_limit
+        most = max(one.up_limit for one in depth.kinds(plan))
+        self.longest = REPLY_BYTES + compression.HEADER_BYTES + most
         self._witness = witness
         federation = plan.scenario.federation
         # Where a scenario or a mechanism says how long an update is, honest ones are cut as well.
