@@ -33,7 +33,8 @@ def keep(site: Site, blob: bytes) -> None:
     """
     if blob == _NOTHING:
         return
-    dense, plan = compression.Dense(), site.plan
+    # A site that trains the shallow branch alone may use all of the model.
+    dense, plan = compression.Dense(), site.plan.whole or site.plan
     try:
         asked = Instruction.decode(blob)
         if asked.site != site.number or asked.round != plan.scenario.federation.rounds + 1:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from clients.site import Site
-from fedlite import plan as plans
+from fedlite import depth, plan as plans
 from fedlite.data import Dataset
 from fedlite.guard import records
 from fedlite.guard.folder import open_home
@@ -29,6 +29,7 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     """
     plan, _, sites = plans.simulated(scenario)
     data, scenario, home = sites[index], plan.scenario, None
+    plan = depth.plan_of(plan, data.name)
     # What claims nothing spends nothing: a thousand sites need no thousand policies on disk.
     if scenario.claims_privacy or scenario.simulation.sites:
         default = for_scenario(scenario, data.name)
@@ -52,7 +53,7 @@ def open_deployed_site(
     Raises ValueError as for a simulated site.
     """
     source, data = records.own_records(scenario, chosen, folder, site)
-    plan = plans.of(scenario, source.shape, source.classes)
+    plan = depth.plan_of(plans.of(scenario, source.shape, source.classes), site)
     plan.check_model()
     train = records.counted(data, scenario, chosen.records_at_most)
     # To know its own records again it needs no secret: this stays in its own folder.

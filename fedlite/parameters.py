@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,15 +104,16 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
-    """What moves in a round where not everything does.
+class Portion:
+    """Some of a model's trained tensors: what moves where not everything does.
 
-    It follows from the model and the round's number alone, so that server and sites know it without
-    a word, and what stands still needs neither bytes nor noise: no record decides what moves.
+    Which they are follows from the model, the round's number and a site's name alone, so that
+    server and sites know it without a word, and what stands still needs neither bytes nor noise: no
+    record decides what moves.
 
-    name: of the turn, for what is remembered of it. standing: the trained tensors that do not move.
-    moving: where the others' values are in the model's vector, int64 [m], ascending. sizes: of
-    those tensors, in their order.
+    name: for what is remembered of it. standing: the trained tensors that do not move. moving:
+    where the others' values are in the model's vector, int64 [m], ascending. sizes: of those
+    tensors, in their order.
     """
 
     name: str
@@ -133,10 +134,24 @@ class Turn:
                 parameter.requires_grad_(True)
 
 
-def turns_of(layout: Layout, standing: Sequence[Sequence[str]]) -> tuple[Turn, ...]:
-    """Return the turns of a model, the first one that of round 1; none where all moves always.
+def portion_of(layout: Layout, name: str, standing: Set[str]) -> Portion:
+    """Return the portion of all tensors but those that are `standing`.
 
-    standing: for each turn the names of the trained tensors that stand still.
+    >>> layout = Layout(("a", "b"), ((2,), (3,)))
+    >>> portion_of(layout, "without a", {"a"}).moving.tolist()
+    [2, 3, 4]
+    """
+    moves = [one not in standing for one in layout.names]
+    sizes = tuple(size for size, moved in zip(layout.sizes, moves, strict=True) if moved)
+    moving = np.flatnonzero(np.repeat(moves, layout.sizes))
+    return Portion(name, frozenset(standing), moving, sizes)
+
+
+def turns_of(layout: Layout, standing: Sequence[Sequence[str]]) -> tuple[Portion, ...]:
+    """Return what moves in the turns of a model, the first one that of round 1.
+
+    standing: for each turn the names of the trained tensors that stand still; nothing where all
+    moves always.
 
     Raises ValueError where a name is no trained tensor's, or a turn moves nothing.
 
@@ -152,10 +167,7 @@ def turns_of(layout: Layout, standing: Sequence[Sequence[str]]) -> tuple[Turn, .
                 f"model.standing: turn {number} must name some of the trained tensors and not all, "
                 f"got {', '.join(unknown) or 'all'}; see what the model's `standing` returns"
             )
-        moves = [name not in names for name in layout.names]
-        sizes = tuple(size for size, moved in zip(layout.sizes, moves, strict=True) if moved)
-        moving = np.flatnonzero(np.repeat(moves, layout.sizes))
-        found.append(Turn(f"turn {number}", frozenset(names), moving, sizes))
+        found.append(portion_of(layout, f"turn {number}", set(names)))
     return tuple(found)
 
 

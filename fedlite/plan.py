@@ -9,7 +9,7 @@ page that its operator approves, the evaluation, the baselines and the attacks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,18 +18,16 @@ import numpy as np
 
 from fedlite import compression, objectives, tasks
 from fedlite.compression import Compressor, Dense, Joined, Part, Stretch, pieces_of
+from fedlite.compression.running import statistics
 from fedlite.data import SiteData, Source
-from fedlite.data.spread import spread
+from fedlite.data.spread import spread, weak_of
 from fedlite.models import Model, build, checks, load_start
 from fedlite.parameters import (
     Layout,
-    Turn,
+    Portion,
     Vector,
-    counts_running,
-    least_running,
     load_running,
     load_vector,
-    running_to_vector,
     to_vector,
     turns_of,
 )
@@ -42,9 +40,6 @@ from fedlite.scenario.links import for_size
 from fedlite.settings import read_options
 from fedlite.storage import stamp
 from fedlite.tasks import Task, loss_of
-
-# The stretch of what layers keep of the records that they have seen.
-RUNNING = "running statistics"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +54,8 @@ class Plan:
     objective adds to the loss, if anything. extras: what travels behind the model's values.
     running: the statistics that its layers keep while they train, the first of the extras.
     turns: what moves in which round, where not everything does in each. products: what the model
-    multiplies (`Branched.products`).
+    multiplies (`Branched.products`). weak: the sites that train the shallow branch alone. whole: of
+    the plan by which such a site trains (`fedlite.depth`), the whole model's; else None.
     """
 
     scenario: Scenario
@@ -71,8 +67,10 @@ class Plan:
     term: objectives.Term | None = None
     extras: tuple[Stretch, ...] = ()
     running: Layout = Layout((), ())  # noqa: RUF009 - frozen
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Portion, ...] = ()
     products: tuple[tuple[str, str], ...] = ()
+    weak: frozenset[str] = frozenset()
+    whole: Plan | None = None
 
     @cached_property
     def stored(self) -> Layout:
@@ -133,8 +131,9 @@ class Plan:
         return _task(self.scenario)
 
     def model(self) -> Model:
-        """Return a new model with the first weights."""
-        return _model(self.scenario, self.shape, self.classes)
+        """Return a new model with the first weights; of a weak site's plan the shallow branch."""
+        model = _model(self.scenario, self.shape, self.classes)
+        return model if self.whole is None else model.early()
 
     def check_model(self) -> None:
         """Raise ValueError, naming the tensor or the layer, where the model cannot be trained."""
@@ -158,7 +157,7 @@ class Plan:
         whole = all(one.codec == Dense.codec for one in (down, *extras))
         return down if whole else self._with_extras(down, extras)
 
-    def turn(self, round_number: int) -> Turn | None:
+    def turn(self, round_number: int) -> Portion | None:
         """Return what moves in a round (from 1); None where everything does."""
         return self.turns[(round_number - 1) % len(self.turns)] if self.turns else None
 
@@ -170,7 +169,7 @@ class Plan:
         """Return what compresses the broadcast of a round: of what the round before it moved."""
         return self._of_turn(self.turn(round_number - 1), self.scenario.downlink) or self.downlink
 
-    def _of_turn(self, turn: Turn | None, link: Link) -> Compressor | None:
+    def _of_turn(self, turn: Portion | None, link: Link) -> Compressor | None:
         if turn is None:
             return None
         return Part(self.layout.size, turn.moving, compressor(link, turn.sizes))
@@ -258,8 +257,13 @@ class Plan:
         return training.learning_rate * (1.0 - (1.0 - training.final) * min(1.0, fallen))
 
 
-def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
+def of(
+    scenario: Scenario, shape: tuple[int, ...], classes: int, weak: Set[str] = frozenset()
+) -> Plan:
     """Return the plan of a scenario for records of this shape; the last few are kept.
+
+    weak: the sites that were drawn to train the shallow branch alone, beside those that the
+    scenario names.
 
     Raises ValueError when the model does not fit the shape, a compressor refuses its settings, or
     no noise keeps `privacy.epsilon`, and when `privacy.expected_batch` has not been settled.
@@ -273,11 +277,13 @@ def of(scenario: Scenario, shape: tuple[int, ...], classes: int) -> Plan:
     start = stamp(Path(scenario.model.start)) if scenario.model.start else None
     code = own_stamps(scenario, *own_code(scenario))
     other = scenario.notes, scenario.open_links, code, start
-    return _of(scenario, shape, classes, other)
+    return _of(scenario, shape, classes, frozenset(weak | {*scenario.federation.weak_named}), other)
 
 
 @lru_cache(maxsize=8)
-def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object) -> Plan:
+def _of(
+    scenario: Scenario, shape: tuple[int, ...], classes: int, weak: frozenset[str], _other: object
+) -> Plan:
     _task(scenario)
     model = _model(scenario, shape, classes)
     layout, initial = Layout.of(model), to_vector(model)
@@ -292,11 +298,11 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
     chosen = scenario.training
     term = objectives.make(chosen.objective, read_options(chosen.objective_options))
     running = Layout.running(model)
-    statistics = _statistics(scenario, model, running)
-    extras = (*statistics, *_extras(scenario, layout, term))
+    kept = statistics(model, running, private=scenario.private)
+    extras = (*kept, *_extras(scenario, layout, term))
     turns = turns_of(layout, model.standing())
-    if turns:
-        objectives.check_turns(term, scenario, alone=not extras)
+    if turns or weak:
+        objectives.check_portions(term, scenario, turns=bool(turns), alone=not extras)
     return Plan(
         scenario,
         shape,
@@ -309,25 +315,8 @@ def _of(scenario: Scenario, shape: tuple[int, ...], classes: int, _other: object
         running,
         turns,
         model.products(),
+        weak,
     )
-
-
-def _statistics(scenario: Scenario, model: Model, running: Layout) -> tuple[Stretch, ...]:
-    """Return the running statistics of normalisation layers as what travels behind the model.
-
-    Exactly as they are: compressed, a variance may become negative, and the model is destroyed.
-    """
-    if not running.names:
-        return ()
-    if scenario.private:
-        raise ValueError(
-            f"model: '{running.names[0].rpartition('.')[0]}' keeps running statistics, which is "
-            "not allowed under privacy (rule: the mechanism covers one vector, and statistics of "
-            "records would travel without noise); take nn.GroupNorm in the place of BatchNorm"
-        )
-    exact = compression.make("dense", values="fp32")
-    first, least = running_to_vector(model), least_running(running)
-    return (Stretch(RUNNING, first, exact, exact, least=least, apart=counts_running(running)),)
 
 
 def _extras(
@@ -356,7 +345,8 @@ def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
     _task(scenario)
     source, sites = spread(scenario)
     settled = settle_batch(scenario, len(source.train))
-    return of(settled, source.shape, source.classes), source, sites
+    weak = weak_of(settled, [site.name for site in sites])
+    return of(settled, source.shape, source.classes, weak), source, sites
 
 
 def compressor(link: Link, sections: tuple[int, ...] = ()) -> Compressor:

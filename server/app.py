@@ -15,7 +15,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlite import plan as plans
+from fedlite import depth, plan as plans
 from fedlite.data import Source
 from fedlite.models.files import write_model
 from fedlite.parameters import Vector
@@ -161,6 +161,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         grid,
         scenario.federation,
         plan.travelling.digest,
+        layouts=depth.layouts(plan),
         enrolled=deployment.site if deployment else None,
         met=partial(releases.note, deployment.root) if deployment else None,
         may_ask=deployment.may_ask if deployment else None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from fedlite import depth
 from fedlite.parameters import Vector
+from fedlite.plan import Plan
 from fedlite.storage import write_atomic
-from server.broadcast import Broadcast
+from server.broadcast import Broadcast, initial
 from strategies import ServerState
 
 FILE = "server.safetensors"
@@ -66,6 +69,31 @@ class Checkpoint:
     broadcast: Broadcast
     sites: dict[str, SiteRecord] = field(default_factory=dict)
     kept: Kept | None = None
+    early: Broadcast | None = None
+
+    @classmethod
+    def before(cls, run: bytes, plan: Plan) -> Checkpoint:
+        """Return the run before its first round."""
+        state = ServerState.initial(plan.initial, plan.first[plan.initial.size :])
+        small = initial(depth.early(plan).first) if plan.weak else None
+        return cls(run, 0, state, initial(plan.first), early=small)
+
+    def down(self, plan: Plan) -> Broadcast:
+        """Return the way down to the sites of a plan: the whole one, or the weak sites'."""
+        return self.broadcast if plan.whole is None or self.early is None else self.early
+
+    def advance(self, plan: Plan, number: int) -> None:
+        """Bring the replicas nearer to the model, for round `number`; see `Broadcast.advance`."""
+        self.broadcast = _advanced(self.broadcast, plan, self.state.travelling, number, self.run)
+        if self.early is not None:
+            mine = self.state.model[depth.places(plan)]
+            self.early = _advanced(self.early, depth.early(plan), mine, number, self.run)
+
+    def can_send(self, plan: Plan, state: ServerState) -> bool:
+        """Whether the model of `state` can be sent to all sites; see `Broadcast.can_send`."""
+        if not self.broadcast.can_send(state.travelling):
+            return False
+        return self.early is None or self.early.can_send(state.model[depth.places(plan)])
 
     @property
     def deployed(self) -> Vector:
@@ -75,14 +103,22 @@ class Checkpoint:
         return self.state.deployed
 
 
+def _advanced(before: Broadcast, plan: Plan, model: Vector, number: int, run: bytes) -> Broadcast:
+    down = replace(before, frames=list(before.frames))
+    seed, layout = plan.scenario.federation.seed, plan.travelling.digest
+    down.advance(model, plan.down(number), layout, run, seed=seed)
+    return down
+
+
 def save(directory: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint atomically into `directory`."""
     state, broadcast = checkpoint.state, checkpoint.broadcast
     arrays: dict[str, np.ndarray] = {"replica": broadcast.replica}
     for name, array in state.arrays.items():
         arrays[f"state.{name}"] = array
-    for number, frame in broadcast.frames:
-        arrays[f"frame.{number}"] = np.frombuffer(frame, np.uint8)
+    arrays |= _frames("frame", broadcast)
+    if checkpoint.early is not None:
+        arrays |= {"early": checkpoint.early.replica, **_frames("early", checkpoint.early)}
     if checkpoint.kept is not None and checkpoint.kept.vector is not None:
         arrays["kept"] = checkpoint.kept.vector
     meta = {
@@ -92,12 +128,24 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         "scalars": dict(state.scalars),
         "broadcast": broadcast.round,
         "frames": [number for number, _ in broadcast.frames],
+        "early": [number for number, _ in checkpoint.early.frames] if checkpoint.early else None,
         "sites": {name: vars(record) for name, record in checkpoint.sites.items()},
         "kept": _kept_numbers(checkpoint.kept),
     }
     directory.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(arrays, metadata={"checkpoint": json.dumps(meta)})
     write_atomic(directory / FILE, data)
+
+
+def _frames(name: str, broadcast: Broadcast) -> dict[str, np.ndarray]:
+    return {f"{name}.{n}": np.frombuffer(frame, np.uint8) for n, frame in broadcast.frames}
+
+
+def _broadcast(
+    replica: str, name: str, numbers: list[int], number: int, arrays: Mapping[str, Any]
+) -> Broadcast:
+    frames = [(at, arrays[f"{name}.{at}"].tobytes()) for at in numbers]
+    return Broadcast(arrays[replica], number, frames)
 
 
 def _kept_numbers(kept: Kept | None) -> list[float] | None:
@@ -129,13 +177,12 @@ def load(directory: Path) -> Checkpoint | None:
             state=ServerState(
                 {name: arrays[f"state.{name}"] for name in meta["arrays"]}, meta["scalars"]
             ),
-            broadcast=Broadcast(
-                arrays["replica"],
-                meta["broadcast"],
-                [(number, arrays[f"frame.{number}"].tobytes()) for number in meta["frames"]],
-            ),
+            broadcast=_broadcast("replica", "frame", meta["frames"], meta["broadcast"], arrays),
             sites={name: SiteRecord(**record) for name, record in meta["sites"].items()},
             kept=_kept_of(meta.get("kept"), arrays.get("kept")),
+            early=None
+            if meta.get("early") is None
+            else _broadcast("early", "early", meta["early"], meta["broadcast"], arrays),
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

@@ -9,9 +9,10 @@ The median of a round is that of the updates that are not zero, the larger one o
 The usual length is the largest median so far, this round's included, so that a minority moves it
 neither up nor down, a run whose updates grow together is left alone, and late rounds, in which most
 sites have little left to learn, do not shorten the rest. Where values take turns it is that of the
-rounds of the same turn. A round has a median from three updates on; in one with fewer that of the
-rounds before holds, and in a run of two sites none is cut: nobody can tell which of two is the odd
-one.
+rounds of the same turn; where some sites train the shallow branch alone, it is found of that, which
+all of them send, and of the tail by itself. A round has a median from three updates on; in one with
+fewer that of the rounds before holds, and in a run of two sites none is cut: nobody can tell which
+of two is the odd one.
 """
 
 from __future__ import annotations
@@ -34,6 +35,16 @@ def median_of(lengths: list[float]) -> float:
     """
     moving = [length for length in lengths if length > 0.0]
     return median_high(moving) if len(moving) >= LEAST else 0.0
+
+
+def usual(plan: Plan, records: Sequence[RoundRecord], number: int) -> tuple[float, float]:
+    """Return the largest medians before round `number`: of what all sites train, and of the tail.
+
+    Without weak sites the first is that of whole updates; 0 for none.
+    """
+    before = alike(plan, records, number)
+    first = max((record.median for record in before), default=0.0)
+    return first, max((record.median_tail for record in before), default=0.0)
 
 
 def alike(plan: Plan, records: Sequence[RoundRecord], number: int) -> list[RoundRecord]:

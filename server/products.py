@@ -28,11 +28,13 @@ Values = NDArray[np.float64]
 class _Pair:
     """B [out, r] and A [r, in] of one product, and what a round's sites have made of them."""
 
+    names: tuple[str, str]
     left: slice
     right: slice
     shapes: tuple[tuple[int, int], tuple[int, int]]
     probes: Values = field(default_factory=lambda: np.zeros(0))
     sums: tuple[Values, ...] = ()
+    weight: float = 0.0
 
     def factors(self, vector: Vector) -> tuple[Values, Values]:
         b, a = vector[self.left].astype(np.float64), vector[self.right].astype(np.float64)
@@ -57,34 +59,41 @@ class Products:
         }
         self._any = bool(pairs)
         self._pairs = [
-            _Pair(at[b][0], at[a][0], (_two(at[b][1]), _two(at[a][1])))
+            _Pair((b, a), at[b][0], at[a][0], (_two(at[b][1]), _two(at[a][1])))
             for b, a in pairs
             if a in at and b in at
         ]
-        self._weight = 0.0
 
     def start(self, base: Vector, round_number: int) -> None:
         """Begin a round in which sites train from `base`, float32 [n]."""
-        self._base, self._weight = base, 0.0
+        self._base = base
         for number, pair in enumerate(self._pairs):
             (out, _), (_, into) = pair.shapes
             # Far from the numbers by which a model's own public values are told apart.
             pair.probes = public_normal((round_number << 20) + number, into, PROBES)
+            pair.weight = 0.0
             pair.sums = (*(np.zeros(shape) for shape in pair.shapes), np.zeros((out, PROBES)))
 
-    def add(self, update: Decoded, weight: float) -> None:
-        """Count what one site has come to."""
+    def add(
+        self,
+        update: Decoded,
+        weight: float,
+        held: Sequence[tuple[str, str]] | None = None,
+    ) -> None:
+        """Count what one site has come to; held: the products that it trains, None for all."""
         if not self._pairs:
             return
         trained = self._base.copy()
         update.add_to(trained, 1.0)
         for pair in self._pairs:
+            if held is not None and pair.names not in held:
+                continue
             left, right = pair.factors(trained)
             for total, value in zip(
                 pair.sums, (left, right, left @ (right @ pair.probes)), strict=True
             ):
                 total += weight * value
-        self._weight += weight
+            pair.weight += weight
 
     @property
     def error(self) -> float | None:
@@ -95,8 +104,10 @@ class Products:
         if not self._any:
             return None
         found = []
-        for pair in self._pairs if self._weight else []:
-            left, right, product = (total / self._weight for total in pair.sums)
+        for pair in self._pairs:
+            if not pair.weight:
+                continue
+            left, right, product = (total / pair.weight for total in pair.sums)
             length = float(np.linalg.norm(product))
             if length > 0.0:
                 wrong = product - left @ (right @ pair.probes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -38,7 +38,8 @@ _AGAIN_SECONDS = {
 class Roster:
     """The nodes of the sites, by name, and what keeps other nodes out.
 
-    grid: Flower's way to the nodes. layout: digest of the model's layout, which sites must share.
+    grid: Flower's way to the nodes. layout: digest of the model's layout, which sites must share;
+    layouts: those of the sites that train a part of it (`fedlite.depth`), by name.
     enrolled(node) returns which approved site a node is; without it, every node is who it says.
     may_ask(nodes) returns those that may know of the run; without it, all of them.
     met(site, release) is told what a site that answers runs. witness: remembers the heads of the
@@ -52,6 +53,7 @@ class Roster:
         federation: Federation,
         layout: bytes,
         *,
+        layouts: Mapping[str, bytes] | None = None,
         enrolled: Callable[[int], Enrolled | None] | None = None,
         met: Callable[[str, Release], object] | None = None,
         may_ask: Callable[[Set[int]], Set[int]] | None = None,
@@ -63,6 +65,7 @@ class Roster:
         self._grid = grid
         self._federation = federation
         self._layout = layout
+        self._layouts = layouts or {}
         self._enrolled = enrolled
         self._met = met
         self._may_ask = may_ask
@@ -197,7 +200,8 @@ class Roster:
         if release.problem:
             log.error("%s: %s", hello.site, release.problem)
             return Code.PROTOCOL
-        if hello.layout != self._layout.hex() or hello.site in self.nodes:
+        layout = self._layouts.get(hello.site, self._layout)
+        if hello.layout != layout.hex() or hello.site in self.nodes:
             log.error("%s: another model, or a name that is taken", hello.site)
             return Code.CONFIG
         site = self._enrolled(node) if self._enrolled else None

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedlite import flower
+from fedlite import depth, flower
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
-from server import alarm, attendance, broadcast, checkpoint, lengths, replies
+from server import alarm, attendance, checkpoint, lengths, replies
 from server.checkpoint import Checkpoint, SiteRecord
+from server.outcome import Outcome
 from server.replies import InOrder
 from server.roster import Roster
 from server.selection import Selector
@@ -37,27 +37,6 @@ _VOID_ROUNDS = 3
 
 class RunFailed(RuntimeError):
     """The run cannot go on; the text says why and what to do. The last checkpoint is whole."""
-
-
-@dataclass
-class Outcome:
-    """What one round's replies came to."""
-
-    used: list[str] = field(default_factory=list)
-    dropped: dict[str, str] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    drawn: list[str] = field(default_factory=list)
-    out: dict[str, str] = field(default_factory=dict)
-    took: dict[str, float] = field(default_factory=dict)
-    bytes_up: int = 0
-    bytes_down: int = 0
-    asked: int = 0
-    replies: int = 0
-
-    @property
-    def slowest(self) -> float:
-        """Seconds until the last update arrived that was used."""
-        return round(max((self.took[name] for name in self.used), default=0.0), 4)
 
 
 class Rounds:
@@ -90,7 +69,6 @@ class Rounds:
         self.plan = plan
         self.scenario = plan.scenario
         self.directory = directory
-        self.layout = plan.travelling.digest
         self._witness = witness
         self.roster = roster
         self._adapt, self._journal, self._selector = adapt, journal, selector
@@ -98,8 +76,7 @@ class Rounds:
         initial = plan.initial
         found = checkpoint.load(directory / "checkpoint")
         if found is None:
-            state = ServerState.initial(initial, plan.first[initial.size :])
-            found = Checkpoint(run, 0, state, broadcast.initial(plan.first))
+            found = Checkpoint.before(run, plan)
         elif found.state.model.shape != initial.shape:
             raise RunFailed(
                 f"{directory}: the checkpoint has {found.state.model.size} parameters, the "
@@ -137,7 +114,7 @@ class Rounds:
             if self._selector is not None and self._selector.over(self.point.kept):
                 log.info("no round was better for so long that the run ends before its last")
                 break
-            started, cpu = time.monotonic(), cpu_seconds()
+            started, cpu, before = time.monotonic(), cpu_seconds(), self._site_seconds()
             if number > 1:
                 self.roster.wait_for_quorum(self._spent())
             joined = sorted(self.roster.nodes.keys() - self.point.sites.keys())
@@ -146,12 +123,14 @@ class Rounds:
             self._judge(number, outcome)
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
-            if enough and not self.point.broadcast.can_send(state.travelling):
+            if enough and not self.point.can_send(self.plan, state):
                 log.error("round %d: the server's step is too long and is not taken", number)
                 enough = False
             moved = alarm.distance(self.point.state.model, state.model) if enough else 0.0
             moves = (r.moved for r in lengths.alike(self.plan, self.records, number))
             jump = alarm.jump(moved, moves, self.point.state.model)
+            if enough and self.plan.weak.issuperset(outcome.used):
+                log.warning("round %d: no site that trains the tail was used: it stays", number)
             if jump:
                 log.error("round %d moved the model %.3g times as far as usual", number, jump)
             void = 0 if enough else void + 1
@@ -168,7 +147,6 @@ class Rounds:
                 self.point.kept = self._selector.after(
                     self.point.kept, number, self.point.state.deployed
                 )
-            dense = 4 * self.plan.travelling.size
             record = RoundRecord(
                 round=number,
                 accepted=0 if void else len(outcome.used),
@@ -177,10 +155,8 @@ class Rounds:
                 accuracy=scores.pop("accuracy", {}),
                 auc=scores.pop("auc", {}),
                 scores=scores,
-                bytes_up=outcome.bytes_up,
-                bytes_down=outcome.bytes_down,
-                dense_up=dense * outcome.replies,
-                dense_down=dense * outcome.asked,
+                **outcome.bytes,
+                kinds=outcome.kinds(self._site_seconds(before)),
                 epsilon=epsilon(max((s.asked for s in self.point.sites.values()), default=0)),
                 seconds=round(time.monotonic() - started, 4),
                 cpu_seconds=round(cpu_seconds() - cpu, 4),
@@ -188,7 +164,8 @@ class Rounds:
                 asked=outcome.drawn,
                 out=outcome.out,
                 cut=dict(self.updates.cut),
-                median=self.updates.median,
+                median=self.updates.medians[0],
+                median_tail=self.updates.medians[-1] if len(self.updates.medians) > 1 else 0.0,
                 moved=moved,
                 jump=jump,
                 product_error=self.updates.product_error,
@@ -225,12 +202,18 @@ class Rounds:
                 )
         if not any(r.accepted for r in self.records):
             last = self.records[-1]
-            why = self._why(Outcome(dropped=last.dropped, missing=last.missing))
+            why = self._why(Outcome(self.plan, dropped=last.dropped, missing=last.missing))
             raise RunFailed(
                 f"federation.rounds: all {federation.rounds} are over and no update was ever "
                 f"accepted, so nothing was trained (last: {why}); see the sites' messages, mend "
                 "what they name, and begin anew in another directory"
             )
+
+    def _site_seconds(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Return the processor seconds of each site (since `before`), where the grid knows them."""
+        of = getattr(self.grid, "site_seconds", None)
+        spent = {name: of(node) for name, node in self.roster.nodes.items()} if of else {}
+        return {name: now - (before or {}).get(name, 0.0) for name, now in spent.items()}
 
     def _gather(self) -> None:
         self.roster.gather()
@@ -277,17 +260,8 @@ class Rounds:
 
     def _round(self, number: int) -> tuple[Outcome, ServerState]:
         federation, point = self.scenario.federation, self.point
-        down = replace(point.broadcast, frames=list(point.broadcast.frames))
-        down.advance(
-            point.state.travelling,
-            self.plan.down(number),
-            self.layout,
-            point.run,
-            seed=federation.seed,
-        )
-        point.broadcast = down
-        medians = (r.median for r in lengths.alike(self.plan, self.records, number))
-        self.updates.start(point, number, max(medians, default=0.0))
+        point.advance(self.plan, number)
+        self.updates.start(point, number, lengths.usual(self.plan, self.records, number))
 
         there = self.roster.nodes.keys()
         names = attendance.candidates(there, point.sites, number, federation.quorum)
@@ -296,6 +270,7 @@ class Rounds:
         chosen = sorted(names[i] for i in rng.choice(len(names), wanted, replace=False))
 
         outcome = Outcome(
+            self.plan,
             drawn=chosen if len(chosen) < len(names) else [],
             out=attendance.absent(there, point.sites, names),
         )
@@ -313,16 +288,16 @@ class Rounds:
 
     def _ask(self, names: list[str], number: int, outcome: Outcome, order: InOrder) -> list[str]:
         """Invite sites, use replies in the order of names, return who needs the full model."""
-        digest = self.point.broadcast.digest
+        digests = {p: self.point.down(p).digest for p in depth.kinds(self.plan)}
         by_node = {self.roster.nodes[name]: name for name in names}
         again: list[str] = []
 
         def questions() -> Iterator[Message]:
             # Each is made when the grid takes it: a late joiner's holds the whole model.
             for node, name in by_node.items():
-                instruction = self._instruction(name, number, digest).encode()
-                outcome.bytes_down += len(instruction)
-                outcome.asked += 1
+                plan = depth.plan_of(self.plan, name)
+                instruction = self._instruction(name, number, plan, digests[plan]).encode()
+                outcome.sent_down(name, len(instruction))
                 self.point.sites[name].asked = min(self.point.sites[name].asked + 1, number)
                 yield flower.ask(instruction, node, "train", str(number))
 
@@ -348,7 +323,7 @@ class Rounds:
                 self._use(ready, number, blob, outcome)
         return again
 
-    def _instruction(self, name: str, number: int, digest: bytes) -> Instruction:
+    def _instruction(self, name: str, number: int, plan: Plan, digest: bytes) -> Instruction:
         point, record = self.point, self.point.sites[name]
         with_step = self.scenario.uplink.aggregate_feedback > 0
         return Instruction(
@@ -357,8 +332,8 @@ class Rounds:
             site=site_id(name),
             acknowledged=record.acknowledged,
             model=digest,
-            frames=point.broadcast.frames_for(
-                record.held, self.layout, point.run, with_step=with_step
+            frames=point.down(plan).frames_for(
+                record.held, plan.travelling.digest, point.run, with_step=with_step
             ),
             receipt=self._witness.receipt(name) if self._witness else None,
         )
@@ -378,8 +353,7 @@ class Rounds:
                 # It took no step, and will take none for as long as this run is its plan.
                 record.asked, record.spent = record.asked - 1, True
             return None
-        outcome.bytes_up += len(blob)
-        outcome.replies += 1
+        outcome.sent_up(name, len(blob))
         record.releases += 1
         # What waits for its turn may not fill the memory: too long a reply never waits.
         return blob[: self.updates.longest + 1]

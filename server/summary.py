@@ -12,13 +12,14 @@ from statistics import median
 from typing import Any
 
 import fedlite
+from fedlite import depth
 from fedlite.data.overview import overview
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
 from fedlite.registry import label
 from fedlite.reporting.attendance import rested
-from fedlite.reporting.record import RoundRecord, total_bytes
+from fedlite.reporting.record import WEAK, WHOLE, RoundRecord, total_bytes
 from fedlite.scenario import Scenario
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
@@ -73,6 +74,24 @@ def privacy_of(
         "expected_batch": privacy.expected_batch,
         "sites": sites,
     }
+
+
+def kinds_of(plan: Plan, point: Checkpoint, records: list[RoundRecord]) -> dict[str, Any]:
+    """Return what sites of each kind came to, where some train the shallow branch alone.
+
+    Totals over the rounds of what they sent and got, in bytes, and in a simulation the processor
+    seconds of their messages; and in how many rounds no site was used that trains the tail.
+    """
+    found: dict[str, Any] = {}
+    for kind, one in zip((WHOLE, WEAK), depth.kinds(plan), strict=True):
+        rows = [record.kinds[kind] for record in records if kind in record.kinds]
+        names = sorted(name for name in point.sites if (name in plan.weak) == (kind == WEAK))
+        totals = {key: sum(row[key] for row in rows) for key in ("used", "up", "down")}
+        found[kind] = {"sites": names, "parameters": one.layout.size, **totals}
+        if rows and all("cpu_seconds" in row for row in rows):
+            found[kind]["cpu_seconds"] = round(sum(row["cpu_seconds"] for row in rows), 2)
+    still = [r for r in records if r.accepted and not r.kinds.get(WHOLE, {}).get("used")]
+    return found | {"tail stood still": len(still)}
 
 
 def data_of(scenario: Scenario, evaluator: Evaluator | None, engine: str) -> dict[str, Any]:
@@ -177,6 +196,8 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
+    if plan.weak:
+        summary["kinds"] = kinds_of(plan, point, records)
     if plan.extras:
         summary["extras"] = [stretch.name for stretch in plan.extras]
     if selection:

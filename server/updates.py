@@ -4,19 +4,23 @@ An update is added as soon as it is decoded, so that memory does not grow with t
 strategy keeps what it is given (`strategies.gathered`). Only from one on that is longer than usual,
 or in a run's first round, updates wait, encoded as they came and in their order, until the round's
 median is known; no more than 64 of them, or 256 MB.
+
+Where portions of the model move by themselves (`fedlite.depth`) each has a strategy of its own, to
+which the sites' updates go that hold it, and a length of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite import compression
+from fedlite import compression, depth
 from fedlite.messages import REPLY_BYTES, Reply, site_id
-from fedlite.parameters import LARGEST_UPDATE, Vector
+from fedlite.parameters import LARGEST_UPDATE, Portion, Vector
 from fedlite.plan import Plan
 from fedlite.privacy import client
 from server.checkpoint import Checkpoint
@@ -31,13 +35,27 @@ _MOST_WAITING, _MOST_BYTES = 64, 256_000_000
 
 @dataclass(frozen=True)
 class _Waiting:
-    """An update that is valid, and whose length will be judged."""
+    """An update that is valid, and whose lengths will be judged."""
 
     name: str
     body: bytes
     envelope: compression.Envelope
     records: int
-    length: float
+    lengths: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """How the updates of sites that train by one plan are read in a round.
+
+    envelope: of the server itself. bound: the L2 norm that no update may exceed, 0 for none.
+    """
+
+    plan: Plan
+    envelope: compression.Envelope
+    uplink: compression.Compressor
+    reference: Vector | None
+    bound: float
 
 
 class Updates:
@@ -51,50 +69,72 @@ class Updates:
         """Make the strategy of the plan; call `start` before the first update."""
         self._plan = plan
         # Bytes of the longest reply that the plan allows.
-        self.longest = REPLY_BYTES + compression.HEADER_BYTES + plan.up_limit
+        most = max(one.up_limit for one in depth.kinds(plan))
+        self.longest = REPLY_BYTES + compression.HEADER_BYTES + most
         self._witness = witness
-        self._bound = plan.update_norm
         federation = plan.scenario.federation
         # Where a scenario or a mechanism says how long an update is, honest ones are cut as well.
         self._said = plan.central is not None or bool(federation.update_norm)
         self._factor = 0.0 if self._said else federation.outlier_factor
         self.cut: dict[str, float] = {}
-        self._lengths: list[float] = []
+        self._lengths: list[list[float]] = [[]]
         self._sizes = (plan.layout.size, *(stretch.initial.size for stretch in plan.extras))
         self._extras = Extras(plan.extras, sites=federation.sites, factor=federation.outlier_factor)
-        self._strategy: Strategy = make(
-            plan.scenario.federation,
-            weighted_mean if plan.central is None else self._noised_mean,
-        )
+        # Of what all sites train, and where some train only that, of the rest.
+        self._strategies: list[Strategy] = [
+            make(
+                plan.scenario.federation,
+                weighted_mean if plan.central is None else partial(self._noised_mean, at),
+            )
+            for at in range(2 if plan.weak else 1)
+        ]
+        self._strategy = self._strategies[0]
+        if plan.weak:
+            self._strategy.check_weak()
         # Of clear updates that the server is trusted with, nothing is told.
         self._products = Products(plan.layout, () if plan.central else plan.products)
         names = [stretch.name for stretch in plan.extras]
         self._strategy.check_updates(plan.scenario.uplink, names)
 
-    def start(self, point: Checkpoint, number: int, usual: float = 0.0) -> None:
-        """Begin round `number`, in which sites train from what `point.broadcast` leads to.
+    def start(
+        self, point: Checkpoint, number: int, usual: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        """Begin round `number`, in which sites train from what `point.down` leads to.
 
-        usual: the largest median of the rounds before in which the same values moved
-        (`server.lengths`), 0 for none.
+        usual: as of `server.lengths.usual`.
         """
-        self.cut, self._lengths, self._usual = {}, [], usual
+        portions = depth.portions(self._plan, number)
+        self._portions: tuple[Portion | None, ...] = portions or (None,)
+        self.cut, self._lengths = {}, [[] for _ in self._portions]
+        self._usual = list(usual[: len(self._portions)])
         self._extras.start(point.state)
         self._products.start(point.broadcast.replica[: self._sizes[0]], number)
-        unknown = (self._factor and not usual) or self._extras.unknown
+        unknown = (self._factor and not all(self._usual)) or self._extras.unknown
         self._waiting: list[_Waiting] | None = [] if unknown else None
         self._state, self._number = point.state, number
-        self._envelope = compression.Envelope(
+        self._run = point.run
+        self._kinds = {plan: self._kind(plan, point) for plan in depth.kinds(self._plan)}
+        for strategy, portion in zip(self._strategies, self._portions, strict=False):
+            strategy.start(self._plan.layout.size if portion is None else portion.moving.size)
+
+    def _kind(self, plan: Plan, point: Checkpoint) -> _Kind:
+        down, scenario = point.down(plan), plan.scenario
+        envelope = compression.Envelope(
             run=point.run,
-            round=number,
+            round=self._number,
             site=0,
-            layout=self._plan.travelling.digest,
-            base=point.broadcast.digest,
-            seed=self._plan.scenario.federation.seed,
+            layout=plan.travelling.digest,
+            base=down.digest,
+            seed=scenario.federation.seed,
         )
-        share = self._plan.scenario.uplink.aggregate_feedback
-        self._reference = self._plan.reference(point.broadcast.step) if share else None
-        self._uplink, self._turn = self._plan.up(number), self._plan.turn(number)
-        self._strategy.start(self._plan.layout.size)
+        share = scenario.uplink.aggregate_feedback
+        reference = plan.reference(down.step) if share else None
+        # What a server's noise covers is the whole model, whoever trains how much of it.
+        bound = self._plan.update_norm if plan.central else plan.update_norm
+        return _Kind(plan, envelope, plan.up(self._number), reference, bound)
+
+    def _kind_of(self, name: str) -> _Kind:
+        return self._kinds[depth.plan_of(self._plan, name)]
 
     def add(self, name: str, blob: bytes) -> None:
         """Decode a site's update, cut it to the bound and add it, now or at the end of the round.
@@ -102,30 +142,34 @@ class Updates:
         Raises Disagreement when its ledger's head contradicts the witness, ValueError when it is
         in any other way no update of this site for this round.
         """
-        envelope = replace(self._envelope, site=site_id(name))
+        kind = self._kind_of(name)
+        envelope = replace(kind.envelope, site=site_id(name))
         reply = Reply.decode(blob)
         self._check_head(name, reply)
-        codec, records, body = compression.unpack(reply.frame, envelope, limit=self._plan.up_limit)
-        if codec != self._uplink.codec:
-            raise ValueError(f"codec: must be {self._uplink.codec}, got {codec}")
+        codec, records, body = compression.unpack(reply.frame, envelope, limit=kind.plan.up_limit)
+        if codec != kind.uplink.codec:
+            raise ValueError(f"codec: must be {kind.uplink.codec}, got {codec}")
         if self._plan.scenario.noised_at_server:
             body = compression.unpad(body)
-        update, extras, length = self._read(body, envelope)
-        if self._bound and not self._said and length > self._bound:
-            self.cut[name] = length / self._bound
-            length = self._bound
-        largest = max(_largest(part.values) for part in (update, *extras))
+        parts, extras, length = self._read(kind, body, envelope)
+        if kind.bound and not self._said and length > kind.bound:
+            self.cut[name] = length / kind.bound
+        largest = max(_largest(part.values) for part in (*parts, *extras))
         if largest > LARGEST_UPDATE:
             raise ValueError(f"update: values must be at most {LARGEST_UPDATE:g}, got {largest:g}")
         self._strategy.weight_of(records)
-        self._lengths.append(length)
-        too_long = self._factor and length > self._factor * self._usual
+        lengths = tuple(length_of(part) for part in parts)
+        for seen, one in zip(self._lengths, lengths, strict=False):
+            seen.append(one)
+        too_long = self._factor and any(
+            one > self._factor * usual for one, usual in zip(lengths, self._usual, strict=False)
+        )
         if (self._extras.seen(extras) or too_long) and self._waiting is None:
             self._waiting = []
         if self._waiting is None:
-            self._take(name, update, extras, records)
+            self._take(name, parts, extras, records)
             return
-        self._waiting.append(_Waiting(name, body, envelope, records, length))
+        self._waiting.append(_Waiting(name, body, envelope, records, lengths))
         held = sum(len(one.body) for one in self._waiting)
         some = len(self._waiting) >= LEAST and held > _MOST_BYTES
         if some or len(self._waiting) == _MOST_WAITING:
@@ -134,15 +178,20 @@ class Updates:
     def finish(self) -> ServerState:
         """Return the state that the round's updates lead to."""
         self._judge()
-        return self._extras.finish(self._strategy.finish(self._state, self._number, self._turn))
+        state = self._state
+        (*others, last) = zip(self._strategies, self._portions, strict=False)
+        for strategy, portion in others:
+            state = strategy.moved(state, portion)
+        # Only once is the round's model counted, however many portions it has.
+        return self._extras.finish(last[0].finish(state, self._number, last[1]))
 
     @property
-    def median(self) -> float:
-        """The median length of this round's updates so far; 0 where there is none to be told.
+    def medians(self) -> tuple[float, ...]:
+        """The median length of this round's updates so far, for each portion; 0 for none.
 
         Of clear updates that a server is trusted with, nothing is told.
         """
-        return median_of(self._lengths) if self._factor else 0.0
+        return tuple(median_of(seen) if self._factor else 0.0 for seen in self._lengths)
 
     @property
     def product_error(self) -> float | None:
@@ -152,56 +201,70 @@ class Updates:
     def _judge(self) -> None:
         """Add what waits, in its order; what is far longer than usual is cut to the usual."""
         waiting, self._waiting = self._waiting or [], None
-        self._usual = max(self._usual, self.median)
+        self._usual = [max(pair) for pair in zip(self._usual, self.medians, strict=True)]
         self._extras.settle()
         for one in waiting:
-            update, extras, _ = self._read(one.body, one.envelope)
-            if self._usual and one.length > self._factor * self._usual:
-                update = replace(update, values=client.clip(update.values, self._usual))
-                self.cut[one.name] = one.length / self._usual
-            self._take(one.name, update, extras, one.records)
+            parts, extras, _ = self._read(self._kind_of(one.name), one.body, one.envelope)
+            bounds = zip(one.lengths, self._usual, strict=False)
+            for at, (length, usual) in enumerate(bounds):
+                if usual and length > self._factor * usual:
+                    parts[at] = replace(parts[at], values=client.clip(parts[at].values, usual))
+                    self.cut[one.name] = max(length / usual, self.cut.get(one.name, 0.0))
+            self._take(one.name, parts, extras, one.records)
 
     def _take(
         self,
         name: str,
-        update: compression.Decoded,
+        parts: list[compression.Decoded],
         extras: tuple[compression.Decoded, ...],
         records: int,
     ) -> None:
         weight = self._strategy.weight_of(records)
-        self._strategy.add(update, records)
-        self._products.add(update, weight)
+        for strategy, part in zip(self._strategies, parts, strict=False):
+            strategy.add(part, records)
+        whole = depth.together(parts, self._portions, self._plan.layout.size)
+        self._products.add(whole, weight, self._kind_of(name).plan.products)
         cut = self._extras.add(extras, weight)
         if cut:
             self.cut[name] = max(cut, self.cut.get(name, 0.0))
 
     def _read(
-        self, body: bytes, envelope: compression.Envelope
-    ) -> tuple[compression.Decoded, tuple[compression.Decoded, ...], float]:
-        """Return an update within the bound that is known beforehand, its extras, its length."""
-        decoded = self._uplink.decompress(body, sum(self._sizes), envelope.context)
-        whole = compression.restore(decoded, self._reference)
+        self, kind: _Kind, body: bytes, envelope: compression.Envelope
+    ) -> tuple[list[compression.Decoded], tuple[compression.Decoded, ...], float]:
+        """Return an update within the bound that is known beforehand, its extras, its length.
+
+        It comes portion by portion, as far as its site holds them.
+        """
+        decoded = kind.uplink.decompress(body, kind.plan.travelling.size, envelope.context)
+        whole = compression.restore(decoded, kind.reference)
         update, *extras = compression.split(whole, self._sizes) if self._plan.extras else (whole,)
         length = length_of(update)
-        if self._bound:
-            update = replace(update, values=client.clip(update.values, self._bound))
-        return update, tuple(extras), length
+        if kind.bound:
+            update = replace(update, values=client.clip(update.values, kind.bound))
+        if kind.plan is not self._plan:
+            update, held = depth.in_whole(self._plan, update), self._portions[:1]
+        else:
+            held = self._portions
+        parts = [update if one is None else depth.within(update, one) for one in held]
+        return parts, tuple(extras), length
 
     def _check_head(self, name: str, reply: Reply) -> None:
         if self._witness is not None:
             payload = hashlib.sha256(reply.frame).hexdigest()
-            run, number = self._envelope.run.hex(), self._number
+            run, number = self._run.hex(), self._number
             self._witness.see(name, reply.head, run=run, number=number, payload=payload)
         elif reply.head is not None:
             raise ValueError("reply: holds a ledger's head in a run that claims no privacy")
 
-    def _noised_mean(self, total: NDArray[np.float64], weight: float) -> Vector:
+    def _noised_mean(self, at: int, total: NDArray[np.float64], weight: float) -> Vector:
         central = self._plan.central
         if central is None:
             raise ValueError("central: the mechanism is needed for the server's noise, got none")
-        noise = client.entropy(self._plan.scenario.privacy.simulate_seed, self._number, 0)
-        participants = self._plan.scenario.federation.participants
-        return client.noised_mean(total, participants, central, noise)
+        noise = client.entropy(self._plan.scenario.privacy.simulate_seed, self._number, at)
+        federation = self._plan.scenario.federation
+        # Public, too: how many of the sites that are asked train the tail.
+        share = 1.0 - at * len(self._plan.weak) / federation.sites
+        return client.noised_mean(total, federation.participants * share, central, noise)
 
 
 def _largest(values: Vector) -> float:

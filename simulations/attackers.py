@@ -163,6 +163,11 @@ class _Watched(Learner):
 
     def __init__(self, coalition: Coalition, plan: Plan, train: Dataset) -> None:
         super().__init__(plan, train)
+        if plan.whole is not None or plan.weak:
+            raise ValueError(
+                "federation.weak: must be 0 with attackers, and federation.weak_sites empty (rule: "
+                "they see updates of one model), got some; leave them out"
+            )
         if plan.scenario.uplink.error_feedback or plan.extras:
             raise ValueError(
                 "uplink.error_feedback: must be false with attackers, and nothing may travel "

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite import plan as plans
+from fedlite import depth, plan as plans
 from fedlite.compression import Decoded
 from fedlite.data import Dataset, SiteData
 from fedlite.models import Model
@@ -243,11 +243,13 @@ def train_here(
     state = ServerState.initial(learners[0].initial)
     size = len(state.model)
     for number in range(1, scenario.federation.rounds + 1):
-        strategy.start(size)
+        turn = plan.turn(number)
+        moving = slice(None) if turn is None else turn.moving
+        strategy.start(size if turn is None else turn.moving.size)
         for site, learner in enumerate(learners):
-            delta = learner.delta(state.model, number, site, mechanism)
-            strategy.add(Decoded(size, None, delta), len(learner.labels))
-        state = strategy.finish(state, number, plan.turn(number))
+            delta = learner.delta(state.model, number, site, mechanism)[moving]
+            strategy.add(Decoded(delta.size, None, delta), len(learner.labels))
+        state = strategy.finish(state, number, turn)
     return state.released
 
 
@@ -277,7 +279,8 @@ def federate(scenario: Scenario) -> Vector:
             state=directory / "sites",
         )
         grid = SimulationGrid(run_id, sites, engine)
-        roster = Roster(grid, scenario.federation, plan.travelling.digest)
+        layouts = depth.layouts(plan)
+        roster = Roster(grid, scenario.federation, plan.travelling.digest, layouts=layouts)
         rounds = Rounds(grid, plan, directory, roster, run=run_id.to_bytes(8, "little"))
         for record in rounds.play(
             epsilon=lambda _: None,

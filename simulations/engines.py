@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from multiprocessing.connection import Connection, wait
@@ -56,6 +56,9 @@ class Engine(Protocol):
     def cpu_seconds(self) -> float:
         """Return the CPU time spent so far by all processes, in seconds."""
 
+    def site_seconds(self, node: int) -> float:
+        """Return the CPU time that the messages of a node have taken so far, in seconds."""
+
     def close(self) -> None:
         """End all processes."""
 
@@ -93,6 +96,13 @@ class Node:
         return flower.to_bytes(reply)
 
 
+def _timed(node: Node, address: int, data: bytes) -> tuple[bytes, float]:
+    """Return what a node replies, and the CPU seconds that it took."""
+    started = time.process_time()
+    reply = node.handle(address, data)
+    return reply, time.process_time() - started
+
+
 class Serial:
     """Runs one message after the other in this process."""
 
@@ -102,6 +112,7 @@ class Serial:
         """Keep the node and an empty queue."""
         self._node = node
         self._queue: deque[Task] = deque()
+        self._spent: dict[int, float] = defaultdict(float)
 
     @property
     def room(self) -> int:
@@ -119,13 +130,19 @@ class Serial:
         until = time.monotonic() + seconds
         while self._queue:
             task = self._queue.popleft()
-            task.reply.set_result(self._node.handle(task.node, task.data))
+            reply, seconds = _timed(self._node, task.node, task.data)
+            self._spent[task.node] += seconds
+            task.reply.set_result(reply)
             if time.monotonic() >= until:
                 return
 
     def cpu_seconds(self) -> float:
         """Return this process's CPU time."""
         return time.process_time()
+
+    def site_seconds(self, node: int) -> float:
+        """Return what the node's messages have taken."""
+        return self._spent[node]
 
     def close(self) -> None:
         """Nothing to end."""
@@ -154,6 +171,7 @@ class Pool:
         self._busy: dict[int, Task] = {}
         self._cpu = [0.0] * workers
         self._cpu_of_dead = 0.0
+        self._spent: dict[int, float] = defaultdict(float)
 
     def _start(self) -> tuple[Any, Connection]:
         here, there = self._context.Pipe()
@@ -191,7 +209,8 @@ class Pool:
     def _take(self, number: int) -> None:
         task = self._busy.pop(number)
         try:
-            self._cpu[number], reply = self._workers[number][1].recv()
+            self._cpu[number], reply, seconds = self._workers[number][1].recv()
+            self._spent[task.node] += seconds
         except (EOFError, OSError):
             self._replace(number)
             reply = flower.to_bytes(flower.decline(Code.FAILED, flower.from_bytes(task.data)))
@@ -223,6 +242,10 @@ class Pool:
         """Return the CPU time of this process and, as of their last replies, of all workers."""
         return time.process_time() + sum(self._cpu) + self._cpu_of_dead
 
+    def site_seconds(self, node: int) -> float:
+        """Return what the node's messages have taken; not those in which a worker died."""
+        return self._spent[node]
+
     def close(self) -> None:
         """End the workers."""
         for process, connection in self._workers:
@@ -239,8 +262,8 @@ def _work(connection: Connection, arguments: tuple[Any, ...]) -> None:
             address, data = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        reply = node.handle(address, data)
-        connection.send((time.process_time(), reply))
+        reply, seconds = _timed(node, address, data)
+        connection.send((time.process_time(), reply, seconds))
 
 
 def make_engine(

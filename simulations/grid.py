@@ -45,6 +45,10 @@ class SimulationGrid(Grid):
         """Return the CPU seconds of all processes so far."""
         return self._engine.cpu_seconds()
 
+    def site_seconds(self, node: int) -> float:
+        """Return the CPU seconds that a node's messages have taken so far."""
+        return self._engine.site_seconds(node)
+
     def set_run(self, run: Run) -> None:
         """Set the run this grid works for."""
         self._run = run

@@ -11,7 +11,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from fedlite import data, plan as plans
+from fedlite import data, depth, plan as plans
 from fedlite.data import find
 from fedlite.data.overview import overview
 from fedlite.data.own import DIVISIONS
@@ -107,6 +107,9 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         _check_size(plan.scenario)
         Objective.of(plan.task, plan.scenario.training).check_private()
     plan.check_model()
+    depth.check(plan)
+    if plan.weak:
+        strategy.check_weak()
     strategy.check_updates(plan.scenario.uplink, [stretch.name for stretch in plan.extras])
     return replace(plan.scenario, notes=(*plan.scenario.notes, *strategy.notes(plan.layout.size)))
 
@@ -118,6 +121,11 @@ def _check_bundled(scenario: Scenario) -> None:
         why.append(
             "data.partition: must not be column or file in a deployment (rule: a site's operator "
             f"says which records are its own), got {scenario.data.partition!r}; use natural"
+        )
+    if scenario.federation.weak:
+        why.append(
+            "federation.weak: must be 0 in a deployment (rule: no lot knows which machines are "
+            f"weak), got {scenario.federation.weak:g}; name them in federation.weak_sites"
         )
     if scenario.inference.calibration:
         why.append(

@@ -38,7 +38,7 @@ RULES = Registry(
 )
 
 # What no rule may replace where the sum is not noised yet.
-_SUM = {name: getattr(Strategy, name) for name in ("start", "add", "combined", "finish")}
+_SUM = {name: getattr(Strategy, name) for name in ("start", "add", "combined", "moved", "finish")}
 
 
 def make(federation: Federation, mean: Mean = weighted_mean) -> Strategy:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import Decoded
-from fedlite.parameters import Turn, Vector
+from fedlite.parameters import Portion, Vector
 from fedlite.registry import line_of
 from fedlite.scenario import Federation, Link
 
@@ -85,25 +85,25 @@ class ServerState:
         scalars = {k: v for k, v in changed.items() if not isinstance(v, np.ndarray)}
         return ServerState({**self.arrays, **arrays}, {**self.scalars, **scalars})
 
-    def part(self, turn: Turn) -> ServerState:
-        """Return the state of what moves in a turn, as a model of its own.
+    def part(self, portion: Portion) -> ServerState:
+        """Return the state of a portion, as a model of its own.
 
-        Beside its values it has what was kept of them in rounds of that turn, and nothing else.
+        Beside its values it has what was kept of them when it was stepped, and nothing else.
         """
-        mine = f"{turn.name} "
+        mine = f"{portion.name} "
         kept = {**self.arrays, **self.scalars}
-        part = ServerState({"model": self.model[turn.moving]})
+        part = ServerState({"model": self.model[portion.moving]})
         return part.having(
             **{name.removeprefix(mine): kept[name] for name in kept if name.startswith(mine)}
         )
 
-    def with_part(self, turn: Turn, part: ServerState) -> ServerState:
-        """Return the state with a turn's part in it; what stands still in the turn stays."""
+    def with_part(self, portion: Portion, part: ServerState) -> ServerState:
+        """Return the state with that of a portion in it; all the rest stays."""
         model = self.model.copy()
-        model[turn.moving] = part.model
+        model[portion.moving] = part.model
         kept = {**part.arrays, **part.scalars}
         del kept["model"]
-        return self.having(model=model, **{f"{turn.name} {k}": v for k, v in kept.items()})
+        return self.having(model=model, **{f"{portion.name} {k}": v for k, v in kept.items()})
 
     def with_model_counted(self) -> ServerState:
         """Return the state with the current model in the average that is released."""
@@ -122,6 +122,9 @@ class Strategy(ABC):
     With `average_last = f` the released model is the mean over the last fraction f of the rounds
     (Polyak and Juditsky 1992): it averages out noise, of privacy or of compression.
 
+    Of a model whose portions move by themselves (`fedlite.parameters.Portion`) each has a rule of
+    its own, which sees that portion as a model; `by_portion` says whether that has a meaning.
+
     A rule is one method, `step`: state in, state out. What it returns is all that it remembers, and
     a resumed run goes on with it. Beside it, one line in `STRATEGIES` makes it a scenario's choice.
 
@@ -136,6 +139,8 @@ class Strategy(ABC):
     >>> rule.finish(ServerState.initial(np.zeros(2, np.float32)), 1).model.tolist()
     [0.5, -0.5]
     """
+
+    by_portion = True
 
     def __init__(self, federation: Federation, mean: Mean = weighted_mean) -> None:
         """Keep the settings, and how a sum and its weight become a mean (with noise or without)."""
@@ -177,30 +182,44 @@ class Strategy(ABC):
         link: the uplink. extras: names of what travels behind the model's values.
         """
 
+    def check_weak(self) -> None:
+        """Raise ValueError where the rule has no meaning if sites train different portions."""
+        if not self.by_portion:
+            raise ValueError(
+                "federation.strategy: must average each tensor over the sites that train it where "
+                "federation.weak or federation.weak_sites is set (rule: what is proven of it is "
+                "of updates of one model, and of those that hold the tail most may be hostile), "
+                f"got {self.settings.strategy!r}; use fedavg, fedadam, fedyogi or fedadagrad"
+            )
+
     def notes(self, size: int) -> tuple[str, ...]:
         """Return what a person must know before a run of `size` parameters, a line each."""
         return ()
 
-    def finish(
-        self, state: ServerState, round_number: int, turn: Turn | None = None
-    ) -> ServerState:
-        """Return the state after the round; without any update the model stays as it is.
+    def moved(self, state: ServerState, portion: Portion | None = None) -> ServerState:
+        """Return the state after the round's step; without any update all stays as it is.
 
-        turn: what moved in it, where not everything did. Nothing else is stepped: no momentum of
-        other rounds moves what stood still.
+        portion: what the updates were of, where not of everything. Nothing else is stepped: no
+        momentum of other rounds moves what stood still.
         """
-        after = state
-        if self._weight and turn is None:
-            after = self.step(state, self.combined())
-            self._check(after, state)
-        elif self._weight and turn is not None:
-            part = state.part(turn)
-            stepped = self.step(part, self.combined()[turn.moving])
-            self._check(stepped, part)
-            after = state.with_part(turn, stepped)
+        if not self._weight:
+            return state
+        part = state if portion is None else state.part(portion)
+        stepped = self.step(part, self.combined())
+        self._check(stepped, part)
+        return stepped if portion is None else state.with_part(portion, stepped)
+
+    def counted(self, state: ServerState, round_number: int) -> ServerState:
+        """Return the state with the round's model in the average, if it is one of the last."""
         if round_number > self.settings.rounds * (1 - self.settings.average_last):
-            after = after.with_model_counted()
-        return after
+            return state.with_model_counted()
+        return state
+
+    def finish(
+        self, state: ServerState, round_number: int, portion: Portion | None = None
+    ) -> ServerState:
+        """Return the state after a round in which one portion moved, or everything."""
+        return self.counted(self.moved(state, portion), round_number)
 
     def _check(self, after: Any, before: ServerState) -> None:
         """Raise ValueError, naming the rule, unless a step led to a state of the same model."""

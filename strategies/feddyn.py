@@ -15,6 +15,8 @@ class FedDyn(Strategy):
     update times the share of all sites that it came from. So alpha is the sites' alone.
     """
 
+    by_portion = False
+
     def step(self, state: ServerState, mean: Vector) -> ServerState:
         """Return the state after `drift += share * mean` and a step of `mean + drift`."""
         share = np.float32(self._weight / self.settings.sites)

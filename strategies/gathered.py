@@ -45,6 +45,8 @@ class Gathered(FedAvg):
     array([2.], dtype=float32)
     """
 
+    by_portion = False
+
     def __init__(
         self,
         federation: Federation,

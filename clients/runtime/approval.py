@@ -169,7 +169,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         foreign = []
         refused.append(str(error))
     warnings = []
-    facts = _plan(scenario, at_most)
+    facts = _plan(scenario, at_most, policy.site)
     data = policy.data_set(scenario.data.name)
     facts.append(("data set", f"[data.{data.name}] of site.toml" if data else "none"))
     try:
@@ -316,7 +316,9 @@ def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
     return found
 
 
-def _plan(scenario: Scenario, at_most: Mapping[str, int | float]) -> list[tuple[str, str]]:
+def _plan(
+    scenario: Scenario, at_most: Mapping[str, int | float], site: str
+) -> list[tuple[str, str]]:
     federation, training, privacy = scenario.federation, scenario.training, scenario.privacy
     # Private steps draw each record by itself; the batch size is not used.
     batches = f"batches of {training.batch_size}"
@@ -345,6 +347,9 @@ def _plan(scenario: Scenario, at_most: Mapping[str, int | float]) -> list[tuple[
         facts.append(
             ("own code", f"{key}: {name}{where}; options {options_of(scenario, key) or 'none'}")
         )
+    if federation.weak_named:
+        part = "its shallow branch alone" if site in federation.weak_named else "all of the model"
+        facts.append(("this site trains", f"{part} (federation.weak_sites)"))
     if federation.deliver:
         facts.append(("at the end", "the released model is sent to this site"))
     if at_most:
@@ -361,7 +366,7 @@ def _sizes(
     home: Path, policy: SitePolicy, scenario: Scenario
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Return the model's size and the bytes of a round as facts, and what is over the limits."""
-    from fedlite import plan as plans
+    from fedlite import depth, plan as plans
     from fedlite.guard.records import own_source
 
     chosen = policy.data_set(scenario.data.name)
@@ -369,12 +374,17 @@ def _sizes(
         return [], []
     # As for training: another model than that which trains has other limits.
     source, _ = own_source(scenario, chosen, home)
-    plan, name = plans.of(scenario, source.shape, source.classes), scenario.model.name
-    layout = plan.layout
+    all_of_it, name = plans.of(scenario, source.shape, source.classes), scenario.model.name
+    plan = depth.plan_of(all_of_it, policy.site)
+    trained = f"{plan.layout.size:,}"
+    if plan is not all_of_it:
+        trained += f" of {all_of_it.layout.size:,}"
     up, down = HEADER_BYTES + plan.up_limit, HEADER_BYTES + plan.down_limit
-    whole = HEADER_BYTES + 4 * plan.travelling.size
+    # What is delivered at the end is all of the model.
+    largest = all_of_it if scenario.federation.deliver else plan
+    whole = HEADER_BYTES + 4 * largest.travelling.size
     facts = [
-        ("model", f"{json.dumps(name)}, {layout.size:,} parameters"),
+        ("model", f"{json.dumps(name)}, {trained} parameters"),
         ("leaves", f"at most {up:,} bytes a round ({scenario.uplink.compressor})"),
         ("comes in", f"at most {down:,} bytes a round, the whole model with {whole:,}"),
     ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from fedlite import plan as plans
+from fedlite import depth, plan as plans
 from fedlite.attacks.canaries import Values
 from fedlite.models import Single
 from fedlite.plan import Plan
@@ -144,6 +144,7 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
             "privacy.unit: must be record or client to be audited, got none; nothing is claimed "
             "that an attack could contradict"
         )
+    mechanism, plan = plan.mechanism, depth.plan_of(plan, sites[0].name)
     if plan.turns:
         raise ScenarioError(
             "model.options.method: must move all values in every round to be attacked, got one "
@@ -156,4 +157,4 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
             f"--canaries: must be at most the model's {learner.layout.size} trained values, one a "
             f"canary, got {canaries}"
         )
-    return Subject(plan, learner, plan.mechanism)
+    return Subject(plan, learner, mechanism)

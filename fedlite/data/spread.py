@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,11 @@ from fedlite.data.standardization import standardize
 from fedlite.scenario import Data, Scenario, own_stamps, tabular
 from fedlite.settings import read_options
 from fedlite.storage import stamp
+
+# Keeps the draw of weak sites apart from every other use of the same seed.
+_WEAK = 20_231
+# So many names of sites are told.
+_TOLD = 5
 
 
 def load_source(
@@ -100,6 +106,39 @@ def _with_test(source: Source, data: Data) -> Source:
     own = data.scaling == "site" and source.ranges is None
     scaled = standardize(whole) if own else filled(whole, source.ranges)
     return replace(source, test=scaled.test)
+
+
+def weak_of(scenario: Scenario, names: Sequence[str]) -> frozenset[str]:
+    """Return which of the simulated sites, called `names`, train the shallow branch alone.
+
+    Those that the scenario names, or `floor(federation.weak * sites)` that the seed draws: no
+    record has a part in it.
+
+    Raises ValueError where one is named that is not there, where none is drawn, and where none is
+    left that trains the tail.
+    """
+    federation = scenario.federation
+    named = frozenset(federation.weak_named)
+    if strangers := sorted(named - {*names}):
+        raise ValueError(
+            f"federation.weak_sites: must name sites of the federation, which are "
+            f"{', '.join(names[:_TOLD])}{', ...' * (len(names) > _TOLD)}, got {strangers[0]!r}"
+        )
+    if named and len(named) == len(names):
+        raise ValueError(
+            f"federation.weak_sites: must leave a site that trains the whole model, got all "
+            f"{len(names)}; leave one out"
+        )
+    if not federation.weak:
+        return named
+    count = int(federation.weak * len(names) + 1e-9)
+    if not count:
+        raise ValueError(
+            f"federation.weak: must be the share of one site of {len(names)} at least, got "
+            f"{federation.weak:g}; set it to {1 / len(names):.2g} or more, or to 0"
+        )
+    rng = np.random.default_rng([_WEAK, federation.seed])
+    return frozenset(names[at] for at in rng.choice(len(names), count, replace=False))
 
 
 def share_out(

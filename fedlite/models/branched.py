@@ -54,7 +54,7 @@ class Branched(nn.Module):
         self.shape = tuple(shape)
         self.classes = classes
 
-    branches = ("shallow", "deep")
+    branches: tuple[str, ...] = ("shallow", "deep")
 
     def prepare(self, x: Tensor) -> Tensor:
         """Apply the model's fixed, public, parameter-free transform to raw records.
@@ -100,6 +100,14 @@ class Branched(nn.Module):
         hidden = self.stem(prepared)
         return self.exit(hidden), self.tail(hidden)
 
+    def early(self) -> Branched:
+        """Return the shallow branch alone, as a model of one branch that shares its parameters.
+
+        They have the names that they have here. A model whose stem computes more than its exit
+        reads returns a stem that does not.
+        """
+        return Early(self, self.stem)
+
     def deployed(self) -> Branched:
         """Return the same function as a model of raw records, sharing this one's parameters.
 
@@ -136,6 +144,68 @@ class Branched(nn.Module):
             }
             for part in PARTS
         }
+
+
+class Early(Branched):
+    """The stem and the exit of a model: what a site trains that does not train its tail.
+
+    whole: the model, whose parameters it shares. stem: what of the model's stem the exit needs.
+
+    >>> whole = Branched(nn.Flatten(), nn.Linear(4, 3), nn.Linear(4, 3), shape=(4,), classes=3)
+    >>> (shallow,) = whole.early()(torch.zeros(2, 4))
+    >>> shallow.shape, [name for name, _ in whole.early().named_parameters()]
+    (torch.Size([2, 3]), ['exit.weight', 'exit.bias'])
+    """
+
+    branches = ("shallow",)
+
+    def __init__(self, whole: Branched, stem: nn.Module) -> None:
+        """Keep the two parts; see the class."""
+        super().__init__(stem, whole.exit, nn.Identity(), shape=whole.shape, classes=whole.classes)
+        # Not as its module: no parameter of the tail is one of this model.
+        self._whole = (whole,)
+        if hasattr(whole, "block"):
+            self.block = whole.block
+
+    @property
+    def whole(self) -> Branched:
+        """The model whose shallow branch it is."""
+        return self._whole[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Early:
+        # What prepares the records goes where the rest does.
+        self.whole._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """As the whole model does."""
+        return self.whole.prepare(x)
+
+    def one_by_one(self) -> None:
+        """As the whole model does."""
+        self.whole.one_by_one()
+
+    def standing(self) -> tuple[tuple[str, ...], ...]:
+        """Return what of this branch stands still in the turns of the whole model."""
+        mine = {name for name, _ in self.named_parameters()}
+        return tuple(tuple(n for n in names if n in mine) for names in self.whole.standing())
+
+    def made_up(self, count: int) -> Tensor:
+        """As the whole model does."""
+        return self.whole.made_up(count)
+
+    def early(self) -> Branched:
+        """Return this model: it is the shallow branch."""
+        return self
+
+    def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
+        """Return the early answers, [n, classes], alone in a tuple."""
+        return (self.exit(self.stem(prepared)),)
+
+    def costs(self) -> dict[str, dict[str, int]]:
+        """Return those of the whole model's stem and exit; see `Branched.costs`."""
+        return {part: cost for part, cost in self.whole.costs().items() if part != "tail"}
 
 
 def made_up(count: int, shape: tuple[int, ...]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,14 @@ class Single(nn.Module):
     def block(self) -> int:
         """How many records may be clipped in one pass: what the network says, or any number."""
         return int(getattr(self.network, "block", 1 << 30))
+
+    def early(self) -> NoReturn:
+        """Raise ValueError: a plain network has no shallow branch."""
+        raise ValueError(
+            "model: must have a shallow branch where sites train that alone, and is a plain "
+            "network; return a fedlite.models.Branched, or leave federation.weak and "
+            "federation.weak_sites out"
+        )
 
     def made_up(self, count: int) -> Tensor:
         """Return raw records that nobody holds: those of `network.made_up`, or in [0, 1]."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedlite.objectives.base import OWN, State, Term
-from fedlite.objectives.checks import check, check_turns
+from fedlite.objectives.checks import check, check_portions
 from fedlite.objectives.feddyn import FedDyn, feddyn
 from fedlite.objectives.fedprox import FedProx, fedprox
 from fedlite.objectives.scaffold import Scaffold, scaffold
@@ -66,6 +66,6 @@ __all__ = [
     "State",
     "Term",
     "check",
-    "check_turns",
+    "check_portions",
     "make",
 ]

@@ -47,22 +47,28 @@ def check(term: Term, name: str, size: int) -> None:
         kept = _split(term, name, size, kept)
 
 
-def check_turns(term: Term | None, scenario: Scenario, *, alone: bool) -> None:
-    """Raise ValueError for what would tell of other values than those whose turn a round is.
+def check_portions(term: Term | None, scenario: Scenario, *, turns: bool, alone: bool) -> None:
+    """Raise ValueError for what would tell of other values than those that move.
 
-    alone: whether nothing travels behind the model.
+    turns: whether that is by rounds, and not only by sites. alone: whether nothing travels behind
+    the model.
     """
     share, name = scenario.uplink.aggregate_feedback, scenario.training.objective
-    if share:
+    if share and turns:
         raise ValueError(
             "uplink.aggregate_feedback: must be 0 where values take turns (rule: what the last "
             f"broadcast changed is of the turn before), got {share}; leave it out"
         )
     if not alone or (term is not None and type(term).end is not Term.end):
+        where = (
+            "where values take turns (rule: it would be of the turn before)"
+            if turns
+            else "with federation.weak or federation.weak_sites (rule: it is of the whole model)"
+        )
         raise ValueError(
             "training.objective: must keep nothing from round to round, and nothing may travel "
-            "behind the model, where values take turns (rule: it would be of the turn before), got "
-            f"{name!r}; use plain or fedprox"
+            f"behind the model (as the statistics of BatchNorm do), {where}, got {name!r}; use "
+            "plain or fedprox, and nn.GroupNorm"
         )
 
 

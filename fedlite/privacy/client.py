@@ -61,12 +61,13 @@ def privatize(update: Vector, mechanism: ClientMechanism, noise: Stream) -> Vect
 
 
 def noised_mean(
-    total: NDArray[np.float64], cohort: int, mechanism: ClientMechanism, noise: Stream
+    total: NDArray[np.float64], cohort: float, mechanism: ClientMechanism, noise: Stream
 ) -> Vector:
     """Return the server's release of a round, float32 [n], from the sum of clipped updates.
 
     total: the sum, float64 [n], of updates cut to `mechanism.clip_bound(n)`. The divisor is the
-    planned number of sites, a public constant: dividing by how many answered would make every
-    coordinate depend on one site's presence. McMahan et al. 2018, estimator f~.
+    planned number of sites (with sampling the mean of it), a public constant: dividing by how many
+    answered would make every coordinate depend on one site's presence. McMahan et al. 2018,
+    estimator f~.
     """
     return (release(total, mechanism.noise_std, noise) / cohort).astype(np.float32)

@@ -22,6 +22,8 @@ SUMMARY = "summary.json"
 # fail again.
 GATHERING = "gathering.txt"
 FAILURE = "failed.json"
+# The two kinds of sites, by what they train.
+WEAK, WHOLE = "shallow branch", "whole model"
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,12 @@ class RoundRecord:
     or "spent"; `asked` names those that were drawn, where not all others were. Whoever was asked
     and is neither dropped nor missing was used.
 
+    `kinds` is there where some sites train the shallow branch alone: for these and for the others,
+    how many updates were used, the bytes both ways and, in a simulation, the processor seconds.
+
     `cut` maps a site to how many times as long its update was as what it was cut to, where no
-    honest one is. `median` is the usual L2 norm of an update, 0 where there is none to be told;
+    honest one is. `median` is the usual L2 norm of an update, 0 where there is none to be told
+    (with `kinds`, of its shallow part, and `median_tail` that of the rest);
     `moved` is that of what the round changed in the model, and `jump` how many times as far as
     usual that was, 0 unless it is out of all proportion. `slowest` is the seconds that the last
     update to be used took, in a deployment. `product_error` is how far, relative to it, the mean of
@@ -71,10 +77,12 @@ class RoundRecord:
     out: dict[str, str] = field(default_factory=dict)
     cut: dict[str, float] = field(default_factory=dict)
     median: float = 0.0
+    median_tail: float = 0.0
     moved: float = 0.0
     jump: float = 0.0
     slowest: float = 0.0
     product_error: float | None = None
+    kinds: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def measured(self) -> dict[str, dict[str, float]]:

@@ -54,7 +54,8 @@ class Federation:
     `members` are a coordinator's approved sites that alone see the run; empty: all of them.
     `average_last` is the share of the rounds, counted from the end, whose models are averaged into
     the released one; 0 releases the last model. `deliver`: a coordinator sends the released model
-    to the sites that it was trained with.
+    to the sites that it was trained with. `weak` is the share of a simulation's sites, rounded
+    down, that are drawn by the seed to train the shallow branch alone; `weak_sites` names them.
     """
 
     name: str = setting(
@@ -86,6 +87,15 @@ class Federation:
     average_last: float = between(0.0, 0.0, 1.0)
     evaluate_every: int = at_least(1, 0)
     deliver: bool = anything(False)
+    weak: float = _below_one(0.0)
+    weak_sites: str = setting(
+        "", "empty, or names of sites split by commas, each once", tabular.reads(tabular.distinct)
+    )
+
+    @property
+    def weak_named(self) -> tuple[str, ...]:
+        """The sites that `weak_sites` names."""
+        return tabular.names(self.weak_sites)
 
     @property
     def participants(self) -> int:

@@ -50,6 +50,7 @@ def broken(scenario: Scenario) -> list[str]:
         )
     if data.own_table and data.path and not data.target and scenario.task.name != LANGUAGE:
         errors.append(f'data.target: needed when data.name is "{data.name}", got nothing; set it')
+    errors += _weak(scenario)
     errors += _columns(data)
     errors += _division(scenario)
     errors += _task(scenario)
@@ -87,6 +88,28 @@ def broken(scenario: Scenario) -> list[str]:
         errors.append(
             "downlink.aggregate_feedback: must be 0 (rule: it is what sites subtract on the way "
             f"up), got {scenario.downlink.aggregate_feedback}; uplink.aggregate_feedback is meant"
+        )
+    return errors
+
+
+def _weak(scenario: Scenario) -> list[str]:
+    """Who trains the shallow branch alone: drawn or named, never everybody."""
+    errors, federation = [], scenario.federation
+    named, members = federation.weak_named, federation.named
+    if federation.weak and named:
+        errors.append(
+            "federation.weak: must be 0 where federation.weak_sites is set (rule: sites are drawn "
+            f"or named), got {federation.weak:g}; leave one of the two out"
+        )
+    if named and len(named) >= federation.sites:
+        errors.append(
+            "federation.weak_sites: must be fewer than federation.sites (rule: a tail that no site "
+            f"trains never moves), got {len(named)} of {federation.sites}; leave one out"
+        )
+    if members and (strangers := sorted({*named} - {*members})):
+        errors.append(
+            f"federation.weak_sites: must be among federation.members, got {strangers[0]!r}; mend "
+            "its name, or add it there"
         )
     return errors
 

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlite.compression.running import RUNNING
 from fedlite.data import Dataset
 from fedlite.models import Model
 from fedlite.objectives import OWN, State
 from fedlite.parameters import Kept, Vector, running_to_vector, to_vector
-from fedlite.plan import RUNNING, Plan
+from fedlite.plan import Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
 from fedlite.tasks import Outputs
 from fedlite.training import local

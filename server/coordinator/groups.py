@@ -79,5 +79,27 @@ def members(folder: Path, federation: Federation) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def check_weak(folder: Path, federation: Federation, members: tuple[str, ...]) -> None:
+    """Raise ValueError where `federation.weak_sites` names a site that cannot take part.
+
+    members: as of `members`. Of a name that is misspelt nobody would notice that its site, which
+    goes by another, trains the whole model.
+    """
+    if not federation.weak_named:
+        return
+    sites = {name: site for name, site in load(folder).items() if not site.revoked}
+    there = [name for name in sites if not members or name in members]
+    if unknown := [name for name in federation.weak_named if name not in there]:
+        raise ValueError(
+            f"federation.weak_sites: must be approved sites{' of the run' * bool(members)}, got "
+            f"{', '.join(unknown)}; those here: {', '.join(sorted(there)) or 'none yet'}"
+        )
+    if not set(there) - set(federation.weak_named):
+        raise ValueError(
+            "federation.weak_sites: must leave a site that trains the whole model (rule: a tail "
+            f"that no site trains never moves), got all {len(there)}; leave one out"
+        )
+
+
 def _said(sites: Mapping[str, Site]) -> str:
     return ", ".join(sorted(sites)) or "none yet"

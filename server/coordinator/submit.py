@@ -104,6 +104,7 @@ def submit(
             f"{name!r}; use --set federation.name=NAME"
         )
     members = groups.members(coordinator.path, scenario.federation)
+    groups.check_weak(coordinator.path, scenario.federation, members)
     content = build(scenario, root, own)
     sha256 = bundles.digest(content)
     with jobs.locked(coordinator):

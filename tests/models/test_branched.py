@@ -86,3 +86,43 @@ def test_the_count_is_that_of_torch_s_own_counter(
         with FlopCounterMode(display=False) as counter:
             module.eval()(record)
     assert found == counter.get_total_flops() // 2 > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("cnn", (1, 28, 28)),
+        ("cnn1d", (6, 100)),
+        ("cosine", (1, 8, 8)),
+        ("linear", (30,)),
+        ("mlp", (30,)),
+        ("scatter", (1, 28, 28)),
+    ],
+)
+def test_the_shallow_branch_alone_answers_and_learns_as_in_the_whole(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    """To the bit, by the same names; nothing of the tail is one of its parameters."""
+    model = build(name, shape, 5, seed=1)
+    assert isinstance(model, Branched)
+    alone = model.early()
+    named = {n: p for n, p in model.named_parameters() if not n.startswith("tail.")}
+    assert {n: id(p) for n, p in alone.named_parameters()} == {n: id(p) for n, p in named.items()}
+    records = alone.made_up(3)
+    shallow, deep = model(model.prepare(records))
+    (answer,) = alone(alone.prepare(records))
+    assert torch.equal(answer, shallow) and alone.branches == ("shallow",)
+    # What it learns of its loss is what the whole would of the same.
+    (answer.square().sum() + 0.0 * deep.sum()).backward()
+    assert all(p.grad is not None for p in named.values())
+    costs = model.costs()
+    assert alone.costs() == {part: costs[part] for part in ("stem", "exit")}
+    assert alone.early() is alone
+
+
+def test_a_shallow_branch_goes_to_where_it_is_sent_with_what_prepares_its_records() -> None:
+    alone = build("cosine", (1, 8, 8), 10, seed=0).early()
+    records = alone.made_up(2).double()
+    alone.double()
+    (answer,) = alone(alone.prepare(records))
+    assert answer.dtype == torch.float64

@@ -1,4 +1,7 @@
-"""What travels behind the model is bounded and averaged apart from it, and no rule sees it."""
+"""What travels behind the model is bounded and averaged apart from it, and no rule sees it.
+
+Covers fedlite/compression/running.py.
+"""
 
 from __future__ import annotations
 

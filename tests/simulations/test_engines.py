@@ -46,7 +46,7 @@ class Threads(Pool):
                 except (EOFError, OSError):
                     return
                 gate.wait(20)
-                there.send((0.0, echo.handle(node, data)))
+                there.send((0.0, echo.handle(node, data), 0.25))
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
@@ -161,3 +161,19 @@ def test_a_site_stays_with_its_worker_and_an_idle_one_helps_out() -> None:
     pool.gates[1].set()
     assert [flower.unwrap(m) for m in grid.pull_messages(waiting)] == [b"worker 1"]
     pool.close()
+
+
+@pytest.mark.parametrize("kind", ["serial", "pool"])
+def test_what_each_node_took_is_known_by_its_number(kind: str) -> None:
+    engine = engine_of(kind)
+    grid = SimulationGrid(7, 3, engine)
+    asked = [FIRST_NODE, FIRST_NODE, FIRST_NODE + 1]
+    found = grid.send_and_receive(
+        [flower.ask(b"?", node, "train", "1") for node in asked], timeout=20
+    )
+    assert len(found) == 3
+    spent = [grid.site_seconds(FIRST_NODE + at) for at in range(3)]
+    assert spent[2] == 0.0 and min(spent[:2]) > 0.0
+    if kind == "pool":
+        assert spent == [0.5, 0.25, 0.0]
+    engine.close()

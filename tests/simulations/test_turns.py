@@ -155,10 +155,12 @@ def test_what_is_usual_is_found_in_rounds_of_the_same_turn(
     planned: Callable[..., Scenario], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Or a hostile update could be as long in one turn as honest ones are in the other."""
-    usual: list[float] = []
+    usual: list[tuple[float, float]] = []
     start = Updates.start
 
-    def noted(self: Updates, point: checkpoint.Checkpoint, number: int, longest: float) -> None:
+    def noted(
+        self: Updates, point: checkpoint.Checkpoint, number: int, longest: tuple[float, float]
+    ) -> None:
         usual.append(longest)
         start(self, point, number, longest)
 
@@ -167,7 +169,7 @@ def test_what_is_usual_is_found_in_rounds_of_the_same_turn(
     medians = [r.median for r in read_rounds(tmp_path / "run")]
     # B is zero in round 1, so that A is moved by less in round 2.
     assert 0 < medians[1] < medians[0]
-    assert usual == [0.0, 0.0, medians[0], medians[1]]
+    assert usual == [(one, 0.0) for one in (0.0, 0.0, medians[0], medians[1])]
 
 
 def test_without_turns_the_products_are_averaged_wrongly_and_that_is_told(

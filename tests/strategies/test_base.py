@@ -77,11 +77,12 @@ def test_what_stands_still_is_neither_stepped_nor_noised_and_each_turn_remembers
     for number in range(1, 5):
         at = (number - 1) % 2
         turn, before = turns[at], state.model
-        rule.start(N)
-        rule.add(UPDATE, 0)
+        mine = UPDATE.values[turn.moving]
+        rule.start(turn.moving.size)
+        rule.add(Decoded(turn.moving.size, None, mine), 0)
         state = rule.finish(state, number, turn)
         # The same rule with nothing but this turn's values, and the mean that those have.
-        mean = noised(UPDATE.values.astype(np.float64), 1.0)[turn.moving]
+        mean = noised(mine.astype(np.float64), 1.0)
         other = make(federation, lambda total, weight, mean=mean: mean)
         other.start(turn.moving.size)
         other.add(Decoded(turn.moving.size, None, mean), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import sha256
@@ -13,11 +14,12 @@ from torch.nn import functional
 
 from fedlite.data.bases import find
 from fedlite.data.loading import load_network
-from fedlite.models.branched import PARTS, Branched
+from fedlite.models.branched import PARTS, Branched, Early
 from fedlite.models.fixed import Columns
 from fedlite.models.pretrained.adapters import adapt, factors, turns
 from fedlite.models.pretrained.network import (
     check_layers,
+    first_layers,
     hidden_states,
     layers_of,
     made_up_tokens,
@@ -193,6 +195,15 @@ class Classifier(Branched):
     def products(self) -> tuple[tuple[str, str], ...]:
         """Return B and A of each adapted module; see `Branched.products`."""
         return factors(self)
+
+    def early(self) -> Branched:
+        """Return the shallow branch, without the layers above its own; see `Branched.early`."""
+        read = self.features.read[0]
+        features = Pooled(first_layers(self.features.network, max(read)), read, ())
+        features.trim = self.features.trim
+        small = copy.copy(self)
+        small._modules = {**self._modules, "frozen" if self.frozen else "stem": features}
+        return Early(small, small.stem)
 
     def made_up(self, count: int) -> Tensor:
         """Return texts that nobody wrote, of full length."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from inspect import signature
 from typing import Any
@@ -36,6 +37,26 @@ def check_layers(network: nn.Module, option: str, numbers: Sequence[int]) -> Non
             f"model.options.{option}: must be from 1 to the {count} layers of the base, each once, "
             f"got {list(numbers)[: count + 1]}"
         )
+
+
+def first_layers(network: nn.Module, count: int) -> nn.Module:
+    """Return the network up to its layer `count`, from 1, whose modules it shares.
+
+    What comes out of these layers is what comes out of them in the whole: one layer more is there,
+    copied and frozen, as some networks normalise what their last one says.
+    """
+    name, layers = layers_of(network)
+    if count >= len(layers):
+        return network
+    after = copy.deepcopy(layers[count]).requires_grad_(False)
+    cut: nn.Module = nn.ModuleList([*layers[:count], after])
+    for at in reversed(range(name.count(".") + 1)):
+        holder, _, attribute = ".".join(name.split(".")[: at + 1]).rpartition(".")
+        above = copy.copy(network.get_submodule(holder))
+        # A shallow copy has its modules in the dictionary of the first one.
+        above._modules = {**above._modules, attribute: cut}
+        cut = above
+    return cut
 
 
 def read_tokens(tokens: Tensor, vocabulary: int, *, trim: bool) -> tuple[Tensor, Tensor]:

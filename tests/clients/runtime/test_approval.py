@@ -347,3 +347,22 @@ def test_what_was_the_same_and_what_differs_by_its_kind_only(home: Path) -> None
     seen = approval.review(home, bundles.read(content), {})
     assert seen.since is not None and seen.since.files == ()
     assert "the code is the same" in [text for _, text in seen.facts]
+
+
+def test_what_a_weak_site_trains_is_on_its_page(home: Path) -> None:
+    """Its own numbers, and that it trains a part; another site's page says that it trains all."""
+    name = policy.load(home / "site.toml").site
+    facts: dict[str, dict[str, str]] = {}
+    for weak in (name, "another"):
+        tables = {"federation": {"weak_sites": weak}, "model": {"name": "mlp"}}
+        digest = wait(home, made(**tables))
+        found = approval.review(home, approval.find(home, digest), {})
+        facts[weak] = dict(found.facts)
+        assert not found.refused, found.refused
+    part, whole = facts[name], facts["another"]
+    assert part["this site trains"].startswith("its shallow branch alone")
+    assert whole["this site trains"].startswith("all of the model")
+    assert part["model"] == '"mlp", 2,410 of 3,796 parameters'
+    assert whole["model"] == '"mlp", 3,796 parameters'
+    most = [int(one["leaves"].split()[2].replace(",", "")) for one in (part, whole)]
+    assert most[0] < most[1]

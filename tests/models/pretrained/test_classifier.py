@@ -16,6 +16,7 @@ from fedlite.models import build
 from fedlite.models.checks import check
 from fedlite.models.pretrained import Classifier
 from fedlite.models.pretrained.adapters import METHODS, NAME, adapters_of, product
+from fedlite.models.pretrained.network import layers_of
 from fedlite.parameters import Layout, load_vector, to_vector, turns_of
 from fedlite.privacy.gradients import ModelGradients
 from fedlite.tasks import joint, make
@@ -102,6 +103,28 @@ def test_only_what_averages_exactly_says_so(bert: Path, method: str) -> None:
         found = products(np.mean(sites, axis=0))
         error = float((found - wanted).norm() / wanted.norm())
         assert error < 1e-5 if method != "both" else error > 0.3
+
+
+@pytest.mark.parametrize("method", ["both", "alternating", "heads"])
+def test_the_shallow_branch_alone_needs_the_first_layers_only(base: Path, method: str) -> None:
+    """Its answers are those of the whole; one layer above stays, frozen, and no other."""
+    targets = ("q_lin",) if base.name == "distilbert" and method != "heads" else ()
+    model = build("lora", SHAPE, 3, seed=1, base=str(base), method=method, targets=targets)
+    alone = model.early()
+    layers = len(layers_of(alone.whole.features.network)[1])
+    assert layers == LAYERS // 2 + 1 and len(layers_of(model.features.network)[1]) == LAYERS
+    given = texts(5)
+    with torch.no_grad():
+        (answer,) = alone(alone.prepare(given))
+        assert torch.allclose(answer, model(model.prepare(given))[0], atol=1e-5)
+    mine = [n for n, p in alone.named_parameters() if p.requires_grad]
+    whole = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert mine == [n for n in whole if n in set(mine)] and 0 < len(mine) < len(whole)
+    costs, all_of_it = alone.costs(), model.costs()
+    assert costs == {part: all_of_it[part] for part in ("stem", "exit")}
+    counted = sum(p.numel() for p in alone.parameters() if p.requires_grad)
+    assert sum(part["parameters"] for part in costs.values()) == counted
+    assert alone.standing() == tuple(tuple(n for n in t if n in mine) for t in model.standing())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -101,3 +101,21 @@ def test_a_group_is_a_word(folder: Folder, name: str) -> None:
 def test_what_contradicts_itself_is_refused(members: str, why: str) -> None:
     with pytest.raises(ScenarioError, match=why):
         from_dict({"federation": {"members": members}})
+
+
+def test_weak_sites_are_approved_ones_of_the_run_and_not_all(folder: Folder) -> None:
+    def check(weak: str, members: tuple[str, ...] = ()) -> None:
+        groups.check_weak(folder.path, federation(sites=9, weak_sites=weak), members)
+
+    check("")
+    check('paris, "köln, west"')
+    check("paris", ("berlin", "paris"))
+    for weak, members, message in (
+        ("pariss", (), r"weak_sites: must be approved sites, got pariss; those here: berlin"),
+        ("gone", (), r"got gone"),
+        ("paris", ("berlin", "köln, west"), r"approved sites of the run, got paris"),
+        ('berlin, paris, "köln, west"', (), r"got all 3"),
+        ("paris", ("paris",), r"got all 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check(weak, members)
