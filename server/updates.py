@@ -12,6 +12,7 @@ which the sites' updates go that hold it, and a length of its own.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -202,6 +203,10 @@ class Updates:
         """Add what waits, in its order; what is far longer than usual is cut to the usual."""
         waiting, self._waiting = self._waiting or [], None
         self._usual = [max(pair) for pair in zip(self._usual, self.medians, strict=True)]
+        if len(self._usual) == 2 and not self._usual[1]:
+            # Too few strong sites to tell what is usual of a tail: as long as the branch, a value.
+            branch, tail = (portion.moving.size for portion in self._portions if portion)
+            self._usual[1] = self._usual[0] * math.sqrt(max(1.0, tail / branch))
         self._extras.settle()
         for one in waiting:
             parts, extras, _ = self._read(self._kind_of(one.name), one.body, one.envelope)

@@ -108,8 +108,29 @@ class Bundle:
                 f"(rule: beyond that trials find nothing out), got {self.tolerance!r:.80}; export "
                 "the run again"
             )
+        if self.told.get("graphs") != "onnx-int8" and self.tolerance > TOLERANCE:
+            raise ValueError(
+                f"{directory / DESCRIPTION}: tolerance must be at most {TOLERANCE:g} for graphs of "
+                f"float32, got {self.tolerance!r:.80}; export the run again"
+            )
+        self._check_preparation()
         self._stem, self._tail = session(files[STEM]), session(files[TAIL])
         self._whole = session(files[WHOLE]) if WHOLE in files else None
+
+    def _check_preparation(self) -> None:
+        """Raise ValueError where inputs could not be prepared, or would be turned around."""
+        how = self.told["preprocessing"]
+        try:
+            fits = bool((_width(how) > 0).all())
+            self.prepared(np.zeros((1, *self.shape)))
+        except (KeyError, TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"{self.directory / DESCRIPTION}: preprocessing must be of the kind none, ranges, "
+                "low below high, or standardize, spreads above 0, each of the shape of an input; "
+                "export the run again"
+            )
 
     @property
     def promise(self) -> str:
@@ -296,6 +317,13 @@ def _stored(content: bytes) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{TRIALS}: must not be compressed; export the run again")
     with np.load(io.BytesIO(content), allow_pickle=False) as trials:
         return dict(trials)
+
+
+def _width(how: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return by what values are divided as they are prepared."""
+    if how["kind"] == "ranges":
+        return np.asarray(how["high"], np.float64) - np.asarray(how["low"], np.float64)
+    return np.asarray({"none": 1.0, "standardize": how.get("spread")}[how["kind"]], np.float64)
 
 
 def _answered(shares: NDArray[np.float64]) -> None:

@@ -13,7 +13,7 @@ from fedlite.evaluation import Trained, read
 from fedlite.inference import calibration, routing
 from fedlite.inference.measured import inference_of
 from fedlite.inference.quantized import Quantized, choosing
-from fedlite.inference.work import Costs, answered
+from fedlite.inference.work import Costs, answered, copies
 from fedlite.reporting import routes
 
 _PLACE = "holds for inputs like the records that it was calibrated with"
@@ -97,12 +97,13 @@ def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
     scale_by: see `fedlite.inference.release.write_bundle`. Raises as `records_of`.
     """
     data = records_of(trained, own, scale_by)
-    of = answered(trained, choosing(trained, data))
+    chosen_by = choosing(trained, data)
+    of = answered(trained, chosen_by)
     scores = of.scores(own.router, {})
     counts = calibration.count(scores, of.shallow, of.deep, len(trained.labels), of.truth)
     choice = calibration.choose(counts, own.alpha, own.confidence)
     told: dict[str, Any] = {"alpha": own.alpha, "confidence": own.confidence, "labels": True}
-    told |= {"kind": "site", "promise": _PLACE, "site": ""}
+    told |= {"kind": "site", "promise": _PLACE, "site": "", "copies": copies([chosen_by])}
     told |= {"threshold": choice.threshold, "missing": choice.missing}
     promise = routes.promise(told, told)
     del told["promise"], told["threshold"]

@@ -33,7 +33,7 @@ from fedlite.inference import graphs, manifest
 from fedlite.inference.bundle import Bundle, load
 from fedlite.inference.release import write_bundle
 from fedlite.models import Branched, build
-from tests.inference.forged import signed_anew
+from tests.inference.forged import described, signed_anew
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -241,6 +241,26 @@ def test_raw_values_are_prepared_as_sites_prepared_theirs(
     np.testing.assert_array_equal(found.shares, plain.predict(wanted).shares)
     with pytest.raises(ValueError, match="missing=True"):
         load(tmp_path / "other").predict(raw)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"preprocessing": {}},
+        {"preprocessing": {"kind": "magic", "fills": False}},
+        {"preprocessing": {"kind": "standardize", "fills": True, "mean": "x", "spread": 1}},
+        {"preprocessing": {"kind": "standardize", "fills": True, "mean": 0, "spread": -1}},
+        {"preprocessing": {"kind": "ranges", "fills": True, "low": 1, "high": 0}},
+        {"preprocessing": {"kind": "ranges", "fills": True, "low": [[1, 2]], "high": [[3, 4]]}},
+        {"tolerance": 0.25},
+    ],
+)
+def test_a_signed_bundle_that_could_not_answer_is_not_loaded(
+    made: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    signed_anew(made, tmp_path / "other", bundle_json=described(made, **changed))
+    with pytest.raises(ValueError, match=r"bundle\.json: (preprocessing|tolerance) must be"):
+        load(tmp_path / "other")
 
 
 def test_a_run_that_tells_no_classes_apart_has_no_bundle(run: Path, tmp_path: Path) -> None:

@@ -80,6 +80,12 @@ def test_records_of_the_place_choose_in_the_place_of_the_run(run: Path, tmp_path
         wanted = threshold
     assert found.threshold == wanted is not None and found.router == "margin"
     assert "At most 10 points" in found.promise and "calibrated with" in found.promise
+    again = tmp_path / "again.npz"
+    np.savez(again, x=np.repeat(X[:20], 20, 0), y=np.repeat(DIGITS.y[:20], 20))
+    copied = rule_by(trained, Own(again, alpha=0.5), None)
+    assert copied.threshold is not None and copied.calibrated is not None
+    assert "380 calibration records had the values of others" in copied.promise
+    assert copied.calibrated["copies"] == 380
     none = rule_by(trained, Own(few), None)
     assert none.threshold is None and "249 calibration records more" in none.promise
     for wrong, rule in (

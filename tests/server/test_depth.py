@@ -173,6 +173,26 @@ def test_a_tail_that_is_too_long_is_cut_by_itself() -> None:
     assert set(one.updates.cut) == {"site-2"}
 
 
+def test_a_strong_site_that_is_alone_of_its_kind_cannot_send_a_tail_of_any_length() -> None:
+    """Nobody else trains the tail: it is held against the branch, value by value."""
+    one = Round(planned(federation={"weak_sites": "site-2, site-3, site-4"}))
+    for name in ("site-2", "site-3", "site-4"):
+        one.send(name, 0.01)
+    vector = np.full(one.plan.layout.size, 9e14, np.float32)
+    vector[depth.places(one.plan)] = 0.01
+    one.add("site-1", one.frame("site-1", vector))
+    shallow, tail = one.moved()
+    longest = 0.01 * (len(shallow) / min(len(shallow), len(tail))) ** 0.5
+    np.testing.assert_allclose(tail, longest, rtol=1e-5)
+    assert set(one.updates.cut) == {"site-1"}
+    honest = Round(planned(federation={"weak_sites": "site-2, site-3, site-4"}))
+    for name, value in (("site-1", 0.9), ("site-2", 0.01), ("site-3", 0.01), ("site-4", 0.01)):
+        honest.send(name, value)
+    _, tail = honest.moved()
+    np.testing.assert_allclose(tail, 0.9, rtol=1e-5)
+    assert not honest.updates.cut
+
+
 CLIENT = {"unit": "client", "noise_at": "server", "clip": 0.5, "simulate_seed": 1}
 
 
