@@ -108,7 +108,7 @@ def test_only_what_averages_exactly_says_so(bert: Path, method: str) -> None:
 @pytest.mark.parametrize("method", ["both", "alternating", "heads"])
 def test_the_shallow_branch_alone_needs_the_first_layers_only(base: Path, method: str) -> None:
     """Its answers are those of the whole; one layer above stays, frozen, and no other."""
-    targets = ("q_lin",) if base.name == "distilbert" and method != "heads" else ()
+    targets = ["q_lin"] if base.name == "distilbert" and method != "heads" else []
     model = build("lora", SHAPE, 3, seed=1, base=str(base), method=method, targets=targets)
     alone = model.early()
     layers = len(layers_of(alone.whole.features.network)[1])
