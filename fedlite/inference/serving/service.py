@@ -198,10 +198,16 @@ class Service:
     async def _Reset(self, request: Any, _: Any) -> Any:
         why = _why(request.why)
         with self.versions.lock:
+            # Of a version that is not served now, nobody has looked at the alarm. What cannot be
+            # kept ends no alarm.
+            served = {one.name for one in self.versions.all()}
+            before = self.keeping.state
+            try:
+                self.keeping.remember(deep=[one for one in before["deep"] if one not in served])
+            except OSError:
+                self.keeping.state = before
+                raise
             names = self.versions.reset()
-            # Of a version that is not served now, nobody has looked at the alarm.
-            kept = [one for one in self.keeping.state["deep"] if one not in names]
-            self.keeping.remember(deep=kept)
         self.cache.clear()
         told = {"by": WHO.get(), "why": why, "versions": ", ".join(names)}
         self.keeping.happened("reset", told)

@@ -130,10 +130,19 @@ def test_a_reset_is_of_what_is_served_and_leaves_no_early_answer(
     context = SimpleNamespace(time_remaining=lambda: None)
     x = np.random.default_rng(0).uniform(0, 1, (40, 1, 8, 8)).astype(np.float32)
 
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
     async def scene() -> None:
         service = Service("m", versions, Limits(wait=0.5), keeping, Cache(10))
         waits = asyncio.create_task(service._ModelInfer(asked(x, "m"), context))
         await asyncio.sleep(0.05)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr("fedlite.inference.serving.keeping.write_atomic", full)
+            await service._Reset(SimpleNamespace(why="new scanner"), None)
+        assert current.deep and current.name in keeping.state["deep"], (
+            "what cannot be kept ends no alarm"
+        )
         # It overtakes a request that was taken while all went deep.
         await service._Reset(SimpleNamespace(why="new scanner"), None)
         await waits
@@ -269,3 +278,53 @@ def test_one_request_does_not_withdraw_a_candidate() -> None:
     versions.look([work], versions.run([work]))
     versions.feedback(("mallory", "1"), [LABELS[int(one)] for one in x[:, 0]])
     assert not said and versions.worse.lost == 4096
+
+
+def test_bytes_that_are_no_message_and_more_than_one_end_a_probe_alone(
+    start: Start, bundle: Bundle
+) -> None:
+    live = start(bundle)
+    check, ready = "/grpc.health.v1.Health/Check", f"/{protocol.INFERENCE}/ServerReady"
+    with grpc.insecure_channel(live.address) as channel:
+        for method in (check, ready):
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary(method)(b"\xff" * 100, timeout=10)
+            assert "Traceback" not in caught.value.details()  # type: ignore[attr-defined]
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.stream_unary(method)(iter(()), timeout=10)
+            assert caught.value.code().name == "DEADLINE_EXCEEDED"  # type: ignore[attr-defined]
+            assert isinstance(channel.stream_unary(method)(iter((b"", b"")), timeout=10), bytes)
+            assert isinstance(channel.unary_unary(method)(b"", timeout=10), bytes)
+        # An unknown service is told as before.
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(check)(b"\x0a\x04none", timeout=10)
+        assert caught.value.code().name == "NOT_FOUND"  # type: ignore[attr-defined]
+
+
+def test_a_client_is_answered_by_the_version_in_use_where_the_candidate_cannot(
+    bundle: Bundle,
+) -> None:
+    class Broken:
+        """A bundle like another, whose answers are none."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(bundle, name)
+
+        def answer(self, inputs: Any, *, deep: bool = False) -> Answers:
+            raise ValueError("x: its answer is NaN")
+
+    other = Version(Broken(), "two", None)  # type: ignore[arg-type]
+    versions = Versions(Version.of(bundle, 0.01), other, Mix(share=1.0), lambda *_: None)
+    context = SimpleNamespace(time_remaining=lambda: None)
+
+    async def scene() -> None:
+        service = Service("m", versions, Limits(), Keeping(None), Cache(10))
+        found = await service._ModelInfer(asked(X, "m"), context)
+        assert found.model_version == versions.current.name and found.outputs
+        assert not service.cache._kept, "an answer is not kept as another version's"
+        with pytest.raises(Refused, match="its answer is NaN"):
+            await service._ModelInfer(asked(X, "m", model_version="two"), context)
+        service.batcher.close()
+
+    asyncio.run(scene())
+    assert versions.failed == 1 and versions.differed == 2
