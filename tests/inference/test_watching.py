@@ -16,22 +16,17 @@ def test_the_capital_is_the_mixture_of_its_bets() -> None:
     watch = TooOften(0.1, 0.01)
     rng = np.random.default_rng(0)
     came: list[tuple[int, int]] = []
-    for _ in range(100):
+    for _ in range(800):
         part = int(rng.integers(1, 20))
         came.append((part, int(rng.binomial(part, 0.1))))
         watch.see(*came[-1])
     chances = np.geomspace(0.11, 1, 25)[:-1]
-    seen, begun, capital = 0, [0], 0.0
-    for values, _ in came:
-        seen += values
-        if seen - begun[-1] >= 256:
-            begun.append(seen)
+    begun, capital = list(range(0, len(came) + 1, 256)), 0.0
     for number, at in enumerate(begun, 1):
-        seen, of = 0, np.ones(24)
-        for values, happened in came:
-            if seen >= at:
-                of *= (chances / 0.1) ** happened * ((1 - chances) / 0.9) ** (values - happened)
-            seen += values
+        of = np.ones(24)
+        for values, happened in came[at:]:
+            share = happened / values
+            of *= share * chances / 0.1 + (1 - share) * (1 - chances) / 0.9
         capital += of.mean() / (number * (number + 1))
     capital += 1 / (len(begun) + 1)
     assert len(begun) > 3
@@ -39,7 +34,7 @@ def test_the_capital_is_the_mixture_of_its_bets() -> None:
 
 
 def test_a_bet_is_not_expected_to_gain_while_the_hypothesis_is_true() -> None:
-    # Exactly, over all that may come in twelve steps.
+    # Exactly, over all that may come in a request of twelve rows.
     for chance in (0.2, 0.1):
         total = 0.0
         for happened in range(13):
@@ -58,7 +53,7 @@ def test_a_bet_is_not_expected_to_gain_while_the_hypothesis_is_true() -> None:
 
 
 def fired(watch: TooOften, chance: float, looks: int, rng: np.random.Generator) -> int | None:
-    """Return after how many values the alarm came, by looks at 20 each."""
+    """Return after how many values the alarm came, in requests of 20 each."""
     for at, happened in enumerate(rng.binomial(20, chance, looks).tolist()):
         if watch.see(20, happened):
             return 20 * (at + 1)
@@ -83,10 +78,10 @@ def test_what_changes_late_is_found_nearly_as_soon() -> None:
 
 
 def paired(
-    watch: Worse, shares: Sequence[float], most: int, rng: np.random.Generator
+    watch: Worse, shares: Sequence[float], most: int, rng: np.random.Generator, rows: int = 10
 ) -> int | None:
-    """Return after how many labelled pairs a candidate was given up, by looks at 10 each."""
-    for won, lost, ties in rng.multinomial(10, shares, most // 10).tolist():
+    """Return after how many labelled pairs a candidate was given up, in requests of so many."""
+    for won, lost, ties in rng.multinomial(rows, shares, most // rows).tolist():
         if watch.see(won=won, lost=lost, ties=ties):
             return watch.pairs
     return None
@@ -95,18 +90,50 @@ def paired(
 def test_a_worse_candidate_is_given_up_and_an_equal_one_is_not() -> None:
     rng = np.random.default_rng(3)
     # 3 points worse, where the two differ in 7 of 100 answers.
-    worse = [paired(Worse(), (0.02, 0.05, 0.93), 20_000, rng) for _ in range(100)]
+    worse = [paired(Worse(), (0.02, 0.05, 0.93), 20_000, rng, 1) for _ in range(100)]
     assert all(one is not None for one in worse)
     assert np.median([one or 0 for one in worse]) < 1200
+    # Rows of one request count together, so it takes more rows, and fewer requests.
+    many = [paired(Worse(), (0.02, 0.05, 0.93), 20_000, rng) for _ in range(100)]
+    assert all(one is not None for one in many)
+    assert np.median([one or 0 for one in many]) < 4000
     equal = sum(paired(Worse(), (0.035, 0.035, 0.93), 10_000, rng) is not None for _ in range(100))
     assert equal <= 5
     assert paired(Worse(), (0.05, 0.02, 0.93), 20_000, rng) is None, "better"
 
 
+def test_rows_of_a_request_that_are_alike_raise_no_more_than_was_promised() -> None:
+    # Twenty rows of one patient: both versions are wrong of all or of none.
+    rng = np.random.default_rng(6)
+    gone = 0
+    for _ in range(40):
+        watch = Worse(0.02)
+        for was, new in (rng.random((500, 2)) < 0.05).tolist():
+            watch.see(
+                won=20 * (was and not new), lost=20 * (new and not was), ties=20 * (was == new)
+            )
+        gone += watch.fired
+    assert gone <= 4, "0.8 are allowed in the mean"
+    false = 0
+    for _ in range(20):
+        drift = TooOften(0.02, 0.01)
+        for rows, harmed in zip(rng.binomial(1000, 0.01, 1000), rng.random(1000), strict=True):
+            drift.see(int(rows), int(rows) if harmed < 0.01 else 0)
+        false += drift.fired
+    assert false <= 2
+    for both in (Worse(), TooOften(0.1, 0.1)):
+        before = both.log_capital
+        assert not (both.see(won=0, lost=0) if isinstance(both, Worse) else both.see(0, 0))
+        assert both.log_capital == before, "nothing seen, nothing won"
+
+
 def test_what_has_fired_stays_so() -> None:
     watch = TooOften(0.05, 0.01)
     assert not watch.see(300, 5)
-    assert watch.see(100, 90) and watch.see(100_000, 0)
+    assert not watch.see(100, 90), "one request alone raises nothing"
+    assert any(watch.see(100, 90) for _ in range(5)) and watch.see(100_000, 0)
+    pair = Worse()
+    assert not pair.see(won=0, lost=4096)
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -120,4 +147,5 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="delta: must be"):
         Worse(0)
     # Limits at the edges do not break the arithmetic.
-    assert TooOften(0.95, 0.5).see(1000, 1000) and not TooOften(1e-9, 1e-9).see(1000, 0)
+    edge = TooOften(0.95, 0.5)
+    assert any(edge.see(1, 1) for _ in range(100)) and not TooOften(1e-9, 1e-9).see(1000, 0)

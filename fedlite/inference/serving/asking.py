@@ -82,6 +82,11 @@ def longest(bundle: Bundle, rows: int) -> int:
     return 10 * rows * math.prod(bundle.shape) + _AROUND
 
 
+def rows(bundle: Bundle, bytes_: int) -> int:
+    """Return how many rows a request may have for its message to have at most so many bytes."""
+    return max(0, bytes_ - _AROUND) // (10 * math.prod(bundle.shape))
+
+
 def read(request: Any, bundle: Bundle, rows: int) -> Ask:
     """Return what a ModelInferRequest asks of a bundle; at most so many rows of it.
 

@@ -8,6 +8,7 @@ computed.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from typing import Any
 from fedlite.inference.serving.refused import Refused
 
 Run = Callable[[Sequence[Any]], Sequence[Any]]
+# One client may hold a part of the queue, the whole divided by this, or one request.
+_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Limits:
 class _Job:
     what: Any
     rows: int
+    who: str
     came: float
     until: float
     done: asyncio.Future[Any] = field(repr=False)
@@ -67,6 +71,7 @@ class Batcher:
         """Take the running event loop; nothing is started before the first request."""
         self.limits = limits
         self.waiting = 0  # rows
+        self._held: Counter[str] = Counter()  # rows, too
         self.batches = self.late = 0
         self._run, self._after = run, after
         self._loop = asyncio.get_running_loop()
@@ -77,10 +82,13 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._busy = False
 
-    async def submit(self, what: Any, rows: int, seconds: float | None) -> Any:
+    async def submit(
+        self, what: Any, rows: int, seconds: float | None, who: str | None = None
+    ) -> Any:
         """Return the result of one request, which somebody waits for so many seconds (None: ever).
 
-        Raises Refused where it cannot be queued or is too late, and what `run` gave for it.
+        who: the client, who may not fill the queue; None: nobody knows. Raises Refused where it
+        cannot be queued or is too late, and what `run` gave for it.
         """
         if rows > self.limits.queue - self.waiting:
             raise Refused(
@@ -88,11 +96,19 @@ class Batcher:
                 f"queue: has room for {self.limits.queue - self.waiting} rows now, got {rows}; "
                 "come back later",
             )
+        name, most = who or "", self.limits.queue // _PARTS
+        if who is not None and 0 < self._held[name] and self._held[name] + rows > most:
+            raise Refused(
+                "RESOURCE_EXHAUSTED",
+                f"queue: must hold at most {most} rows of one client, got {rows} beside "
+                f"{self._held[name]} that wait; come back later",
+            )
         now = self._loop.time()
         until = float("inf") if seconds is None else now + seconds
-        job = _Job(what, rows, now, until, self._loop.create_future())
+        job = _Job(what, rows, name, now, until, self._loop.create_future())
         self._queue[id(job)] = job
         self.waiting += rows
+        self._held[name] += rows
         self._look()
         try:
             return await job.done
@@ -111,6 +127,9 @@ class Batcher:
     def _drop(self, job: _Job) -> None:
         if self._queue.pop(id(job), None) is not None:
             self.waiting -= job.rows
+            self._held[job.who] -= job.rows
+            if not self._held[job.who]:
+                del self._held[job.who]
 
     def _look(self) -> None:
         """Begin a batch, or wait for more."""

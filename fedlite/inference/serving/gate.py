@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -31,6 +32,8 @@ _ROLES: dict[str, tuple[str, ...]] = {
     f"/{protocol.OPERATION}/Withdraw": ("operator",),
 }
 _BEARER = "bearer "
+# Of what anybody may ask: seconds in which its message must come, and calls that wait for theirs.
+_PROMPT, _WAITING = 2.0, 32
 
 
 class Bucket:
@@ -71,6 +74,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             raise ValueError(f"--rate: must be from 0 to 1000000, got {rate}")
         self._tokens, self._rate, self._refused = tokens, rate, refused
         self._buckets: dict[str, Bucket] = {}
+        # Messages of probes that have not come yet, the oldest first.
+        self._messages: dict[asyncio.Future[Any], None] = {}
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -82,7 +87,38 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except Refused as refusal:
             return _refusal(refusal)
         WHO.set(name)
-        return await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
+        return self._prompt(handler) if method in _OPEN else handler
+
+    def _prompt(self, handler: Any) -> Any:
+        """Return a handler that answers as another, and does not wait long for the message.
+
+        Whoever has no token could else hold every call that may be under way. Where too many
+        wait, the oldest goes: a probe sends its message at once, and so is never that.
+        """
+
+        async def answer(messages: Any, context: Any) -> Any:
+            message = asyncio.ensure_future(anext(aiter(messages), None))
+            self._messages[message] = None
+            try:
+                if len(self._messages) > _WAITING:
+                    oldest = next(iter(self._messages))
+                    del self._messages[oldest]
+                    oldest.cancel()
+                await asyncio.wait((message,), timeout=_PROMPT)
+                came = message.done() and not message.cancelled()
+            finally:
+                self._messages.pop(message, None)
+                message.cancel()
+            request = message.result() if came else None
+            if request is None:
+                text = f"message: must come at once, within {_PROMPT:g} seconds at most"
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+            return await handler.unary_unary(request, context)
+
+        return grpc.stream_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
 
     def _known(self, method: str, sent: Any) -> str:
         if method in _OPEN:

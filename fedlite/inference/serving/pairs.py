@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +24,18 @@ class _Entry:
 
 
 class Pairs:
-    """What both versions have answered, by client and id; the oldest are forgotten."""
+    """What both versions have answered, by client and id.
+
+    Where there is too much, the client that holds most loses its oldest: no client's requests push
+    out those of another that asks less.
+    """
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
+        self._entries: dict[tuple[str, str], _Entry] = {}
+        # Of each client: its ids, the oldest first, and their rows together.
+        self._ids: dict[str, dict[str, None]] = {}
+        self._held: Counter[str] = Counter()
         self._rows = 0
 
     def answered(
@@ -46,13 +53,17 @@ class Pairs:
             # Another request under an id that was given before takes its place.
             self._forget(whose)
             entry = self._entries[whose] = _Entry(len(classes))
+            self._ids.setdefault(whose[0], {})[whose[1]] = None
+            self._held[whose[0]] += entry.rows
             self._rows += entry.rows
         if by_candidate:
             entry.candidate = classes
         else:
             entry.current = classes
-        while len(self._entries) > _REQUESTS or self._rows > _ROWS:
-            self._forget(next(iter(self._entries)))
+        while self._rows > _ROWS:
+            self._forget_of(max(self._held, key=self._held.__getitem__))
+        while len(self._entries) > _REQUESTS:
+            self._forget_of(max(self._ids, key=lambda client: len(self._ids[client])))
         return self._whole(whose)
 
     def labelled(
@@ -85,7 +96,15 @@ class Pairs:
         self._forget(whose)
         return entry.current, entry.candidate, entry.truth
 
+    def _forget_of(self, client: str) -> None:
+        self._forget((client, next(iter(self._ids[client]))))
+
     def _forget(self, whose: tuple[str, str]) -> None:
         gone = self._entries.pop(whose, None)
         if gone is not None:
+            client, name = whose
             self._rows -= gone.rows
+            self._held[client] -= gone.rows
+            del self._ids[client][name]
+            if not self._ids[client]:
+                del self._ids[client], self._held[client]

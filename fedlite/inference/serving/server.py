@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,8 @@ async def _serve(bundle: Bundle, candidate: Bundle | None, options: Options, tel
         for number in (signal.SIGTERM, signal.SIGINT):
             # A second one ends it at once.
             loop.remove_signal_handler(number)
-        tell("stopping")
-    tell("stopped")
+        _say(tell, "stopping")
+    _say(tell, "stopped")
 
 
 @asynccontextmanager
@@ -129,12 +129,14 @@ async def served(
         left.callback(keeping.close)
         versions = _versions(bundle, candidate, options, keeping, tell)
         name = options.name or str(bundle.told.get("scenario", "")) or "model"
-        service = Service(name, versions, options.limits, keeping, Cache(options.cache))
+        limits = _within(options.limits, bundle, tell)
+        apart = tokens is not None
+        service = Service(name, versions, limits, keeping, Cache(options.cache), apart)
         left.callback(service.batcher.close)
         refusals = _Refusals(keeping, service.figures.codes)
         left.callback(refusals.write)
         left.callback(_figures(options, service))
-        longest = asking.longest(bundle, options.limits.request)
+        longest = asking.longest(bundle, limits.request)
         server = grpc.aio.server(
             interceptors=[Gate(tokens, options.rate, refusals)],
             maximum_concurrent_rpcs=max(_FEWEST, min(_CALLS, _BYTES // longest)),
@@ -151,12 +153,38 @@ async def served(
         _reflect(server)
         port = options.door.open(server)
         await server.start()
-        tell(f"serving {name} {versions.current.name} at {options.door.host}:{port}")
+        _say(tell, f"serving {name} {versions.current.name} at {options.door.host}:{port}")
         try:
             yield port, service
         finally:
             await probes.enter_graceful_shutdown()
             await _drain(server, service, options.drain)
+
+
+def _say(tell: Tell, line: str) -> None:
+    """Tell a person; where nobody reads any more, what is done goes on."""
+    try:
+        tell(line)
+    except OSError as error:
+        log.error("could not be told: %s (%s)", line, error)
+
+
+def _within(limits: Limits, bundle: Bundle, tell: Tell) -> Limits:
+    """Return limits by which the longest messages together fit into memory.
+
+    Raises ValueError where another number of rows was chosen than comes by itself.
+    """
+    most = asking.rows(bundle, _BYTES // _FEWEST)
+    if limits.request <= most:
+        return limits
+    if most < 1 or limits.request != Limits().request:
+        raise ValueError(
+            f"--request-rows: must be at most {most} for inputs of this shape (rule: {_FEWEST} "
+            f"messages take at most {_BYTES} bytes), got {limits.request}; "
+            + ("lower it" if most else "serve a model of smaller inputs")
+        )
+    _say(tell, f"a request may have {most} rows, not {limits.request}: inputs are long")
+    return replace(limits, request=most)
 
 
 async def _drain(server: Any, service: Service, seconds: float) -> None:
@@ -180,18 +208,17 @@ def _versions(
     if candidate is not None:
         other = Version.of(candidate, options.mix.alarm, options.drift)
         if other.name in keeping.state["withdrawn"]:
-            tell(f"candidate {other.name}: was withdrawn before, and takes no part")
+            _say(tell, f"candidate {other.name}: was withdrawn before, and takes no part")
             other = None
     for one in (current, other):
         if one is not None and one.name in keeping.state["deep"]:
             one.deep = True
             if one.drift is not None:
                 one.drift.fired = True
-            tell(f"{one.name}: all inputs go deep since an alarm, until `fedlite operate reset`")
+            text = "all inputs go deep since an alarm, until `fedlite operate reset`"
+            _say(tell, f"{one.name}: {text}")
 
     def happened(action: str, facts: dict[str, Any]) -> None:
-        told = ", ".join(f"{name} {value}" for name, value in facts.items())
-        tell(f"{action}: {told}")
         which = "deep" if action == "alarm" else "withdrawn"
         kept = keeping.state[which]
         try:
@@ -199,6 +226,8 @@ def _versions(
             keeping.happened(action, facts)
         except OSError as error:
             log.error("%s could not be kept: %s", action, error)
+        told = ", ".join(f"{name} {value}" for name, value in facts.items())
+        _say(tell, f"{action}: {told}")
 
     return Versions(current, other, options.mix, happened)
 

@@ -42,9 +42,16 @@ class Service:
     """Everything that is answered, but for health and reflection. name: of the model."""
 
     def __init__(
-        self, name: str, versions: Versions, limits: Limits, keeping: Keeping, cache: Cache
+        self,
+        name: str,
+        versions: Versions,
+        limits: Limits,
+        keeping: Keeping,
+        cache: Cache,
+        apart: bool = True,
     ) -> None:
-        """Take the running event loop."""
+        """Take the running event loop. apart: whether clients are known by name."""
+        self._apart = apart
         self.name, self.versions, self.limits = name, versions, limits
         self.keeping, self.cache, self.figures = keeping, cache, Figures()
         self.batcher = Batcher(versions.run, limits, versions.look)
@@ -137,18 +144,23 @@ class Service:
         if not self.ready:
             raise Refused("UNAVAILABLE", "server: is stopping; ask another")
         version = self._model(request.model_name, request.model_version)
-        version = version or self.versions.choose("")
+        named, version = version is not None, version or self.versions.choose("")
         ask = asking.read(request, version.bundle, self.limits.request)
         if not request.id:
             request.id = secrets.token_hex(8)
         who = WHO.get()
         # Both are looked up before it is waited for an answer, which an alarm may overtake.
-        key = self.cache.key(who, f"{version.name} {version.deep}", ask.inputs)
+        deep = version.deep
+        key = self.cache.key(who, f"{version.name} {deep}", ask.inputs)
         answers = self.cache.get(key)
         if answers is None:
-            work = Work(ask.inputs, version, (who, request.id))
-            answers = await self.batcher.submit(work, len(ask.inputs), context.time_remaining())
-            self.cache.put(key, answers)
+            work = Work(ask.inputs, version, (who, request.id), named)
+            seconds, client = context.time_remaining(), who if self._apart else None
+            answers = await self.batcher.submit(work, len(ask.inputs), seconds, client)
+            # A reset may overtake it, too: the next alarm must find no early answer here.
+            if work.version is version and not (deep and answers.early.any()):
+                self.cache.put(key, answers)
+            version = work.version
         else:
             self.figures.hits += 1
         made = asking.response(request, ask, version.bundle, version.name, answers)
@@ -185,9 +197,18 @@ class Service:
 
     async def _Reset(self, request: Any, _: Any) -> Any:
         why = _why(request.why)
-        names = self.versions.reset()
+        with self.versions.lock:
+            # Of a version that is not served now, nobody has looked at the alarm. What cannot be
+            # kept ends no alarm.
+            served = {one.name for one in self.versions.all()}
+            before = self.keeping.state
+            try:
+                self.keeping.remember(deep=[one for one in before["deep"] if one not in served])
+            except OSError:
+                self.keeping.state = before
+                raise
+            names = self.versions.reset()
         self.cache.clear()
-        self.keeping.remember(deep=[])
         told = {"by": WHO.get(), "why": why, "versions": ", ".join(names)}
         self.keeping.happened("reset", told)
         return self._responses["Reset"](json=json.dumps(self.status()))

@@ -91,11 +91,17 @@ class Mix:
 
 @dataclass(eq=False)
 class Work:
-    """One request on its way. whose: the client's name, with the request's id."""
+    """One request on its way. whose: the client's name, with the request's id.
+
+    named: whether it asks for this version. fell: whether a candidate had no answer, and the
+    version in use answers instead.
+    """
 
     inputs: NDArray[np.float32]
     version: Version
     whose: tuple[str, str]
+    named: bool = False
+    fell: bool = False
 
 
 class Versions:
@@ -150,6 +156,13 @@ class Versions:
         for version in {id(work.version): work.version for work in works}.values():
             mine = [work for work in works if work.version is version]
             found |= zip(map(id, mine), _answered(version, mine), strict=True)
+        for work in works:
+            answers = found[id(work)]
+            by_chance = not work.named and work.version is not self.current
+            if by_chance and not isinstance(answers, Answers):
+                # Nobody has asked for the candidate, so nobody is refused because of it.
+                work.version, work.fell = self.current, True
+                (found[id(work)],) = _answered(self.current, [work])
         with self.lock:
             for work in works:
                 answers = found[id(work)]
@@ -171,20 +184,24 @@ class Versions:
             self._watch(version, [work for work, _ in done if work.version is version])
         if self.candidate is not None:
             for work, answers in done:
-                if work.version is self.candidate or self.mix.shadow:
+                if work.version is self.candidate or work.fell or self.mix.shadow:
                     self._compare(work, answers.classes)
 
     def _watch(self, version: Version, works: Sequence[Work]) -> None:
         """Take a share of all inputs: of those that left early, the deep answer is asked for."""
         if version.drift is None or not self.mix.watch:
             return
-        inputs = np.concatenate([work.inputs for work in works])
-        drawn = [at for at in range(len(inputs)) if self._random.random() < self.mix.watch]
-        if not drawn:
-            return
-        chosen = inputs[drawn]
+        # Rows of one request may be alike, so each request is a bet of its own, on its mean.
+        for work in works:
+            draws = [self._random.random() < self.mix.watch for _ in range(len(work.inputs))]
+            if any(draws):
+                self._looked(version, work.inputs[draws])
+
+    def _looked(self, version: Version, chosen: NDArray[np.float32]) -> None:
         harmed = sum(_differs(version.bundle, chosen[at : at + 1]) for at in range(len(chosen)))
         with self.lock:
+            if version.drift is None:
+                return
             before = version.drift.fired
             if version.drift.see(len(chosen), harmed) and not before:
                 version.deep = True
@@ -200,19 +217,22 @@ class Versions:
             return
         other = self.current if work.version is candidate else candidate
         (found,) = _answered(other, [work])
-        if not isinstance(found, Answers):
-            with self.lock:
-                self.failed += 1
-            return
+        answered = found.classes if isinstance(found, Answers) else None
         with self.lock:
-            differed = int((found.classes != classes).sum())
+            if answered is None:
+                self.failed += 1
+                if other is not candidate:
+                    return
+                # No answer of the candidate differs from any that there is, and is nowhere right.
+                answered = np.full(len(classes), -1, np.int64)
+            differed = int((answered != classes).sum())
             self.compared += len(classes)
             self.differed += differed
             if self.apart is not None and self.apart.see(len(classes), differed):
                 told = {"compared": self.compared, "differed": self.differed}
                 self.withdraw("answers otherwise too often", told | {"tolerance": self.apart.limit})
                 return
-            self._score(self.pairs.answered(work.whose, other is candidate, found.classes))
+            self._score(self.pairs.answered(work.whose, other is candidate, answered))
 
     def feedback(self, whose: tuple[str, str], labels: Sequence[str]) -> int:
         """Take the right labels of an answered request, a label a row; return of how many rows.

@@ -168,6 +168,8 @@ def test_who_has_no_deep_answer_does_not_escape_the_watch() -> None:
     versions = Versions(one, None, Mix(watch=1.0), lambda *_: None)
     work = Work(inputs(20, np.random.default_rng(5)), one, ("c", "1"))
     versions.look([work], versions.run([work]))
+    assert not one.deep, "a request is one bet, however many rows it has"
+    versions.look([work] * 3, versions.run([work] * 3))
     assert one.deep
 
 
