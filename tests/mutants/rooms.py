@@ -108,7 +108,7 @@ def sensitivity_off_by_two(patch: Patch) -> None:
 
 
 def server_noise_from_a_public_seed(patch: Patch) -> None:
-    def spoilt(self: Updates, total: Any, weight: float) -> Any:
+    def spoilt(self: Updates, at: int, total: Any, weight: float) -> Any:
         noise = Stream.seeded(self._plan.scenario.federation.seed, self._number)
         participants = self._plan.scenario.federation.participants
         return client.noised_mean(total, participants, self._plan.central, noise)  # type: ignore[arg-type]
