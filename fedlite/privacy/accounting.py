@@ -199,7 +199,9 @@ def calibrate(
         )
     if over(low) > 0:
         high = brentq(over, low, high, xtol=_CLOSE) + _CLOSE
-    high = math.exp(high)
+    # A site and its server must find the same number, and a root finder carries on what their
+    # processors round otherwise: so no more digits than both are sure of.
+    high = float(f"{math.exp(high):.4e}")
 
     def agreed(sigma: float) -> bool:
         """Return whether the fine grid and the second library both say that the plan fits."""

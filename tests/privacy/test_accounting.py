@@ -215,6 +215,18 @@ def test_nothing_spent_costs_nothing_and_more_steps_cost_more() -> None:
     assert running[-1] == losses[-1].pld
 
 
+@pytest.mark.parametrize("plan", [(3.0, 1e-5, 1.0, 90), (3.0, 1e-5, 0.1, 600)])
+def test_processors_that_round_otherwise_find_the_same_noise(
+    plan: tuple[float, float, float, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ends compute it, and a plan whose noise differs by one bit is another plan."""
+    here, pld = accounting.calibrate.__wrapped__(*plan), accounting.pld
+    for other in (1 - 1e-13, 1 + 1e-13):
+        with monkeypatch.context() as patch:
+            patch.setattr(accounting, "pld", lambda *given, by=other: pld(*given) * by)
+            assert accounting.calibrate.__wrapped__(*plan) == here
+
+
 def test_more_steps_than_were_committed_are_not_part_of_the_plan() -> None:
     mechanism = RecordMechanism(1.0, 5.0, 1.0, 8, 1)
     for account in (accounting.spent, accounting.running):
