@@ -27,6 +27,8 @@ _NEEDED = frozenset(
 _CHUNK = 4096
 # How far answers may be from those that were stored: kernels of other processors round otherwise.
 TOLERANCE = 1e-3
+# What `--target` calls a deep branch of 8-bit integers.
+INTEGERS = "onnx-int8"
 # Integers: another processor may take the next whole number. A bundle says how much comes of that.
 LOOSEST = 0.25
 # So near to the threshold a score may fall on either side.
@@ -108,7 +110,7 @@ class Bundle:
                 f"(rule: beyond that trials find nothing out), got {self.tolerance!r:.80}; export "
                 "the run again"
             )
-        if self.told.get("graphs") != "onnx-int8" and self.tolerance > TOLERANCE:
+        if self.told.get("graphs") != INTEGERS and self.tolerance > TOLERANCE:
             raise ValueError(
                 f"{directory / DESCRIPTION}: tolerance must be at most {TOLERANCE:g} for graphs of "
                 f"float32, got {self.tolerance!r:.80}; export the run again"

@@ -27,10 +27,9 @@ from fedlite.data import Dataset
 from fedlite.data.keyed import keyed_part
 from fedlite.evaluation import Trained
 from fedlite.inference import graphs
-from fedlite.inference.bundle import session
+from fedlite.inference.bundle import INTEGERS, session
 from fedlite.models import Branched
 
-TARGET = "onnx-int8"
 # The share of calibration records that ranges come from, how many at least, and at most.
 _SHARE, _FEWEST, _MOST = 0.2, 32, 1000
 _BATCH = 100
@@ -93,13 +92,13 @@ def calibrating(trained: Trained) -> Dataset:
             else "its records are at the sites"
         )
         raise ValueError(
-            f"--target {TARGET}: must have --calibrate-with for this run (rule: {why}), got "
+            f"--target {INTEGERS}: must have --calibrate-with for this run (rule: {why}), got "
             "nothing; name a file with records of the place where the bundle is used"
         )
     # A model that a site was sent has no scenario: what stands in its place names no records.
     if not scenario.inference.calibration or not (trained.directory / "scenario.toml").is_file():
         raise ValueError(
-            f"--target {TARGET}: must have --calibrate-with for a run without "
+            f"--target {INTEGERS}: must have --calibrate-with for a run without "
             "inference.calibration (rule: ranges come from records that neither trained the model "
             "nor judge it), got nothing; name a file with such records"
         )
@@ -123,22 +122,22 @@ def quantize(trained: Trained, records: Dataset, apart: float = _SHARE) -> Quant
     if not isinstance(model, Branched):
         raise ValueError(f"{trained.directory}: must be a model of two branches")
     if not model.made_up(1).dtype.is_floating_point:
-        raise ValueError(f"{trained.directory}: must be a model of numbers for --target {TARGET}")
+        raise ValueError(f"{trained.directory}: must be a model of numbers for --target {INTEGERS}")
     x: NDArray[Any] = records.x[part(records, _SHARE)]
     if len(x) < _FEWEST:
         raise ValueError(
-            f"--target {TARGET}: must have {_FEWEST} records at least for the ranges, a fifth of "
+            f"--target {INTEGERS}: must have {_FEWEST} records at least for the ranges, a fifth of "
             f"those that calibrate, got {len(x)} of {len(records)}; name more"
         )
     if not np.isfinite(x).all():
-        raise ValueError(f"--target {TARGET}: records must be finite; correct them")
+        raise ValueError(f"--target {INTEGERS}: records must be finite; correct them")
     # Of all sites: they stand one after the other.
     x = x[np.linspace(0, len(x) - 1, min(len(x), _MOST)).astype(np.int64)]
     stem, tail = graphs.traced(model)
     small = _static(tail, session(stem).run(None, {"x": x})[0])
     if b"QuantizeLinear" not in small:
         raise ValueError(
-            f"--target {TARGET}: must be of a model with convolutions or matrix products in its "
+            f"--target {INTEGERS}: must be of a model with convolutions or matrix products in its "
             f"tail, got {trained.scenario.model.name!r}; export it without"
         )
     kept = {one.name: getattr(trained, one.name) for one in fields(Trained)}

@@ -23,6 +23,7 @@ from fedlite.inference import graphs, manifest, routing
 from fedlite.inference.bundle import (
     CARD,
     DESCRIPTION,
+    INTEGERS,
     LOOSEST,
     STEM,
     TAIL,
@@ -34,7 +35,6 @@ from fedlite.inference.bundle import (
 from fedlite.inference.bundle_card import bundle_card
 from fedlite.inference.inputs import read_inputs
 from fedlite.inference.quantized import (
-    TARGET as INTEGERS,
     Quantized,
     calibrating,
     choosing,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import signal
@@ -13,9 +14,24 @@ import torch
 
 from fedlite import flower
 from fedlite.scenario import Scenario, from_dict
+from server import checkpoint
 from simulations.grid import SimulationGrid
 
 PRIVATE = {"unit": "record", "epsilon": 1.0, "delta": 1e-5, "clip": 0.5}
+
+
+@pytest.fixture
+def points(monkeypatch: pytest.MonkeyPatch) -> list[checkpoint.Checkpoint]:
+    """Return what is kept after each round of the runs of a test."""
+    found: list[checkpoint.Checkpoint] = []
+    save = checkpoint.save
+
+    def noted(directory: Path, point: checkpoint.Checkpoint) -> None:
+        found.append(copy.deepcopy(point))
+        save(directory, point)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    return found
 
 
 @pytest.fixture

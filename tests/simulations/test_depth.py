@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -57,20 +56,6 @@ def parts(plan: Plan) -> tuple[Vector, Vector]:
     shallow = [name.startswith(("stem.", "exit.")) for name in plan.layout.names]
     mask = np.repeat(shallow, plan.layout.sizes)
     return mask, ~mask
-
-
-@pytest.fixture
-def points(monkeypatch: pytest.MonkeyPatch) -> list[checkpoint.Checkpoint]:
-    """Return what is kept after each round of the runs of a test."""
-    found: list[checkpoint.Checkpoint] = []
-    save = checkpoint.save
-
-    def noted(directory: Path, point: checkpoint.Checkpoint) -> None:
-        found.append(copy.deepcopy(point))
-        save(directory, point)
-
-    monkeypatch.setattr(checkpoint, "save", noted)
-    return found
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,20 +70,6 @@ def planned(tmp_path: Path) -> Callable[..., Scenario]:
         return from_dict({name: base.get(name, {}) | tables.get(name, {}) for name in names})
 
     return made
-
-
-@pytest.fixture
-def points(monkeypatch: pytest.MonkeyPatch) -> list[checkpoint.Checkpoint]:
-    """Return what is kept after each round of the runs of a test."""
-    found: list[checkpoint.Checkpoint] = []
-    save = checkpoint.save
-
-    def noted(directory: Path, point: checkpoint.Checkpoint) -> None:
-        found.append(copy.deepcopy(point))
-        save(directory, point)
-
-    monkeypatch.setattr(checkpoint, "save", noted)
-    return found
 
 
 TOPK = {"compressor": "topk", "density": 0.3}
