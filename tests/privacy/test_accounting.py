@@ -339,10 +339,11 @@ def test_a_tiny_delta_is_charged_by_the_smaller_bound_and_planned_for(delta: flo
     by_renyi = accounting.rdp(1.0, 0.01, 1000, delta)
     assert 0 < accounting.pld(1.0, 0.01, 1000, delta) <= by_renyi < math.inf
     sigma = accounting.calibrate(3.0, delta, 0.01, 1000)
-    # The noise is found to 0.1 %. Of epsilon that cannot be said: at so small a delta float64 makes
-    # it jump from one noise to the next, by how much depends on the processor.
+    # The noise is found to 0.1 % of where epsilon crosses 3, and at so small a delta float64 makes
+    # epsilon jump: it crosses at several places, up to 0.3 % apart, and which is found depends on
+    # the processor.
     assert accounting.pld(sigma, 0.01, 1000, delta) <= 3.0
-    assert accounting.pld(sigma * 0.998, 0.01, 1000, delta) > 3.0
+    assert accounting.pld(sigma * 0.99, 0.01, 1000, delta) > 3.0
     admitted = admit([], Event(3.0, 0.01), 10_000_000, epsilon=3.0, delta=delta, order=8.0)
     assert 1000 < admitted.steps < 10_000_000 and admitted.charged <= 3.0
 
