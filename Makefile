@@ -45,6 +45,7 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.fashion --quick
 	$(BIN)/python -m simulations.benchmarks.heart --quick
 	$(BIN)/python -m simulations.benchmarks.inference --quick
+	$(BIN)/python -m simulations.benchmarks.counting --quick
 	$(BIN)/python -m simulations.benchmarks.ledger --quick
 	$(BIN)/python -m simulations.benchmarks.lora --quick
 	$(BIN)/python -m simulations.benchmarks.noise --quick

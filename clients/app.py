@@ -1,4 +1,5 @@
-"""Flower's ClientApp: two questions, `query` (who are you) and `train` (take part in a round).
+"""Flower's ClientApp: three questions, `query` (who are you), `train` (take part in a round) and,
+after the last round, `evaluate` (how often would an early answer harm).
 
 Whatever goes wrong inside leaves the site as a code. The text of an exception may quote a record
 or a path, so it stays in the site's own log.
@@ -15,7 +16,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients import final
+from clients import counting, final
 from clients.opening import default_state_directory, open_deployed_site, open_simulated_site
 from clients.site import Site
 from fedlite import flower
@@ -119,6 +120,15 @@ def hello(message: Message, context: Context) -> Message:
         return site.hello()
 
     return _guarded(message, context, work)
+
+
+@app.evaluate()
+def count(message: Message, context: Context) -> Message:
+    """Count on the calibration records what the released model would answer early, and tell that.
+
+    Asked once a run, after its last round.
+    """
+    return _guarded(message, context, lambda site: counting.counted(site, flower.unwrap(message)))
 
 
 @app.train()

@@ -33,6 +33,17 @@ def keep(site: Site, blob: bytes) -> None:
     """
     if blob == _NOTHING:
         return
+    _, model = released(site, blob)
+    path = site.path.with_name(FILE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, safetensors.numpy.save({"model": model}))
+
+
+def released(site: Site, blob: bytes) -> tuple[Instruction, Vector]:
+    """Return what is asked with a run's released model, and that model, float32 [n].
+
+    Raises Decline as `keep`.
+    """
     # A site that trains the shallow branch alone may use all of the model.
     dense, plan = compression.Dense(), site.plan.whole or site.plan
     try:
@@ -52,9 +63,7 @@ def keep(site: Site, blob: bytes) -> None:
             raise ValueError("it is not the model that it names, or holds what is no number")
     except ValueError as error:
         raise Decline(Code.BAD_INSTRUCTION, f"the final model: {error}") from None
-    path = site.path.with_name(FILE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, safetensors.numpy.save({"model": model}))
+    return asked, model
 
 
 def read(folder: Path, size: int) -> Vector:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clients.site import Site
 from fedlite import depth, plan as plans
-from fedlite.data import Dataset
+from fedlite.data import Dataset, SiteData
 from fedlite.guard import records
 from fedlite.guard.folder import open_home
 from fedlite.guard.guardian import Guardian
@@ -40,7 +40,7 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     secret = home if scenario.claims_privacy else None
     commitment = secret.commitment(train) if secret else train.digest().hex()
     guardian = Guardian(data.name, scenario, plan.mechanism, home, lambda: commitment)
-    return _ready(plan, data.name, train, state, guardian, commitment)
+    return _ready(plan, data, train, state, guardian, commitment)
 
 
 def open_deployed_site(
@@ -59,18 +59,19 @@ def open_deployed_site(
     # To know its own records again it needs no secret: this stays in its own folder.
     commitment = train.digest().hex()
     state = folder / "state.safetensors"
-    return _ready(plan, data.name, train, state, guardian, commitment)
+    return _ready(plan, data, train, state, guardian, commitment)
 
 
 def _ready(
     plan: Plan,
-    name: str,
+    data: SiteData,
     train: Dataset,
     state: Path,
     guardian: Guardian | Remote,
     commitment: str,
 ) -> Site:
-    return Site(plan, name, Learner(plan, train), state, guardian, commitment)
+    learner = Learner(plan, train)
+    return Site(plan, data.name, learner, state, guardian, commitment, data.calibration)
 
 
 def _homes(scenario: Scenario, directory: Path) -> Path:

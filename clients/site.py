@@ -13,6 +13,7 @@ import numpy as np
 import fedlite
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
+from fedlite.data import Dataset
 from fedlite.deployment.protocol import spoken
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.guard.remote import Remote
@@ -30,7 +31,8 @@ class Site:
     """A site that is ready to train.
 
     path: the file of what it remembers of this run. guardian: who holds its budget and its policy.
-    commitment: to exactly the records that it trains on.
+    commitment: to exactly the records that it trains on. calibration: those that choose which
+    inputs leave early; None where the scenario holds out none.
     """
 
     plan: Plan
@@ -39,6 +41,7 @@ class Site:
     path: Path
     guardian: Guardian | Remote
     commitment: str = ""
+    calibration: Dataset | None = None
 
     @property
     def scenario(self) -> Scenario:

@@ -175,6 +175,14 @@ class Reply:
         return cls(blob[offset:], LedgerHead(seq, digest, signature, *names))
 
 
+@dataclass(frozen=True)
+class Counted(Reply):
+    """A site's answer when it is asked for its counts: they are in the frame, not an update.
+
+    It looks like any other reply; that it is one of these settles what the site's policy must say.
+    """
+
+
 # What a reply may add to its frame; a longer one is cut off before it is read.
 REPLY_BYTES = _REPLY.size + _LEDGER.size
 

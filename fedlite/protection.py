@@ -6,7 +6,7 @@ taking the word of the code that trains.
 
 from __future__ import annotations
 
-from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting
+from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting, counting
 from fedlite.privacy.budget import plan_unit
 from fedlite.scenario import Privacy, Scenario, with_values
 
@@ -68,6 +68,19 @@ def plan_mechanism(scenario: Scenario) -> Mechanism:
         expected_batch=privacy.expected_batch,
         **caps,
     )
+
+
+def counting_mechanism(scenario: Scenario) -> RecordMechanism | None:
+    """Return what protects the counts that a site tells after the last round; None where nothing.
+
+    By itself it costs `inference.epsilon` at `privacy.delta`. Raises ValueError when no noise does.
+    """
+    if not (scenario.private and scenario.inference.epsilon):
+        return None
+    try:
+        return counting.mechanism(scenario.inference.epsilon, scenario.privacy.delta)
+    except ValueError as error:
+        raise ValueError(f"inference.{error}") from None
 
 
 def _noise(privacy: Privacy, rate: float, steps: int, **caps: int) -> float:

@@ -29,7 +29,7 @@ from fedlite.reporting.report import report
 from fedlite.reporting.trackers import Trackers
 from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.storage import is_full, write_atomic
-from server import delivery, releases
+from server import counting, delivery, releases
 from server.closing import finish, witness_of
 from server.deployment import Deployment, check_own, from_environment
 from server.directories import free_directory
@@ -170,6 +170,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         notice=partial(_gathering, directory) if deployment else log.debug,
     )
     selector = Selector.of(plan, evaluator)
+    journal: Callable[..., None] = deployment.journal.write if deployment else _unwritten
     rounds = Rounds(
         grid,
         plan,
@@ -178,7 +179,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         run=task.run,
         witness=witness,
         adapt=deployment is not None,
-        journal=deployment.journal.write if deployment else log.debug,
+        journal=journal,
         selector=selector,
     )
     if getattr(grid, "engine", "network") == "network":
@@ -215,12 +216,19 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
             witness=witness,
             selection=selector.told(rounds.point) if selector else None,
         )
+        if scenario.inference.calibration:
+            told = counting.ask(rounds, witness, journal)
+            summary["inference"] = counting.inference_of(rounds, told, held=evaluator is not None)
         if deployment is not None and scenario.federation.deliver:
             summary["delivery"] = delivery.deliver(rounds, deployment.journal)
         finish(directory, summary, witness)
         report(directory)
     trackers.finish(summary)
     log.info("run directory: %s", directory)
+
+
+def _unwritten(action: str, **facts: str) -> None:
+    """Take the place of a journal in a simulation, which has none."""
 
 
 def _same_scenario(directory: Path, scenario: Scenario) -> None:

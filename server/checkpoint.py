@@ -30,6 +30,7 @@ class SiteRecord:
     acknowledged: last round whose update was used. asked: rounds it was invited to, each of which
     may have cost it privacy. releases: updates that arrived, used or not. used: those used.
     spent: it has declined because its own privacy budget is spent, and is not asked again.
+    records: how many its last used update is of, as it has told; 0: it tells none.
     strikes: how often in a row it was missing or sent no valid update. again: the round in which it
     may be asked again because of them. took: seconds of its last used update, in a deployment.
     """
@@ -43,6 +44,7 @@ class SiteRecord:
     strikes: int = 0
     again: int = 0
     took: float = 0.0
+    records: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flwr.app import Message
@@ -14,6 +14,7 @@ from fedlite.messages import Instruction, site_id
 from fedlite.parameters import vector_digest
 from server import broadcast, replies
 from server.rounds import Rounds
+from server.witness import Witness
 
 log = logging.getLogger("fedlite.server")
 
@@ -21,31 +22,42 @@ log = logging.getLogger("fedlite.server")
 NAME = "model"
 
 
+def bringing(rounds: Rounds, witness: Witness | None = None) -> Callable[[str], Instruction]:
+    """Return what makes the instruction that brings a site, by its name, the released model.
+
+    As float32, so that all hold the same to the bit. witness: whose receipts travel with it.
+    """
+    point, plan = rounds.point, rounds.plan
+    model = point.deployed[: plan.stored.size]
+    number, digest = rounds.scenario.federation.rounds + 1, vector_digest(model)
+    frames = (broadcast.full(model, number, plan.stored.digest, point.run),)
+
+    def instruction(name: str) -> Instruction:
+        receipt = witness.receipt(name) if witness else None
+        return Instruction(point.run, number, site_id(name), 0, digest, frames, receipt)
+
+    return instruction
+
+
 def deliver(rounds: Rounds, journal: Journal) -> dict[str, Any]:
     """Send the model to each site of which an update was used; return whom it reached, in bytes.
 
-    As float32, so that all hold the same to the bit. Who is off line, or does not answer within the
-    deadline, goes without. Done again after a crash, it sends the same again.
+    Who is off line, or does not answer within the deadline, goes without. Done again after a crash,
+    it sends the same again.
     """
     point, federation = rounds.point, rounds.scenario.federation
-    plan = rounds.plan
-    model = point.deployed[: plan.stored.size]
     rounds.roster.meet()
     nodes = {
         node: name
         for name, node in sorted(rounds.roster.nodes.items())
         if name in point.sites and point.sites[name].used
     }
-    number = federation.rounds + 1
-    frame = broadcast.full(model, number, plan.stored.digest, point.run)
-    sent = 0
+    instruction, sent = bringing(rounds), 0
 
     def messages() -> Iterator[Message]:
         nonlocal sent
         for node, name in nodes.items():
-            asked = Instruction(
-                point.run, number, site_id(name), 0, vector_digest(model), (frame,)
-            ).encode()
+            asked = instruction(name).encode()
             sent += len(asked)
             yield flower.ask(asked, node, "query", NAME)
 

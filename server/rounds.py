@@ -138,6 +138,7 @@ class Rounds:
                 for name in outcome.used:
                     self.point.sites[name].acknowledged = number
                     self.point.sites[name].used += 1
+                    self.point.sites[name].records = self.updates.records[name]
                     if self._adapt:
                         self.point.sites[name].took = round(outcome.took[name], 4)
                 self.point.state = state

@@ -17,6 +17,7 @@ from fedlite.data.overview import overview
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.privacy import accounting
+from fedlite.protection import counting_mechanism
 from fedlite.registry import label
 from fedlite.reporting.attendance import rested
 from fedlite.reporting.record import WEAK, WHOLE, RoundRecord, total_bytes
@@ -36,16 +37,21 @@ def privacy_of(
     """Return the privacy part of the summary.
 
     A site's loss is that of the whole plan, however early the run or the site stopped: whether it
-    did may have depended on what had been released. `prefix` tells what the steps that were asked
-    of it would have cost, had their number been fixed beforehand; it bounds nothing.
+    did may have depended on what had been released. Where counts are asked for under noise, it is
+    that of training and of these together, whether or not a site has told them. `prefix` tells what
+    the training steps that were asked of it would have cost, had their number been fixed
+    beforehand; it bounds nothing.
 
     seen(site) returns how many updates the witness has seen; without it, those that arrived count.
     """
     scenario, mechanism = plan.scenario, plan.mechanism
     if mechanism is None:
         return {"unit": "none"}
-    privacy = scenario.privacy
-    loss = accounting.spent(mechanism, mechanism.steps, privacy.delta)
+    privacy, counts = scenario.privacy, counting_mechanism(scenario)
+    if counts is None:
+        loss = accounting.spent(mechanism, mechanism.steps, privacy.delta)
+    else:
+        loss = accounting.spent_together([mechanism, counts], privacy.delta)
     sites = {}
     for name, record in sorted(records.items()):
         steps = min(record.asked * plan.round_steps, mechanism.steps)
@@ -53,7 +59,7 @@ def privacy_of(
             "epsilon": {"pld": loss.pld, "prv": loss.prv, "rdp": loss.rdp},
             "prv_error": loss.prv_error,
             "accountants_agree": loss.agree,
-            "budget": privacy.epsilon,
+            "budget": privacy.epsilon + scenario.inference.epsilon,
             "releases": seen(name) if seen else record.releases,
             "prefix": {
                 "steps": steps,
@@ -61,7 +67,7 @@ def privacy_of(
             },
             "out_of_budget": record.spent,
         }
-    return {
+    found: dict[str, Any] = {
         "unit": privacy.unit,
         "noise_at": privacy.noise_at,
         "adjacency": mechanism.adjacency,
@@ -74,6 +80,12 @@ def privacy_of(
         "expected_batch": privacy.expected_batch,
         "sites": sites,
     }
+    if counts is not None:
+        found["counts"] = {
+            "epsilon": scenario.inference.epsilon,
+            "noise_multiplier": counts.noise_multiplier,
+        }
+    return found
 
 
 def kinds_of(plan: Plan, point: Checkpoint, records: list[RoundRecord]) -> dict[str, Any]:

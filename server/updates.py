@@ -63,7 +63,8 @@ class Updates:
     """A round's updates on their way into the strategy.
 
     witness: remembers the heads of the sites' ledgers, when they keep any. cut: by site, how many
-    times as long its update of this round was as what it was cut to.
+    times as long its update of this round was as what it was cut to. records: by site, of how many
+    records it says that its update is.
     """
 
     def __init__(self, plan: Plan, witness: Witness | None = None) -> None:
@@ -78,6 +79,7 @@ class Updates:
         self._said = plan.central is not None or bool(federation.update_norm)
         self._factor = 0.0 if self._said else federation.outlier_factor
         self.cut: dict[str, float] = {}
+        self.records: dict[str, int] = {}
         self._lengths: list[list[float]] = [[]]
         self._sizes = (plan.layout.size, *(stretch.initial.size for stretch in plan.extras))
         self._extras = Extras(plan.extras, sites=federation.sites, factor=federation.outlier_factor)
@@ -106,7 +108,7 @@ class Updates:
         """
         portions = depth.portions(self._plan, number)
         self._portions: tuple[Portion | None, ...] = portions or (None,)
-        self.cut, self._lengths = {}, [[] for _ in self._portions]
+        self.cut, self.records, self._lengths = {}, {}, [[] for _ in self._portions]
         self._usual = list(usual[: len(self._portions)])
         self._extras.start(point.state)
         self._products.start(point.broadcast.replica[: self._sizes[0]], number)
@@ -159,6 +161,7 @@ class Updates:
         if largest > LARGEST_UPDATE:
             raise ValueError(f"update: values must be at most {LARGEST_UPDATE:g}, got {largest:g}")
         self._strategy.weight_of(records)
+        self.records[name] = records
         lengths = tuple(length_of(part) for part in parts)
         for seen, one in zip(self._lengths, lengths, strict=False):
             seen.append(one)

@@ -26,5 +26,7 @@ def drop_states(directory: Path) -> None:
     """
     checkpoint = directory / "checkpoint"
     for folder in (checkpoint / "sites", *checkpoint.glob("fedlite/*")):
-        for path in (*folder.glob("*.safetensors"), *folder.glob("*.lock")):
+        for path in (
+            p for kind in ("safetensors", "lock", "counts") for p in folder.glob(f"*.{kind}")
+        ):
             path.unlink(missing_ok=True)

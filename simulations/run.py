@@ -108,6 +108,8 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         Objective.of(plan.task, plan.scenario.training).check_private()
     plan.check_model()
     depth.check(plan)
+    if scenario.inference.calibration:
+        adaptive.check_model(plan)
     if plan.weak:
         strategy.check_weak()
     strategy.check_updates(plan.scenario.uplink, [stretch.name for stretch in plan.extras])
@@ -126,11 +128,6 @@ def _check_bundled(scenario: Scenario) -> None:
         why.append(
             "federation.weak: must be 0 in a deployment (rule: no lot knows which machines are "
             f"weak), got {scenario.federation.weak:g}; name them in federation.weak_sites"
-        )
-    if scenario.inference.calibration:
-        why.append(
-            "inference.calibration: must be 0 in a deployment (rule: a simulation counts, and no "
-            f"site of a deployment does), got {scenario.inference.calibration}; leave it out"
         )
     if why:
         raise ScenarioError("\n".join(why))
@@ -278,8 +275,6 @@ def simulate(
     finally:
         homes.collect_ledgers(scenario, directory)
     homes.drop_states(directory)
-    if scenario.inference.calibration:
-        adaptive.add_inference(scenario, directory)
     if scenario.inference.home_head or scenario.report.baseline_repeats:
         from simulations.comparison import add_comparisons
 

@@ -19,8 +19,8 @@ STOREYS = (
     "fedlite.models fedlite.tasks fedlite.objectives fedlite.compression fedlite.data "
     "fedlite.deployment fedlite.audit fedlite.flower fedlite.protection",
     "fedlite.plan fedlite.depth fedlite.guard strategies",
-    "fedlite.training fedlite.evaluation server",
-    "clients fedlite.attacks fedlite.inference",
+    "fedlite.training fedlite.evaluation",
+    "clients fedlite.attacks fedlite.inference server",
     "simulations",
     "fedlite.commands fedlite.cli fedlite.api",
 )

@@ -17,6 +17,7 @@ from typing import Any
 
 from clients.runtime import left
 from clients.runtime.difference import Difference, difference
+from clients.runtime.planned import plan_facts
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles, own
 from fedlite.deployment.bundle import Bundle
@@ -33,7 +34,7 @@ from fedlite.guard.policy import (
 )
 from fedlite.privacy.budget.outlook import Outlook
 from fedlite.rooms import app_root
-from fedlite.scenario import Scenario, from_run_config, options_of, own_code
+from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.settings import parse_value
 
 # What travels with a frame: Flower's record around it, and the ledger's head.
@@ -169,7 +170,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
         foreign = []
         refused.append(str(error))
     warnings = []
-    facts = _plan(scenario, at_most, policy.site)
+    facts = plan_facts(scenario, at_most, policy.site)
     data = policy.data_set(scenario.data.name)
     facts.append(("data set", f"[data.{data.name}] of site.toml" if data else "none"))
     try:
@@ -294,7 +295,13 @@ def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
         found.append(f"data: must have a table [data.{name}], as the plan trains on it; add one")
     if not policy.allows(unit):
         found.append(f"budget.units: must hold {unit!r}, has {', '.join(policy.units) or 'none'}")
-    if scenario.claims_privacy:
+    counts = scenario.inference.epsilon
+    if scenario.claims_privacy and 0 < policy.per_run < privacy.epsilon + counts and counts:
+        found.append(
+            f"budget.per_run: {policy.per_run:g} is below the plan's epsilon with that of its "
+            f"counts, {privacy.epsilon + counts:g}; ask for a plan with less"
+        )
+    elif scenario.claims_privacy:
         ceiling = for_data(policy, scenario.data.name).epsilon
         for key, most in (("budget.epsilon", ceiling), ("budget.per_run", policy.per_run)):
             if privacy.epsilon > most and (most or key == "budget.epsilon"):
@@ -314,47 +321,6 @@ def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
     if scenario.training.device == "cuda" and policy.limits.device == "cpu":
         found.append("limits.device: is 'cpu', and the plan needs 'cuda'")
     return found
-
-
-def _plan(
-    scenario: Scenario, at_most: Mapping[str, int | float], site: str
-) -> list[tuple[str, str]]:
-    federation, training, privacy = scenario.federation, scenario.training, scenario.privacy
-    # Private steps draw each record by itself; the batch size is not used.
-    batches = f"batches of {training.batch_size}"
-    if privacy.unit == "record":
-        batches = f"each record with probability {privacy.sampling_rate:g}"
-    work = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
-    protection = "none: updates leave without noise"
-    if scenario.claims_privacy:
-        where = f", noise at the {privacy.noise_at}" if privacy.unit == "client" else ""
-        protection = (
-            f"{privacy.unit}{where}: epsilon {privacy.epsilon:g} at delta {privacy.delta:g} over "
-            f"all rounds, clip {privacy.clip:g}"
-        )
-    facts = [
-        (
-            "rounds",
-            f"{federation.rounds}, with {federation.participants} of {federation.sites} sites each",
-        ),
-        ("training", f"{work} a round, {batches}, on {training.device}"),
-        ("data", f"{json.dumps(scenario.data.name)}, {scenario.data.partition}"),
-        ("privacy", protection),
-        ("metrics", "number of records" if federation.weighting == "records" else "none"),
-    ]
-    for key, name in own_code(scenario).items():
-        where = ", at the coordinator only" if key == "federation.strategy" else ""
-        facts.append(
-            ("own code", f"{key}: {name}{where}; options {options_of(scenario, key) or 'none'}")
-        )
-    if federation.weak_named:
-        part = "its shallow branch alone" if site in federation.weak_named else "all of the model"
-        facts.append(("this site trains", f"{part} (federation.weak_sites)"))
-    if federation.deliver:
-        facts.append(("at the end", "the released model is sent to this site"))
-    if at_most:
-        facts.append(("at most", ", ".join(f"{k} = {v}" for k, v in at_most.items())))
-    return facts
 
 
 def _bound(data: DataSet) -> str:
@@ -381,7 +347,8 @@ def _sizes(
         trained += f" of {all_of_it.layout.size:,}"
     up, down = HEADER_BYTES + plan.up_limit, HEADER_BYTES + plan.down_limit
     # What is delivered at the end is all of the model.
-    largest = all_of_it if scenario.federation.deliver else plan
+    whole_comes = scenario.federation.deliver or scenario.inference.calibration
+    largest = all_of_it if whole_comes else plan
     whole = HEADER_BYTES + 4 * largest.travelling.size
     facts = [
         ("model", f"{json.dumps(name)}, {trained} parameters"),

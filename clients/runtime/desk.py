@@ -22,7 +22,8 @@ from fedlite import flower
 from fedlite.deployment.protocol import spoken
 from fedlite.guard import egress, guardian
 from fedlite.guard.guardian import Decline, Guardian
-from fedlite.messages import Code, Hello, Instruction, Reply
+from fedlite.inference import told
+from fedlite.messages import Code, Counted, Hello, Instruction, Reply
 from fedlite.privacy.ledger import LedgerError
 from fedlite.scenario import ScenarioError, from_run_config
 
@@ -93,7 +94,10 @@ class Desk:
         policy, run = approved.policy, int(message.metadata.run_id)
         guard = self._guardian(approved)
         asked: Instruction | None = None
-        if message.metadata.message_type == MessageType.TRAIN:
+        counts = message.metadata.message_type == MessageType.EVALUATE
+        if counts:
+            guard = guard.for_counts()
+        if counts or message.metadata.message_type == MessageType.TRAIN:
             check_room(self._home)
             asked = _instruction(message, approved)
             guard.admit(asked)
@@ -117,9 +121,12 @@ class Desk:
             head = guard.head()
             return Hello(policy.site, layout, fedlite.__version__, *head, spoken()), guard
         frame = Reply.decode(said).frame
+        if counts:
+            _check_counts(frame, guard)
         # A ledger whose write failed refuses everything until a person acts.
         check_room(self._home)
-        return Reply(frame, guard.release(asked, frame)), guard
+        kind = Counted if counts else Reply
+        return kind(frame, guard.release(asked, frame)), guard
 
     def _guardian(self, approved: ApprovedRun) -> Guardian:
         """Return who holds the run to its budget, made from what was approved."""
@@ -164,6 +171,14 @@ class Desk:
             log.error("the round could not be written down: %s", error)
             return Code.DATA if isinstance(error, ValueError) else Code.FAILED
         return None
+
+
+def _check_counts(frame: bytes, guard: Guardian) -> None:
+    """Let nothing out as counts that is of another form or length; raises egress.NotAllowed."""
+    try:
+        told.check(frame, guard.mechanism.noise_multiplier if guard.mechanism else 0.0)
+    except ValueError as error:
+        raise egress.NotAllowed(f"counts: {error}") from None
 
 
 def _instruction(message: Message, approved: ApprovedRun) -> Instruction:

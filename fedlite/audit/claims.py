@@ -11,6 +11,7 @@ from typing import Any
 
 from fedlite.audit.book import Book, Plan, parts_of
 from fedlite.audit.cost import fits, left_of, loss_of, slack_of
+from fedlite.audit.counts import Told, plans_of
 from fedlite.audit.lines import Line
 from fedlite.audit.rules import Issue
 from fedlite.audit.sources import SCENARIO, Run, as_object, why_not
@@ -42,7 +43,7 @@ class Claims:
     claimed: whether it claims any privacy. sites: its `privacy.sites`. named, length: its `sites`
     and `rounds`. rounds: its `rounds.jsonl`. declined: by site, the rounds that it declined for its
     budget. round_steps: private steps of one round by the scenario; 0 where unknown. asked: its
-    epsilon by the scenario; None where unknown.
+    epsilon by the scenario; None where unknown. counts: what it says of those.
     """
 
     source: Run
@@ -57,6 +58,7 @@ class Claims:
     declined: dict[str, set[int]] = field(default_factory=dict)
     round_steps: int = 0
     asked: float | None = None
+    counts: Told = field(default_factory=Told)
     issues: list[Issue] = field(default_factory=list)
 
     @property
@@ -113,6 +115,11 @@ def _read_summary(claims: Claims, summary: Mapping[str, Any], privacy: Mapping[s
         damage.append(f"privacy must name the mechanism; no number for {', '.join(missing)}")
     claims.sites = sites if good else {}
     named, length = summary.get("sites"), summary.get("rounds")
+    inference = summary.get("inference")
+    told = inference.get("told") if isinstance(inference, dict) else None
+    heard = told.get("sites") if isinstance(told, dict) else None
+    if isinstance(heard, list):
+        claims.counts.sites = [site for site in heard if isinstance(site, str)]
     if (
         isinstance(named, list)
         and all(isinstance(site, str) for site in named)
@@ -160,6 +167,9 @@ def _read_scenario(claims: Claims) -> None:
         text = f"must say how many private steps a round takes, got {steps!r}"
         claims.issues.append(Issue("summary-damaged", text, str(path)))
     claims.asked = _number(privacy.get("epsilon"))
+    inference = tables.get("inference")
+    if isinstance(inference, dict):
+        claims.counts.asked = _number(inference.get("epsilon"))
     for name in sorted({"clip", "delta"} & privacy.keys()) if claims.claimed else ():
         told = claims.privacy.get(name)
         if not _same(told, privacy[name]):
@@ -216,7 +226,9 @@ def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> l
         for plan in plans:
             issues += _mechanism(claims, site, plan)
         if claims.claimed:
-            issues += _spending(claims, site, claims.sites[site], book, plans)
+            counted, wrong = plans_of(claims.run, claims.privacy, claims.counts, site, book)
+            issues += [claims.issue(rule, text, site) for rule, text in wrong]
+            issues += _spending(claims, site, claims.sites[site], book, plans, counted)
     return issues
 
 
@@ -237,8 +249,12 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
         committed = f"{plan.body['steps']} of {plan.body['asked']} asked"
         wrong.append(f"steps {said['steps']!r}, committed {committed}")
     asked, budget = plan.body["epsilon_asked"], claims.sites[site].get("budget")
-    if budget is not None and not _same(budget, asked):
-        wrong.append(f"budget {budget!r}, asked of the site {asked!r}")
+    counted = said.get("counts")
+    more = _number(counted.get("epsilon")) if isinstance(counted, dict) else None
+    if budget is not None and not _same(budget, asked + (more or 0.0)):
+        wrong.append(
+            f"budget {budget!r}, asked of the site {asked!r} and {more or 0.0!r} of counts"
+        )
     issues = [claims.issue("summary-mismatch", f"the summary says {text}", site) for text in wrong]
     if claims.asked is not None and not _same(claims.asked, asked):
         text = f"the scenario says epsilon {claims.asked!r}, asked of the site {asked!r}"
@@ -252,9 +268,14 @@ def _same(said: Any, committed: Any) -> bool:
 
 
 def _spending(
-    claims: Claims, site: str, row: Mapping[str, Any], book: Book, plans: list[Plan]
+    claims: Claims,
+    site: str,
+    row: Mapping[str, Any],
+    book: Book,
+    plans: list[Plan],
+    counted: list[Plan],
 ) -> list[Issue]:
-    issues = []
+    issues, every = [], [*plans, *counted]
     releases, recorded = row.get("releases"), book.released(claims.run)
     if type(releases) is not int or releases < 0:
         text = f"releases must be a whole number, got {json.dumps(releases)[:80]}"
@@ -269,7 +290,7 @@ def _spending(
         slack = slack_of(plans, asked)
         # The whole plan: an earlier end may have depended on what was released.
         left = left_of(plans, delta, slack)
-        cost = loss_of(parts_of(plans), left)
+        cost = loss_of(parts_of(every), left_of(every, delta, slack))
         issues += _prefix(claims, site, row.get("prefix"), plans[0], left)
     except (ValueError, OverflowError):
         return issues  # told where the plan is judged by itself

@@ -57,14 +57,24 @@ class Trained:
 
     def answers(self, data: Dataset) -> dict[str, NDArray[np.float64]]:
         """Return each branch's answers, float64 [n, width], of records scaled as in training."""
-        inputs, _ = self.task.tensors(data, torch.device("cpu"))
-        outputs: dict[str, list[Tensor]] = {branch: [] for branch in self.branches}
-        with torch.no_grad():
-            for start in range(0, max(1, len(inputs)), _CHUNK):
-                answers = self.model(self.model.prepare(inputs[start : start + _CHUNK]))
-                for kept, found in zip(outputs.values(), answers, strict=True):
-                    kept.append(found)
-        return {branch: torch.cat(kept).double().numpy() for branch, kept in outputs.items()}
+        return answers_of(self.model, self.task, data)
+
+
+def answers_of(
+    model: Model, task: Task, data: Dataset, at_once: int = _CHUNK
+) -> dict[str, NDArray[np.float64]]:
+    """Return the answers of each of a model's branches, float64 [n, width].
+
+    data: scaled as in training. at_once: so many records go through the model together, at least 1.
+    """
+    inputs, _ = task.tensors(data, torch.device("cpu"))
+    outputs: dict[str, list[Tensor]] = {branch: [] for branch in model.branches}
+    with torch.no_grad():
+        for start in range(0, max(1, len(inputs)), at_once):
+            answers = model(model.prepare(inputs[start : start + at_once]))
+            for kept, found in zip(outputs.values(), answers, strict=True):
+                kept.append(found)
+    return {branch: torch.cat(kept).double().numpy() for branch, kept in outputs.items()}
 
 
 def open_model(directory: Path) -> Trained:

@@ -1,7 +1,8 @@
 """The one door: everything that leaves a site goes through `send`, and only these.
 
-A hello (public configuration and the ledger's head), an update that the site's policy allows, or a
-code. There is no way to send a text, a loss, a count or a tensor: they have no type here.
+A hello (public configuration and the ledger's head), an update that the site's policy allows, the
+counts of its calibration records where the policy allows these, or a code. There is no way to send
+a text, a loss or a tensor: they have no type here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from fedlite.compression import disclosed_records
 from fedlite.flower import wire
 from fedlite.guard.policy import SitePolicy
-from fedlite.messages import Code, Hello, Reply
+from fedlite.messages import Code, Counted, Hello, Reply
 
 
 class NotAllowed(Exception):
@@ -30,10 +31,14 @@ def send(
         return wire.decline(outgoing, message)
     if policy is None:
         raise NotAllowed("egress: must be a code as long as the site has no policy")
+    if isinstance(outgoing, Counted) and "counts" not in policy.metrics:
+        raise NotAllowed("egress.metrics: must hold 'counts' before counts may leave")
     if isinstance(outgoing, Reply):
         _check_update(outgoing, policy, unit)
     elif not isinstance(outgoing, Hello):
-        raise NotAllowed(f"egress: must be a hello, an update or a code, got {type(outgoing)}")
+        raise NotAllowed(
+            f"egress: must be a hello, an update, counts or a code, got {type(outgoing)}"
+        )
     return wire.answer(outgoing.encode(), message)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,13 +26,13 @@ from fedlite.guard.folder import Home
 from fedlite.guard.policy import DataSet, SitePolicy, for_scenario
 from fedlite.guard.register import Kept, Register
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
-from fedlite.privacy import Mechanism
+from fedlite.privacy import Mechanism, counting
 from fedlite.privacy.budget import Account, Budget, Refused
 from fedlite.privacy.budget.outlook import Outlook, outlook
-from fedlite.privacy.budget.plans import asked_plan
+from fedlite.privacy.budget.plans import Plan, asked_plan
 from fedlite.privacy.budget.siblings import Siblings
 from fedlite.privacy.ledger import Ledger, read
-from fedlite.protection import plan_mechanism, round_steps, unit_of
+from fedlite.protection import counting_mechanism, plan_mechanism, round_steps, unit_of
 from fedlite.scenario import Scenario, ScenarioError, own_code
 from fedlite.storage import stamp
 
@@ -64,7 +64,8 @@ class Guardian:
     records; None when no privacy unit is set. home: its policy, keys and ledgers; None only for a
     simulated site that spends nothing. commitment: to the records that the run trains on, 64 hex
     digits. app: the folder of the app's code, if it is not the one beside this library. register:
-    what the machine remembers of the site's ledgers; None for a simulated site.
+    what the machine remembers of the site's ledgers; None for a simulated site. counting: whether
+    what is asked for are the site's counts, after the last round; the mechanism is then theirs.
     """
 
     site: str
@@ -74,11 +75,19 @@ class Guardian:
     commitment: Callable[[], str]
     app: Path | None = None
     register: Register | None = None
+    counting: bool = False
 
     @cached_property
     def unit(self) -> str:
         """What protects an update, as policies and ledgers name it."""
         return unit_of(self.scenario, self.mechanism)
+
+    def for_counts(self) -> Guardian:
+        """Return who holds the site's counts to its budget and policy.
+
+        They have a plan of their own in the ledger, which is charged on top of training's.
+        """
+        return replace(self, mechanism=counting_mechanism(self.scenario), counting=True)
 
     def policy(self) -> SitePolicy:
         """Return what the site allows now; without a home, what the scenario needs."""
@@ -94,9 +103,28 @@ class Guardian:
             raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another site")
         if not self.policy().allows(self.unit):
             raise Decline(Code.POLICY, f"site.toml: budget.units does not hold {self.unit!r}")
+        if self.counting:
+            self._admit_counting(instruction)
         if self.unit != "none":
             with self._budget(instruction):
                 pass
+
+    def _admit_counting(self, instruction: Instruction) -> None:
+        """Check that counts were planned, are asked for after the last round, and may leave."""
+        planned = self.scenario.inference.calibration > 0
+        if not planned or instruction.round != self.scenario.federation.rounds + 1:
+            raise Decline(Code.BAD_INSTRUCTION, "counts are asked for that the plan does not have")
+        policy, spends = self.policy(), self.scenario.privacy.epsilon
+        if "counts" not in policy.metrics:
+            raise Decline(Code.POLICY, "site.toml: egress.metrics does not hold 'counts'")
+        # The ledger holds one plan against this ceiling, and a run with counts has two.
+        together = spends + self.scenario.inference.epsilon
+        if self.unit != "none" and 0 < policy.per_run < together:
+            raise Decline(
+                Code.BUDGET,
+                f"site.toml: budget.per_run, {policy.per_run:g}, is below what training and counts "
+                f"come to, {together:g}",
+            )
 
     def reserve(self, instruction: Instruction) -> None:
         """Write down the steps of this round, durably, before the first of them is taken.
@@ -107,15 +135,25 @@ class Guardian:
         """
         if self.unit == "none" or self.home is None or self.mechanism is None:
             return
-        run, steps, asked = instruction.run.hex(), round_steps(self.scenario), self.scenario.privacy
+        run, asked = self._run(instruction), self.scenario.privacy.epsilon
+        steps = round_steps(self.scenario)
+        if self.counting:
+            steps, asked = 1, self.scenario.inference.epsilon
         commitment = self.commitment()
+        policy = self.home.policy()
         with self._budget(instruction) as (budget, _):
+            if self.counting and "counts" not in budget.enforce(policy).metrics:
+                raise Decline(
+                    Code.POLICY,
+                    "the ledger began when egress.metrics did not hold 'counts'; the data owner "
+                    "must sign that it does now (`fedlite site grant`)",
+                )
             budget.begin(
                 run,
                 self.mechanism,
-                self.home.policy(),
-                asked_epsilon=asked.epsilon,
-                delta=asked.delta,
+                policy,
+                asked_epsilon=asked,
+                delta=self.scenario.privacy.delta,
                 dataset=self.home.dataset,
                 commitment=commitment,
                 code=code_digest(self.app),
@@ -133,7 +171,7 @@ class Guardian:
         if self.unit == "none":
             return None
         with self._budget(instruction) as (budget, ledger):
-            budget.release(instruction.run.hex(), instruction.round, frame)
+            budget.release(self._run(instruction), instruction.round, frame)
             return _head(ledger, named=instruction.receipt is None)
 
     def head(self) -> tuple[LedgerHead | None, tuple[str, ...]]:
@@ -147,6 +185,10 @@ class Guardian:
     def send(self, outgoing: Hello | Reply, message: wire.Message) -> wire.Message:
         """Return the reply that carries `outgoing`; raises egress.NotAllowed."""
         return egress.send(outgoing, message, self.policy(), self.unit)
+
+    def _run(self, instruction: Instruction) -> str:
+        """Return the name under which the ledger keeps what is asked for, 16 hex digits."""
+        return counting.run_of(instruction.run) if self.counting else instruction.run.hex()
 
     @contextmanager
     def _budget(self, instruction: Instruction) -> Iterator[tuple[Budget, Ledger]]:
@@ -252,15 +294,17 @@ def foretold(scenario: Scenario, policy: SitePolicy, ledgers: Path) -> Outlook:
     account = Account.of(read(path)) if path.exists() else Account()
     in_force = account.policy.meet(limits) if account.rows else limits
     told = scenario.privacy
-    asked = asked_plan(
-        "0" * 16,
-        plan_mechanism(scenario),
-        epsilon=told.epsilon,
-        delta=told.delta,
-        code="0" * 64,
-    )
+    asked = _asked("0" * 16, plan_mechanism(scenario), told.epsilon, told.delta)
+    counts = counting_mechanism(scenario)
+    later = None
+    if counts is not None:
+        later = _asked("1" * 16, counts, scenario.inference.epsilon, told.delta)
     elsewhere = Siblings((ledgers,), str(path)).plans(in_force)
-    return outlook(account, elsewhere, in_force, asked, round_steps(scenario))
+    return outlook(account, elsewhere, in_force, asked, round_steps(scenario), later)
+
+
+def _asked(run: str, mechanism: Mechanism, epsilon: float, delta: float) -> Plan:
+    return asked_plan(run, mechanism, epsilon=epsilon, delta=delta, code="0" * 64)
 
 
 @contextmanager

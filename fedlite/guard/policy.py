@@ -13,7 +13,7 @@ per_run = 0.0             # for one run by itself; 0: no such ceiling
 units = ["record"]        # record, client-site, client-server, none
 
 [egress]
-metrics = []              # what may leave beside an update: records
+metrics = []              # what may leave beside an update: records, counts
 clock = 0                 # seconds: replies leave at multiples of it only; 0: when they are ready
 
 [servers]
@@ -56,6 +56,7 @@ from fedlite.guard.policy_keys import (
     SitePolicy,
 )
 from fedlite.identity.names import site_problem
+from fedlite.privacy.ranges import CEILING
 from fedlite.scenario import Scenario
 from fedlite.settings import did_you_mean, section
 
@@ -279,17 +280,25 @@ def for_data(policy: SitePolicy, name: str) -> SitePolicy:
 def for_scenario(scenario: Scenario, site: str) -> SitePolicy:
     """Return the policy that a simulated site is given when it has none: what the scenario needs.
 
-    The ceiling is the plan's own epsilon unless `simulation.ceiling` says otherwise. A run whose
-    noise is repeatable claims nothing, so its unit is `none`.
+    The ceiling is the plan's own epsilon unless `simulation.ceiling` says otherwise; where counts
+    cost something, too, half as much again as both, as two plans go through a Renyi filter, which
+    charges more than they cost. A run whose noise is repeatable claims nothing, so its unit is
+    `none`.
     """
     privacy = scenario.privacy
     unit = "none"
     if scenario.claims_privacy:
         unit = f"client-{privacy.noise_at}" if privacy.unit == "client" else privacy.unit
+    metrics = ("records",) if scenario.federation.weighting == "records" else ()
+    if scenario.inference.calibration:
+        metrics = (*metrics, "counts")
+    needed, counts = privacy.epsilon, scenario.inference.epsilon
+    if counts:
+        needed = min(1.5 * (needed + counts), CEILING.high)
     return SitePolicy(
-        epsilon=scenario.simulation.ceiling or privacy.epsilon,
+        epsilon=scenario.simulation.ceiling or needed,
         delta=privacy.delta,
         units=(unit,),
-        metrics=("records",) if scenario.federation.weighting == "records" else (),
+        metrics=metrics,
         site=site,
     )

@@ -18,7 +18,7 @@ from fedlite.privacy.ledger.bodies import UNITS
 from fedlite.privacy.ranges import CEILING, DELTA
 from fedlite.settings import Value, between, setting
 
-METRICS = ("records",)
+METRICS = ("records", "counts")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 _DEFAULT = Policy()
 

@@ -1,22 +1,24 @@
 """What calibration comes to: thresholds from counts, and accuracy, work and harm on other records.
 
-Each site's counts are computed from its own calibration records, as a site would compute them, and
-only the counts are looked at. What it comes to is measured on records held out from both.
+A site counts its own calibration records and tells the counts alone (`fedlite.inference.told`).
+What it comes to is measured on records held out from both, where whoever asks holds them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from fedlite import plan as plans
-from fedlite.data import Dataset
 from fedlite.evaluation import Trained
-from fedlite.inference import calibration, routing
-from fedlite.inference.calibration import Choice, Counts
+from fedlite.inference import calibration, noisy, routing
+from fedlite.inference.calibration import Choice
+from fedlite.inference.counted import site_counts
+from fedlite.inference.noisy import Noisy
 from fedlite.inference.quantized import choosing
+from fedlite.inference.told import Cells, cells_of
 from fedlite.inference.work import (
     Answered,
     Costs,
@@ -33,26 +35,87 @@ from fedlite.scenario import Scenario
 from fedlite.settings import read_options
 
 
-def inference_of(scenario: Scenario, trained: Trained) -> dict[str, Any]:
-    """Return the `inference` part of the summary: the thresholds, and what they come to."""
+def inference_of(
+    scenario: Scenario, trained: Trained, cells: Mapping[str, Cells] | None = None
+) -> dict[str, Any]:
+    """Return the `inference` part of the summary: the thresholds, and what they come to.
+
+    cells: what the sites have told; without it, where nothing is private, they are counted here.
+    """
     plan, source, sites = plans.simulated(scenario)
     chosen = scenario.inference
-    counts = {
-        site.name: site_counts(scenario, trained, site.calibration, plan.classes)
-        for site in sites
-        if site.calibration is not None
-    }
-    choices = calibration.by_site(counts, chosen.threshold, chosen.alpha, chosen.confidence)
+    kept = {site.name: site.calibration for site in sites if site.calibration is not None}
+    if cells is None:
+        if scenario.private:
+            raise ValueError("cells: must be what sites told where records are private, got none")
+        cells = {
+            name: cells_of(site_counts(scenario, trained, choosing(trained, data), plan.classes))
+            for name, data in kept.items()
+        }
+    names = [site.name for site in sites]
+    choices = _choices(scenario, cells, names)
     pool = chosen.threshold == "pooled"
     held = {site.name: answered(trained, site.test) for site in sites if len(site.test)}
     if source.test is not None and pool:
-        parts, on = (
-            {sites[0].name: answered(trained, source.test)},
-            f"the test set of {source.name}",
-        )
+        parts, on = {names[0]: answered(trained, source.test)}, f"the test set of {source.name}"
     else:
         parts, on = held, "the sites' own held-out records"
+    found = _asked(scenario, choices)
+    if not scenario.private:
+        found["copies"] = copies([choosing(trained, data) for data in kept.values()])
     return {
+        **found,
+        "on": on,
+        **_measured(scenario, trained, parts, choices, source.labels),
+        "by_site": _by_site(scenario, held, choices),
+    }
+
+
+def promised(
+    scenario: Scenario, cells: Mapping[str, Cells], sites: Sequence[str]
+) -> dict[str, Any]:
+    """Return the same where the sites alone hold records: nothing is measured but by the counts.
+
+    sites: all of the run. `counted` has the share of the calibration records that leave early, and
+    that are harmed; under noise estimates.
+    """
+    choices = _choices(scenario, cells, sites)
+    counted = {}
+    for name, choice in choices.items():
+        share = {"share_shallow": choice.shallow, "harm": choice.harm}
+        counted[name] = {key: value / max(1, choice.records) for key, value in share.items()}
+    found = _asked(scenario, choices)
+    if scenario.inference.threshold == "pooled" and sites:
+        found["counted"] = counted[sites[0]]
+    by_site = {name: _told(choice) | {"counted": counted[name]} for name, choice in choices.items()}
+    return found | {"by_site": by_site}
+
+
+def _choices(
+    scenario: Scenario, cells: Mapping[str, Cells], sites: Sequence[str]
+) -> dict[str, Choice]:
+    """Return the threshold of each site; of one that has told nothing, what the others allow.
+
+    By its own counts that is none: all of its inputs go deep.
+    """
+    chosen = scenario.inference
+    how = (chosen.threshold, chosen.alpha, chosen.confidence)
+    known: Mapping[str, Choice] = {}
+    if cells and chosen.epsilon:
+        known = noisy.by_site(cells, *how)
+    elif cells:
+        plain = {name: one.plain() for name, one in cells.items()}
+        known = calibration.by_site(plain, *how)
+    nothing = Choice(None, 0, 0, 0, calibration.least(chosen.alpha, chosen.confidence))
+    if known and chosen.threshold == "pooled":
+        nothing = next(iter(known.values()))
+    return {name: known.get(name, nothing) for name in sites}
+
+
+def _asked(scenario: Scenario, choices: Mapping[str, Choice]) -> dict[str, Any]:
+    """Return what was asked for and promised, and of one threshold for all what it rests on."""
+    chosen = scenario.inference
+    found = {
         "router": label(chosen.router),
         "alpha": chosen.alpha,
         "confidence": chosen.confidence,
@@ -60,32 +123,23 @@ def inference_of(scenario: Scenario, trained: Trained) -> dict[str, Any]:
         "kind": chosen.threshold,
         "promise": calibration.PROMISES[chosen.threshold],
         "least": calibration.least(chosen.alpha, chosen.confidence),
-        "copies": copies(
-            [choosing(trained, site.calibration) for site in sites if site.calibration is not None]
-        ),
-        **(_told(next(iter(choices.values()))) if pool else {}),
-        "on": on,
-        **_measured(scenario, trained, parts, choices, source.labels),
-        "by_site": _by_site(scenario, held, choices),
     }
-
-
-def site_counts(scenario: Scenario, trained: Trained, data: Dataset, classes: int) -> Counts:
-    """Return what a site tells of its calibration records."""
-    chosen = scenario.inference
-    of = answered(trained, choosing(trained, data))
-    scores = of.scores(chosen.router, read_options(chosen.router_options))
-    truth = of.truth if chosen.labels else None
-    return calibration.count(scores, of.shallow, of.deep, classes, truth)
+    if chosen.epsilon:
+        found["epsilon"] = chosen.epsilon
+    pool = chosen.threshold == "pooled" and choices
+    return found | (_told(next(iter(choices.values()))) if pool else {})
 
 
 def _told(choice: Choice) -> dict[str, Any]:
-    return {
+    told = {
         "threshold": choice.threshold,
         "records": choice.records,
         "harmed": choice.harm,
         "missing": choice.missing,
     }
+    if isinstance(choice, Noisy):
+        told |= {"harm_at_most": choice.harm_at_most, "records_at_least": choice.records_at_least}
+    return told
 
 
 def _measured(

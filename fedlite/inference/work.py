@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.data import Dataset
 from fedlite.data.keyed import keyed_hash
-from fedlite.evaluation import Trained
 from fedlite.inference import routing
 from fedlite.inference.calibration import GRID
 from fedlite.tasks.curves import area_under_curve
@@ -70,7 +69,14 @@ class Answered:
         return routing.scores(router, self.inputs, self.shares, options)
 
 
-def answered(trained: Trained, data: Dataset) -> Answered:
+class Answering(Protocol):
+    """A model that answers twice, ready to."""
+
+    def answers(self, data: Dataset) -> dict[str, NDArray[np.float64]]:
+        """Return each branch's answers, float64 [n, width], of records scaled as in training."""
+
+
+def answered(trained: Answering, data: Dataset) -> Answered:
     """Return the answers of a model with a shallow and a deep branch to records with classes."""
     found = trained.answers(data)
     shallow, deep = (found[branch].argmax(axis=1) for branch in BRANCHES)

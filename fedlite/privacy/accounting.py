@@ -9,7 +9,7 @@ error; RDP (Mironov 2017) is the looser classic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,6 +49,7 @@ __all__ = [
     "rdp",
     "running",
     "spent",
+    "spent_together",
 ]
 
 _COARSE = 1e-3
@@ -86,6 +87,21 @@ def spent(mechanism: Mechanism, steps: int, delta: float) -> PrivacyLoss:
     parts, kept = _planned(mechanism, steps, delta)
     loss = compose_pld(parts, kept)
     _check_cut(mechanism, loss, delta)
+    return PrivacyLoss(pld=loss, prv=compose_prv(parts, kept), rdp=compose_rdp(parts, kept))
+
+
+def spent_together(mechanisms: Sequence[Mechanism], delta: float) -> PrivacyLoss:
+    """Return the privacy loss at `delta` of several whole plans, all settled before the first step.
+
+    As an audit adds up plans, 1 % of delta is left to samples that are cut, whether any are. Raises
+    ValueError as `spent` does.
+    """
+    check_delta(delta)
+    parts = [(mechanism.event, mechanism.steps) for mechanism in mechanisms]
+    kept = delta * (1.0 - MAX_SLACK)
+    loss = compose_pld(parts, kept)
+    for mechanism in mechanisms:
+        _check_cut(mechanism, loss, delta)
     return PrivacyLoss(pld=loss, prv=compose_prv(parts, kept), rdp=compose_rdp(parts, kept))
 
 

@@ -22,22 +22,11 @@ def broken(scenario: Scenario) -> list[str]:
             and getattr(chosen, one.name) != one.default
         ]
     errors = []
-    if scenario.private:
-        errors.append(
-            "inference.calibration: must be 0 when privacy.unit is not none (rule: counts on "
-            "private records may not leave a site without a charge to its ledger, and nothing "
-            f"charges them), got {chosen.calibration}; leave it out, and all inputs go deep"
-        )
+    errors += _counts(scenario)
     if not scenario.classifies:
         errors.append(
             f"inference.calibration: is for classification, and task.name is "
             f"{scenario.task.reads}, got {chosen.calibration}; leave it out"
-        )
-    if scenario.data.at_sites:
-        errors.append(
-            "inference.calibration: must be 0 where the sites alone hold the records (rule: a "
-            f"simulation counts, and no site of a deployment does), got {chosen.calibration}; "
-            "leave it out"
         )
     if chosen.threshold != "pooled" and not scenario.data.test_fraction:
         errors.append(
@@ -46,3 +35,34 @@ def broken(scenario: Scenario) -> list[str]:
             "data.test_fraction"
         )
     return errors
+
+
+def _counts(scenario: Scenario) -> list[str]:
+    """Return what speaks against letting counts leave the sites as the scenario says."""
+    chosen, unit = scenario.inference, scenario.privacy.unit
+    if not scenario.private:
+        return [
+            "inference.epsilon: must be 0 when privacy.unit is none (rule: where updates leave "
+            "without noise no ledger is kept, and noise on counts alone would promise nothing for "
+            f"the data), got {chosen.epsilon:g}; leave it out, or set privacy.unit"
+        ] * bool(chosen.epsilon)
+    if unit == "client":
+        return [
+            "inference.calibration: must be 0 when privacy.unit is client (rule: one client's "
+            "counts are of all its records, and noise that hides one record does not hide them), "
+            f"got {chosen.calibration}; leave it out, and all inputs go deep"
+        ]
+    if not chosen.epsilon:
+        return [
+            "inference.calibration: must be 0 when privacy.unit is record and inference.epsilon is "
+            "0 (rule: counts on private records may not leave a site without noise and a charge to "
+            f"its ledger), got {chosen.calibration}; set inference.epsilon, for example to 1, or "
+            "leave both out, and all inputs go deep"
+        ]
+    if chosen.threshold == "shrunk":
+        return [
+            "inference.threshold: must be pooled or site with inference.epsilon (rule: of a "
+            "mixture of noised counts no bound is known), got "
+            f"{chosen.threshold!r}; set one of these"
+        ]
+    return []

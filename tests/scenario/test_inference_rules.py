@@ -25,7 +25,7 @@ def test_it_is_off_by_default_and_on_with_one_key() -> None:
         (
             {"privacy": PRIVATE, "training": {"steps": 1}},
             "inference.calibration",
-            "counts on private records may not leave a site without a charge",
+            "counts on private records may not leave a site without noise and a charge",
         ),
         (
             {"privacy": PRIVATE | {"simulate_seed": 1}, "training": {"steps": 1}},
@@ -38,9 +38,23 @@ def test_it_is_off_by_default_and_on_with_one_key() -> None:
             "is for classification, and task.name is multilabel",
         ),
         (
-            {"data": {"name": "csv", "labels": "a,b", "columns": "c,d"}},
+            {"privacy": {"unit": "client", "epsilon": 3.0}, "inference": {"epsilon": 1.0}},
             "inference.calibration",
-            "the sites alone hold the records",
+            "one client's counts are of all its records",
+        ),
+        (
+            {"inference": {"epsilon": 1.0}},
+            "inference.epsilon",
+            "where updates leave without noise no ledger is kept",
+        ),
+        (
+            {
+                "privacy": PRIVATE,
+                "training": {"steps": 1},
+                "inference": {"epsilon": 1.0, "threshold": "shrunk"},
+            },
+            "inference.threshold",
+            "of a mixture of noised counts no bound is known",
         ),
         (
             {"data": {"test_fraction": 0.0}, "inference": {"threshold": "site"}},
@@ -54,9 +68,18 @@ def test_what_it_does_not_go_with(tables: dict[str, Any], key: str, rule: str) -
     assert key in text and rule in text
 
 
-@pytest.mark.parametrize("key", ["router", "alpha", "confidence", "threshold", "labels"])
+def test_private_records_are_counted_where_noise_is_paid_for_and_sites_may_hold_them() -> None:
+    tables = {"privacy": PRIVATE, "training": {"steps": 1}}
+    chosen = from_dict(tables | {"inference": KEPT | {"epsilon": 1.0}}).inference
+    assert chosen.epsilon == 1 and chosen.threshold == "pooled"
+    table = {"name": "csv", "labels": "a,b", "columns": "c,d"}
+    assert from_dict({"data": table, "inference": KEPT}).inference.calibration == 0.1
+
+
+@pytest.mark.parametrize("key", ["router", "alpha", "confidence", "threshold", "labels", "epsilon"])
 def test_a_key_that_would_do_nothing_is_an_error(key: str) -> None:
     values = {"router": "margin", "alpha": 0.2, "confidence": 0.9, "threshold": "site"}
+    values["epsilon"] = 1.0
     text = refusal({"inference": {key: values.get(key, False)}})
     assert f"inference.{key}: must be left out unless inference.calibration is above 0" in text
 

@@ -1,7 +1,7 @@
 """Which inputs leave early after a simulation, against the same said with torch and loops.
 
 Covers fedlite/inference/work.py, fedlite/inference/measured.py, fedlite/reporting/routes.py,
-fedlite/reporting/page_routes.py.
+fedlite/reporting/page_routes.py, fedlite/inference/counted.py.
 """
 
 from __future__ import annotations
@@ -217,11 +217,10 @@ def test_a_model_with_one_branch_is_refused(tmp_path: Path) -> None:
         check(from_dict(SCENARIO | {"model": {"name": f"{file}:make"}}))
 
 
-def test_an_unknown_router_and_a_deployment_are_refused() -> None:
+def test_an_unknown_router_is_refused_and_a_deployment_is_not() -> None:
     with pytest.raises(ValueError, match=r"inference\.router: must be one of .*mean confidence"):
         check(scenario(router="confidense"))
-    with pytest.raises(ScenarioError, match=r"inference\.calibration: must be 0 in a deployment"):
-        check(scenario(), deployed=True)
+    assert check(scenario(), deployed=True).inference.calibration == 0.3
 
 
 def test_nothing_leaves_early_where_there_is_no_threshold(run: Path) -> None:

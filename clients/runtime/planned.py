@@ -1,0 +1,76 @@
+"""What the settings of a bundle plan, in lines for the operator who approves it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from fedlite.inference import told
+from fedlite.inference.calibration import GRID
+from fedlite.protection import counting_mechanism
+from fedlite.scenario import Scenario, options_of, own_code
+
+
+def plan_facts(
+    scenario: Scenario, at_most: Mapping[str, int | float], site: str
+) -> list[tuple[str, str]]:
+    """Return titles and texts of what a plan does, spends and sends at the site called `site`.
+
+    at_most: what numeric settings may rise to.
+    """
+    federation, training, privacy = scenario.federation, scenario.training, scenario.privacy
+    # Private steps draw each record by itself; the batch size is not used.
+    batches = f"batches of {training.batch_size}"
+    if privacy.unit == "record":
+        batches = f"each record with probability {privacy.sampling_rate:g}"
+    work = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
+    protection = "none: updates leave without noise"
+    if scenario.claims_privacy:
+        where = f", noise at the {privacy.noise_at}" if privacy.unit == "client" else ""
+        protection = (
+            f"{privacy.unit}{where}: epsilon {privacy.epsilon:g} at delta {privacy.delta:g} over "
+            f"all rounds, clip {privacy.clip:g}"
+        )
+    facts = [
+        (
+            "rounds",
+            f"{federation.rounds}, with {federation.participants} of {federation.sites} sites each",
+        ),
+        ("training", f"{work} a round, {batches}, on {training.device}"),
+        ("data", f"{json.dumps(scenario.data.name)}, {scenario.data.partition}"),
+        ("privacy", protection),
+        ("metrics", "number of records" if federation.weighting == "records" else "none"),
+    ]
+    if scenario.inference.calibration:
+        facts.append(("counts", _counts(scenario)))
+    for key, name in own_code(scenario).items():
+        where = ", at the coordinator only" if key == "federation.strategy" else ""
+        facts.append(
+            ("own code", f"{key}: {name}{where}; options {options_of(scenario, key) or 'none'}")
+        )
+    if federation.weak_named:
+        part = "its shallow branch alone" if site in federation.weak_named else "all of the model"
+        facts.append(("this site trains", f"{part} (federation.weak_sites)"))
+    if federation.deliver:
+        facts.append(("at the end", "the released model is sent to this site"))
+    if at_most:
+        facts.append(("at most", ", ".join(f"{k} = {v}" for k, v in at_most.items())))
+    return facts
+
+
+def _counts(scenario: Scenario) -> str:
+    """Return what leaves after the last round, where the scenario calibrates."""
+    chosen, mechanism = scenario.inference, counting_mechanism(scenario)
+    noise = mechanism.noise_multiplier if mechanism else 0.0
+    grid = len(told.COARSE if noise else GRID)
+    said = (
+        f"once, after the last round: how many of about {chosen.calibration:g} of the records that "
+        f"are not held out, which are not trained on, leave early at each of {grid} thresholds, "
+        f"and how many of them wrongly; {told.length(noise)} bytes"
+    )
+    if not mechanism:
+        return f"{said}, without noise"
+    return (
+        f"{said}, each with noise of {noise:.3g} records; that is epsilon {chosen.epsilon:g} at "
+        f"delta {scenario.privacy.delta:g}, beside training's"
+    )
