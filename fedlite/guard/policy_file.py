@@ -53,7 +53,8 @@ per_run = {policy.per_run!r}
 units = {json.dumps(policy.units)}
 
 [egress]
-# What may leave beside an update; "records" is the number of training records.
+# What may leave beside an update: "records" is the number of training records; "counts" is, once a
+# run, how many calibration records would be answered early, and how many of these wrongly.
 metrics = {json.dumps(policy.metrics)}
 # Replies leave at multiples of so many seconds after their instruction came, so that their time
 # tells nothing of the records. Above what a round takes here, far below the run's deadline.

@@ -80,6 +80,10 @@ def _integers(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 def _measured(calibrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     if calibrated is None:
         return []
+    if "accuracy" not in calibrated and "counted" in calibrated:
+        early = wording.share(calibrated["counted"]["share_shallow"])
+        told = f"{calibrated['records']:,} records that the sites alone hold, told as counts"
+        return [("calibrated with", told), ("of these left early", early)]
     if "accuracy" not in calibrated:
         told = f"{calibrated['records']:,} records of the place where it is used, of which the "
         return [("calibrated with", f"{told}threshold tells: it is for that place")]

@@ -77,15 +77,16 @@ def rule_of(trained: Trained, site: str = "") -> Rule:
         )
     choice = sites[site] if own else told
     names = ("alpha", "confidence", "labels", "kind", "loss", "harm", "share_shallow", "accuracy")
-    kept = {name: told[name] for name in (*names, "macs", "tested", "on")}
-    kept |= {name: choice[name] for name in ("records", "harmed", "missing")}
+    kept = {name: told[name] for name in (*names, "macs", "tested", "on") if name in told}
+    more = ("records", "harmed", "missing", "counted", "harm_at_most", "records_at_least")
+    kept |= {name: choice[name] for name in more if name in choice}
     if own and "tested" in choice:
         # What all sites come to, each under its own threshold, says little of this one.
         kept |= {name: choice[name] for name in _OF_SITE} | {"on": f"{site}, which it held out"}
         costs, share = Costs.of(trained.model.costs()), choice["share_shallow"]
         work = costs.deep if choice["threshold"] is None else costs.adaptive(share)
         kept["macs"] = told["macs"] | {"adaptive": work}
-    elif own:
+    elif own and "tested" in told:
         kept["on"] = "other sites, each under a threshold of its own"
     promise = routes.promise(told, choice)
     return Rule(told["router"], choice["threshold"], promise, kept | {"site": site})

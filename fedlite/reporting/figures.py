@@ -61,7 +61,7 @@ def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: P
             paths.append(
                 save(_baselines(summary["baselines"], summary["sites"]), folder / BASELINES_PNG)
             )
-        if summary.get("inference"):
+        if "curve" in summary.get("inference", {}):
             paths.append(save(routes.draw(summary["inference"]), folder / ROUTES_PNG))
     return paths
 

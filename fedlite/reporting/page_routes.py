@@ -19,14 +19,16 @@ def routes_section(summary: Mapping[str, Any], figures: Path) -> Mapping[str, ob
     told = summary.get("inference")
     if not told:
         return None
+    said = {"verdict": routes.verdict(told), "told": _heard(told), "facts": _facts(told)}
+    if "tested" not in told:
+        return {**said, "figure": None, "sites": None, "classes": None}
     return {
-        "verdict": routes.verdict(told),
+        **said,
         "figure": markup.figure(
             figures / ROUTES_PNG,
             "accuracy against work at each threshold, and the one that was chosen",
             f"Every threshold of the grid on {told['on']}; the chosen one was found on others.",
         ),
-        "facts": _facts(told),
         "sites": _sites(told["by_site"]),
         "classes": _classes(told["by_class"]),
     }
@@ -37,10 +39,25 @@ def _facts(told: Mapping[str, Any]) -> list[tuple[str, object]]:
     if "threshold" in told:
         found.append(("threshold", threshold(told["threshold"])))
         found.append(("calibration records", markup.integer(told["records"])))
+    if "harm_at_most" in told:
+        bounds = f"{told['harm_at_most']:,} harmed at most of {told['records_at_least']:,} at least"
+        found.append(("tested under noise", bounds))
+    if "auroc" not in told:
+        return found
     areas = ", ".join(
         f"{name} {wording.score(area)}" for name, area in sorted(told["auroc"].items())
     )
     return [*found, ("AUROC of a right shallow answer", areas)]
+
+
+def _heard(told: Mapping[str, Any]) -> str:
+    """Return whose counts are missing, for a person; empty where none are."""
+    said = told.get("told", {})
+    parts = [f"{name} ({code})" for name, code in said.get("dropped", {}).items()]
+    parts += [f"{name} (no answer)" for name in said.get("missing", [])]
+    more = len(parts) - MANY
+    shown = [*parts[:MANY], *([f"{more} more"] if more > 0 else [])]
+    return f"Not among the counts: {', '.join(map(wording.plain, shown))}." if parts else ""
 
 
 def threshold(value: float | None) -> str:

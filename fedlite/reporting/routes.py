@@ -18,11 +18,30 @@ def verdict(told: Mapping[str, Any]) -> str:
     said = promise(told, told)
     if told["kind"] == "pooled" and told["threshold"] is None:
         return said
+    if "tested" not in told:
+        return f"{said} {_counted(told)}"
     lost = f"{100 * told['loss']:.2f} points of accuracy are lost"
     lost += f" ({100 * told['harm']:.2f} % of answers harmed)"
     return (
         f"{said} Measured: {wording.share(told['share_shallow'])} of inputs leave early, {lost}, "
         f"{_work(told)} of the work of the deep branch."
+    )
+
+
+def _counted(told: Mapping[str, Any]) -> str:
+    """Return what the sites' counts themselves say, where nothing else is known."""
+    every = [told["counted"]] if "counted" in told else []
+    every = every or [row["counted"] for row in told["by_site"].values()]
+    shares = sorted(row["share_shallow"] for row in every)
+    if not shares:
+        return "No site has told its counts."
+    early = wording.share(shares[0])
+    if len(shares) > 1:
+        early = f"between {early} and {wording.share(shares[-1])}, site by site,"
+    about = "about " if "epsilon" in told else ""
+    return (
+        f"By the sites' counts {about}{early} of the calibration records leave early; nothing was "
+        "measured on others, as the sites alone hold records."
     )
 
 

@@ -1,4 +1,4 @@
-"""What may leave a site: three types, and of an update only what the policy allows."""
+"""What may leave a site: four types, and of an update or counts only what the policy allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flwr.app import Message
 from fedlite import compression, flower
 from fedlite.guard import egress
 from fedlite.guard.policy import SitePolicy
-from fedlite.messages import Code, Hello, LedgerHead, Reply
+from fedlite.messages import Code, Counted, Hello, LedgerHead, Reply
 
 HEAD = LedgerHead(1, bytes(32), bytes(64))
 ENVELOPE = compression.Envelope(bytes(8), 1, 7, bytes(8), bytes(8))
@@ -49,6 +49,19 @@ def test_a_clear_update_leaves_only_where_the_policy_says_none() -> None:
     assert flower.unwrap(egress.send(Reply(frame()), question(), policy("none"), "none")) == frame()
     with pytest.raises(egress.NotAllowed, match="record"):
         egress.send(Reply(frame()), question(), policy("record"), "none")
+
+
+def test_counts_leave_only_where_the_policy_opts_in_and_private_ones_with_their_head() -> None:
+    clear, private = Counted(frame()), Counted(frame(), HEAD)
+    with pytest.raises(egress.NotAllowed, match=r"egress\.metrics: must hold 'counts'"):
+        egress.send(clear, question(), policy("none", metrics=("records",)), "none")
+    allowed = policy("none", "record", metrics=("counts",))
+    assert flower.unwrap(egress.send(clear, question(), allowed, "none")) == clear.encode()
+    assert flower.unwrap(egress.send(private, question(), allowed, "record")) == private.encode()
+    with pytest.raises(egress.NotAllowed, match="ledger"):
+        egress.send(clear, question(), allowed, "record")
+    with pytest.raises(egress.NotAllowed, match=r"budget\.units"):
+        egress.send(clear, question(), policy("record", metrics=("counts",)), "none")
 
 
 def test_a_record_count_leaves_only_where_the_policy_opts_in() -> None:
