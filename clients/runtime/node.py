@@ -230,7 +230,7 @@ class Runtime:
         )
         self._status.count(answered)
         try:
-            asked = message.metadata.message_type == MessageType.TRAIN
+            asked = message.metadata.message_type in (MessageType.TRAIN, MessageType.EVALUATE)
             runbook.note(self.home, self.seat, approved, answered, update=asked)
         except OSError as error:
             log.error("the record of the run could not be written: %s", error)

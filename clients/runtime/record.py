@@ -7,6 +7,7 @@ journal who allowed it. No record of a person is opened.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from fedlite.deployment import journal
 from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import SitePolicy
 from fedlite.privacy.budget import Account
+from fedlite.privacy.counting import run_of
 from fedlite.privacy.ledger import LedgerError, Row, read
 
 # Acts of people, not those of the site's own process.
@@ -36,6 +38,12 @@ def record(home: Path) -> dict[str, Any]:
     """
     policy = site_policy.load(home / setup.POLICY)
     told = {run["run"]: run for run in runbook.read(home)}
+    # What a run counts after its last round has a plan of its own, and a name that follows.
+    counts = {
+        run_of(bytes.fromhex(name)): run | {"scenario": f"{run['scenario']}, its counts"}
+        for name, run in told.items()
+        if re.fullmatch(r"[0-9a-f]{16}", name) and "scenario" in run
+    }
     datasets, runs, seen = [], [], set[str]()
     names = {one.name for one in policy.data} | {p.stem for p in home.glob("ledgers/*.jsonl")}
     for name in sorted(names):
@@ -43,7 +51,7 @@ def record(home: Path) -> dict[str, Any]:
         datasets.append(described)
         for number, plan in enumerate(account.plans if account else ()):
             seen.add(plan.run)
-            what = told.get(plan.run, {})
+            what = told.get(plan.run) or counts.get(plan.run, {})
             before = account.plans[number - 1].charged if account and number else 0.0
             runs.append(
                 {

@@ -29,7 +29,8 @@ def note(
 ) -> None:
     """Add a message that was answered; raises OSError when it cannot be written.
 
-    update: whether it was asked to train. A run without an id is none: nothing is written.
+    update: whether it was asked to train or to count, not only who it is. A run without an id is
+    none: nothing is written.
 
     It is not flushed: a power cut may cost the last lines.
     """

@@ -53,6 +53,8 @@ def inference_of(
             for name, data in kept.items()
         }
     names = [site.name for site in sites]
+    # Real sites need not be called as those of a simulation.
+    names += sorted(cells.keys() - set(names))
     choices = _choices(scenario, cells, names)
     pool = chosen.threshold == "pooled"
     held = {site.name: answered(trained, site.test) for site in sites if len(site.test)}

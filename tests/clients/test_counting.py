@@ -97,7 +97,10 @@ def test_without_privacy_it_tells_its_exact_counts(tmp_path: Path) -> None:
     assert site.calibration is not None and found.total == len(site.calibration) > 50
 
 
-def test_private_counts_have_noise_and_stand_in_the_ledger_before_they_leave(private: Site) -> None:
+def test_private_counts_have_noise_and_stand_in_the_ledger_before_they_leave(
+    tmp_path: Path,
+) -> None:
+    private = opened(tmp_path)
     said = counting.counted(private, question(private))
     found, exact = cells_in(private, said), coarser(clean(private))
     apart = found.counts - exact
@@ -185,7 +188,8 @@ def test_no_record_makes_a_private_site_fail(private: Site) -> None:
     assert abs(found.total - len(x)) < 90
 
 
-def test_a_record_is_counted_alike_whatever_stands_beside_it(private: Site) -> None:
+def test_a_record_is_counted_alike_whatever_stands_beside_it(tmp_path: Path) -> None:
+    private = opened(tmp_path)
     plan, data = private.plan, private.calibration
     assert data is not None
     model = plan.model()

@@ -105,6 +105,9 @@ def test_counts_of_hospitals_are_those_of_their_records_in_one_place(
         *(chosen.threshold, chosen.records, chosen.harm, chosen.missing),
     )
     assert not list(silent.home.rglob("*.counts"))
+    for name, last in (("cleveland", ["counts"]), ("va-long-beach", [])):
+        (one,) = lab.json("site", "record", lab.partners[name].home)["runs"]
+        assert [r["round"] for r in one["releases"]] == ["1", "2", "3", *last]
 
     # The same, private: noised, charged on top of training, and clean to an auditor.
     edit(silent.home, "metrics = []", 'metrics = ["counts"]')
@@ -123,6 +126,9 @@ def test_counts_of_hospitals_are_those_of_their_records_in_one_place(
         text = partner.log + (partner.home / "status.json").read_text()
         for clean in coarser(here[name]).tolist():
             assert str(clean) not in text
+    signed = [one for one in lab.json("site", "record", silent.home)["runs"] if one["signed"]]
+    assert [one["scenario"] for one in signed] == ["heart", "heart, its counts"]
+    assert [len(one["releases"]) for one in signed] == [3, 1]
     site = summary["privacy"]["sites"]["cleveland"]
     assert site["prefix"]["epsilon"] <= 3.0 < site["epsilon"]["pld"] < 4.0 == site["budget"]
     ledgers = [partner.home / "ledgers" for partner in lab.partners.values()]

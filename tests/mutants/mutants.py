@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.clients import test_site, test_site_ledger, test_wiring as site
+from tests.clients import test_counting as counts, test_site, test_site_ledger, test_wiring as site
 from tests.data import test_keyed
 from tests.guard import test_egress
+from tests.inference import test_noisy
 from tests.mutants import rooms, steps
-from tests.privacy import small, test_dpsgd
+from tests.privacy import small, test_counting, test_dpsgd
 from tests.privacy.budget import holder, test_budget, test_plans
 from tests.scenario import tables, test_rules
 from tests.server import test_wiring as server
@@ -181,6 +182,23 @@ MUTANTS = (
     mutant(rooms.training_before_its_reservation, ORDER),
     mutant(rooms.a_release_before_its_flush, ORDER),
     mutant(rooms.rows_that_are_never_flushed, ORDER),
+    mutant(
+        rooms.counts_without_noise,
+        Check(test_counting.test_the_noise_is_a_gaussian_rounded_to_whole_records),
+        Check(counts.test_private_counts_have_noise_and_stand_in_the_ledger_before_they_leave),
+    ),
+    mutant(
+        rooms.half_the_noise_on_counts,
+        Check(test_counting.test_the_noise_is_a_gaussian_rounded_to_whole_records),
+    ),
+    mutant(
+        rooms.counts_of_records_that_move_two_cells,
+        Check(counts.test_a_record_is_counted_alike_whatever_stands_beside_it),
+    ),
+    mutant(
+        rooms.a_threshold_that_takes_noised_counts_for_exact_ones,
+        Check(test_noisy.test_the_promise_is_kept_as_often_as_it_says, (3.7,)),
+    ),
     mutant(
         rooms.a_hold_out_that_shifts,
         Check(test_keyed.test_every_row_of_a_table_moves_no_other, (60, "iid", 1, 0.2, 1_000_000)),

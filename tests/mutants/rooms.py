@@ -20,7 +20,8 @@ from fedlite.data import Dataset
 from fedlite.data.folds import stratified_folds
 from fedlite.flower import wire
 from fedlite.guard.guardian import Decline, Guardian
-from fedlite.privacy import ClientMechanism, client, dpsgd
+from fedlite.inference import counted, noisy
+from fedlite.privacy import ClientMechanism, client, counting, dpsgd
 from fedlite.privacy.budget import Account, Budget, account as accounts, budget
 from fedlite.privacy.ledger import Files, forget
 from fedlite.privacy.noise import Stream
@@ -260,6 +261,31 @@ def training_before_its_reservation(patch: Patch) -> None:
 
     patch.setattr(Guardian, "reserve", reserving)
     patch.setattr(Learner, "share", training)
+
+
+# Counts of calibration records.
+
+
+def counts_without_noise(patch: Patch) -> None:
+    """Counts leave as they are, and are charged as if they did not."""
+    patch.setattr(counting, "noised", lambda cells, noise_multiplier, stream: cells.copy())
+
+
+def half_the_noise_on_counts(patch: Patch) -> None:
+    """A factor of two that is lost on the way from the plan to the cells."""
+    noised = counting.noised
+    patch.setattr(counting, "noised", lambda cells, sigma, stream: noised(cells, sigma / 2, stream))
+
+
+def counts_of_records_that_move_two_cells(patch: Patch) -> None:
+    """Cumulative counts are noised: one record more is one more in all looser cells."""
+    coarser = counted.coarser
+    patch.setattr(counted, "coarser", lambda cells: coarser(cells).cumsum(axis=1))
+
+
+def a_threshold_that_takes_noised_counts_for_exact_ones(patch: Patch) -> None:
+    """The bounds of the noise are left out, and the promise with them."""
+    patch.setattr(noisy, "at_most", lambda cells, sigma, chance: 0)
 
 
 # The data.

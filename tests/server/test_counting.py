@@ -14,6 +14,7 @@ from flwr.app import Message
 from clients.counting import envelope_of
 from fedlite import compression, flower
 from fedlite.inference import told
+from fedlite.inference.calibration import choose, pooled
 from fedlite.inference.told import COARSE, Cells, cells_of, encode
 from fedlite.messages import Code, Instruction
 from server import counting
@@ -182,6 +183,19 @@ def test_a_second_answer_counts_for_nothing(world: World) -> None:
     some.members[0].reply = twice
     found = asked(some.play())
     np.testing.assert_array_equal(found.cells["site-1"].counts, honest(0).counts)
+
+
+def test_where_the_sites_alone_hold_records_the_summary_has_what_they_told(world: World) -> None:
+    some = played(world)
+    tells(some.members[1], HOSTILE["negative"])
+    rounds = some.play()
+    part = counting.inference_of(rounds, asked(rounds), held=False)
+    whole = cells_of(pooled([counted(np.random.default_rng(at), 100 + at) for at in (0, 2)]))
+    chosen = choose(whole.plain(), 0.01, 0.95)
+    assert (part["threshold"], part["records"]) == (chosen.threshold, whole.total)
+    assert part["told"]["sites"] == ["site-1", "site-3"]
+    assert part["told"]["dropped"] == {"site-2": "bad-update"}
+    assert "accuracy" not in part and sorted(part["by_site"]) == ["site-1", "site-2", "site-3"]
 
 
 def test_nobody_left_is_no_error(world: World) -> None:

@@ -37,6 +37,27 @@ def test_the_gate_charges_what_was_foretold(
     assert [seen.fits for seen in told[: whole + 1]] == list(range(whole, -1, -1))
 
 
+@pytest.mark.parametrize(("sigma", "counts"), [(8.0, True), (0.3, False)])
+def test_counts_after_the_last_round_are_foretold_with_their_run(
+    site: Site, sigma: float, counts: bool
+) -> None:
+    training, later = gaussian(8.0, 20), gaussian(sigma, 1)
+    plans = [
+        asked_plan(run * 16, one, epsilon=1.0, delta=1e-5, code="ab" * 32)
+        for run, one in (("0", training), ("1", later))
+    ]
+    seen = outlook(Account(), (), site.policy, plans[0], 1, plans[1])
+    assert seen.counts is counts and seen.steps == 20
+    site.begin(training, run="0" * 16)
+    if counts:
+        site.begin(later, run="1" * 16)
+    else:
+        with pytest.raises(Refused):
+            site.begin(later, run="1" * 16)
+    assert seen.charged == Account.of(site.rows).plans[-1].charged
+    assert seen.fits == (counts and seen.fits)
+
+
 def test_no_more_is_tried_than_anybody_needs_to_know() -> None:
     asked = asked_plan("0" * 16, gaussian(1e4, 1), epsilon=1.0, delta=1e-5, code="ab" * 32)
     assert outlook(Account(), (), Policy(epsilon=3.0), asked, 1).fits == MOST_RUNS
