@@ -82,6 +82,13 @@ def _loss(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _mechanism(privacy: Mapping[str, Any]) -> list[tuple[str, object]]:
     name = str(privacy["unit"])
+    counts = privacy.get("counts")
+    told: list[tuple[str, object]] = []
+    if isinstance(counts, Mapping):
+        noise = markup.general(counts.get("noise_multiplier"))
+        alone = markup.general(counts.get("epsilon"))
+        text = f"noise of {noise} records, epsilon {alone} by themselves; in every loss below"
+        told = [("counts after the last round", text)]
     return [
         ("unit", f"{name}: {wording.unit(privacy)}"),
         ("neighbouring data", privacy.get("adjacency")),
@@ -91,4 +98,5 @@ def _mechanism(privacy: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("sampling rate (q)", markup.general(privacy.get("sampling_rate"))),
         ("steps", markup.integer(privacy.get("steps"))),
         ("clipping norm", markup.general(privacy.get("clip"))),
+        *told,
     ]

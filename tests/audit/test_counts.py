@@ -49,6 +49,8 @@ def test_a_run_with_counts_is_clean_and_costs_more_than_its_training(run: Path) 
     assert told["inference"]["told"]["sites"] == ["site-01", "site-02"]
     for row in told["privacy"]["sites"].values():
         assert row["prefix"]["epsilon"] < 3.0 < row["epsilon"]["pld"] < 4.0
+    page = (run / "report.html").read_text()
+    assert "counts after the last round" in page and "budget is exceeded" not in page
     (ledger, _) = sorted((run / "ledgers").glob("*.jsonl"))
     plans = [row.body["plan"] for row in read(ledger) if row.kind in ("genesis", "plan")]
     assert [plan["run"] for plan in plans] == [told["run"], run_of(bytes.fromhex(told["run"]))]
