@@ -143,7 +143,7 @@ def test_other_code_than_the_installed_is_named_and_needs_a_word(
          {"units": ("none",)}, "egress.metrics"),
         ({"inference": {"calibration": 0.2, "epsilon": 1.0}}, {}, "egress.metrics"),
         ({"inference": {"calibration": 0.2, "epsilon": 1.0}},
-         {"metrics": ("counts",), "per_run": 3.5}, "budget.per_run"),
+         {"metrics": ("counts",), "per_run": 2.5}, "budget.per_run"),
     ],
 )  # fmt: skip
 def test_a_plan_beyond_the_site_s_policy_is_refused_by_the_key(
