@@ -100,6 +100,8 @@ def _cells(site: Site, data: Dataset, vector: Vector) -> told.Cells:
     released = _Released(model.eval(), plan.task)
     mechanism = counting_mechanism(scenario)
     if mechanism is None:
-        return told.cells_of(site_counts(scenario, released, data, plan.classes))
+        return told.cells_of(
+            site_counts(scenario, released, data, plan.classes), scenario.inference.risk
+        )
     stream = counting.entropy(scenario.privacy.simulate_seed, site.number)
     return noised_cells(scenario, released, data, plan.classes, mechanism, stream)

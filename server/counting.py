@@ -120,7 +120,8 @@ def _read(
 ) -> Cells:
     mechanism = counting_mechanism(rounds.scenario)
     noise = mechanism.noise_multiplier if mechanism else 0.0
-    limit = told.length(noise)
+    risk = rounds.scenario.inference.risk
+    limit = told.length(noise, risk)
     if len(blob) > REPLY_BYTES + compression.HEADER_BYTES + limit:
         raise ValueError(f"counts: must be {limit} bytes in a frame, got {len(blob)}")
     reply = Reply.decode(blob)
@@ -139,7 +140,7 @@ def _read(
     codec, records, body = compression.unpack(reply.frame, envelope, limit=limit)
     if codec != told.CODEC or records:
         raise ValueError(f"counts: must have codec {told.CODEC} and no records, got {codec}")
-    cells = told.decode(body, noise)
+    cells = told.decode(body, noise, risk)
     announced = rounds.point.sites[name].records
     # At most half of what is not held out is counted, and which records these are is chance.
     if announced and cells.total > 2 * announced + 100:

@@ -175,8 +175,9 @@ class Desk:
 
 def _check_counts(frame: bytes, guard: Guardian) -> None:
     """Let nothing out as counts that is of another form or length; raises egress.NotAllowed."""
+    noise = guard.mechanism.noise_multiplier if guard.mechanism else 0.0
     try:
-        told.check(frame, guard.mechanism.noise_multiplier if guard.mechanism else 0.0)
+        told.check(frame, noise, guard.scenario.inference.risk)
     except ValueError as error:
         raise egress.NotAllowed(f"counts: {error}") from None
 

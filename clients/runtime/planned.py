@@ -63,10 +63,11 @@ def _counts(scenario: Scenario) -> str:
     chosen, mechanism = scenario.inference, counting_mechanism(scenario)
     noise = mechanism.noise_multiplier if mechanism else 0.0
     grid = len(told.COARSE if noise else GRID)
+    gain = " or rightly where the deep branch is wrong" if chosen.risk == "loss" else ""
     said = (
         f"once, after the last round: how many of about {chosen.calibration:g} of the records that "
         f"are not held out, which are not trained on, leave early at each of {grid} thresholds, "
-        f"and how many of them wrongly; {told.length(noise)} bytes"
+        f"and how many of them wrongly{gain}; {told.length(noise, chosen.risk)} bytes"
     )
     if not mechanism:
         return f"{said}, without noise"

@@ -1,14 +1,17 @@
 """From which score on an input may leave early, and what that is known to cost.
 
-Harm is an answer that the deep branch has right and the shallow one, which was given, wrong. The
-share of harm is at least what routing costs of the deep branch's accuracy. Its user states how much
-of it he accepts (`alpha`) and how sure he wants to be (`confidence`), and the threshold follows
-from records that neither trained the model nor judge it.
+Harm is an answer that the deep branch has right and the shallow one, which was given, wrong; gain
+is the other way round. What routing costs of the deep branch's accuracy, the loss, is the share of
+harm less that of gain. A user states how much he accepts (`alpha`) and how sure he wants to be
+(`confidence`), and says of what (`risk`): of harm, which bounds the loss from above and each input
+for itself, or of the loss. The threshold follows from records that neither trained the model nor
+judge it.
 
-The thresholds of a fixed public grid are tested from the strictest to the loosest, each by an exact
-binomial test of "harm is above alpha", and the testing ends with the first that does not reject.
-So the chance that the last rejected one has more harm than alpha is at most 1 - confidence, over
-the draw of the calibration records. Source: Angelopoulos, Bates, Candes, Jordan and Lei 2021,
+The thresholds of a fixed public grid are tested from the strictest to the loosest, each by a test
+of "it is alpha or more", and the testing ends with the first that does not reject: of harm by an
+exact binomial one, of the loss by `fedlite.inference.net_loss`. So the chance that the last
+rejected one costs more than alpha is at most 1 - confidence, over the draw of the calibration
+records. Source: Angelopoulos, Bates, Candes, Jordan and Lei 2021,
 "Learn then Test", fixed-sequence testing (section 2.3); Clopper and Pearson 1934 for the test.
 
 What a site tells are counts on that grid, nothing else; counts of several sites add up to those of
@@ -19,11 +22,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedlite.inference import net_loss
 
 Integers = NDArray[np.int64]
 
@@ -34,6 +39,8 @@ GRID: NDArray[np.float64] = np.array(
     + [at / 100 for at in range(99, -1, -1)]
 ).round(4)
 GRID.setflags(write=False)
+
+RISKS = ("harm", "loss")
 
 # How many records of the others weigh as much as a site's own under `shrunk`.
 TOWARDS_POOL = 100
@@ -51,14 +58,15 @@ PROMISES = {
 class Counts:
     """What calibration needs of a site's records: integers alone, by class.
 
-    records: int64 [classes]. harm, shallow: int64 [classes, len(GRID)], how many records are
-    harmed, and how many leave early, where the threshold is that of the grid. The class of a record
-    is its label; where labels are not used, the deep answer.
+    records: int64 [classes]. harm, shallow, gain: int64 [classes, len(GRID)], how many records are
+    harmed, leave early, and gain, where the threshold is that of the grid. The class of a record is
+    its label; where labels are not used it is the deep answer, and nothing gains.
     """
 
     records: Integers
     harm: Integers
     shallow: Integers
+    gain: Integers
 
     @property
     def total(self) -> int:
@@ -86,12 +94,14 @@ def count(
     """
     of = deep if truth is None else truth
     harmed = shallow != deep if truth is None else (deep == truth) & (shallow != truth)
+    gained = np.zeros(len(of), np.bool_) if truth is None else (deep != truth) & (shallow == truth)
     # The strictest threshold that a score reaches; looser ones it reaches, too.
     place = np.searchsorted(-GRID, -scores, side="left")
     return Counts(
         np.bincount(of, minlength=classes).astype(np.int64),
         _reached(place[harmed], of[harmed], classes),
         _reached(place, of, classes),
+        _reached(place[gained], of[gained], classes),
     )
 
 
@@ -108,6 +118,7 @@ def pooled(parts: Iterable[Counts]) -> Counts:
         np.sum([part.records for part in every], axis=0),
         np.sum([part.harm for part in every], axis=0),
         np.sum([part.shallow for part in every], axis=0),
+        np.sum([part.gain for part in every], axis=0),
     )
 
 
@@ -127,12 +138,14 @@ def p_value(harm: float, records: float, alpha: float) -> float:
     return float(betainc(records - harm, harm + 1, 1 - alpha))
 
 
-def least(alpha: float, confidence: float) -> int:
+def least(alpha: float, confidence: float, risk: str = "harm") -> int:
     """Return how many records any guarantee needs: with fewer not even no harm at all is enough.
 
-    >>> least(0.01, 0.95), least(0.05, 0.95)
-    (299, 59)
+    >>> least(0.01, 0.95), least(0.05, 0.95), least(0.01, 0.95, "loss")
+    (299, 59, 417)
     """
+    if risk == "loss":
+        return net_loss.least(alpha, 1 - confidence)
     # Of an alpha near the smallest number there is, it would be infinity.
     wanted = min(math.log(1 - confidence) / math.log1p(-alpha), sys.float_info.max)
     return max(1, math.ceil(wanted))
@@ -145,7 +158,7 @@ class Choice:
     threshold: an input whose score is at least that leaves early; None: none does, all go deep.
     records, harm, shallow: how many were counted, and of these at the threshold; whole numbers, but
     for `shrunk`, whose counts are weighed. missing: how many records more would be needed before
-    any threshold can be chosen.
+    any threshold can be chosen. gain: how many gain at the threshold, where a loss is promised.
     """
 
     threshold: float | None
@@ -153,23 +166,34 @@ class Choice:
     harm: float
     shallow: float
     missing: int
+    gain: float = field(default=0, kw_only=True)
 
 
-def choose(counts: Counts, alpha: float, confidence: float) -> Choice:
+def choose(counts: Counts, alpha: float, confidence: float, risk: str = "harm") -> Choice:
     """Return the loosest threshold that a site's counts, or those of all, allow.
 
-    alpha: the share of harm that is accepted, above 0 and below 1. confidence: above 0, below 1.
+    alpha: the share of harm, or the loss, that is accepted, above 0 and below 1. confidence: above
+    0, below 1. risk: a name in RISKS.
 
     >>> perfect = count(np.full(300, 0.7), np.zeros(300, int), np.zeros(300, int), 2)
     >>> choose(perfect, 0.01, 0.95).threshold, choose(perfect, 0.005, 0.95)
-    (0.0, Choice(threshold=None, records=300, harm=0, shallow=0, missing=298))
+    (0.0, Choice(threshold=None, records=300, harm=0, shallow=0, missing=298, gain=0))
     """
-    harm, shallow = counts.harm.sum(axis=0), counts.shallow.sum(axis=0)
-    at = _last(harm.astype(np.float64), counts.total, alpha, confidence)
-    missing = max(0, least(alpha, confidence) - counts.total)
+    harm, shallow, gain = (of.sum(axis=0) for of in (counts.harm, counts.shallow, counts.gain))
+    total = counts.total
+
+    def kept(at: int) -> bool:
+        return net_loss.keeps(int(harm[at]), int(gain[at]), total, alpha, 1 - confidence)
+
+    def safe(at: int) -> bool:
+        return _harms_less(float(harm[at]), total, alpha, confidence)
+
+    at = _last(kept if risk == "loss" else safe)
+    missing = max(0, least(alpha, confidence, risk) - total)
     if at is None:
         return Choice(None, counts.total, 0, 0, missing)
-    return Choice(float(GRID[at]), counts.total, int(harm[at]), int(shallow[at]), missing)
+    gained = int(gain[at]) if risk == "loss" else 0
+    return Choice(float(GRID[at]), total, int(harm[at]), int(shallow[at]), missing, gain=gained)
 
 
 def choose_shrunk(own: Counts, others: Counts, alpha: float, confidence: float) -> Choice:
@@ -194,7 +218,7 @@ def choose_shrunk(own: Counts, others: Counts, alpha: float, confidence: float) 
         return found
 
     harm = mixed(own.harm.sum(axis=0), others.harm.sum(axis=0))
-    at = _last(harm, worth, alpha, confidence)
+    at = _last(lambda at: _harms_less(float(harm[at]), worth, alpha, confidence))
     missing = max(0, math.ceil(least(alpha, confidence) - worth))
     if at is None:
         return Choice(None, worth, 0, 0, missing)
@@ -203,19 +227,22 @@ def choose_shrunk(own: Counts, others: Counts, alpha: float, confidence: float) 
 
 
 def by_site(
-    counts: Mapping[str, Counts], kind: str, alpha: float, confidence: float
+    counts: Mapping[str, Counts], kind: str, alpha: float, confidence: float, risk: str = "harm"
 ) -> dict[str, Choice]:
-    """Return the threshold of each site; `kind` is a name in PROMISES.
+    """Return the threshold of each site; `kind` is a name in PROMISES, `risk` one in RISKS.
 
-    Raises ValueError when no site has told anything.
+    Raises ValueError when no site has told anything, and for a loss under `shrunk`: the test of a
+    loss is of whole records.
     """
+    if kind == "shrunk" and risk != "harm":
+        raise ValueError(f"risk: must be harm where kind is shrunk, got {risk!r}")
     if not counts:
         raise ValueError("counts: must be those of one site at least, got none")
     whole = pooled(counts.values())
     if kind == "pooled":
-        return dict.fromkeys(counts, choose(whole, alpha, confidence))
+        return dict.fromkeys(counts, choose(whole, alpha, confidence, risk))
     if kind == "site":
-        return {name: choose(own, alpha, confidence) for name, own in counts.items()}
+        return {name: choose(own, alpha, confidence, risk) for name, own in counts.items()}
     return {
         name: choose_shrunk(own, _less(whole, own), alpha, confidence)
         for name, own in counts.items()
@@ -223,16 +250,21 @@ def by_site(
 
 
 def _less(whole: Counts, own: Counts) -> Counts:
-    return Counts(whole.records - own.records, whole.harm - own.harm, whole.shallow - own.shallow)
+    names = ("records", "harm", "shallow", "gain")
+    return Counts(*(getattr(whole, name) - getattr(own, name) for name in names))
 
 
-def _last(harm: NDArray[np.float64], records: float, alpha: float, confidence: float) -> int | None:
+def _harms_less(harm: float, records: float, alpha: float, confidence: float) -> bool:
+    chance = p_value(harm, records, alpha)
+    # What is certain rejects nothing, though 1 - confidence may be rounded to 1.
+    return chance <= 1 - confidence and chance < 1
+
+
+def _last(safe: Callable[[int], bool]) -> int | None:
     """Return the place in the grid of the last threshold before the first that is not safe."""
     found = None
-    for at, harmed in enumerate(harm.tolist()):
-        chance = p_value(harmed, records, alpha)
-        # What is certain rejects nothing, though 1 - confidence may be rounded to 1.
-        if chance > 1 - confidence or chance >= 1:
+    for at in range(len(GRID)):
+        if not safe(at):
             break
         found = at
     return found

@@ -49,7 +49,9 @@ def inference_of(
         if scenario.private:
             raise ValueError("cells: must be what sites told where records are private, got none")
         cells = {
-            name: cells_of(site_counts(scenario, trained, choosing(trained, data), plan.classes))
+            name: cells_of(
+                site_counts(scenario, trained, choosing(trained, data), plan.classes), chosen.risk
+            )
             for name, data in kept.items()
         }
     names = [site.name for site in sites]
@@ -107,11 +109,16 @@ def _choices(
         known = noisy.by_site(cells, *how)
     elif cells:
         plain = {name: one.plain() for name, one in cells.items()}
-        known = calibration.by_site(plain, *how)
-    nothing = Choice(None, 0, 0, 0, calibration.least(chosen.alpha, chosen.confidence))
+        known = calibration.by_site(plain, *how, chosen.risk)
+    nothing = Choice(None, 0, 0, 0, _least(scenario))
     if known and chosen.threshold == "pooled":
         nothing = next(iter(known.values()))
     return {name: known.get(name, nothing) for name in sites}
+
+
+def _least(scenario: Scenario) -> int:
+    chosen = scenario.inference
+    return calibration.least(chosen.alpha, chosen.confidence, chosen.risk)
 
 
 def _asked(scenario: Scenario, choices: Mapping[str, Choice]) -> dict[str, Any]:
@@ -121,10 +128,11 @@ def _asked(scenario: Scenario, choices: Mapping[str, Choice]) -> dict[str, Any]:
         "router": label(chosen.router),
         "alpha": chosen.alpha,
         "confidence": chosen.confidence,
+        "risk": chosen.risk,
         "labels": chosen.labels,
         "kind": chosen.threshold,
         "promise": calibration.PROMISES[chosen.threshold],
-        "least": calibration.least(chosen.alpha, chosen.confidence),
+        "least": _least(scenario),
     }
     if chosen.epsilon:
         found["epsilon"] = chosen.epsilon
@@ -139,6 +147,8 @@ def _told(choice: Choice) -> dict[str, Any]:
         "harmed": choice.harm,
         "missing": choice.missing,
     }
+    if choice.gain:
+        told["gained"] = choice.gain
     if isinstance(choice, Noisy):
         told |= {"harm_at_most": choice.harm_at_most, "records_at_least": choice.records_at_least}
     return told
@@ -185,7 +195,8 @@ def _by_site(
 ) -> dict[str, Any]:
     """Return each site's threshold and, where it holds records out, what comes of it there.
 
-    `violated` says that more than alpha of these records are harmed: of few, that may be chance.
+    `violated` says that harm, or the loss, is above alpha on these records: of few, that may be
+    chance.
     """
     chosen, found = scenario.inference, {}
     for name, choice in choices.items():
@@ -194,6 +205,6 @@ def _by_site(
             scores = of.scores(chosen.router, read_options(chosen.router_options))
             measured = outcome(of, early(scores, choice.threshold))
             told |= {"tested": measured.pop("records"), **measured}
-            told["violated"] = measured["harm"] > chosen.alpha
+            told["violated"] = measured[chosen.risk] > chosen.alpha
         found[name] = told
     return found

@@ -78,7 +78,8 @@ def rule_of(trained: Trained, site: str = "") -> Rule:
     choice = sites[site] if own else told
     names = ("alpha", "confidence", "labels", "kind", "loss", "harm", "share_shallow", "accuracy")
     kept = {name: told[name] for name in (*names, "macs", "tested", "on") if name in told}
-    more = ("records", "harmed", "missing", "counted", "harm_at_most", "records_at_least")
+    kept["risk"] = told.get("risk", "harm")
+    more = ("records", "harmed", "gained", "missing", "counted", "harm_at_most", "records_at_least")
     kept |= {name: choice[name] for name in more if name in choice}
     if own and "tested" in choice:
         # What all sites come to, each under its own threshold, says little of this one.
@@ -103,8 +104,14 @@ def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
     scores = of.scores(own.router, {})
     counts = calibration.count(scores, of.shallow, of.deep, len(trained.labels), of.truth)
     choice = calibration.choose(counts, own.alpha, own.confidence)
-    told: dict[str, Any] = {"alpha": own.alpha, "confidence": own.confidence, "labels": True}
-    told |= {"kind": "site", "promise": _PLACE, "site": "", "copies": copies([chosen_by])}
+    told: dict[str, Any] = {"alpha": own.alpha, "confidence": own.confidence, "risk": "harm"}
+    told |= {
+        "labels": True,
+        "kind": "site",
+        "promise": _PLACE,
+        "site": "",
+        "copies": copies([chosen_by]),
+    }
     told |= {"threshold": choice.threshold, "missing": choice.missing}
     promise = routes.promise(told, told)
     del told["promise"], told["threshold"]

@@ -1,10 +1,10 @@
 """What a site tells of its calibration records: disjoint counts, and their bytes.
 
-A record is harmed or not, and leaves early from one threshold of a public grid on: that is its
-cell, and a site tells how many records are in each. So what is told cannot have more harmed than
-counted, or fewer at a looser threshold, but by a negative count; and one record more changes one
-cell by one. Classes are not told apart: no threshold depends on them, and a site's labels are its
-own affair.
+A record is harmed, or gains where that is asked for, or neither, and leaves early from one
+threshold of a public grid on: that is its cell, and a site tells how many records are in each. So
+what is told cannot have more harmed than counted, or fewer at a looser threshold, but by a negative
+count; and one record more changes one cell by one. Classes are not told apart: no threshold depends
+on them, and a site's labels are its own affair.
 
 Under noise the grid has a tenth of the thresholds: each cell adds noise to all looser ones.
 """
@@ -42,8 +42,9 @@ _FARTHEST = 9.0
 class Cells:
     """The counts of one site, or of several together.
 
-    counts: int64 [2, thresholds], those that are not harmed before those that are; a column holds
-    the records that leave early at that threshold of `grid` and at no stricter one. noise: the
+    counts: int64 [2 or 3, thresholds], those that neither are harmed nor counted as a gain, those
+    that are harmed, and where a loss is promised those that gain; a column holds the records that
+    leave early at that threshold of `grid` and at no stricter one. noise: the
     noise multiplier of each count, in records; 0: the counts are exact.
     """
 
@@ -76,18 +77,29 @@ class Cells:
         """Return exact counts as calibration takes them, all classes together."""
         if self.noise:
             raise ValueError("counts: must be exact, and have noise; choose by `noisy` instead")
-        return Counts(np.array([self.total]), self.harm[None], self.shallow[None])
+        gain = self.counts[2].cumsum() if len(self.counts) == 3 else np.zeros_like(self.harm)
+        total = np.array([self.total])
+        return Counts(total, self.harm[None], self.shallow[None], gain[None])
 
 
-def cells_of(counts: Counts) -> Cells:
-    """Return the cells of exact counts.
+def kinds(risk: str) -> int:
+    """Return how many kinds of records are told apart where a promise is of `risk`.
 
-    >>> one = np.ones((1, len(GRID)), np.int64)
-    >>> cells_of(Counts(np.array([1]), one, one)).counts[:, :2].tolist()
+    No more than the promise needs: those that gain only where a loss is promised.
+    """
+    return 3 if risk == "loss" else 2
+
+
+def cells_of(counts: Counts, risk: str = "harm") -> Cells:
+    """Return the cells of exact counts. risk: a name in `fedlite.inference.calibration.RISKS`.
+
+    >>> one, none = np.ones((1, len(GRID)), np.int64), np.zeros((1, len(GRID)), np.int64)
+    >>> cells_of(Counts(np.array([1]), one, one, none)).counts[:, :2].tolist()
     [[0, 0], [1, 0]]
     """
-    harm, shallow = counts.harm.sum(axis=0), counts.shallow.sum(axis=0)
-    return Cells(np.diff(np.stack([shallow - harm, harm]), prepend=0))
+    harm, shallow, gain = (of.sum(axis=0) for of in (counts.harm, counts.shallow, counts.gain))
+    rows = [shallow - harm, harm] if kinds(risk) == 2 else [shallow - harm - gain, harm, gain]
+    return Cells(np.diff(np.stack(rows), prepend=0))
 
 
 def coarser(cells: Cells) -> Integers:
@@ -107,9 +119,9 @@ def together(parts: Iterable[Cells]) -> Cells:
     return Cells(np.sum([part.counts for part in every], axis=0), every[0].noise)
 
 
-def length(noise: float) -> int:
+def length(noise: float, risk: str = "harm") -> int:
     """Return how many bytes the counts of a site are, exact (0) or with noise."""
-    return _HEAD.size + 4 * 2 * len(COARSE if noise else GRID)
+    return _HEAD.size + 4 * kinds(risk) * len(COARSE if noise else GRID)
 
 
 def encode(cells: Cells) -> bytes:
@@ -118,28 +130,28 @@ def encode(cells: Cells) -> bytes:
     return head + cells.counts.astype("<i4").tobytes()
 
 
-def check(frame: bytes, noise: float) -> None:
+def check(frame: bytes, noise: float, risk: str = "harm") -> None:
     """Raise ValueError unless a frame is, by its header and body, one of counts.
 
     What it is bound to is for whoever asked to check.
     """
-    if len(frame) != HEADER_BYTES + length(noise):
+    if len(frame) != HEADER_BYTES + length(noise, risk):
         raise ValueError(
-            f"frame: must be {HEADER_BYTES + length(noise)} bytes of counts, got {len(frame)}"
+            f"frame: must be {HEADER_BYTES + length(noise, risk)} bytes of counts, got {len(frame)}"
         )
     if frame[3] != CODEC or disclosed_records(frame):
         raise ValueError(f"frame: must have codec {CODEC} and disclose no records")
-    decode(frame[HEADER_BYTES:], noise)
+    decode(frame[HEADER_BYTES:], noise, risk)
 
 
-def decode(body: bytes, noise: float) -> Cells:
+def decode(body: bytes, noise: float, risk: str = "harm") -> Cells:
     """Return the counts that a site tells, where `noise` is what its plan says.
 
     Raises ValueError for another length or grid, and for counts that no site can have: negative
     ones, under noise those that no noise makes, and more than 100 million records.
     """
-    if len(body) != length(noise):
-        raise ValueError(f"counts: must be {length(noise)} bytes, got {len(body)}")
+    if len(body) != length(noise, risk):
+        raise ValueError(f"counts: must be {length(noise, risk)} bytes, got {len(body)}")
     told, thresholds = _HEAD.unpack_from(body)
     wanted = len(COARSE if noise else GRID)
     if told != bool(noise) or thresholds != wanted:
@@ -147,7 +159,7 @@ def decode(body: bytes, noise: float) -> Cells:
             f"counts: must be of {wanted} thresholds, with noise {bool(noise)}, got {thresholds} "
             f"with {bool(told)}"
         )
-    counts = np.frombuffer(body, "<i4", offset=_HEAD.size).astype(np.int64).reshape(2, wanted)
+    counts = np.frombuffer(body, "<i4", offset=_HEAD.size).astype(np.int64).reshape(-1, wanted)
     least = -int(np.ceil(_FARTHEST * noise)) - 1 if noise else 0
     if counts.min() < least:
         raise ValueError(f"counts: must be at least {least}, got {counts.min()}")

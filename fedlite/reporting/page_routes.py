@@ -70,7 +70,7 @@ def _sites(sites: Mapping[str, Any]) -> markup.Table | None:
     if not measured:
         return None
     broken = [name for name, row in measured.items() if row["violated"]]
-    note = f"More than was promised is harmed at {len(broken)} of {len(measured)} sites"
+    note = f"The promise is broken at {len(broken)} of {len(measured)} sites"
     caption = f"{note}; of a few records, one is much"
     shown = broken[:MANY] if len(measured) > MANY else measured
     rows = [

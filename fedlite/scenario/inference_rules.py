@@ -22,7 +22,7 @@ def broken(scenario: Scenario) -> list[str]:
             and getattr(chosen, one.name) != one.default
         ]
     errors = []
-    errors += _counts(scenario)
+    errors += _counts(scenario) + _risk(scenario)
     if not scenario.classifies:
         errors.append(
             f"inference.calibration: is for classification, and task.name is "
@@ -35,6 +35,32 @@ def broken(scenario: Scenario) -> list[str]:
             "data.test_fraction"
         )
     return errors
+
+
+def _risk(scenario: Scenario) -> list[str]:
+    """Return what speaks against a bound of the loss instead of the harm."""
+    chosen = scenario.inference
+    if chosen.risk == "harm":
+        return []
+    why = [
+        (not chosen.labels, "without inference.labels", "only a label tells what gains"),
+        (
+            chosen.threshold == "shrunk",
+            "where inference.threshold is shrunk",
+            "the test of a loss is of whole records, and a mixture has none",
+        ),
+        (
+            chosen.epsilon > 0,
+            "with inference.epsilon",
+            "noised counts tell harm alone, each kind more would add its noise",
+        ),
+    ]
+    return [
+        f"inference.risk: must be harm {where} (rule: {rule}), got {chosen.risk!r}; set it so, "
+        "which bounds the loss from above"
+        for broken, where, rule in why
+        if broken
+    ]
 
 
 def _counts(scenario: Scenario) -> list[str]:

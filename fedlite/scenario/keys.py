@@ -278,8 +278,10 @@ class Inference:
     records, those held out to be scored aside, that choose a threshold: an input on which the
     `router` scores at least that is answered by the shallow branch alone. It costs at most `alpha`
     of the deep branch's accuracy, with probability `confidence`. `threshold` says whose records
-    choose it. Without `labels` any answer in which the branches differ counts as harm. `epsilon` is
-    what a private site's counts may cost, beside `privacy.epsilon`, at `privacy.delta`.
+    choose it. `risk`: whether alpha is of harm (answers made wrong) or of the loss of accuracy (the
+    same less those that the shallow branch alone has right). Without `labels` any answer in which
+    the branches differ counts as harm. `epsilon` is what a private site's counts may cost, beside
+    `privacy.epsilon`, at `privacy.delta`.
     """
 
     home_head: bool = anything(False)
@@ -289,6 +291,7 @@ class Inference:
     alpha: float = _inside(0.01)
     confidence: float = _inside(0.95)
     threshold: str = choice("pooled", "pooled", "site", "shrunk")
+    risk: str = choice("harm", "harm", "loss")
     labels: bool = anything(True)
     epsilon: float = between(0.0, 0.0, 100.0)
 

@@ -32,7 +32,7 @@ from fedlite.data import Dataset
 from fedlite.evaluation import Trained, open_model
 from fedlite.inference import graphs
 from fedlite.inference.bundle import STEM, TAIL, WHOLE, Bundle, load, session
-from fedlite.inference.calibration import PROMISES, choose, count
+from fedlite.inference.calibration import PROMISES, RISKS, choose, count
 from fedlite.inference.graphs import NEVER, needs
 from fedlite.inference.measured import inference_of
 from fedlite.inference.quantized import Quantized, calibrating, quantize
@@ -46,7 +46,7 @@ from simulations.run import simulate
 
 PARTITIONS = ("dirichlet", "iid")
 # Networks, and their rounds.
-MODELS = {"cnn": 20, "mcmahan": 5, "vgg": 10}
+MODELS = {"cnn": 20, "mcmahan": 5, "vgg": 25}
 # What no exit is needed for: about the multiply-adds that `vgg` needs where two thirds leave early.
 STATIC = {"tail": 48}
 ALPHAS, TIMED = (0.0025, 0.005, 0.01, 0.02), 0.005
@@ -102,8 +102,8 @@ def asked(given: Scenario, **inference: Any) -> Scenario:
 def accuracies(given: Scenario, trained: Trained, **told: Any) -> list[dict[str, Any]]:
     """Return what each accuracy given up comes to on the test set."""
     rows = []
-    for alpha in ALPHAS:
-        found = inference_of(asked(given, alpha=alpha), trained)
+    for alpha, risk in product(ALPHAS, RISKS):
+        found = inference_of(asked(given, alpha=alpha, risk=risk), trained)
         figures = {"threshold": found["threshold"], "early %": 100 * found["share_shallow"]}
         figures |= {f"{name} %": 100 * value for name, value in found["accuracy"].items()}
         figures |= {"loss %": 100 * found["loss"], "harm %": 100 * found["harm"]}
@@ -112,14 +112,14 @@ def accuracies(given: Scenario, trained: Trained, **told: Any) -> list[dict[str,
             "MACs": work["adaptive"],
             "MACs of deep %": 100 * work["adaptive"] / work["deep"],
         }
-        rows.append(_row("accuracy", told | {"alpha": alpha}, figures))
+        rows.append(_row("accuracy", told | {"alpha": alpha, "risk": risk}, figures))
     found = inference_of(given, trained)
     rows.append(_row("AUROC of a right shallow answer", told, found["auroc"]))
     return rows
 
 
 def resamples(given: Scenario, trained: Trained, **told: Any) -> list[dict[str, Any]]:
-    """Return in which share of draws of calibration records more than alpha is harmed elsewhere.
+    """Return in which share of draws of calibration records more than alpha is lost elsewhere.
 
     Calibrated with a tenth of the records that no site trains on, drawn anew each time; harm and
     loss are those of all the others.
@@ -133,22 +133,21 @@ def resamples(given: Scenario, trained: Trained, **told: Any) -> list[dict[str, 
     harmed = (of.deep == of.truth) & (of.shallow != of.truth)
     lost = (of.deep == of.truth).astype(int) - (of.shallow == of.truth)
     drawn, few, rows = np.random.default_rng(0), len(y) // 10, []
-    for alpha in ALPHAS:
+    for alpha, risk in product(ALPHAS, RISKS):
         worse = {"harm": 0, "loss": 0}
         share = []
         for _ in range(RESAMPLES):
             order = drawn.permutation(len(y))
             by, rest = order[:few], order[few:]
             counts = count(scores[by], of.shallow[by], of.deep[by], trained.model.classes, y[by])
-            leaves = early(
-                scores[rest], choose(counts, alpha, given.inference.confidence).threshold
-            )
+            chosen = choose(counts, alpha, given.inference.confidence, risk)
+            leaves = early(scores[rest], chosen.threshold)
             worse["harm"] += bool((leaves & harmed[rest]).mean() > alpha)
             worse["loss"] += bool((leaves * lost[rest]).mean() > alpha)
             share.append(leaves.mean())
         figures = {"records": few, "draws": RESAMPLES, "early, mean %": 100 * float(np.mean(share))}
         figures |= {f"{name} above alpha %": 100 * n / RESAMPLES for name, n in worse.items()}
-        rows.append(_row("calibration drawn again", told | {"alpha": alpha}, figures))
+        rows.append(_row("calibration drawn again", told | {"alpha": alpha, "risk": risk}, figures))
     return rows
 
 
@@ -162,39 +161,52 @@ def control(static: Trained, integers: Quantized, test: Dataset, **told: Any) ->
 
 
 def promises(given: Scenario, trained: Trained, **told: Any) -> list[dict[str, Any]]:
-    """Return at how many sites each kind of threshold harms more than was accepted."""
+    """Return at how many sites each kind of threshold costs more than was accepted."""
     rows = []
-    for alpha in ALPHAS:
+    for alpha, risk in product(ALPHAS, RISKS):
         for kind in PROMISES:
-            found = inference_of(asked(given, threshold=kind, alpha=alpha), trained)
+            if kind == "shrunk" and risk == "loss":
+                continue
+            found = inference_of(asked(given, threshold=kind, alpha=alpha, risk=risk), trained)
             sites = [row for row in found["by_site"].values() if "tested" in row]
             figures = {
                 "sites": len(sites),
                 "above alpha": sum(row["violated"] for row in sites),
-                "worst harm %": 100 * max(row["harm"] for row in sites),
+                "worst %": 100 * max(row[risk] for row in sites),
                 "all deep": sum(row["threshold"] is None for row in sites),
                 "early, mean %": 100 * float(np.mean([row["share_shallow"] for row in sites])),
             }
-            rows.append(_row("sites", told | {"alpha": alpha, "kind": kind}, figures))
+            told_of = told | {"alpha": alpha, "risk": risk, "kind": kind}
+            rows.append(_row("sites", told_of, figures))
     return rows
 
 
 def times(
-    trained: Trained, static: Trained | None, x: NDArray[Any], folder: Path, **told: Any
+    trained: dict[str, Trained],
+    static: Trained | None,
+    x: NDArray[Any],
+    folder: Path,
+    **told: Any,
 ) -> list[dict[str, Any]]:
     """Return microseconds of one thread an input, by engine, way and batch, and how much less.
 
-    A batch goes deep by the two graphs alone; adaptive is `Bundle.predict`, all its checks and the
-    thinning out included.
+    trained: in float32 and in integers. A batch goes deep by the two graphs alone; adaptive is
+    `Bundle.predict`, all its checks and the thinning out included, with the threshold for harm and
+    with that for the loss.
     """
+    plain, rows = trained["ONNX"], []
     for target in TARGETS:
-        write_bundle(trained, folder / target, target=target)
+        write_bundle(plain, folder / target, target=target)
     bundles = {"ONNX": load(folder / "onnx"), "int8": load(folder / "onnx-int8")}
-    rows = []
+    limits = {
+        (name, risk): inference_of(asked(plain.scenario, risk=risk), of)["threshold"]
+        for (name, of), risk in product(trained.items(), RISKS)
+    }
     for batch in BATCHES:
-        ways = {f"PyTorch, {how}": of for how, of in _torch_ways(trained, bundles["ONNX"]).items()}
+        ways = {f"PyTorch, {how}": of for how, of in _torch_ways(plain, bundles["ONNX"]).items()}
         for name, bundle in bundles.items():
-            ways |= {f"{name}, {how}": way for how, way in _ways(bundle, batch).items()}
+            by_risk = {risk: limits[name, risk] for risk in RISKS}
+            ways |= {f"{name}, {how}": way for how, way in _ways(bundle, batch, by_risk).items()}
         if static is not None:
             integers = quantize(static, calibrating(static))
             parts = graphs.traced(static.model)  # type: ignore[arg-type]
@@ -242,25 +254,35 @@ def _torch_ways(trained: Trained, bundle: Bundle) -> dict[str, Way]:
     }
 
 
-def _ways(bundle: Bundle, batch: int) -> dict[str, Way]:
-    """Return how a bundle answers: batches by two graphs, single inputs by the one with an `If`."""
+def _ways(bundle: Bundle, batch: int, limits: dict[str, float | None]) -> dict[str, Way]:
+    """Return how a bundle answers: batches by two graphs, single inputs by the one with an `If`.
+
+    limits: the threshold by what it is for.
+    """
     files = {name: (bundle.directory / name).read_bytes() for name in (STEM, TAIL)}
     first = session(files[STEM])
     if batch > 1:
         return {
             "deep": _deep(files[STEM], files[TAIL]),
             "shallow": lambda x: first.run(["early"], {"x": x}),
-            "adaptive": bundle.predict,
+            **{f"adaptive ({risk})": _predicting(bundle, of) for risk, of in limits.items()},
         }
     found: dict[str, Way] = {}
-    limit = NEVER if bundle.threshold is None else bundle.threshold
-    for how, threshold in (("deep", NEVER), ("shallow", 0.0), ("adaptive", limit)):
+    every = {"deep": NEVER, "shallow": 0.0}
+    every |= {f"adaptive ({risk})": NEVER if of is None else of for risk, of in limits.items()}
+    for how, threshold in every.items():
         one = graphs.joined(files[STEM], files[TAIL], bundle.router, threshold)
         if one is None:
             raise ValueError(f"{bundle.router}: must be a router that one graph can compute")
         ready = session(one)
         found[how] = partial(_single, ready)
     return found
+
+
+def _predicting(bundle: Bundle, threshold: float | None) -> Way:
+    other = load(bundle.directory)
+    other.threshold = threshold
+    return other.predict
 
 
 def _single(ready: Any, x: NDArray[Any]) -> Any:
@@ -312,6 +334,7 @@ def study(model: str, partition: str, seed: int, out: Path, *, quick: bool) -> l
     rows = accuracies(given, trained, **told, tail="float32")
     rows += accuracies(given, integers, **told, tail="integers")
     rows += resamples(given, trained, **told) + promises(given, trained, **told)
+    both: dict[str, Trained] = {"ONNX": trained, "int8": integers}
     static = None
     if model == "vgg":
         other = scenario(model, quick=quick, partition=partition, seed=seed, static=True)
@@ -319,7 +342,7 @@ def study(model: str, partition: str, seed: int, out: Path, *, quick: bool) -> l
         small = quantize(static, calibrating(static))
         rows.append(control(static, small, source.test, **told))
     with tempfile.TemporaryDirectory() as folder:
-        rows += times(trained, static, source.test.x, Path(folder), **told)
+        rows += times(both, static, source.test.x, Path(folder), **told)
     return rows
 
 

@@ -178,3 +178,29 @@ def test_no_record_lets_nothing_leave_early_however_little_is_asked(
     none = np.zeros(0, np.int64)
     found = choose(count(np.zeros(0), none, none, 2, none), alpha, confidence)
     assert found.threshold is None and found.missing == least(alpha, confidence) >= 1
+
+
+def test_a_loss_lets_more_leave_early_than_harm_and_is_kept_as_often_as_said() -> None:
+    rng, alpha, sure = np.random.default_rng(11), 0.02, 0.9
+    scores, shallow, deep, truth = drawn(rng, 100_000)
+    every = count(scores, shallow, deep, 3, truth)
+    lost = (every.harm - every.gain).sum(axis=0) / every.total
+    harmed = every.harm.sum(axis=0) / every.total
+    broken, left = 0, {"harm": 0.0, "loss": 0.0}
+    for _ in range(60):
+        some = rng.choice(len(truth), 2000)
+        counts = count(scores[some], shallow[some], deep[some], 3, truth[some])
+        for risk, truly in (("harm", harmed), ("loss", lost)):
+            choice = choose(counts, alpha, sure, risk)
+            left[risk] += choice.shallow / choice.records
+            if choice.threshold is not None and risk == "loss":
+                broken += bool(truly[GRID == choice.threshold][0] > alpha)
+    # Three standard deviations of 60 draws above what is allowed.
+    assert broken <= 60 * (1 - sure) + 3 * np.sqrt(60 * sure * (1 - sure))
+    assert left["loss"] > 1.05 * left["harm"] > 0
+
+
+def test_a_loss_under_a_mixture_is_refused() -> None:
+    counts = {"a": counted(np.random.default_rng(1), 9)}
+    with pytest.raises(ValueError, match="risk: must be harm where kind is shrunk"):
+        by_site(counts, "shrunk", 0.01, 0.95, "loss")

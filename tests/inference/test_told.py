@@ -60,6 +60,20 @@ def test_bytes_come_back_as_they_were_and_are_as_long_as_said() -> None:
         noised.plain()
 
 
+def test_what_gains_is_told_only_where_a_loss_is_promised() -> None:
+    counts = counted(np.random.default_rng(5), 400)
+    cells = cells_of(counts, "loss")
+    assert cells.counts.shape == (3, len(GRID)) and cells.total == 400 and cells.counts.min() >= 0
+    plain = decode(encode(cells), 0.0, "loss").plain()
+    np.testing.assert_array_equal(plain.gain, counts.gain.sum(0)[None])
+    np.testing.assert_array_equal(plain.harm, counts.harm.sum(0)[None])
+    np.testing.assert_array_equal(plain.shallow, counts.shallow.sum(0)[None])
+    assert choose(plain, 0.05, 0.9, "loss") == choose(counts, 0.05, 0.9, "loss")
+    for made, risk in ((encode(cells), "harm"), (encode(cells_of(counts)), "loss")):
+        with pytest.raises(ValueError, match=r"counts: must be (947|1419) bytes"):
+            decode(made, 0.0, risk)
+
+
 def body(counts: np.ndarray, noised: int = 0, grid: int = len(GRID)) -> bytes:
     return struct.pack("<BH", noised, grid) + counts.astype("<i4").tobytes()
 

@@ -57,6 +57,25 @@ def test_it_is_off_by_default_and_on_with_one_key() -> None:
             "of a mixture of noised counts no bound is known",
         ),
         (
+            {"inference": {"risk": "loss", "labels": False}},
+            "inference.risk",
+            "only a label tells what gains",
+        ),
+        (
+            {"inference": {"risk": "loss", "threshold": "shrunk"}},
+            "inference.risk",
+            "the test of a loss is of whole records",
+        ),
+        (
+            {
+                "privacy": PRIVATE,
+                "training": {"steps": 1},
+                "inference": {"epsilon": 1.0, "risk": "loss"},
+            },
+            "inference.risk",
+            "noised counts tell harm alone",
+        ),
+        (
             {"data": {"test_fraction": 0.0}, "inference": {"threshold": "site"}},
             "inference.threshold",
             "must be pooled when data.test_fraction is 0",
@@ -76,10 +95,12 @@ def test_private_records_are_counted_where_noise_is_paid_for_and_sites_may_hold_
     assert from_dict({"data": table, "inference": KEPT}).inference.calibration == 0.1
 
 
-@pytest.mark.parametrize("key", ["router", "alpha", "confidence", "threshold", "labels", "epsilon"])
+@pytest.mark.parametrize(
+    "key", ["router", "alpha", "confidence", "threshold", "labels", "risk", "epsilon"]
+)
 def test_a_key_that_would_do_nothing_is_an_error(key: str) -> None:
     values = {"router": "margin", "alpha": 0.2, "confidence": 0.9, "threshold": "site"}
-    values["epsilon"] = 1.0
+    values |= {"epsilon": 1.0, "risk": "loss"}
     text = refusal({"inference": {key: values.get(key, False)}})
     assert f"inference.{key}: must be left out unless inference.calibration is above 0" in text
 
