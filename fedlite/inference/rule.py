@@ -60,7 +60,7 @@ def rule_of(trained: Trained, site: str = "") -> Rule:
     path = trained.directory / "summary.json"
     summary = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     told: dict[str, Any] | None = summary.get("inference")
-    if isinstance(trained, Quantized):
+    if told is not None and isinstance(trained, Quantized):
         told = inference_of(trained.scenario, trained)
     own = told is not None and told["kind"] != "pooled"
     sites = told["by_site"] if told is not None and own else {}
