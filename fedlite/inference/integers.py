@@ -106,8 +106,9 @@ class _Rewriting:
         one = self.values.get(name)
         return int(np.prod(one.dims)) if one is not None and len(one.dims) == 2 else 0
 
-    def _put(self, **arrays: NDArray[Any]) -> None:
-        self.values |= {name: self.array(one, name) for name, one in arrays.items()}
+    def _put(self, name: str, kept: NDArray[Any], scale: NDArray[np.float32]) -> None:
+        for of, one in (("int8", kept), ("scale", scale)):
+            self.values[f"{name}/{of}"] = self.array(one, f"{name}/{of}")
 
     def _quantized(self, x: str) -> str:
         """Return what stands for a tensor [..., in] as integers; several matrices may read it."""
@@ -129,7 +130,7 @@ class _Rewriting:
         out = node.output[0]
         if f"{weight}/int8" not in self.values:
             kept, scale = rows_in(self.read(self.values[weight]).T, 8)
-            self._put(**{f"{weight}/int8": kept.T.copy(), f"{weight}/scale": scale[:, 0]})
+            self._put(weight, kept.T.copy(), scale[:, 0])
         name = self._quantized(x)
         self.nodes += [
             self.make("MatMulInteger", [name, f"{weight}/int8", "int8/middle"], [f"{out}/int32"]),
@@ -144,11 +145,9 @@ class _Rewriting:
         whole = self.read(self.values[table])
         half = self.bits == 4 and whole.shape[1] % 2 == 0
         kept, scale = rows_in(whole, 4 if half else 8)
-        if half:
-            # From 1 to 15; the first half of a row above, the second below.
-            above, below = np.split((kept + 8).astype(np.uint8), 2, axis=1)
-            kept = above * np.uint8(16) + below
-        self._put(**{f"{table}/int8": kept, f"{table}/scale": scale})
+        # From 1 to 15; the first half of a row above, the second below.
+        above, below = np.split((kept + 8).astype(np.uint8), 2, axis=1) if half else (kept, kept)
+        self._put(table, above * np.uint8(16) + below if half else kept, scale)
         self.nodes += [
             self.make("Gather", [f"{table}/int8", ids], [f"{out}/int8"], axis=0),
             self.make("Cast", [f"{out}/int8"], [f"{out}/{'both' if half else 'whole'}"], to=1),

@@ -155,14 +155,18 @@ def quantize(trained: Trained, records: Dataset, apart: float = _SHARE) -> Quant
     return Quantized(**kept, stem=stem, tail=small, apart=apart)
 
 
-def quantize_texts(trained: Trained, model: Branched, apart: float = 0.0) -> Quantized:
+def quantize_texts(trained: Trained, apart: float = 0.0, table: int = 8) -> Quantized:
     """Return a model of texts in integers, its stem, too: the embedding is half of it.
 
-    model: the network, which may be smaller than the trained one. apart: the share of calibration
-    records that it was made with. No record is looked at here.
+    apart: the share of calibration records that it was made with. table: bits of a value of the
+    table of words, 8 or 4. No record is looked at here.
+
+    Raises ValueError where the model is no network of two branches that ONNX can say.
     """
+    if not isinstance(trained.model, Branched):
+        raise ValueError(f"{trained.directory}: must be a model of two branches")
     kept = {one.name: getattr(trained, one.name) for one in fields(Trained)}
-    stem, tail = (in_integers(part) for part in graphs.traced(model))
+    stem, tail = (in_integers(part, table) for part in graphs.traced(trained.model))
     return Quantized(**kept, stem=stem, tail=tail, apart=apart)
 
 

@@ -47,6 +47,7 @@ from fedlite.inference.quantized import (
     readable,
 )
 from fedlite.inference.rule import Own, Rule, records_of, rule_by, rule_of
+from fedlite.inference.small.encoder_search import smallest as smallest_encoder
 from fedlite.inference.small.search import APART, smallest
 from fedlite.inference.tokenized import TOKENIZER, Tokenized, preprocessing
 from fedlite.inference.work import BRANCHES
@@ -89,7 +90,8 @@ def write_bundle(
     the file of the Ed25519 key that signs it, made where there is none (default: the run's own).
     own: records of the place by which its threshold is chosen, in the place of the run's. target:
     one of `TARGETS`; with `onnx-int8` the tail is of 8-bit integers, whose ranges come from a part
-    of the records that calibrate, and the threshold from the rest, against that tail. max_loss:
+    of the records that calibrate, and the threshold from the rest, against that tail; of a model of
+    texts the stem, too, and no record is looked at for it. max_loss:
     with that target, how much of its accuracy the deep branch may lose for a smaller tail, from 0;
     held against a part of these records, and measured on others.
 
@@ -236,11 +238,16 @@ def _in_integers(
     description: dict[str, Any],
 ) -> Quantized:
     """Return the model in integers, made smaller where that is asked, and say so."""
-    if records is None or trained.texts:
+    if trained.texts:
         description["stem"] = STEM_OF_INTEGERS
-        return quantize_texts(trained, model)
+    if records is None or (trained.texts and max_loss is None):
+        return quantize_texts(trained)
     if max_loss is None:
         return quantize(trained, records)
+    if trained.texts:
+        small = smallest_encoder(model.deployed(), records, max_loss)
+        description |= {"costs": small.model.costs(), "smaller": small.told()}
+        return quantize_texts(replace(trained, model=small.model), APART, small.bits)
     found = smallest(model, records, max_loss)
     description |= {"costs": found.model.costs(), "smaller": found.told()}
     return quantize(replace(trained, model=found.model), records, apart=APART)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from fedlite.inference.bundle import session
 from fedlite.inference.integers import in_integers
-from fedlite.models.pretrained.classifier import lora
-from tests.models.pretrained.conftest import save, texts
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
+pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
@@ -71,28 +64,24 @@ def test_a_token_s_answer_depends_on_no_other_record() -> None:
         np.testing.assert_array_equal(ready.run(None, {"x": x[at : at + 1]})[0][0], whole[at])
 
 
-def test_a_graph_of_an_encoder_is_a_quarter_and_answers_much_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fedlite.inference import graphs, integers
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_of_a_table_are_whole_numbers_of_a_step_of_their_own(bits: int) -> None:
+    from onnx import TensorProto, helper, numpy_helper
 
-    # The table of the small one has fewer values than any that is worth it.
-    monkeypatch.setattr(integers, "_FEWEST", 100)
-    model = lora((2, 12), 3, base=str(save("bert", tmp_path)), method="heads", exit=2, read=(2, 4))
-    for head in (model.exit, model.tail):
-        nn.init.normal_(head[1].linear.weight, generator=torch.Generator().manual_seed(0))
-    stem, tail = graphs.traced(model)
-    small_stem, small_tail = in_integers(stem), in_integers(tail)
-    assert _bytes(small_stem) < 0.4 * _bytes(stem)
-    x = texts(8).numpy()
-    answers = []
-    for one, rest in ((stem, tail), (small_stem, small_tail)):
-        hidden, early = session(one).run(None, {"x": x})
-        answers.append(np.concatenate([early, session(rest).run(None, {"hidden": hidden})[0]], 1))
-    apart = np.abs(answers[0] - answers[1])
-    assert 0 < apart.max() and apart.mean() < 0.1 * answers[0].std()
-
-
-def _bytes(graph: bytes) -> int:
-    """Return how many bytes the values of a graph take."""
-    return sum(len(one.raw_data) for one in onnx.load_model_from_string(graph).graph.initializer)
+    table = np.random.default_rng(2).normal(size=(5000, 20)).astype(np.float32)
+    table[7], table[8] = 0, table[8] * 1000
+    ends = [
+        helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"]),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "t", 20]),
+    ]
+    node = helper.make_node("Gather", ["table", "ids"], ["y"])
+    kept = [numpy_helper.from_array(table, "table")]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], kept)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    small = in_integers(made.SerializeToString(), bits)
+    assert len(small) < table.nbytes * bits / 32 + 4.5 * len(table)
+    ids = np.arange(5000).reshape(10, 500)
+    (found,) = session(small).run(None, {"ids": ids})
+    step = np.abs(table).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+    wanted = np.rint(table / np.maximum(step, 1e-20)) * step
+    np.testing.assert_allclose(found.reshape(5000, 20), wanted, rtol=1e-4, atol=1e-6)

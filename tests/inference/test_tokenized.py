@@ -8,8 +8,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from scipy.special import softmax
 from typer.testing import CliRunner
 
 from fedlite.commands.main import app
-from fedlite.evaluation import open_model, read
+from fedlite.evaluation import Trained, open_model, read
 from fedlite.identity import keys
 from fedlite.inference import manifest
 from fedlite.inference.bundle import Bundle, load
+from fedlite.inference.release import write_bundle
+from fedlite.inference.rule import Own
 from tests.inference import textual
 
 pytest.importorskip("onnxscript")
@@ -266,3 +270,59 @@ def test_it_is_not_served(made: Path) -> None:
     assert result.exit_code == 2 and "must be a bundle that reads numbers" in " ".join(
         result.output.split()
     )
+
+
+def private(made: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """Return the run's model as that of a run whose records are private."""
+    from fedlite.inference import graphs
+
+    files = [(made / "onnx" / name).read_bytes() for name in ("stem.onnx", "tail.onnx")]
+    monkeypatch.setattr(graphs, "traced", lambda _: tuple(files))
+    trained = open_model(made / "run")
+    # Such a run has calibrated nothing.
+    shutil.copytree(made / "run", to, ignore=shutil.ignore_patterns("summary.json"))
+    scenario = trained.scenario
+    hidden = replace(scenario, privacy=replace(scenario.privacy, unit="record"))
+    return replace(trained, directory=to, scenario=hidden)
+
+
+def test_of_private_records_integers_look_at_none(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedlite import plan as plans
+
+    trained = private(made, tmp_path / "run", monkeypatch)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("no record may be read")
+
+    monkeypatch.setattr(plans, "simulated", refuse)
+    with pytest.raises(ValueError, match="--calibrate-with for this run"):
+        write_bundle(trained, tmp_path / "no", target="onnx-int8", max_loss=0.01)
+    write_bundle(trained, tmp_path / "out", target="onnx-int8")
+    found = load(tmp_path / "out")
+    assert found.threshold is None and found.told["quantized"] is None
+    assert "no record was looked at" in found.promise
+    assert not found.predict(notes(made)).early.any()
+
+
+def test_the_place_calibrates_integers_by_records_of_its_own(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = private(made, tmp_path / "run", monkeypatch)
+    own = Own(made / "other.jsonl", alpha=0.1)
+    write_bundle(trained, tmp_path / "out", target="onnx-int8", own=own)
+    found = load(tmp_path / "out")
+    assert found.threshold is not None and found.told["quantized"]["records"] == 200
+
+
+@pytest.mark.long
+def test_a_smaller_one_loses_no_more_than_was_allowed(made: Path, tmp_path: Path) -> None:
+    args = ["export", str(made / "run"), "--to", str(tmp_path / "small"), "--target", "onnx-int8"]
+    result = CliRunner().invoke(app, [*args, "--max-loss", "0.05"])
+    assert result.exit_code == 0, result.output
+    small, whole = load(tmp_path / "small"), load(made / "onnx-int8")
+    assert small.told["smaller"]["units_less"] > 0
+    assert small.told["smaller"]["loss"] <= 0.05 and "a smaller one of" in small.promise
+    found = [one.answer(one.prepared(notes(made)), deep=True) for one in (small, whole)]
+    assert (found[0].classes == found[1].classes).mean() > 0.9

@@ -14,7 +14,7 @@ import fedlite
 from tests.data.text.wordy import SPECIAL, WORDS, wordy
 
 LENGTH = 12
-NOTES = 600
+NOTES = 900
 _PLAIN = "the a patient has pain fever cough film and was today again".split()
 
 
