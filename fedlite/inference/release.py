@@ -113,6 +113,13 @@ def write_bundle(
             f"branches, got {trained.scenario.model.name!r} for {trained.scenario.task.name}; its "
             "model.safetensors holds all that was trained"
         )
+    if isinstance(model, Classifier) != (trained.texts is not None):
+        raise ValueError(
+            f"{trained.directory}: must be a run of the model lora on texts, or of neither, to "
+            f"become a bundle, got {trained.scenario.model.name!r} on "
+            f"{'texts' if trained.texts else 'other records'}; its model.safetensors holds all "
+            "that was trained"
+        )
     if own is not None and site:
         raise ValueError(
             f"--site: must be left out with --calibrate-with, got {site!r}; leave it out"

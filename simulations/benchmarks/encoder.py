@@ -81,6 +81,8 @@ def scenario(method: str, exit: int, seed: int, *, quick: bool) -> Scenario:
         "inference.calibration=0.3",
         f"inference.alpha={ALPHAS[-1]}",
     ]
+    if method == "heads":
+        settings.append("training.learning_rate=0.002")
     if quick:
         settings += ["data.length=16", "training.steps=2"]
     return load(scenario_path("sentiment-lora"), settings)

@@ -310,10 +310,26 @@ def test_the_place_calibrates_integers_by_records_of_its_own(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = private(made, tmp_path / "run", monkeypatch)
-    own = Own(made / "other.jsonl", alpha=0.1)
-    write_bundle(trained, tmp_path / "out", target="onnx-int8", own=own)
+    # As a run on texts of the catalog, which names no column for the label.
+    text = (made / "other.jsonl").read_text().replace('"seen"', '"label"')
+    (tmp_path / "ours.jsonl").write_text(text)
+    own = Own(tmp_path / "ours.jsonl", alpha=0.1)
+    write_bundle(replace(trained, target=""), tmp_path / "out", target="onnx-int8", own=own)
     found = load(tmp_path / "out")
     assert found.threshold is not None and found.told["quantized"]["records"] == 200
+
+
+def test_what_no_bundle_can_hold_is_told(made: Path, tmp_path: Path) -> None:
+    trained = open_model(made / "run")
+    assert trained.texts is not None
+    with pytest.raises(ValueError, match="must be a run of the model lora on texts"):
+        write_bundle(replace(trained, texts=None), tmp_path / "out")
+    own = replace(trained.texts, redactor="mine.py:redact")
+    with pytest.raises(ValueError, match=r"data\.redactor: must be left out"):
+        write_bundle(replace(trained, texts=own), tmp_path / "out")
+    with pytest.raises(ValueError, match="--scale-by: must be left out"):
+        write_bundle(trained, tmp_path / "out", scale_by=made / "other.jsonl")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.long
