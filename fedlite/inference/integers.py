@@ -3,8 +3,9 @@
 A matrix of weights has a scale for each of its columns, and what it multiplies one for each token,
 found as the token comes: a token's largest value becomes 127. So no range comes from any record, an
 answer does not depend on what else is in its batch, and a token with large values takes nothing
-from the others. A table of which rows are read has a scale for each row, and 8 bits a value or 4,
-of which two share a byte. What is added, normalised or compared stays float32.
+from the others. A table of which rows are read has a scale for each row. Both may have 4 bits a
+value, of which two share a byte; those of matrices are unpacked once, as a graph is loaded, and
+computed with as others are. What is added, normalised or compared stays float32.
 
 Source: Yao et al. 2022, "ZeroQuant", section 3.1 (token-wise activations); only operators of ONNX
 itself are used, `MatMulInteger` above all.
@@ -41,11 +42,11 @@ def rows_in(table: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int8], ND
     return np.round(table / scale).astype(np.int8), scale.astype(np.float32)
 
 
-def in_integers(graph: bytes, table: int = 8) -> bytes:
+def in_integers(graph: bytes, table: int = 8, matrices: int = 8) -> bytes:
     """Return a serialised graph with its constant matrices and tables as 8-bit integers.
 
-    Matrices are the second inputs of `MatMul`, [in, out]; those of `Gemm`, the heads, stay. table:
-    how many bits a value of a table of rows has, 8 or 4.
+    Matrices are the second inputs of `MatMul`, [in, out]; those of `Gemm`, the heads, stay. table,
+    matrices: how many bits a value of a table of rows has, and of a matrix, 8 or 4.
 
     Raises ValueError where onnx is not installed.
     """
@@ -53,17 +54,17 @@ def in_integers(graph: bytes, table: int = 8) -> bytes:
     import onnx
 
     model = onnx.load_model_from_string(graph)
-    _Rewriting(model, table).rewrite()
+    _Rewriting(model, table, matrices).rewrite()
     onnx.checker.check_model(model)
     found: bytes = model.SerializeToString()
     return found
 
 
 class _Rewriting:
-    def __init__(self, model: ModelProto, table: int) -> None:
+    def __init__(self, model: ModelProto, table: int, matrices: int) -> None:
         from onnx import helper, numpy_helper
 
-        self.graph, self.bits = model.graph, table
+        self.graph, self.bits, self.matrices = model.graph, table, matrices
         self.make, self.array, self.read = (
             helper.make_node,
             numpy_helper.from_array,
@@ -128,9 +129,16 @@ class _Rewriting:
     def _product(self, node: Any) -> None:
         x, weight = node.input
         out = node.output[0]
-        if f"{weight}/int8" not in self.values:
-            kept, scale = rows_in(self.read(self.values[weight]).T, 8)
-            self._put(weight, kept.T.copy(), scale[:, 0])
+        if f"{weight}/scale" not in self.values:
+            whole = self.read(self.values[weight])
+            half = self.matrices == 4 and len(whole) % 2 == 0
+            kept, scale = rows_in(whole.T, 4 if half else 8)
+            stored = f"{weight}/both" if half else f"{weight}/int8"
+            self.values[stored] = self.array(packed(kept.T, 0) if half else kept.T.copy(), stored)
+            self.values[f"{weight}/scale"] = self.array(scale[:, 0].copy(), f"{weight}/scale")
+            if half:
+                self._unpack(weight, 0)
+                self.nodes.append(self.make("Cast", [f"{weight}/whole"], [f"{weight}/int8"], to=3))
         name = self._quantized(x)
         self.nodes += [
             self.make("MatMulInteger", [name, f"{weight}/int8", "int8/middle"], [f"{out}/int32"]),
@@ -145,21 +153,36 @@ class _Rewriting:
         whole = self.read(self.values[table])
         half = self.bits == 4 and whole.shape[1] % 2 == 0
         kept, scale = rows_in(whole, 4 if half else 8)
-        # From 1 to 15; the first half of a row above, the second below.
-        above, below = np.split((kept + 8).astype(np.uint8), 2, axis=1) if half else (kept, kept)
-        self._put(table, above * np.uint8(16) + below if half else kept, scale)
+        self._put(table, packed(kept, 1) if half else kept, scale)
         self.nodes += [
-            self.make("Gather", [f"{table}/int8", ids], [f"{out}/int8"], axis=0),
-            self.make("Cast", [f"{out}/int8"], [f"{out}/{'both' if half else 'whole'}"], to=1),
-            self.make("Gather", [f"{table}/scale", ids], [f"{out}/scale"], axis=0),
+            self.make("Gather", [f"{table}/int8", ids], [f"{out}/{'both' if half else 'int8'}"]),
+            self.make("Gather", [f"{table}/scale", ids], [f"{out}/scale"]),
         ]
         if half:
-            self.nodes += [
-                self.make("Div", [f"{out}/both", "int8/nibble"], [f"{out}/shifted"]),
-                self.make("Floor", [f"{out}/shifted"], [f"{out}/above"]),
-                self.make("Mul", [f"{out}/above", "int8/nibble"], [f"{out}/upper"]),
-                self.make("Sub", [f"{out}/both", f"{out}/upper"], [f"{out}/below"]),
-                self.make("Concat", [f"{out}/above", f"{out}/below"], [f"{out}/row"], axis=-1),
-                self.make("Sub", [f"{out}/row", "int8/eight"], [f"{out}/whole"]),
-            ]
+            self._unpack(out, -1)
+        else:
+            self.nodes.append(self.make("Cast", [f"{out}/int8"], [f"{out}/whole"], to=1))
         self.nodes.append(self.make("Mul", [f"{out}/whole", f"{out}/scale"], [out]))
+
+    def _unpack(self, name: str, axis: int) -> None:
+        """Make whole numbers, float32, of two to a byte; see `packed`."""
+        self.nodes += [
+            self.make("Cast", [f"{name}/both"], [f"{name}/pairs"], to=1),
+            self.make("Div", [f"{name}/pairs", "int8/nibble"], [f"{name}/shifted"]),
+            self.make("Floor", [f"{name}/shifted"], [f"{name}/above"]),
+            self.make("Mul", [f"{name}/above", "int8/nibble"], [f"{name}/upper"]),
+            self.make("Sub", [f"{name}/pairs", f"{name}/upper"], [f"{name}/below"]),
+            self.make("Concat", [f"{name}/above", f"{name}/below"], [f"{name}/row"], axis=axis),
+            self.make("Sub", [f"{name}/row", "int8/eight"], [f"{name}/whole"]),
+        ]
+
+
+def packed(kept: NDArray[np.int8], axis: int) -> NDArray[np.uint8]:
+    """Return whole numbers from -7 to 7, two to a byte: the first half along an axis above.
+
+    >>> packed(np.array([[-7, 7]], np.int8), 1).tolist()
+    [[31]]
+    """
+    above, below = np.split((kept + 8).astype(np.uint8), 2, axis=axis)
+    found: NDArray[np.uint8] = above * np.uint8(16) + below
+    return found

@@ -155,18 +155,20 @@ def quantize(trained: Trained, records: Dataset, apart: float = _SHARE) -> Quant
     return Quantized(**kept, stem=stem, tail=small, apart=apart)
 
 
-def quantize_texts(trained: Trained, apart: float = 0.0, table: int = 8) -> Quantized:
+def quantize_texts(
+    trained: Trained, apart: float = 0.0, table: int = 8, matrices: int = 8
+) -> Quantized:
     """Return a model of texts in integers, its stem, too: the embedding is half of it.
 
-    apart: the share of calibration records that it was made with. table: bits of a value of the
-    table of words, 8 or 4. No record is looked at here.
+    apart: the share of calibration records that it was made with. table, matrices: bits of a value
+    of the table of words and of all matrices, 8 or 4. No record is looked at here.
 
     Raises ValueError where the model is no network of two branches that ONNX can say.
     """
     if not isinstance(trained.model, Branched):
         raise ValueError(f"{trained.directory}: must be a model of two branches")
     kept = {one.name: getattr(trained, one.name) for one in fields(Trained)}
-    stem, tail = (in_integers(part, table) for part in graphs.traced(trained.model))
+    stem, tail = (in_integers(part, table, matrices) for part in graphs.traced(trained.model))
     return Quantized(**kept, stem=stem, tail=tail, apart=apart)
 
 

@@ -254,7 +254,7 @@ def _in_integers(
     if trained.texts:
         small = smallest_encoder(model.deployed(), records, max_loss)
         description |= {"costs": small.model.costs(), "smaller": small.told()}
-        return quantize_texts(replace(trained, model=small.model), APART, small.bits)
+        return quantize_texts(replace(trained, model=small.model), APART, *small.bits)
     found = smallest(model, records, max_loss)
     description |= {"costs": found.model.costs(), "smaller": found.told()}
     return quantize(replace(trained, model=found.model), records, apart=APART)

@@ -12,7 +12,6 @@ that makes it smaller, alone and joined.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import tempfile
 from collections.abc import Iterator
@@ -22,9 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedlite.data import Dataset
 from fedlite.evaluation import Trained, held_out, open_model
@@ -32,16 +29,16 @@ from fedlite.inference import graphs, routing
 from fedlite.inference.bundle import session
 from fedlite.inference.calibration import choose, count
 from fedlite.inference.graphs import NEVER, needs
-from fedlite.inference.integers import in_integers, rows_in
+from fedlite.inference.integers import in_integers
 from fedlite.inference.portions import portions
 from fedlite.inference.quantized import Quantized, calibrating
 from fedlite.inference.small import encoder as steps
-from fedlite.inference.small.encoder_search import tries
+from fedlite.inference.small.encoder_search import Rung, tries
 from fedlite.inference.small.encoder_teaching import taught
 from fedlite.inference.small.search import apart
 from fedlite.inference.work import Answered, Costs, answered, auroc, early, outcome
 from fedlite.models import Branched
-from fedlite.models.pretrained.plain import Encoder, Layer
+from fedlite.models.pretrained.plain import Encoder
 from fedlite.scenario import Scenario, load
 from fedlite.training.share import settle_process
 from server.summary import machine
@@ -50,8 +47,8 @@ from simulations.run import resume_scenario, scenario_path, simulate
 
 ALPHAS, CONFIDENCE, ROUTER = (0.005, 0.01), 0.95, "confidence"
 BATCHES, TIMED, RESAMPLES = (1, 32), 128, 200
-# What is joined: hidden units that go, energy of matrices, bits of the table.
-JOINED = ((0.75, None, 4), (0.5, 0.01, 4), (0.5, None, 4))
+# What is joined: hidden units that go, energy of matrices, bits of the table and of matrices.
+JOINED: tuple[Rung, ...] = ((0.5, None, (4, 4)), (0.5, 0.01, (4, 4)), (0.5, None, (4, 8)))
 TAUGHT = 100
 Row = dict[str, Any]
 
@@ -88,11 +85,11 @@ def scenario(method: str, exit: int, seed: int, *, quick: bool) -> Scenario:
     return load(scenario_path("sentiment-lora"), settings)
 
 
-def through(trained: Trained, model: Branched, *, table: int = 0) -> Quantized:
-    """Return a model that answers through graphs; table: bits of words in integers, 0: float32."""
+def through(trained: Trained, model: Branched, bits: tuple[int, int] | None = None) -> Quantized:
+    """Return a model that answers through graphs. bits: of table and matrices; None: float32."""
     stem, tail = graphs.traced(model)
-    if table:
-        stem, tail = in_integers(stem, table), in_integers(tail, table)
+    if bits:
+        stem, tail = in_integers(stem, *bits), in_integers(tail, *bits)
     kept = {one.name: getattr(trained, one.name) for one in fields(Trained)}
     return Quantized(**kept | {"model": model}, stem=stem, tail=tail, apart=0.0)
 
@@ -192,51 +189,38 @@ def smaller(trained: Trained, model: Encoder, test: Dataset, seed: int) -> Itera
     model = model.eval().requires_grad_(False)
     moments = steps.moments_of(model, learning.x[:256])
 
-    def told(name: str, of: Encoder, table: int = 0, **more: Any) -> Row:
-        part = Part(name, through(trained, of, table=table))
+    def told(name: str, of: Encoder, bits: tuple[int, int] | None = None) -> Row:
+        part = Part(name, through(trained, of, bits))
         found = answered(part.model, test)
         figures = {"bytes": part.bytes_, "deep %": 100 * float((found.deep == test.y).mean())}
         figures["shallow %"] = 100 * float((found.shallow == test.y).mean())
         way = partial(_answer, session(part.model.stem), session(part.model.tail), NEVER)
-        spent = np.median(timed({"deep": way}, test.x[:TIMED], 32)["deep"])
+        spent = np.median(timed({"deep": way}, _some(test), 32)["deep"])
         figures["ms a text"] = float(spent) / 1000
-        return _row("made smaller", {"step": name}, figures | more)
+        return _row("made smaller", {"step": name}, figures)
 
     def learnt(of: Encoder) -> Encoder:
         return taught(of, model, learning.x, steps=TAUGHT, seed=seed)
 
     yield told("as it was", model)
-    yield told("integers, 8 bits", model, 8)
-    yield told("integers, table of 4 bits", model, 4)
-    four = Part("", through(trained, _four_bits(model), table=4))
-    found = answered(four.model, test)
-    figures = {
-        "bytes": four.bytes_ - steps.weights_of(model)[1] // 2,
-        "deep %": 100 * float((found.deep == test.y).mean()),
-    }
-    yield _row(
-        "made smaller", {"step": "integers, all of 4 bits (rounded, bytes counted)"}, figures
-    )
+    yield told("integers, 8 bits", model, (8, 8))
+    yield told("integers, table of 4 bits", model, (4, 8))
+    yield told("integers, 4 bits", model, (4, 4))
     for one in tries(model, learning, judging, ladder=JOINED, steps=TAUGHT, seed=seed):
         cut = f"{100 * one.share:g} % of units"
         cut += "" if one.error is None else f", {100 * one.error:g} % of energy"
-        yield told(f"joined: {cut}, table of {one.bits} bits", one.model, one.bits)
-    for share in (0.5, 0.75):
-        yield told(f"{100 * share:g} % of units", learnt(steps.narrowed(model, share, moments)[0]))
+        bits = " and ".join(map(str, one.bits))
+        yield told(f"joined: {cut}, {bits} bits", one.model, one.bits)
+    # No graph packs 3 bits: accuracy is that of values so rounded, and bytes are counted.
+    table, others = steps.weights_of(model)
+    found = answered(through(trained, steps.rounded(model, 4, 3)), test)
+    figures = {
+        "bytes": (4 * table + 3 * others) // 8,
+        "deep %": 100 * float((found.deep == test.y).mean()),
+    }
+    yield _row("made smaller", {"step": "integers, 4 and 3 bits, rounded"}, figures)
+    yield told("50 % of units", learnt(steps.narrowed(model, 0.5, moments)[0]))
     yield told("low rank, 1 % of energy", learnt(steps.thinned(model, 0.01, moments)))
-
-
-def _four_bits(model: Encoder) -> Encoder:
-    """Return the encoder whose matrices have values of 4 bits, a scale a column, as floats."""
-    small = steps.rounded(copy.deepcopy(model), 4)
-    with torch.no_grad():
-        for layer in small.modules():
-            if isinstance(layer, Layer):
-                for one in layer.children():
-                    if isinstance(one, nn.Linear):
-                        kept, scale = rows_in(one.weight.numpy(), 4)
-                        one.weight = nn.Parameter(torch.from_numpy(kept * scale), False)
-    return small
 
 
 def study(given: Scenario, out: Path, seed: int, *, small: bool, few: int | None) -> Iterator[Row]:
@@ -254,20 +238,26 @@ def study(given: Scenario, out: Path, seed: int, *, small: bool, few: int | None
         Dataset(of.x[cut], of.y[cut]) for of in (calibrating(trained), held_out(trained).data)
     )
     made: list[tuple[Part, float | None]] = []
-    for name, table in (("float32", 0), ("integers", 8)):
-        part = Part(name, through(trained, model, table=table))
+    for name, bits in (("float32", None), ("integers", (8, 8))):
+        part = Part(name, through(trained, model, bits))
         by, on = answered(part.model, calibration), answered(part.model, test)
         found = list(accuracies(part, by, on, costs))
         yield from found
         limit = found[0]["figures"]["threshold"]
         made.append((part, limit))
         yield _row("bytes", {"graphs": name}, {"stem and tail": part.bytes_})
-        if not table:
+        if bits is None:
             yield from resamples(by, on)
             yield agreement(trained, part, test, limit)
-    yield from times(made, test.x[:TIMED])
+    yield from times(made, _some(test))
     if small and isinstance(model, Encoder):
         yield from smaller(trained, model, test, seed)
+
+
+def _some(data: Dataset) -> NDArray[np.int64]:
+    """Return the texts that are timed, of all sites: they stand one after the other."""
+    found: NDArray[np.int64] = data.x[np.linspace(0, len(data) - 1, TIMED).astype(np.int64)]
+    return found
 
 
 def _row(what: str, told: dict[str, Any], figures: dict[str, Any]) -> Row:

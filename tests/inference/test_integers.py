@@ -54,6 +54,20 @@ def test_products_are_those_of_integers_by_hand() -> None:
     assert (found[0, 0] == 0).all()
 
 
+def test_four_bits_of_a_matrix_are_those_of_eight_on_that_grid() -> None:
+    rng = np.random.default_rng(3)
+    whole, scale = rng.integers(-7, 8, size=(16, 8)), rng.uniform(0.5, 2, 8)
+    whole[0] = 7
+    weight = (whole * scale).astype(np.float32)
+    x = rng.normal(size=(2, 3, 16)).astype(np.float32)
+    small = in_integers(matrices([weight]), matrices=4)
+    (found,) = session(small).run(None, {"x": x})
+    token = np.abs(x).max(axis=-1, keepdims=True) / np.float32(127)
+    wanted = np.rint(x / token) @ whole * scale * token
+    assert np.isclose(found, wanted, rtol=1e-4, atol=1e-5).mean() > 0.95
+    np.testing.assert_array_equal(session(small, plain=True).run(None, {"x": x})[0], found)
+
+
 def test_a_token_s_answer_depends_on_no_other_record() -> None:
     rng = np.random.default_rng(1)
     ready = session(in_integers(matrices([rng.normal(size=(16, 8)).astype(np.float32)])))

@@ -101,13 +101,25 @@ def thinned(model: Encoder, error: float, moments: Moments) -> Encoder:
     return small
 
 
-def rounded(model: Encoder, bits: int) -> Encoder:
-    """Return the encoder whose table of words has values of so many bits, as floats: 8 or 4."""
+def rounded(model: Encoder, table: int, matrices: int = 8) -> Encoder:
+    """Return the encoder whose values are those of so many bits, as floats: 8 or fewer.
+
+    table: of the table of words, with a scale for each row. matrices: of those of the layers, with
+    one for each column; with 8 they stay as they are.
+    """
     small = copy.deepcopy(model)
-    table = small.get_parameter(_TABLE)
+    every: list[Tensor] = [small.get_parameter(_TABLE)]
+    if matrices < 8:
+        every += [
+            one.weight
+            for _, layer in _layers(small)
+            for one in layer.modules()
+            if isinstance(one, nn.Linear)
+        ]
     with torch.no_grad():
-        kept, scale = rows_in(table.numpy(), bits)
-        table.copy_(torch.from_numpy(kept * scale))
+        for at, one in enumerate(every):
+            kept, scale = rows_in(one.detach().numpy(), matrices if at else table)
+            one.copy_(torch.from_numpy(kept * scale))
     return small
 
 

@@ -17,14 +17,15 @@ from fedlite.models import Branched
 from fedlite.models.pretrained.plain import Encoder
 
 # From the smallest on: the share of hidden units that go, of a matrix's output energy (None: no low
-# rank), and the bits of a value of the table of words.
-LADDER: tuple[tuple[float, float | None, int], ...] = (
-    (0.75, 0.01, 4),
-    (0.5, 0.01, 4),
-    (0.5, None, 4),
-    (0.25, None, 4),
-    (0.25, None, 8),
-    (0.0, None, 8),
+# rank), and the bits of a value of the table of words and of a matrix.
+Rung = tuple[float, float | None, tuple[int, int]]
+LADDER: tuple[Rung, ...] = (
+    (0.5, 0.01, (4, 4)),
+    (0.75, None, (4, 4)),
+    (0.5, None, (4, 4)),
+    (0.25, None, (4, 4)),
+    (0.0, None, (4, 8)),
+    (0.0, None, (8, 8)),
 )
 STEPS = 100
 # Texts that the moments come from.
@@ -42,7 +43,7 @@ class Tried:
     model: Encoder
     share: float
     error: float | None
-    bits: int
+    bits: tuple[int, int]
     bytes_: int
     loss: float
 
@@ -51,7 +52,7 @@ class Tried:
         return {
             "units_less": self.share,
             "energy_less": self.error,
-            "table_bits": self.bits,
+            "bits": list(self.bits),
             "bytes": self.bytes_,
             "loss": self.loss,
         }
@@ -62,7 +63,7 @@ def tries(
     learning: Dataset,
     judging: Dataset,
     *,
-    ladder: tuple[tuple[float, float | None, int], ...] | None = None,
+    ladder: tuple[Rung, ...] | None = None,
     steps: int | None = None,
     seed: int = 0,
 ) -> Iterator[Tried]:
@@ -79,13 +80,13 @@ def tries(
         small, left = narrowed(model, share, moments)
         if error is not None:
             small = thinned(small, error, left)
-        small = rounded(small, bits)
-        cut = share > 0 or error is not None or bits < 8
+        cut = share > 0 or error is not None or bits != (8, 8)
         count = (STEPS if steps is None else steps) if cut else 0
         done = taught(small, model, learning.x, steps=count, seed=seed)
+        done = rounded(done, *bits)
         table, others = weights_of(done)
         loss = right - _right(done, judging)
-        yield Tried(done, share, error, bits, table * bits // 8 + others, loss)
+        yield Tried(done, share, error, bits, (table * bits[0] + others * bits[1]) // 8, loss)
 
 
 def smallest(model: Branched, records: Dataset, max_loss: float) -> Tried:

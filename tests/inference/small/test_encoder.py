@@ -120,7 +120,7 @@ def test_the_smallest_that_loses_no_more_is_taken(
     records = Dataset(x, y)
     first = encoder_search.smallest(whole, records, 0.99)
     assert (first.share, first.error, first.bits) == encoder_search.LADDER[0]
-    monkeypatch.setattr(encoder_search, "LADDER", ((0.99, None, 4), (0.0, None, 8)))
+    monkeypatch.setattr(encoder_search, "LADDER", ((0.99, None, (4, 4)), (0.0, None, (8, 8))))
     strict = encoder_search.smallest(whole, records, 0.02)
     assert strict.share == 0 and strict.bytes_ > first.bytes_
     with pytest.raises(ValueError, match="--max-loss: must be from 0 to below 1"):
