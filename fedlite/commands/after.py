@@ -79,7 +79,7 @@ def predict(
             raise ValueError(f"--out: must not be the file that is read, got {out}; name another")
         if is_bundle(run):
             head, rows, notes = _of_bundle(
-                run, file, signed_by, branch=branch, text=text, scale_by=scale_by
+                run, file, signed_by, text, branch=branch, scale_by=scale_by
             )
         else:
             left_out("a run", signed_by=signed_by)
@@ -108,13 +108,15 @@ def _of_run(run: Path, file: Path, branch: str, text: str, scale_by: Path | None
     return head, found.rows(), list(records.notes)
 
 
-def _of_bundle(folder: Path, file: Path, signed_by: str | None, **not_here: object) -> Answered:
+def _of_bundle(
+    folder: Path, file: Path, signed_by: str | None, text: str, **not_here: object
+) -> Answered:
     from fedlite.inference.bundle import load
     from fedlite.inference.inputs import read_inputs
 
     left_out("a bundle, which decides and scales by itself", **not_here)
     bundle = load(folder, signed_by=signed_by)
-    found = bundle.predict(read_inputs(bundle.told, file), missing=True)
+    found = bundle.predict(read_inputs(bundle.told, file, text), missing=True)
     early = int(found.early.sum())
     notes = [f"{early:,} of {len(found):,} are answered early. {bundle.promise}"]
     if signed_by is None:

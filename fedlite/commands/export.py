@@ -79,9 +79,10 @@ def export(
         str,
         typer.Option(
             metavar="NAME",
-            help="onnx, or onnx-int8: a deep branch of 8-bit integers, smaller and faster.",
+            help="onnx, or onnx-int8: 8-bit integers, smaller and faster. Default: onnx; of a "
+            "pretrained transformer adapters, and a bundle where one is named.",
         ),
-    ] = "onnx",
+    ] = "",
     max_loss: Annotated[
         float | None,
         typer.Option(
@@ -94,7 +95,8 @@ def export(
 ) -> None:
     """Write a run's model as a signed bundle that answers easy inputs early, without PyTorch.
 
-    Of a pretrained transformer: its adapters and heads, as a folder that peft loads.
+    Of a pretrained transformer without --target: its adapters and heads, as a folder that peft
+    loads.
     """
     with told():
         from fedlite.evaluation import open_model
@@ -105,19 +107,23 @@ def export(
         given: dict[str, Any] = {k: v for k, v in wishes.items() if v is not None}
         # As text: a 0 that is given is given.
         asked = {name: str(value) for name, value in given.items()}
-        if isinstance(trained.model, Classifier):
+        if isinstance(trained.model, Classifier) and not target:
             from fedlite.inference.adapter_folder import write_adapters
 
             bundled = {"site": site, "scale_by": scale_by, "key": key}
-            bundled["target"] = "" if target == "onnx" else target
             bundled["max_loss"] = "" if max_loss is None else str(max_loss)
-            left_out("a pretrained transformer", calibrate_with=calibrate_with, **bundled, **asked)
+            left_out(
+                "a pretrained transformer without --target",
+                calibrate_with=calibrate_with,
+                **bundled,
+                **asked,
+            )
             files = write_adapters(trained, to, merged=merged)
         else:
             from fedlite.inference.release import write_bundle
             from fedlite.inference.rule import Own
 
-            left_out("a model without a base", merged=merged)
+            left_out("a bundle", merged=merged)
             if calibrate_with is None:
                 left_out("a bundle without --calibrate-with", **asked)
             own = None if calibrate_with is None else Own(calibrate_with, **given)
@@ -128,7 +134,7 @@ def export(
                 scale_by=scale_by,
                 key=key,
                 own=own,
-                target=target,
+                target=target or "onnx",
                 max_loss=max_loss,
             )
     sizes = {str(path): path.stat().st_size for path in files}

@@ -14,7 +14,7 @@ from fedlite.data.bases import Base, find
 from fedlite.evaluation import Trained
 from fedlite.inference.card import card
 from fedlite.models.pretrained import Classifier
-from fedlite.models.pretrained.adapters import adapters_of, product, settings_of
+from fedlite.models.pretrained.adapters import adapters_of, merged_weight, product, settings_of
 from fedlite.settings import read_options
 from fedlite.storage import write_atomic
 
@@ -77,12 +77,7 @@ def _adapters(adapted: list[tuple[str, Any]], folder: Path, base: Base) -> list[
 def _merged(model: Classifier, folder: Path, base: Base) -> list[Path]:
     """Write the network with `W + s B A` in the place of W, beside the base's other files."""
     network = model.features.network
-    changed = {}
-    for name, module in adapters_of(network):
-        down, up = product(module)
-        added = module.scaling["default"] * (up @ down)
-        weight = module.get_base_layer().weight
-        changed[f"{name}.weight"] = weight + (added.T if module.fan_in_fan_out else added)
+    changed = {f"{name}.weight": merged_weight(module) for name, module in adapters_of(network)}
     tensors = {}
     with torch.no_grad():
         for key, value in network.state_dict().items():

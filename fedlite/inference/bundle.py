@@ -1,6 +1,7 @@
 """A bundle in use: answers easy inputs early and hard ones late, without PyTorch.
 
-It needs onnxruntime and numpy. Nothing in a bundle is code: the router is one of the house.
+It needs onnxruntime and numpy, and of texts tokenizers. Nothing in a bundle is code: the router is
+one of the house.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fedlite.inference import manifest, routing
+from fedlite.inference.portions import portions
+from fedlite.inference.preparing import Numbers
+from fedlite.inference.tokenized import KIND, TOKENIZER, Tokenized
+
+Inputs = NDArray[np.float32] | NDArray[np.int64]
 
 DESCRIPTION, STEM, TAIL, WHOLE = "bundle.json", "stem.onnx", "tail.onnx", "model.onnx"
 TRIALS, CARD = "trials.npz", "README.md"
 _NEEDED = frozenset(
     ("labels", "shape", "router", "threshold", "promise", "preprocessing", "scaling")
 )
-# Of a batch that goes through the graphs at a time.
-_CHUNK = 4096
 # How far answers may be from those that were stored: kernels of other processors round otherwise.
 TOLERANCE = 1e-3
 # What `--target` calls a deep branch of 8-bit integers.
 INTEGERS = "onnx-int8"
+# What `bundle.json` says under `stem` where that computes with integers, too.
+STEM_OF_INTEGERS = "integers"
 # Integers: another processor may take the next whole number. A bundle says how much comes of that.
 LOOSEST = 0.25
 # So near to the threshold a score may fall on either side.
@@ -115,71 +121,77 @@ class Bundle:
                 f"{directory / DESCRIPTION}: tolerance must be at most {TOLERANCE:g} for graphs of "
                 f"float32, got {self.tolerance!r:.80}; export the run again"
             )
-        self._check_preparation()
+        self._reader = self._reading(files)
         self._stem, self._tail = session(files[STEM]), session(files[TAIL])
         self._whole = session(files[WHOLE]) if WHOLE in files else None
 
-    def _check_preparation(self) -> None:
-        """Raise ValueError where inputs could not be prepared, or would be turned around."""
+    def _reading(self, files: Mapping[str, bytes]) -> Numbers | Tokenized:
+        """Return what prepares inputs; raises ValueError where nothing could."""
         how = self.told["preprocessing"]
         try:
-            fits = bool((_width(how) > 0).all())
-            self.prepared(np.zeros((1, *self.shape)))
-        except (KeyError, TypeError, ValueError):
-            fits = False
-        if not fits:
+            if isinstance(how, dict) and how.get("kind") == KIND:
+                return Tokenized(how, self.shape, files[TOKENIZER])
+            return Numbers(how, self.shape)
+        except KeyError:
             raise ValueError(
-                f"{self.directory / DESCRIPTION}: preprocessing must be of the kind none, ranges, "
-                "low below high, or standardize, spreads above 0, each of the shape of an input; "
-                "export the run again"
-            )
+                f"{self.directory / TOKENIZER}: no such file; export the run again"
+            ) from None
+        except ValueError as error:
+            raise ValueError(
+                f"{self.directory / DESCRIPTION}: {error}; export the run again"
+            ) from None
 
     @property
     def promise(self) -> str:
         """What is promised of the accuracy that early answers cost, for a person."""
         return str(self.told["promise"])
 
-    def predict(self, x: ArrayLike, *, missing: bool = False) -> Answers:
+    def predict(self, x: ArrayLike | Sequence[str], *, missing: bool = False) -> Answers:
         """Return the answers to inputs [n, *shape], in the units of the records it learnt from.
 
+        Of a model of texts: to a list of n texts; what lies beyond its longest is cut.
         missing: NaN stands for a missing value, and is filled in as in training; else it is an
         error.
 
         Raises ValueError for another shape, for what are no numbers, for NaN or infinity, and for
-        numbers so large that the model's own overflow.
+        numbers so large that the model's own overflow; for what is no text, or an empty one.
         """
         return self.answer(self.prepared(x, missing=missing))
 
-    def answer(self, inputs: NDArray[np.float32], *, deep: bool = False) -> Answers:
+    def answer(self, inputs: Inputs, *, deep: bool = False) -> Answers:
         """Return the answers to inputs that `prepared` has returned.
 
         deep: none leaves early, whatever its score. Raises ValueError where an answer is NaN.
         """
-        parts = [
-            self._batch(inputs[start : start + _CHUNK], deep=deep)
-            for start in range(0, len(inputs), _CHUNK)
-        ]
-        shares, early, scores = (np.concatenate(found) for found in zip(*parts, strict=True))
+        shares = np.zeros((len(inputs), len(self.labels)))
+        early, scores = np.zeros(len(inputs), np.bool_), np.zeros(len(inputs))
+        for rows, part in portions(inputs):
+            found = self._batch(inputs[rows], part, deep=deep)
+            shares[rows], early[rows], scores[rows] = found
         return Answers(self.labels, shares, early, scores)
 
-    def one(self, x: ArrayLike, *, missing: bool = False) -> tuple[str, bool]:
-        """Return the label of a single input [*shape], and whether it was answered early.
+    def one(self, x: ArrayLike | str, *, missing: bool = False) -> tuple[str, bool]:
+        """Return the label of a single input [*shape], or text, and whether it was answered early.
 
         Through the one graph, which is faster for a single input than `predict` is. Raises as that.
         """
-        inputs = self.prepared(np.asarray(x)[None], missing=missing)
+        inputs = self.prepared(self._reader.single(x), missing=missing)  # type: ignore[arg-type]
+        ((_, part),) = portions(inputs)
         if self._whole is None:
-            found = self._batch(inputs)
+            found = self._batch(inputs, part)
             return self.labels[int(found[0].argmax())], bool(found[1][0])
-        answer, leaves = self._whole.run(None, {"stem/x": inputs})
+        answer, leaves = self._whole.run(None, {"stem/x": part})
         _answered(routing.softmax(answer.astype(np.float64)))
         return self.labels[int(answer.argmax())], bool(leaves)
 
     def _batch(
-        self, inputs: NDArray[np.float32], *, deep: bool = False
+        self, inputs: Inputs, part: Inputs, *, deep: bool = False
     ) -> tuple[NDArray[Any], ...]:
-        """Return shares, whether early, and scores; only what stays goes through the tail."""
-        hidden, shallow = self._stem.run(None, {"x": inputs})
+        """Return shares, whether early, and scores; only what stays goes through the tail.
+
+        part: what the graphs read of these inputs.
+        """
+        hidden, shallow = self._stem.run(None, {"x": part})
         shares = routing.softmax(shallow.astype(np.float64))
         scores = routing.HOUSE[self.router](inputs, shares)
         early = scores >= (np.inf if self.threshold is None or deep else self.threshold)
@@ -190,43 +202,9 @@ class Bundle:
         _answered(shares)
         return shares, early, scores
 
-    def prepared(self, x: ArrayLike, *, missing: bool = False) -> NDArray[np.float32]:
+    def prepared(self, x: Any, *, missing: bool = False) -> Inputs:
         """Return inputs as the model reads them; raises ValueError as `predict` says."""
-        given, how = np.asarray(x), self.told["preprocessing"]
-        # Whole numbers are of another range than what came scaled already.
-        if given.dtype.kind not in ("fiub" if how["fills"] else "f"):
-            raise ValueError(
-                f"x: must hold floating-point numbers, scaled as the model's own records were, got "
-                f"{given.dtype}; convert it"
-            )
-        if given.shape[1:] != self.shape or not len(given):
-            wanted = ", ".join(map(str, ("n", *self.shape)))
-            raise ValueError(
-                f"x: must have the shape [{wanted}], n at least 1, got {list(given.shape)}; "
-                "reshape it, an input a row"
-            )
-        wide = given if how["kind"] == "none" else given.astype(np.float64)
-        allowed = missing and how["fills"]
-        wrong = np.isinf(wide) if allowed else ~np.isfinite(wide)
-        if wrong.any():
-            row = int(np.flatnonzero(wrong.reshape(len(wide), -1).any(axis=1))[0])
-            mend = "; predict(x, missing=True) fills in NaN" if how["fills"] and not missing else ""
-            raise ValueError(
-                f"x: must be finite, and row {row} has NaN or infinity; correct it{mend}"
-            )
-        if how["kind"] == "standardize":
-            # None, which becomes NaN, is the mean of what was missing throughout.
-            wide = (wide - np.array(how["mean"], np.float64)) / np.array(how["spread"])
-        elif how["kind"] == "ranges":
-            low, high = np.array(how["low"]), np.array(how["high"])
-            wide = (np.clip(wide, low, high) - low) * (2 / (high - low)) - 1
-        with np.errstate(over="ignore"):
-            prepared: NDArray[np.float32] = wide.astype(np.float32)
-        # What is missing is NaN still, and a number too large for float32 has become infinity.
-        if np.isinf(prepared).any():
-            row = int(np.flatnonzero(np.isinf(prepared).reshape(len(wide), -1).any(axis=1))[0])
-            raise ValueError(f"x: must fit into float32, and row {row} has larger; correct it")
-        return np.nan_to_num(prepared, nan=0.0)
+        return self._reader.prepared(x, missing=missing)
 
     def try_out(self, trials: Mapping[str, NDArray[Any]]) -> None:
         """Raise ValueError where stored inputs get other answers or ways than where it was made.
@@ -234,6 +212,10 @@ class Bundle:
         trials: `x` as the model reads it, `shallow` and `deep` answers, and `early`.
         """
         x = trials["x"]
+        if isinstance(self._reader, Tokenized):
+            texts = [str(text) for text in trials["texts"]]
+            if not np.array_equal(self._reader.prepared(texts), x):
+                raise self._wrong("its stored texts become other tokens", "tokenizers")
         hidden, shallow = self._stem.run(None, {"x": x})
         (deep,) = self._tail.run(None, {"hidden": hidden})
         shape = (len(x), *self.shape)
@@ -242,15 +224,17 @@ class Bundle:
                 f"of {len(self.labels)} labels and inputs {list(self.shape)} it has stored "
                 f"{list(x.shape)}, and answers {list(deep.shape)}"
             )
-        allowed = {"shallow": TOLERANCE, "deep": self.tolerance}
+        loose = self.told.get("stem") == STEM_OF_INTEGERS
+        allowed = {"shallow": self.tolerance if loose else TOLERANCE, "deep": self.tolerance}
         for name, found in (("shallow", shallow), ("deep", deep)):
             apart = np.abs(found - trials[name]) / (1 + np.abs(trials[name]))
             if found.shape != trials[name].shape or not (apart <= allowed[name]).all():
                 raise self._wrong(f"the {name} answers to its stored inputs are others")
-        _, early, scores = self._batch(x)
+        _, early, scores = self._batch(x, x)
         sure = np.ones(len(x), np.bool_)
         if self.threshold is not None:
-            sure = np.abs(scores - self.threshold) > _NEAR
+            near = self.tolerance if loose else _NEAR
+            sure = np.abs(scores - self.threshold) > near
         if (early != trials["early"])[sure].any():
             raise self._wrong("its stored inputs go other ways")
         if self._whole is None:
@@ -263,10 +247,10 @@ class Bundle:
             if bool(leaves) != early[at] or not (apart <= allowed[branch]).all():
                 raise self._wrong("its one graph answers otherwise than its two")
 
-    def _wrong(self, what: str) -> ValueError:
+    def _wrong(self, what: str, package: str = "onnxruntime") -> ValueError:
         return ValueError(
             f"{self.directory}: must answer here as where it was made, and {what}; use another "
-            "version of onnxruntime, or export it again"
+            f"version of {package}, or export it again"
         )
 
 
@@ -319,13 +303,6 @@ def _stored(content: bytes) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{TRIALS}: must not be compressed; export the run again")
     with np.load(io.BytesIO(content), allow_pickle=False) as trials:
         return dict(trials)
-
-
-def _width(how: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return by what values are divided as they are prepared."""
-    if how["kind"] == "ranges":
-        return np.asarray(how["high"], np.float64) - np.asarray(how["low"], np.float64)
-    return np.asarray({"none": 1.0, "standardize": how.get("spread")}[how["kind"]], np.float64)
 
 
 def _answered(shares: NDArray[np.float64]) -> None:

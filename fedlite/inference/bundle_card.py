@@ -14,7 +14,7 @@ _USE = """```python
 import fedlite
 
 bundle = fedlite.load_bundle(".")
-answers = bundle.predict(x)  # numbers, [n, {shape}]
+answers = bundle.predict(x)  # {x}
 print(answers.labels, answers.early, answers.shares)
 ```"""
 _INPUTS = {
@@ -23,6 +23,8 @@ _INPUTS = {
     "ranges": "raw values; a column's lowest becomes -1 and its highest 1, and what lies beyond is "
     "cut",
     "none": "values as the model's own records were",
+    "text": "texts, of which so many tokens are read, the first ones; tokens are those of "
+    "tokenizer.json and no other",
 }
 
 
@@ -36,21 +38,29 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
     name = wording.plain(summary.get("scenario", trained.scenario.federation.name))
     shape = ", ".join(map(str, told["shape"]))
     threshold = told["threshold"]
-    inputs = _INPUTS[told["preprocessing"]["kind"]]
+    how = told["preprocessing"]
+    texts = how["kind"] == "text"
+    inputs = f"[n, {shape}], {_INPUTS[how['kind']]}"
+    if texts:
+        inputs = f"{_INPUTS['text']}: {how['length']} at most"
+        if how["redact"]:
+            inputs += f"; redacted first: {', '.join(how['redact'])}"
     rows = [
         ("labels", ", ".join(map(wording.plain, told["labels"]))),
-        ("inputs", f"[n, {shape}], {inputs}"),
+        ("inputs", inputs),
         (
             "router",
             f"{told['router']}, early from {threshold} on" if threshold is not None else "none",
         ),
-        *_integers(told.get("quantized")),
+        *_base(told),
+        *_integers(told),
         *_measured(told["calibrated"]),
         *run_rows(summary),
     ]
     graphs = "`stem.onnx` and `tail.onnx` are for batches"
     if one:
         graphs += ", `model.onnx` for single inputs: an `If` in it skips the tail"
+    x = "a list of texts" if texts else f"numbers, [n, {shape}]"
     return "\n".join(
         [
             *("---", "library_name: onnx", "tags:", "- fedlite", "- early-exit", "---"),
@@ -58,7 +68,13 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
             *("trained at several sites that keep their records.", "", "| | |", "|---|---|"),
             *(f"| {key} | {value} |" for key, value in rows),
             *("", "## What early answers cost", "", wording.plain(told["promise"])),
-            *("", "## Use", "", _USE.format(shape=shape), ""),
+            *(
+                "",
+                "## Use",
+                "",
+                _USE.format(x=x),
+                "",
+            ),
             f"{graphs}. `bundle.json` says how inputs are prepared, `manifest.json` holds the",
             "SHA-256 of every file and an Ed25519 signature over them.",
             *("", *(wording.verdict(summary) if summary else ["No record of the run is here."])),
@@ -67,14 +83,21 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
     )
 
 
-def _integers(told: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    if told is None:
+def _base(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what a bundle of a pretrained transformer says of it."""
+    return [("base", wording.plain(told["base"]))] if "base" in told else []
+
+
+def _integers(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "quantized" not in told:
         return []
-    shares = (
-        f"{wording.share(told['deep'])} in integers, {wording.share(told['float32'])} in float32"
-    )
-    where = f"{told['records']:,} records: {wording.plain(told['on'])}"
-    return [("tail", f"8-bit integers; the deep branch has {shares}, on {where}")]
+    name = "stem and tail" if "stem" in told else "tail"
+    of = told["quantized"]
+    if of is None:
+        return [(name, "8-bit integers, for which no record was looked at")]
+    shares = f"{wording.share(of['deep'])} in integers, {wording.share(of['float32'])} in float32"
+    where = f"{of['records']:,} records: {wording.plain(of['on'])}"
+    return [(name, f"8-bit integers; the deep branch has {shares}, on {where}")]
 
 
 def _measured(calibrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from fedlite.models import Branched
-from fedlite.models.branched import made_up
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 IN_GRAPH = ("confidence", "entropy", "margin")
 # Above every score.
 NEVER = 2.0
-_BATCH = "batch"
+_BATCH, _LENGTH = "batch", "length"
 
 
 class _Early(nn.Module):
@@ -55,11 +54,14 @@ def traced(model: Branched) -> tuple[bytes, bytes]:
     """
     needs("onnx", "onnxscript")
     deployed = model.deployed().eval()
-    records = made_up(2, model.shape)
+    records = model.made_up(2)
+    # Texts are as long as they are: tokens behind a mask, and what comes of each token.
+    texts = not records.is_floating_point()
     with torch.no_grad():
         hidden = deployed.stem(records)
-    stem = _traced(_Early(deployed.stem, deployed.exit), records, "x", ["hidden", "early"])
-    tail = _traced(deployed.tail, hidden, "hidden", ["deep"])
+    early = _Early(deployed.stem, deployed.exit)
+    stem = _traced(early, records, "x", ["hidden", "early"], length=2 if texts else None)
+    tail = _traced(deployed.tail, hidden, "hidden", ["deep"], length=1 if texts else None)
     return stem.SerializeToString(), tail.SerializeToString()
 
 
@@ -77,7 +79,13 @@ def joined(stem: bytes, tail: bytes, router: str, threshold: float | None) -> by
     return found
 
 
-def _traced(part: nn.Module, example: Tensor, name: str, outputs: list[str]) -> ModelProto:
+def _traced(
+    part: nn.Module, example: Tensor, name: str, outputs: list[str], *, length: int | None
+) -> ModelProto:
+    """Return a part as ONNX. length: the axis of its input, beside the batch's, of any size."""
+    axes = {0: torch.export.Dim(_BATCH)}
+    if length is not None:
+        axes[length] = torch.export.Dim(_LENGTH)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     # It says which libraries it has not found, and needs none of them.
@@ -89,7 +97,7 @@ def _traced(part: nn.Module, example: Tensor, name: str, outputs: list[str]) -> 
                 part.eval(),
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim(_BATCH)},),
+                dynamic_shapes=(axes,),
                 external_data=False,
                 input_names=[name],
                 output_names=outputs,
@@ -136,7 +144,9 @@ def _joined(stem: ModelProto, tail: ModelProto, router: str, threshold: float | 
     )
     early, hidden = "stem/early", "stem/hidden"
     classes = stem.graph.output[1].type.tensor_type.shape.dim[1].dim_value
-    shape = [dim.dim_value for dim in stem.graph.input[0].type.tensor_type.shape.dim][1:]
+    given = stem.graph.input[0].type.tensor_type
+    # A text is as long as it is: that axis has a name in the place of a size.
+    shape = [dim.dim_param or dim.dim_value for dim in given.shape.dim][1:]
     answer = [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, classes])]
     body = _branch(rest.graph, hidden)
     deep = helper.make_graph(
@@ -162,7 +172,7 @@ def _joined(stem: ModelProto, tail: ModelProto, router: str, threshold: float | 
     graph = helper.make_graph(
         nodes,
         "adaptive",
-        [helper.make_tensor_value_info("stem/x", TensorProto.FLOAT, [1, *shape])],
+        [helper.make_tensor_value_info("stem/x", given.elem_type, [1, *shape])],
         [*answer, helper.make_tensor_value_info("leaves", TensorProto.BOOL, [])],
         [
             *first.graph.initializer,

@@ -13,24 +13,38 @@ from numpy.typing import NDArray
 
 from fedlite import data
 from fedlite.data.archive import Arrays
+from fedlite.data.sources.texts import read_column
 from fedlite.data.usage import reading_of
+from fedlite.inference.tokenized import KIND
 from fedlite.scenario.tabular import Columns
 
 _TABLES = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
 _TABLES |= dict.fromkeys((".jsonl", ".ndjson"), "jsonl")
+# The column of texts where the run's own have none, as those of the catalog.
+_TEXT = "text"
 
 
-def read_inputs(told: Mapping[str, Any], path: Path) -> NDArray[Any]:
+def read_inputs(told: Mapping[str, Any], path: Path, text: str = "") -> NDArray[Any] | list[str]:
     """Return the inputs of a file, [n, *shape], not scaled yet; a missing value is NaN.
 
-    told: the model's own description, as `fedlite.data.usage` made it, with its `shape`. path: a
-    table with the columns that the model reads, in any order, or a `.npz` file with `x`.
+    Of a model of texts it is a list of them, as they stand there.
+
+    told: the model's own description, as `fedlite.data.usage` made it, with its `shape`, and with
+    `preprocessing` where it reads texts. path: a table with the columns that the model reads, in
+    any order, or a `.npz` file with `x`. text: the column of the texts, where its name is another.
 
     Raises ValueError naming file, column, rule, value and mend.
     """
     shape = tuple(map(int, told["shape"]))
     if not path.is_file():
         raise ValueError(f"{path}: no such file; name a table, or a .npz file with the array x")
+    how = told.get("preprocessing", {})
+    if how.get("kind") == KIND:
+        return _texts(path, text or str(how["column"]) or _TEXT)
+    if text:
+        raise ValueError(
+            f"--text: must be left out for a model that reads no texts, got {text!r}; leave it out"
+        )
     if path.suffix.lower() == ".npz":
         return _array(told, path, shape)
     kind = _TABLES.get(path.suffix.lower(), "csv")
@@ -62,6 +76,19 @@ def read_inputs(told: Mapping[str, Any], path: Path) -> NDArray[Any]:
     if not len(source.train):
         raise ValueError(f"{path}: must hold at least one record, holds none; name another file")
     return source.train.x
+
+
+def _texts(path: Path, column: str) -> list[str]:
+    rows = data.find(_TABLES.get(path.suffix.lower(), "csv")).rows
+    if rows is None or path.suffix.lower() == ".npz":
+        raise ValueError(
+            f"{path}: must be a table with the texts in the column {column!r}, got "
+            f"{path.suffix or 'another file'}; write a .jsonl, a .csv or a .parquet file"
+        )
+    found = read_column(rows(str(path), Columns(), (), False), column)
+    if not found:
+        raise ValueError(f"{path}: must hold at least one text, holds none; name another file")
+    return found
 
 
 def _array(told: Mapping[str, Any], path: Path, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -28,6 +28,8 @@ from fedlite.data.keyed import keyed_part
 from fedlite.evaluation import Trained
 from fedlite.inference import graphs
 from fedlite.inference.bundle import INTEGERS, session
+from fedlite.inference.integers import in_integers
+from fedlite.inference.portions import are_texts, portions
 from fedlite.models import Branched
 
 # The share of calibration records that ranges come from, how many at least, and at most.
@@ -42,7 +44,9 @@ _LAYERS = (
 
 @dataclass(frozen=True)
 class Quantized(Trained):
-    """A trained model that answers through graphs: its stem in float32, its tail in integers.
+    """A trained model that answers through graphs of which the tail is in integers.
+
+    The stem is in float32, but for a model of texts, of which it is in integers, too.
 
     stem, tail: serialised ONNX models, as `fedlite.inference.graphs.traced` returns them. apart:
     the share of calibration records that it was made with, which choose no threshold.
@@ -55,14 +59,14 @@ class Quantized(Trained):
     def answers(self, data: Dataset) -> dict[str, NDArray[np.float64]]:
         """Return each branch's answers, float64 [n, width], of records scaled as in training."""
         stem, tail = session(self.stem), session(self.tail)
-        found: dict[str, list[NDArray[np.float64]]] = {branch: [] for branch in self.branches}
-        for start in range(0, len(data), 4096):
-            hidden, early = stem.run(None, {"x": np.asarray(data.x[start : start + 4096])})
+        shape = len(data), self.model.classes
+        found = {branch: np.zeros(shape) for branch in self.branches}
+        for rows, inputs in portions(np.asarray(data.x)):
+            hidden, early = stem.run(None, {"x": inputs})
             (deep,) = tail.run(None, {"hidden": hidden})
-            for kept, part in zip(found.values(), (early, deep), strict=True):
-                kept.append(part.astype(np.float64))
-        empty = np.zeros((0, self.model.classes))
-        return {branch: np.concatenate(kept or [empty]) for branch, kept in found.items()}
+            for kept, answers in zip(found.values(), (early, deep), strict=True):
+                kept[rows] = answers
+        return found
 
 
 def choosing(trained: Trained, data: Dataset) -> Dataset:
@@ -109,6 +113,13 @@ def calibrating(trained: Trained) -> Dataset:
     )
 
 
+def readable(trained: Trained) -> bool:
+    """Return whether a coordinator may read the records that a run holds out."""
+    scenario = trained.scenario
+    here = (trained.directory / "scenario.toml").is_file()
+    return scenario.privacy.unit == "none" and not scenario.data.at_sites and here
+
+
 def quantize(trained: Trained, records: Dataset, apart: float = _SHARE) -> Quantized:
     """Return the model with a tail of integers, its ranges from a part of these records.
 
@@ -144,18 +155,43 @@ def quantize(trained: Trained, records: Dataset, apart: float = _SHARE) -> Quant
     return Quantized(**kept, stem=stem, tail=small, apart=apart)
 
 
-def deviation(one: Quantized, x: NDArray[np.float32]) -> float:
+def quantize_texts(
+    trained: Trained, apart: float = 0.0, table: int = 8, matrices: int = 8
+) -> Quantized:
+    """Return a model of texts in integers, its stem, too: the embedding is half of it.
+
+    apart: the share of calibration records that it was made with. table, matrices: bits of a value
+    of the table of words and of all matrices, 8 or 4. No record is looked at here.
+
+    Raises ValueError where the model is no network of two branches that ONNX can say.
+    """
+    if not isinstance(trained.model, Branched):
+        raise ValueError(f"{trained.directory}: must be a model of two branches")
+    kept = {one.name: getattr(trained, one.name) for one in fields(Trained)}
+    stem, tail = (in_integers(part, table, matrices) for part in graphs.traced(trained.model))
+    return Quantized(**kept, stem=stem, tail=tail, apart=apart)
+
+
+def deviation(one: Quantized, x: NDArray[Any]) -> float:
     """Return how far two ways to compute the same integers are apart, at most.
 
     Relative to 1 and the answer's own size. Another processor joins and rounds otherwise, and where
     a value is near a half, it takes the next whole number: here kernels for integers are held
     against the same graph node by node in float32.
     """
-    hidden = session(one.stem).run(None, {"x": x})[0]
-    here, there = (
-        session(one.tail, plain=plain).run(None, {"hidden": hidden})[0] for plain in (False, True)
+    stem, plain_stem, tail, plain_tail = (
+        session(graph, plain=plain) for graph in (one.stem, one.tail) for plain in (False, True)
     )
-    return float((np.abs(here - there) / (1 + np.abs(there))).max())
+    most = 0.0
+    for _, given in portions(x):
+        hidden, early = stem.run(None, {"x": given})
+        answers = [early, tail.run(None, {"hidden": hidden})[0]]
+        if are_texts(x):
+            hidden, early = plain_stem.run(None, {"x": given})
+        others = [early, plain_tail.run(None, {"hidden": hidden})[0]]
+        for here, there in zip(answers, others, strict=True):
+            most = max(most, float((np.abs(here - there) / (1 + np.abs(there))).max()))
+    return most
 
 
 def part(data: Dataset, share: float) -> NDArray[np.bool_]:

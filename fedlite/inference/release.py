@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 import fedlite
 from fedlite.data import Dataset
+from fedlite.data.bases import find
 from fedlite.data.standardization import statistics
+from fedlite.data.text.tokens import content_of, open_tokenizer
 from fedlite.data.usage import ranges_of
 from fedlite.evaluation import Trained, held_out
 from fedlite.identity import keys
@@ -26,6 +28,7 @@ from fedlite.inference.bundle import (
     INTEGERS,
     LOOSEST,
     STEM,
+    STEM_OF_INTEGERS,
     TAIL,
     TOLERANCE,
     TRIALS,
@@ -40,11 +43,16 @@ from fedlite.inference.quantized import (
     choosing,
     deviation,
     quantize,
+    quantize_texts,
+    readable,
 )
 from fedlite.inference.rule import Own, Rule, records_of, rule_by, rule_of
+from fedlite.inference.small.encoder_search import smallest as smallest_encoder
 from fedlite.inference.small.search import APART, smallest
+from fedlite.inference.tokenized import TOKENIZER, Tokenized, preprocessing
 from fedlite.inference.work import BRANCHES
 from fedlite.models import Branched
+from fedlite.models.pretrained import Classifier
 
 TARGETS = ("onnx", INTEGERS)
 # Where a run keeps what is secret.
@@ -82,7 +90,8 @@ def write_bundle(
     the file of the Ed25519 key that signs it, made where there is none (default: the run's own).
     own: records of the place by which its threshold is chosen, in the place of the run's. target:
     one of `TARGETS`; with `onnx-int8` the tail is of 8-bit integers, whose ranges come from a part
-    of the records that calibrate, and the threshold from the rest, against that tail. max_loss:
+    of the records that calibrate, and the threshold from the rest, against that tail; of a model of
+    texts the stem, too, and no record is looked at for it. max_loss:
     with that target, how much of its accuracy the deep branch may lose for a smaller tail, from 0;
     held against a part of these records, and measured on others.
 
@@ -104,6 +113,13 @@ def write_bundle(
             f"branches, got {trained.scenario.model.name!r} for {trained.scenario.task.name}; its "
             "model.safetensors holds all that was trained"
         )
+    if isinstance(model, Classifier) != (trained.texts is not None):
+        raise ValueError(
+            f"{trained.directory}: must be a run of the model lora on texts, or of neither, to "
+            f"become a bundle, got {trained.scenario.model.name!r} on "
+            f"{'texts' if trained.texts else 'other records'}; its model.safetensors holds all "
+            "that was trained"
+        )
     if own is not None and site:
         raise ValueError(
             f"--site: must be left out with --calibrate-with, got {site!r}; leave it out"
@@ -113,16 +129,20 @@ def write_bundle(
     # `target` there is a column.
     description |= {"graphs": target}
     description["preprocessing"] = _preprocessing(trained, description, scale_by)
+    how = description["preprocessing"]
+    tokenizer = content_of(trained.texts.tokenizer) if trained.texts else b""
+    if isinstance(model, Classifier):
+        base = find(str(description["options"].get("base", "minilm")))
+        description["base"] = f"{base.what}, {base.licence}, sha256 of its weights {base.digest}"
+        # A folder of somebody's machine may name a person: its last part says enough.
+        description["options"] |= {"base": Path(base.name).name}
+    reader = Tokenized(how, tuple(model.shape), tokenizer) if trained.texts else None
     whole, small = trained, None
     if target == INTEGERS:
-        records = calibrating(trained) if own is None else records_of(trained, own, scale_by)
-        apart = {}
-        if max_loss is not None:
-            found = smallest(model, records, max_loss)
-            trained, apart = replace(trained, model=found.model), {"apart": APART}
-            description |= {"costs": found.model.costs(), "smaller": found.told()}
-        trained = small = quantize(trained, records, **apart)
-        description["tolerance"] = _tolerance(small)
+        records = _records(trained, own, scale_by, read=reader is None or max_loss is not None)
+        trained = small = _in_integers(trained, model, records, max_loss, description)
+        inputs = _candidates(small, reader)[1]
+        description["tolerance"] = _tolerance(small, inputs)
         beside = _beside(whole, small, records if own else None)
         description["quantized"] = beside
     rule = rule_of(trained, site) if own is None else rule_by(trained, own, scale_by)
@@ -146,7 +166,8 @@ def write_bundle(
         STEM: stem,
         TAIL: tail,
         **({} if one is None else {WHOLE: one}),
-        TRIALS: _trials(trained, rule),
+        TRIALS: _trials(trained, rule, reader),
+        **({TOKENIZER: tokenizer} if tokenizer else {}),
         CARD: bundle_card(trained, description, one=one is not None).encode(),
     }
     signer = keys.load_or_generate(key or trained.directory / KEY)
@@ -176,8 +197,22 @@ def _preprocessing(
             f"records, got {scale_by}; leave it out"
         )
     shape = tuple(trained.model.shape)
+    if trained.texts is not None:
+        if trained.texts.redactor:
+            raise ValueError(
+                "data.redactor: must be left out of what becomes a bundle (rule: a bundle runs no "
+                "code, and texts must be redacted as in training), and the run has one; redact by "
+                "data.redact alone"
+            )
+        return preprocessing(
+            open_tokenizer(trained.texts.tokenizer),
+            content_of(trained.texts.tokenizer),
+            column=trained.texts.column,
+            length=trained.texts.length,
+            redacted=trained.texts.redact,
+        )
     if scale_by is not None:
-        x = read_inputs(told, scale_by).astype(np.float64)
+        x = np.asarray(read_inputs(told, scale_by)).astype(np.float64)
         mean, spread = statistics(Dataset(x, np.zeros(len(x), np.int64), raw=True))
         # JSON has no NaN.
         means = np.where(np.isnan(mean), np.array(None), mean).tolist()
@@ -193,12 +228,44 @@ def _preprocessing(
     return {"kind": "none", "fills": trained.scaling != "source"}
 
 
-def _tolerance(small: Quantized) -> float:
+def _records(
+    trained: Trained, own: Own | None, scale_by: Path | None, *, read: bool
+) -> Dataset | None:
+    """Return the records that integers are made or judged with; read: whether it takes any."""
+    if own is not None:
+        return records_of(trained, own, scale_by)
+    return calibrating(trained) if read else None
+
+
+def _in_integers(
+    trained: Trained,
+    model: Branched,
+    records: Dataset | None,
+    max_loss: float | None,
+    description: dict[str, Any],
+) -> Quantized:
+    """Return the model in integers, made smaller where that is asked, and say so."""
+    if trained.texts:
+        description["stem"] = STEM_OF_INTEGERS
+    if records is None or (trained.texts and max_loss is None):
+        return quantize_texts(trained)
+    if max_loss is None:
+        return quantize(trained, records)
+    if trained.texts:
+        small = smallest_encoder(model.deployed(), records, max_loss)
+        description |= {"costs": small.model.costs(), "smaller": small.told()}
+        return quantize_texts(replace(trained, model=small.model), APART, *small.bits)
+    found = smallest(model, records, max_loss)
+    description |= {"costs": found.model.costs(), "smaller": found.told()}
+    return quantize(replace(trained, model=found.model), records, apart=APART)
+
+
+def _tolerance(small: Quantized, inputs: NDArray[Any]) -> float:
     """Return how far other processors' answers may be, from two ways to compute them here.
 
     Raises ValueError where these are so far apart that trials would find nothing out.
     """
-    apart = deviation(small, _candidates(small))
+    apart = deviation(small, inputs)
     if 4 * apart > LOOSEST:
         raise ValueError(
             f"--target {INTEGERS}: answers must be much the same by two ways to compute them, and "
@@ -207,11 +274,14 @@ def _tolerance(small: Quantized) -> float:
     return max(TOLERANCE, 4 * apart)
 
 
-def _beside(whole: Trained, small: Quantized, records: Dataset | None) -> dict[str, Any]:
+def _beside(whole: Trained, small: Quantized, records: Dataset | None) -> dict[str, Any] | None:
     """Return what the deep branch of integers has right, beside that of float32.
 
-    records: those of the place; None: the records that the run holds out.
+    records: those of the place; None: the records that the run holds out. None where nobody here
+    may read these.
     """
+    if records is None and not readable(whole):
+        return None
     if records is None:
         held = held_out(whole)
         data, on = held.data, held.where
@@ -223,7 +293,12 @@ def _beside(whole: Trained, small: Quantized, records: Dataset | None) -> dict[s
     return {"deep": rights[0], "float32": rights[1], "records": len(data), "on": on}
 
 
-def _against(told: Mapping[str, Any], max_loss: float | None) -> str:
+def _against(told: Mapping[str, Any] | None, max_loss: float | None) -> str:
+    if told is None:
+        return (
+            "That deep branch is of 8-bit integers, for which no record was looked at: what they "
+            "lose against float32 is not known."
+        )
     points = 100 * (told["float32"] - told["deep"])
     less = "less" if points >= 0 else "more"
     small = "" if max_loss is None else "a smaller one "
@@ -234,14 +309,18 @@ def _against(told: Mapping[str, Any], max_loss: float | None) -> str:
     )
 
 
-def _candidates(trained: Trained) -> NDArray[np.float32]:
+def _candidates(trained: Trained, reader: Tokenized | None) -> tuple[list[str], NDArray[Any]]:
+    """Return inputs that nobody holds, [n, *shape], and the texts that they are, if any."""
+    if reader is not None:
+        texts = reader.made_up(_CANDIDATES)
+        return texts, reader.prepared(texts)
     made: NDArray[np.float32] = trained.model.made_up(_CANDIDATES).numpy()
-    return np.concatenate([np.float32(scale) * made for scale in _SCALES])
+    return [], np.concatenate([np.float32(scale) * made for scale in _SCALES])
 
 
-def _trials(trained: Trained, rule: Rule) -> bytes:
+def _trials(trained: Trained, rule: Rule, reader: Tokenized | None) -> bytes:
     """Return inputs that nobody holds with their answers and ways, some early and some late."""
-    inputs = _candidates(trained)
+    texts, inputs = _candidates(trained, reader)
     found = trained.answers(Dataset(inputs, np.zeros(len(inputs), np.int64)))
     shallow, deep = (found[branch].astype(np.float32) for branch in BRANCHES)
     scores = routing.scores(rule.router, inputs, routing.softmax(shallow.astype(np.float64)))
@@ -255,5 +334,8 @@ def _trials(trained: Trained, rule: Rule) -> bytes:
     at = np.unique(np.r_[at, order[: _STORED // 2]])
     early = scores[at] >= limit
     content = io.BytesIO()
-    np.savez(content, x=inputs[at], shallow=shallow[at], deep=deep[at], early=early)
+    kept: dict[str, Any] = {"x": inputs[at], "shallow": shallow[at], "deep": deep[at]}
+    if texts:
+        kept["texts"] = np.array([texts[one] for one in at])
+    np.savez(content, early=early, **kept)
     return content.getvalue()

@@ -18,6 +18,7 @@ from fedlite.reporting import routes
 
 _PLACE = "holds for inputs like the records that it was calibrated with"
 _OF_SITE = ("loss", "harm", "share_shallow", "accuracy", "tested")
+_LABEL = "label"
 _NONE = "No threshold was calibrated, so all inputs go deep and no accuracy is lost."
 
 
@@ -60,7 +61,7 @@ def rule_of(trained: Trained, site: str = "") -> Rule:
     path = trained.directory / "summary.json"
     summary = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     told: dict[str, Any] | None = summary.get("inference")
-    if isinstance(trained, Quantized):
+    if told is not None and isinstance(trained, Quantized):
         told = inference_of(trained.scenario, trained)
     own = told is not None and told["kind"] != "pooled"
     sites = told["by_site"] if told is not None and own else {}
@@ -122,6 +123,8 @@ def rule_by(trained: Trained, own: Own, scale_by: Path | None) -> Rule:
 def records_of(trained: Trained, own: Own, scale_by: Path | None) -> Dataset:
     """Return the records of the place, scaled as in training.
 
+    Of texts whose run names no column for the label it is called `label`.
+
     Raises ValueError where the records cannot be read, are those of the run itself, or of several
     places that are scaled apart, and for a router, alpha or confidence that cannot be.
     """
@@ -138,7 +141,9 @@ def records_of(trained: Trained, own: Own, scale_by: Path | None) -> Dataset:
             f"--calibrate-with: must be records that the model has not seen, got {own.file}, which "
             "it was trained on (rule: it is surer there than elsewhere); name others"
         )
-    records = read(trained, own.file, scale_by=scale_by)
+    # The catalog's texts say of no column that it has the label.
+    target = _LABEL if trained.texts is not None and not trained.target else ""
+    records = read(trained, own.file, target=target, scale_by=scale_by)
     if trained.scaling == "site" and len(records.site_names) > 1:
         raise ValueError(
             f"--calibrate-with: must be of one place, got {own.file} with "

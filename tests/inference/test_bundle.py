@@ -1,6 +1,6 @@
 """A run as a bundle: the same ways and answers as PyTorch's, and nothing else is let in.
 
-Covers fedlite/inference/release.py, fedlite/inference/manifest.py,
+Covers fedlite/inference/release.py, fedlite/inference/manifest.py, fedlite/inference/preparing.py,
 fedlite/inference/bundle_card.py.
 """
 

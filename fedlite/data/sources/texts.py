@@ -160,7 +160,7 @@ class _Found:
             try:
                 if isinstance(row, ValueError):
                     raise row
-                text = _text(row[at], reader.path, line, column)
+                text = check_text(row[at], reader.path, line, column)
                 answer = self.answers.read(row, line)
                 site = owner(row[place].strip(), reader.path, line, whose) if self.owned else ""
             except ValueError as error:
@@ -181,6 +181,20 @@ class _Found:
         return in_order(self.sites, sorted(self.sites), self.owners)
 
 
+def read_column(reader: Reader, column: str) -> list[str]:
+    """Return the texts of a column, a row each, as `load_texts` reads them.
+
+    Raises ValueError naming file, row, column, rule, value and mend.
+    """
+    _check(reader, column)
+    at, found = reader.header.index(column), []
+    for line, row, _ in reader.rows({column}):
+        if isinstance(row, ValueError):
+            raise row
+        found.append(check_text(row[at], reader.path, line, column))
+    return found
+
+
 def _check(reader: Reader, column: str) -> None:
     if column in reader.header:
         return
@@ -189,7 +203,12 @@ def _check(reader: Reader, column: str) -> None:
     raise wrong(reader.path, 1, column, "data.text must be in the header", reader.header, mend)
 
 
-def _text(cell: str, path: str, line: int, column: str) -> str:
+def check_text(cell: str, path: str, line: int, column: str) -> str:
+    """Return a text without blanks around it.
+
+    Raises ValueError, which tells where it stands, for an empty one, half a character, and one that
+    is longer than any is read.
+    """
     text = cell.strip()
     if len(text) > _MOST_LETTERS:
         rule = f"a text must have at most {_MOST_LETTERS:,} characters"

@@ -81,6 +81,10 @@ class Tokenizer:
                 cut += bool(found.overflowing)
         return x, cut
 
+    def words(self) -> list[str]:
+        """Return its tokens as they are written, in the order of their numbers."""
+        return [token for token, _ in sorted(self._inner.get_vocab().items(), key=lambda p: p[1])]
+
 
 def _file(name: str) -> tuple[Path, str]:
     """Return the file of a tokenizer, and its pin; "" where it has none.
@@ -116,8 +120,25 @@ def open_tokenizer(name: str) -> Tokenizer:
     return _open(name, file, pin, stamp(file))
 
 
-@lru_cache(maxsize=4)
-def _open(name: str, file: Path, pin: str, _seen: object) -> Tokenizer:
+def content_of(name: str) -> bytes:
+    """Return the `tokenizer.json` of a base model; raises ValueError where it has none."""
+    file, _ = _file(name)
+    if file.name != TOKENIZER:
+        raise ValueError(f"{KEY}: must have a {TOKENIZER}, and {name} has none; take another base")
+    return _read(file)
+
+
+def read_tokenizer(content: bytes, pad: int) -> Tokenizer:
+    """Return the tokenizer that is in a `tokenizer.json`, which a stranger may have written.
+
+    pad: the id that fills a short text. Raises ValueError where none can be made of it.
+    """
+    inner = _made(content.decode("utf-8", "replace"), Path(TOKENIZER))
+    return Tokenizer(TOKENIZER, hashlib.sha256(content).hexdigest(), pad, 0, inner)
+
+
+def _made(text: str, file: Path) -> Any:
+    """Return what the library makes of a tokenizer's JSON; see `open_tokenizer` for errors."""
     try:
         import tokenizers
     except ImportError as error:
@@ -127,15 +148,6 @@ def _open(name: str, file: Path, pin: str, _seen: object) -> Tokenizer:
         ) from None
     # It would start a thread for each core, in each process.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if not file.is_file():
-        raise ValueError(
-            f"{KEY}: {file}: no such file; name minilm, smollm2 or a folder with {TOKENIZER}"
-        )
-    if file.name == TOKENIZER:
-        content = _read(file)
-        text, digest = content.decode("utf-8", "replace"), hashlib.sha256(content).hexdigest()
-    else:
-        text, digest = gguf.tokenizer(file), pin
     try:
         told = json.loads(text)
         inner = tokenizers.Tokenizer.from_str(text)
@@ -145,6 +157,21 @@ def _open(name: str, file: Path, pin: str, _seen: object) -> Tokenizer:
             "as tokenizer.save_pretrained does"
         ) from None
     _check_expansion(told, file)
+    return inner
+
+
+@lru_cache(maxsize=4)
+def _open(name: str, file: Path, pin: str, _seen: object) -> Tokenizer:
+    if not file.is_file():
+        raise ValueError(
+            f"{KEY}: {file}: no such file; name minilm, smollm2 or a folder with {TOKENIZER}"
+        )
+    if file.name == TOKENIZER:
+        content = _read(file)
+        text, digest = content.decode("utf-8", "replace"), hashlib.sha256(content).hexdigest()
+    else:
+        text, digest = gguf.tokenizer(file), pin
+    inner = _made(text, file)
     config, pad = _told(file.with_name(CONFIG)), _pad(inner, file)
     _check_vocabulary(inner, pad, config, file)
     return Tokenizer(name, digest, pad, _most(config), inner)

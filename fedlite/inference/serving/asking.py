@@ -62,11 +62,11 @@ OUTPUTS = {
 class Ask:
     """A request that was read.
 
-    inputs: float32 [n, *shape], as the bundle reads them. outputs: names in OUTPUTS, in the order
+    inputs: [n, *shape], as the bundle reads them. outputs: names in OUTPUTS, in the order
     of the response. raw: whether they go back as raw bytes.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NDArray[Any]
     outputs: tuple[str, ...]
     raw: bool
 

@@ -44,11 +44,20 @@ def _thin(layer: Product, x: Tensor, error: float) -> nn.Sequential | None:
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or layer.padding == "same"):
         return None
     rows = _rows(layer, x).double()
-    weight = layer.weight.flatten(1).double()
-    moments = rows.T @ rows / len(rows)
+    found = halves(layer.weight.flatten(1), rows.T @ rows / len(rows), error)
+    return None if found is None else pair(layer, *found)
+
+
+def halves(weight: Tensor, moments: Tensor, error: float) -> tuple[Tensor, Tensor] | None:
+    """Return two thin matrices, float32 [rank, in] and [out, rank], in the place of [out, in].
+
+    moments: the mean of the products of what it reads, float64 [in, in]. error: as in `thinned`.
+    None where the least rank that keeps to it saves no weights.
+    """
+    weight = weight.double()
     # A direction that no record shows is still computed, and costs next to nothing.
-    moments += 1e-6 * moments.diagonal().mean().clamp(min=1e-12) * torch.eye(len(moments)).double()
-    root = torch.linalg.cholesky(moments)
+    least = 1e-6 * moments.diagonal().mean().clamp(min=1e-12)
+    root = torch.linalg.cholesky(moments + least * torch.eye(len(moments)).double())
     left, sizes, right = torch.linalg.svd(weight @ root, full_matrices=False)
     lost = sizes.square().flip(0).cumsum(0).flip(0) / sizes.square().sum().clamp(min=1e-300)
     rank = max(1, int((lost > error).sum()))
@@ -59,7 +68,7 @@ def _thin(layer: Product, x: Tensor, error: float) -> nn.Sequential | None:
         sizes[:rank, None].sqrt()
         * torch.linalg.solve_triangular(root, right[:rank], upper=False, left=False)
     ).float()
-    return _pair(layer, first, second)
+    return first, second
 
 
 def _rows(layer: Product, x: Tensor) -> Tensor:
@@ -75,7 +84,8 @@ def _rows(layer: Product, x: Tensor) -> Tensor:
     return found.transpose(1, 2).reshape(-1, found.shape[1])
 
 
-def _pair(layer: Product, first: Tensor, second: Tensor) -> nn.Sequential:
+def pair(layer: Product, first: Tensor, second: Tensor) -> nn.Sequential:
+    """Return two layers of these weights in the place of one; see `halves`."""
     rank, out = len(first), len(second)
     one: nn.Linear | nn.Conv2d
     two: nn.Linear | nn.Conv2d

@@ -99,6 +99,17 @@ def smallest(model: Branched, records: Dataset, max_loss: float) -> Tried:
 
     Raises ValueError for a tail or records that do not allow it.
     """
+    learning, judging = apart(records, max_loss)
+    # The last is as it was, and loses nothing.
+    return next(one for one in tries(model, learning, judging) if one.loss <= max_loss)
+
+
+def apart(records: Dataset, max_loss: float) -> tuple[Dataset, Dataset]:
+    """Return the records to learn from and those that judge, of those that calibrate.
+
+    The rest, half of them, is for the threshold. Raises ValueError where they are too few, and for
+    a loss that cannot be.
+    """
     if not 0 <= max_loss < 1:
         raise ValueError(f"--max-loss: must be from 0 to below 1, got {max_loss}; 0.01 is 1 point")
     taken = part(records, APART)
@@ -109,8 +120,7 @@ def smallest(model: Branched, records: Dataset, max_loss: float) -> Tried:
             f"--max-loss: must have {_FEWEST} records at least to learn from and as many to judge "
             f"by, got {len(learning)} and {len(judging)} of {len(records)}; name more"
         )
-    # The last is as it was, and loses nothing.
-    return next(one for one in tries(model, learning, judging) if one.loss <= max_loss)
+    return learning, judging
 
 
 def _right(model: Branched, held: Tensor, truth: NDArray[np.int64]) -> float:

@@ -118,6 +118,15 @@ def product(module: Any) -> tuple[Tensor, Tensor]:
     return down, up.weight.detach()
 
 
+def merged_weight(module: Any) -> Tensor:
+    """Return the weight of an adapted module with its adapter added: `W + s B A`, laid out as W."""
+    down, up = product(module)
+    added = module.scaling[NAME] * (up @ down)
+    weight: Tensor = module.get_base_layer().weight.detach()
+    found: Tensor = weight + (added.T if module.fan_in_fan_out else added)
+    return found
+
+
 def _usual(kind: str) -> list[str]:
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
 

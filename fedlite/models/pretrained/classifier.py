@@ -26,6 +26,7 @@ from fedlite.models.pretrained.network import (
     read_tokens,
     work,
 )
+from fedlite.models.pretrained.plain import plain
 from fedlite.parameters import frozen_digest
 
 # Without gradients so many texts are computed at a time, of a length that is a multiple of this.
@@ -204,6 +205,16 @@ class Classifier(Branched):
         small = copy.copy(self)
         small._modules = {**self._modules, "frozen" if self.frozen else "stem": features}
         return Early(small, small.stem)
+
+    def deployed(self) -> Branched:
+        """Return the same function, cut behind the early head's layer; see `Branched.deployed`.
+
+        Adapters are added to copies of the weights. Raises ValueError as `plain` does.
+        """
+        features = self.features
+        (cut,), read = features.read
+        heads = self.exit[1], self.tail[1]  # type: ignore[index]
+        return plain(features.network, cut, read, heads, shape=self.shape, classes=self.classes)
 
     def made_up(self, count: int) -> Tensor:
         """Return texts that nobody wrote, of full length."""
