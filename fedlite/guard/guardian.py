@@ -32,6 +32,7 @@ from fedlite.privacy.budget.outlook import Outlook, outlook
 from fedlite.privacy.budget.plans import asked_plan
 from fedlite.privacy.budget.siblings import Siblings
 from fedlite.privacy.ledger import Ledger, read
+from fedlite.privacy.ledger.files import FILES, Files
 from fedlite.protection import plan_mechanism, round_steps, unit_of
 from fedlite.scenario import Scenario, ScenarioError, own_code
 from fedlite.storage import stamp
@@ -64,7 +65,8 @@ class Guardian:
     records; None when no privacy unit is set. home: its policy, keys and ledgers; None only for a
     simulated site that spends nothing. commitment: to the records that the run trains on, 64 hex
     digits. app: the folder of the app's code, if it is not the one beside this library. register:
-    what the machine remembers of the site's ledgers; None for a simulated site.
+    what the machine remembers of the site's ledgers; None for a simulated site. files: how a ledger
+    touches the disk.
     """
 
     site: str
@@ -74,6 +76,7 @@ class Guardian:
     commitment: Callable[[], str]
     app: Path | None = None
     register: Register | None = None
+    files: Files = FILES
 
     @cached_property
     def unit(self) -> str:
@@ -165,7 +168,7 @@ class Guardian:
     @contextmanager
     def _opened(self, home: Home) -> Iterator[Ledger]:
         """Open the ledger, held against what this machine remembers of it."""
-        with Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT) as ledger:
+        with Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT, files=self.files) as ledger:
             if self.register is None:
                 yield ledger
                 return
