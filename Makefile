@@ -43,6 +43,7 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.deployment --quick
 	$(BIN)/python -m simulations.benchmarks.dropin --quick
 	$(BIN)/python -m simulations.benchmarks.encoder --quick
+	$(BIN)/python -m simulations.benchmarks.engine --quick
 	$(BIN)/python -m simulations.benchmarks.fashion --quick
 	$(BIN)/python -m simulations.benchmarks.heart --quick
 	$(BIN)/python -m simulations.benchmarks.inference --quick

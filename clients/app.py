@@ -11,6 +11,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -26,7 +27,7 @@ from fedlite.guard.policy import DataSet
 from fedlite.guard.remote import of_this_process
 from fedlite.messages import Code, Hello, Instruction, Reply
 from fedlite.registry import begin_at, explain, place_of
-from fedlite.scenario import ScenarioError, from_run_config
+from fedlite.scenario import Scenario, ScenarioError, from_run_config
 from fedlite.storage import is_full
 from fedlite.training.share import settle_process
 
@@ -36,7 +37,9 @@ app = ClientApp()
 
 # Preparing a site (loading, fixed features, calibrating the noise) takes longer than most rounds.
 _open: OrderedDict[tuple[int, int, str], Site] = OrderedDict()
-_KEEP = 64
+# Sites that are open at once: so many, and more as long as their records take little memory.
+_KEEP, _KEEP_BYTES = 64, 512_000_000
+_held = 0
 
 
 def _site(context: Context) -> Site:
@@ -45,10 +48,27 @@ def _site(context: Context) -> Site:
     key = (context.run_id, context.node_id, given)
     if key not in _open:
         _open[key] = _opened(context, given)
-        if len(_open) > _KEEP:
-            _open.popitem(last=False)
+        _make_room(_bytes(_open[key]))
     _open.move_to_end(key)
     return _open[key]
+
+
+def _make_room(more: int) -> None:
+    """Close the sites that were asked longest ago where the open ones hold too much."""
+    global _held
+    _held = more + (_held if len(_open) > 1 else 0)
+    while len(_open) > _KEEP and _held > _KEEP_BYTES:
+        _held -= _bytes(_open.popitem(last=False)[1])
+
+
+def _bytes(site: Site) -> int:
+    return int(site.learner.inputs.nbytes)
+
+
+@lru_cache(maxsize=1)
+def _read(settings: str) -> Scenario:
+    """Return the scenario of a run config, as JSON: that of all simulated sites is the same."""
+    return from_run_config(json.loads(settings))
 
 
 def _opened(context: Context, given: str) -> Site:
@@ -57,7 +77,7 @@ def _opened(context: Context, given: str) -> Site:
     if "site" in told:
         # The user's own files lie in the bundle that this process serves, beside this folder.
         begin_at(Path(__file__).resolve().parents[1])
-    scenario = from_run_config(context.run_config)
+    scenario = _read(json.dumps(dict(context.run_config)))
     settle_process(int(told.get("threads", 1)))
     if "site" in told:
         chosen = DataSet(**json.loads(str(told["data"])))

@@ -7,8 +7,10 @@ approved code in a process of its own, and told what it may know: its name, its 
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
+from clients.replicas import Replicas
 from clients.site import Site
 from fedlite import depth, plan as plans
 from fedlite.data import Dataset, SiteData
@@ -18,8 +20,17 @@ from fedlite.guard.guardian import Guardian
 from fedlite.guard.policy import DataSet, for_scenario
 from fedlite.guard.remote import Remote
 from fedlite.plan import Plan
+from fedlite.privacy.ledger.files import FILES, UNFLUSHED
 from fedlite.scenario import Scenario
 from fedlite.training import Learner
+from fedlite.training.bench import Bench
+from fedlite.training.share import device_of
+
+
+@lru_cache(maxsize=2)
+def _together(plan: Plan) -> tuple[Bench, Replicas]:
+    """Return what simulated sites of one plan have in common: whole and weak sites have two."""
+    return Bench(plan, device_of(plan.scenario.training.device)), Replicas(plan.travelling.size)
 
 
 def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site:
@@ -39,8 +50,14 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     train = records.counted(data, scenario, scenario.privacy.max_records)
     secret = home if scenario.claims_privacy else None
     commitment = secret.commitment(train) if secret else train.digest().hex()
-    guardian = Guardian(data.name, scenario, plan.mechanism, home, lambda: commitment)
-    return _ready(plan, data, train, state, guardian, commitment)
+    # Where homes outlive the run, so does what is spent in it: then all is flushed, as at a real
+    # site.
+    lasting = bool(scenario.simulation.sites)
+    files = FILES if lasting else UNFLUSHED
+    guardian = Guardian(data.name, scenario, plan.mechanism, home, lambda: commitment, files=files)
+    bench, replicas = _together(plan)
+    shared = None if lasting else replicas
+    return _ready(plan, data, train, state, guardian, commitment, bench, shared)
 
 
 def open_deployed_site(
@@ -69,9 +86,11 @@ def _ready(
     state: Path,
     guardian: Guardian | Remote,
     commitment: str,
+    bench: Bench | None = None,
+    replicas: Replicas | None = None,
 ) -> Site:
-    learner = Learner(plan, train)
-    return Site(plan, data.name, learner, state, guardian, commitment, data.calibration)
+    learner = Learner(plan, train, bench)
+    return Site(plan, data.name, learner, state, guardian, commitment, data.calibration, replicas)
 
 
 def _homes(scenario: Scenario, directory: Path) -> Path:

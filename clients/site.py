@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import fedlite
+from clients.replicas import Replicas
 from clients.state import Pending, SiteState, exclusive, load, save
 from fedlite import compression
 from fedlite.data import Dataset
@@ -32,7 +33,8 @@ class Site:
 
     path: the file of what it remembers of this run. guardian: who holds its budget and its policy.
     commitment: to exactly the records that it trains on. calibration: those that choose which
-    inputs leave early; None where the scenario holds out none.
+    inputs leave early; None where the scenario holds out none. replicas: where simulated sites hold
+    their models; None for a site that keeps its own.
     """
 
     plan: Plan
@@ -42,6 +44,7 @@ class Site:
     guardian: Guardian | Remote
     commitment: str = ""
     calibration: Dataset | None = None
+    replicas: Replicas | None = None
 
     @property
     def scenario(self) -> Scenario:
@@ -95,7 +98,7 @@ class Site:
             return Reply(frame, self.guardian.release(instruction, frame))
 
     def _take_part(self, instruction: Instruction) -> bytes:
-        known = load(self.path)
+        known = load(self.path, self.replicas)
         state = known or SiteState(
             replica=self.plan.first,
             residual=np.zeros_like(self.plan.first),
@@ -120,9 +123,10 @@ class Site:
             raise Decline(Code.NEED_FULL_MODEL, "what the last broadcast changed is not known here")
         state.settle(instruction.acknowledged)
         state.replica, state.round = replica, instruction.round
+        state.digest = instruction.model
         if known is None:
             # A crash in the first training must not make the site forget which records it was of.
-            save(self.path, state)
+            save(self.path, state, self.replicas)
         self.guardian.reserve(instruction)
         share = self.learner.share(
             replica, instruction.round, self.number, self.mechanism, state.kept
@@ -142,7 +146,7 @@ class Site:
                 )
         payload = self._compress(state, share, step, instruction)
         # Before it is released: what is on record can then always be sent again.
-        save(self.path, state)
+        save(self.path, state, self.replicas)
         return payload
 
     def _receive(self, state: SiteState, instruction: Instruction) -> tuple[Vector, Vector | None]:
@@ -152,8 +156,7 @@ class Site:
         """
         replica = state.replica
         dense = compression.Dense()
-        size = self.plan.travelling.size
-        current, digest = replica, vector_digest(replica)
+        current, digest = replica, state.digest or vector_digest(replica)
         at, before = state.round, None
         count = len(instruction.frames)
         # An honest chain has a frame a round at most. What a server may ask for is bounded by the
@@ -182,13 +185,7 @@ class Site:
                     base=bytes(8) if full else digest,
                     seed=self.scenario.federation.seed,
                 )
-                limit = dense.limit(size) if full else self.plan.down_limit
-                codec, _, body = compression.unpack(frame, envelope, limit=limit)
-                if codec != compressor.codec:
-                    raise ValueError(f"codec: must be {compressor.codec}, got {codec}")
-                decoded = compressor.decompress(body, size, envelope.context)
-                # Refused, too, when the sum is not finite.
-                after = decoded if full else compression.restore(decoded, current)
+                after = self._led(frame, envelope, compressor, current)
             except ValueError as error:
                 if current is not replica:
                     raise Decline(Code.NEED_FULL_MODEL, f"frame {number}: {error}") from None
@@ -197,8 +194,7 @@ class Site:
                 continue
             before = current if not full or at == envelope.round - 1 else None
             at = envelope.round
-            current = after.dense()
-            digest = vector_digest(current)
+            digest, current = after
         if digest != instruction.model:
             raise Decline(Code.NEED_FULL_MODEL, "the chain does not lead to the model named")
         if self.mechanism and not np.abs(current).max(initial=0.0) <= LARGEST_WEIGHT:
@@ -211,6 +207,33 @@ class Site:
             # There was no broadcast before the first round, so nothing has changed.
             before = current
         return current, None if before is None else current - before
+
+    def _led(
+        self,
+        frame: bytes,
+        envelope: compression.Envelope,
+        compressor: compression.Compressor,
+        current: Vector,
+    ) -> tuple[bytes, Vector]:
+        """Return digest and model that a frame leads to from `current`; ValueError for a bad one.
+
+        Of simulated sites that hold the same model and get the same frame, one decodes it.
+        """
+        full, size = compressor.codec == compression.Dense.codec, self.plan.travelling.size
+
+        def decode() -> Vector:
+            limit = compressor.limit(size) if full else self.plan.down_limit
+            codec, _, body = compression.unpack(frame, envelope, limit=limit)
+            if codec != compressor.codec:
+                raise ValueError(f"codec: must be {compressor.codec}, got {codec}")
+            decoded = compressor.decompress(body, size, envelope.context)
+            # Refused, too, when the sum is not finite.
+            return (decoded if full else compression.restore(decoded, current)).dense()
+
+        if self.replicas is not None:
+            return self.replicas.led((envelope, frame), decode)
+        model = decode()
+        return vector_digest(model), model
 
     def _compress(
         self, state: SiteState, share: Share, step: Vector | None, instruction: Instruction
@@ -229,19 +252,24 @@ class Site:
             base=instruction.model,
             seed=self.scenario.federation.seed,
         )
-        # Without a residual nothing is kept of what the server cuts off.
-        bound = self.plan.update_norm if link.error_feedback else 0.0
-        sent = compression.compress(
-            compressor,
-            share.delta,
-            residual,
-            reference=reference,
-            context=envelope.context,
-            cut=partial(client.clip, bound=bound) if bound else None,
-        )
+        if residual is None and not isinstance(compressor, compression.Joined | compression.Part):
+            # Nothing is remembered of it, so nobody asks what the server will make of it.
+            change = share.delta if reference is None else share.delta - reference
+            body, update = compressor.compress(change, envelope.context), None
+        else:
+            # Without a residual nothing is kept of what the server cuts off.
+            bound = self.plan.update_norm if link.error_feedback else 0.0
+            sent = compression.compress(
+                compressor,
+                share.delta,
+                residual,
+                reference=reference,
+                context=envelope.context,
+                cut=partial(client.clip, bound=bound) if bound else None,
+            )
+            body, update = sent.body, sent.update
         disclosed = self.scenario.federation.weighting == "records"
         records = len(self.learner.labels) if disclosed else 0
-        body = sent.body
         if self.scenario.noised_at_server:
             # Not noised yet: neither its length nor its hash in a ledger may tell of the records.
             # A run that claims nothing keeps no ledger, and can be repeated bit for bit.
@@ -249,9 +277,9 @@ class Site:
             salt = secrets.token_bytes(size) if self.scenario.claims_privacy else bytes(size)
             body = compression.pad(body, compressor.limit(share.delta.size), salt)
         payload = compression.pack(envelope, compressor.codec, body, records)
-        kept = share.kept | self._own(state.kept, sent.update)
-        unsent, left = np.zeros_like(share.delta), np.zeros_like(share.delta)
-        if link.error_feedback:
+        kept = share.kept | self._own(state.kept, update)
+        unsent = left = np.zeros_like(share.delta)
+        if residual is not None:
             # What an objective keeps is of the rounds that were used: of another neither its
             # state nor its delta is carried on, or the two would tell of different rounds.
             unsent = state.residual if kept else sent.unsent.value
@@ -266,10 +294,10 @@ class Site:
         )
         return payload
 
-    def _own(self, kept: Kept, update: compression.Decoded) -> Kept:
+    def _own(self, kept: Kept, update: compression.Decoded | None) -> Kept:
         """Return this site's own extras, as the server will have them once it uses `update`."""
         mine = [stretch.name for stretch in self.plan.extras if stretch.per_site]
-        if not mine:
+        if not mine or update is None:
             return {}
         _, changes = self.plan.split(update.dense())
         return {OWN + name: kept.get(OWN + name, np.float32(0)) + changes[name] for name in mine}

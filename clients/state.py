@@ -18,8 +18,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from fedlite.parameters import Kept, Vector
-from fedlite.storage import write_atomic
+from clients.replicas import Replicas, read
+from fedlite.parameters import Kept, Vector, vector_digest
+from fedlite.storage import latest, write_atomic, write_quickly
 
 
 @contextmanager
@@ -59,7 +60,8 @@ class SiteState:
     round: whose replica that is; 1 for the initial model. protection: what residual and pending
     update were made under: unit, data set and plan. records: commitment to those that the run began
     with; it goes on with no others. kept: what the objective has kept since the last update that
-    the server used, by name.
+    the server used, by name. digest: of the replica; empty where nobody has taken it yet.
+    saved: digest of the one that its file names, among simulated sites.
     """
 
     replica: Vector
@@ -69,6 +71,8 @@ class SiteState:
     round: int = 1
     records: str = ""
     kept: Kept = field(default_factory=dict)
+    digest: bytes = b""
+    saved: bytes = b""
 
     def guard(self, protection: str) -> None:
         """Drop what was made under another protection: residual, pending update, and what is kept.
@@ -92,10 +96,15 @@ class SiteState:
         self.pending = None
 
 
-def save(path: Path, state: SiteState) -> None:
-    """Write the state durably; raises OSError and leaves the old file when that fails."""
-    arrays: dict[str, np.ndarray] = {"replica": state.replica}
-    nothing = np.zeros_like(state.replica)
+def save(path: Path, state: SiteState, replicas: Replicas | None = None) -> None:
+    """Write the state durably; raises OSError and leaves the old file when that fails.
+
+    replicas: of simulated sites, where the replica is kept for all of them. Nothing is flushed
+    then: it is written before the server's checkpoint names it, which a killed process leaves as it
+    is, and after a power cut a simulation is one that is started again.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    nothing = np.zeros_like(state.residual)
     meta: dict[str, int | str] = {
         "round": state.round,
         "protection": state.protection,
@@ -113,7 +122,21 @@ def save(path: Path, state: SiteState) -> None:
         meta["pending.base"] = state.pending.base.hex()
         arrays |= {f"pending.kept.{name}": array for name, array in state.pending.kept.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, safetensors.numpy.save(arrays, metadata={"state": json.dumps(meta)}))
+    digest = b""
+    if replicas is None:
+        arrays["replica"] = state.replica
+    else:
+        digest = state.digest or vector_digest(state.replica)
+        meta["replica"] = digest.hex()
+        replicas.hold(path, digest, state.replica)
+    data = safetensors.numpy.save(arrays, metadata={"state": json.dumps(meta)})
+    if replicas is None:
+        write_atomic(path, data)
+    else:
+        write_quickly(path, data)
+        if state.saved and state.saved != digest:
+            replicas.let_go(path, state.saved)
+        state.saved = digest
 
 
 def _apart(name: str, vector: Vector, near: Vector) -> dict[str, np.ndarray]:
@@ -121,7 +144,10 @@ def _apart(name: str, vector: Vector, near: Vector) -> dict[str, np.ndarray]:
 
     Bits are compared, so that what comes back is the same to the sign of a zero.
     """
-    at = np.flatnonzero(vector.view(np.uint32) != near.view(np.uint32))
+    if vector is near:
+        at = np.zeros(0, np.int64)
+    else:
+        at = np.flatnonzero(vector.view(np.uint32) != near.view(np.uint32))
     if 2 * len(at) >= vector.size:
         return {name: vector}
     return {f"{name}.at": at.astype(np.uint32), f"{name}.values": vector[at]}
@@ -139,19 +165,24 @@ def _under(start: str, arrays: dict[str, np.ndarray]) -> Kept:
     return {name[len(start) :]: arrays[name] for name in arrays if name.startswith(start)}
 
 
-def load(path: Path) -> SiteState | None:
+def load(path: Path, replicas: Replicas | None = None) -> SiteState | None:
     """Read the state, or return None when the site has none for this run.
 
-    With a pending update the residual before it is not kept: nothing reads it.
+    With a pending update the residual before it is not kept: nothing reads it. replicas: as of
+    `save`.
 
     Raises ValueError when the file is damaged: a site must not silently forget its residual.
     """
-    if not path.exists():
+    there = latest(path)
+    if not there.exists():
         return None
     try:
-        with safetensors.safe_open(str(path), framework="numpy") as file:
+        with safetensors.safe_open(str(there), framework="numpy") as file:
             meta = json.loads((file.metadata() or {})["state"])
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        digest = bytes.fromhex(meta.get("replica", ""))
+        if digest:
+            arrays["replica"] = (replicas.find if replicas else read)(path, digest)
         residual, pending = np.zeros_like(arrays["replica"]), None
         if "pending.round" in meta:
             unsent = _joined("pending.unsent", arrays, residual)
@@ -173,8 +204,16 @@ def load(path: Path) -> SiteState | None:
             pending=pending,
             protection=meta["protection"],
             kept=_under("kept.", arrays),
+            digest=digest,
+            saved=digest,
         )
-    except (safetensors.SafetensorError, KeyError, IndexError, ValueError) as error:
+    except (
+        safetensors.SafetensorError,
+        KeyError,
+        IndexError,
+        ValueError,
+        FileNotFoundError,
+    ) as error:
         raise ValueError(
             f"{path}: the site's state is damaged ({type(error).__name__}); restore it from a "
             "backup, or remove it to leave this run"

@@ -24,6 +24,7 @@ from fedlite.parameters import Kept, Vector
 from fedlite.plan import Plan
 from fedlite.privacy import Mechanism
 from fedlite.training import Learner, Share
+from fedlite.training.bench import Bench
 
 # Standard deviations from the mean (Baruch, Baruch, Goldberg 2019, where MNIST is attacked by 1.5).
 _ALIE = 1.5
@@ -161,8 +162,10 @@ def read_length(plan: Plan, delta: Vector, round_number: int, site: int) -> floa
 class _Watched(Learner):
     """A site's training, which the coalition sees, or replaces where the site is its own."""
 
-    def __init__(self, coalition: Coalition, plan: Plan, train: Dataset) -> None:
-        super().__init__(plan, train)
+    def __init__(
+        self, coalition: Coalition, plan: Plan, train: Dataset, bench: Bench | None = None
+    ) -> None:
+        super().__init__(plan, train, bench)
         if plan.whole is not None or plan.weak:
             raise ValueError(
                 "federation.weak: must be 0 with attackers, and federation.weak_sites empty (rule: "

@@ -6,11 +6,13 @@ a round costs the same per message however many sites it has.
 
 from __future__ import annotations
 
+import heapq
+import logging
 import multiprocessing
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -21,6 +23,8 @@ from flwr.app import Context, Message, RecordDict
 from fedlite import flower
 from fedlite.messages import Code
 
+log = logging.getLogger("fedlite.server")
+
 FIRST_NODE = 1000
 
 AHEAD = 64
@@ -28,11 +32,18 @@ AHEAD = 64
 
 
 class Task(NamedTuple):
-    """One serialised message for a node, and the future that gets the serialised reply."""
+    """One serialised message for a node, and the future that gets the serialised reply.
 
+    Tasks are in the order in which they are handed out: by `rank`, then as they came. again: it was
+    handed to a worker that died.
+    """
+
+    rank: float
+    number: int
     node: int
     data: bytes
     reply: Future[bytes]
+    again: bool = False
 
 
 class Engine(Protocol):
@@ -121,7 +132,7 @@ class Serial:
 
     def submit(self, node: int, data: bytes) -> Future[bytes]:
         """Queue one message."""
-        task = Task(node, data, Future())
+        task = Task(0.0, 0, node, data, Future())
         self._queue.append(task)
         return task.reply
 
@@ -153,20 +164,29 @@ class Pool:
 
     A worker takes the messages of sites that it has served before: what a site has prepared
     (loaded records, fixed features) stays in that process. It takes others when it would idle.
-    A worker that dies answers for its message with a code, and is replaced.
+    Of those that wait, the one with the most work is handed out first, so that none is left to one
+    worker at the end of a round. A worker that dies is replaced, and its message tried once more;
+    the second time it is answered with a code, and the log says how the worker ended.
     """
 
     name = "pool"
 
-    def __init__(self, workers: int, arguments: tuple[Any, ...]) -> None:
-        """Start `workers` processes; `arguments` are those of `Node`."""
-        self._arguments = arguments
+    def __init__(
+        self, workers: int, arguments: tuple[Any, ...], work: Sequence[float] = ()
+    ) -> None:
+        """Start `workers` processes; `arguments` are those of `Node`.
+
+        work: about how much a message is for each node, from the first, in any unit.
+        """
+        self._arguments, self._work, self._submitted = arguments, work, 0
+        # Read by NumPy's linear algebra when a worker imports it; see `fedlite.cli`.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         # spawn: a forked child would share torch's and Flower's locks with this process.
         self._context = multiprocessing.get_context("spawn")
         self._workers = [self._start() for _ in range(workers)]
         # Which worker has served a node, and what waits for each; None: for whoever is free.
         self._home: dict[int, int] = {}
-        self._queues: dict[int | None, deque[Task]] = {n: deque() for n in (None, *range(workers))}
+        self._queues: dict[int | None, list[Task]] = {n: [] for n in (None, *range(workers))}
         self._waiting = 0
         self._busy: dict[int, Task] = {}
         self._cpu = [0.0] * workers
@@ -187,10 +207,16 @@ class Pool:
 
     def submit(self, node: int, data: bytes) -> Future[bytes]:
         """Queue one message."""
-        task = Task(node, data, Future())
-        self._queues[self._home.get(node)].append(task)
-        self._waiting += 1
+        at = node - FIRST_NODE
+        rank = -float(self._work[at]) if 0 <= at < len(self._work) else 0.0
+        self._submitted += 1
+        task = Task(rank, self._submitted, node, data, Future())
+        self._put(task)
         return task.reply
+
+    def _put(self, task: Task) -> None:
+        heapq.heappush(self._queues[self._home.get(task.node)], task)
+        self._waiting += 1
 
     def advance(self, seconds: float) -> None:
         """Hand messages to idle workers and take replies."""
@@ -212,7 +238,17 @@ class Pool:
             self._cpu[number], reply, seconds = self._workers[number][1].recv()
             self._spent[task.node] += seconds
         except (EOFError, OSError):
-            self._replace(number)
+            how = self._replace(number)
+            if not task.again:
+                log.warning("a worker ended (%s); its message is tried once more", how)
+                self._put(task._replace(again=True))
+                return
+            log.error(
+                "node %d: two workers ended while it trained (%s); it is left out of this round. "
+                "A machine out of memory ends them by signal 9: use --engine serial",
+                task.node,
+                how,
+            )
             reply = flower.to_bytes(flower.decline(Code.FAILED, flower.from_bytes(task.data)))
         task.reply.set_result(reply)
 
@@ -220,7 +256,7 @@ class Pool:
         queues = self._queues
         # What others wait for last, and then where most waits.
         others = max(queues.values(), key=len)
-        task = (queues[number] or queues[None] or others).popleft()
+        task = heapq.heappop(queues[number] or queues[None] or others)
         self._waiting -= 1
         self._home.setdefault(task.node, number)
         self._busy[number] = task
@@ -230,13 +266,16 @@ class Pool:
             # The worker is gone; its connection reports that to `advance`.
             return
 
-    def _replace(self, number: int) -> None:
+    def _replace(self, number: int) -> str:
+        """Start another worker, and return how this one ended."""
         process, connection = self._workers[number]
         connection.close()
         process.join()
         self._cpu_of_dead += self._cpu[number]
         self._cpu[number] = 0.0
         self._workers[number] = self._start()
+        code = process.exitcode
+        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of this process and, as of their last replies, of all workers."""
@@ -273,9 +312,13 @@ def make_engine(
     sites: int,
     run_config: Mapping[str, Any],
     state: Path,
+    work: Sequence[float] = (),
 ) -> Engine:
-    """Return the engine `serial` or `pool`; the pool has a worker a core, at most one a site."""
+    """Return the engine `serial` or `pool`; the pool has a worker a core, at most one a site.
+
+    work: as for `Pool`, of the sites in their order.
+    """
     arguments = (run_id, sites, dict(run_config), state)
     if name == "serial":
         return Serial(Node(*arguments))
-    return Pool(min(os.cpu_count() or 1, sites), arguments)
+    return Pool(min(os.cpu_count() or 1, sites), arguments, work)

@@ -7,6 +7,9 @@ from pathlib import Path
 from fedlite.scenario import Scenario
 from fedlite.storage import write_atomic
 
+# What a site remembers of a run, the lock beside it, and models (`clients.replicas`).
+_KINDS = ("*.safetensors", "*.lock", "*.counts", "*.replica", ".*.part", ".*.old")
+
 
 def collect_ledgers(scenario: Scenario, directory: Path) -> None:
     """Copy what the sites have written down into the run's record, for whoever audits it."""
@@ -26,7 +29,5 @@ def drop_states(directory: Path) -> None:
     """
     checkpoint = directory / "checkpoint"
     for folder in (checkpoint / "sites", *checkpoint.glob("fedlite/*")):
-        for path in (
-            p for kind in ("safetensors", "lock", "counts") for p in folder.glob(f"*.{kind}")
-        ):
+        for path in (p for kind in _KINDS for p in folder.glob(kind)):
             path.unlink(missing_ok=True)

@@ -331,6 +331,7 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
         sites=sites,
         run_config=run_config,
         state=directory / "checkpoint" / "sites",
+        work=[len(site.train) for site in plans.simulated(scenario)[2]],
     )
     try:
         grid = SimulationGrid(run_id, sites, workers)

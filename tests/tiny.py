@@ -55,6 +55,7 @@ def plan(folder: Path, **tables: dict[str, Any]) -> Scenario:
         "training": {"steps": 1, "learning_rate": RATE, "device": "cpu"},
         "uplink": {"compressor": "dense", "error_feedback": False},
         "privacy": {"epsilon": 8.0, "clip": CLIP},
+        "simulation": {},
     }
     return from_dict({name: base.get(name, {}) | tables.get(name, {}) for name in base})
 

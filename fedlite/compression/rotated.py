@@ -120,7 +120,9 @@ class RotatedTopK:
         """Return the chosen rotated coordinates of a block, and plus or minus their lengths."""
         with np.errstate(over="ignore", invalid="ignore"):
             rotated = [rotate(chunk, _signs(random, chunk.size)) for chunk in _chunks(part, block)]
-        energies = np.array([np.dot(z, z.astype(np.float64)) for z in rotated])
+        # Not by BLAS, which wakes as many threads as there are cores for a sum of microseconds, and
+        # whose order of adding depends on how many these are.
+        energies = np.array([np.square(z, dtype=np.float64).sum() for z in rotated])
         if not np.isfinite(energies).all():
             raise ValueError("vector must be finite when rotated, but its norm is too large")
         sizes = np.array([z.size for z in rotated])

@@ -32,6 +32,7 @@ from fedlite.privacy.budget.outlook import Outlook, outlook
 from fedlite.privacy.budget.plans import Plan, asked_plan
 from fedlite.privacy.budget.siblings import Siblings
 from fedlite.privacy.ledger import Ledger, read
+from fedlite.privacy.ledger.files import FILES, Files
 from fedlite.protection import counting_mechanism, plan_mechanism, round_steps, unit_of
 from fedlite.scenario import Scenario, ScenarioError, own_code
 from fedlite.storage import stamp
@@ -66,6 +67,7 @@ class Guardian:
     digits. app: the folder of the app's code, if it is not the one beside this library. register:
     what the machine remembers of the site's ledgers; None for a simulated site. counting: whether
     what is asked for are the site's counts, after the last round; the mechanism is then theirs.
+    files: how a ledger touches the disk.
     """
 
     site: str
@@ -76,6 +78,7 @@ class Guardian:
     app: Path | None = None
     register: Register | None = None
     counting: bool = False
+    files: Files = FILES
 
     @cached_property
     def unit(self) -> str:
@@ -207,7 +210,7 @@ class Guardian:
     @contextmanager
     def _opened(self, home: Home) -> Iterator[Ledger]:
         """Open the ledger, held against what this machine remembers of it."""
-        with Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT) as ledger:
+        with Ledger.open(home.ledger, home.key(), wait=_LEDGER_WAIT, files=self.files) as ledger:
             if self.register is None:
                 yield ledger
                 return

@@ -43,6 +43,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def load(path: Path) -> SitePolicy:
     Raises PolicyError when the file is missing or no TOML, and with one line for each unknown key
     and each wrong value, with the mend: a policy that is not understood allows nothing.
     """
-    return parse(path, read_file(path))
+    return _known(path, read_file(path))
 
 
 def read_file(path: Path) -> bytes:
@@ -98,6 +99,12 @@ def read_file(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read as TOML ({error}); mend that") from None
+
+
+@lru_cache(maxsize=1024)
+def _known(path: Path, content: bytes) -> SitePolicy:
+    """As `parse`; a file that still says the same is read anew each round, and not parsed anew."""
+    return parse(path, content)
 
 
 def parse(path: Path, content: bytes) -> SitePolicy:

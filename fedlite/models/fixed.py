@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlite.models.branched import Branched
+from fedlite.models.branched import Branched, Early
 
 PUBLIC_SEED = 20_070_001
+# Records that share a pass of fixed filters, and rows of a matrix start at multiples of 64 bytes.
+_CHUNK, _ALIGNED = 64, 16
 
 
 class Scale(nn.Module):
@@ -92,9 +94,15 @@ class CosineFeatures(nn.Module):
         self.register_buffer("weight", torch.from_numpy(weight.astype(np.float32)), False)
         self.register_buffer("phase", torch.from_numpy(phase.astype(np.float32)), False)
         self.scale = math.sqrt(2.0 / features)
+        self.inputs, self.features = inputs, features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[n, inputs]`` to ``[n, F]``, each within ``sqrt(2 / F)``."""
+        """Map ``[n, inputs]`` to ``[n, F]``, each within ``sqrt(2 / F)``.
+
+        Of ``[n, inputs + F]``, where `Cosine.prepare` has put them already, take them.
+        """
+        if x.shape[1] == self.inputs + self.features:
+            return x[:, self.inputs :]
         return self.scale * torch.cos(torch.addmm(self.phase, x, self.weight))
 
 
@@ -167,6 +175,40 @@ class Transformed(Branched):
         )
 
 
+class Cosine(Transformed):
+    """Fixed features under linear heads, found once for each record and not at each step."""
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Map ``[n, *shape]`` to what the exit reads and, behind it, the cosines: [n, inputs + F].
+
+        In chunks of one size, filled up, and in rows that begin alike: so a record's features have
+        the same bits whatever records stand beside it, as privacy needs.
+        """
+        fixed: CosineFeatures = self.tail[0]  # type: ignore[index]
+        wide, high = -fixed.inputs % _ALIGNED, -fixed.features % _ALIGNED
+        weight = functional.pad(fixed.weight, (0, high, 0, wide))
+        phase = functional.pad(fixed.phase, (0, high))
+        flat = super().prepare(x)
+        prepared = flat.new_empty((len(flat), fixed.inputs + fixed.features))
+        prepared[:, : fixed.inputs] = flat
+        for start in range(0, len(flat), _CHUNK):
+            chunk = flat[start : start + _CHUNK]
+            full = functional.pad(chunk, (0, wide, 0, _CHUNK - len(chunk)))
+            found = fixed.scale * torch.cos(torch.addmm(phase, full, weight))
+            prepared[start : start + _CHUNK, fixed.inputs :] = found[: len(chunk), : fixed.features]
+        return prepared
+
+    def forward(self, prepared: Tensor) -> tuple[Tensor, ...]:
+        """Return the early and the deep answers, each ``[n, classes]``."""
+        fixed: CosineFeatures = self.tail[0]  # type: ignore[index]
+        return self.exit(prepared[:, : fixed.inputs]), self.tail(prepared)
+
+    def early(self) -> Branched:
+        """Return the shallow branch alone, which reads none of the cosines."""
+        fixed: CosineFeatures = self.tail[0]  # type: ignore[index]
+        return Early(self, Columns(0, fixed.inputs))
+
+
 def cosine(
     shape: tuple[int, ...], classes: int, *, features: int = 2000, bandwidth: float = 1.5
 ) -> Branched:
@@ -189,7 +231,7 @@ def cosine(
             "record over its own values, which leaves nothing of one and a sign of two); the "
             f"data's shape is {list(shape)}; take 'linear' or 'mlp'"
         )
-    return Transformed(
+    return Cosine(
         UnitImage(),
         zero_head(size, classes),
         nn.Sequential(CosineFeatures(size, features, bandwidth), zero_head(features, classes)),

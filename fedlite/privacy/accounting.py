@@ -22,6 +22,7 @@ from fedlite.privacy.composition import (
     compose_pld,
     compose_prv,
     compose_rdp,
+    gaussian,
 )
 from fedlite.privacy.mechanism import (
     MAX_SLACK,
@@ -108,11 +109,15 @@ def spent_together(mechanisms: Sequence[Mechanism], delta: float) -> PrivacyLoss
 def running(mechanism: Mechanism, steps: int, delta: float) -> float:
     """Return a bound on epsilon after `steps` steps, quickly, for showing it round by round.
 
-    The whole plan gets the fine grid of the report; its prefixes a ten times coarser one, which is
-    pessimistic too. Raises ValueError as `spent` does.
+    The whole plan gets the fine grid of the report. Of its prefixes the loss is exact where all
+    records are in every step, and else that of a ten times coarser grid, which is pessimistic too.
+    Raises ValueError as `spent` does.
     """
     parts, kept = _planned(mechanism, steps, delta)
-    loss = compose_pld(parts, kept, PLD_INTERVAL if steps == mechanism.steps else _COARSE)
+    if steps == mechanism.steps:
+        loss = compose_pld(parts, kept)
+    else:
+        loss = gaussian(parts, kept) or compose_pld(parts, kept, _COARSE)
     _check_cut(mechanism, loss, delta)
     return loss
 

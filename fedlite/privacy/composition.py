@@ -98,6 +98,39 @@ def compose_pld(parts: Parts, delta: float, interval: float = PLD_INTERVAL) -> f
     return loss
 
 
+def gaussian(parts: Parts, delta: float) -> float | None:
+    """Return epsilon at `delta` of Gaussian mechanisms alone, exact up to rounding, and rounded up.
+
+    None where a part is sampled, or where delta is too small, or the noise too little, for the
+    difference of two tails to be found in float64.
+
+    Balle, Wang (2018), "Improving the Gaussian mechanism for differential privacy", theorem 8.
+    Raises ValueError when a number is outside its range.
+
+    >>> round(gaussian([(Event(1.0), 1)], 1e-5), 3)
+    4.377
+    """
+    from scipy.special import log_ndtr
+
+    check_delta(delta)
+    merged = merge(parts)
+    if len(merged) != 1 or merged[0][0].sampling_rate < 1 or delta < _PLD_DELTA:
+        return None
+    mu = 1.0 / merged[0][0].noise_multiplier
+    if not 1e-3 < mu < 20.0:
+        return None
+
+    def tail(epsilon: float) -> float:
+        first = math.exp(log_ndtr(mu / 2 - epsilon / mu))
+        return first - math.exp(epsilon + log_ndtr(-mu / 2 - epsilon / mu))
+
+    low, high = 0.0, mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta))
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if tail(middle) > delta else (low, middle)
+    return high * (1 + 1e-6)
+
+
 def compose_rdp(parts: Parts, delta: float) -> float:
     """Return epsilon at `delta` of all `parts` by Renyi DP, at the best order of a fixed grid.
 

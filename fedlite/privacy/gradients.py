@@ -31,6 +31,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 Loss = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 Rows = NDArray[np.int64]
@@ -99,34 +100,37 @@ def _squares(rows: Tensor) -> Tensor:
     return norms.square()
 
 
-class _Hooked(GradSampleModule):  # type: ignore[misc]
-    """Opacus's hooks, and others that only remember what goes through a plain linear layer."""
+class _Linears:
+    """Hooks that only remember what goes through the plain linear layers of a model.
 
-    def add_hooks(self, **how: Any) -> None:
-        """Put both kinds on."""
-        super().add_hooks(**how)
-        self.uses: dict[nn.Linear, list[_Use]] = {}
+    Of a model that trains nothing else they are all that is needed, and no other is put on.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Put them on."""
+        self._of, self.uses = model, dict[nn.Linear, list[_Use]]()
         self.aligned: list[nn.Linear] = []
-        for module in self._module.modules():
+        self._handles: list[RemovableHandle] = []
+        for module in model.modules():
             if type(module) is nn.Linear:
                 if module.in_features % _ALIGNED or module.out_features % _ALIGNED:
                     # Not the method of the class: somebody else may use the same layer elsewhere.
                     module.forward = partial(_aligned, module)  # type: ignore[method-assign]
                     self.aligned.append(module)
                 if any(p.requires_grad for p in module.parameters()):
-                    self._module.autograd_grad_sample_hooks.append(
-                        module.register_forward_hook(self._remember)
-                    )
+                    self._handles.append(module.register_forward_hook(self._remember))
 
-    def remove_hooks(self) -> None:
-        """Take both kinds off."""
-        super().remove_hooks()
+    def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return what the model answers."""
+        outputs: tuple[Tensor, ...] = self._of(inputs)
+        return outputs
+
+    def remove(self) -> None:
+        """Take them off."""
+        for handle in self._handles:
+            handle.remove()
         for module in self.aligned:
             del module.forward
-
-    def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
-        """Leave the plain linear layers to `_remember`."""
-        return (m for m in super().iterate_submodules(module) if type(m) is not nn.Linear)
 
     def _remember(self, module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].detach()
@@ -155,8 +159,47 @@ class _Hooked(GradSampleModule):  # type: ignore[misc]
             if isinstance(samples, Tensor):
                 found[id(parameter)] = _Whole(samples.detach().double().flatten(1))
         self.uses = {}
-        self.set_grad_sample_to_none()
         return [found.get(id(p)) for p in parameters]
+
+
+class _Samples(GradSampleModule):  # type: ignore[misc]
+    """Opacus's hooks, on what is no plain linear layer."""
+
+    def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
+        """Leave the plain linear layers to `_Linears`."""
+        return (m for m in super().iterate_submodules(module) if type(m) is not nn.Linear)
+
+
+class _All(_Linears):
+    """Both kinds of hooks."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Put both on."""
+        # strict=False: the fixed public filters are buffers, which strict mode takes for
+        # BatchNorm's.
+        self._samples = _Samples(model, loss_reduction="sum", strict=False)
+        super().__init__(model)
+        self._of = self._samples
+
+    def remove(self) -> None:
+        """Take both off."""
+        super().remove()
+        self._samples.to_standard_module()
+
+    def gradients(
+        self, total: Tensor, parameters: list[nn.Parameter]
+    ) -> list[_Outer | _Whole | None]:
+        """As of linear layers alone."""
+        found = super().gradients(total, parameters)
+        self._samples.set_grad_sample_to_none()
+        return found
+
+
+def _hooked(model: nn.Module) -> _Linears:
+    """Return the hooks that a model needs, put on it."""
+    linear = {id(p) for m in model.modules() if type(m) is nn.Linear for p in m.parameters()}
+    others = any(p.requires_grad and id(p) not in linear for p in model.parameters())
+    return _All(model) if others else _Linears(model)
 
 
 @dataclass(frozen=True)
@@ -234,15 +277,13 @@ class ModelGradients:
         # Arithmetic on denormal numbers is many times slower, and weights can make them of one
         # record alone.
         torch.set_flush_denormal(True)
-        # strict=False: the fixed public filters are buffers, which strict mode takes for
-        # BatchNorm's.
-        self._hooked = _Hooked(self._model, loss_reduction="sum", strict=False)
+        self._hooked = _hooked(self._model)
         return self
 
     def __exit__(self, *error: object) -> None:
         """Take the hooks off."""
         torch.set_flush_denormal(False)
-        self._hooked.to_standard_module()
+        self._hooked.remove()
 
     def norms(self, rows: Rows) -> NDArray[np.float64]:
         """Return the norm of each record's gradient, float64 [b]; not finite where it is not."""

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from fedlite.storage import stamp
@@ -48,7 +49,7 @@ def closure(path: Path) -> tuple[Path, ...]:
     found, waiting = {path}, [path]
     while waiting:
         one = waiting.pop()
-        for dotted in _imported(one, folder):
+        for dotted in _imported(one, folder, stamp(one)):
             # Importing `a.b` runs `a`, too.
             parts = dotted.split(".")
             for end in range(1, len(parts) + 1):
@@ -82,8 +83,13 @@ def stamps(path: Path) -> tuple[object, ...]:
     return tuple((file, stamp(file)) for file in closure(path))
 
 
-def _imported(path: Path, folder: Path) -> Iterator[str]:
-    """Yield the dotted names, seen from `folder`, that a file may import."""
+@lru_cache(maxsize=256)
+def _imported(path: Path, folder: Path, _seen: object) -> tuple[str, ...]:
+    """Return the dotted names, seen from `folder`, that a file may import; read once a version."""
+    return tuple(_names(path, folder))
+
+
+def _names(path: Path, folder: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):

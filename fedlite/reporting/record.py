@@ -35,8 +35,9 @@ class RoundRecord:
     does the same for a task's other scores, by name.
     Byte counts are `len()` of the payloads that were sent; the dense ones are what float32 vectors
     would have taken for the same messages. `epsilon` is what the steps so far cost
-    at the site that was asked most often, had their number been fixed beforehand (pessimistic PLD;
-    None when no privacy is claimed): the bound is the whole plan's, in the summary. `dropped` maps
+    at the site that was asked most often, had their number been fixed beforehand (pessimistic PLD,
+    exact before the last step where every record is in every step; None when no privacy is
+    claimed): the bound is the whole plan's, in the summary. `dropped` maps
     a site to the code for which its reply was not used; `missing` names sites that had not replied
     by the deadline.
 

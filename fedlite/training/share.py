@@ -13,14 +13,13 @@ from torch import Tensor
 
 from fedlite.compression.running import RUNNING
 from fedlite.data import Dataset
-from fedlite.models import Model
 from fedlite.objectives import OWN, State
 from fedlite.parameters import Kept, Vector, running_to_vector, to_vector
 from fedlite.plan import Plan
 from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
 from fedlite.tasks import Outputs
 from fedlite.training import local
-from fedlite.training.frozen import Frozen
+from fedlite.training.bench import Bench
 from fedlite.training.objective import Objective, class_offsets
 
 
@@ -59,17 +58,17 @@ class Share:
 class Learner:
     """A model with one site's training records, ready for any round.
 
-    The model's fixed transform is applied once, here, and its result kept.
+    The model's fixed transform is applied once, here, and its result kept. bench: the model, where
+    several sites of one process train on the same; without one the learner makes its own.
     """
 
-    def __init__(self, plan: Plan, train: Dataset) -> None:
-        """Make the plan's model and prepare the records on the device."""
+    def __init__(self, plan: Plan, train: Dataset, bench: Bench | None = None) -> None:
+        """Prepare the records on the device, and the plan's model unless it is given."""
         self.plan = plan
         self.scenario = scenario = plan.scenario
-        self.device = device_of(scenario.training.device)
-        self.model: Model = plan.model().to(self.device)
+        self.bench = bench or Bench(plan, device_of(scenario.training.device))
+        self.device, self.model = self.bench.device, self.bench.model
         self.initial, self.layout = plan.initial, plan.layout
-        self._frozen = Frozen(self.model, self.device, plan.layout.frozen)
         raw, self.labels = plan.task.tensors(train, self.device)
         with torch.no_grad():
             self.inputs = self.model.prepare(raw)
@@ -79,8 +78,6 @@ class Learner:
         if plan.term is not None:
             terms = (*self.objective.terms, plan.term)
             self.objective = replace(self.objective, terms=terms)
-        whole = scenario.privacy.unit != "record" and not plan.turns
-        self._flat = local.flatten(self.model) if whole else None
 
     def delta(
         self,
@@ -107,6 +104,7 @@ class Learner:
         the clear, as does what is kept.
         """
         model, extras = self.plan.split(received)
+        self.bench.reset()
         self.plan.load(self.model, received)
         before = self._before(kept or {}, extras)
         after: tuple[State, ...] = ()
@@ -123,7 +121,7 @@ class Learner:
         # first what moves may have no gradient yet: A of an adapter, as long as B is zero.
         surely = turn is None or turn is self.plan.turns[0]
         trained = surely and mechanism is None and len(self.labels) > 0
-        self._frozen.check(change, trained=trained)
+        self.bench.frozen.check(change, trained=trained)
         if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
             seed = self.scenario.privacy.simulate_seed
             noise = client.entropy(seed, round_number, site)
@@ -142,7 +140,7 @@ class Learner:
             raise ValueError("mechanism: needed because privacy.unit is record, got none")
         return local.train(
             self.model,
-            self._flat or local.flatten(self.model),
+            self.bench.flat or local.flatten(self.model),
             self.inputs,
             self.labels,
             self.objective,

@@ -117,6 +117,7 @@ def test_no_more_sites_are_kept_open_than_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_KEEP", 2)
+    monkeypatch.setattr(client, "_KEEP_BYTES", 0)
     for folder in "abcd":
         client._site(context(tmp_path / folder))
     assert len(client._open) == 2

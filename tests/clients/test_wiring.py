@@ -307,7 +307,8 @@ def test_steps_and_releases_are_flushed_before_they_happen(tmp_path: Path) -> No
         rename(source, target)
         durable[os.path.realpath(target)] = durable.pop(os.path.realpath(source), b"")
 
-    scenario = record_plan(tmp_path, training={"steps": 3})
+    homes = {"sites": str(tmp_path / "homes")}
+    scenario = record_plan(tmp_path, training={"steps": 3}, simulation=homes)
     site = open_simulated_site(scenario, 0, tmp_path)
     assert site.guardian.home is not None
     ledger = os.path.realpath(site.guardian.home.ledger)

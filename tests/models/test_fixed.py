@@ -15,7 +15,7 @@ from fedlite.models.fixed import CosineFeatures
 def test_unit_rows_are_centred_and_of_norm_one_and_a_constant_record_is_zero() -> None:
     x = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     x[4] = 0.5
-    rows = build("cosine", (1, 8, 8), 10, seed=0).prepare(x)
+    rows = build("cosine", (1, 8, 8), 10, seed=0).prepare(x)[:, :64]
     assert torch.allclose(rows[:4].norm(dim=1), torch.ones(4), atol=1e-6)
     assert torch.allclose(rows.mean(dim=1), torch.zeros(5), atol=1e-7)
     assert float(rows[4].abs().max()) == 0.0
@@ -61,3 +61,19 @@ def test_linear_has_an_intercept_and_an_exit_that_reads_the_first_columns_only()
         early2, deep2 = model(model.prepare(x))
     assert torch.equal(early2, early)
     assert (deep2 - deep)[0].tolist() == pytest.approx([5.0, 15.0])
+
+
+def test_cosines_have_the_same_bits_wherever_a_record_stands_and_are_those_of_the_layer() -> None:
+    """They are found once for each record, and privacy needs that no other has a part in it."""
+    for shape in ((1, 8, 8), (5,)):
+        model = build("cosine", shape, 3, seed=0)
+        x = torch.rand(150, *shape, generator=torch.Generator().manual_seed(1))
+        rows = model.prepare(x)
+        for order in (torch.arange(149, -1, -1), torch.arange(150).roll(1), torch.tensor([7, 3])):
+            assert torch.equal(model.prepare(x[order]), rows[order])
+        flat = model.transform(x)  # type: ignore[operator]
+        size = flat.shape[1]
+        assert torch.equal(rows[:, :size], flat)
+        assert torch.allclose(rows[:, size:], model.tail[0](flat), atol=1e-6)  # type: ignore[index]
+        (early,) = model.early()(model.early().prepare(x))
+        assert torch.equal(early, model(rows)[0])

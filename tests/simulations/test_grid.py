@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,13 @@ def test_waiting_ends_with_the_timeout(plan: Plan, tmp_path: Path) -> None:
     assert time.monotonic() - started < 2
 
 
-def test_a_worker_that_dies_costs_its_message_and_is_replaced(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_worker_that_dies_is_replaced_and_its_message_tried_once_more(
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    deaths: int,
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     some = grid(plan(), "pool", tmp_path)
@@ -82,13 +88,19 @@ def test_a_worker_that_dies_costs_its_message_and_is_replaced(
     try:
         process, _ = engine._workers[0]
         (message_id,) = some.push_messages([flower.ask(b"?", FIRST_NODE, "query", "hello")])
-        engine._hand_over(0)
-        process.kill()
         replies: list[Any] = []
+        for _ in range(deaths):
+            assert not replies
+            last, connection = engine._workers[0]
+            engine._hand_over(0)
+            last.kill()
+            wait([connection], 30)
+            engine._take(0)
         until = time.monotonic() + 30
         while not replies and time.monotonic() < until:
             replies = some.pull_messages([message_id])
-        assert [flower.code_of(r) for r in replies] == [Code.FAILED]
+        assert [flower.code_of(r) for r in replies] == [Code.FAILED if deaths > 1 else None]
+        assert caplog.text.count("signal 9") == deaths + (deaths > 1)
         assert replies[0].metadata.src_node_id == FIRST_NODE
         assert len(engine._workers) == 1 and engine._workers[0][0].pid != process.pid
         assert [flower.code_of(r) for r in hellos(some)] == [None, None, None]

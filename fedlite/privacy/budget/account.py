@@ -42,7 +42,8 @@ class Account:
 
     `rows` counts the rows taken. `opened` has the policy that was in force at each plan's row.
     `witnessed` is the last row that a witness has seen, -1 for none.
-    An account that has raised an error is of no further use.
+    An account that has raised an error is of no further use: it is no longer `sound`. `last` is the
+    hash of the last row.
     """
 
     rows: int = 0
@@ -59,6 +60,8 @@ class Account:
     reservations: dict[int, Reservation] = field(default_factory=dict)
     refusals: set[tuple[str, str]] = field(default_factory=set)
     witnessed: int = -1
+    last: str = ""
+    sound: bool = True
     _numbers: dict[str, int] = field(default_factory=dict)
     _reserved: list[int] = field(default_factory=list)
     _latest: dict[tuple[str, int], Reservation] = field(default_factory=dict)
@@ -68,10 +71,13 @@ class Account:
     @classmethod
     def of(cls, rows: Iterable[Row]) -> Account:
         """Return the account of a ledger's rows; raises LedgerError at the first senseless one."""
-        account = cls()
+        return cls().follow(rows)
+
+    def follow(self, rows: Iterable[Row]) -> Account:
+        """Take the next rows and return itself; raises as `of` does."""
         for row in rows:
-            account.apply(row)
-        return account
+            self.apply(row)
+        return self
 
     def apply(self, row: Row) -> None:
         """Take the next row.
@@ -82,6 +88,7 @@ class Account:
         settle-twice, settle-above-reserve, release-without-reserve, release-unsettled,
         release-mismatch, release-twice, refuse-twice, witness-not-listed.
         """
+        self.sound = False
         if (row.kind == "genesis") != (self.rows == 0):
             raise LedgerError("genesis", "must be the first row and no other", row.seq)
         if row.seq != self.rows:
@@ -92,6 +99,7 @@ class Account:
         if row.kind not in _IDLE:
             self._telling.append(row.seq)
         self.rows += 1
+        self.last, self.sound = row.hash, True
 
     def number_of(self, run: str) -> int | None:
         """Return the number of a run's plan, if it has one."""

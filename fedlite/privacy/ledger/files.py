@@ -64,6 +64,21 @@ class Files:
 FILES = Files()
 
 
+class Unflushed(Files):
+    """Without waiting for the device: for ledgers that record what a simulation played.
+
+    Rows are written in the same order, so a killed process leaves what a real site's would. What a
+    power cut may take with it is of a run that can be played again, in which nobody's records were
+    released; a ledger that goes on counting when the run is over is always flushed.
+    """
+
+    def fsync(self, handle: int) -> None:
+        """Leave it to the system."""
+
+
+UNFLUSHED = Unflushed()
+
+
 def write_all(files: Files, handle: int, data: bytes) -> None:
     """Write all of `data`, usually in one call."""
     while data:

@@ -1,0 +1,41 @@
+"""The one model of a process in which many sites are trained, one after the other."""
+
+from __future__ import annotations
+
+import torch
+
+from fedlite.models import Model
+from fedlite.plan import Plan
+from fedlite.training import local
+from fedlite.training.frozen import Frozen
+
+
+class Bench:
+    """The plan's model on a device, and what is made of it once.
+
+    flat: its trainable values as one tensor (`local.flatten`); None where not all of them move in a
+    round, or records are protected one by one.
+
+    A site that trains on it finds it as a new model would be: its trainable values and running
+    statistics are loaded anew in each round, and `reset` puts back what else training has written
+    to.
+    """
+
+    def __init__(self, plan: Plan, device: torch.device) -> None:
+        """Make the model; raises ValueError where what is frozen is not the federation's."""
+        self.device = device
+        self.model: Model = plan.model().to(device)
+        self.frozen = Frozen(self.model, device, plan.layout.frozen)
+        whole = plan.scenario.privacy.unit != "record" and not plan.turns
+        self.flat = local.flatten(self.model) if whole else None
+        self._buffers = [
+            (buffer, buffer._version, buffer.detach().clone()) for buffer in self.model.buffers()
+        ]
+
+    def reset(self) -> None:
+        """Put back buffers that were written to: what they remember is of another site."""
+        for at, (buffer, version, begun) in enumerate(self._buffers):
+            if buffer._version != version:
+                with torch.no_grad():
+                    buffer.copy_(begun)
+                self._buffers[at] = buffer, buffer._version, begun
