@@ -111,9 +111,8 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
     if scenario.shared:
         if layout is None:
             raise ValueError(
-                "privacy.noise_at: must be site or server in a deployment (rule: people approve "
-                "the keys of those who share noise), got 'shared' (what is missing: the page on "
-                "which they do); simulate it, or set noise_at to site"
+                "privacy.noise_at: needs the model's layout when it is shared (rule: what rounding "
+                "costs depends on how many values a round sums), got none; see `fedlite.plan.of`"
             )
         # What rounding at the sites costs is kept back from delta.
         kept = replace(privacy, delta=privacy.delta * (1.0 - MAX_SLACK))

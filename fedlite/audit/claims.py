@@ -225,11 +225,13 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
     unit = claims.unit
     if unit == "client":
         unit = f"client-{said.get('noise_at', 'site')}"
+    elif said.get("noise_at") == "shared":
+        unit = "record-shared"
     if plan.body["unit"] != unit:
         wrong.append(f"unit {unit!r}, committed {plan.body['unit']!r}")
     for name in _MECHANISM:
         # A client's mechanism has no batches, and older summaries do not name every number.
-        if name not in said or (name in _WHOLE and unit != "record"):
+        if name not in said or (name in _WHOLE and not unit.startswith("record")):
             continue
         if not _same(said[name], plan.body[name]):
             wrong.append(f"{name} {said[name]!r}, committed {plan.body[name]!r}")

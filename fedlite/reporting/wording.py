@@ -312,7 +312,19 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
     return (
         f"No site's privacy loss exceeds epsilon {epsilon(highest)} at delta "
         f"{privacy['delta']:g}; what is protected is {unit(privacy)}"
-        + (", but not from the server, which adds the noise." if trusting else ".")
+        + (", but not from the server, which adds the noise" if trusting else "")
+        + _sharing(privacy)
+    )
+
+
+def _sharing(privacy: Mapping[str, Any]) -> str:
+    """Return on whom the figure rests where sites share the noise, and the end of the sentence."""
+    shared = privacy.get("shared")
+    if not shared:
+        return "."
+    return (
+        f", if at least {shared['honest']} of its {shared['sites']} sites are honest. If all "
+        f"others collude with the server, epsilon is {epsilon(shared['alone'])}."
     )
 
 

@@ -93,7 +93,7 @@ class Member:
     def join(
         self,
         blob: bytes,
-        card: Card,
+        identity: keys.Key,
         *,
         members: int,
         least: int,
@@ -102,17 +102,23 @@ class Member:
     ) -> None:
         """Keep the group, or find that it is the one that is kept.
 
-        card: its own. members, least, honest: as planned. approved: fingerprints by name that
+        identity: its own. members, least, honest: as planned. approved: fingerprints by name that
         people have approved; None where nobody is there to do so, as in a simulation. Raises
         Refused.
         """
         group = _group_of(blob)
         if self.group and self.group != blob.hex():
             raise Refused("keys-changed", "the group is not the one that this run began with")
+        card = self.card(group.run, identity)
         group.check_for(card, members=members, least=least, honest=honest)
         if approved is not None:
             group.check_approved(approved)
         self.group = blob.hex()
+
+    @property
+    def joined_run(self) -> bytes:
+        """The run of the group that it has joined; empty before."""
+        return self._group.run if self.group else b""
 
     def mask(self, number: int, model: bytes, values: Words, bits: int) -> bytes:
         """Return its masked vector for a round: check, shares that must be sent, packed values.

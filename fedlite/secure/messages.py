@@ -24,6 +24,8 @@ VERSION = 1
 _HEAD = struct.Struct("<2sBBI8s")
 HEAD_BYTES = _HEAD.size
 SIGNATURE_BYTES = 64
+SUMMED = 64
+"""The codec of a frame whose body is a masked vector."""
 # A group is the longest of them; a proof has a signature a member.
 MOST_BYTES = HEAD_BYTES + max(MOST_GROUP_BYTES, MOST_MEMBERS * (SIGNATURE_BYTES + 1))
 

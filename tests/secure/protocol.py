@@ -35,7 +35,9 @@ class Party:
         cards = tuple(members[name].card(RUN, identities[name]) for name in names)
         group = Group(least, honest, cards)
         for card in cards:
-            members[card.name].join(group.encode(), card, members=size, least=least, honest=honest)
+            members[card.name].join(
+                group.encode(), identities[card.name], members=size, least=least, honest=honest
+            )
         return cls(group, members, identities, bits)
 
     @property

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlite.privacy.accounting import check_delta
-from fedlite.privacy.mechanism import ClientMechanism, Event, Mechanism, cut_slack
+from fedlite.privacy.mechanism import (
+    ClientMechanism,
+    Event,
+    Mechanism,
+    SharedMechanism,
+    cut_slack,
+)
 from fedlite.privacy.ranges import MOST_STEPS
 
 _TERMS = (
@@ -21,7 +27,11 @@ _TERMS = (
     "expected_batch",
     "max_batch",
     "max_records",
+    "members",
+    "least",
+    "honest",
 )
+_SHARED = ("members", "least", "honest")
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ class Plan:
 
     steps: admitted, at most those `asked` for. charged: epsilon of all plans up to this one, whole,
     by `bound`, at the policy's delta. epsilon_asked, delta: what the run promises for itself.
+    members, least, honest: of those who share the noise; 0 where nobody does.
     """
 
     run: str
@@ -47,10 +58,17 @@ class Plan:
     bound: str
     charged: float
     code: str
+    members: int = 0
+    least: int = 0
+    honest: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return what a ledger's row holds."""
-        return dict(vars(self))
+        body = dict(vars(self))
+        if self.unit != "record-shared":
+            for name in _SHARED:
+                del body[name]
+        return body
 
     def asks_the_same(self, other: Plan) -> bool:
         """Return whether both are for the same mechanism; how much is admitted is the site's."""
@@ -109,12 +127,17 @@ def asked_plan(run: str, mechanism: Mechanism, *, epsilon: float, delta: float, 
         bound="pld",
         charged=0.0,
         code=code,
+        members=getattr(mechanism, "sites", 0),
+        least=getattr(mechanism, "least", 0),
+        honest=getattr(mechanism, "honest", 0),
     )
 
 
 def plan_unit(mechanism: Mechanism) -> str:
     """Return what policies and ledgers call the mechanism's unit and the place of its noise."""
-    return f"client-{mechanism.at}" if isinstance(mechanism, ClientMechanism) else mechanism.unit
+    if isinstance(mechanism, ClientMechanism):
+        return f"client-{mechanism.at}"
+    return "record-shared" if isinstance(mechanism, SharedMechanism) else mechanism.unit
 
 
 def check_run(run: str) -> None:

@@ -124,3 +124,33 @@ def test_what_rounding_costs_is_kept_back_and_too_much_of_it_refused() -> None:
     wide = replace(MECHANISM, coordinates=2**40)
     with pytest.raises(ValueError, match="delta: rounding at the sites must cost at most 1%"):
         accounting.spent(wide, 90, 1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_who_knows_all_but_the_honest_noise_sees_a_record_as_well_as_is_claimed(
+    sigma: float,
+) -> None:
+    """A matched filter for one record's whole clip in many sums: mu is 1 / sigma, and no more.
+
+    The sums are those of the three honest sites that are surely in one, rounded, wrapped and read
+    back, as the server does. Measured mu and epsilon are below the claim and above half of it.
+    """
+    mechanism = replace(MECHANISM, noise_multiplier=sigma, coordinates=400)
+    size, draws = 400, 1500
+    record = np.full(size, mechanism.clip_bound(size) / size**0.5)
+
+    def seen(total: np.ndarray) -> float:
+        parts = [
+            summed.residues(summed.rounded(clean, mechanism, Stream.fresh()), mechanism.bits)
+            for clean in (total, np.zeros(size), np.zeros(size))
+        ]
+        whole = np.bitwise_and(
+            np.sum(np.array(parts, np.int64), axis=0), 2**mechanism.bits - 1
+        ).astype(np.uint32)
+        return float(summed.values(whole, mechanism) @ record) / mechanism.clip
+
+    with_it = np.array([seen(record) for _ in range(draws)])
+    without = np.array([seen(np.zeros(size)) for _ in range(draws)])
+    spread = np.sqrt((with_it.var(ddof=1) + without.var(ddof=1)) / 2)
+    mu, error = (with_it.mean() - without.mean()) / spread, 5 * (2 / draws) ** 0.5
+    assert 0.9 / sigma - error < mu < 1.0 / sigma + error
