@@ -15,7 +15,6 @@ from fedlite.privacy.checks import (
     check_positive as check_positive,
     check_rate as check_rate,
     cut_slack as cut_slack,
-    odds,
 )
 from fedlite.privacy.grid import fine_cell
 from fedlite.privacy.shared.lattice import (
@@ -23,7 +22,7 @@ from fedlite.privacy.shared.lattice import (
     REACH,
     TAIL,
     UNIT_CELLS,
-    rounding_distance,
+    rounding_slack,
     width,
 )
 
@@ -372,13 +371,8 @@ class SharedMechanism:
         return _clip_bound(self.clip, self.own_multiplier, coordinates)
 
     def delta_slack(self, epsilon: float) -> float:
-        """Return the delta that rounding at the sites costs over the plan, at `epsilon`.
-
-        What is seen is within `rounding_distance` a coordinate and sum of a function of the
-        Gaussian mechanism's release, on either of two adjacent data sets.
-        """
-        distance = rounding_distance(self.carried) * self.coordinates * self.steps
-        return odds(epsilon) * distance
+        """Return the delta that rounding at the sites costs over the plan, at `epsilon`."""
+        return rounding_slack(epsilon, self.carried, self.coordinates, self.steps)
 
 
 # What one site, or the server, releases by itself; and with it what only their sum releases.

@@ -17,6 +17,7 @@ from fedlite.privacy.mechanism import (
     cut_slack,
 )
 from fedlite.privacy.ranges import MOST_STEPS
+from fedlite.privacy.shared.lattice import rounding_slack
 
 _TERMS = (
     "unit",
@@ -30,8 +31,9 @@ _TERMS = (
     "members",
     "least",
     "honest",
+    "coordinates",
 )
-_SHARED = ("members", "least", "honest")
+_SHARED = ("members", "least", "honest", "coordinates")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Plan:
 
     steps: admitted, at most those `asked` for. charged: epsilon of all plans up to this one, whole,
     by `bound`, at the policy's delta. epsilon_asked, delta: what the run promises for itself.
-    members, least, honest: of those who share the noise; 0 where nobody does.
+    members, least, honest: of those who share the noise; coordinates: of their sums. 0 where
+    nobody does.
     """
 
     run: str
@@ -61,6 +64,7 @@ class Plan:
     members: int = 0
     least: int = 0
     honest: int = 0
+    coordinates: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return what a ledger's row holds."""
@@ -75,7 +79,10 @@ class Plan:
         return all(getattr(self, name) == getattr(other, name) for name in _TERMS)
 
     def slack(self, epsilon: float, steps: int) -> float:
-        """Return the delta that cutting large samples costs over `steps` steps, at `epsilon`."""
+        """Return the delta that cutting samples, or rounding shares, costs over `steps` steps."""
+        if self.unit == "record-shared":
+            carried = self.honest - (self.members - self.least)
+            return rounding_slack(epsilon, carried, self.coordinates, steps)
         if not self.max_batch:
             return 0.0
         rate, cap, records = self.sampling_rate, self.max_batch, self.max_records
@@ -130,6 +137,7 @@ def asked_plan(run: str, mechanism: Mechanism, *, epsilon: float, delta: float, 
         members=getattr(mechanism, "sites", 0),
         least=getattr(mechanism, "least", 0),
         honest=getattr(mechanism, "honest", 0),
+        coordinates=getattr(mechanism, "coordinates", 0),
     )
 
 

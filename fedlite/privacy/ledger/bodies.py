@@ -170,11 +170,12 @@ _TERMS: dict[str, Check] = {
     "charged": _real(ranges.CEILING),
     "code": _digest,
 }
-# Who shares the noise, and how many of them are taken to be honest.
+# Who shares the noise, how many of them are taken to be honest, and how long a sum is.
 _SHARED: dict[str, Check] = {
     "members": _whole(3, 100),
     "least": _whole(1, 100),
     "honest": _whole(1, 100),
+    "coordinates": _whole(1),
 }
 _ALONE = _object(_TERMS)
 _TOGETHER = _object(_TERMS | _SHARED)

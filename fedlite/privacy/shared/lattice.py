@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 
+from fedlite.privacy.checks import odds
 from fedlite.privacy.grid import SPREAD
 
 UNIT_CELLS = 838_656
@@ -56,6 +57,16 @@ def rounding_distance(honest: int, own: float = OWN_UNITS) -> float:
     # Terms beyond the second are smaller by a factor of 1e-50 and more.
     side = 2.0 * (math.exp(-((math.pi * own) ** 2)) + math.exp(-4.0 * (math.pi * own) ** 2))
     return 0.5 * math.expm1(honest * math.log1p(1.001 * side))
+
+
+def rounding_slack(epsilon: float, honest: int, coordinates: int, sums: int) -> float:
+    """Return the delta that rounding at the sites adds over a run, at `epsilon`.
+
+    What is seen is within `rounding_distance(honest)` a coordinate and sum of a function of the
+    Gaussian mechanism's releases, on either of two adjacent data sets: as for `cut_slack`, the
+    distance counts 1 + e^epsilon times.
+    """
+    return odds(epsilon) * rounding_distance(honest) * coordinates * sums
 
 
 def width(bound: float) -> int:
