@@ -123,6 +123,8 @@ class Site:
         if known is None:
             # A crash in the first training must not make the site forget which records it was of.
             save(self.path, state)
+        if self.plan.shared is not None:
+            self.sums.check(instruction.run, instruction.round, instruction.model)
         self.guardian.reserve(instruction)
         if self.plan.shared is not None:
             return self._mask(state, instruction, self.plan.shared)
@@ -164,7 +166,7 @@ class Site:
         number = instruction.round
         units = self.learner.units(state.replica, number, self.number, mechanism)
         values, bits = residues(units, mechanism.bits), mechanism.bits
-        body = self.sums.mask(instruction.run, number, instruction.model, values, bits)
+        body = self.sums.mask(number, instruction.model, values, bits)
         nothing = np.zeros_like(state.replica)
         payload = compression.pack(self._envelope(instruction), SUMMED, body)
         state.pending = Pending(number, instruction.model, payload, nothing, nothing)

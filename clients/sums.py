@@ -49,17 +49,20 @@ class Sums:
         self._save(member)
         return told
 
-    def mask(
-        self, run: bytes, number: int, model: bytes, values: NDArray[np.uint32], bits: int
-    ) -> bytes:
-        """Return the masked vector of a round, which is on disk then; raises Decline."""
+    def check(self, run: bytes, number: int, model: bytes) -> None:
+        """Raise Decline where nothing may be masked for this round, before anything is spent."""
         member = self._load()
         try:
             if member.joined_run != run:
                 raise Refused("order", "no group of this run was joined")
-            body = member.mask(number, model, values, bits)
+            member.check_may_mask(number, model)
         except Refused as refused:
             raise Decline(Code.BAD_INSTRUCTION, str(refused)) from None
+
+    def mask(self, number: int, model: bytes, values: NDArray[np.uint32], bits: int) -> bytes:
+        """Return the masked vector of a round that was checked; it is on disk then."""
+        member = self._load()
+        body = member.mask(number, model, values, bits)
         self._save(member)
         return body
 

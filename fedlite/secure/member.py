@@ -120,14 +120,8 @@ class Member:
         """The run of the group that it has joined; empty before."""
         return self._group.run if self.group else b""
 
-    def mask(self, number: int, model: bytes, values: Words, bits: int) -> bytes:
-        """Return its masked vector for a round: check, shares that must be sent, packed values.
-
-        number: the round, from 1. model: digest of the model it belongs to, 8 bytes. values:
-        uint32 [n] below 2^bits. Asked again for the same it returns the same.
-
-        Raises Refused "one-sum" for an earlier round or another model, "range".
-        """
+    def check_may_mask(self, number: int, model: bytes) -> None:
+        """Raise Refused where `mask` would, before anything is spent on the vector."""
         if not self.group:
             raise Refused("order", "a group is joined before anything is masked")
         if number < self.round or (number == self.round and model.hex() != self.model):
@@ -136,6 +130,16 @@ class Member:
                 f"round {number} was asked for after round {self.round} was masked"
                 + (" for another model" if number == self.round else ""),
             )
+
+    def mask(self, number: int, model: bytes, values: Words, bits: int) -> bytes:
+        """Return its masked vector for a round: check, shares that must be sent, packed values.
+
+        number: the round, from 1. model: digest of the model it belongs to, 8 bytes. values:
+        uint32 [n] below 2^bits. Asked again for the same it returns the same.
+
+        Raises Refused "one-sum" for an earlier round or another model, "range".
+        """
+        self.check_may_mask(number, model)
         if number == self.round:
             return bytes.fromhex(self.body)
         if not 1 <= bits <= masks.MOST_BITS or (values >> np.uint32(bits - 1) > 1).any():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,30 @@ def test_a_run_that_was_cut_off_in_a_step_goes_on_as_if_it_had_not_been(tmp_path
     play(cut, given)
     play(whole, given)
     assert model(cut).tobytes() == model(whole).tobytes()
+
+
+def test_a_site_refuses_before_anything_is_spent(tmp_path: Path) -> None:
+    """Without a group, for an earlier round, and for another model of a round that it masked."""
+    from clients.opening import open_simulated_site
+    from fedlite.guard.guardian import Decline
+    from fedlite.messages import Instruction, site_id
+    from fedlite.parameters import vector_digest
+
+    given, run = scenario(seed=-1), RUN.to_bytes(8, "little")
+    play(tmp_path, given)
+    site = open_simulated_site(given, 0, tmp_path / "sites")
+    (ledger,) = tmp_path.glob("sites/homes/site-01/ledgers/*.jsonl")
+    before = ledger.read_bytes()
+    first = Instruction(run, 1, site_id("site-01"), 0, vector_digest(site.plan.first), ())
+    site.path.unlink()
+    with pytest.raises(Decline, match=r"^one-sum: round 1 was asked for after round 3"):
+        site.take_part(first)
+    with pytest.raises(Decline, match=r"^one-sum: .* for another model"):
+        site.take_part(replace(first, round=3))
+    site.path.with_suffix(".sums").unlink()
+    with pytest.raises(Decline, match=r"^order: no group of this run was joined"):
+        site.take_part(first)
+    assert ledger.read_bytes() == before
 
 
 def test_a_group_is_made_of_all_sites_or_not_at_all(tmp_path: Path) -> None:

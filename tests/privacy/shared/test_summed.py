@@ -47,6 +47,13 @@ def test_the_fewer_are_honest_the_less_is_claimed_and_the_plan_is_the_third_of_t
     assert table[0] == pytest.approx(alone)
 
 
+def test_the_statements_of_the_documentation_are_the_accountants() -> None:
+    for least, told in ((5, [6.70, 4.46, 3.53, 3.00, 2.64]), (4, [5.65, 3.78, 3.00, 2.55])):
+        one = replace(MECHANISM, noise_multiplier=13.202, least=least)
+        found = [accounting.seen_with(one, count, 1e-5) for count in range(1, len(told) + 1)]
+        assert found == pytest.approx(told, abs=0.006)
+
+
 def test_a_rounded_sum_has_the_law_of_gaussians_of_two_units_each() -> None:
     """Moments and a chi-square of the sum of three, against the normal law in cells of a unit."""
     total = np.zeros(60_000)
