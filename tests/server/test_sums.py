@@ -248,6 +248,15 @@ def test_a_claimed_run_keeps_ledgers_and_says_on_whom_its_epsilon_rests(tmp_path
     said = found.statements[0].sentence
     assert "if at least 4 of 5 members are honest; 5." in said
     assert "if all others collude with the server" in said
+    # Nobody can say later that more, or others, were relied on than the sites committed to.
+    forged = {name: shared[name] - 1 for name in ("sites", "least", "honest", "coordinates")}
+    changed = {**summary, "privacy": {**summary["privacy"], "shared": {**shared, **forged}}}
+    (tmp_path / "summary.json").write_text(json.dumps(changed))
+    again = audit([tmp_path, *tmp_path.glob("sites/homes/*/ledgers")])
+    told = [issue.text for issue in again.findings if issue.rule == "summary-mismatch"]
+    assert not again.clean
+    for name, value in forged.items():
+        assert any(f"shared.{name} {value}, committed {shared[name]}" in text for text in told)
 
 
 def test_what_leaves_a_site_says_nothing_of_its_vector(tmp_path: Path) -> None:
