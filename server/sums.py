@@ -139,15 +139,17 @@ class Sums:
             used, total = self._round.finish(lambda _, asked: self._exchange(asked, outcome))
         except Refused as refused:
             log.error("round %d: %s", self._number, refused)
-            outcome.dropped |= dict.fromkeys(masked, Code.BAD_UPDATE.value)
-            return
+            used = []
+        # Who did what was asked is not to blame for a round that had too few others.
+        wrong = (name for name in masked if name in self._round.dropped and name not in used)
+        outcome.dropped |= dict.fromkeys(wrong, Code.BAD_UPDATE.value)
         for name in self._round.false:
             log.error("round %d: %s told what does not fit", self._number, name)
+        if not used:
+            return
         outcome.used = used
-        outcome.dropped |= {name: Code.BAD_UPDATE.value for name in masked if name not in used}
         support = self._plan.support(self._number)
-        # The divisor is public and planned: how many have answered is no secret, but the step of
-        # a round that lost one is then the shorter one that its sum says.
+        # Public and planned, whoever has answered: a round that lost a site takes a shorter step.
         divisor = self._mechanism.expected_batch * self._mechanism.sites
         rate = self._plan.learning_rate(self._number) / divisor
         step = (-rate * values(total, self._mechanism) * support.factors).astype(np.float32)

@@ -157,6 +157,8 @@ def test_a_round_with_too_few_is_none_and_three_of_them_end_the_run(tmp_path: Pa
     lost = [(n, Step.SIGN, site) for n in (1, 2, 3) for site in (0, 1)]
     with pytest.raises(RunFailed, match=r"federation\.quorum: 4 updates a round are needed"):
         play(tmp_path / "all", scenario(), lost)
+    for record in read_rounds(tmp_path / "all"):
+        assert set(record.dropped) == {"site-01", "site-02"}, "the others have done their part"
 
 
 def test_a_run_that_was_cut_off_in_a_step_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
