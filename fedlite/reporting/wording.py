@@ -318,13 +318,18 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
 
 
 def _sharing(privacy: Mapping[str, Any]) -> str:
-    """Return on whom the figure rests where sites share the noise, and the end of the sentence."""
+    """Return the end of a sentence on epsilon: where sites share the noise, on whom it rests."""
+    return f", {told}." if (told := rests_on(privacy)) else "."
+
+
+def rests_on(privacy: Mapping[str, Any]) -> str:
+    """Return on whom epsilon rests and what is left otherwise; nothing where no noise is shared."""
     shared = privacy.get("shared")
-    if not shared:
-        return "."
+    if not shared or not claimed(privacy):
+        return ""
     return (
-        f", if at least {shared['honest']} of its {shared['sites']} sites are honest. If all "
-        f"others collude with the server, epsilon is {epsilon(shared['alone'])}."
+        f"if at least {shared['honest']} of its {shared['sites']} sites are honest; it is "
+        f"{epsilon(shared['alone'])} if all others collude with the server"
     )
 
 
