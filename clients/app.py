@@ -28,6 +28,7 @@ from fedlite.guard.remote import of_this_process
 from fedlite.messages import Code, Hello, Instruction, Reply
 from fedlite.registry import begin_at, explain, place_of
 from fedlite.scenario import Scenario, ScenarioError, from_run_config
+from fedlite.secure.messages import Note, is_note
 from fedlite.storage import is_full
 from fedlite.training.share import settle_process
 
@@ -92,7 +93,9 @@ def _opened(context: Context, given: str) -> Site:
     return open_simulated_site(scenario, int(context.node_config["partition-id"]), directory)
 
 
-def _guarded(message: Message, context: Context, work: Callable[[Site], Hello | Reply]) -> Message:
+def _guarded(
+    message: Message, context: Context, work: Callable[[Site], Hello | Reply | Note]
+) -> Message:
     """Answer with what `work` returns, if the site's policy lets it leave, or else with a code."""
     name = "a site"
     try:
@@ -153,11 +156,14 @@ def count(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train one round and answer with one compressed update."""
+    """Train one round and answer with one update, or take a step of a sum of updates."""
 
-    def work(site: Site) -> Reply:
+    def work(site: Site) -> Reply | Note:
         try:
-            instruction = Instruction.decode(flower.unwrap(message))
+            blob = flower.unwrap(message)
+            if is_note(blob):
+                return site.step(Note.decode(blob))
+            instruction = Instruction.decode(blob)
         except ValueError as error:
             raise Decline(Code.BAD_INSTRUCTION, str(error)) from None
         return site.take_part(instruction)

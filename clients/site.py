@@ -13,6 +13,7 @@ import numpy as np
 import fedlite
 from clients.replicas import Replicas
 from clients.state import Pending, SiteState, exclusive, load, save
+from clients.sums import Sums
 from fedlite import compression
 from fedlite.data import Dataset
 from fedlite.deployment.protocol import spoken
@@ -22,8 +23,10 @@ from fedlite.messages import Code, Hello, Instruction, Reply, site_id
 from fedlite.objectives import OWN
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Kept, Vector, vector_digest
 from fedlite.plan import Plan
-from fedlite.privacy import Mechanism, client
+from fedlite.privacy import Mechanism, SharedMechanism, client
+from fedlite.privacy.shared.summed import residues
 from fedlite.scenario import Scenario
+from fedlite.secure.messages import SUMMED, Note
 from fedlite.training import Learner, Share
 
 
@@ -127,7 +130,11 @@ class Site:
         if known is None:
             # A crash in the first training must not make the site forget which records it was of.
             save(self.path, state, self.replicas)
+        if self.plan.shared is not None:
+            self.sums.check(instruction.run, instruction.round, instruction.model)
         self.guardian.reserve(instruction)
+        if self.plan.shared is not None:
+            return self._mask(state, instruction, self.plan.shared)
         share = self.learner.share(
             replica, instruction.round, self.number, self.mechanism, state.kept
         )
@@ -146,6 +153,30 @@ class Site:
                 )
         payload = self._compress(state, share, step, instruction)
         # Before it is released: what is on record can then always be sent again.
+        save(self.path, state, self.replicas)
+        return payload
+
+    @property
+    def sums(self) -> Sums:
+        """Its part in secure sums."""
+        return Sums(self.plan, self.name, self.path.with_suffix(".sums"), self.guardian)
+
+    def step(self, note: Note) -> Note:
+        """Return the answer to a step of a secure sum; raises Decline."""
+        with exclusive(self.path):
+            return self.sums.step(note)
+
+    def _mask(
+        self, state: SiteState, instruction: Instruction, mechanism: SharedMechanism
+    ) -> bytes:
+        """Return the frame of the site's part of a sum, under masks, and keep it in `state`."""
+        number = instruction.round
+        units = self.learner.units(state.replica, number, self.number, mechanism)
+        values, bits = residues(units, mechanism.bits), mechanism.bits
+        body = self.sums.mask(number, instruction.model, values, bits)
+        nothing = np.zeros_like(state.replica)
+        payload = compression.pack(self._envelope(instruction), SUMMED, body)
+        state.pending = Pending(number, instruction.model, payload, nothing, nothing)
         save(self.path, state, self.replicas)
         return payload
 
@@ -235,6 +266,16 @@ class Site:
         model = decode()
         return vector_digest(model), model
 
+    def _envelope(self, instruction: Instruction) -> compression.Envelope:
+        return compression.Envelope(
+            run=instruction.run,
+            round=instruction.round,
+            site=self.number,
+            layout=self.plan.travelling.digest,
+            base=instruction.model,
+            seed=self.scenario.federation.seed,
+        )
+
     def _compress(
         self, state: SiteState, share: Share, step: Vector | None, instruction: Instruction
     ) -> bytes:
@@ -244,14 +285,7 @@ class Site:
         reference = None
         if link.aggregate_feedback and step is not None:
             reference = self.plan.reference(step)
-        envelope = compression.Envelope(
-            run=instruction.run,
-            round=instruction.round,
-            site=self.number,
-            layout=self.plan.travelling.digest,
-            base=instruction.model,
-            seed=self.scenario.federation.seed,
-        )
+        envelope = self._envelope(instruction)
         if residual is None and not isinstance(compressor, compression.Joined | compression.Part):
             # Nothing is remembered of it, so nobody asks what the server will make of it.
             change = share.delta if reference is None else share.delta - reference

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedlite import compression, objectives, tasks
+from fedlite import compression, objectives, protection, tasks
 from fedlite.compression import Compressor, Dense, Joined, Part, Stretch, pieces_of
 from fedlite.compression.running import statistics
+from fedlite.compression.support import Support
 from fedlite.data import SiteData, Source
 from fedlite.data.spread import spread, weak_of
 from fedlite.models import Model, build, checks, load_start
@@ -31,7 +32,7 @@ from fedlite.parameters import (
     to_vector,
     turns_of,
 )
-from fedlite.privacy import ClientMechanism, Mechanism
+from fedlite.privacy import ClientMechanism, Mechanism, SharedMechanism
 from fedlite.privacy.longest import longest
 from fedlite.protection import plan_mechanism, round_steps, settle_batch, unit_of
 from fedlite.registry import line_of
@@ -198,6 +199,15 @@ class Plan:
             return mechanism
         return None
 
+    @property
+    def shared(self) -> SharedMechanism | None:
+        """The mechanism when sites share their noise, and only their sums are seen."""
+        return self.mechanism if isinstance(self.mechanism, SharedMechanism) else None
+
+    def support(self, round_number: int) -> Support:
+        """Return which coordinates the sum of a round is of, where noise is shared."""
+        return protection.support_of(self.scenario, self.layout, round_number)
+
     @cached_property
     def update_norm(self) -> float:
         """The L2 norm to which the server cuts every update; 0: none that is known beforehand.
@@ -214,13 +224,14 @@ class Plan:
         """The L2 norm that no honest update exceeds as it arrives; 0 where no noise bounds it."""
         scenario, link = self.scenario, self.scenario.uplink
         # A reference that is added again may be of any length.
-        if self.mechanism is None or self.central is not None or link.aggregate_feedback:
+        mechanism = None if self.central else self.mechanism
+        if isinstance(mechanism, SharedMechanism | None) or link.aggregate_feedback:
             return 0.0
         factor = compression.gain(self._up, feedback=link.error_feedback)
         if math.isinf(factor):
             return 0.0
         return factor * longest(
-            self.mechanism,
+            mechanism,
             max((turn.moving.size for turn in self.turns), default=self.layout.size),
             steps=self.round_steps,
             learning_rate=scenario.training.learning_rate,
@@ -294,13 +305,14 @@ def _of(
             compressor(link, layout.sizes)
         except ValueError as error:
             raise ValueError(f"{name}.{error}") from None
-    mechanism = plan_mechanism(scenario) if scenario.private else None
+    mechanism = plan_mechanism(scenario, layout) if scenario.private else None
     chosen = scenario.training
     term = objectives.make(chosen.objective, read_options(chosen.objective_options))
     running = Layout.running(model)
     kept = statistics(model, running, private=scenario.private)
     extras = (*kept, *_extras(scenario, layout, term))
     turns = turns_of(layout, model.standing())
+    protection.check_turns(scenario, len(turns))
     if turns or weak:
         objectives.check_portions(term, scenario, turns=bool(turns), alone=not extras)
     return Plan(

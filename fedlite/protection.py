@@ -6,9 +6,23 @@ taking the word of the code that trains.
 
 from __future__ import annotations
 
-from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, accounting, counting
+from dataclasses import replace
+
+from fedlite.compression import Context
+from fedlite.compression.support import Support, common_support, support_size
+from fedlite.parameters import Layout
+from fedlite.privacy import (
+    ClientMechanism,
+    Mechanism,
+    RecordMechanism,
+    SharedMechanism,
+    accounting,
+    counting,
+)
 from fedlite.privacy.budget import plan_unit
+from fedlite.privacy.checks import MAX_SLACK
 from fedlite.scenario import Privacy, Scenario, with_values
+from fedlite.scenario.densities import of_tensors
 
 
 def unit_of(scenario: Scenario, mechanism: Mechanism | None) -> str:
@@ -36,11 +50,48 @@ def settle_batch(scenario: Scenario, records: int) -> Scenario:
     return with_values(scenario, "privacy", expected_batch=max(1, batch))
 
 
-def plan_mechanism(scenario: Scenario) -> Mechanism:
+def densities(scenario: Scenario, layout: Layout) -> tuple[float, ...]:
+    """Return how densely each tensor is summed, where noise is shared.
+
+    Raises ValueError where `uplink.densities` names no tensor of the layout.
+    """
+    link = scenario.uplink
+    whole = 1.0 if link.compressor == "dense" else link.density
+    try:
+        return of_tensors(layout.names, link.densities, whole)
+    except ValueError as error:
+        raise ValueError(f"uplink.{error}") from None
+
+
+def summed(scenario: Scenario, layout: Layout) -> int:
+    """Return how many coordinates a round sums, where noise is shared; else 0."""
+    return support_size(layout.sizes, densities(scenario, layout)) if scenario.shared else 0
+
+
+def check_turns(scenario: Scenario, turns: int) -> None:
+    """Raise ValueError where noise is shared and a model's tensors take turns."""
+    if turns and scenario.shared:
+        raise ValueError(
+            "privacy.noise_at: must be site where a model's tensors move in turns (rule: a shared "
+            f"sum is of all of them), got 'shared' with {turns} turns; take a method that moves "
+            "all values"
+        )
+
+
+def support_of(scenario: Scenario, layout: Layout, round_number: int) -> Support:
+    """Return which coordinates the sum of a round (from 1) is of, where noise is shared."""
+    seed = scenario.federation.seed.to_bytes(8, "little")
+    context = Context(seed + round_number.to_bytes(4, "little"))
+    return common_support(layout.sizes, densities(scenario, layout), context)
+
+
+def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanism:
     """Return the mechanism that spends `privacy.epsilon` over all planned rounds, by PLD.
 
     A site and its server compute it from the same public settings and get the same numbers. The
     plan assumes that a site takes part in every round; taking part in fewer costs less.
+
+    layout: of the model, by which shared noise knows how many coordinates a sum has.
 
     Raises ValueError when `privacy.expected_batch` has not been settled.
     """
@@ -57,6 +108,25 @@ def plan_mechanism(scenario: Scenario) -> Mechanism:
             "privacy.expected_batch: must be at least 1 before training starts, got "
             f"{privacy.expected_batch}; set it to about sampling_rate x records per site, the same "
             "public number for every site"
+        )
+    if scenario.shared:
+        if layout is None:
+            raise ValueError(
+                "privacy.noise_at: needs the model's layout when it is shared (rule: what rounding "
+                "costs depends on how many values a round sums), got none; see `fedlite.plan.of`"
+            )
+        # What rounding at the sites costs is kept back from delta.
+        kept = replace(privacy, delta=privacy.delta * (1.0 - MAX_SLACK))
+        return SharedMechanism(
+            clip=privacy.clip,
+            noise_multiplier=_noise(kept, privacy.sampling_rate, rounds),
+            sampling_rate=privacy.sampling_rate,
+            steps=rounds,
+            expected_batch=privacy.expected_batch,
+            coordinates=summed(scenario, layout),
+            sites=scenario.federation.sites,
+            least=scenario.federation.quorum,
+            honest=scenario.honest,
         )
     steps = rounds * scenario.training.steps
     caps = {"max_batch": privacy.max_batch, "max_records": privacy.max_records}

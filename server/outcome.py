@@ -39,16 +39,16 @@ class Outcome:
     up: dict[str, Traffic] = field(default_factory=dict)
     down: dict[str, Traffic] = field(default_factory=dict)
 
-    def sent_up(self, name: str, size: int) -> None:
-        """Count an update of the site called `name`."""
-        self._count(self.up, name, size)
+    def sent_up(self, name: str, size: int, *, whole: bool = True) -> None:
+        """Count an update of the site called `name`; not `whole`: what is said beside it."""
+        self._count(self.up, name, size, whole)
 
-    def sent_down(self, name: str, size: int) -> None:
-        """Count an instruction to the site called `name`."""
-        self._count(self.down, name, size)
+    def sent_down(self, name: str, size: int, *, whole: bool = True) -> None:
+        """Count an instruction to the site called `name`, or what is said beside it."""
+        self._count(self.down, name, size, whole)
 
-    def _count(self, where: dict[str, Traffic], name: str, size: int) -> None:
-        dense = 4 * depth.plan_of(self.plan, name).travelling.size
+    def _count(self, where: dict[str, Traffic], name: str, size: int, whole: bool) -> None:
+        dense = 4 * depth.plan_of(self.plan, name).travelling.size if whole else 0
         where.setdefault(self.kind(name), Traffic()).count(size, dense)
 
     def kind(self, name: str) -> str:

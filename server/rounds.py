@@ -26,6 +26,7 @@ from server.outcome import Outcome
 from server.replies import InOrder
 from server.roster import Roster
 from server.selection import Selector
+from server.sums import Sums
 from server.updates import Updates
 from server.witness import Disagreement, Witness
 from strategies import ServerState
@@ -72,7 +73,9 @@ class Rounds:
         self._witness = witness
         self.roster = roster
         self._adapt, self._journal, self._selector = adapt, journal, selector
-        self.updates = Updates(plan, witness)
+        self.updates: Updates | Sums = Updates(plan, witness)
+        if plan.shared is not None:
+            self.updates = Sums(plan, grid, roster, directory, witness)
         initial = plan.initial
         found = checkpoint.load(directory / "checkpoint")
         if found is None:
@@ -109,6 +112,8 @@ class Rounds:
             # A ceiling may have been raised while the run was interrupted.
             site.spent = False
         self._gather()
+        if isinstance(self.updates, Sums):
+            self.updates.meet(self.point.run)
         void = 0
         for number in range(self.point.round + 1, federation.rounds + 1):
             if self._selector is not None and self._selector.over(self.point.kept):
@@ -138,7 +143,7 @@ class Rounds:
                 for name in outcome.used:
                     self.point.sites[name].acknowledged = number
                     self.point.sites[name].used += 1
-                    self.point.sites[name].records = self.updates.records[name]
+                    self.point.sites[name].records = self.updates.records.get(name, 0)
                     if self._adapt:
                         self.point.sites[name].took = round(outcome.took[name], 4)
                 self.point.state = state
@@ -266,6 +271,8 @@ class Rounds:
 
         there = self.roster.nodes.keys()
         names = attendance.candidates(there, point.sites, number, federation.quorum)
+        if isinstance(self.updates, Sums):
+            names = self.updates.members(names)
         rng = np.random.default_rng([federation.seed, number])
         wanted = min(federation.participants, len(names))
         chosen = sorted(names[i] for i in rng.choice(len(names), wanted, replace=False))
@@ -285,6 +292,8 @@ class Rounds:
         for name, blob in order.rest():
             self._use(name, number, blob, outcome)
         outcome.missing = order.missing()
+        if isinstance(self.updates, Sums):
+            self.updates.conclude(outcome)
         return outcome, self.updates.finish()
 
     def _ask(self, names: list[str], number: int, outcome: Outcome, order: InOrder) -> list[str]:

@@ -16,7 +16,7 @@ from fedlite import depth
 from fedlite.data.overview import overview
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
-from fedlite.privacy import accounting
+from fedlite.privacy import SharedMechanism, accounting
 from fedlite.protection import counting_mechanism
 from fedlite.registry import label
 from fedlite.reporting.attendance import rested
@@ -67,7 +67,8 @@ def privacy_of(
             },
             "out_of_budget": record.spent,
         }
-    found: dict[str, Any] = {
+    shared = shared_of(plan.shared, privacy.delta) if plan.shared else {}
+    found: dict[str, Any] = shared | {
         "unit": privacy.unit,
         "noise_at": privacy.noise_at,
         "adjacency": mechanism.adjacency,
@@ -86,6 +87,29 @@ def privacy_of(
             "noise_multiplier": counts.noise_multiplier,
         }
     return found
+
+
+def shared_of(mechanism: SharedMechanism, delta: float) -> dict[str, Any]:
+    """Return what epsilon rests on where sites share the noise, as `{"shared": ...}`.
+
+    epsilon: by how many of the sites are honest, of whom as many may be missing in a sum as the
+    quorum lets. alone: what is left when all others collude with the server.
+    """
+    away = mechanism.sites - mechanism.least
+    counts = range(away + 1, mechanism.sites + 1)
+    losses = {n: round(accounting.seen_with(mechanism, n - away, delta), 4) for n in counts}
+    return {
+        "shared": {
+            "sites": mechanism.sites,
+            "least": mechanism.least,
+            "honest": mechanism.honest,
+            "noise_of": mechanism.carried,
+            "epsilon": {str(n): epsilon for n, epsilon in losses.items()},
+            "alone": losses[away + 1],
+            "coordinates": mechanism.coordinates,
+            "bits": mechanism.bits,
+        }
+    }
 
 
 def kinds_of(plan: Plan, point: Checkpoint, records: list[RoundRecord]) -> dict[str, Any]:

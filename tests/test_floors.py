@@ -15,7 +15,8 @@ ROOMS = ("fedlite", "clients", "strategies", "server", "simulations")
 STOREYS = (
     "fedlite.settings fedlite.identity fedlite.storage fedlite.messages fedlite.parameters "
     "fedlite.rooms",
-    "fedlite.registry fedlite.scenario fedlite.project fedlite.privacy fedlite.reporting",
+    "fedlite.registry fedlite.scenario fedlite.project fedlite.privacy fedlite.reporting "
+    "fedlite.secure",
     "fedlite.models fedlite.tasks fedlite.objectives fedlite.compression fedlite.data "
     "fedlite.deployment fedlite.audit fedlite.flower fedlite.protection",
     "fedlite.plan fedlite.depth fedlite.guard strategies",

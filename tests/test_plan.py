@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fedlite import compression, plan
+from fedlite import compression, plan, protection
 from fedlite.models import build
 from fedlite.parameters import Layout, to_vector
 from fedlite.scenario import Scenario, from_dict
@@ -136,3 +137,40 @@ def test_a_plan_follows_the_file_of_its_model(tmp_path: Path) -> None:
         assert found.layout == Layout.of(found.model())
         sizes.append(found.layout.size)
     assert sizes[0] < sizes[1]
+
+
+def shared(**tables: Any) -> Scenario:
+    base = {
+        "federation": {"sites": 5, "quorum": 4},
+        "model": {"name": "mlp"},
+        "training": {"steps": 1},
+        "uplink": {"compressor": "randk", "density": 0.1},
+        "privacy": {"unit": "record", "noise_at": "shared", "expected_batch": 50},
+    }
+    return from_dict({name: base.get(name, {}) | tables.get(name, {}) for name in {*base, *tables}})
+
+
+def test_shared_noise_is_planned_for_what_a_round_sums() -> None:
+    found = made(shared(uplink={"densities": "exit 0.5"}))
+    sizes = dict(zip(found.layout.names, found.layout.sizes, strict=True))
+    wanted = sum(-(-size // (2 if name.startswith("exit") else 10)) for name, size in sizes.items())
+    assert found.shared is not None
+    assert found.shared.coordinates == len(found.support(1).indices) == wanted
+    assert found.unit == "record-shared"
+    assert found.longest_update == 0.0
+
+
+def test_shared_noise_needs_the_model() -> None:
+    with pytest.raises(ValueError, match=r"privacy\.noise_at: needs the model"):
+        plan.plan_mechanism(shared())
+
+
+def test_densities_of_tensors_that_are_not_there_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"uplink\.densities: every entry .*'head'"):
+        made(shared(uplink={"densities": "head 0.5"}))
+
+
+def test_tensors_that_take_turns_are_not_summed() -> None:
+    protection.check_turns(shared(), 0)
+    with pytest.raises(ValueError, match="rule: a shared sum is of all of them"):
+        protection.check_turns(shared(), 2)

@@ -17,7 +17,7 @@ from fedlite.attacks.canaries import Values
 from fedlite.attacks.conformance import LEVEL, Test, finding, square_test
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import Finding
-from fedlite.privacy import Mechanism, RecordMechanism
+from fedlite.privacy import LocalMechanism, RecordMechanism
 from fedlite.privacy.gradients import Rows
 from fedlite.privacy.noise import Stream
 from fedlite.reporting.wording import count
@@ -180,7 +180,7 @@ def declines(subject: Subject) -> Finding:
     )
 
 
-def _everybody(mechanism: Mechanism) -> Mechanism:
+def _everybody(mechanism: LocalMechanism) -> LocalMechanism:
     """Return the mechanism with every record in every step: the attack waits for its record."""
     if isinstance(mechanism, RecordMechanism):
         return replace(mechanism, sampling_rate=1.0, max_batch=0, max_records=0)

@@ -17,8 +17,9 @@ from fedlite.models import Single
 from fedlite.plan import Plan
 from fedlite.privacy import (
     ClientMechanism,
-    Mechanism,
+    LocalMechanism,
     RecordMechanism,
+    SharedMechanism,
     accounting,
     client,
     dpsgd,
@@ -41,7 +42,7 @@ class Subject:
 
     plan: Plan
     learner: Learner
-    mechanism: Mechanism
+    mechanism: LocalMechanism
 
     @property
     def scenario(self) -> Scenario:
@@ -143,6 +144,12 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
         raise ScenarioError(
             "privacy.unit: must be record or client to be audited, got none; nothing is claimed "
             "that an attack could contradict"
+        )
+    if isinstance(plan.mechanism, SharedMechanism):
+        raise ScenarioError(
+            "privacy.noise_at: must be site or server to be attacked, got 'shared' (what is "
+            "missing: attacks on a sum under masks); attack the same plan with noise_at site, or "
+            "see the table of `privacy.shared` in the run's summary"
         )
     mechanism, plan = plan.mechanism, depth.plan_of(plan, sites[0].name)
     if plan.turns:

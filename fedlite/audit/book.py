@@ -5,6 +5,7 @@ The figures are computed from the rows alone, independently of the code that wro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -253,6 +254,21 @@ def parts_of(plans: Sequence[Plan], steps: Sequence[int] = ()) -> list[tuple[Eve
         if mixed and plan.body["unit"] == "client-server":
             sigma /= 2
         parts.append((Event(sigma, plan.body["sampling_rate"]), count))
+    return parts
+
+
+def alone_parts(plans: Sequence[Plan]) -> list[tuple[Event, int]]:
+    """Return (event, steps) of each plan when all other members collude with the server.
+
+    Of shared noise only the site's own is left then: sigma is that of `honest - (members - least)`
+    sites, as many as are honest and surely in every sum.
+    """
+    parts = []
+    for plan, (event, steps) in zip(plans, parts_of(plans), strict=True):
+        body, sigma = plan.body, event.noise_multiplier
+        if body["unit"] == "record-shared":
+            sigma /= math.sqrt(body["honest"] - (body["members"] - body["least"]))
+        parts.append((Event(sigma, event.sampling_rate), steps))
     return parts
 
 

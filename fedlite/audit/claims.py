@@ -23,6 +23,8 @@ from fedlite.reporting.record import ROUNDS, SUMMARY
 _MECHANISM = ("noise_multiplier", "sampling_rate", "clip", "expected_batch", "max_batch", "delta")
 _UNITS = ("record", "client", "none")
 _WHOLE = ("expected_batch", "max_batch")
+# What the summary and a ledger's plan call those who share the noise.
+_SHARED = {"sites": "members", "least": "least", "honest": "honest", "coordinates": "coordinates"}
 _NEEDED = ("noise_multiplier", "sampling_rate", "clip", "delta", "steps")
 
 
@@ -237,14 +239,22 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
     unit = claims.unit
     if unit == "client":
         unit = f"client-{said.get('noise_at', 'site')}"
+    elif said.get("noise_at") == "shared":
+        unit = "record-shared"
     if plan.body["unit"] != unit:
         wrong.append(f"unit {unit!r}, committed {plan.body['unit']!r}")
     for name in _MECHANISM:
         # A client's mechanism has no batches, and older summaries do not name every number.
-        if name not in said or (name in _WHOLE and unit != "record"):
+        if name not in said or (name in _WHOLE and not unit.startswith("record")):
             continue
         if not _same(said[name], plan.body[name]):
             wrong.append(f"{name} {said[name]!r}, committed {plan.body[name]!r}")
+    shared = said.get("shared")
+    if unit == "record-shared" and plan.body["unit"] == unit:
+        told = shared if isinstance(shared, dict) else {}
+        for name, row in _SHARED.items():
+            if told.get(name) != plan.body[row]:
+                wrong.append(f"shared.{name} {told.get(name)!r}, committed {plan.body[row]!r}")
     if "steps" in said and said["steps"] not in (plan.body["steps"], plan.body["asked"]):
         committed = f"{plan.body['steps']} of {plan.body['asked']} asked"
         wrong.append(f"steps {said['steps']!r}, committed {committed}")

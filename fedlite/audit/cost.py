@@ -17,6 +17,7 @@ from fedlite.privacy.accounting import (
     compose_rdp,
 )
 from fedlite.privacy.mechanism import MAX_SLACK, cut_slack
+from fedlite.privacy.shared.lattice import rounding_slack
 
 _ROUNDING = 1e-9
 
@@ -83,11 +84,21 @@ def _prv(parts: Parts, delta: float) -> float | None:
 
 
 def slack_of(plans: Sequence[Planned], epsilon: float) -> float:
-    """Return the delta that cutting large samples costs over `plans`, at `epsilon`.
+    """Return the delta that cutting samples, and rounding shares, costs over `plans`, at `epsilon`.
 
     Raises ValueError when a plan cuts and does not say how many records a site may hold.
     """
-    return sum(
+    rounding = sum(
+        rounding_slack(
+            epsilon,
+            plan.body["honest"] - (plan.body["members"] - plan.body["least"]),
+            plan.body["coordinates"],
+            plan.body["steps"],
+        )
+        for plan in plans
+        if plan.body["unit"] == "record-shared"
+    )
+    return rounding + sum(
         cut_slack(
             epsilon,
             plan.body["sampling_rate"],

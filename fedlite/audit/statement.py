@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlite.audit.book import Book, charge
+from fedlite.audit.book import Book, alone_parts, charge
 from fedlite.audit.claims import Claims
 from fedlite.audit.cost import PRV_LIBRARY, Loss, fits, left_of, libraries, loss_of, slack_of
 from fedlite.audit.lines import Witnessed
 from fedlite.audit.rules import Issue
+from fedlite.privacy.accounting import compose_pld
 from fedlite.reporting import wording
 
 CLEAN, FINDINGS, NOT_CLOSED, NOT_CHECKED = "clean", "findings", "not closed", "not checked"
@@ -50,6 +51,7 @@ class Statement:
     charged_loss: Loss | None = None
     charged: float | None = None
     charged_by: str = ""
+    alone: float | None = None
     ceiling: float | None = None
     person: float | None = None
     delta: float | None = None
@@ -121,8 +123,21 @@ class Statement:
             f"(delta {self.delta:g})"
         )
         if self.verdict == CLEAN:
-            return f"{count} cost at most {of}."
+            return f"{count} cost at most {of}{self._others()}."
         return f"The ledger shows {count} for {of}; more may have been spent."
+
+    def _others(self) -> str:
+        """Return on whom the figure rests, where the noise is shared."""
+        shared = [plan for plan in self.plans if plan["unit"] == "record-shared"]
+        if not shared or self.alone is None:
+            return ""
+        told = ", ".join(
+            dict.fromkeys(f"{plan['honest']} of {plan['members']} members" for plan in shared)
+        )
+        return (
+            f", if at least {told} are honest; {wording.epsilon(self.alone, 4)} if all others "
+            "collude with the server"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the statement as plain data; see `fedlite.audit.Audit.as_dict`."""
@@ -143,6 +158,7 @@ class Statement:
                 "whole": self.charged_loss.as_dict() if self.charged_loss else nothing,
                 "charged": _finite(self.charged),
                 "charged_by": self.charged_by,
+                **({} if self.alone is None else {"alone": _finite(self.alone)}),
                 "asked": self.asked_epsilon,
                 "ceiling": self.ceiling,
                 "person": self.person,
@@ -229,6 +245,8 @@ def _price(statement: Statement, book: Book) -> None:
         statement.charged, statement.charged_by = charge(book.plans, ceiling, delta, book.order)
         statement.spent = loss_of(book.used_parts(), left)
         statement.charged_loss = loss_of(book.whole_parts(), left)
+        if any(plan.body["unit"] == "record-shared" for plan in book.plans):
+            statement.alone = compose_pld(alone_parts(book.plans), left)
     except (ValueError, OverflowError) as error:
         text = f"what it cost cannot be computed: {error}"
         statement.issues.append(book.issue("not-computed", text))

@@ -35,6 +35,7 @@ from fedlite.privacy.ledger import Ledger, read
 from fedlite.privacy.ledger.files import FILES, Files
 from fedlite.protection import counting_mechanism, plan_mechanism, round_steps, unit_of
 from fedlite.scenario import Scenario, ScenarioError, own_code
+from fedlite.secure.messages import Note
 from fedlite.storage import stamp
 
 # Another run at this site may be using the ledger; a row there takes milliseconds.
@@ -185,7 +186,7 @@ class Guardian:
             rotations = (row for row in ledger.rows if row.kind == "key-rotate")
             return _head(ledger, named=True), tuple(r.line.decode().rstrip() for r in rotations)
 
-    def send(self, outgoing: Hello | Reply, message: wire.Message) -> wire.Message:
+    def send(self, outgoing: Hello | Reply | Note, message: wire.Message) -> wire.Message:
         """Return the reply that carries `outgoing`; raises egress.NotAllowed."""
         return egress.send(outgoing, message, self.policy(), self.unit)
 

@@ -10,7 +10,7 @@ epsilon = 3.0             # over all runs and servers, for one data set
 delta = 1e-5
 person = 0.0              # over all data sets of the site; 0: no such ceiling
 per_run = 0.0             # for one run by itself; 0: no such ceiling
-units = ["record"]        # record, client-site, client-server, none
+units = ["record"]        # record, record-shared, client-site, client-server, none
 
 [egress]
 metrics = []              # what may leave beside an update: records, counts
@@ -295,7 +295,8 @@ def for_scenario(scenario: Scenario, site: str) -> SitePolicy:
     privacy = scenario.privacy
     unit = "none"
     if scenario.claims_privacy:
-        unit = f"client-{privacy.noise_at}" if privacy.unit == "client" else privacy.unit
+        apart = privacy.unit == "client" or scenario.shared
+        unit = f"{privacy.unit}-{privacy.noise_at}" if apart else privacy.unit
     metrics = ("records",) if scenario.federation.weighting == "records" else ()
     if scenario.inference.calibration:
         metrics = (*metrics, "counts")

@@ -13,6 +13,7 @@ from fedlite.guard import egress
 from fedlite.guard.guardian import Decline
 from fedlite.guard.pipe import Pipe
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply
+from fedlite.secure.messages import Note
 
 # First byte of a frame. To the worker: a message, or the answer to its question. From it: the
 # question, or its answer: bytes, or that it declines, and the code.
@@ -53,8 +54,13 @@ class Remote:
         """Return nothing: the site's own process adds it."""
         return None, ()
 
-    def send(self, outgoing: Hello | Reply, message: wire.Message) -> wire.Message:
-        """Return what the site's own process is to send."""
+    def send(self, outgoing: Hello | Reply | Note, message: wire.Message) -> wire.Message:
+        """Return what the site's own process is to send; no step of a sum, which it makes itself.
+
+        Raises Decline.
+        """
+        if isinstance(outgoing, Note):
+            raise Decline(Code.POLICY, "steps of a secure sum are not for approved code to make")
         return egress.hand_over(outgoing, message)
 
 

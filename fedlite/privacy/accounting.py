@@ -29,6 +29,7 @@ from fedlite.privacy.mechanism import (
     Event,
     Mechanism,
     RecordMechanism,
+    SharedMechanism,
     check_cap,
     check_count,
     check_positive,
@@ -49,6 +50,7 @@ __all__ = [
     "prv",
     "rdp",
     "running",
+    "seen_with",
     "spent",
     "spent_together",
 ]
@@ -134,6 +136,14 @@ def _planned(mechanism: Mechanism, steps: int, delta: float) -> tuple[Parts, flo
 
 
 def _check_cut(mechanism: Mechanism, epsilon: float, delta: float) -> None:
+    if isinstance(mechanism, SharedMechanism) and math.isfinite(epsilon):
+        lost = mechanism.delta_slack(epsilon)
+        if not lost <= MAX_SLACK * delta:
+            raise ValueError(
+                f"delta: rounding at the sites must cost at most {MAX_SLACK:.0%} of it "
+                f"({MAX_SLACK * delta:.2g}), got {lost:.2g} over {mechanism.steps} sums of "
+                f"{mechanism.coordinates} values; set a lower density or fewer rounds"
+            )
     # An infinite epsilon claims nothing that a cut could break.
     if isinstance(mechanism, RecordMechanism) and mechanism.max_batch and math.isfinite(epsilon):
         check_cap(
@@ -177,6 +187,15 @@ def _bracket(over: Callable[[float], float], guess: float) -> tuple[float, float
     while over(low) <= 0 and low > least:
         low, high, width = max(low - width, least), low, 2 * width
     return low, high
+
+
+def seen_with(mechanism: SharedMechanism, count: int, delta: float) -> float:
+    """Return epsilon of the whole plan when the noise of `count` honest sites is in every sum.
+
+    With 1 all other sites collude with the server. By PLD, on the grid of the report.
+    """
+    parts = [(mechanism.seen_with(count), mechanism.steps)]
+    return compose_pld(parts, delta * (1.0 - MAX_SLACK))
 
 
 @lru_cache(maxsize=64)

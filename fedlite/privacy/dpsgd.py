@@ -64,10 +64,18 @@ def noised_sum(
     choose which) counts as zero: were the step to fail for it, or to take longer, that would tell
     that it is there. No record at all is a step too: noise alone.
     """
-    bound = mechanism.clip_bound(gradients.size)
+    total = clipped_sum(gradients, rows, mechanism.clip_bound(gradients.size))
+    return release(total, mechanism.noise_std, noise)
+
+
+def clipped_sum(gradients: Gradients, rows: Rows, bound: float) -> NDArray[np.float64]:
+    """Return the sum of the gradients of `rows`, each cut to the norm `bound`, float64 [d].
+
+    As clean as the records are: it must be noised before anybody sees it.
+    """
     norms = gradients.norms(rows)
     factors = np.where(np.isfinite(norms), bound / np.maximum(norms, bound), 0.0)
-    return release(gradients.weighted(factors), mechanism.noise_std, noise)
+    return gradients.weighted(factors)
 
 
 def train(

@@ -70,9 +70,16 @@ class _Outer:
     left: Tensor
     right: Tensor | None
 
+    def at(self, where: Tensor) -> Tensor:
+        """Return some coordinates of each record's gradient, float64 [b, len(where)]."""
+        if self.right is None:
+            return self.left[:, where]
+        wide = self.right.shape[1]
+        return self.left[:, where // wide] * self.right[:, where % wide]
+
     def squares(self) -> Tensor:
-        found = _squares(self.left)
-        return found if self.right is None else found * _squares(self.right)
+        found = squares(self.left)
+        return found if self.right is None else found * squares(self.right)
 
     def weighted(self, factors: Tensor) -> Tensor:
         left = torch.nan_to_num(self.left, 0.0, 0.0, 0.0) * factors[:, None]
@@ -88,14 +95,22 @@ class _Whole:
 
     values: Tensor
 
+    def at(self, where: Tensor) -> Tensor:
+        """Return some coordinates of each record's gradient, float64 [b, len(where)]."""
+        return self.values[:, where]
+
     def squares(self) -> Tensor:
-        return _squares(self.values)
+        return squares(self.values)
 
     def weighted(self, factors: Tensor) -> Tensor:
         return factors @ torch.nan_to_num_(self.values, 0.0, 0.0, 0.0)
 
 
-def _squares(rows: Tensor) -> Tensor:
+Part = _Outer | _Whole
+
+
+def squares(rows: Tensor) -> Tensor:
+    """Return the squared norm of each row, float64 [b]."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
     return norms.square()
 
@@ -137,9 +152,7 @@ class _Linears:
         # The edge and not the output, which the next layer may overwrite.
         self.uses.setdefault(module, []).append(_Use(x, x._version, get_gradient_edge(output)))
 
-    def gradients(
-        self, total: Tensor, parameters: list[nn.Parameter]
-    ) -> list[_Outer | _Whole | None]:
+    def gradients(self, total: Tensor, parameters: list[nn.Parameter]) -> list[Part | None]:
         """Return each parameter's gradients by record; None where `total` does not depend on it."""
         uses = [(module, use) for module, found in self.uses.items() for use in found]
         linear = {id(p) for module in self.uses for p in (module.weight, module.bias)}
@@ -267,7 +280,7 @@ class ModelGradients:
         self._block = block
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.size = sum(p.numel() for p in self.parameters)
-        self._blocks: list[list[_Outer | _Whole | None]] = []
+        self._blocks: list[list[Part | None]] = []
 
     def __enter__(self) -> ModelGradients:
         """Put the hooks on."""
@@ -300,11 +313,11 @@ class ModelGradients:
         with warnings.catch_warnings():
             # The inputs need no gradient; torch warns about that for full backward hooks.
             warnings.simplefilter("ignore", UserWarning)
-            squares = [
+            found_squares = [
                 self._pass(inputs[where], labels[where])
                 for where in torch.split(chosen, self._block)
             ]
-        found: NDArray[np.float64] = torch.cat(squares).sqrt()[: self._count].cpu().numpy()
+        found: NDArray[np.float64] = torch.cat(found_squares).sqrt()[: self._count].cpu().numpy()
         return found
 
     def _pass(self, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -315,18 +328,22 @@ class ModelGradients:
         losses = self._loss(self._hooked(inputs), labels)
         parts = self._hooked.gradients(losses.sum(), self.parameters)
         self._blocks.append(parts)
-        squares = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+        total = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+        self._norms(parts, total)
+        # One bad loss can leave a gradient that looks sound.
+        return torch.where(torch.isfinite(losses.detach()), total, torch.nan)
+
+    def _norms(self, parts: list[Part | None], total: Tensor) -> None:
+        """Add the squared norms of a block's gradients to `total`, float64 [block]."""
         for part in parts:
             if part is not None:
                 found = part.squares()
-                if found.shape != squares.shape:
+                if found.shape != total.shape:
                     raise ValueError(
                         "model: the first axis of what goes into a layer must be the records, "
-                        f"{len(squares)} in a block, got {len(found)}"
+                        f"{len(total)} in a block, got {len(found)}"
                     )
-                squares += found
-        # One bad loss can leave a gradient that looks sound.
-        return torch.where(torch.isfinite(losses.detach()), squares, torch.nan)
+                total += found
 
     def weighted(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sum of the same records' gradients, each times its factor, float64 [d].

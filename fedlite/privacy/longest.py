@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from fedlite.privacy.grid import fine_cell, grid
-from fedlite.privacy.mechanism import Mechanism, RecordMechanism
+from fedlite.privacy.mechanism import LocalMechanism, RecordMechanism
 
 CHANCE = 1e-9
 """The chance that any honest update of a run is longer, at most."""
@@ -23,7 +23,7 @@ _ROUNDING = 1.01
 
 
 def longest(
-    mechanism: Mechanism, size: int, *, steps: int, learning_rate: float, updates: int
+    mechanism: LocalMechanism, size: int, *, steps: int, learning_rate: float, updates: int
 ) -> float:
     """Return the L2 norm that no honest update exceeds but with the chance `CHANCE` in a run.
 

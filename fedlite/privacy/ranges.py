@@ -57,7 +57,7 @@ def plan_problem(plan: Mapping[str, Any]) -> str:
     'sampling_rate must be 1 for the unit client-site, which no sampling amplifies, got 0.01'
     """
     unit = plan["unit"]
-    if unit != "record":
+    if not unit.startswith("record"):
         if plan["sampling_rate"] != 1.0:
             return (
                 f"sampling_rate must be 1 for the unit {unit}, which no sampling amplifies, got "
@@ -69,6 +69,13 @@ def plan_problem(plan: Mapping[str, Any]) -> str:
         return ""
     if not plan["expected_batch"]:
         return "expected_batch must be at least 1 for the unit record: it divides what is released"
+    if unit == "record-shared" and not (
+        max(plan["least"], plan["honest"]) <= plan["members"] < plan["honest"] + plan["least"]
+    ):
+        return (
+            "honest and least must be at most the members, and more than them together, got "
+            f"{plan['honest']} and {plan['least']} of {plan['members']}"
+        )
     if plan["max_batch"] and not plan["max_records"]:
         return "max_records must be set where max_batch is: what a cut costs depends on it"
     return ""

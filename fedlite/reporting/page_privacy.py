@@ -18,6 +18,7 @@ _DISCLOSED = {
 _TRUSTED = {
     "site": "each site's own code and random numbers",
     "server": "the server: its clipping, its noise and what it forgets",
+    "shared": "enough of the sites: that they are honest and keep their noise to themselves",
 }
 
 
@@ -99,4 +100,13 @@ def _mechanism(privacy: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("steps", markup.integer(privacy.get("steps"))),
         ("clipping norm", markup.general(privacy.get("clip"))),
         *told,
+        *_shared(privacy.get("shared", {})),
+    ]
+
+
+def _shared(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return what epsilon comes to by how many sites are honest, where they share the noise."""
+    return [
+        (f"epsilon if {count} of {shared['sites']} sites are honest", wording.epsilon(found, 3))
+        for count, found in sorted(shared.get("epsilon", {}).items(), reverse=True)
     ]

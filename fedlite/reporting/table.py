@@ -57,6 +57,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
     privacy = summary["privacy"]
     if privacy.get("unit", "none") != "none" and not wording.claimed(privacy):
         parts.append(Text("no privacy is claimed: noise was seeded", style="bold"))
+    if rests := wording.rests_on(privacy):
+        parts.append(Text(f"epsilon holds {rests}", style="bold"))
     if text := " ".join(filter(None, (wording.spent(summary), wording.prefix(privacy)))):
         parts.append(Text(text))
     if text := wording.spoilt(summary):

@@ -312,7 +312,24 @@ def _privacy(privacy: Mapping[str, Any]) -> str:
     return (
         f"No site's privacy loss exceeds epsilon {epsilon(highest)} at delta "
         f"{privacy['delta']:g}; what is protected is {unit(privacy)}"
-        + (", but not from the server, which adds the noise." if trusting else ".")
+        + (", but not from the server, which adds the noise" if trusting else "")
+        + _sharing(privacy)
+    )
+
+
+def _sharing(privacy: Mapping[str, Any]) -> str:
+    """Return the end of a sentence on epsilon: where sites share the noise, on whom it rests."""
+    return f", {told}." if (told := rests_on(privacy)) else "."
+
+
+def rests_on(privacy: Mapping[str, Any]) -> str:
+    """Return on whom epsilon rests and what is left otherwise; nothing where no noise is shared."""
+    shared = privacy.get("shared")
+    if not shared or not claimed(privacy):
+        return ""
+    return (
+        f"if at least {shared['honest']} of its {shared['sites']} sites are honest; it is "
+        f"{epsilon(shared['alone'])} if all others collude with the server"
     )
 
 

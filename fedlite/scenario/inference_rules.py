@@ -78,6 +78,13 @@ def _counts(scenario: Scenario) -> list[str]:
             "counts are of all its records, and noise that hides one record does not hide them), "
             f"got {chosen.calibration}; leave it out, and all inputs go deep"
         ]
+    if scenario.shared:
+        return [
+            "inference.calibration: must be 0 when privacy.noise_at is shared (rule: a site's "
+            "counts leave with its own noise alone, and a ledger holds one kind of plan in a run), "
+            "got "
+            f"{chosen.calibration}; leave it out, and all inputs go deep"
+        ]
     if not chosen.epsilon:
         return [
             "inference.calibration: must be 0 when privacy.unit is record and inference.epsilon is "

@@ -10,6 +10,7 @@ from typing import Any
 from fedlite.identity.names import site_problem
 from fedlite.privacy import ranges
 from fedlite.scenario import tabular
+from fedlite.scenario.densities import densities_of
 from fedlite.scenario.fields import named, path_setting
 from fedlite.scenario.texts import LANGUAGE
 from fedlite.settings import (
@@ -187,6 +188,8 @@ class Link:
     A link that names no compressor, density or values gets what `links.recommend` picks.
     `density` 0 and `values` "" leave the choice to the compressor. `bits` is for rotated
     coordinates (eden).
+    `densities` gives tensors, by how their names begin, a density of their own, as in
+    "exit 0.3, tail 0.02" (up only, where noise is shared).
     `error_feedback` keeps what was not sent for the next update; where the key is missing, topk and
     dense have it, and the compressors that can be unbiased (eden, randk,
     rotated-topk) are that instead.
@@ -197,6 +200,11 @@ class Link:
     compressor: str = named("topk")
     options: str = options_of("compressor")
     density: float = between(0.0, 0.0, 1.0)
+    densities: str = setting(
+        "",
+        "empty, or names that tensors begin with and densities in (0, 1], as in 'exit 0.3'",
+        tabular.reads(densities_of),
+    )
     values: str = anything("")
     bits: int = between(1, 1, 8)
     error_feedback: bool = anything(True)
@@ -209,7 +217,9 @@ class Privacy:
 
     With unit `record`, each site's whole participation is (epsilon, delta)-differentially private
     for one record of that site. With unit `client` it is so for all that the site holds: `noise_at`
-    says whether the site adds the noise itself, or the server that it must then trust.
+    says whether the site adds the noise itself, or the server that it must then trust. With unit
+    `record` and noise_at `shared` the sites share it, and nobody sees more than their sums: epsilon
+    holds if at least `honest` of the sites are (0: two thirds of them, rounded up).
     `expected_batch` is the public constant that the noised sum of clipped gradients is divided by;
     0 derives it from the public size of the data source. `max_batch` > 0 cuts a larger Poisson
     sample to that size, at sites of at most `max_records` records.
@@ -217,7 +227,8 @@ class Privacy:
     """
 
     unit: str = choice("none", "none", "record", "client")
-    noise_at: str = choice("site", "site", "server")
+    noise_at: str = choice("site", "site", "server", "shared")
+    honest: int = at_least(0, 0)
     epsilon: float = _in(3.0, ranges.EPSILON)
     delta: float = _in(1e-5, ranges.DELTA)
     clip: float = _in(0.1, ranges.CLIP)

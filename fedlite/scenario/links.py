@@ -18,6 +18,7 @@ from fedlite.settings import read_options, write_options
 _ERRORS = ((0.01, 9.0), (0.03, 3.5), (0.1, 1.1))
 _UNNOTICED = 0.7
 _FEW_BITS = {"compressor": "eden", "error_feedback": False}
+_COMMON = {"compressor": "randk", "density": 0.1, "error_feedback": False}
 _SIGNS = {"compressor": "topk", "density": 0.1, "values": "sign-per-tensor"}
 # As measured: fewer bytes than signs at 8 %. With one magnitude a tensor, the small head of a
 # network of a million parameters fell behind; on a small one neither was better
@@ -56,6 +57,8 @@ def recommend(scenario: Scenario, direction: str) -> tuple[dict[str, Any], str]:
     asked = scenario.federation.participants
     if direction == "downlink":
         return DOWN, "one sender: what is left out must go out later"
+    if scenario.shared:
+        return _COMMON, "sums under masks need a support that is common to all sites"
     if scenario.privacy.unit == "client" and scenario.privacy.noise_at == "server":
         return _FEW_BITS, "the server clips every update by itself"
     bounded = scenario.private or bool(scenario.federation.update_norm)
@@ -154,7 +157,8 @@ def with_links(scenario: Scenario, tables: Mapping[str, Any]) -> Scenario:
             notes.append(f"{name}: {link.compressor}{density}, as the scenario names none ({why})")
         elif "error_feedback" not in given and name == "uplink":
             clipped = scenario.privacy.unit == "client" and scenario.privacy.noise_at == "server"
-            link = replace(link, error_feedback=not clipped and link.compressor not in _UNBIASED)
+            memory = not clipped and not scenario.shared
+            link = replace(link, error_feedback=memory and link.compressor not in _UNBIASED)
         links[name] = link
     scenario = replace(scenario, uplink=links["uplink"], downlink=links["downlink"])
     return replace(scenario, notes=tuple(notes), open_links=tuple(opened))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedlite.registry import is_own
-from fedlite.scenario import inference_rules, text_rules, training_rules
+from fedlite.scenario import inference_rules, shared_rules, text_rules, training_rules
 from fedlite.scenario.records import ALONE, OWN, Data
 from fedlite.scenario.texts import LANGUAGE
 
@@ -68,6 +68,7 @@ def broken(scenario: Scenario) -> list[str]:
         )
     errors += training_rules.broken(scenario)
     errors += inference_rules.broken(scenario)
+    errors += shared_rules.broken(scenario)
     if scenario.selection.active:
         errors += _selection(scenario)
     if scenario.private:
@@ -270,8 +271,8 @@ def _private_checks(scenario: Scenario) -> list[str]:
         return errors + _client_checks(scenario)
     if privacy.noise_at == "server":
         errors.append(
-            "privacy.noise_at: must be site when privacy.unit is record (rule: noise that protects "
-            "a record is added before anything leaves the site), got 'server'"
+            "privacy.noise_at: must be site or shared when privacy.unit is record (rule: noise "
+            "that protects a record is added before anything leaves the site), got 'server'"
         )
     if scenario.training.steps == 0:
         errors.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -80,6 +81,16 @@ class Scenario:
     def noised_at_server(self) -> bool:
         """Whether sites send clear updates to a server that adds the noise."""
         return self.privacy.unit == "client" and self.privacy.noise_at == "server"
+
+    @property
+    def shared(self) -> bool:
+        """Whether the sites share their noise, and the server sees sums alone."""
+        return self.private and self.privacy.noise_at == "shared"
+
+    @property
+    def honest(self) -> int:
+        """How many sites are taken to be honest where noise is shared: two thirds, rounded up."""
+        return self.privacy.honest or math.ceil(2 * self.federation.sites / 3)
 
     @property
     def claims_privacy(self) -> bool:

@@ -16,7 +16,8 @@ from fedlite.data import Dataset
 from fedlite.objectives import OWN, State
 from fedlite.parameters import Kept, Vector, running_to_vector, to_vector
 from fedlite.plan import Plan
-from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, client
+from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism, SharedMechanism, client
+from fedlite.privacy.noise import Integers
 from fedlite.tasks import Outputs
 from fedlite.training import local
 from fedlite.training.bench import Bench
@@ -103,6 +104,8 @@ class Learner:
         the delta is a noised release that anybody may see; otherwise it depends on the records in
         the clear, as does what is kept.
         """
+        if isinstance(mechanism, SharedMechanism):
+            raise ValueError("mechanism: must be one whose release is seen by itself; see `units`")
         model, extras = self.plan.split(received)
         self.bench.reset()
         self.plan.load(self.model, received)
@@ -131,6 +134,34 @@ class Learner:
             ends[RUNNING] = running_to_vector(self.model) - extras[RUNNING]
         changes = [ends.pop(name, 0 * value) for name, value in extras.items()]
         return Share(np.concatenate([change, *changes]) if changes else change, ends)
+
+    def units(
+        self, received: Vector, round_number: int, site: int, mechanism: SharedMechanism
+    ) -> Integers:
+        """Return this site's part of the round's sum, int64 [k]: whole units, its noise in them.
+
+        Of the gradients at `received`, on the round's common support. Nobody may see it but under
+        masks: alone it protects a record far less than the sum does.
+        """
+        from fedlite.privacy import dpsgd
+        from fedlite.privacy.gradients import check_model
+        from fedlite.privacy.shared.restricted import RestrictedGradients
+        from fedlite.privacy.shared.summed import contribution
+        from fedlite.privacy.trial import block_of
+
+        self.plan.load(self.model, received)
+        self.objective.check_private()
+        check_model(self.model)
+        seed = self.scenario.privacy.simulate_seed
+        sampler, noise = dpsgd.entropy(seed, round_number, site)
+        rows = dpsgd.poisson_sample(len(self.labels), mechanism.sampling_rate, sampler)
+        loss, batch = self.objective.loss, mechanism.expected_batch
+        block = block_of(self.model, self.inputs, self.labels, loss, batch)
+        where = self.plan.support(round_number)
+        with RestrictedGradients(
+            self.model, self.inputs, self.labels, loss, block, where.indices, where.factors
+        ) as gradients:
+            return contribution(gradients, rows, mechanism, noise)
 
     def _train_clear(
         self, before: tuple[State, ...], rate: float, round_number: int, site: int

@@ -1,4 +1,4 @@
-"""What may leave a site: four types, and of an update or counts only what the policy allows."""
+"""What may leave a site: five types, and of an update or counts only what the policy allows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fedlite import compression, flower
 from fedlite.guard import egress
 from fedlite.guard.policy import SitePolicy
 from fedlite.messages import Code, Counted, Hello, LedgerHead, Reply
+from fedlite.secure.messages import Note, Step
 
 HEAD = LedgerHead(1, bytes(32), bytes(64))
 ENVELOPE = compression.Envelope(bytes(8), 1, 7, bytes(8), bytes(8))
@@ -33,7 +34,7 @@ def policy(*units: str, metrics: tuple[str, ...] = ()) -> SitePolicy:
     return SitePolicy(units=units, metrics=metrics)
 
 
-@pytest.mark.parametrize("unit", ["record", "client-site", "client-server"])
+@pytest.mark.parametrize("unit", ["record", "record-shared", "client-site", "client-server"])
 def test_a_private_update_leaves_with_its_head_under_an_allowed_unit_only(unit: str) -> None:
     reply = Reply(frame(), HEAD)
     sent = egress.send(reply, question(), policy(unit), unit)
@@ -43,6 +44,14 @@ def test_a_private_update_leaves_with_its_head_under_an_allowed_unit_only(unit: 
         egress.send(reply, question(), policy("none"), unit)
     with pytest.raises(egress.NotAllowed, match="ledger"):
         egress.send(Reply(frame()), question(), policy(unit), unit)
+
+
+def test_a_step_of_a_sum_leaves_under_an_allowed_unit_only() -> None:
+    note = Note(Step.SIGN, 1, bytes(8), b"signature")
+    sent = egress.send(note, question(), policy("record-shared"), "record-shared")
+    assert flower.unwrap(sent) == note.encode()
+    with pytest.raises(egress.NotAllowed, match=r"budget\.units"):
+        egress.send(note, question(), policy("record"), "record-shared")
 
 
 def test_a_clear_update_leaves_only_where_the_policy_says_none() -> None:

@@ -77,7 +77,12 @@ def test_a_whole_number_is_a_number_and_a_repetition_says_nothing(tmp_path: Path
         ("budget", "delta", "0.999", "at most 0.1"),
         ("budget", "person", "101.0", "from 0 to 100"),
         ("budget", "per_run", "-0.5", "from 0 to 100"),
-        ("budget", "units", '"record"', "a list of record, client-site, client-server, none"),
+        (
+            "budget",
+            "units",
+            '"record"',
+            "a list of record, record-shared, client-site, client-server, none",
+        ),
         ("budget", "units", '["records"]', "a list of record"),
         ("budget", "units", "[1]", "a list of record"),
         ("egress", "metrics", '["loss"]', "a list of records"),

@@ -1,3 +1,5 @@
+"""The mechanisms: their numbers, and what they refuse. Covers fedlite/privacy/checks.py."""
+
 from __future__ import annotations
 
 import math

@@ -41,6 +41,19 @@ def test_private(make_run: Callable[..., Any], tmp_path: Path) -> None:
     assert "quickstart, seed 7" in text
 
 
+def test_shared_noise_says_on_whom_epsilon_rests(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, summary = make_run(private=True)
+    assert "epsilon holds" not in printed(summary, tmp_path)
+    summary["privacy"] |= {
+        "noise_at": "shared",
+        "shared": {"sites": 5, "honest": 4, "alone": 6.7036, "epsilon": {"4": 3.0}},
+    }
+    text = " ".join(printed(summary, tmp_path).split())
+    assert "epsilon holds if at least 4 of its 5 sites are honest; it is 6.71 if all" in text
+
+
 def test_a_prefix_is_told_as_what_it_is(make_run: Callable[..., Any], tmp_path: Path) -> None:
     _, summary = make_run()
     for site in summary["privacy"]["sites"].values():

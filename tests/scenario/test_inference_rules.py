@@ -57,6 +57,15 @@ def test_it_is_off_by_default_and_on_with_one_key() -> None:
             "of a mixture of noised counts no bound is known",
         ),
         (
+            {
+                "privacy": PRIVATE | {"noise_at": "shared"},
+                "training": {"steps": 1},
+                "inference": {"epsilon": 1.0},
+            },
+            "inference.calibration",
+            "a site's counts leave with its own noise alone",
+        ),
+        (
             {"inference": {"risk": "loss", "labels": False}},
             "inference.risk",
             "only a label tells what gains",

@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlite.privacy.accounting import check_delta
-from fedlite.privacy.mechanism import ClientMechanism, Event, Mechanism, cut_slack
+from fedlite.privacy.mechanism import (
+    ClientMechanism,
+    Event,
+    Mechanism,
+    SharedMechanism,
+    cut_slack,
+)
 from fedlite.privacy.ranges import MOST_STEPS
+from fedlite.privacy.shared.lattice import rounding_slack
 
 _TERMS = (
     "unit",
@@ -21,7 +28,12 @@ _TERMS = (
     "expected_batch",
     "max_batch",
     "max_records",
+    "members",
+    "least",
+    "honest",
+    "coordinates",
 )
+_SHARED = ("members", "least", "honest", "coordinates")
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,8 @@ class Plan:
 
     steps: admitted, at most those `asked` for. charged: epsilon of all plans up to this one, whole,
     by `bound`, at the policy's delta. epsilon_asked, delta: what the run promises for itself.
+    members, least, honest: of those who share the noise; coordinates: of their sums. 0 where
+    nobody does.
     """
 
     run: str
@@ -47,17 +61,28 @@ class Plan:
     bound: str
     charged: float
     code: str
+    members: int = 0
+    least: int = 0
+    honest: int = 0
+    coordinates: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return what a ledger's row holds."""
-        return dict(vars(self))
+        body = dict(vars(self))
+        if self.unit != "record-shared":
+            for name in _SHARED:
+                del body[name]
+        return body
 
     def asks_the_same(self, other: Plan) -> bool:
         """Return whether both are for the same mechanism; how much is admitted is the site's."""
         return all(getattr(self, name) == getattr(other, name) for name in _TERMS)
 
     def slack(self, epsilon: float, steps: int) -> float:
-        """Return the delta that cutting large samples costs over `steps` steps, at `epsilon`."""
+        """Return the delta that cutting samples, or rounding shares, costs over `steps` steps."""
+        if self.unit == "record-shared":
+            carried = self.honest - (self.members - self.least)
+            return rounding_slack(epsilon, carried, self.coordinates, steps)
         if not self.max_batch:
             return 0.0
         rate, cap, records = self.sampling_rate, self.max_batch, self.max_records
@@ -109,12 +134,18 @@ def asked_plan(run: str, mechanism: Mechanism, *, epsilon: float, delta: float, 
         bound="pld",
         charged=0.0,
         code=code,
+        members=getattr(mechanism, "sites", 0),
+        least=getattr(mechanism, "least", 0),
+        honest=getattr(mechanism, "honest", 0),
+        coordinates=getattr(mechanism, "coordinates", 0),
     )
 
 
 def plan_unit(mechanism: Mechanism) -> str:
     """Return what policies and ledgers call the mechanism's unit and the place of its noise."""
-    return f"client-{mechanism.at}" if isinstance(mechanism, ClientMechanism) else mechanism.unit
+    if isinstance(mechanism, ClientMechanism):
+        return f"client-{mechanism.at}"
+    return "record-shared" if isinstance(mechanism, SharedMechanism) else mechanism.unit
 
 
 def check_run(run: str) -> None:

@@ -17,7 +17,7 @@ from fedlite.privacy.ranges import Range
 
 # A check raises `_Bad` or returns nothing.
 Check = Callable[[Any], None]
-UNITS = ("record", "client-site", "client-server")
+UNITS = ("record", "record-shared", "client-site", "client-server")
 # Whole numbers beyond this are not exact in every JSON reader.
 _LARGEST = 2**53 - 1
 
@@ -153,25 +153,38 @@ _POLICY = _object(
     }
 )
 
-_PLAN = _object(
-    {
-        "run": _hex(16),
-        "unit": _choice(*UNITS),
-        "noise_multiplier": _real(ranges.NOISE),
-        "sampling_rate": _real(ranges.RATE),
-        "steps": _whole(1, ranges.MOST_STEPS),
-        "asked": _whole(1, ranges.MOST_STEPS),
-        "clip": _real(ranges.CLIP),
-        "expected_batch": _whole(0),
-        "max_batch": _whole(0),
-        "max_records": _whole(0),
-        "delta": _real(ranges.DELTA),
-        "epsilon_asked": _real(ranges.CEILING),
-        "bound": _choice("pld", "rdp"),
-        "charged": _real(ranges.CEILING),
-        "code": _digest,
-    }
-)
+_TERMS: dict[str, Check] = {
+    "run": _hex(16),
+    "unit": _choice(*UNITS),
+    "noise_multiplier": _real(ranges.NOISE),
+    "sampling_rate": _real(ranges.RATE),
+    "steps": _whole(1, ranges.MOST_STEPS),
+    "asked": _whole(1, ranges.MOST_STEPS),
+    "clip": _real(ranges.CLIP),
+    "expected_batch": _whole(0),
+    "max_batch": _whole(0),
+    "max_records": _whole(0),
+    "delta": _real(ranges.DELTA),
+    "epsilon_asked": _real(ranges.CEILING),
+    "bound": _choice("pld", "rdp"),
+    "charged": _real(ranges.CEILING),
+    "code": _digest,
+}
+# Who shares the noise, how many of them are taken to be honest, and how long a sum is.
+_SHARED: dict[str, Check] = {
+    "members": _whole(3, 100),
+    "least": _whole(1, 100),
+    "honest": _whole(1, 100),
+    "coordinates": _whole(1),
+}
+_ALONE = _object(_TERMS)
+_TOGETHER = _object(_TERMS | _SHARED)
+
+
+def _plan(value: Any) -> None:
+    shared = isinstance(value, dict) and value.get("unit") == "record-shared"
+    (_TOGETHER if shared else _ALONE)(value)
+
 
 KINDS: dict[str, Check] = {
     "genesis": _object(
@@ -185,10 +198,10 @@ KINDS: dict[str, Check] = {
             "code": _digest,
             "order": _order,
             "policy": _POLICY,
-            "plan": _PLAN,
+            "plan": _plan,
         }
     ),
-    "plan": _object({"plan": _PLAN}),
+    "plan": _object({"plan": _plan}),
     "reserve": _object(
         {
             "plan": _whole(0),

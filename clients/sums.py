@@ -1,0 +1,109 @@
+"""A site's part in secure sums: its keys and what it told, on its own disk before it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite.guard.guardian import Decline, Guardian
+from fedlite.guard.remote import Remote
+from fedlite.identity import keys
+from fedlite.messages import Code
+from fedlite.plan import Plan
+from fedlite.secure.member import Member
+from fedlite.secure.messages import Note, Step
+from fedlite.secure.rules import Refused
+from fedlite.storage import write_atomic
+
+RUN_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One site in one run. path: the file of what it keeps, secrets among them."""
+
+    plan: Plan
+    name: str
+    path: Path
+    guardian: Guardian | Remote
+
+    def step(self, note: Note) -> Note:
+        """Answer one step of a sum; the file at `path` must be held.
+
+        Raises Decline: the step breaks a rule, or nobody has approved the members.
+        """
+        member = self._load()
+        try:
+            if note.step is Step.CARD:
+                told = Note(note.step, 0, note.binding, self._card(member, note.body))
+            elif note.step is Step.JOIN:
+                self._join(member, note.body)
+                told = Note(note.step, 0, note.binding)
+            else:
+                told = member.answer(note, self._identity())
+        except Refused as refused:
+            raise Decline(Code.BAD_INSTRUCTION, str(refused)) from None
+        self._save(member)
+        return told
+
+    def check(self, run: bytes, number: int, model: bytes) -> None:
+        """Raise Decline where nothing may be masked for this round, before anything is spent."""
+        member = self._load()
+        try:
+            if member.joined_run != run:
+                raise Refused("order", "no group of this run was joined")
+            member.check_may_mask(number, model)
+        except Refused as refused:
+            raise Decline(Code.BAD_INSTRUCTION, str(refused)) from None
+
+    def mask(self, number: int, model: bytes, values: NDArray[np.uint32], bits: int) -> bytes:
+        """Return the masked vector of a round that was checked; it is on disk then."""
+        member = self._load()
+        body = member.mask(number, model, values, bits)
+        self._save(member)
+        return body
+
+    def _card(self, member: Member, run: bytes) -> bytes:
+        if len(run) != RUN_BYTES:
+            raise Refused("form", f"a run has {RUN_BYTES} bytes, got {len(run)}")
+        return member.card(run, self._identity()).encode()
+
+    def _join(self, member: Member, group: bytes) -> None:
+        shared = self.plan.shared
+        if shared is None:
+            raise Refused("thresholds", "the plan shares no noise")
+        # Nobody is there to approve simulated members: `check_approved` is for those who are.
+        member.join(
+            group,
+            self._identity(),
+            members=shared.sites,
+            least=shared.least,
+            honest=shared.honest,
+        )
+
+    def _identity(self) -> keys.Key:
+        if isinstance(self.guardian, Remote):
+            raise Decline(
+                Code.POLICY, "privacy.noise_at shared: the members' keys have not been approved"
+            )
+        if self.guardian.home is not None:
+            return self.guardian.home.key()
+        # A run that claims nothing has no home.
+        return keys.load_or_generate(self.path.with_suffix(".identity"))
+
+    def _load(self) -> Member:
+        if not self.path.exists():
+            return Member.new(self.name)
+        try:
+            return Member.load(self.path.read_bytes())
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self.path}: what the site keeps of its sums is damaged "
+                f"({type(error).__name__}); leave this run, as a new key would be refused"
+            ) from None
+
+    def _save(self, member: Member) -> None:
+        write_atomic(self.path, member.dump(), 0o600)

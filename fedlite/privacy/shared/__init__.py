@@ -1,0 +1,1 @@
+"""Noise that the sites of a federation share: what each adds, and what only their sum protects."""

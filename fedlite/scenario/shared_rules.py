@@ -1,0 +1,135 @@
+"""What has to hold so that noise which the sites share may be claimed; each rule with its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedlite.scenario.whole import Scenario
+
+LEAST_SITES, MOST_SITES = 3, 100
+# Rules that step along a sum as they would along any mean.
+_OF_MEANS = ("fedavg", "fedadam", "fedyogi", "fedadagrad")
+_LINEAR = ("randk", "dense")
+
+
+def broken(scenario: Scenario) -> list[str]:
+    """Return a line for each rule that is broken; nothing where no noise is shared."""
+    privacy, link = scenario.privacy, scenario.uplink
+    errors = []
+    for key, value in (("honest", privacy.honest),):
+        if value and not scenario.shared:
+            errors.append(
+                f"privacy.{key}: must be 0 unless privacy.noise_at is shared (rule: nobody's "
+                f"honesty is assumed otherwise), got {value}; leave it out"
+            )
+    if (link.densities and not scenario.shared) or scenario.downlink.densities:
+        way = "downlink" if scenario.downlink.densities else "uplink"
+        errors.append(
+            f"{way}.densities: must be empty unless it is of the uplink and privacy.noise_at is "
+            "shared (rule: a support of tensors' own densities is common to all sites), got "
+            f"{getattr(scenario, way).densities!r}; leave it out"
+        )
+    if not scenario.shared:
+        return errors
+    if privacy.unit != "record":
+        errors.append(
+            "privacy.unit: must be record when privacy.noise_at is shared (rule: only sums of "
+            f"single noised steps are proven here), got {privacy.unit!r}; set it to record"
+        )
+    return errors + _steps(scenario) + _members(scenario) + _linear(scenario)
+
+
+def _steps(scenario: Scenario) -> list[str]:
+    """One sum a noised step, at one public model."""
+    errors, training = [], scenario.training
+    if training.steps != 1:
+        errors.append(
+            "training.steps: must be 1 when privacy.noise_at is shared (rule: one sum a noised "
+            "step, all sites at one public model; further local steps start from hidden noise, "
+            "and what a record does to them has no bound), got "
+            f"{training.steps}; set federation.server_momentum to .8 or .9 in their place"
+        )
+    if scenario.privacy.max_batch:
+        errors.append(
+            "privacy.max_batch: must be 0 when privacy.noise_at is shared (rule: what cuts cost "
+            f"is not composed with what rounding costs), got {scenario.privacy.max_batch}; leave "
+            "it and privacy.max_records out"
+        )
+    return errors
+
+
+def _members(scenario: Scenario) -> list[str]:
+    """Enough members, enough of them in every sum, and enough honest ones among these."""
+    errors, federation, honest = [], scenario.federation, scenario.honest
+    sites, least = federation.sites, federation.quorum
+    if not LEAST_SITES <= sites <= MOST_SITES:
+        errors.append(
+            f"federation.sites: must be from {LEAST_SITES} to {MOST_SITES} when privacy.noise_at "
+            f"is shared (rule: a sum of few is no cover, and every two sites share a key), got "
+            f"{sites}"
+        )
+    if honest > sites:
+        errors.append(
+            f"privacy.honest: must be at most federation.sites, which is {sites}, got {honest}; "
+            "lower it"
+        )
+    elif 2 * least <= 2 * sites - honest or least > sites:
+        most = sites - honest // 2 + (honest % 2 == 0)
+        errors.append(
+            "federation.quorum: must be more than sites - honest / 2 when privacy.noise_at is "
+            "shared (rule: the server may never find two lists of members with signatures enough, "
+            f"nor both kinds of a site's masks), got {least} with {sites} sites and {honest} "
+            f"honest; set it from {min(most, sites)} to {sites}"
+        )
+    if federation.participants != sites:
+        errors.append(
+            "federation.participation: must be 1 when privacy.noise_at is shared (rule: the "
+            f"members of a sum are approved people, not drawn ones), got "
+            f"{federation.participation:g}; leave it out"
+        )
+    if federation.weak or federation.weak_sites:
+        errors.append(
+            "federation.weak: must be 0 when privacy.noise_at is shared (rule: all sites sum the "
+            "same coordinates), leave it and federation.weak_sites out"
+        )
+    if federation.strategy not in _OF_MEANS:
+        errors.append(
+            f"federation.strategy: must be one of {', '.join(_OF_MEANS)} when privacy.noise_at is "
+            "shared (rule: the server sees no single update, so none can be judged), got "
+            f"{federation.strategy!r}"
+        )
+    return errors
+
+
+def _linear(scenario: Scenario) -> list[str]:
+    """A common support, drawn without the records, and nothing carried from round to round."""
+    errors, link, federation = [], scenario.uplink, scenario.federation
+    if link.compressor not in _LINEAR:
+        errors.append(
+            f"uplink.compressor: must be {' or '.join(_LINEAR)} when privacy.noise_at is shared "
+            "(rule: only a linear compressor with a support that no record chose can be summed "
+            f"under masks), got {link.compressor!r}; use randk"
+        )
+    elif link.compressor == "randk" and not link.density:
+        errors.append(
+            "uplink.density: must be set with randk when privacy.noise_at is shared, got 0; 0.1 "
+            "suits small models"
+        )
+    if link.values:
+        errors.append(
+            "uplink.values: must be empty when privacy.noise_at is shared (rule: sums are whole "
+            f"numbers on the noise's own grid), got {link.values!r}; leave it out"
+        )
+    if link.error_feedback or link.aggregate_feedback:
+        errors.append(
+            "uplink.error_feedback: must be false, and uplink.aggregate_feedback 0, when "
+            "privacy.noise_at is shared (rule: what was left out is not noised, and may not be "
+            "carried over); leave both out"
+        )
+    if federation.update_norm:
+        errors.append(
+            "federation.update_norm: must be 0 when privacy.noise_at is shared (rule: the server "
+            f"sees no single update), got {federation.update_norm:g}; leave it out"
+        )
+    return errors

@@ -1,0 +1,244 @@
+"""The server of a secure sum: it collects a round's masked vectors and takes the masks off the sum.
+
+It is not trusted with anything: a server that departs from these steps learns no more than the sum
+over members on one list, of which at least `least` have signed (`fedlite.secure.member`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+
+import numpy as np
+
+from fedlite.identity import keys
+from fedlite.secure import masks, shamir
+from fedlite.secure.group import Group
+from fedlite.secure.masks import Words
+from fedlite.secure.member import CHECK_BYTES, check_of, derives
+from fedlite.secure.messages import (
+    SIGNATURE_BYTES,
+    Note,
+    Step,
+    binding_of,
+    context_of,
+    pieces,
+    signed_list,
+    to_flags,
+)
+from fedlite.secure.rules import Refused
+
+log = logging.getLogger("fedlite.server")
+
+# Asks members, by name, and returns what those answered that did before it was too late.
+Exchange = Callable[[Step, Mapping[str, bytes]], Mapping[str, bytes]]
+# Choices of shares that are tried before a secret is given up.
+_MOST_TRIES = 5000
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """One member's vector, what its secret is known by, and its sealed shares by holder."""
+
+    check: bytes
+    sealed: Mapping[int, bytes]
+    values: Words
+
+
+@dataclass
+class Collector:
+    """One round: count values of `bits` bits for a model, from the members of a group.
+
+    dropped: by name, for whom the round went on without, the rule. false: who told a wrong secret
+    or share.
+    """
+
+    group: Group
+    round: int
+    model: bytes
+    count: int
+    bits: int
+    dropped: dict[str, str] = field(default_factory=dict)
+    false: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Begin without any vector."""
+        self._context = context_of(self.group.digest, self.round, self.model)
+        self._masked: dict[int, _Masked] = {}
+        self._seeds: dict[tuple[int, int], bytes] = {}
+
+    @property
+    def body_bytes(self) -> int:
+        """The length of a masked vector's body, known beforehand."""
+        size = len(self.group.cards)
+        sent = size - 1 - min(self.group.least, size - 1)
+        return CHECK_BYTES + sent * shamir.BYTES + masks.packed_bytes(self.count, self.bits)
+
+    def add(self, name: str, body: bytes) -> None:
+        """Take a member's masked vector; raises Refused "not-a-member", "form" or "one-sum"."""
+        me = self._place(name)
+        if len(body) != self.body_bytes:
+            raise Refused("form", f"{self.body_bytes} bytes are expected, got {len(body)}")
+        if me in self._masked:
+            raise Refused("one-sum", f"{name} has sent a vector for this round already")
+        size = len(self.group.cards)
+        holders = [h for h in range(size) if h != me and not derives(self.group, me, h)]
+        end = CHECK_BYTES + len(holders) * shamir.BYTES
+        sealed = pieces(body[CHECK_BYTES:end], shamir.BYTES, len(holders))
+        values = masks.unpack(body[end:], self.count, self.bits)
+        shares = dict(zip(holders, sealed, strict=True))
+        self._masked[me] = _Masked(body[:CHECK_BYTES], shares, values)
+
+    def finish(self, exchange: Exchange) -> tuple[list[str], Words]:
+        """Go through the steps; return whose vectors are summed, and the sum, uint32 [count].
+
+        Raises Refused "too-few" when fewer than `least` are left in any step: nothing is known then
+        but masked vectors.
+        """
+        left = self._settle(exchange)
+        flags = to_flags(left, len(self.group.cards))
+        signed = self._signatures(left, flags, exchange)
+        proof = b"".join(bytes([member]) + signature for member, signature in signed.items())
+        secrets: dict[int, bytes] = {}
+        for member, body in self._ask(Step.OPEN, left, proof, exchange, shamir.BYTES):
+            if check_of(body, self._context) == self._masked[member].check:
+                secrets[member] = body
+            else:
+                self._tell_false(member)
+        silent = [member for member in left if member not in secrets]
+        if silent:
+            secrets |= self._recover(silent, [m for m in left if m in secrets], exchange)
+        return [self.group.names[m] for m in left], self._unmasked(left, secrets)
+
+    def _settle(self, exchange: Exchange) -> list[int]:
+        """Return who is left once all of them have told the seeds shared with those who are not."""
+        left, size = sorted(self._masked), len(self.group.cards)
+        while True:
+            self._check_enough(left)
+            gone = [member for member in range(size) if member not in left]
+            if not gone:
+                return left
+            told = set()
+            flags, wanted = to_flags(left, size), masks.SEED_BYTES * len(gone)
+            for member, body in self._ask(Step.SEEDS, left, flags, exchange, wanted):
+                told.add(member)
+                seeds = pieces(body, masks.SEED_BYTES, len(gone))
+                self._seeds |= {(member, out): seed for out, seed in zip(gone, seeds, strict=True)}
+            if told == set(left):
+                return left
+            left = [member for member in left if member in told]
+
+    def _signatures(self, left: list[int], flags: bytes, exchange: Exchange) -> dict[int, bytes]:
+        found, text = {}, signed_list(self._context, flags)
+        for member, body in self._ask(Step.SIGN, left, flags, exchange, SIGNATURE_BYTES):
+            if keys.verify(self.group.cards[member].fingerprint, body.hex(), text):
+                found[member] = body
+            else:
+                self._tell_false(member)
+        self._check_enough(found)
+        return found
+
+    def _recover(
+        self, silent: list[int], holders: list[int], exchange: Exchange
+    ) -> dict[int, bytes]:
+        """Return the secrets of members that have not opened theirs, from the others' shares."""
+        self._check_enough(holders)
+        flags = to_flags(silent, len(self.group.cards))
+        bodies = {}
+        for holder in holders:
+            none = bytes(shamir.BYTES)
+            sealed = (self._masked[member].sealed.get(holder, none) for member in silent)
+            bodies[holder] = flags + b"".join(sealed)
+        points: dict[int, dict[int, int]] = {member: {} for member in silent}
+        wanted = shamir.BYTES * len(silent)
+        for holder, body in self._ask(Step.SHARES, holders, bodies, exchange, wanted):
+            for member, share in zip(silent, pieces(body, shamir.BYTES, len(silent)), strict=True):
+                points[member][holder + 1] = shamir.number(share)
+        return {member: self._together(member, points[member]) for member in silent}
+
+    def _together(self, member: int, points: dict[int, int]) -> bytes:
+        """Return the secret that fits a member's check; who told another share is named."""
+        self._check_enough(points)
+        for chosen in islice(_choices(list(points), self.group.least), _MOST_TRIES):
+            some = {place: points[place] for place in chosen}
+            secret = shamir.share(shamir.at(some, 0))
+            if check_of(secret, self._context) == self._masked[member].check:
+                for place, value in points.items():
+                    if shamir.at(some, place) != value:
+                        self._tell_false(place - 1)
+                return secret
+        raise Refused(
+            "false-share",
+            f"no {self.group.least} of the shares told fit the secret of "
+            f"{self.group.names[member]}: too many are false, or its own check is",
+        )
+
+    def _unmasked(self, left: list[int], secrets: Mapping[int, bytes]) -> Words:
+        total = np.zeros(self.count, np.uint32)
+        for member in left:
+            seed = masks.own_seed(secrets[member], self._context)
+            total += self._masked[member].values
+            total -= masks.stream(seed, self.count, self.bits)
+            for (told, out), pair in self._seeds.items():
+                if told == member and out not in left:
+                    mask = masks.stream(pair, self.count, self.bits)
+                    total = total - mask if member < out else total + mask
+        return total & np.uint32(2**self.bits - 1)
+
+    def _ask(
+        self,
+        step: Step,
+        members: list[int],
+        body: bytes | Mapping[int, bytes],
+        exchange: Exchange,
+        wanted: int,
+    ) -> Iterator[tuple[int, bytes]]:
+        """Ask members for a step; yield what those answered whose answers have the right form."""
+        binding, names = binding_of(self._context), self.group.names
+        asked = {
+            names[m]: Note(
+                step, self.round, binding, body if isinstance(body, bytes) else body[m]
+            ).encode()
+            for m in members
+        }
+        answers = exchange(step, asked)
+        for member in members:
+            blob = answers.get(names[member])
+            if blob is None:
+                self.dropped[names[member]] = step.name.lower()
+                continue
+            try:
+                note = Note.decode(blob)
+                if (note.step, note.round, note.binding) != (step, self.round, binding):
+                    raise Refused("other-round", "the answer is to another question")
+                pieces(note.body, wanted, 1)
+            except Refused as refused:
+                log.warning("%s: %s", names[member], refused)
+                self.dropped[names[member]] = refused.rule
+                continue
+            yield member, note.body
+
+    def _tell_false(self, member: int) -> None:
+        name = self.group.names[member]
+        log.warning("%s: false-share: what it told does not fit; the others' are used", name)
+        self.false.add(name)
+
+    def _check_enough(self, members: Iterable[int]) -> None:
+        found = len(list(members))
+        if found < self.group.least:
+            raise Refused("too-few", f"{self.group.least} members are needed, {found} are left")
+
+    def _place(self, name: str) -> int:
+        if name not in self.group.names:
+            raise Refused("not-a-member", f"{name!r} is not in the group of this run")
+        return self.group.names.index(name)
+
+
+def _choices(places: list[int], least: int) -> Iterator[tuple[int, ...]]:
+    """Yield choices of `least` places: first windows, which miss any one liar, then all others."""
+    for start in range(len(places)):
+        turned = places[start:] + places[:start]
+        yield tuple(turned[:least])
+    yield from combinations(places, least)

@@ -1,0 +1,191 @@
+"""Who sums with whom: cards that members sign, and the group that all of them must see alike."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from fedlite.identity import keys
+from fedlite.identity.names import site_problem
+from fedlite.secure.rules import Refused
+
+LEAST_MEMBERS, MOST_MEMBERS = 3, 100
+_CARD = struct.Struct("<8s32s32s64sB")
+_GROUP = struct.Struct("<8sBBB")
+_MOST_NAME = 255
+MOST_CARD_BYTES = _CARD.size + _MOST_NAME
+MOST_GROUP_BYTES = _GROUP.size + MOST_MEMBERS * MOST_CARD_BYTES
+_PURPOSE = b"fedlite secure sum, card 1\0"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a member says of itself for one run, signed by the key that people know it by.
+
+    run: 8 bytes. name: a site's. identity: its Ed25519 key, agreement: its X25519 key for this run,
+    32 bytes each. signature: of the identity over run, name and agreement, 64 bytes.
+    """
+
+    run: bytes
+    name: str
+    identity: bytes
+    agreement: bytes
+    signature: bytes
+
+    @classmethod
+    def make(cls, run: bytes, name: str, identity: keys.Key, agreement: bytes) -> Card:
+        """Return a signed card."""
+        signature = keys.sign(identity, _signed(run, name, agreement))
+        public = bytes.fromhex(keys.public_hex(identity))
+        return cls(run, name, public, agreement, bytes.fromhex(signature))
+
+    def encode(self) -> bytes:
+        """Return the wire form: 137 bytes and the name."""
+        name = self.name.encode()
+        head = _CARD.pack(self.run, self.identity, self.agreement, self.signature, len(name))
+        return head + name
+
+    @classmethod
+    def decode(cls, blob: bytes) -> Card:
+        """Read and check a card; raises Refused "form" or "members"."""
+        card, used = cls._read(blob, 0)
+        if used != len(blob):
+            raise Refused("form", f"a card has {used} bytes, got {len(blob)}")
+        return card
+
+    @classmethod
+    def _read(cls, blob: bytes, start: int) -> tuple[Card, int]:
+        if len(blob) < start + _CARD.size:
+            raise Refused("form", f"a card has at least {_CARD.size} bytes, got {len(blob)}")
+        run, identity, agreement, signature, length = _CARD.unpack_from(blob, start)
+        end = start + _CARD.size + length
+        text = blob[start + _CARD.size : end]
+        try:
+            name = text.decode()
+        except UnicodeDecodeError:
+            raise Refused("form", "a card's name must be UTF-8") from None
+        if len(text) != length or site_problem(name):
+            raise Refused("form", f"a card's name must be a site's, got {name!r:.80}")
+        card = cls(run, name, identity, agreement, signature)
+        signed = _signed(run, name, agreement)
+        if not keys.verify(identity.hex(), signature.hex(), signed):
+            raise Refused("members", f"the card of {name!r} is not signed by the key that it names")
+        return card, end
+
+    @property
+    def fingerprint(self) -> str:
+        """The identity, for people: 64 hex digits."""
+        return self.identity.hex()
+
+
+def _signed(run: bytes, name: str, agreement: bytes) -> bytes:
+    text = name.encode()
+    return _PURPOSE + run + len(text).to_bytes(2, "little") + text + agreement
+
+
+@dataclass(frozen=True)
+class Group:
+    """All members of a run's sums, in the order of their names, and how many have to be there.
+
+    least: members in every sum, and the threshold of the shares. honest: how many are taken to be.
+    With c = members - honest that collude with the server, the rule `2 least > members + c` (which
+    is `2 least > 2 members - honest`) makes two different lists with `least` signatures each
+    impossible, and with them all that a server could gain by splitting the group.
+
+    Raises Refused "members" or "thresholds".
+    """
+
+    least: int
+    honest: int
+    cards: tuple[Card, ...]
+
+    def __post_init__(self) -> None:
+        """Check it as a whole; signatures were checked when the cards were read."""
+        size, names = len(self.cards), [card.name for card in self.cards]
+        if not LEAST_MEMBERS <= size <= MOST_MEMBERS:
+            raise Refused(
+                "members", f"must be {LEAST_MEMBERS} to {MOST_MEMBERS} members, got {size}"
+            )
+        if names != sorted(set(names)):
+            raise Refused("members", "names must differ and be in their order")
+        if len({card.run for card in self.cards}) != 1:
+            raise Refused("members", "all cards must be of one run")
+        for what in ("identity", "agreement"):
+            if len({getattr(card, what) for card in self.cards}) != size:
+                raise Refused("members", f"two members have the same {what} key")
+        if not 1 <= self.honest <= size or not self.least <= size:
+            raise Refused("thresholds", f"{self.least} least and {self.honest} honest of {size}")
+        if 2 * self.least <= 2 * size - self.honest:
+            raise Refused(
+                "thresholds",
+                f"least must be more than members - honest / 2, got {self.least} with {size} "
+                f"members and {self.honest} honest",
+            )
+
+    @property
+    def run(self) -> bytes:
+        """The run, 8 bytes."""
+        return self.cards[0].run
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members' names; a member's number is its place."""
+        return tuple(card.name for card in self.cards)
+
+    def encode(self) -> bytes:
+        """Return the wire form: run, three counts, the cards."""
+        head = _GROUP.pack(self.run, len(self.cards), self.least, self.honest)
+        return head + b"".join(card.encode() for card in self.cards)
+
+    @classmethod
+    def decode(cls, blob: bytes) -> Group:
+        """Read it and check every signature; raises Refused."""
+        if not _GROUP.size <= len(blob) <= MOST_GROUP_BYTES:
+            raise Refused("form", f"a group has at most {MOST_GROUP_BYTES} bytes, got {len(blob)}")
+        run, size, least, honest = _GROUP.unpack_from(blob)
+        cards, start = [], _GROUP.size
+        for _ in range(size):
+            card, start = Card._read(blob, start)
+            cards.append(card)
+        if start != len(blob):
+            raise Refused("form", f"{len(blob) - start} bytes too many after the group")
+        group = cls(least, honest, tuple(cards))
+        if group.run != run:
+            raise Refused("members", "the cards are of another run than the group")
+        return group
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the wire form: what all members must see alike."""
+        return hashlib.sha256(self.encode()).digest()
+
+    def check_for(self, card: Card, *, members: int, least: int, honest: int) -> None:
+        """Raise Refused unless it is the group that a member agreed to: its numbers, its card."""
+        if (len(self.cards), self.least, self.honest) != (members, least, honest):
+            raise Refused(
+                "thresholds",
+                f"must be {members} members, {least} least and {honest} honest as planned, got "
+                f"{len(self.cards)}, {self.least} and {self.honest}",
+            )
+        if card not in self.cards:
+            raise Refused("not-a-member", f"the group does not hold the card of {card.name!r}")
+
+    def check_approved(self, approved: Mapping[str, str]) -> None:
+        """Raise Refused "unapproved" unless every member has the fingerprint approved for it."""
+        for card in self.cards:
+            if approved.get(card.name) != card.fingerprint:
+                raise Refused(
+                    "unapproved",
+                    f"{card.name!r} comes with the key {card.fingerprint[:16]}..., which nobody "
+                    "approved; compare fingerprints with its operator",
+                )
+
+
+def new_agreement() -> bytes:
+    """Return a new X25519 private key, 32 bytes from the operating system."""
+    return X25519PrivateKey.generate().private_bytes_raw()

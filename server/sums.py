@@ -1,0 +1,191 @@
+"""Rounds of which the server sees one sum: their members, their steps, and what becomes of it.
+
+In the place of `server.updates` where sites share the noise. Nothing here can judge a single
+update; what it can, it counts and names: who was missing in which step, whose shares were false.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedlite import compression, flower
+from fedlite.compression import Decoded
+from fedlite.messages import REPLY_BYTES, Code, Reply, site_id
+from fedlite.plan import Plan
+from fedlite.privacy.shared.summed import values
+from fedlite.secure.collector import Collector
+from fedlite.secure.group import Card, Group
+from fedlite.secure.messages import MOST_BYTES, SUMMED, Note, Step
+from fedlite.secure.rules import Refused
+from fedlite.storage import write_atomic
+from server import replies
+from server.checkpoint import Checkpoint
+from server.outcome import Outcome
+from server.roster import Roster
+from server.witness import Witness
+from strategies import ServerState, make, weighted_mean
+
+log = logging.getLogger("fedlite.server")
+
+
+class Sums:
+    """A run's secure sums, with the interface of `Updates`; one at a time.
+
+    directory: the run's; the group is kept in it. longest: bytes of the longest reply. cut,
+    records, medians, product_error: what is known of single updates, which is nothing.
+    """
+
+    def __init__(
+        self, plan: Plan, grid: Grid, roster: Roster, directory: Path, witness: Witness | None
+    ) -> None:
+        """Make the strategy of the plan; call `meet` before the first round."""
+        if plan.shared is None:
+            raise ValueError("plan: must share its noise to be summed in secret")
+        self._plan, self._mechanism = plan, plan.shared
+        self._grid, self._roster, self._witness = grid, roster, witness
+        self._path = directory / "checkpoint" / "group"
+        self._strategy = make(plan.scenario.federation, weighted_mean)
+        self._strategy.check_updates(plan.scenario.uplink, ())
+        self._joined: set[str] = set()
+        self._owed: list[tuple[str, int, int]] = []
+        self.cut: dict[str, float] = {}
+        self.records: dict[str, int] = {}
+        self.medians = (0.0,)
+        self.product_error: float | None = None
+        self.longest = REPLY_BYTES + compression.HEADER_BYTES + MOST_BYTES
+
+    def meet(self, run: bytes) -> None:
+        """Let all sites make a group, or take up the one that the run began with.
+
+        Raises Refused "members" when not all are there, or their cards make no group.
+        """
+        if self._path.exists():
+            self._group = Group.decode(self._path.read_bytes())
+        else:
+            mechanism = self._mechanism
+            names = sorted(self._roster.nodes)
+            question = Note(Step.CARD, 0, bytes(8), run).encode()
+            answers = self._exchange(dict.fromkeys(names, question), None)
+            cards = [Card.decode(Note.decode(blob).body) for _, blob in sorted(answers.items())]
+            if [card.name for card in cards] != names or len(names) != mechanism.sites:
+                raise Refused(
+                    "members",
+                    f"all {mechanism.sites} sites make the group before the first round, and "
+                    f"{len(cards)} are there; start those that are missing, then begin again",
+                )
+            self._group = Group(mechanism.least, mechanism.honest, tuple(cards))
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._path, self._group.encode())
+        self.longest = (
+            REPLY_BYTES + compression.HEADER_BYTES + self._collector(1, bytes(8)).body_bytes
+        )
+
+    def members(self, names: list[str]) -> list[str]:
+        """Return those of the names that are in the group, and have joined it."""
+        new = [name for name in names if name in self._group.names and name not in self._joined]
+        if new:
+            question = Note(Step.JOIN, 0, bytes(8), self._group.encode()).encode()
+            self._joined |= self._exchange(dict.fromkeys(new, question), None).keys()
+        return [name for name in names if name in self._joined]
+
+    def start(
+        self, point: Checkpoint, number: int, usual: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        """Begin round `number`, in which sites train from what `point.down` leads to."""
+        down, seed = point.down(self._plan), self._plan.scenario.federation.seed
+        layout = self._plan.travelling.digest
+        self._envelope = compression.Envelope(point.run, number, 0, layout, down.digest, seed)
+        self._state, self._number = point.state, number
+        self._round = self._collector(number, down.digest)
+        self._strategy.start(self._plan.layout.size)
+
+    def _collector(self, number: int, model: bytes) -> Collector:
+        mechanism = self._mechanism
+        return Collector(self._group, number, model, mechanism.coordinates, mechanism.bits)
+
+    def add(self, name: str, blob: bytes) -> None:
+        """Take a site's masked vector; raises as `Updates.add` does."""
+        reply = Reply.decode(blob)
+        if self._witness is not None:
+            payload = hashlib.sha256(reply.frame).hexdigest()
+            run = self._envelope.run.hex()
+            self._witness.see(name, reply.head, run=run, number=self._number, payload=payload)
+        elif reply.head is not None:
+            raise ValueError("reply: holds a ledger's head in a run that claims no privacy")
+        envelope = replace(self._envelope, site=site_id(name))
+        limit = self._round.body_bytes
+        codec, records, body = compression.unpack(reply.frame, envelope, limit=limit)
+        if codec != SUMMED or records:
+            raise ValueError(f"codec: must be {SUMMED} and tell no records, got {codec}, {records}")
+        self._round.add(name, body)
+
+    def conclude(self, outcome: Outcome) -> None:
+        """Go through the steps of the sum and hand it to the strategy.
+
+        Who did not get so far is named in `outcome`; where too few did, nothing is used.
+        """
+        for name, up, down in self._owed:
+            outcome.sent_up(name, up, whole=False)
+            outcome.sent_down(name, down, whole=False)
+        self._owed = []
+        masked, outcome.used = outcome.used, []
+        try:
+            used, total = self._round.finish(lambda _, asked: self._exchange(asked, outcome))
+        except Refused as refused:
+            log.error("round %d: %s", self._number, refused)
+            used = []
+        # Who did what was asked is not to blame for a round that had too few others.
+        wrong = (name for name in masked if name in self._round.dropped and name not in used)
+        outcome.dropped |= dict.fromkeys(wrong, Code.BAD_UPDATE.value)
+        for name in self._round.false:
+            log.error("round %d: %s told what does not fit", self._number, name)
+        if not used:
+            return
+        outcome.used = used
+        support = self._plan.support(self._number)
+        # Public and planned, whoever has answered: a round that lost a site takes a shorter step.
+        divisor = self._mechanism.expected_batch * self._mechanism.sites
+        rate = self._plan.learning_rate(self._number) / divisor
+        step = (-rate * values(total, self._mechanism) * support.factors).astype(np.float32)
+        self._strategy.add(Decoded(self._plan.layout.size, support.indices, step), 0)
+
+    def finish(self) -> ServerState:
+        """Return the state that the round's sum leads to."""
+        return self._strategy.finish(self._state, self._number)
+
+    def _exchange(
+        self, questions: Mapping[str, bytes], outcome: Outcome | None
+    ) -> dict[str, bytes]:
+        """Ask sites by name and return what they answered until the deadline."""
+        nodes = {self._roster.nodes[n]: n for n in questions if n in self._roster.nodes}
+        asked = (flower.ask(questions[name], node, "train", "sum") for node, name in nodes.items())
+        for name in nodes.values():
+            self._note(outcome, name, 0, len(questions[name]))
+        found: dict[str, bytes] = {}
+        deadline = self._plan.scenario.federation.deadline_seconds
+        for message in replies.ask(self._grid, asked, deadline):
+            name = nodes.get(message.metadata.src_node_id, "")
+            if not name or name in found or flower.code_of(message) is not None:
+                continue
+            try:
+                blob = flower.unwrap(message)
+            except ValueError as error:
+                log.warning("%s: %s", name, error)
+                continue
+            self._note(outcome, name, len(blob), 0)
+            found[name] = blob[: MOST_BYTES + 1]
+        return found
+
+    def _note(self, outcome: Outcome | None, name: str, up: int, down: int) -> None:
+        if outcome is None:
+            self._owed.append((name, up, down))
+            return
+        outcome.sent_up(name, up, whole=False)
+        outcome.sent_down(name, down, whole=False)
