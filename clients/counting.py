@@ -21,7 +21,7 @@ from fedlite.data import Dataset
 from fedlite.evaluation.trained import answers_of
 from fedlite.guard.guardian import Decline
 from fedlite.inference import told
-from fedlite.inference.counted import noised_cells, site_counts
+from fedlite.inference.counted import check_router, noised_cells, site_counts
 from fedlite.messages import Code, Counted, Instruction
 from fedlite.models import Model
 from fedlite.parameters import Vector
@@ -50,10 +50,13 @@ def counted(site: Site, blob: bytes) -> Counted:
     """Return the counts of the site's calibration records under the model that was asked with.
 
     Raises Decline where it is not the released model, the site's policy lets no counts leave, its
-    budget has nothing left for them, or another model was counted with before: one a run.
+    budget has nothing left for them, or another model was counted with before: one a run. Raises
+    ScenarioError where the noise would not cover the router.
     """
     if site.calibration is None:
         raise Decline(Code.BAD_INSTRUCTION, "counts are asked for that the plan does not have")
+    # What is refused for what the plan says must not be charged for first.
+    check_router(site.scenario)
     asked, model = final.released(site, blob)
     guard = site.guardian.for_counts()
     with exclusive(site.path):

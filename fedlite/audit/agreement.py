@@ -6,10 +6,11 @@ no finding by itself: an update can be lost on its way, and has then been spent 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from fedlite.audit.book import Book
 from fedlite.audit.claims import Claims
+from fedlite.audit.counts import name_of
 from fedlite.audit.lines import Line
 from fedlite.audit.rules import Issue
 from fedlite.reporting.record import ROUNDS
@@ -22,12 +23,15 @@ def check(
     if not claims.unit or claims.source.witness is None:
         return []
     arrived = [line for line in lines if line.payload and line.run == claims.run]
+    counted = [line for line in lines if line.payload and line.run == (name_of(claims.run) or None)]
     seen = [line for line in arrived if line.kind == "seen"]
     issues = _rounds(claims, seen, closed=closed)
     if claims.claimed:
         issues += _releases(claims, arrived)
+        issues += _counts(claims, {line.site for line in counted if line.kind == "seen"})
+        payloads = {line.payload for line in (*arrived, *counted)}
         for site, book in books.items():
-            issues += _ledger(claims, site, book, {line.payload for line in arrived}, closed=closed)
+            issues += _ledger(claims, site, book, payloads, closed=closed)
     return issues
 
 
@@ -85,19 +89,32 @@ def _releases(claims: Claims, arrived: Sequence[Line]) -> list[Issue]:
     return issues
 
 
+def _counts(claims: Claims, seen: Set[str]) -> list[Issue]:
+    """Hold whose counts arrived by the summary against the server's lines; seen: their sites."""
+    issues = []
+    for site in sorted(set(claims.counts.sites) - seen):
+        text = "its counts arrived by the summary, and witness.jsonl has no line of them"
+        issues.append(claims.issue("witness-missing-line", text, site))
+    # What arrived and was no counts is named among the dropped, what was lost among the missing.
+    for site in sorted(seen - set(claims.counts.named)):
+        text = "the server saw counts of it, and the summary does not name it among those asked"
+        issues.append(claims.issue("summary-understates", text, site))
+    return issues
+
+
 def _ledger(
     claims: Claims, site: str, book: Book, payloads: set[str], *, closed: bool
 ) -> list[Issue]:
     """Hold what a ledger released in this run against what arrived, and the rounds there were."""
-    lost, beyond = [], []
+    lost, beyond, own = [], [], {claims.run, name_of(claims.run)}
     for payload, places in book.releases.items():
         for row, of in places:
             body = book.reserves.get(of, {})
-            if body.get("run") != claims.run:
+            if body.get("run") not in own:
                 continue
             if payload not in payloads:
                 lost.append(body["round"])
-            if closed and body["round"] > len(claims.rounds):
+            if closed and body["run"] == claims.run and body["round"] > len(claims.rounds):
                 beyond.append((row, body["round"]))
     issues = []
     if beyond:

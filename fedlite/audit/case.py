@@ -18,6 +18,7 @@ from fedlite.audit import (
 )
 from fedlite.audit.book import Book
 from fedlite.audit.claims import Claims
+from fedlite.audit.counts import name_of
 from fedlite.audit.lines import Line, Witnessed
 from fedlite.audit.people import person_ceilings
 from fedlite.audit.rules import Issue
@@ -228,6 +229,8 @@ class Case:
             for site, row in claims.sites.items()
             if claims.claimed and row.get("releases") != 0
         }
+        if claims.claimed:
+            claimed |= set(claims.counts.sites)
         witnessed = self.of_run.get(run.path)
         for closing in witnessed.last[:1] if witnessed else ():
             for site, head in closing.sites.items():
@@ -258,11 +261,12 @@ class Case:
     def _elsewhere(self, site: str, ids: list[str], run: str) -> Book | None:
         """Return a site's ledger that was given beside a run directory without it."""
         firsts = [books[0] for books in self.groups if books[0].rows]
+        own = {run, name_of(run)} - {""}
         for book in firsts:
             if book.id in ids:
                 return book
         for book in firsts:
-            if book.site == site and any(plan.run == run for plan in book.plans):
+            if book.site == site and any(plan.run in own for plan in book.plans):
                 return book
         return None
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedlite.audit import counts
 from fedlite.audit.book import Book, Plan, parts_of
 from fedlite.audit.cost import fits, left_of, loss_of, slack_of
-from fedlite.audit.counts import Told, plans_of
+from fedlite.audit.counts import Told
 from fedlite.audit.lines import Line
 from fedlite.audit.rules import Issue
 from fedlite.audit.sources import SCENARIO, Run, as_object, why_not
@@ -117,11 +118,7 @@ def _read_summary(claims: Claims, summary: Mapping[str, Any], privacy: Mapping[s
         damage.append(f"privacy must name the mechanism; no number for {', '.join(missing)}")
     claims.sites = sites if good else {}
     named, length = summary.get("sites"), summary.get("rounds")
-    inference = summary.get("inference")
-    told = inference.get("told") if isinstance(inference, dict) else None
-    heard = told.get("sites") if isinstance(told, dict) else None
-    if isinstance(heard, list):
-        claims.counts.sites = [site for site in heard if isinstance(site, str)]
+    claims.counts = counts.read(summary.get("inference"))
     if (
         isinstance(named, list)
         and all(isinstance(site, str) for site in named)
@@ -202,10 +199,11 @@ def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> l
     for line in lines:
         if line.payload and line.run == claims.run:
             payloads.setdefault(line.site, set()).add(line.payload)
+    own = {claims.run, counts.name_of(claims.run)}
     if (
         claims.claimed
         and not payloads
-        and not any(plan.run == claims.run for book in books.values() for plan in book.plans)
+        and not any(plan.run in own for book in books.values() for plan in book.plans)
     ):
         known = sorted({plan.run for book in books.values() for plan in book.plans})
         if known:
@@ -215,7 +213,11 @@ def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> l
             issues.append(claims.issue("summary-mismatch", text))
     for site, book in books.items():
         plans = [plan for plan in book.plans if plan.run == claims.run]
-        if not claims.unit or not plans:
+        # A site may have been asked for its counts alone: not every site trains in every run.
+        counted, wrong = counts.plans_of(claims.run, claims.privacy, claims.counts, site, book)
+        if claims.claimed:
+            issues += [claims.issue(rule, text, site) for rule, text in wrong]
+        if not claims.unit or not (plans or counted):
             continue
         if claims.unit == "none":
             text = "the summary says that there was no privacy unit, and the ledger has a plan"
@@ -227,9 +229,8 @@ def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> l
             continue
         for plan in plans:
             issues += _mechanism(claims, site, plan)
+        issues += _budget(claims, site, plans)
         if claims.claimed:
-            counted, wrong = plans_of(claims.run, claims.privacy, claims.counts, site, book)
-            issues += [claims.issue(rule, text, site) for rule, text in wrong]
             issues += _spending(claims, site, claims.sites[site], book, plans, counted)
     return issues
 
@@ -258,18 +259,31 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
     if "steps" in said and said["steps"] not in (plan.body["steps"], plan.body["asked"]):
         committed = f"{plan.body['steps']} of {plan.body['asked']} asked"
         wrong.append(f"steps {said['steps']!r}, committed {committed}")
-    asked, budget = plan.body["epsilon_asked"], claims.sites[site].get("budget")
-    counted = said.get("counts")
-    more = _number(counted.get("epsilon")) if isinstance(counted, dict) else None
-    if budget is not None and not _same(budget, asked + (more or 0.0)):
-        wrong.append(
-            f"budget {budget!r}, asked of the site {asked!r} and {more or 0.0!r} of counts"
-        )
+    asked = plan.body["epsilon_asked"]
     issues = [claims.issue("summary-mismatch", f"the summary says {text}", site) for text in wrong]
     if claims.asked is not None and not _same(claims.asked, asked):
         text = f"the scenario says epsilon {claims.asked!r}, asked of the site {asked!r}"
         issues.append(claims.issue("summary-mismatch", text, site))
     return issues
+
+
+def _budget(claims: Claims, site: str, plans: Sequence[Plan]) -> list[Issue]:
+    """Hold what the summary says was asked of the site against its plans and the counts.
+
+    Of a site that was asked for its counts alone, training's part is what the scenario says.
+    """
+    said, budget = claims.privacy.get("counts"), claims.sites[site].get("budget")
+    more = (_number(said.get("epsilon")) if isinstance(said, dict) else None) or 0.0
+    asked = {plan.body["epsilon_asked"] for plan in plans} or {claims.asked} - {None}
+    return [
+        claims.issue(
+            "summary-mismatch",
+            f"the summary says budget {budget!r}, asked of the site {one!r} and {more!r} of counts",
+            site,
+        )
+        for one in sorted(asked)
+        if budget is not None and not _same(budget, one + more)
+    ]
 
 
 def _same(said: Any, committed: Any) -> bool:
@@ -294,14 +308,16 @@ def _spending(
         text = f"{releases} updates arrived by the summary, and the ledger released {recorded}"
         issues.append(claims.issue("unrecorded-release", text, site))
     issues += _rounds(claims, site, book, plans)
-    delta = plans[0].body["delta"]
+    # The charge of counts comes on top of that of training, and may be all there is.
+    delta = every[0].body["delta"]
     try:
-        asked = plans[0].body["epsilon_asked"] or _number(claims.privacy.get("epsilon")) or 1.0
+        asked = every[0].body["epsilon_asked"] or _number(claims.privacy.get("epsilon")) or 1.0
         slack = slack_of(plans, asked)
         # The whole plan: an earlier end may have depended on what was released.
         left = left_of(plans, delta, slack)
         cost = loss_of(parts_of(every), left_of(every, delta, slack))
-        issues += _prefix(claims, site, row.get("prefix"), plans[0], left)
+        if plans:
+            issues += _prefix(claims, site, row.get("prefix"), plans[0], left)
     except (ValueError, OverflowError):
         return issues  # told where the plan is judged by itself
     epsilon = row.get("epsilon")
@@ -316,7 +332,7 @@ def _spending(
             continue
         if not fits(real, claim + error):
             text = (
-                f"claims epsilon {claim:.6g} ({name.upper()}), and the {plans[0].steps} steps of "
+                f"claims epsilon {claim:.6g} ({name.upper()}), and the {every[0].steps} steps of "
                 f"the plan in the ledger cost {real:.6g}"
             )
             issues.append(claims.issue("summary-understates", text, site))

@@ -31,11 +31,28 @@ class Told:
     """What a run says of its counts.
 
     asked: their epsilon by the scenario; None where unknown. sites: whose have arrived, by the
-    summary.
+    summary. named: those, and whose it says that they were dropped or are missing.
     """
 
     asked: float | None = None
     sites: Collection[str] = ()
+    named: Collection[str] = ()
+
+
+def read(inference: Any) -> Told:
+    """Return what the `inference` part of a summary says of counts; whatever it is."""
+    told = inference.get("told") if isinstance(inference, dict) else None
+    if not isinstance(told, dict):
+        return Told()
+    sites = _names(told.get("sites"))
+    return Told(None, sites, sites | _names(told.get("dropped")) | _names(told.get("missing")))
+
+
+def name_of(run: str) -> str:
+    """Return the name under which ledgers keep a run's counting; "" where `run` names none."""
+    if not re.fullmatch(r"[0-9a-f]{16}", run):
+        return ""
+    return counting.run_of(bytes.fromhex(run))
 
 
 def plans_of(
@@ -45,9 +62,9 @@ def plans_of(
 
     run: its name. privacy: that part of its summary.
     """
-    if not re.fullmatch(r"[0-9a-f]{16}", run):
+    name = name_of(run)
+    if not name:
         return [], []
-    name = counting.run_of(bytes.fromhex(run))
     plans = [plan for plan in book.plans if plan.run == name]
     said = privacy.get("counts")
     found: list[Finding] = []
@@ -87,3 +104,9 @@ def _terms(said: Mapping[str, Any], delta: Any, body: Mapping[str, Any]) -> list
         text = f"counts cost epsilon {cost:.6g} by themselves, asked was {body['epsilon_asked']:g}"
         found.append(("summary-understates", text))
     return found
+
+
+def _names(value: Any) -> frozenset[str]:
+    """Return the texts of a list, or the keys of an object."""
+    held = value if isinstance(value, list | dict) else ()
+    return frozenset(one for one in held if isinstance(one, str))

@@ -5,6 +5,7 @@ HOME/site.toml               what the site allows (fedlite.guard.policy)
 HOME/keys/ledger.pem         signs the rows of its ledgers; never leaves the site
 HOME/keys/data.secret        makes the commitment to the data set unguessable
 HOME/ledgers/DATASET.jsonl   what has been spent on that data set
+HOME/ledgers/RUN.counts      the digest of the counts told in a run without privacy
 ```
 """
 
@@ -38,6 +39,10 @@ class Home:
     def ledgers(self) -> Path:
         """The folder of all its ledgers: a person may appear in several data sets."""
         return self.path / "ledgers"
+
+    def told(self, run: str) -> Path:
+        """Return where the digest of the counts of a run is, 64 hex digits."""
+        return self.ledgers / f"{run}.counts"
 
     def policy(self) -> SitePolicy:
         """Return the policy for this data set as the file says it now; raises ValueError."""

@@ -10,6 +10,7 @@ The order that protects a person: admit, reserve, flush, train, settle and relea
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ from fedlite.privacy.ledger.files import FILES, Files
 from fedlite.protection import counting_mechanism, plan_mechanism, round_steps, unit_of
 from fedlite.scenario import Scenario, ScenarioError, own_code
 from fedlite.secure.messages import Note
-from fedlite.storage import stamp
+from fedlite.storage import stamp, write_atomic
 
 # Another run at this site may be using the ledger; a row there takes milliseconds.
 _LEDGER_WAIT = 120.0
@@ -170,13 +171,31 @@ class Guardian:
 
         The same one again costs nothing. None where nothing is spent.
 
-        Raises Decline when the budget does not let it, LedgerError when it was not reserved.
+        Raises Decline when the budget does not let it, or other counts were told in this run,
+        LedgerError when it was not reserved.
         """
         if self.unit == "none":
+            if self.counting and self.home is not None:
+                self._once(self.home.told(instruction.run.hex()), frame)
             return None
         with self._budget(instruction) as (budget, ledger):
             budget.release(self._run(instruction), instruction.round, frame)
             return _head(ledger, named=instruction.receipt is None)
+
+    def _once(self, path: Path, frame: bytes) -> None:
+        """Keep the digest of counts, durably, or hold them against the one that is kept.
+
+        Each model that is counted tells more of the records. A ledger holds private counts to one
+        release; of others only this file knows, which approved code can neither write nor remove.
+
+        Raises Decline when other counts were told in this run.
+        """
+        digest = hashlib.sha256(frame).hexdigest().encode()
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, digest)
+        elif path.read_bytes() != digest:
+            raise Decline(Code.BAD_INSTRUCTION, f"{path}: other counts were told in this run")
 
     def head(self) -> tuple[LedgerHead | None, tuple[str, ...]]:
         """Return the ledger's head, if there is one, and the rows by which it changed its key."""

@@ -125,7 +125,19 @@ def length(noise: float, risk: str = "harm") -> int:
 
 
 def encode(cells: Cells) -> bytes:
-    """Return the bytes: whether there is noise (u8), thresholds (u16), the counts (i32)."""
+    """Return the bytes: whether there is noise (u8), thresholds (u16), the counts (i32).
+
+    Raises ValueError for a count that 32 bits do not hold.
+    """
+    bounds = np.iinfo(np.int32)
+    if (
+        cells.counts.size
+        and not bounds.min <= cells.counts.min() <= cells.counts.max() <= bounds.max
+    ):
+        raise ValueError(
+            f"counts: must be from {bounds.min} to {bounds.max} (rule: each has 32 bits), got "
+            f"{cells.counts.min()} to {cells.counts.max()}; count fewer records"
+        )
     head = _HEAD.pack(bool(cells.noise), cells.counts.shape[1])
     return head + cells.counts.astype("<i4").tobytes()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedlite.audit import audit, book as audit_book
+from fedlite.audit import agreement, audit, book as audit_book, claims as audit_claims, counts
 from fedlite.audit.book import Book
 from fedlite.audit.counts import Told, plans_of
 from fedlite.audit.sources import find
@@ -24,11 +25,9 @@ SIGMA = mechanism(1.0, DELTA).noise_multiplier
 PRIVACY = {"delta": DELTA, "counts": {"epsilon": 1.0, "noise_multiplier": SIGMA}}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("counts") / "run"
+def simulated(out: Path, **federation: Any) -> Path:
     tables: dict[str, Any] = {
-        "federation": {"rounds": 2, "sites": 2},
+        "federation": federation,
         "model": {"name": "cosine"},
         "training": {"steps": 1},
         "privacy": {"unit": "record", "epsilon": 3.0},
@@ -36,6 +35,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     simulate(from_dict(tables), out, engine="serial", quiet=True)
     return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return simulated(tmp_path_factory.mktemp("counts") / "run", rounds=2, sites=2)
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of which one site was asked for its counts alone: it did not train."""
+    out = tmp_path_factory.mktemp("partial") / "run"
+    return simulated(out, rounds=1, sites=3, participation=0.34)
 
 
 def summary_of(run: Path) -> dict[str, Any]:
@@ -89,14 +100,96 @@ def test_no_exact_count_of_a_private_site_is_in_any_file_of_the_run(run: Path) -
 def test_a_summary_that_hides_them_is_found(
     run: Path, tmp_path: Path, change: Any, rule: str
 ) -> None:
-    import shutil
+    assert rule in {of for of, _ in changed(run, tmp_path, change)}
 
+
+def changed(run: Path, tmp_path: Path, change: Any) -> set[tuple[str, str]]:
+    """Return rule and site of what is found where the summary is changed."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     told = summary_of(copy)
     change(told)
     (copy / "summary.json").write_text(json.dumps(told))
-    assert rule in {issue.rule for issue in audit([copy]).findings}
+    return {(issue.rule, issue.site) for issue in audit([copy]).findings}
+
+
+def alone(run: Path) -> str:
+    """Return the site that has counted and not trained."""
+    (site,) = (
+        site
+        for site, row in summary_of(run)["privacy"]["sites"].items()
+        if row["prefix"]["steps"] == 0
+    )
+    return str(site)
+
+
+def test_a_site_that_only_counted_is_clean_and_charged(partial: Path) -> None:
+    assert found(partial) == set()
+    (plan,) = (
+        row.body["plan"]
+        for row in read(partial / "ledgers" / f"{alone(partial)}.jsonl")
+        if row.kind in ("genesis", "plan")
+    )
+    assert plan["run"] == run_of(bytes.fromhex(summary_of(partial)["run"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda told, row, site: row["epsilon"].update(pld=0.0), "summary-understates"),
+        (lambda told, row, site: row["epsilon"].update(pld=0.0, prv=0.0), "summary-understates"),
+        (lambda told, row, site: row.pop("epsilon"), "summary-damaged"),
+        (lambda told, row, site: row.update(budget=3.0), "summary-mismatch"),
+        (lambda told, row, site: row.update(releases=1), "unrecorded-release"),
+        (lambda told, row, site: told["privacy"].pop("counts"), "summary-understates"),
+        (lambda told, row, site: told["privacy"]["sites"].pop(site), "summary-understates"),
+        # The server's own lines know whose counts it saw.
+        (
+            lambda told, row, site: told["inference"]["told"]["sites"].remove(site),
+            "summary-understates",
+        ),
+        (lambda told, row, site: told.pop("inference"), "summary-understates"),
+    ],
+)
+def test_a_lie_about_a_site_that_only_counted_is_found(
+    partial: Path, tmp_path: Path, change: Any, rule: str
+) -> None:
+    site = alone(partial)
+
+    def lie(told: dict[str, Any]) -> None:
+        change(told, told["privacy"]["sites"][site], site)
+
+    assert (rule, site) in changed(partial, tmp_path, lie)
+
+
+def test_counts_that_the_server_did_not_see_are_found(partial: Path, tmp_path: Path) -> None:
+    def lie(told: dict[str, Any]) -> None:
+        told["inference"]["told"]["sites"].append("site-09")
+
+    seen = changed(partial, tmp_path, lie)
+    assert {("witness-missing-line", "site-09"), ("ledger-missing", "site-09")} <= seen
+
+
+def test_counts_that_arrived_and_are_dropped_are_no_lie(partial: Path) -> None:
+    source = find([partial]).runs[0]
+    claims = audit_claims.read(source)
+    site = alone(partial)
+    told = json.loads((partial / "summary.json").read_text())["inference"]["told"]
+    told["sites"].remove(site)
+    told["dropped"] = {site: "bad-update"}
+    claims.counts = counts.read({"told": told})
+    assert agreement._counts(claims, {"site-01", "site-02", "site-03"}) == []
+
+
+def test_counts_of_a_ledger_without_any_plan_for_them_are_found(
+    partial: Path, tmp_path: Path
+) -> None:
+    claims = audit_claims.read(find([partial]).runs[0])
+    site = Site(tmp_path, "site-1")
+    site.genesis(plan_body(), policy_body(9.0))
+    (file,) = find([site.path]).all_ledgers()
+    issues = audit_claims.check(claims, {alone(partial): audit_book.read(file)}, [])
+    assert ("unrecorded-release", alone(partial)) in {(one.rule, one.site) for one in issues}
 
 
 def book(tmp_path: Path, *, told: bool = True, **terms: Any) -> Book:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from clients import counting
 from clients.opening import open_simulated_site
@@ -15,14 +16,17 @@ from clients.site import Site
 from fedlite import compression
 from fedlite.data import Dataset
 from fedlite.guard.guardian import Decline
-from fedlite.inference import told
-from fedlite.inference.counted import site_counts
+from fedlite.inference import routing, told
+from fedlite.inference.counted import noised_cells, site_counts
 from fedlite.inference.told import COARSE, Cells, cells_of, coarser, decode
+from fedlite.inference.work import Answering
 from fedlite.messages import Code, Counted, Instruction
 from fedlite.parameters import Vector, vector_digest
 from fedlite.privacy.counting import run_of
 from fedlite.privacy.ledger import Row, read
-from fedlite.scenario import from_dict
+from fedlite.privacy.mechanism import RecordMechanism
+from fedlite.privacy.noise import Stream
+from fedlite.scenario import ScenarioError, from_dict
 from server import broadcast
 
 RUN = b"run-0001"
@@ -179,13 +183,66 @@ def test_a_site_without_such_records_tells_noise_as_any_other(private: Site) -> 
     assert found.counts.any() and np.abs(found.counts).max() < 30
 
 
-def test_no_record_makes_a_private_site_fail(private: Site) -> None:
+@pytest.mark.parametrize("router", sorted(routing.HOUSE))
+def test_no_record_makes_a_private_site_fail(tmp_path: Path, router: str) -> None:
+    private = opened(tmp_path, router=router)
     assert private.calibration is not None
-    x = private.calibration.x.copy()
-    x[0], x[1] = np.nan, np.inf
-    wrong = replace(private, calibration=Dataset(x, private.calibration.y))
+    x, y = private.calibration.x.copy(), private.calibration.y.copy()
+    x[0], x[1], x[2] = np.nan, np.inf, 1e-45
+    x[3].flat[:2] = -3e38, 3e38
+    x[4] = np.finfo(np.float32).max
+    y[5], y[6] = -1, 10_000
+    wrong = replace(private, calibration=Dataset(x, y))
     found = cells_in(wrong, counting.counted(wrong, question(wrong)))
     assert abs(found.total - len(x)) < 90
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered")
+@pytest.mark.parametrize("router", sorted(routing.HOUSE))
+def test_one_bad_record_more_is_one_more_in_one_cell(
+    tmp_path: Path, router: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    private = opened(tmp_path, router=router)
+    plan, data = private.plan, private.calibration
+    assert data is not None
+    model = plan.model()
+    plan.load(model, model_of(private))
+    released = counting._Released(model.eval(), plan.task)
+    mechanism = RecordMechanism(1.0, 2.0, 1.0, steps=1, expected_batch=1)
+    few = data.take(np.arange(5))
+
+    def told_of(part: Dataset, of: Answering) -> NDArray[np.int64]:
+        stream = Stream.seeded(1)
+        return noised_cells(private.scenario, of, part, plan.classes, mechanism, stream).counts
+
+    class Failing:
+        """Fails at one record as a model does that it is too much for."""
+
+        def answers(self, part: Dataset) -> dict[str, NDArray[np.float64]]:
+            if part.x[0].flat[0] == -3e38:
+                raise IndexError("a patient's name")
+            return released.answers(part)
+
+    before = told_of(few, released)
+    for value in (-3e38, np.nan, np.inf, float(np.finfo(np.float32).max)):
+        x = few.x[:1].copy()
+        x.flat[0], x.flat[1] = value, -value
+        more = Dataset(np.concatenate([few.x, x]), np.r_[few.y, few.y[:1]])
+        for of in (released, Failing()):
+            change = told_of(more, of) - before
+            assert change.sum() == 1 and np.abs(change).sum() == 1
+    assert "IndexError" in caplog.text and "patient" not in caplog.text
+
+
+def test_a_router_that_noise_does_not_cover_is_refused_before_anything_is_charged(
+    private: Site,
+) -> None:
+    chosen = replace(private.scenario.inference, router="mine.py:first")
+    scenario = replace(private.scenario, inference=chosen)
+    own = replace(private, plan=replace(private.plan, scenario=scenario))
+    with pytest.raises(ScenarioError, match=r"inference\.router: must be one of"):
+        counting.counted(own, question(private))
+    assert rows(private) == []
 
 
 def test_a_record_is_counted_alike_whatever_stands_beside_it(tmp_path: Path) -> None:
@@ -196,10 +253,6 @@ def test_a_record_is_counted_alike_whatever_stands_beside_it(tmp_path: Path) -> 
     # Surer answers, so that records fall into several cells.
     plan.load(model, model_of(private) * 4)
     released = counting._Released(model.eval(), plan.task)
-    from fedlite.inference.counted import noised_cells
-    from fedlite.privacy.mechanism import RecordMechanism
-    from fedlite.privacy.noise import Stream
-
     mechanism = RecordMechanism(1.0, 2.0, 1.0, steps=1, expected_batch=1)
 
     def told_of(rows: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedlite.data import Dataset
 from fedlite.evaluation import open_model
 from fedlite.inference import measured, noisy
-from fedlite.inference.calibration import choose, least
+from fedlite.inference.calibration import Choice, choose, least
+from fedlite.inference.counted import site_counts
+from fedlite.inference.routing import HOUSE
 from fedlite.inference.rule import rule_of
 from fedlite.inference.told import Cells, cells_of, coarser, together
+from fedlite.inference.work import answered
 from fedlite.reporting.record import read_summary, write_summary
 from fedlite.reporting.report import report
 from fedlite.reporting.routes import verdict
@@ -90,3 +95,26 @@ def test_a_run_that_could_measure_nothing_is_reported_and_exported(
 def test_private_records_are_not_counted_where_they_are_not(run: Path) -> None:
     with pytest.raises(ValueError, match="must be what sites told where records are private"):
         measured.inference_of(scenario(epsilon=1.0), open_model(run))
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered")
+@pytest.mark.parametrize("router", sorted(HOUSE))
+def test_no_record_makes_counting_or_measuring_fail(run: Path, router: str) -> None:
+    trained = open_model(run)
+    made = trained.model.made_up(8).numpy()
+    made[0], made[1] = np.nan, np.inf
+    made[2].flat[:2] = -3e38, 3e38
+    made[3] = np.finfo(np.float32).max
+    data = Dataset(made, np.arange(8) % 2)
+    chosen = scenario(router=router)
+    exact = cells_of(site_counts(chosen, trained, data, len(trained.labels)))
+    assert exact.total == 8
+    found = measured._measured(
+        chosen,
+        trained,
+        {"a": answered(trained, data)},
+        {"a": Choice(0.5, 8, 0, 0, 0)},
+        trained.labels,
+    )
+    # Numbers alone: what else there is no reader of the summary takes.
+    assert found["tested"] == 8 and json.dumps(found, allow_nan=False)

@@ -47,6 +47,45 @@ def test_every_router_is_in_bounds_at_the_ends(name: str) -> None:
         assert found[0] == found[2] == 1 and found[1] in (0, 0.5)
 
 
+GREATEST = float(np.finfo(np.float32).max)
+BAD = [
+    (-GREATEST, GREATEST),
+    (-3e38, 3e38),
+    (-np.inf, np.inf),
+    (np.inf, np.inf),
+    (np.nan, 0.0),
+    (np.nan, np.inf),
+    (1e-45, 0.0),
+    (-1e-45, 1e-45),
+]
+
+
+@pytest.mark.parametrize("name", sorted(HOUSE))
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.filterwarnings("error")
+def test_no_input_makes_a_router_fail_or_moves_another_s_score(name: str, kind: type) -> None:
+    x, logits = IMAGES[:20].astype(kind), LOGITS[:20].copy()
+    if kind is np.float64:
+        x[19].flat[:2] = -1.7e308, 1.7e308
+    for at, (one, other) in enumerate(BAD):
+        x[at].flat[:2] = one, other
+        logits[at, :2] = one, other
+    found = scores(name, x, softmax(logits))
+    assert found.shape == (20,) and found.min() >= 0 and found.max() <= 1
+    for at in range(20):
+        alone = scores(name, x[at : at + 1], softmax(logits[at : at + 1]))
+        assert alone == pytest.approx(found[at], abs=1e-12)
+    # What is no number, or infinite, is nothing to be sure of.
+    assert not found[2:6].any()
+
+
+def test_complexity_has_as_many_levels_of_the_widest_range_as_of_any() -> None:
+    ramp = np.linspace(-1, 1, 64, dtype=np.float64)[None]
+    for scale in (1e-30, 1.0, GREATEST):
+        inputs = (ramp * scale).astype(np.float32)
+        assert scores("complexity", inputs, SHARES[:1]) == pytest.approx(0, abs=1e-3)
+
+
 def test_a_router_of_ones_own_is_called_by_its_file_with_its_options(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def first(inputs, shares, power=1.0):\n    return shares[:, 0] ** power\n")

@@ -60,6 +60,14 @@ def test_bytes_come_back_as_they_were_and_are_as_long_as_said() -> None:
         noised.plain()
 
 
+@pytest.mark.parametrize("count", [2**31, -(2**31) - 1, 3_000_000_000])
+def test_a_count_that_its_bytes_do_not_hold_is_refused_and_not_wrapped(count: int) -> None:
+    cells = Cells(np.zeros((2, len(COARSE)), np.int64), 3.7)
+    cells.counts[0, 0] = count
+    with pytest.raises(ValueError, match="counts: must be from -2147483648 to 2147483647"):
+        encode(cells)
+
+
 def test_what_gains_is_told_only_where_a_loss_is_promised() -> None:
     counts = counted(np.random.default_rng(5), 400)
     cells = cells_of(counts, "loss")

@@ -104,9 +104,10 @@ def answer(message: Message, context: Context) -> Message:
 
 def _counts(deed: str) -> bytes:
     """Return a frame of counts, or of what is none, by the name of the deed."""
-    cells = np.zeros((2, 118 if deed == "counts exact" else 12), np.int64)
-    cells[0, 0] = -1000 if deed == "counts negative" else 50
-    body = told.encode(told.Cells(cells, 0.0 if deed == "counts exact" else 3.7))
+    exact = deed.startswith("counts exact")
+    cells = np.zeros((2, 118 if exact else 12), np.int64)
+    cells[0, 0] = {"counts negative": -1000, "counts exact others": 51}.get(deed, 50)
+    body = told.encode(told.Cells(cells, 0.0 if exact else 3.7))
     if deed == "counts long":
         body += b"a patient's name"
     codec = 1 if deed == "counts update" else told.CODEC

@@ -35,8 +35,8 @@ PRIVATE = {"unit": "record", "epsilon": 3.0, "expected_batch": 20, "sampling_rat
 class Place:
     """A site's folder, its desk, and what it wrote into its journal."""
 
-    def __init__(self, home: Path, **inference: Any) -> None:
-        self.home, self.inference = home, inference
+    def __init__(self, home: Path, *, private: bool = True, **inference: Any) -> None:
+        self.home, self.inference, self.private = home, inference, private
         setup.init(home, "a", data=DataSet("digits", "digits"), epsilon=5.0)
         (home / "other.csv").write_text("secret\n")
         other = home / "state" / ("ff" * 8)
@@ -64,7 +64,7 @@ class Place:
             )
         if text != before:
             (self.home / setup.POLICY).write_text(text)
-        bundle = bundles.read(_bundle(self.inference))
+        bundle = bundles.read(_bundle(self.inference, private=self.private))
         run = ApprovedRun(
             bundle,
             {**bundle.settings, "run.id": RUN},
@@ -79,10 +79,12 @@ class Place:
         return [row.kind for row in read(path)] if path.exists() else []
 
 
-def _bundle(inference: dict[str, Any]) -> bytes:
+def _bundle(inference: dict[str, Any], *, private: bool) -> bytes:
     tables = {"federation": {"name": "hostile", "rounds": 5}, "data": {"name": "digits"}}
     tables |= {"inference": inference}
-    scenario = from_dict(tables | {"privacy": PRIVATE, "training": {"steps": 2}})
+    if private:
+        tables |= {"privacy": PRIVATE, "training": {"steps": 2}}
+    scenario = from_dict(tables)
     app = {"components": bundles.COMPONENTS, "config": scenario.to_dict()}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,25 @@ def test_a_ledger_that_began_without_them_needs_the_owner_s_word(place: Place) -
     reply, _ = place.ask("counts", AFTER, "evaluate")
     assert flower.code_of(reply) is Code.POLICY
     assert [kind for kind in place.kinds() if kind == "plan"] == []
+
+
+def test_exact_counts_are_told_once_a_run_whatever_approved_code_forgets(tmp_path: Path) -> None:
+    made = Place(tmp_path / "home", private=False, calibration=0.3)
+    path = made.home / setup.POLICY
+    allow(made, '["counts"]')
+    lines = path.read_text().splitlines()
+    units = ['units = ["none"]' if line.startswith("units =") else line for line in lines]
+    path.write_text("\n".join(units))
+    try:
+        reply, word = made.ask("counts exact", AFTER, "evaluate")
+        assert word == "sent"
+        frame = Reply.decode(flower.unwrap(reply)).frame
+        kept = made.home / "ledgers" / f"{RUN}.counts"
+        assert kept.read_text() == hashlib.sha256(frame).hexdigest()
+        # Another model's, of which approved code keeps nothing: it may clear its own folder.
+        reply, word = made.ask("counts exact others", AFTER, "evaluate")
+        assert flower.code_of(reply) is Code.BAD_INSTRUCTION and word == "bad-instruction"
+        reply, word = made.ask("counts exact", AFTER, "evaluate")
+        assert word == "sent" and Reply.decode(flower.unwrap(reply)).frame == frame
+    finally:
+        made.desk.close()
