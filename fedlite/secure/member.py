@@ -272,8 +272,9 @@ class Member:
         return [other for other in range(len(self._group.cards)) if other != me]
 
     def _pair(self, other: int) -> bytes:
-        group = self._group
-        return _pair_key(self._private, group.cards[other].agreement, group.digest)
+        cards, me = self._group.cards, self._number
+        ends = (me, cards[me].agreement), (other, cards[other].agreement)
+        return _pair_key(self._private, *ends, self._group.digest)
 
     def _seed(self, other: int, context: bytes) -> bytes:
         return masks.derive(self._pair(other), "mask", context)
