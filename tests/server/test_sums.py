@@ -24,6 +24,7 @@ from fedlite.privacy.ledger import read
 from fedlite.privacy.shared.summed import residues, values
 from fedlite.reporting.record import RoundRecord, read_rounds
 from fedlite.scenario import Scenario, from_dict
+from fedlite.secure.group import Card
 from fedlite.secure.messages import Note, Step, is_note
 from fedlite.secure.rules import Refused
 from fedlite.training import Learner
@@ -207,6 +208,42 @@ def test_a_site_refuses_before_anything_is_spent(tmp_path: Path) -> None:
 def test_a_group_is_made_of_all_sites_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"^members: all 5 sites make the group .* 4 are there"):
         play(tmp_path, scenario(), [(0, Step.CARD, 2)])
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (lambda own, other: own.encode()[:-1], r"form: a card's name must be a site's"),
+        (lambda own, other: b"", r"form: a card has at least 137 bytes, got 0"),
+        (lambda own, other: replace(own, signature=bytes(64)).encode(), r"members: .* not signed"),
+        (lambda own, other: other.encode(), r"not-a-member: its card is of 'site-02'"),
+    ],
+    ids=["cut", "empty", "forged", "another's"],
+)
+def test_a_site_whose_card_cannot_be_used_is_named(tmp_path: Path, how: Any, why: str) -> None:
+    cards: dict[int, Card] = {}
+
+    class Liar(Lossy):
+        """The third site changes its card."""
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            found = super().pull_messages(message_ids)
+            for message in sorted(found, key=lambda one: one.metadata.src_node_id):
+                site = message.metadata.src_node_id - FIRST_NODE
+                blob = b"" if message.has_error() else flower.unwrap(message)
+                if is_note(blob) and Note.decode(blob).step is Step.CARD:
+                    note = Note.decode(blob)
+                    cards[site] = Card.decode(note.body)
+                    if site == 2:
+                        spoilt = replace(note, body=how(cards[2], cards[1]))
+                        message.content = flower.ask(spoilt.encode(), 1, "train", "sum").content
+            return found
+
+    given = scenario()
+    grid = Liar(RUN, 5, Serial(Node(RUN, 5, given.to_run_config(), tmp_path / "sites")))
+    grid.lost = set()
+    with pytest.raises(Refused, match=rf"^members: all 5 .* 4 are there.*; site-03: {why}"):
+        run_scenario(grid, given, Task(tmp_path, RUN.to_bytes(8, "little"), "serial", quiet=True))
 
 
 def test_a_site_that_did_not_hear_of_the_group_joins_in_a_later_round(tmp_path: Path) -> None:
