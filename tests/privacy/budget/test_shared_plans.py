@@ -55,9 +55,14 @@ def test_a_plan_of_a_site_alone_names_no_members() -> None:
         check_body("plan", {"plan": body | {"honest": 4}})
 
 
-@pytest.mark.parametrize("forged", [{"honest": 1}, {"honest": 6}, {"least": 1}, {"least": 6}])
+@pytest.mark.parametrize(
+    "forged",
+    [{"honest": 1}, {"honest": 6}, {"least": 1}, {"least": 6}, {"least": 3, "honest": 3}],
+)
 def test_members_without_sure_noise_are_no_plan(forged: dict[str, int]) -> None:
-    assert "honest and least must be at most" in plan_problem(asked().body() | forged)
+    assert "least and honest must be at most the members, and twice least" in plan_problem(
+        asked().body() | forged
+    )
 
 
 def test_what_rounding_costs_is_charged_as_the_mechanism_says() -> None:
