@@ -24,7 +24,7 @@ from fedlite.privacy.budget.policy import Policy, SitePolicy
 from fedlite.privacy.budget.siblings import Siblings
 from fedlite.privacy.ledger import Ledger, LedgerError, Row
 from fedlite.privacy.ledger.rows import witness_message
-from fedlite.privacy.mechanism import Mechanism, check_count
+from fedlite.privacy.mechanism import MAX_SLACK, Mechanism, check_count
 
 WHYS = {
     "ceiling": "not one round fits under the site's ceilings, or the ceiling has been lowered",
@@ -307,13 +307,15 @@ class Budget:
             round_steps,
         )
         if not admission.steps:
+            lost, most = asked.slack(policy.epsilon, round_steps), MAX_SLACK * policy.delta
             self._refuse(
                 asked.run,
                 0,
                 "ceiling",
                 f"{asked.asked} steps are asked for, and not one round of {round_steps} fits under "
                 f"epsilon {policy.epsilon:g} (person {policy.person:g}, per run "
-                f"{policy.per_run:g}; 0 is none) at delta {policy.delta:g}",
+                f"{policy.per_run:g}; 0 is none) at delta {policy.delta:g}, of which cut samples "
+                f"or rounded shares cost {lost:.2g} a round there and may cost {most:.2g} in all",
             )
         return replace(
             asked,
