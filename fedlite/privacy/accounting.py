@@ -53,6 +53,7 @@ __all__ = [
     "running",
     "seen_with",
     "spent",
+    "table",
 ]
 
 _COARSE = 1e-3
@@ -193,6 +194,19 @@ def seen_with(mechanism: SharedMechanism, count: int, delta: float) -> float:
         if lost <= most:
             break
     return loss
+
+
+def table(mechanism: SharedMechanism, delta: float) -> dict[int, float]:
+    """Return epsilon by how many of all sites are honest, from the fewest whose noise is sure.
+
+    Of those as many may be missing in a sum as `least` lets. The first row is what is left when all
+    others collude with the server.
+    """
+    away = mechanism.sites - mechanism.least
+    return {
+        count: seen_with(mechanism, count - away, delta)
+        for count in range(away + 1, mechanism.sites + 1)
+    }
 
 
 @lru_cache(maxsize=64)

@@ -296,6 +296,15 @@ def test_a_claimed_run_keeps_ledgers_and_says_on_whom_its_epsilon_rests(tmp_path
     assert not again.clean
     for name, value in forged.items():
         assert any(f"shared.{name} {value}, committed {shared[name]}" in text for text in told)
+    # Nor that what is left with all others colluding is less than the noise of one makes it.
+    rosy = {**shared, "noise_of": 4, "alone": 0.5, "epsilon": dict.fromkeys(shared["epsilon"], 0.4)}
+    changed = {**summary, "privacy": {**summary["privacy"], "shared": rosy}}
+    (tmp_path / "summary.json").write_text(json.dumps(changed))
+    again = audit([tmp_path, *tmp_path.glob("sites/homes/*/ledgers")])
+    told = [
+        i.text for i in again.findings if i.rule == "summary-understates" and "shared" in i.text
+    ]
+    assert len(told) == 5 * (1 + len(shared["epsilon"]))
 
 
 def test_what_leaves_a_site_says_nothing_of_its_vector(tmp_path: Path) -> None:
