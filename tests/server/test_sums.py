@@ -205,6 +205,40 @@ def test_a_site_refuses_before_anything_is_spent(tmp_path: Path) -> None:
     assert ledger.read_bytes() == before
 
 
+def test_a_site_put_back_to_an_older_copy_masks_no_round_twice(tmp_path: Path) -> None:
+    """Otherwise the server takes one vector off the other, and their difference stands bare."""
+    from clients.opening import open_simulated_site
+    from clients.state import load, save
+    from fedlite.guard.guardian import Decline
+    from fedlite.messages import Code, Instruction, site_id
+    from fedlite.secure.member import Member
+
+    given, run = scenario(seed=-1), RUN.to_bytes(8, "little")
+    play(tmp_path, given)
+    site = open_simulated_site(given, 0, tmp_path / "sites")
+    (ledger,) = tmp_path.glob("sites/homes/site-01/ledgers/*.jsonl")
+    rows = read(ledger)
+    state = load(site.path)
+    assert state is not None and state.pending is not None
+    again = Instruction(run, ROUNDS, site_id("site-01"), 0, state.pending.base, ())
+    sent = state.pending.payload
+    # Only the frame was lost: the same leaves again, and nothing more is spent.
+    state.pending = None
+    save(site.path, state)
+    assert site.take_part(again).frame == sent
+    assert read(ledger) == rows
+    # What it masked was lost too.
+    path = site.path.with_suffix(".sums")
+    member = Member.load(path.read_bytes())
+    path.write_bytes(replace(member, round=ROUNDS - 1).dump())
+    save(site.path, state)
+    with pytest.raises(Decline, match=r"^round-twice: round 3 ") as caught:
+        site.take_part(again)
+    assert caught.value.code is Code.FAILED, "one round is lost, and no more"
+    assert [row.kind for row in read(ledger)[len(rows) :]] == ["refuse"]
+    assert Member.load(path.read_bytes()).round == ROUNDS - 1
+
+
 def test_a_group_is_made_of_all_sites_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"^members: all 5 sites make the group .* 4 are there"):
         play(tmp_path, scenario(), [(0, Step.CARD, 2)])

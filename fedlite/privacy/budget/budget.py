@@ -29,6 +29,7 @@ from fedlite.privacy.mechanism import MAX_SLACK, Mechanism, check_count
 WHYS = {
     "ceiling": "not one round fits under the site's ceilings, or the ceiling has been lowered",
     "plan-spent": "the steps that were committed to are used up",
+    "round-twice": "a round of shared noise was reserved before, and is masked only once",
     "unit": "the site's policy does not allow this unit of privacy",
     "no-plan": "the run has committed to nothing",
     "other-plan": "the run has committed to another mechanism",
@@ -174,6 +175,12 @@ class Budget:
         total = self.account.reserved(number) + steps
         if not policy.allows(plan.unit):
             self._refuse(run, round, "unit", f"the policy does not allow {plan.unit} any more")
+        if plan.unit == "record-shared" and self.account.latest(run, round) is not None:
+            text = (
+                f"round {round} of run {run} was reserved before, and what it was masked as is not "
+                "known here (a crash, or an older copy of the disk); it is left out of this round"
+            )
+            self._refuse(run, round, "round-twice", text)
         if total > plan.steps:
             cut = f" (asked for {plan.asked})" if plan.asked > plan.steps else ""
             self._refuse(

@@ -82,6 +82,17 @@ def test_a_plan_whose_rounding_costs_too_much_is_refused_by_ledger_and_accounts(
         accounting.running(LOUD, 90, 1e-5)
 
 
+def test_a_round_of_shared_noise_is_reserved_once(site: Site) -> None:
+    """A second vector under the masks of a round would tell the difference of the two."""
+    site.policy = replace(site.policy, epsilon=4.0, units=("record-shared", "record"))
+    site.begin(MECHANISM)
+    site.reserve(1)
+    with pytest.raises(Refused, match=r"^round-twice: round 1 of run a+ was reserved before"):
+        site.reserve(1)
+    site.reserve(1, round=2)
+    assert site.kinds == ["genesis", "reserve", "refuse", "reserve"]
+
+
 def test_a_table_counts_on_no_rounding_that_delta_does_not_pay_for() -> None:
     """Fewer honest sites than planned make epsilon larger, and with it what rounding costs."""
     loud = replace(MECHANISM, noise_multiplier=6.0, sites=9, least=9, honest=9)
