@@ -1,6 +1,7 @@
 """The released model at a site: taken after the last round, kept for its operator, never trained.
 
-Nothing is spent on it and nothing leaves by it: the site answers as to any question who it is.
+Nothing is spent on it and nothing leaves by it: the site answers as to any question who it is. With
+it the keys of the run's secure sums are removed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from clients.site import Site
+from clients.state import exclusive
 from fedlite import compression
 from fedlite.guard.guardian import Decline
 from fedlite.messages import Code, Instruction
@@ -37,6 +39,8 @@ def keep(site: Site, blob: bytes) -> None:
     path = site.path.with_name(FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, safetensors.numpy.save({"model": model}))
+    with exclusive(site.path):
+        site.sums.forget()
 
 
 def released(site: Site, blob: bytes) -> tuple[Instruction, Vector]:

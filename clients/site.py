@@ -131,7 +131,10 @@ class Site:
             # A crash in the first training must not make the site forget which records it was of.
             save(self.path, state, self.replicas)
         if self.plan.shared is not None:
-            self.sums.check(instruction.run, instruction.round, instruction.model)
+            masked = self.sums.check(instruction.run, instruction.round, instruction.model)
+            if masked:
+                # A crash came before its frame was kept. Its steps are reserved, and cost no more.
+                return self._summed(state, instruction, masked)
         self.guardian.reserve(instruction)
         if self.plan.shared is not None:
             return self._mask(state, instruction, self.plan.shared)
@@ -173,10 +176,15 @@ class Site:
         number = instruction.round
         units = self.learner.units(state.replica, number, self.number, mechanism)
         values, bits = residues(units, mechanism.bits), mechanism.bits
-        body = self.sums.mask(number, instruction.model, values, bits)
+        return self._summed(
+            state, instruction, self.sums.mask(number, instruction.model, values, bits)
+        )
+
+    def _summed(self, state: SiteState, instruction: Instruction, body: bytes) -> bytes:
+        """Return the frame of a masked vector, and keep it in `state`."""
         nothing = np.zeros_like(state.replica)
         payload = compression.pack(self._envelope(instruction), SUMMED, body)
-        state.pending = Pending(number, instruction.model, payload, nothing, nothing)
+        state.pending = Pending(instruction.round, instruction.model, payload, nothing, nothing)
         save(self.path, state, self.replicas)
         return payload
 

@@ -49,13 +49,17 @@ class Sums:
         self._save(member)
         return told
 
-    def check(self, run: bytes, number: int, model: bytes) -> None:
-        """Raise Decline where nothing may be masked for this round, before anything is spent."""
+    def check(self, run: bytes, number: int, model: bytes) -> bytes:
+        """Return the vector that was masked for this round before, or nothing where none was.
+
+        Raises Decline where none may be, before anything is spent.
+        """
         member = self._load()
         try:
             if member.joined_run != run:
                 raise Refused("order", "no group of this run was joined")
             member.check_may_mask(number, model)
+            return member.masked(number)
         except Refused as refused:
             raise Decline(Code.BAD_INSTRUCTION, str(refused)) from None
 
@@ -65,6 +69,10 @@ class Sums:
         body = member.mask(number, model, values, bits)
         self._save(member)
         return body
+
+    def forget(self) -> None:
+        """Remove its keys of the run, once no sum of it is to come."""
+        self.path.unlink(missing_ok=True)
 
     def _card(self, member: Member, run: bytes) -> bytes:
         if len(run) != RUN_BYTES:

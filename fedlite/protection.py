@@ -93,7 +93,8 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
 
     layout: of the model, by which shared noise knows how many coordinates a sum has.
 
-    Raises ValueError when `privacy.expected_batch` has not been settled.
+    Raises ValueError when `privacy.expected_batch` has not been settled, no noise keeps the
+    epsilon, or rounding at the sites costs more of `privacy.delta` than is kept for it.
     """
     privacy, rounds = scenario.privacy, scenario.federation.rounds
     if privacy.unit == "client":
@@ -117,7 +118,7 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
             )
         # What rounding at the sites costs is kept back from delta.
         kept = replace(privacy, delta=privacy.delta * (1.0 - MAX_SLACK))
-        return SharedMechanism(
+        shared = SharedMechanism(
             clip=privacy.clip,
             noise_multiplier=_noise(kept, privacy.sampling_rate, rounds),
             sampling_rate=privacy.sampling_rate,
@@ -128,6 +129,11 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
             least=scenario.federation.quorum,
             honest=scenario.honest,
         )
+        try:
+            accounting.check_rounding(shared, privacy.epsilon, privacy.delta)
+        except ValueError as error:
+            raise ValueError(f"privacy.{error}") from None
+        return shared
     steps = rounds * scenario.training.steps
     caps = {"max_batch": privacy.max_batch, "max_records": privacy.max_records}
     return RecordMechanism(

@@ -95,9 +95,7 @@ def shared_of(mechanism: SharedMechanism, delta: float) -> dict[str, Any]:
     epsilon: by how many of the sites are honest, of whom as many may be missing in a sum as the
     quorum lets. alone: what is left when all others collude with the server.
     """
-    away = mechanism.sites - mechanism.least
-    counts = range(away + 1, mechanism.sites + 1)
-    losses = {n: round(accounting.seen_with(mechanism, n - away, delta), 4) for n in counts}
+    losses = {n: round(loss, 4) for n, loss in accounting.table(mechanism, delta).items()}
     return {
         "shared": {
             "sites": mechanism.sites,
@@ -105,7 +103,7 @@ def shared_of(mechanism: SharedMechanism, delta: float) -> dict[str, Any]:
             "honest": mechanism.honest,
             "noise_of": mechanism.carried,
             "epsilon": {str(n): epsilon for n, epsilon in losses.items()},
-            "alone": losses[away + 1],
+            "alone": losses[min(losses)],
             "coordinates": mechanism.coordinates,
             "bits": mechanism.bits,
         }

@@ -64,28 +64,46 @@ class Sums:
     def meet(self, run: bytes) -> None:
         """Let all sites make a group, or take up the one that the run began with.
 
-        Raises Refused "members" when not all are there, or their cards make no group.
+        Raises Refused "members" when not all are there, with the names of those whose cards cannot
+        be used and why, or when the cards make no group.
         """
         if self._path.exists():
             self._group = Group.decode(self._path.read_bytes())
         else:
             mechanism = self._mechanism
-            names = sorted(self._roster.nodes)
-            question = Note(Step.CARD, 0, bytes(8), run).encode()
-            answers = self._exchange(dict.fromkeys(names, question), None)
-            cards = [Card.decode(Note.decode(blob).body) for _, blob in sorted(answers.items())]
-            if [card.name for card in cards] != names or len(names) != mechanism.sites:
+            cards, wrong = self._cards(sorted(self._roster.nodes), run)
+            if wrong or len(cards) != mechanism.sites:
+                told = "".join(f"; {name}: {why}" for name, why in wrong.items())
                 raise Refused(
                     "members",
                     f"all {mechanism.sites} sites make the group before the first round, and "
-                    f"{len(cards)} are there; start those that are missing, then begin again",
+                    f"{len(cards)} are there; start those that are missing, mend those that are "
+                    f"named, then begin again{told}",
                 )
-            self._group = Group(mechanism.least, mechanism.honest, tuple(cards))
+            self._group = Group(mechanism.least, mechanism.honest, cards)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self._path, self._group.encode())
         self.longest = (
             REPLY_BYTES + compression.HEADER_BYTES + self._collector(1, bytes(8)).body_bytes
         )
+
+    def _cards(self, names: list[str], run: bytes) -> tuple[tuple[Card, ...], dict[str, str]]:
+        """Ask sites for their cards; return those that may be used, and by name why others not."""
+        question = Note(Step.CARD, 0, bytes(8), run).encode()
+        answers = self._exchange(dict.fromkeys(names, question), None)
+        cards, wrong = [], {}
+        for name in names:
+            try:
+                if name not in answers:
+                    raise Refused("members", "it has not answered")
+                card = Card.decode(Note.decode(answers[name]).body)
+                if (card.name, card.run) != (name, run):
+                    raise Refused("not-a-member", f"its card is of {card.name!r}, or another run")
+                cards.append(card)
+            except Refused as refused:
+                log.error("%s: refused as a member of the sums: %s", name, refused)
+                wrong[name] = str(refused)
+        return tuple(cards), wrong
 
     def members(self, names: list[str]) -> list[str]:
         """Return those of the names that are in the group, and have joined it."""

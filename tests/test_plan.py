@@ -16,7 +16,7 @@ import pytest
 from fedlite import compression, plan, protection
 from fedlite.models import build
 from fedlite.parameters import Layout, to_vector
-from fedlite.scenario import Scenario, from_dict
+from fedlite.scenario import Scenario, from_dict, load, with_values
 
 PRIVATE = {"unit": "record", "epsilon": 1.0, "expected_batch": 10}
 
@@ -163,6 +163,15 @@ def test_shared_noise_is_planned_for_what_a_round_sums() -> None:
 def test_shared_noise_needs_the_model() -> None:
     with pytest.raises(ValueError, match=r"privacy\.noise_at: needs the model"):
         plan.plan_mechanism(shared())
+
+
+@pytest.mark.parametrize("epsilon", [16.0, 24.0])
+def test_what_rounding_costs_is_asked_before_anything_is_spent(epsilon: float) -> None:
+    """The shipped scenario at an epsilon at which 1 % of delta does not pay for rounding."""
+    path = Path("simulations/scenarios/quickstart-distributed.toml")
+    given = with_values(load(path), "privacy", epsilon=epsilon)
+    with pytest.raises(ValueError, match=r"privacy\.delta: must be 100 times what rounding"):
+        plan.simulated(given)
 
 
 def test_densities_of_tensors_that_are_not_there_are_refused() -> None:

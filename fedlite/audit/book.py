@@ -305,7 +305,10 @@ def _admitted(book: Book, plan: Plan, policy: Policy) -> list[Issue]:
         )
         issues.append(book.issue("plan-above-ceiling", text, plan.seq))
     elif not fits(slack / delta, MAX_SLACK):
-        text = f"{where}: the samples that its plans cut use up {slack:.2g} of delta {delta:g}"
+        text = (
+            f"{where}: samples that its plans cut, and shares that they round, use up {slack:.2g} "
+            f"of delta {delta:g}, and {MAX_SLACK:.0%} of it is kept for that"
+        )
         issues.append(book.issue("plan-above-ceiling", text, plan.seq))
     if not fits(cost, said["charged"]):
         text = f"{where}: charged epsilon {said['charged']:.6g}, recomputed {cost:.6g} ({bound})"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlite.audit import counts
+from fedlite.audit import counts, sharing
 from fedlite.audit.book import Book, Plan, parts_of
 from fedlite.audit.cost import fits, left_of, loss_of, slack_of
 from fedlite.audit.counts import Told
@@ -24,8 +24,6 @@ from fedlite.reporting.record import ROUNDS, SUMMARY
 _MECHANISM = ("noise_multiplier", "sampling_rate", "clip", "expected_batch", "max_batch", "delta")
 _UNITS = ("record", "client", "none")
 _WHOLE = ("expected_batch", "max_batch")
-# What the summary and a ledger's plan call those who share the noise.
-_SHARED = {"sites": "members", "least": "least", "honest": "honest", "coordinates": "coordinates"}
 _NEEDED = ("noise_multiplier", "sampling_rate", "clip", "delta", "steps")
 
 
@@ -46,7 +44,8 @@ class Claims:
     claimed: whether it claims any privacy. sites: its `privacy.sites`. named, length: its `sites`
     and `rounds`. rounds: its `rounds.jsonl`. declined: by site, the rounds that it declined for its
     budget. round_steps: private steps of one round by the scenario; 0 where unknown. asked: its
-    epsilon by the scenario; None where unknown. counts: what it says of those.
+    epsilon by the scenario; None where unknown. counts: what it says of those. planned: the
+    scenario's tables.
     """
 
     source: Run
@@ -62,6 +61,7 @@ class Claims:
     round_steps: int = 0
     asked: float | None = None
     counts: Told = field(default_factory=Told)
+    planned: Mapping[str, Any] = field(default_factory=dict)
     issues: list[Issue] = field(default_factory=list)
 
     @property
@@ -165,7 +165,7 @@ def _read_scenario(claims: Claims) -> None:
     elif claims.claimed:
         text = f"must say how many private steps a round takes, got {steps!r}"
         claims.issues.append(Issue("summary-damaged", text, str(path)))
-    claims.asked = _number(privacy.get("epsilon"))
+    claims.asked, claims.planned = _number(privacy.get("epsilon")), tables
     inference = tables.get("inference")
     if isinstance(inference, dict):
         claims.counts.asked = _number(inference.get("epsilon"))
@@ -250,17 +250,20 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
             continue
         if not _same(said[name], plan.body[name]):
             wrong.append(f"{name} {said[name]!r}, committed {plan.body[name]!r}")
-    shared = said.get("shared")
+    under: list[str] = []
     if unit == "record-shared" and plan.body["unit"] == unit:
-        told = shared if isinstance(shared, dict) else {}
-        for name, row in _SHARED.items():
-            if told.get(name) != plan.body[row]:
-                wrong.append(f"shared.{name} {told.get(name)!r}, committed {plan.body[row]!r}")
+        wrong += sharing.mismatches(said.get("shared"), plan)
+        under = sharing.understated(said.get("shared"), plan)
     if "steps" in said and said["steps"] not in (plan.body["steps"], plan.body["asked"]):
         committed = f"{plan.body['steps']} of {plan.body['asked']} asked"
         wrong.append(f"steps {said['steps']!r}, committed {committed}")
     asked = plan.body["epsilon_asked"]
     issues = [claims.issue("summary-mismatch", f"the summary says {text}", site) for text in wrong]
+    for text in under:
+        issues.append(claims.issue("summary-understates", f"the summary says {text}", site))
+    if plan.body["unit"] == "record-shared":
+        for text in sharing.planned_otherwise(claims.planned, plan):
+            issues.append(claims.issue("summary-mismatch", f"the scenario says {text}", site))
     if claims.asked is not None and not _same(claims.asked, asked):
         text = f"the scenario says epsilon {claims.asked!r}, asked of the site {asked!r}"
         issues.append(claims.issue("summary-mismatch", text, site))

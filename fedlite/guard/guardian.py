@@ -44,6 +44,8 @@ _LEDGER_WAIT = 120.0
 _CODES = {
     "fork": Code.LEDGER,
     "regress": Code.LEDGER,
+    # Of that round alone: neither budget nor ledger is at an end.
+    "round-twice": Code.FAILED,
     "unit": Code.POLICY,
     "server": Code.POLICY,
 }

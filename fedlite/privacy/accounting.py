@@ -35,6 +35,7 @@ from fedlite.privacy.mechanism import (
     check_positive,
     check_rate,
 )
+from fedlite.privacy.shared.lattice import rounding_slack
 
 __all__ = [
     "PLD_INTERVAL",
@@ -43,6 +44,7 @@ __all__ = [
     "PrivacyLoss",
     "calibrate",
     "check_delta",
+    "check_rounding",
     "compose_pld",
     "compose_prv",
     "compose_rdp",
@@ -53,6 +55,7 @@ __all__ = [
     "seen_with",
     "spent",
     "spent_together",
+    "table",
 ]
 
 _COARSE = 1e-3
@@ -137,13 +140,7 @@ def _planned(mechanism: Mechanism, steps: int, delta: float) -> tuple[Parts, flo
 
 def _check_cut(mechanism: Mechanism, epsilon: float, delta: float) -> None:
     if isinstance(mechanism, SharedMechanism) and math.isfinite(epsilon):
-        lost = mechanism.delta_slack(epsilon)
-        if not lost <= MAX_SLACK * delta:
-            raise ValueError(
-                f"delta: rounding at the sites must cost at most {MAX_SLACK:.0%} of it "
-                f"({MAX_SLACK * delta:.2g}), got {lost:.2g} over {mechanism.steps} sums of "
-                f"{mechanism.coordinates} values; set a lower density or fewer rounds"
-            )
+        check_rounding(mechanism, epsilon, delta)
     # An infinite epsilon claims nothing that a cut could break.
     if isinstance(mechanism, RecordMechanism) and mechanism.max_batch and math.isfinite(epsilon):
         check_cap(
@@ -153,6 +150,21 @@ def _check_cut(mechanism: Mechanism, epsilon: float, delta: float) -> None:
             mechanism.steps,
             mechanism.max_batch,
             mechanism.max_records,
+        )
+
+
+def check_rounding(mechanism: SharedMechanism, epsilon: float, delta: float) -> None:
+    """Raise ValueError unless rounding at the sites costs at most 1 % of `delta`, at `epsilon`.
+
+    Asked when the plan is made, before anything is spent, and again of what is accounted.
+    """
+    lost = mechanism.delta_slack(epsilon)
+    if not lost <= MAX_SLACK * delta:
+        raise ValueError(
+            f"delta: must be 100 times what rounding at the sites costs of it at epsilon "
+            f"{epsilon:.4g} (rule: {MAX_SLACK:.0%} of it is kept for that, {MAX_SLACK * delta:.2g})"
+            f", got {lost:.2g} over {mechanism.steps} sums of {mechanism.coordinates} values; set "
+            "a lower epsilon, a lower density or fewer rounds"
         )
 
 
@@ -192,10 +204,30 @@ def _bracket(over: Callable[[float], float], guess: float) -> tuple[float, float
 def seen_with(mechanism: SharedMechanism, count: int, delta: float) -> float:
     """Return epsilon of the whole plan when the noise of `count` honest sites is in every sum.
 
-    With 1 all other sites collude with the server. By PLD, on the grid of the report.
+    With 1 all other sites collude with the server. By PLD, on the grid of the report. Where
+    rounding by so many would cost more of `delta` than is kept for it, the figure is that of fewer,
+    whose noise is in the sum as well; of one, rounding costs nothing.
     """
-    parts = [(mechanism.seen_with(count), mechanism.steps)]
-    return compose_pld(parts, delta * (1.0 - MAX_SLACK))
+    most = MAX_SLACK * delta
+    for left in range(count, 0, -1):
+        loss = compose_pld([(mechanism.seen_with(left), mechanism.steps)], delta - most)
+        lost = rounding_slack(loss, left, mechanism.coordinates, mechanism.steps)
+        if lost <= most:
+            break
+    return loss
+
+
+def table(mechanism: SharedMechanism, delta: float) -> dict[int, float]:
+    """Return epsilon by how many of all sites are honest, from the fewest whose noise is sure.
+
+    Of those as many may be missing in a sum as `least` lets. The first row is what is left when all
+    others collude with the server.
+    """
+    away = mechanism.sites - mechanism.least
+    return {
+        count: seen_with(mechanism, count - away, delta)
+        for count in range(away + 1, mechanism.sites + 1)
+    }
 
 
 @lru_cache(maxsize=64)

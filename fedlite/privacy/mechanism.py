@@ -17,6 +17,7 @@ from fedlite.privacy.checks import (
     cut_slack as cut_slack,
 )
 from fedlite.privacy.grid import fine_cell
+from fedlite.privacy.ranges import sharing_problem
 from fedlite.privacy.shared.lattice import (
     OWN_UNITS,
     REACH,
@@ -266,7 +267,8 @@ class SharedMechanism:
     expected_batch: of one site. coordinates: length of the common support, at least 1.
     sites: K >= 3. least, honest: from 1 to K.
 
-    Raises ValueError for a number outside its range, and where no honest noise is sure.
+    Raises ValueError for a number outside its range, and where so few make no secret sum
+    (`sharing_problem`), by which honest noise is in every one.
 
     >>> mechanism = SharedMechanism(clip=0.1, noise_multiplier=8.0, sampling_rate=1.0, steps=30,
     ...                             expected_batch=287, coordinates=600, sites=5, least=4, honest=4)
@@ -292,12 +294,8 @@ class SharedMechanism:
         for name in ("steps", "expected_batch", "coordinates", "least", "honest"):
             check_count(name, getattr(self, name), 1)
         check_count("sites", self.sites, 3)
-        if not max(self.least, self.honest) <= self.sites or self.carried < 1:
-            raise ValueError(
-                "honest: must be at most the sites, and more than how many of them may be missing "
-                f"(rule: honest noise is in every sum), got {self.honest} honest and at least "
-                f"{self.least} taking part of {self.sites}; raise least"
-            )
+        if told := sharing_problem(self.sites, self.least, self.honest):
+            raise ValueError(f"honest: {told}; raise least")
 
     @property
     def unit(self) -> str:

@@ -69,13 +69,28 @@ def plan_problem(plan: Mapping[str, Any]) -> str:
         return ""
     if not plan["expected_batch"]:
         return "expected_batch must be at least 1 for the unit record: it divides what is released"
-    if unit == "record-shared" and not (
-        max(plan["least"], plan["honest"]) <= plan["members"] < plan["honest"] + plan["least"]
-    ):
-        return (
-            "honest and least must be at most the members, and more than them together, got "
-            f"{plan['honest']} and {plan['least']} of {plan['members']}"
-        )
+    if unit == "record-shared":
+        told = sharing_problem(plan["members"], plan["least"], plan["honest"])
+        if told:
+            return told
     if plan["max_batch"] and not plan["max_records"]:
         return "max_records must be set where max_batch is: what a cut costs depends on it"
     return ""
+
+
+def sharing_problem(members: int, least: int, honest: int) -> str:
+    """Return what is wrong with who shares noise, or nothing; all three from 1.
+
+    It is the rule of `fedlite.secure.group.Group`, without which no sum is secret. It also leaves
+    `honest - (members - least)`, the honest ones whose noise is in every sum, at 1 or more.
+
+    >>> sharing_problem(5, 4, 4), sharing_problem(5, 3, 3)[:40]
+    ('', 'least and honest must be at most the mem')
+    """
+    if max(least, honest) <= members and 2 * least > 2 * members - honest:
+        return ""
+    return (
+        "least and honest must be at most the members, and twice least more than twice the members "
+        "less the honest (rule: no two lists of members can both be signed by enough), got "
+        f"{least} least and {honest} honest of {members}"
+    )

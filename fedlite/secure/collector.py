@@ -7,9 +7,10 @@ over members on one list, of which at least `least` have signed (`fedlite.secure
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, islice
+from itertools import chain, combinations
+from math import comb
 
 import numpy as np
 
@@ -34,8 +35,8 @@ log = logging.getLogger("fedlite.server")
 
 # Asks members, by name, and returns what those answered that did before it was too late.
 Exchange = Callable[[Step, Mapping[str, bytes]], Mapping[str, bytes]]
-# Choices of shares that are tried before a secret is given up.
-_MOST_TRIES = 5000
+# Where shares can be chosen in more ways, not all of them are tried.
+_MOST_CHOICES = 500
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,12 @@ class Collector:
     def _together(self, member: int, points: dict[int, int]) -> bytes:
         """Return the secret that fits a member's check; who told another share is named."""
         self._check_enough(points)
-        for chosen in islice(_choices(list(points), self.group.least), _MOST_TRIES):
-            some = {place: points[place] for place in chosen}
-            secret = shamir.share(shamir.at(some, 0))
+        doubted = {self._place(name) + 1 for name in self.false}
+        for polynomial in _candidates(points, self.group.least, doubted):
+            secret = shamir.share(shamir.value(polynomial, 0))
             if check_of(secret, self._context) == self._masked[member].check:
-                for place, value in points.items():
-                    if shamir.at(some, place) != value:
+                for place, told in points.items():
+                    if shamir.value(polynomial, place) != told:
                         self._tell_false(place - 1)
                 return secret
         raise Refused(
@@ -236,9 +237,25 @@ class Collector:
         return self.group.names.index(name)
 
 
-def _choices(places: list[int], least: int) -> Iterator[tuple[int, ...]]:
-    """Yield choices of `least` places: first windows, which miss any one liar, then all others."""
-    for start in range(len(places)):
-        turned = places[start:] + places[:start]
-        yield tuple(turned[:least])
-    yield from combinations(places, least)
+def _candidates(
+    points: dict[int, int], least: int, doubted: Collection[int]
+) -> Iterator[list[int]]:
+    """Yield polynomials of which one may be the true one: by the member's check its secret says so.
+
+    doubted: places of those who have lied before, who are left out at first. The next is right
+    whichever (points - least) / 2 are false. The check allows for more: then those of windows,
+    which miss any one liar and liars side by side, and in a small group those of all choices.
+    """
+    trusted = {place: told for place, told in points.items() if place not in doubted}
+    for some in (trusted, points):
+        if len(some) >= least and (found := shamir.corrected(some, least)) is not None:
+            yield found
+    places = list(points)
+    turned = [places[start:] + places[:start] for start in range(len(places))]
+    choices: list[Iterable[Sequence[int]]] = [(some[:least] for some in turned)]
+    if comb(len(places), least) <= _MOST_CHOICES:
+        choices.append(combinations(places, least))
+    for chosen in chain(*choices):
+        through = shamir.corrected({place: points[place] for place in chosen}, least)
+        if through is not None:
+            yield through

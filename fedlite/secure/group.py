@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedlite.identity import keys
 from fedlite.identity.names import site_problem
+from fedlite.secure import masks
 from fedlite.secure.rules import Refused
 
 LEAST_MEMBERS, MOST_MEMBERS = 3, 100
@@ -75,6 +76,11 @@ class Card:
         signed = _signed(run, name, agreement)
         if not keys.verify(identity.hex(), signature.hex(), signed):
             raise Refused("members", f"the card of {name!r} is not signed by the key that it names")
+        try:
+            # Later every honest member's masking would fail, and nobody could say by whose fault.
+            masks.check_public(agreement)
+        except Refused as refused:
+            raise Refused("members", f"the card of {name!r}: {refused.text}") from None
         return card, end
 
     @property
@@ -116,8 +122,12 @@ class Group:
         if len({card.run for card in self.cards}) != 1:
             raise Refused("members", "all cards must be of one run")
         for what in ("identity", "agreement"):
-            if len({getattr(card, what) for card in self.cards}) != size:
-                raise Refused("members", f"two members have the same {what} key")
+            found: dict[bytes, str] = {}
+            for card in self.cards:
+                twin = found.setdefault(getattr(card, what), card.name)
+                if twin != card.name:
+                    told = f"{twin!r} and {card.name!r} have the same {what} key"
+                    raise Refused("members", told)
         if not 1 <= self.honest <= size or not self.least <= size:
             raise Refused("thresholds", f"{self.least} least and {self.honest} honest of {size}")
         if 2 * self.least <= 2 * size - self.honest:

@@ -1,8 +1,8 @@
 """Masks: keys that two members share, streams modulo 2^b from ChaCha20, and b bits a value.
 
-A pair's key is HKDF-SHA256 (RFC 5869) of their X25519 secret (RFC 7748), bound to the group. All
-else is derived from it for one purpose in one round of one model, so that what is told of one round
-says nothing of another.
+A pair's key is HKDF-SHA256 (RFC 5869) of their X25519 secret (RFC 7748), bound to the group and to
+who the two are. All else is derived from it for one purpose in one round of one model, so that what
+is told of one round says nothing of another.
 """
 
 from __future__ import annotations
@@ -20,23 +20,44 @@ from numpy.typing import NDArray
 from fedlite.secure.rules import Refused
 
 Words = NDArray[np.uint32]
+End = tuple[int, bytes]
+"""One end of a pair: a member's number, and its X25519 public key."""
 SEED_BYTES = 32
 MOST_BITS = 32
 
 
-def pair_key(private: bytes, public: bytes, group: bytes) -> bytes:
+def pair_key(private: bytes, own: End, other: End, group: bytes) -> bytes:
     """Return the key that two members share, 32 bytes; both compute the same.
 
-    private: one's X25519 private key; public: the other's public one; group: its digest. Raises
-    Refused "members" for a public key of small order, which would make the secret known to all.
+    private: one's X25519 private key; own, other: number and public key of either, as their cards
+    have them; group: its digest. Raises Refused "members" for a public key of small order, which
+    would make the secret known to all.
     """
+    secret = _exchange(private, other[1])
+    # The X25519 secret does not say with whom: a member may sign a card with another's key, or with
+    # one that RFC 7748 takes for the same (the top bit, points of small order added), without
+    # knowing its private part. So both ends are named here, as RFC 7748, section 6.1, asks for.
+    info = b"fedlite secure sum, pair"
+    for number, public in sorted([own, other]):
+        info += number.to_bytes(2, "little") + public
+    return HKDF(SHA256(), 32, salt=group, info=info).derive(secret)
+
+
+def check_public(public: bytes) -> None:
+    """Raise Refused "members" for an X25519 public key of small order, with which none is secret.
+
+    With any private key its secret is zero, so one fixed key finds it.
+    """
+    _exchange(bytes(32), public)
+
+
+def _exchange(private: bytes, public: bytes) -> bytes:
     try:
-        secret = X25519PrivateKey.from_private_bytes(private).exchange(
+        return X25519PrivateKey.from_private_bytes(private).exchange(
             X25519PublicKey.from_public_bytes(public)
         )
     except ValueError:
         raise Refused("members", "an agreement key is no point of large order") from None
-    return HKDF(SHA256(), 32, salt=group, info=b"fedlite secure sum, pair").derive(secret)
 
 
 def public_of(private: bytes) -> bytes:

@@ -131,6 +131,10 @@ class Member:
                 + (" for another model" if number == self.round else ""),
             )
 
+    def masked(self, number: int) -> bytes:
+        """Return what it sent for a round, if that is the last that it masked; else nothing."""
+        return bytes.fromhex(self.body) if number == self.round else b""
+
     def mask(self, number: int, model: bytes, values: Words, bits: int) -> bytes:
         """Return its masked vector for a round: check, shares that must be sent, packed values.
 
@@ -140,8 +144,8 @@ class Member:
         Raises Refused "one-sum" for an earlier round or another model, "range".
         """
         self.check_may_mask(number, model)
-        if number == self.round:
-            return bytes.fromhex(self.body)
+        if known := self.masked(number):
+            return known
         if not 1 <= bits <= masks.MOST_BITS or (values >> np.uint32(bits - 1) > 1).any():
             raise Refused("range", f"must be below 2^{bits}, bits from 1 to {masks.MOST_BITS}")
         group, me = self._group, self._number
@@ -272,8 +276,9 @@ class Member:
         return [other for other in range(len(self._group.cards)) if other != me]
 
     def _pair(self, other: int) -> bytes:
-        group = self._group
-        return _pair_key(self._private, group.cards[other].agreement, group.digest)
+        cards, me = self._group.cards, self._number
+        ends = (me, cards[me].agreement), (other, cards[other].agreement)
+        return _pair_key(self._private, *ends, self._group.digest)
 
     def _seed(self, other: int, context: bytes) -> bytes:
         return masks.derive(self._pair(other), "mask", context)

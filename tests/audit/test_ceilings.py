@@ -84,6 +84,21 @@ def test_a_cap_that_uses_up_delta_is_found(site: Site) -> None:
     assert found(site.path) == set()
 
 
+def test_shares_whose_rounding_uses_up_delta_are_found(site: Site) -> None:
+    """By a site that never asked: at epsilon 24 rounding takes more, at 3 next to nothing."""
+    shared = {"unit": "record-shared", "members": 5, "least": 5, "honest": 4, "coordinates": 642}
+    policy = policy_body(24.0, units=["record-shared"])
+    loud = shared | {"noise_multiplier": 2.405, "epsilon_asked": 24.0, "charged": 23.99}
+    site.genesis(plan_body(steps=90, **loud), policy)
+    issues = audit([site.path]).findings
+    assert {issue.rule for issue in issues} == {"plan-above-ceiling"}
+    assert any("shares that they round, use up" in issue.text for issue in issues)
+    site.path = site.path.with_name("quiet.jsonl")
+    quiet = plan_body(charged=3.0, **shared)
+    site.genesis(quiet, policy_body(units=["record-shared"]))
+    assert found(site.path) == set()
+
+
 # Epsilon of the plan of six steps, which the tests of ceilings stand on.
 COST = plan_body()["charged"]
 

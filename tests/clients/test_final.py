@@ -31,6 +31,16 @@ def sent(model: Vector = MODEL, number: int = 3, layout: bytes = LAYOUT.digest) 
     return invite(number, model, broadcast.full(model, number, layout, RUN))
 
 
+def test_the_keys_of_a_runs_sums_go_when_its_model_comes(taker: Site) -> None:
+    keys = taker.path.with_suffix(".sums")
+    keys.write_bytes(b"secret")
+    with pytest.raises(Decline):
+        final.keep(taker, sent(number=2).encode())
+    assert keys.exists(), "not while a sum may come"
+    final.keep(taker, sent().encode())
+    assert not keys.exists()
+
+
 def test_the_model_is_kept_to_the_bit_and_nothing_is_trained(taker: Site, tmp_path: Path) -> None:
     for _ in range(2):
         final.keep(taker, sent().encode())

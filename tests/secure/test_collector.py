@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 
+from fedlite.secure import shamir
+from fedlite.secure.collector import _candidates
 from fedlite.secure.messages import Note, Step
 from fedlite.secure.rules import Refused
 from tests.secure.protocol import Party, plain, vectors
@@ -90,6 +93,49 @@ def test_a_liar_about_shares_is_named_and_left_out(size: int, least: int, honest
     used, total = collector.finish(party.exchange({Step.OPEN: {silent}}, spoil))
     assert total.tolist() == plain(values, used, party.bits)
     assert collector.false == {liar}
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "liars", "silent"),
+    [
+        (20, 14, (1, 10), 1),
+        (20, 14, (0, 9), 2),
+        (10, 7, (1, 5), 1),
+        pytest.param(100, 67, tuple(range(1, 97, 6)), 1, marks=pytest.mark.long),
+    ],
+)
+def test_liars_far_from_each_other_are_named_and_left_out(
+    size: int, least: int, liars: tuple[int, ...], silent: int
+) -> None:
+    party = Party.of(size, least, least)
+    lying = {party.names[at] for at in liars}
+
+    def spoil(step: Step, name: str, blob: bytes) -> bytes:
+        if step is Step.SHARES and name in lying:
+            note = Note.decode(blob)
+            return replace(note, body=bytes(len(note.body))).encode()
+        return blob
+
+    values = vectors(party.names, 4, party.bits)
+    collector = party.collector(4)
+    for name, body in party.masked(values).items():
+        collector.add(name, body)
+    gone = set(party.names[-silent:])
+    used, total = collector.finish(party.exchange({Step.OPEN: gone}, spoil))
+    assert total.tolist() == plain(values, used, party.bits)
+    assert collector.false == lying
+
+
+def test_shares_that_fit_nothing_cost_seconds_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many lie, however large the group: so many polynomials are tried, and no more."""
+    tried = []
+    real = shamir.corrected
+    monkeypatch.setattr(shamir, "corrected", lambda *given: tried.append(1) or real(*given))
+    points = {place: place**20 for place in range(1, 41)}
+    assert len(list(_candidates(points, 14, {3}))) <= len(tried) == 2 + 40
+    tried.clear()
+    list(_candidates({place: place**9 for place in range(1, 10)}, 7, ()))
+    assert len(tried) == 2 + 9 + 36
 
 
 def test_too_many_liars_make_no_sum_rather_than_a_false_one() -> None:

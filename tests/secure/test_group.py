@@ -10,6 +10,7 @@ from fedlite.secure.group import Card, Group
 from fedlite.secure.member import Member
 from fedlite.secure.rules import Refused
 from tests.secure.protocol import RUN, Party
+from tests.secure.test_masks import SMALL_ORDER
 
 
 def test_a_group_comes_back_from_its_bytes() -> None:
@@ -40,8 +41,8 @@ def test_cards_that_do_not_belong_together_are_refused() -> None:
     key = Card.make(RUN, "site-005", Member.new("x") and _key(), cards[0].agreement)
     later = Member.new("site-005").card(b"run-0002", _key())
     for wrong, why in (
-        ((*cards, twin), "the same identity key"),
-        ((*cards, key), "the same agreement key"),
+        ((*cards, twin), "'site-000' and 'site-005' have the same identity key"),
+        ((*cards, key), "'site-000' and 'site-005' have the same agreement key"),
         ((*cards, later), "of one run"),
         ((*cards[::-1],), "in their order"),
         ((*cards, cards[-1]), "must differ"),
@@ -72,6 +73,17 @@ def test_a_forged_card_is_refused_wherever_it_is_read() -> None:
     blob[60] ^= 1
     with pytest.raises(Refused, match=r"^members: "):
         Group.decode(bytes(blob))
+
+
+@pytest.mark.parametrize("small", SMALL_ORDER, ids=lambda key: key.hex()[:8])
+def test_a_signed_key_of_small_order_is_refused_by_its_members_name(small: bytes) -> None:
+    """Before anybody joins: later every honest member's mask would fail, and nobody be named."""
+    party = Party.of(3, 3, 3)
+    card = Card.make(RUN, "site-009", _key(), small)
+    group = Group(3, 3, (*party.group.cards[:2], card))
+    for read in (lambda: Card.decode(card.encode()), lambda: Group.decode(group.encode())):
+        with pytest.raises(Refused, match=r"^members: the card of 'site-009': an agreement key"):
+            read()
 
 
 @pytest.mark.parametrize("cut", [0, 5, 11, 100, -1])

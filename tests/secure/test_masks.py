@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from fedlite.secure import masks
 from fedlite.secure.group import new_agreement
 from fedlite.secure.rules import Refused
+
+_FIELD = 2**255 - 19
+# All u of order 1, 2, 4 and 8 on the curve and its twist, and as RFC 7748 reads them again.
+SMALL_ORDER = [
+    number.to_bytes(32, "little")
+    for number in (
+        0,
+        1,
+        _FIELD - 1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        _FIELD,
+        _FIELD + 1,
+    )
+]
 
 
 @pytest.mark.parametrize("bits", [1, 5, 8, 16, 17, 32])
@@ -38,14 +54,41 @@ def test_padding_must_be_zero() -> None:
 
 def test_both_ends_share_a_key_of_their_group_alone() -> None:
     one, two = new_agreement(), new_agreement()
-    there = masks.pair_key(one, masks.public_of(two), b"group")
-    assert there == masks.pair_key(two, masks.public_of(one), b"group")
-    assert there != masks.pair_key(two, masks.public_of(one), b"other")
+    ends = (0, masks.public_of(one)), (3, masks.public_of(two))
+    there = masks.pair_key(one, *ends, b"group")
+    assert there == masks.pair_key(two, *ends[::-1], b"group")
+    assert there != masks.pair_key(two, *ends[::-1], b"other")
+
+
+def same_keys(public: bytes) -> dict[str, bytes]:
+    """Return keys of which X25519 makes the same secret, without the private part of any."""
+    flipped = public[:31] + bytes([public[31] ^ 0x80])
+    # The point of order 2 added: u becomes 1 / u, and every private key is a multiple of 8.
+    inverse = pow(int.from_bytes(public, "little"), -1, 2**255 - 19).to_bytes(32, "little")
+    return {"copied": public, "flipped": flipped, "inverse": inverse}
+
+
+@pytest.mark.parametrize("how", ["copied", "flipped", "inverse"])
+def test_a_key_made_of_anothers_shares_no_pair_with_anybody(how: str) -> None:
+    victim, friend = new_agreement(), new_agreement()
+    public, mine = masks.public_of(victim), (1, masks.public_of(friend))
+    stolen = same_keys(public)[how]
+    raw = [
+        X25519PrivateKey.from_private_bytes(friend).exchange(X25519PublicKey.from_public_bytes(one))
+        for one in (public, stolen)
+    ]
+    assert raw[0] == raw[1], "the attack is one"
+    real = masks.pair_key(friend, mine, (0, public), b"group")
+    assert masks.pair_key(friend, mine, (2, stolen), b"group") != real
 
 
 def test_a_key_of_small_order_is_refused() -> None:
-    with pytest.raises(Refused, match=r"^members: "):
-        masks.pair_key(new_agreement(), bytes(32), b"group")
+    for small in SMALL_ORDER:
+        with pytest.raises(Refused, match=r"^members: an agreement key is no point"):
+            masks.pair_key(new_agreement(), (0, bytes(32)), (1, small), b"group")
+        with pytest.raises(Refused, match=r"^members: an agreement key is no point"):
+            masks.check_public(small)
+    masks.check_public(masks.public_of(new_agreement()))
 
 
 def test_seeds_differ_by_purpose_context_and_member() -> None:

@@ -245,7 +245,8 @@ def test_what_a_server_and_its_colluders_see_is_uniform() -> None:
     context = context_of(party.group.digest, 1, MODEL)
     seen = unpack(bodies["site-000"][CHECK_BYTES:], count, 8)
     private = bytes.fromhex(party.members["site-004"].private)
-    pair = masks.pair_key(private, party.group.cards[0].agreement, party.group.digest)
+    ends = [(at, party.group.cards[at].agreement) for at in (4, 0)]
+    pair = masks.pair_key(private, *ends, party.group.digest)
     with_one = seen - masks.stream(masks.derive(pair, "mask", context), count, 8)
     note = Note(Step.SEEDS, 1, binding_of(context), to_flags((1, 2, 3, 4), 5))
     told = party.members["site-001"].answer(note, party.identities["site-001"]).body

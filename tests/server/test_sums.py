@@ -24,6 +24,7 @@ from fedlite.privacy.ledger import read
 from fedlite.privacy.shared.summed import residues, values
 from fedlite.reporting.record import RoundRecord, read_rounds
 from fedlite.scenario import Scenario, from_dict
+from fedlite.secure.group import Card
 from fedlite.secure.messages import Note, Step, is_note
 from fedlite.secure.rules import Refused
 from fedlite.training import Learner
@@ -204,9 +205,79 @@ def test_a_site_refuses_before_anything_is_spent(tmp_path: Path) -> None:
     assert ledger.read_bytes() == before
 
 
+def test_a_site_put_back_to_an_older_copy_masks_no_round_twice(tmp_path: Path) -> None:
+    """Otherwise the server takes one vector off the other, and their difference stands bare."""
+    from clients.opening import open_simulated_site
+    from clients.state import load, save
+    from fedlite.guard.guardian import Decline
+    from fedlite.messages import Code, Instruction, site_id
+    from fedlite.secure.member import Member
+
+    given, run = scenario(seed=-1), RUN.to_bytes(8, "little")
+    play(tmp_path, given)
+    site = open_simulated_site(given, 0, tmp_path / "sites")
+    (ledger,) = tmp_path.glob("sites/homes/site-01/ledgers/*.jsonl")
+    rows = read(ledger)
+    state = load(site.path)
+    assert state is not None and state.pending is not None
+    again = Instruction(run, ROUNDS, site_id("site-01"), 0, state.pending.base, ())
+    sent = state.pending.payload
+    # Only the frame was lost: the same leaves again, and nothing more is spent.
+    state.pending = None
+    save(site.path, state)
+    assert site.take_part(again).frame == sent
+    assert read(ledger) == rows
+    # What it masked was lost too.
+    path = site.path.with_suffix(".sums")
+    member = Member.load(path.read_bytes())
+    path.write_bytes(replace(member, round=ROUNDS - 1).dump())
+    save(site.path, state)
+    with pytest.raises(Decline, match=r"^round-twice: round 3 ") as caught:
+        site.take_part(again)
+    assert caught.value.code is Code.FAILED, "one round is lost, and no more"
+    assert [row.kind for row in read(ledger)[len(rows) :]] == ["refuse"]
+    assert Member.load(path.read_bytes()).round == ROUNDS - 1
+
+
 def test_a_group_is_made_of_all_sites_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"^members: all 5 sites make the group .* 4 are there"):
         play(tmp_path, scenario(), [(0, Step.CARD, 2)])
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        (lambda own, other: own.encode()[:-1], r"form: a card's name must be a site's"),
+        (lambda own, other: b"", r"form: a card has at least 137 bytes, got 0"),
+        (lambda own, other: replace(own, signature=bytes(64)).encode(), r"members: .* not signed"),
+        (lambda own, other: other.encode(), r"not-a-member: its card is of 'site-02'"),
+    ],
+    ids=["cut", "empty", "forged", "another's"],
+)
+def test_a_site_whose_card_cannot_be_used_is_named(tmp_path: Path, how: Any, why: str) -> None:
+    cards: dict[int, Card] = {}
+
+    class Liar(Lossy):
+        """The third site changes its card."""
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            found = super().pull_messages(message_ids)
+            for message in sorted(found, key=lambda one: one.metadata.src_node_id):
+                site = message.metadata.src_node_id - FIRST_NODE
+                blob = b"" if message.has_error() else flower.unwrap(message)
+                if is_note(blob) and Note.decode(blob).step is Step.CARD:
+                    note = Note.decode(blob)
+                    cards[site] = Card.decode(note.body)
+                    if site == 2:
+                        spoilt = replace(note, body=how(cards[2], cards[1]))
+                        message.content = flower.ask(spoilt.encode(), 1, "train", "sum").content
+            return found
+
+    given = scenario()
+    grid = Liar(RUN, 5, Serial(Node(RUN, 5, given.to_run_config(), tmp_path / "sites")))
+    grid.lost = set()
+    with pytest.raises(Refused, match=rf"^members: all 5 .* 4 are there.*; site-03: {why}"):
+        run_scenario(grid, given, Task(tmp_path, RUN.to_bytes(8, "little"), "serial", quiet=True))
 
 
 def test_a_site_that_did_not_hear_of_the_group_joins_in_a_later_round(tmp_path: Path) -> None:
@@ -259,6 +330,15 @@ def test_a_claimed_run_keeps_ledgers_and_says_on_whom_its_epsilon_rests(tmp_path
     assert not again.clean
     for name, value in forged.items():
         assert any(f"shared.{name} {value}, committed {shared[name]}" in text for text in told)
+    # Nor that what is left with all others colluding is less than the noise of one makes it.
+    rosy = {**shared, "noise_of": 4, "alone": 0.5, "epsilon": dict.fromkeys(shared["epsilon"], 0.4)}
+    changed = {**summary, "privacy": {**summary["privacy"], "shared": rosy}}
+    (tmp_path / "summary.json").write_text(json.dumps(changed))
+    again = audit([tmp_path, *tmp_path.glob("sites/homes/*/ledgers")])
+    told = [
+        i.text for i in again.findings if i.rule == "summary-understates" and "shared" in i.text
+    ]
+    assert len(told) == 5 * (1 + len(shared["epsilon"]))
 
 
 def test_what_leaves_a_site_says_nothing_of_its_vector(tmp_path: Path) -> None:

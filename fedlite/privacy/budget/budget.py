@@ -24,11 +24,12 @@ from fedlite.privacy.budget.policy import Policy, SitePolicy
 from fedlite.privacy.budget.siblings import Siblings
 from fedlite.privacy.ledger import Ledger, LedgerError, Row
 from fedlite.privacy.ledger.rows import witness_message
-from fedlite.privacy.mechanism import Mechanism, check_count
+from fedlite.privacy.mechanism import MAX_SLACK, Mechanism, check_count
 
 WHYS = {
     "ceiling": "not one round fits under the site's ceilings, or the ceiling has been lowered",
     "plan-spent": "the steps that were committed to are used up",
+    "round-twice": "a round of shared noise was reserved before, and is masked only once",
     "unit": "the site's policy does not allow this unit of privacy",
     "no-plan": "the run has committed to nothing",
     "other-plan": "the run has committed to another mechanism",
@@ -194,6 +195,12 @@ class Budget:
         total = self.account.reserved(number) + steps
         if not policy.allows(plan.unit):
             self._refuse(run, round, "unit", f"the policy does not allow {plan.unit} any more")
+        if plan.unit == "record-shared" and self.account.latest(run, round) is not None:
+            text = (
+                f"round {round} of run {run} was reserved before, and what it was masked as is not "
+                "known here (a crash, or an older copy of the disk); it is left out of this round"
+            )
+            self._refuse(run, round, "round-twice", text)
         if total > plan.steps:
             cut = f" (asked for {plan.asked})" if plan.asked > plan.steps else ""
             self._refuse(
@@ -327,13 +334,15 @@ class Budget:
             round_steps,
         )
         if not admission.steps:
+            lost, most = asked.slack(policy.epsilon, round_steps), MAX_SLACK * policy.delta
             self._refuse(
                 asked.run,
                 0,
                 "ceiling",
                 f"{asked.asked} steps are asked for, and not one round of {round_steps} fits under "
                 f"epsilon {policy.epsilon:g} (person {policy.person:g}, per run "
-                f"{policy.per_run:g}; 0 is none) at delta {policy.delta:g}",
+                f"{policy.per_run:g}; 0 is none) at delta {policy.delta:g}, of which cut samples "
+                f"or rounded shares cost {lost:.2g} a round there and may cost {most:.2g} in all",
             )
         return replace(
             asked,

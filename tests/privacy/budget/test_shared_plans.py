@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from fedlite.privacy import SharedMechanism
-from fedlite.privacy.budget import plan_unit
+from fedlite.privacy import SharedMechanism, accounting
+from fedlite.privacy.budget import Refused, plan_unit
 from fedlite.privacy.budget.plans import Plan, asked_plan
 from fedlite.privacy.ledger.bodies import check_body
 from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.privacy.ranges import plan_problem
+from tests.privacy.budget.holder import Site
 
 MECHANISM = SharedMechanism(
     clip=0.1,
@@ -55,9 +56,49 @@ def test_a_plan_of_a_site_alone_names_no_members() -> None:
         check_body("plan", {"plan": body | {"honest": 4}})
 
 
-@pytest.mark.parametrize("forged", [{"honest": 1}, {"honest": 6}, {"least": 1}, {"least": 6}])
+@pytest.mark.parametrize(
+    "forged",
+    [{"honest": 1}, {"honest": 6}, {"least": 1}, {"least": 6}, {"least": 3, "honest": 3}],
+)
 def test_members_without_sure_noise_are_no_plan(forged: dict[str, int]) -> None:
-    assert "honest and least must be at most" in plan_problem(asked().body() | forged)
+    assert "least and honest must be at most the members, and twice least" in plan_problem(
+        asked().body() | forged
+    )
+
+
+# The shipped scenario at epsilon 24, if nobody had asked what rounding costs when it was planned.
+LOUD = replace(MECHANISM, noise_multiplier=2.405, coordinates=642, least=5)
+
+
+def test_a_plan_whose_rounding_costs_too_much_is_refused_by_ledger_and_accounts(
+    site: Site,
+) -> None:
+    for asked_of in (24.0, 30.0):
+        site.policy = replace(site.policy, epsilon=asked_of, units=("record-shared",))
+        with pytest.raises(Refused, match=r"^ceiling: .* rounded shares cost"):
+            site.begin(LOUD, asked_epsilon=24.0)
+    assert site.kinds == [], "nothing is spent"
+    with pytest.raises(ValueError, match=r"^delta: must be 100 times what rounding .* costs"):
+        accounting.running(LOUD, 90, 1e-5)
+
+
+def test_a_round_of_shared_noise_is_reserved_once(site: Site) -> None:
+    """A second vector under the masks of a round would tell the difference of the two."""
+    site.policy = replace(site.policy, epsilon=4.0, units=("record-shared", "record"))
+    site.begin(MECHANISM)
+    site.reserve(1)
+    with pytest.raises(Refused, match=r"^round-twice: round 1 of run a+ was reserved before"):
+        site.reserve(1)
+    site.reserve(1, round=2)
+    assert site.kinds == ["genesis", "reserve", "refuse", "reserve"]
+
+
+def test_a_table_counts_on_no_rounding_that_delta_does_not_pay_for() -> None:
+    """Fewer honest sites than planned make epsilon larger, and with it what rounding costs."""
+    loud = replace(MECHANISM, noise_multiplier=6.0, sites=9, least=9, honest=9)
+    table = [accounting.seen_with(loud, count, 1e-5) for count in (1, 2, 3, 9)]
+    assert table[0] == table[1] == table[2] > 25 > table[3]
+    assert table[3] == pytest.approx(accounting.running(loud, 90, 1e-5))
 
 
 def test_what_rounding_costs_is_charged_as_the_mechanism_says() -> None:

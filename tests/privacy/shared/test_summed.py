@@ -110,9 +110,10 @@ def test_a_sum_that_is_no_number_is_refused() -> None:
     ("changed", "words"),
     [
         ({"sites": 2, "least": 2, "honest": 2}, "sites: must be a whole number of at least 3"),
-        ({"honest": 6}, "honest: must be at most the sites"),
-        ({"least": 6}, "honest: must be at most the sites"),
+        ({"honest": 6}, "honest: least and honest must be at most the members"),
+        ({"least": 6}, "honest: least and honest must be at most the members"),
         ({"least": 2, "honest": 3}, "honest: .*raise least"),
+        ({"least": 3, "honest": 3}, "rule: no two lists of members can both be signed"),
         ({"coordinates": 0}, "coordinates: must be"),
         ({"noise_multiplier": 0.0}, "noise_multiplier: must be"),
         ({"clip": -1.0}, "clip: must be"),
@@ -129,7 +130,7 @@ def test_what_rounding_costs_is_kept_back_and_too_much_of_it_refused() -> None:
     loss = accounting.spent(MECHANISM, 90, 1e-5)
     assert loss.pld == pytest.approx(accounting.pld(13.2, 1.0, 90, 0.99e-5))
     wide = replace(MECHANISM, coordinates=2**40)
-    with pytest.raises(ValueError, match="delta: rounding at the sites must cost at most 1%"):
+    with pytest.raises(ValueError, match="delta: must be 100 times what rounding at the sites costs"):
         accounting.spent(wide, 90, 1e-5)
 
 

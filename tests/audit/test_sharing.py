@@ -1,0 +1,92 @@
+"""A server's words on whom epsilon rests, each forged by itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from fedlite.audit.book import Plan
+from fedlite.audit.sharing import mismatches, planned_otherwise, understated
+from fedlite.privacy import SharedMechanism
+from fedlite.privacy.budget.plans import asked_plan
+from server.summary import shared_of
+
+MECHANISM = SharedMechanism(
+    clip=0.1,
+    noise_multiplier=13.2,
+    sampling_rate=1.0,
+    steps=90,
+    expected_batch=259,
+    coordinates=592,
+    sites=5,
+    least=4,
+    honest=4,
+)
+BODY = asked_plan("0" * 16, MECHANISM, epsilon=3.0, delta=1e-5, code="0" * 64).body()
+PLAN = Plan(0, 1, BODY)
+TOLD = shared_of(MECHANISM, 1e-5)["shared"]
+
+
+def test_an_honest_summary_is_what_the_plan_says() -> None:
+    assert mismatches(TOLD, PLAN) == understated(TOLD, PLAN) == []
+    # Fewer steps than asked for were admitted: the summary's figures are of all, which is more.
+    fewer = Plan(0, 1, BODY | {"steps": 45})
+    assert mismatches(TOLD, fewer) == understated(TOLD, fewer) == []
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"sites": 50},
+        {"least": 5},
+        {"honest": 2},
+        {"coordinates": 591},
+        {"noise_of": 4},
+        {"noise_of": 3.0},
+        {"bits": 6},
+        {"epsilon": {"2": 5.0, "3": 4.0}},
+        {"epsilon": {**TOLD["epsilon"], "1": 9.0}},
+        {"epsilon": None},
+    ],
+    ids=str,
+)
+def test_a_summary_of_other_members_is_found(forged: dict[str, Any]) -> None:
+    (name,) = forged
+    (found,) = mismatches({**TOLD, **forged}, PLAN)
+    assert found.startswith(f"shared.{name} ")
+
+
+@pytest.mark.parametrize("less", [1e-2, 2e-4])
+def test_every_figure_of_the_table_is_computed_anew(less: float) -> None:
+    for count, loss in TOLD["epsilon"].items():
+        (found,) = understated({**TOLD, "epsilon": TOLD["epsilon"] | {count: loss - less}}, PLAN)
+        assert f"if {count} are honest" in found
+    (found,) = understated({**TOLD, "alone": TOLD["alone"] - less}, PLAN)
+    assert found.startswith("shared.alone ")
+
+
+@pytest.mark.parametrize("value", [math.nan, "9", None, True])
+def test_what_is_no_number_covers_nothing(value: object) -> None:
+    assert understated({**TOLD, "alone": value}, PLAN)
+    assert understated({**TOLD, "epsilon": TOLD["epsilon"] | {"4": value}}, PLAN)
+
+
+@pytest.mark.parametrize("told", [None, [], "x"])
+def test_a_summary_that_says_nothing_is_found(told: object) -> None:
+    assert len(mismatches(told, PLAN)) == 7
+    assert understated(told, PLAN)
+
+
+def test_a_scenario_that_was_changed_afterwards_is_found() -> None:
+    tables = {"federation": {"sites": 5, "quorum": 4}, "privacy": {"honest": 4}}
+    assert planned_otherwise(tables, PLAN) == planned_otherwise({}, PLAN) == []
+    for place, key in (("federation", "sites"), ("federation", "quorum"), ("privacy", "honest")):
+        changed = {**tables, place: {**tables[place], key: 3}}
+        (found,) = planned_otherwise(changed, PLAN)
+        assert found == f"{place}.{key} 3, committed {tables[place][key]}"
+
+
+def test_a_plan_that_makes_no_group_is_told_of_elsewhere() -> None:
+    assert understated(TOLD, Plan(0, 1, BODY | {"least": 3, "honest": 3})) == []
