@@ -249,6 +249,7 @@ def inside(image: Path, build: Build, *words: object, home: Path) -> Any:
     )
 
 
+@pytest.mark.long
 def test_the_image_holds_the_programs_and_no_wheels(
     images: dict[str, tuple[Path, Build]], tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ def model(directory: Path) -> dict[str, np.ndarray[Any, Any]]:
     return dict(safetensors.numpy.load_file(directory / "model.safetensors"))
 
 
+@pytest.mark.long
 @pytest.mark.data("heart-disease")
 def test_hospitals_train_privately_and_are_audited(
     lab: Any, hospitals: Sequence[str], capsys: pytest.CaptureFixture[str]

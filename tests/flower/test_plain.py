@@ -134,7 +134,11 @@ def test_a_hostile_client_s_own_arrays_and_metrics_change_nothing(
     assert caplog.text.count(f"from node {FIRST_NODE}: fedlite: the update was dropped: ") == 2
 
 
-@pytest.mark.parametrize("name", ["FedMedian", "FedAdam", "Krum", "Bulyan"])
+# Flower's Bulyan takes as long as all the others together.
+SLOW = pytest.param("Bulyan", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("name", ["FedMedian", "FedAdam", "Krum", SLOW])
 @pytest.mark.parametrize("attack", ["another shape inside", "NaN", "no model"])
 def test_other_strategies_go_on_as_well(name: str, attack: str) -> None:
     node = hostile(ATTACKS[attack])
