@@ -170,7 +170,7 @@ def test_what_rounding_costs_is_asked_before_anything_is_spent(epsilon: float) -
     """The shipped scenario at an epsilon at which 1 % of delta does not pay for rounding."""
     path = Path("simulations/scenarios/quickstart-distributed.toml")
     given = with_values(load(path), "privacy", epsilon=epsilon)
-    with pytest.raises(ValueError, match=r"privacy\.delta: must be 100 times what rounding"):
+    with pytest.raises(ValueError, match=r"privacy\.delta: rounding at the sites must cost"):
         plan.simulated(given)
 
 

@@ -161,10 +161,10 @@ def check_rounding(mechanism: SharedMechanism, epsilon: float, delta: float) -> 
     lost = mechanism.delta_slack(epsilon)
     if not lost <= MAX_SLACK * delta:
         raise ValueError(
-            f"delta: must be 100 times what rounding at the sites costs of it at epsilon "
-            f"{epsilon:.4g} (rule: {MAX_SLACK:.0%} of it is kept for that, {MAX_SLACK * delta:.2g})"
-            f", got {lost:.2g} over {mechanism.steps} sums of {mechanism.coordinates} values; set "
-            "a lower epsilon, a lower density or fewer rounds"
+            f"delta: rounding at the sites must cost at most {MAX_SLACK:.0%} of it (rule: no more "
+            f"is kept for that, {MAX_SLACK * delta:.2g}), got {lost:.2g} at epsilon {epsilon:.4g} "
+            f"over {mechanism.steps} sums of {mechanism.coordinates} values; set a lower epsilon, "
+            "a lower density or fewer rounds"
         )
 
 

@@ -78,7 +78,7 @@ def test_a_plan_whose_rounding_costs_too_much_is_refused_by_ledger_and_accounts(
         with pytest.raises(Refused, match=r"^ceiling: .* rounded shares cost"):
             site.begin(LOUD, asked_epsilon=24.0)
     assert site.kinds == [], "nothing is spent"
-    with pytest.raises(ValueError, match=r"^delta: must be 100 times what rounding .* costs"):
+    with pytest.raises(ValueError, match=r"^delta: rounding at the sites must cost"):
         accounting.running(LOUD, 90, 1e-5)
 
 

@@ -130,7 +130,7 @@ def test_what_rounding_costs_is_kept_back_and_too_much_of_it_refused() -> None:
     loss = accounting.spent(MECHANISM, 90, 1e-5)
     assert loss.pld == pytest.approx(accounting.pld(13.2, 1.0, 90, 0.99e-5))
     wide = replace(MECHANISM, coordinates=2**40)
-    with pytest.raises(ValueError, match="delta: must be 100 times what rounding at the sites"):
+    with pytest.raises(ValueError, match="delta: rounding at the sites must cost at most 1%"):
         accounting.spent(wide, 90, 1e-5)
 
 
