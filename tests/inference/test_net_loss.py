@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from fedlite.inference.net_loss import keeps
+from fedlite.inference.net_loss import keeps, least
 
 
 def wrong(records: int, alpha: float, error: float, gained: float) -> float:
@@ -71,3 +71,23 @@ def test_more_harm_never_helps_and_more_records_never_hurt() -> None:
         assert said == sorted(said, reverse=True) and said[0] and not said[-1]
         said = [keeps(20, gain, records, 0.01, 0.05) for records in range(500, 9000, 250)]
         assert said == sorted(said) and said[-1]
+
+
+def test_counts_that_no_site_has_take_bounded_time_and_memory() -> None:
+    import tracemalloc
+
+    tracemalloc.start()
+    for records in (2_000_800, 90_000_000):
+        many = 3 * records // 20
+        assert keeps(many, many, records, 0.01, 0.05)
+    # As close to the border as an exact answer is needed.
+    records, many = 1_000_000, 150_000
+    keeps(many + int(0.01 * records - 2 * np.sqrt(2.02 * many)), many, records, 0.01, 0.05)
+    assert tracemalloc.get_traced_memory()[1] < 500_000_000
+    tracemalloc.stop()
+
+
+def test_what_is_asked_to_be_all_but_certain_is_no_error_of_rounding() -> None:
+    error = 1 - 0.9999999999999999
+    few = least(0.05, error)
+    assert keeps(0, 0, few, 0.05, error) and not keeps(0, 0, few // 2, 0.05, error)
