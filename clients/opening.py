@@ -19,6 +19,7 @@ from fedlite.guard.folder import open_home
 from fedlite.guard.guardian import Guardian
 from fedlite.guard.policy import DataSet, for_scenario
 from fedlite.guard.remote import Remote
+from fedlite.models.registry import of_the_house
 from fedlite.plan import Plan
 from fedlite.privacy.ledger.files import FILES, UNFLUSHED
 from fedlite.scenario import Scenario
@@ -55,7 +56,9 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     lasting = bool(scenario.simulation.sites)
     files = FILES if lasting else UNFLUSHED
     guardian = Guardian(data.name, scenario, plan.mechanism, home, lambda: commitment, files=files)
-    bench, replicas = _together(plan)
+    together, replicas = _together(plan)
+    # Other people's models may remember records in more than parameters and buffers.
+    bench = together if of_the_house(scenario.model.name) else None
     shared = None if lasting else replicas
     return _ready(plan, data, train, state, guardian, commitment, bench, shared)
 

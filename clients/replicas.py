@@ -90,8 +90,15 @@ class Replicas:
 
 
 def read(path: Path, digest: bytes) -> Vector:
-    """Return the model that the site whose state is `path` holds, read-only, from its file."""
-    return np.frombuffer(file_of(path, digest).read_bytes(), np.float32)
+    """Return the model that the site whose state is `path` holds, read-only, from its file.
+
+    Raises OSError where it is gone, ValueError where it is not the one of that digest: such files
+    are not flushed, so a crash of the machine may tear one.
+    """
+    model = np.frombuffer(file_of(path, digest).read_bytes(), np.float32)
+    if vector_digest(model) != digest:
+        raise ValueError(f"{file_of(path, digest)}: is damaged; it is not the model of its name")
+    return model
 
 
 def file_of(path: Path, digest: bytes) -> Path:

@@ -212,6 +212,8 @@ class Bundle:
         trials: `x` as the model reads it, `shallow` and `deep` answers, and `early`.
         """
         x = trials["x"]
+        if x.shape != (len(x), *self.shape):
+            raise self._wrong(f"of inputs {list(self.shape)} it has stored {list(x.shape)}")
         if isinstance(self._reader, Tokenized):
             texts = [str(text) for text in trials["texts"]]
             if not np.array_equal(self._reader.prepared(texts), x):

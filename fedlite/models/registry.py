@@ -36,6 +36,11 @@ def names() -> tuple[str, ...]:
     return MODELS.names()
 
 
+def of_the_house(name: str) -> bool:
+    """Return whether a model is one of fedlite's own, and nobody else's code."""
+    return name in _HOUSE
+
+
 def build(
     name: str, shape: tuple[int, ...], classes: int, *, seed: int, **settings: object
 ) -> Model:

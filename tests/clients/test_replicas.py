@@ -102,3 +102,14 @@ def test_a_frame_is_decoded_once_for_all_that_get_it() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="no frame"):
             replicas.led("bad", bad)
+
+
+def test_a_torn_model_is_not_taken_for_the_one_of_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save(path, held(FIRST + 1), Replicas(FIRST.size))
+    (file,) = files(tmp_path)
+    for torn in (b"", bytes(4 * FIRST.size), file.read_bytes()[:12]):
+        file.unlink()
+        file.write_bytes(torn)
+        with pytest.raises(ValueError, match=r"a\.safetensors: the site's state is damaged"):
+            load(path, Replicas(FIRST.size))

@@ -68,9 +68,7 @@ class Tokenizer:
             try:
                 batch = self._inner.encode_batch(list(texts[start : start + _BATCH]))
             except BaseException as error:
-                # What its own language panics with is no Exception; its class has no module.
-                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                    raise
+                _stop_unless_panic(error)
                 raise ValueError(
                     f"{KEY}: {self.name}: must make tokens of every text, and cannot: "
                     f"{error!s:.200}; take another tokenizer"
@@ -150,14 +148,30 @@ def _made(text: str, file: Path) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         told = json.loads(text)
-        inner = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises that class and no other
+        if isinstance(told, dict):
+            _check_expansion(told, file)
+        return tokenizers.Tokenizer.from_str(text)
+    except _Expands:
+        raise
+    except BaseException as error:
+        _stop_unless_panic(error)
         raise ValueError(
-            f"{KEY}: {file}: no tokenizer can be made of it ({error}); save it by transformers, "
-            "as tokenizer.save_pretrained does"
+            f"{KEY}: {file}: no tokenizer can be made of it ({error!s:.200}); save it by "
+            "transformers, as tokenizer.save_pretrained does"
         ) from None
-    _check_expansion(told, file)
-    return inner
+
+
+class _Expands(ValueError):
+    """A tokenizer makes too long a text of a short one."""
+
+
+def _stop_unless_panic(error: BaseException) -> None:
+    """Raise again what is neither an error nor a panic of the library's own language.
+
+    Such a panic is no Exception, and its class has no module.
+    """
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
 
 
 @lru_cache(maxsize=4)
@@ -223,19 +237,35 @@ def _pad(inner: Any, file: Path) -> int:
 def _check_expansion(told: Any, file: Path) -> None:
     """Raise ValueError where a tokenizer makes a long text of a short one, before it is tried.
 
-    Each replacement may make many letters of one, and one comes after the other.
+    Each step may make many letters of one, and one comes after the other: replacements what they
+    say, bytes two of a letter, and a compatibility form of Unicode at most 18 (UAX 15), once. A
+    table of its own (`Precompiled`) is such a form, and a second one does that again.
     """
-    factor, left = 1, [told]
+    steps = _kinds_of([told.get(part) for part in ("normalizer", "pre_tokenizer")])
+    tables = steps.count("Precompiled")
+    forms = max(tables, bool({"NFKC", "NFKD"} & set(steps)))
+    factor, left = 18**forms * 2 ** steps.count("ByteLevel"), [told]
     while left:
         one = left.pop()
         left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
         if isinstance(one, dict) and one.get("type") in ("Replace", "Prepend"):
             factor *= max(1, len(str(one.get("content", one.get("prepend", "")))))
     if factor > _MOST_LETTERS:
-        raise ValueError(
+        raise _Expands(
             f"{KEY}: {file}: must make at most {_MOST_LETTERS} letters of one, and its "
             f"replacements make {factor:,.0f}; take another tokenizer"
         )
+
+
+def _kinds_of(parts: list[Any]) -> list[str]:
+    """Return what each object in it, however deep, says that it is."""
+    found, left = [], parts
+    while left:
+        one = left.pop()
+        left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
+        if isinstance(one, dict):
+            found.append(str(one.get("type")))
+    return found
 
 
 def _check_vocabulary(inner: Any, pad: int, config: dict[str, Any], file: Path) -> None:

@@ -153,6 +153,18 @@ def test_a_hostile_tokenizer_ends_in_a_message(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"at most 64 letters of one.*make 1,000,000,000,000"):
         open_tokenizer(changed(tmp_path / "bomb", grow))
 
+    # Bytes make two letters of one that is not ASCII, and a table of its own what it likes.
+    for kind, often in (("ByteLevel", 32), ("Precompiled", 2)):
+
+        def chain(told: dict[str, Any], kind: str = kind, often: int = often) -> None:
+            more = {"precompiled_charsmap": ""} if kind == "Precompiled" else {}
+            told["normalizer"] = {
+                "type": "Sequence", "normalizers": [{"type": kind} | more] * often
+            }  # fmt: skip
+
+        with pytest.raises(ValueError, match=r"at most 64 letters of one"):
+            open_tokenizer(changed(tmp_path / kind, chain))
+
     def slow(told: dict[str, Any]) -> None:
         pattern = {"Regex": "(a+)+$"}
         told["pre_tokenizer"] = {
