@@ -226,6 +226,9 @@ class Desk:
     def crash(self, size: int) -> None:
         """Leave the beginning of a row, as a process does that is killed while it writes."""
         if self.path.exists():
+            # Whoever writes has opened it before, and mended what another crash has left.
+            with self.budget():
+                pass
             forget(self.path)
             line = self.path.read_bytes().splitlines()[-1]
             with self.path.open("ab") as file:
