@@ -62,8 +62,8 @@ def one_step_more_than_reserved(patch: Patch) -> None:
 def logit_adjustment_in_a_private_learner(patch: Patch) -> None:
     begin = Learner.__init__
 
-    def spoilt(self: Learner, plan: Any, train: Any) -> None:
-        begin(self, plan, train)
+    def spoilt(self: Learner, plan: Any, train: Any, bench: Any = None) -> None:
+        begin(self, plan, train, bench)
         offsets = class_offsets(self.labels, plan.classes)
         self.objective = Objective.of(plan.task, plan.scenario.training, offsets)
 
