@@ -152,6 +152,7 @@ def test_where_no_text_stays_it_is_told_why(tmp_path: Path, texts: Texts) -> Non
     assert len(private.train) == 0
 
 
+@pytest.mark.data("sentiment")
 def test_columns_that_are_not_there_are_named_by_their_key(tmp_path: Path, texts: Texts) -> None:
     path = csv_of(tmp_path)
     with pytest.raises(ValueError, match=r"'Note': data\.text must be in the header.*mean 'note'"):
