@@ -28,10 +28,15 @@ from fedlite.training.bench import Bench
 from fedlite.training.share import device_of
 
 
+# What simulated sites of one plan have in common; whole and weak sites have two.
 @lru_cache(maxsize=2)
-def _together(plan: Plan) -> tuple[Bench, Replicas]:
-    """Return what simulated sites of one plan have in common: whole and weak sites have two."""
-    return Bench(plan, device_of(plan.scenario.training.device)), Replicas(plan.travelling.size)
+def _bench(plan: Plan) -> Bench:
+    return Bench(plan, device_of(plan.scenario.training.device))
+
+
+@lru_cache(maxsize=2)
+def _replicas(plan: Plan) -> Replicas:
+    return Replicas(plan.travelling.size)
 
 
 def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site:
@@ -56,11 +61,10 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     lasting = bool(scenario.simulation.sites)
     files = FILES if lasting else UNFLUSHED
     guardian = Guardian(data.name, scenario, plan.mechanism, home, lambda: commitment, files=files)
-    together, replicas = _together(plan)
     # Other people's models may remember records in more than parameters and buffers.
-    bench = together if of_the_house(scenario.model.name) else None
-    shared = None if lasting else replicas
-    return _ready(plan, data, train, state, guardian, commitment, bench, shared)
+    bench = _bench(plan) if of_the_house(scenario.model.name) else None
+    replicas = None if lasting else _replicas(plan)
+    return _ready(plan, data, train, state, guardian, commitment, bench, replicas)
 
 
 def open_deployed_site(
