@@ -9,21 +9,10 @@ import pytest
 
 from fedlite.audit.book import Plan
 from fedlite.audit.sharing import mismatches, planned_otherwise, understated
-from fedlite.privacy import SharedMechanism
 from fedlite.privacy.budget.plans import asked_plan
 from server.summary import shared_of
+from tests.privacy.shared.planned import MECHANISM
 
-MECHANISM = SharedMechanism(
-    clip=0.1,
-    noise_multiplier=13.2,
-    sampling_rate=1.0,
-    steps=90,
-    expected_batch=259,
-    coordinates=592,
-    sites=5,
-    least=4,
-    honest=4,
-)
 BODY = asked_plan("0" * 16, MECHANISM, epsilon=3.0, delta=1e-5, code="0" * 64).body()
 PLAN = Plan(0, 1, BODY)
 TOLD = shared_of(MECHANISM, 1e-5)["shared"]

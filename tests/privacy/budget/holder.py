@@ -18,18 +18,12 @@ from fedlite.privacy import RecordMechanism
 from fedlite.privacy.budget import WHYS, Budget, Refused
 from fedlite.privacy.budget.policy import SitePolicy
 from fedlite.privacy.ledger import Files, Ledger, Row, read
+from fedlite.privacy.ledger.files import UNFLUSHED
 from fedlite.privacy.mechanism import Mechanism
 
 DELTA = 1e-5
 RUN, OTHER, THIRD = "a" * 16, "b" * 16, "c" * 16
 MODEL, CODE, DATA = "1" * 16, "2" * 64, "3" * 64
-
-
-class Unflushed(Files):
-    """Tests of what is written; that it is flushed is tested with the ledger."""
-
-    def fsync(self, handle: int) -> None:
-        """Do nothing."""
 
 
 KEY = keys.Key.generate()
@@ -44,7 +38,8 @@ class Site:
     policy: SitePolicy = field(default_factory=lambda: SitePolicy(site="north"))
     siblings: tuple[Path, ...] = ()
     key: keys.Key = KEY
-    files: Files = field(default_factory=Unflushed)
+    # That rows are flushed is tested with the ledger.
+    files: Files = UNFLUSHED
 
     @contextmanager
     def open(self) -> Iterator[Budget]:

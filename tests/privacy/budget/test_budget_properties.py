@@ -22,18 +22,12 @@ from fedlite.identity import keys
 from fedlite.privacy import RecordMechanism
 from fedlite.privacy.budget import Budget, Refused
 from fedlite.privacy.budget.policy import SitePolicy
-from fedlite.privacy.ledger import Files, Ledger, forget, read
+from fedlite.privacy.ledger import Ledger, forget, read
+from fedlite.privacy.ledger.files import UNFLUSHED
 
 KEY = keys.Key.generate()
 SIGMAS = (8.0, 15.0, 40.0)
 RUNS = tuple(f"{number:016x}" for number in range(3))
-
-
-class Unflushed(Files):
-    """Crashes are made here by hand."""
-
-    def fsync(self, handle: int) -> None:
-        """Do nothing."""
 
 
 def exact(parts: list[tuple[float, int]], delta: float) -> float:
@@ -151,7 +145,7 @@ class Desk:
 
     @contextlib.contextmanager
     def budget(self) -> Any:
-        with Ledger.open(self.path, KEY, files=Unflushed()) as ledger:
+        with Ledger.open(self.path, KEY, files=UNFLUSHED) as ledger:
             yield Budget(ledger)
 
     def begin(self, run: str, noise: int, steps: int) -> None:

@@ -13,18 +13,7 @@ from fedlite.privacy.ledger.bodies import check_body
 from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.privacy.ranges import plan_problem
 from tests.privacy.budget.holder import Site
-
-MECHANISM = SharedMechanism(
-    clip=0.1,
-    noise_multiplier=13.2,
-    sampling_rate=1.0,
-    steps=90,
-    expected_batch=259,
-    coordinates=592,
-    sites=5,
-    least=4,
-    honest=4,
-)
+from tests.privacy.shared.planned import MECHANISM
 
 
 def asked(mechanism: SharedMechanism = MECHANISM) -> Plan:

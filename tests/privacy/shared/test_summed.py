@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedlite.privacy import SharedMechanism, accounting
+from fedlite.privacy import accounting
 from fedlite.privacy.noise import Stream
 from fedlite.privacy.shared import summed
 from fedlite.privacy.shared.lattice import OWN_UNITS, REACH, TAIL, UNIT_CELLS
-
-MECHANISM = SharedMechanism(
-    clip=0.1,
-    noise_multiplier=13.2,
-    sampling_rate=1.0,
-    steps=90,
-    expected_batch=259,
-    coordinates=592,
-    sites=5,
-    least=4,
-    honest=4,
-)
+from tests.privacy.shared.planned import MECHANISM
 
 
 def test_noise_is_shared_by_those_who_are_surely_honest() -> None:
