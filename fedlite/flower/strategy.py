@@ -28,6 +28,8 @@ _STEPS = (
     *("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate"),
     "summary",
 )
+# What Flower raises on replies that are not made alike.
+_UNLIKE = (InconsistentMessageReplies, AggregationError, TypeError, ValueError)
 _ODD = "its records are not named and made as those of the others"
 
 
@@ -176,7 +178,7 @@ class Compressed(Strategy):
         fitting = [self._fitting(reply) if some else reply for reply, _ in decoded]
         try:
             model, metrics = self._inner["aggregate_train"](server_round, fitting)
-        except (InconsistentMessageReplies, AggregationError, TypeError, ValueError):
+        except _UNLIKE:
             # Flower would end the run for one reply that is not made as the others are.
             odd = {id(reply) for reply in plain.odd(fitting)} if some else set()
             if not odd:
@@ -190,8 +192,25 @@ class Compressed(Strategy):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        """Let the strategy aggregate what it would have got without compression."""
-        found = self._inner["aggregate_evaluate"](server_round, self._complete(replies))
+        """Let the strategy aggregate what it would have got without compression.
+
+        Scores that are not made as most others' are left out, as one of them would end the run.
+        """
+        inner = self._inner["aggregate_evaluate"]
+        keys = [getattr(one, "weighted_by_key", "") for one in layers(self.strategy)]
+        came = [
+            reply
+            for reply in self._complete(replies)
+            if not (reply.has_content() and any(plain.overweight(reply, key) for key in keys))
+        ]
+        try:
+            found = inner(server_round, came)
+        except _UNLIKE:
+            odd = {id(reply) for reply in plain.odd(came)}
+            if not odd:
+                raise
+            self._say("scores that are not named and made as most others' are left out")
+            found = inner(server_round, [reply for reply in came if id(reply) not in odd])
         return cast(MetricRecord | None, found)
 
     def _offer(

@@ -134,6 +134,35 @@ def test_a_hostile_client_s_own_arrays_and_metrics_change_nothing(
     assert caplog.text.count(f"from node {FIRST_NODE}: fedlite: the update was dropped: ") == 2
 
 
+SCORES = {
+    "weight NaN": MetricRecord({"num-examples": float("nan"), "total": 0.5}),
+    "weight below 0": MetricRecord({"num-examples": -36, "total": 0.5}),
+    "weights": MetricRecord({"num-examples": [1, 2], "total": 0.5}),
+    "a list": MetricRecord({"num-examples": 1, "total": [0.5, 1.0]}),
+    "no score": MetricRecord({"num-examples": 1}),
+    "no metrics": ConfigRecord({"a": 1}),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_hostile_scores_neither_end_a_run_nor_are_averaged(name: str) -> None:
+    app = client(nearer, [compress()])
+    _, _, honest = play(Compressed(FedAvg()), app, START, rounds=2)
+    node = Played(app, 4)
+
+    def changed(reply: Message) -> Message:
+        if reply.metadata.src_node_id == FIRST_NODE and "arrays" not in reply.content:
+            reply.content = RecordDict({"metrics": SCORES[name]})
+        return reply
+
+    node.tamper = changed
+    _, _, result = play(Compressed(FedAvg()), app, START, rounds=2, node=node)
+    # All clients get the same model, so that all honest ones tell the same.
+    for number, scores in honest.evaluate_metrics_clientapp.items():
+        found = result.evaluate_metrics_clientapp[number]["total"]
+        assert found == pytest.approx(scores["total"], rel=1e-12), name
+
+
 # Flower's Bulyan takes as long as all the others together.
 SLOW = pytest.param("Bulyan", marks=pytest.mark.long)
 
