@@ -221,10 +221,14 @@ def macs_of(module: nn.Module, record: Tensor) -> int:
     modes = [(part, part.training) for part in module.modules()]
     counter = _Counter()
     module.eval()
+    # Transformer layers have a way of their own without gradients, one call that hides its products.
+    whole = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with counter:
             module(record)
     finally:
+        torch.backends.mha.set_fastpath_enabled(whole)
         for part, training in modes:
             part.training = training
     return counter.flops // 2

@@ -88,6 +88,15 @@ def test_the_count_is_that_of_torch_s_own_counter(
     assert found == counter.get_total_flops() // 2 > 0
 
 
+def test_a_transformer_layer_costs_what_its_products_do() -> None:
+    """Without gradients torch takes another way through it, which its own counter sees nothing of."""
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    # Four projections, scores and values of attention, two layers behind it; five tokens.
+    macs = 5 * 4 * 16 * 16 + 2 * 5 * 5 * 16 + 5 * 2 * 16 * 32
+    with torch.no_grad():
+        assert macs_of(layer, torch.ones(1, 5, 16)) == macs
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
