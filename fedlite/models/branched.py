@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -221,11 +222,11 @@ def macs_of(module: nn.Module, record: Tensor) -> int:
     modes = [(part, part.training) for part in module.modules()]
     counter = _Counter()
     module.eval()
-    # Transformer layers have a way of their own without gradients, one call that hides its products.
+    # Transformers have ways of their own, single calls that hide their products.
     whole = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with counter:
+        with sdpa_kernel(SDPBackend.MATH), counter:
             module(record)
     finally:
         torch.backends.mha.set_fastpath_enabled(whole)
