@@ -27,7 +27,6 @@ from fedlite.inference.serving.keeping import Keeping
 from fedlite.inference.serving.service import Service
 from fedlite.inference.serving.tokens import Tokens
 from fedlite.inference.serving.versions import Mix, Version, Versions
-from fedlite.inference.tokenized import KIND
 
 log = logging.getLogger("fedlite.serving")
 # Calls that are under way at once, fewer where their longest messages together had more bytes.
@@ -124,12 +123,6 @@ async def served(
     """Serve until the context is left, then stop in order; give the port and what answers."""
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-    for one in filter(None, (bundle, candidate)):
-        if one.told["preprocessing"]["kind"] == KIND:
-            raise ValueError(
-                f"{one.directory}: must be a bundle that reads numbers (rule: a request's tensor "
-                "is FP32 or FP64), reads texts; answer them by fedlite predict or from Python"
-            )
     tokens = None if options.door.tokens is None else Tokens(options.door.tokens)
     keeping = Keeping(options.keep)
     with ExitStack() as left:
@@ -139,7 +132,7 @@ async def served(
         limits = _within(options.limits, bundle, tell)
         apart = tokens is not None
         service = Service(name, versions, limits, keeping, Cache(options.cache), apart)
-        left.callback(service.batcher.close)
+        left.callback(service.close)
         refusals = _Refusals(keeping, service.figures.codes)
         left.callback(refusals.write)
         left.callback(_figures(options, service))

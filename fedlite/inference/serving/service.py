@@ -8,13 +8,15 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
 
 from fedlite import __version__
-from fedlite.inference.serving import asking, protocol
+from fedlite.inference.serving import asking, protocol, wire
 from fedlite.inference.serving.batcher import Batcher, Limits
 from fedlite.inference.serving.cache import Cache
 from fedlite.inference.serving.figures import Figures
@@ -26,6 +28,8 @@ from fedlite.inference.serving.versions import Version, Versions, Work
 log = logging.getLogger("fedlite.serving")
 Handler = Callable[[Any, Any], Awaitable[Any]]
 _LONGEST_WHY = 200
+# Of a message, beside one for each row.
+_FIELDS = 256
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Service:
         self.name, self.versions, self.limits = name, versions, limits
         self.keeping, self.cache, self.figures = keeping, cache, Figures()
         self.batcher = Batcher(versions.run, limits, versions.look)
+        self._loop = asyncio.get_running_loop()
+        self._tokens = ThreadPoolExecutor(1, "fedlite-tokens")
         self.ready = True
         self.under_way = 0
         self._responses = {
@@ -63,6 +69,11 @@ class Service:
             for method, (_, response) in protocol.classes(service).items()
         }
 
+    def close(self) -> None:
+        """End what computes once it is done."""
+        self._tokens.shutdown(wait=True, cancel_futures=True)
+        self.batcher.close()
+
     def handlers(self) -> list[Any]:
         """Return what gRPC registers."""
         found = []
@@ -70,7 +81,7 @@ class Service:
             each = {
                 name: grpc.unary_unary_rpc_method_handler(
                     self._guarded(getattr(self, f"_{name}")),
-                    request_deserializer=request.FromString,
+                    request_deserializer=partial(self._read, request),
                     response_serializer=response.SerializeToString,
                 )
                 for name, (request, response) in protocol.classes(service).items()
@@ -78,9 +89,20 @@ class Service:
             found.append(grpc.method_handlers_generic_handler(service, each))
         return found
 
+    def _read(self, kind: Any, data: bytes) -> Any:
+        """Return a message, or the refusal of one of which more would become than it is worth."""
+        try:
+            wire.bound(data, kind.DESCRIPTOR, self.limits.request + _FIELDS)
+        except Refused as refusal:
+            return refusal
+        return kind.FromString(data)
+
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: Any, context: Any) -> Any:
             try:
+                if isinstance(request, Refused):
+                    self.figures.codes[request.code] += 1
+                    raise request
                 return await handler(request, context)
             except Refused as refusal:
                 await context.abort(grpc.StatusCode[refusal.code], refusal.text)
@@ -145,7 +167,14 @@ class Service:
             raise Refused("UNAVAILABLE", "server: is stopping; ask another")
         version = self._model(request.model_name, request.model_version)
         named, version = version is not None, version or self.versions.choose("")
-        ask = asking.read(request, version.bundle, self.limits.request)
+        if version.bundle.reads_texts:
+            # Tokens take time, in which others are answered; one thread, as more would not be faster.
+            reading = self._loop.run_in_executor(
+                self._tokens, asking.read, request, version.bundle, self.limits.request
+            )
+            ask = await reading
+        else:
+            ask = asking.read(request, version.bundle, self.limits.request)
         if not request.id:
             request.id = secrets.token_hex(8)
         who = WHO.get()
