@@ -31,11 +31,11 @@ from flwr.superlink.cli.flower_superlink import (
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet import node_auth
 
+from fedlite.deployment.heads import BoundedHeads
 from fedlite.inference.announcement import PART_BYTES
 from server.coordinator import bodies, known, released, secret
 from server.coordinator.folder import Coordinator
 from server.coordinator.gateway import SITES
-from server.coordinator.heads import BoundedHeads
 from server.coordinator.known import Known, Sites, Unauthenticated
 from server.coordinator.launcher import HEADER
 from server.coordinator.refusals import Refusals

@@ -21,7 +21,7 @@ from fedlite.inference.serving.refused import Refused
 
 INPUT = "x"
 # How each datatype lies in raw bytes, and which typed contents hold it.
-_TYPES: dict[str, tuple[str, str]] = {
+TYPES: dict[str, tuple[str, str]] = {
     "BOOL": ("?", "bool_contents"),
     "INT8": ("<i1", "int_contents"),
     "INT16": ("<i2", "int_contents"),
@@ -35,8 +35,8 @@ _TYPES: dict[str, tuple[str, str]] = {
     "FP32": ("<f4", "fp32_contents"),
     "FP64": ("<f8", "fp64_contents"),
 }
-# Of a text, and of all texts of a request together, in bytes: redacting and cutting them into tokens
-# takes time for each, also for what lies beyond the longest that the model reads.
+# Of a text, and of all texts of a request, in bytes: to redact them and make tokens of them takes
+# time, also of what lies beyond the longest that the model reads.
 TEXT_BYTES, TEXTS_BYTES = 16_384, 4 << 20
 # Beside the numbers: names, shapes, parameters.
 _AROUND = 64 * 1024
@@ -66,8 +66,8 @@ OUTPUTS = {
 class Ask:
     """A request that was read.
 
-    inputs: [n, *shape], as the bundle reads them: tokens over a mask of a model of texts. outputs: names in OUTPUTS, in the order
-    of the response. raw: whether they go back as raw bytes.
+    inputs: [n, *shape], as the bundle reads them: tokens over a mask of a model of texts.
+    outputs: names in OUTPUTS, in the order of the response. raw: whether they go back as raw bytes.
     """
 
     inputs: NDArray[Any]
@@ -124,9 +124,9 @@ def read(request: Any, bundle: Bundle, rows: int) -> Ask:
 
 def _tensor(request: Any, bundle: Bundle, rows: int) -> tuple[NDArray[Any], bool]:
     tensor = request.inputs[0]
-    if tensor.datatype not in _TYPES:
+    if tensor.datatype not in TYPES:
         raise _wrong(f"x: datatype must be FP32 or FP64, got {tensor.datatype!r:.80}; convert it")
-    kind, field = _TYPES[tensor.datatype]
+    kind, field = TYPES[tensor.datatype]
     shape = tuple(tensor.shape)
     if shape[1:] != bundle.shape or shape[0] < 1:
         wanted = ", ".join(map(str, ("n", *bundle.shape)))
@@ -191,7 +191,8 @@ def _texts(request: Any, bundle: Bundle, rows: int) -> tuple[list[str], bool]:
 
 def _apart(content: bytes, most: int) -> list[bytes]:
     """Return the texts of raw contents, each behind its length, of which there may be so many."""
-    found, at = [], 0
+    found: list[bytes] = []
+    at = 0
     while at < len(content):
         end = at + 4 + int.from_bytes(content[at : at + 4], "little")
         if end > len(content) or len(found) == most:
@@ -226,7 +227,7 @@ def response(request: Any, ask: Ask, bundle: Bundle, version: str, found: Answer
         elif output.datatype == "BYTES":
             tensor.contents.bytes_contents.extend(value.encode() for value in values)
         else:
-            field = getattr(tensor.contents, _TYPES[output.datatype][1])
+            field = getattr(tensor.contents, TYPES[output.datatype][1])
             field.extend(values.ravel().tolist())
     return made
 
@@ -235,7 +236,7 @@ def _bytes(values: NDArray[Any], datatype: str) -> bytes:
     if datatype == "BYTES":
         texts = [value.encode() for value in values]
         return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-    return values.astype(_TYPES[datatype][0], copy=False).tobytes()
+    return values.astype(TYPES[datatype][0], copy=False).tobytes()
 
 
 def metadata(bundle: Bundle, name: str, versions: tuple[str, ...]) -> Any:

@@ -28,6 +28,7 @@ from fedlite.inference.serving.versions import Version, Versions, Work
 log = logging.getLogger("fedlite.serving")
 Handler = Callable[[Any, Any], Awaitable[Any]]
 _LONGEST_WHY = 200
+_FAULT = "server: could not answer; its operator finds why in its log"
 # Of a message, beside one for each row.
 _FIELDS = 256
 
@@ -60,7 +61,7 @@ class Service:
         self.keeping, self.cache, self.figures = keeping, cache, Figures()
         self.batcher = Batcher(versions.run, limits, versions.look)
         self._loop = asyncio.get_running_loop()
-        self._tokens = ThreadPoolExecutor(1, "fedlite-tokens")
+        self._aside = ThreadPoolExecutor(1, "fedlite-aside")
         self.ready = True
         self.under_way = 0
         self._responses = {
@@ -71,8 +72,25 @@ class Service:
 
     def close(self) -> None:
         """End what computes once it is done."""
-        self._tokens.shutdown(wait=True, cancel_futures=True)
+        self._aside.shutdown(wait=True, cancel_futures=True)
         self.batcher.close()
+
+    async def call(self, method: str, request: Any, context: Any) -> Any:
+        """Return what a method of the Open Inference Protocol answers; raises Refused.
+
+        context: its `time_remaining` says how long somebody waits.
+        """
+        try:
+            return await getattr(self, f"_{method}")(request, context)
+        except (Refused, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("a call could not be answered")
+            raise Refused("INTERNAL", _FAULT) from None
+
+    async def aside(self, function: Callable[..., Any], *given: Any) -> Any:
+        """Return what a function returns that takes some time, called in a thread, one at once."""
+        return await self._loop.run_in_executor(self._aside, function, *given)
 
     def handlers(self) -> list[Any]:
         """Return what gRPC registers."""
@@ -113,8 +131,7 @@ class Service:
             except Exception:
                 # What went wrong inside is for the operator; nobody else learns of it.
                 log.exception("a call could not be answered")
-                text = "server: could not answer; its operator finds why in its log"
-                await context.abort(grpc.StatusCode.INTERNAL, text)
+                await context.abort(grpc.StatusCode.INTERNAL, _FAULT)
 
         return guarded
 
@@ -168,11 +185,8 @@ class Service:
         version = self._model(request.model_name, request.model_version)
         named, version = version is not None, version or self.versions.choose("")
         if version.bundle.reads_texts:
-            # Tokens take time, in which others are answered; one thread, as more would not be faster.
-            reading = self._loop.run_in_executor(
-                self._tokens, asking.read, request, version.bundle, self.limits.request
-            )
-            ask = await reading
+            # Tokens take time, in which others are answered.
+            ask = await self.aside(asking.read, request, version.bundle, self.limits.request)
         else:
             ask = asking.read(request, version.bundle, self.limits.request)
         if not request.id:

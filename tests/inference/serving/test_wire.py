@@ -12,8 +12,8 @@ from fedlite.inference.serving.refused import Refused
 
 REQUEST = protocol.message("inference.ModelInferRequest")
 # Fields of ModelInferRequest: parameters 4, inputs 5, outputs 6, raw_input_contents 7.
-EMPTY = {name: bytes([number << 3 | 2, 0]) for name, number in
-         (("parameters", 4), ("inputs", 5), ("outputs", 6), ("raw", 7), ("unknown", 9))}  # fmt: skip
+NUMBERS = {"parameters": 4, "inputs": 5, "outputs": 6, "raw": 7, "unknown": 9}
+EMPTY = {name: bytes([number << 3 | 2, 0]) for name, number in NUMBERS.items()}
 
 
 def inside(field: int, content: bytes) -> bytes:
