@@ -139,6 +139,7 @@ COMMANDS: list[list[str]] = [
     ["server", "clean"],
     ["server", "metrics"],
     ["server", "kit"],
+    ["server", "release"],
     ["site", "init"],
     ["site", "join"],
     ["site", "approve"],
@@ -159,6 +160,7 @@ COMMANDS: list[list[str]] = [
     ["site", "restore"],
     ["site", "record"],
     ["site", "model"],
+    ["site", "released"],
 ]
 
 

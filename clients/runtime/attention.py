@@ -27,6 +27,10 @@ def attention(home: Path, found: dict[str, Any]) -> Iterator[str]:
         yield from _coordinator(home, one)
     if waiting := len(found["bundles"]["waiting"]):
         yield f"{waiting} bundle{'s' * (waiting != 1)} to decide on: fedlite site approve {home}"
+    for one in found["releases"]:
+        if one["state"] in ("to decide on", "damaged"):
+            why = one.get("problem") or f"bundle {one['sha256'][:12]} to decide on"
+            yield f"{why}: fedlite site released {home}"
     for row in found["budget"]:
         if "error" in row:
             yield f"{row['dataset']}: {row['error']}"

@@ -103,6 +103,15 @@ class _Client(FleetHttpClient):
         # As long as Flower's own, of a single step.
         self._client = httpx.Client(transport=way, timeout=30.0, trust_env=False)
 
+    def ask(self, path: str, body: bytes) -> bytes:
+        """Return what a path of fedlite's own answers, which is asked as Flower's are."""
+        headers = {"content-type": "application/octet-stream"}
+        url = f"{self._base_url}/v1/fedlite/{path}"
+        request = self._client.build_request("POST", url, content=body, headers=headers)
+        answer = self._send(ProtobufRequestContext(path, Node(), request))
+        answer.raise_for_status()
+        return answer.content
+
 
 class Fleet:
     """A site's connection: activate, then receive and push; not for several threads.
@@ -283,6 +292,18 @@ class Fleet:
                 push_objects(objects, push, object_ids_to_push=set(answer.objects_to_push))
             except ObjectPushError:
                 raise RunOver(f"run {run}: the coordinator did not take the reply") from None
+
+    def released(self, path: str, body: bytes, limit: int) -> bytes:
+        """Return what the coordinator answers at a path of fedlite's own: of released bundles.
+
+        limit: bytes of the answer. Raises TooLarge beyond it, and RunOver where there is no such
+        path, as a coordinator of an older release says.
+        """
+
+        def ask(sent: bytes) -> bytes:
+            return self._client.ask(path, sent)
+
+        return bytes(self._call(ask, body, limit))
 
     def _call(self, method: Callable[[Any], Any], request: Any, limit: int = 0) -> Any:
         """Make one call and turn what can go wrong into a text for the operator.

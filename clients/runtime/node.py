@@ -20,6 +20,7 @@ from flwr.app import Message, MessageType
 
 from clients.runtime import gate, lock, runbook, seats, setup
 from clients.runtime.desk import Desk
+from clients.runtime.fetching import Fetching
 from clients.runtime.fleet import Incoming, Refused, RunOver, TooLarge, Unreachable, connection
 from clients.runtime.gate import ApprovedRun
 from clients.runtime.inflight import InFlight
@@ -68,6 +69,7 @@ class Runtime:
         self._desk = Desk(self.home, Workers(self.home, self.seat, policy), self._note)
         self._stop = threading.Event()
         self._status = StatusFile(self.seat, self.address, say)
+        self._fetching = Fetching(self.home, self.seat, self._note, say)
 
     # Life --------------------------------------------------------------------------------------
 
@@ -157,7 +159,8 @@ class Runtime:
                     self._status.tell("connected", "connected again")
                 lost = 0.0
                 if held is None:
-                    stop.wait(pace.pause(time.monotonic() - asked))
+                    if not self._fetching.step(self._fleet.released):
+                        stop.wait(pace.pause(time.monotonic() - asked))
                 else:
                     self._handle(held)
                     pace.answered(held.run)
@@ -303,7 +306,7 @@ class Runtime:
                 )
             return Code.UNAPPROVED
 
-    def _note(self, action: str, **facts: str) -> None:
+    def _note(self, action: str, **facts: str | int) -> None:
         """Write into the journal; what is refused stays refused where that fails."""
         try:
             self._journal.write(action, **facts)

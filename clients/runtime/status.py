@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import fedlite
-from clients.runtime import seats, setup
+from clients.runtime import released, seats, setup
 from fedlite.deployment.protocol import Release
 from fedlite.guard import policy as site_policy
 from fedlite.guard.folder import Home
@@ -141,6 +141,7 @@ def status(home: Path) -> dict[str, Any]:
             "approved": {one.sha256: one.name for one in policy.bundles},
             "waiting": sorted(path.stem for path in waiting),
         },
+        "releases": released.known(home),
         "joined": bool(joined),
     }
 
@@ -224,6 +225,9 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
     say(f"bundles: {len(bundles['approved'])} approved, {len(bundles['waiting'])} waiting")
     for name in bundles["waiting"]:
         say(f"  {name}")
+    for one in found["releases"]:
+        which = one.get("sha256", "")[:12] or one.get("problem", "")
+        say(f"released {which}: {one.get('state', 'in use')}: fedlite site released {home}")
     if bundles["waiting"]:
         say(f"see and decide: fedlite site approve {home}")
 

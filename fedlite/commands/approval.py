@@ -77,7 +77,7 @@ def _decide(home: Path, seen: Review, changed_code: bool, yes: bool, as_json: bo
         if as_json:
             print_json(seen.to_dict() | {"approved": False, "refused": why})
         fail("not approved: " + "; ".join(why), FAILED)
-    approval.approve(home, seen, _user())
+    approval.approve(home, seen, user())
     text = f"approved {seen.bundle.sha256}; it runs when the coordinator asks again"
     tell(seen.to_dict() | {"approved": True}, text, as_json)
 
@@ -139,7 +139,7 @@ def _show_file(name: str, text: str, digest: str) -> None:
     width = max(20, get_terminal_size().columns - len("    1 | "))
     typer.echo(f"\n--- {name}: CODE THAT IS NOT INSTALLED HERE, SHA-256 {digest}")
     for number, line in enumerate(_LINES.split(text.removesuffix("\n")), 1):
-        first, *more = _folded(_plain(line.replace(chr(9), "    ")), width)
+        first, *more = folded(_plain(line.replace(chr(9), "    ")), width)
         typer.echo(f"{number:5} | {first}")
         for rest in more:
             typer.echo(f"      > {rest}")
@@ -150,7 +150,7 @@ def _show_file(name: str, text: str, digest: str) -> None:
 _LINES = re.compile(r"\r\n|\r|\n")
 
 
-def _folded(line: str, width: int) -> Iterator[str]:
+def folded(line: str, width: int) -> Iterator[str]:
     """Yield a line in pieces that no screen shows wider; a letter beyond ASCII may take two."""
     piece, taken = "", 0
     for one in line:
@@ -166,7 +166,8 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _user() -> str:
+def user() -> str:
+    """Return who runs the command, for the journal."""
     import getpass
 
     try:

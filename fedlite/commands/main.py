@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands import after, enrolment, export, mechanism, project, serve, sweep, upkeep
+from fedlite.commands import (
+    after,
+    enrolment,
+    export,
+    mechanism,
+    project,
+    releases,
+    serve,
+    sweep,
+    upkeep,
+)
 from fedlite.commands.data import data_app
 from fedlite.commands.operate import operate_app
 from fedlite.commands.output import (
@@ -44,6 +54,7 @@ sweep.add_to(app)
 app.add_typer(site_app, name="site")
 enrolment.add_to(server_app)
 upkeep.add_to(site_app, server_app)
+releases.add_to(site_app, server_app)
 app.add_typer(server_app, name="server")
 
 

@@ -22,6 +22,10 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="A folder that `fedlite export` has written.")],
     host: Annotated[str, typer.Option(metavar="IP", help="Where it listens.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.")] = 8001,
+    http: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Answer JSON over HTTP there, too; 0: any free port."),
+    ] = None,
     tls_cert: Annotated[
         Path | None, typer.Option(metavar="FILE.pem", help="The certificate, and its chain.")
     ] = None,
@@ -86,7 +90,7 @@ def serve(
         typer.Option(help="The share of inputs that the candidate may answer otherwise."),
     ] = None,
 ) -> None:
-    """Answer requests of the Open Inference Protocol (KServe, Triton) over gRPC.
+    """Answer requests of the Open Inference Protocol (KServe, Triton) over gRPC, and HTTP.
 
     Ends in order on SIGTERM and SIGINT, with exit code 0.
     """
@@ -120,6 +124,7 @@ def serve(
             cache=cache,
             keep=keep,
             metrics=metrics,
+            http=http,
             drain=drain,
             drift=drift,
         )

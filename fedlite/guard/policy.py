@@ -27,6 +27,10 @@ down = 500000000          # bytes of one message that comes in
 seconds = 3600            # a round that takes longer is ended
 state = 4000000000        # bytes that approved code may keep on the disk for a run
 sandbox = true            # approved code runs under the kernel's Landlock
+
+[releases]
+fetch = false             # whether bundles of models are fetched that a coordinator has released
+bytes = 200000000         # of all files of one; a larger one is not fetched
 ```
 Every key may be left out; the values above are the defaults, except for the name.
 
@@ -143,6 +147,7 @@ def parse(path: Path, content: bytes) -> SitePolicy:
         data=tuple(data),
         limits=read["limits"],
         bundles=tuple(bundles),
+        releases=read["releases"],
     )
 
 

@@ -82,6 +82,13 @@ state = {limits.state}
 # false only where the kernel has none: approved code can then read whatever this user can.
 sandbox = {json.dumps(limits.sandbox)}
 
+[releases]
+# Whether bundles of models are fetched that a coordinator has released: models that answer, no
+# code. false: you are told of them. None is used before `fedlite site released` was asked.
+fetch = {str(policy.releases.fetch).lower()}
+# Of all files of one, in bytes; a larger one is not fetched.
+bytes = {policy.releases.bytes}
+
 # One table for each data set that runs may train on. NAME is the scenario's data.name.
 #   [data.NAME]
 #   source = "NAME"     what holds the records: a name from `fedlite data list`; for your own "csv",

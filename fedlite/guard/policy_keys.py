@@ -83,6 +83,18 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Releases:
+    """Whether bundles of models that a coordinator releases are fetched: the table `[releases]`.
+
+    fetch: false tells the operator of them, and fetches none. bytes: of all files of one. What is
+    fetched is used by nobody before a person has said so.
+    """
+
+    fetch: bool = setting(False, "true or false", lambda v: True)
+    bytes: int = between(200_000_000, 1, 10**12)
+
+
+@dataclass(frozen=True)
 class ApprovedBundle:
     """A bundle of code that the operator has approved: a table `[bundles.SHA256]`.
 
@@ -110,6 +122,7 @@ class SitePolicy(budget_policy.SitePolicy):
     data: tuple[DataSet, ...] = ()
     limits: Limits = Limits()
     bundles: tuple[ApprovedBundle, ...] = ()
+    releases: Releases = Releases()
 
     def data_set(self, name: str) -> DataSet | None:
         """Return what `[data.NAME]` says, if there is such a table."""
@@ -161,4 +174,5 @@ TABLES: dict[str, type[Any]] = {
     "egress": _Egress,
     "servers": _Servers,
     "limits": Limits,
+    "releases": Releases,
 }

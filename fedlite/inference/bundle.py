@@ -142,6 +142,11 @@ class Bundle:
             ) from None
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether its inputs are texts, and not numbers."""
+        return isinstance(self._reader, Tokenized)
+
+    @property
     def promise(self) -> str:
         """What is promised of the accuracy that early answers cost, for a person."""
         return str(self.told["promise"])

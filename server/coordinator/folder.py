@@ -259,6 +259,11 @@ class Coordinator:
         return self.path / "bundles"
 
     @property
+    def releases(self) -> Path:
+        """The bundles of models that are released to the sites."""
+        return self.path / "releases"
+
+    @property
     def runs(self) -> Path:
         """The run directories."""
         return self.path / "runs"

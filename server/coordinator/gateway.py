@@ -1,7 +1,7 @@
 """The gateway: the one door to the coordinator, and what keeps its processes running.
 
 Flower's Control API has no authentication of its own and shares a port with the Fleet API. So the
-SuperLink listens on this machine only, and nginx lets ten paths through to it: those that a site
+SuperLink listens on this machine only, and nginx lets twelve paths through to it: those that a site
 needs, by POST, over TLS. It encrypts anew to the SuperLink, shows it a secret that opens these
 paths only, and leaves it to `warden` there whom it knows.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from fedlite.deployment import container, protocol, systemd as units
 from fedlite.deployment.container import COORDINATOR
 from fedlite.storage import write_atomic
-from server.coordinator import known, secret
+from server.coordinator import known, released, secret
 from server.coordinator.folder import Coordinator
 from server.coordinator.launcher import HEADER
 
@@ -39,6 +39,10 @@ FLEET = (
     "push-object",
     "confirm-message-received",
 )
+# All that a site may ask, by its path: Flower's, and ours.
+SITES = {f"/v1/fleet/{name}": name for name in FLEET} | {
+    f"/v1/fedlite/{name}": name for name in released.PATHS
+}
 # Of the unit's [Service].
 _SETTINGS = """\
 RestartSec=10
@@ -197,18 +201,18 @@ http {{
 
 
 def _locations(coordinator: Coordinator) -> str:
-    """Return the ten paths. A path's own headers replace all that are set above it."""
+    """Return the paths of sites. A path's own headers replace all that are set above it."""
     shown = secret.read(coordinator.sites_secret)
     return "\n".join(
         f"""\
-    location = /v1/fleet/{name} {{
+    location = {path} {{
       limit_except POST {{ deny all; }}
       proxy_set_header Connection "";
       proxy_set_header Host $host;
       proxy_set_header {HEADER} "{shown}";
-      proxy_pass https://superlink/v1/fleet/{name};
+      proxy_pass https://superlink{path};
     }}"""
-        for name in FLEET
+        for path in SITES
     )
 
 

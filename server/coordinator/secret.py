@@ -1,6 +1,6 @@
 """The two secrets by which the SuperLink knows who speaks.
 
-One is shown by the gateway on the sites' ten paths, and opens these only. The other is shown by
+One is shown by the gateway on the sites' twelve paths, and opens these only. The other is shown by
 the coordinator's own processes, and opens everything. Both are made anew at each start, in files of
 mode 0600: whoever cannot read the coordinator's folder cannot speak to its SuperLink.
 """

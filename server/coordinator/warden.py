@@ -2,7 +2,7 @@
 
 Flower's control and runtime interfaces have no authentication, and its sites' interface reads a
 whole body before it looks at who sends it. So every request must show one of two secrets
-(`secret`). The coordinator's own opens everything. The gateway's opens ten paths, and there a
+(`secret`). The coordinator's own opens everything. The gateway's opens twelve paths, and there a
 request must be signed by an approved site and be short enough before its body is read.
 
 Started as Flower's own `flower-superlink`, with the same options. Everything imported from `flwr`
@@ -11,6 +11,7 @@ below is private to Flower 1.41, which the project pins.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import sys
@@ -30,10 +31,11 @@ from flwr.superlink.cli.flower_superlink import (
 from flwr.superlink.main import create_app
 from flwr.superlink.routers.fleet import node_auth
 
-from server.coordinator import bodies, known, secret
+from fedlite.deployment.heads import BoundedHeads
+from fedlite.inference.announcement import PART_BYTES
+from server.coordinator import bodies, known, released, secret
 from server.coordinator.folder import Coordinator
-from server.coordinator.gateway import FLEET
-from server.coordinator.heads import BoundedHeads
+from server.coordinator.gateway import SITES
 from server.coordinator.known import Known, Sites, Unauthenticated
 from server.coordinator.launcher import HEADER
 from server.coordinator.refusals import Refusals
@@ -44,7 +46,6 @@ Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Any, bodies.Receive, Send], Awaitable[None]]
 
 _ACTIVATE = "activate-node"
-_ROOT = "/v1/fleet/"
 
 
 class Refused(Exception):
@@ -67,10 +68,11 @@ class Warden:
         self._own = secret.read(coordinator.control_secret).encode()
         self._gateway = secret.read(coordinator.sites_secret).encode()
         self._sites = Sites(coordinator.path)
-        self._limits = bodies.limits(FLEET, message_bytes)
+        self._limits = bodies.limits(tuple(SITES.values()), message_bytes)
         self._parts = bodies.parts(message_bytes)
         self._room = bodies.Room()
         self._refusals = Refusals(coordinator.refusals)
+        self._releases = coordinator.releases
 
     async def __call__(self, scope: Scope, receive: bodies.Receive, send: Send) -> None:
         """Answer one request, or let Flower do it."""
@@ -107,13 +109,27 @@ class Warden:
         try:
             async with AsyncExitStack() as held:
                 body = await self._body(held, signer, path, length, receive)
-                await self._app(scope, _given(body, receive), send)
+                if path in released.PATHS:
+                    await self._released(held, signer, path, body, send)
+                else:
+                    await self._app(scope, _given(body, receive), send)
         except bodies.Gone:
             return
         except Refused as refused:
             announced = int(length) if length.isdigit() else 0
             self._refusals.add(signer.site, path, refused.rule, announced)
             raise
+
+    async def _released(
+        self, held: AsyncExitStack, signer: Known, path: str, body: bytes, send: Send
+    ) -> None:
+        """Answer what a site asks of released bundles; the answer holds room in `held`."""
+        try:
+            await held.enter_async_context(self._room.body(signer.site, PART_BYTES))
+        except bodies.NoRoom:
+            raise Refused(503, "no-room") from None
+        said = await asyncio.to_thread(released.answer, self._releases, path, body)
+        await _say(send, 200, said, (b"content-type", b"application/octet-stream"))
 
     async def _body(
         self,
@@ -151,13 +167,12 @@ class Warden:
 
 
 def _path(scope: Scope) -> str:
-    """Return which of the ten paths a request is for; raises Refused for any other."""
+    """Return which of the sites' paths a request is for; raises Refused for any other."""
     path: str = scope["path"]
-    name = path.removeprefix(_ROOT)
     plain = scope["raw_path"] == path.encode() and not scope["query_string"]
-    if not plain or path != _ROOT + name or name not in FLEET or scope["method"] != "POST":
+    if not plain or path not in SITES or scope["method"] != "POST":
         raise Refused(403, "not a path of sites")
-    return name
+    return SITES[path]
 
 
 def _headers(scope: Scope) -> dict[str, str]:
@@ -189,14 +204,15 @@ def _given(body: bytes, receive: bodies.Receive) -> bodies.Receive:
 
 
 async def _answer(send: Send, refused: Refused) -> None:
-    body = json.dumps(refused.said).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        # What is left of the request's body is not read.
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    # What is left of the request's body is not read.
+    close = (b"connection", b"close")
+    said = json.dumps(refused.said).encode()
+    await _say(send, refused.status, said, (b"content-type", b"application/json"), close)
+
+
+async def _say(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    told = [*headers, (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": told})
     await send({"type": "http.response.body", "body": body})
 
 

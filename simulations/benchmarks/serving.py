@@ -1,9 +1,10 @@
 """What a server of bundles can take: batches against none, many rows, overload, and its memory.
 
 `python -m simulations.benchmarks.serving [--quick] [--json FILE] [--minutes M] [--seconds S]
-[--repeats N]` trains a small network on digits, exports it, serves it on loopback, and asks it from
-another process by 32 clients of which each waits for its answer before it asks again. Alternatives
-take turns. Both processes are in Python and share the machine, so ratios say more than rates.
+[--repeats N] [--memory] [--clients N] [--pause S]` trains a small network on digits, exports it,
+serves it on loopback, and asks it from another process by 32 clients of which each waits for its
+answer before it asks again. Alternatives take turns. Both processes are in Python and share the
+machine, so ratios say more than rates.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,12 +53,13 @@ METHOD = f"/{protocol.INFERENCE}/ModelInfer"
 
 @dataclass(frozen=True)
 class Load:
-    """What clients do. seconds: how long; rows: of a request."""
+    """What clients do. seconds: how long; rows: of a request; pause: seconds after each answer."""
 
     address: str
     clients: int
     rows: int
     seconds: float
+    pause: float = 0.0
 
 
 def ask(load: Load) -> dict[str, Any]:
@@ -96,6 +98,7 @@ async def _ask(load: Load) -> dict[str, Any]:
                     took.append(1000 * (time.perf_counter() - asked))
                 except grpc.aio.AioRpcError as error:
                     codes[error.code().name] = codes.get(error.code().name, 0) + 1
+                await asyncio.sleep(load.pause)
 
     await asyncio.gather(*(client(number) for number in range(load.clients)))
     return {"ms": took, "codes": codes, "seconds": time.perf_counter() - began}
@@ -174,20 +177,22 @@ def overload(bundle: Path, root: Path, seconds: float) -> dict[str, Any]:
     return _row("overload", {"clients": 4 * CLIENTS, "rows": 4, "queue": 64}, found)
 
 
-def memory(bundle: Path, root: Path, minutes: float) -> dict[str, Any]:
-    """Return how resident memory grew from the first tenth of a load to its end."""
+def memory(bundle: Path, root: Path, minutes: float, load: Load) -> dict[str, Any]:
+    """Return resident memory over time under a load; its address and seconds are not used."""
     keep = root / "kept"
+    points = 10
     with serving(bundle, root, "--cache", 1000, "--keep", keep) as (address, pid):
-
-        def resident() -> float:
-            return sum(one.rss for one in family([pid])) / 2**20
-
-        measured(Load(address, CLIENTS, 4, 6 * minutes), pid)
-        early = resident()
-        found = measured(Load(address, CLIENTS, 4, 54 * minutes), pid)
-        late = resident()
-    figures = {"MiB at a tenth": early, "MiB at the end": late, "grown %": 100 * (late / early - 1)}
-    return _row("memory", {"minutes": minutes, "clients": CLIENTS, "rows": 4}, found | figures)
+        part = replace(load, address=address, seconds=60 * minutes / points)
+        answered, over = 0.0, {}
+        for at in range(1, points + 1):
+            answered += measured(part, pid)["requests/s"] * part.seconds
+            over[f"after {minutes * at / points:g} min, MiB"] = (
+                sum(one.rss for one in family([pid])) / 2**20
+            )
+    early, *_, late = over.values()
+    figures = over | {"grown %": 100 * (late / early - 1), "requests": answered}
+    told = {"minutes": minutes, "clients": load.clients, "rows": load.rows, "pause": load.pause}
+    return _row("memory", told, figures)
 
 
 def _row(what: str, told: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
@@ -203,6 +208,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="of the load for memory")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the other loads")
     parser.add_argument("--repeats", type=int, default=5, help="of batches against none")
+    parser.add_argument("--memory", action="store_true", help="memory alone")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help="of the load for memory")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds after each answer of it")
     arguments = parser.parse_args()
     # Clients are another process, which imports this module, and needs none of it.
     from fedlite.evaluation import open_model
@@ -232,10 +240,12 @@ def main() -> None:
                 print(f"{row['what']} ({told}): {figures}", flush=True)
                 rows.append(row)
 
-        show(*batching(bundle, root, seconds, repeats))
-        show(many_rows(bundle, root, seconds))
-        show(overload(bundle, root, seconds))
-        show(memory(bundle, root, 0.1 if quick else arguments.minutes))
+        if not arguments.memory:
+            show(*batching(bundle, root, seconds, repeats))
+            show(many_rows(bundle, root, seconds))
+            show(overload(bundle, root, seconds))
+        load = Load("", arguments.clients, 4, 0.0, arguments.pause)
+        show(memory(bundle, root, 0.1 if quick else arguments.minutes, load))
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -28,11 +29,14 @@ from fedlite.inference import manifest
 from fedlite.inference.bundle import Bundle, load
 from fedlite.inference.release import write_bundle
 from fedlite.inference.rule import Own
+from fedlite.inference.serving import protocol
 from tests.inference import textual
+from tests.inference.serving.conftest import running
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("peft")
+pytest.importorskip("grpc_reflection")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +58,7 @@ def bundle(made: Path) -> Bundle:
 
 
 def notes(made: Path) -> list[str]:
-    lines = (made / "other.jsonl").read_text().splitlines()
-    return [json.loads(line)["note"] for line in lines]
+    return [json.loads(line)["note"] for line in (made / "other.jsonl").open()]
 
 
 def answers(made: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -265,11 +268,64 @@ def test_a_tokenizer_that_makes_other_tokens_here_is_found(made: Path, tmp_path:
         load(forged)
 
 
-def test_it_is_not_served(made: Path) -> None:
-    result = CliRunner().invoke(app, ["serve", str(made / "onnx")])
-    assert result.exit_code == 2 and "must be a bundle that reads numbers" in " ".join(
-        result.output.split()
-    )
+def asked(texts: list[str], *, raw: bool = True, **told: Any) -> Any:
+    request = protocol.message("inference.ModelInferRequest")(model_name="notes")
+    request.inputs.add(name="x", **({"datatype": "BYTES", "shape": [len(texts)]} | told))
+    parts = [text.encode("utf-8", "surrogateescape") for text in texts]
+    if raw:
+        joined = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
+        request.raw_input_contents.append(joined)
+    else:
+        request.inputs[0].contents.bytes_contents.extend(parts)
+    return request
+
+
+def test_a_server_answers_texts_as_predict_does(made: Path, bundle: Bundle) -> None:
+    texts = notes(made)
+    right = bundle.predict(texts)
+    with running(bundle) as live:
+        told = live.ask("ModelMetadata", name="notes").inputs[0]
+        assert (told.datatype, list(told.shape)) == ("BYTES", [-1])
+        for raw in (True, False):
+            found = live.ask("ModelInfer", asked(texts, raw=raw))
+            by = {one.name: at for at, one in enumerate(found.outputs)}
+            if raw:
+                contents = found.raw_output_contents
+                early = np.frombuffer(contents[by["early"]], "?")
+                shares = np.frombuffer(contents[by["probabilities"]], "<f8").reshape(-1, 2)
+            else:
+                contents = [one.contents for one in found.outputs]
+                early = np.array(contents[by["early"]].bool_contents)
+                shares = np.reshape(contents[by["probabilities"]].fp64_contents, (-1, 2))
+                labels = contents[by["label"]].bytes_contents
+                assert tuple(one.decode() for one in labels) == right.labels
+            assert np.array_equal(early, right.early) and 0 < early.sum() < len(texts)
+            assert np.allclose(shares, right.shares, atol=1e-6)
+        (long,) = live.ask("ModelInfer", asked(["great " * 500])).outputs[0:1]
+        assert long.shape == [1] and bundle.predict(["great " * 500]).labels == ("good",)
+
+
+@pytest.mark.parametrize(
+    ("request_", "rule"),
+    [
+        (asked(["a"], datatype="FP32"), "must be BYTES"),
+        (asked(["a"], shape=[1, 1]), "must be BYTES"),
+        (asked(["a"], shape=[2]), "must have 2 texts"),
+        (asked(["a", "b"], shape=[1]), "must be 1 texts"),
+        (asked(["a", "b"], shape=[1], raw=False), "must have 1 texts"),
+        (asked([], shape=[0]), "n from 1"),
+        (asked([""]), "must not be empty"),
+        (asked(["\udcff"]), "must be texts in UTF-8"),
+        (asked(["a" * 16_385]), "at most 16384 bytes"),
+        (asked(["a" * 16_000] * 263), "bytes of texts together"),
+        (asked(["a"] * 5000), "n from 1 to 4096"),
+        (asked(["a"] * 5000, raw=False), "more fields"),
+    ],
+)
+def test_a_server_refuses_what_is_no_text(bundle: Bundle, request_: Any, rule: str) -> None:
+    with running(bundle) as live, pytest.raises(grpc.RpcError) as no:
+        live.ask("ModelInfer", request_)
+    assert no.value.code().name == "INVALID_ARGUMENT" and rule in no.value.details()
 
 
 def private(made: Path, to: Path, monkeypatch: pytest.MonkeyPatch) -> Trained:

@@ -1,7 +1,8 @@
 """Requests of the protocol as inputs of a bundle, and its answers as responses.
 
-A request has one tensor, `x`, [n, *shape]; its numbers are in `raw_input_contents` or in the typed
-contents of the tensor. The answers come the same way.
+A request has one tensor, `x`: numbers [n, *shape], or of a model of texts BYTES [n], each a text in
+UTF-8. They are in `raw_input_contents` or in the typed contents of the tensor; the answers come the
+same way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from fedlite.inference.serving.refused import Refused
 
 INPUT = "x"
 # How each datatype lies in raw bytes, and which typed contents hold it.
-_TYPES: dict[str, tuple[str, str]] = {
+TYPES: dict[str, tuple[str, str]] = {
     "BOOL": ("?", "bool_contents"),
     "INT8": ("<i1", "int_contents"),
     "INT16": ("<i2", "int_contents"),
@@ -34,6 +35,9 @@ _TYPES: dict[str, tuple[str, str]] = {
     "FP32": ("<f4", "fp32_contents"),
     "FP64": ("<f8", "fp64_contents"),
 }
+# Of a text, and of all texts of a request, in bytes: to redact them and make tokens of them takes
+# time, also of what lies beyond the longest that the model reads.
+TEXT_BYTES, TEXTS_BYTES = 16_384, 4 << 20
 # Beside the numbers: names, shapes, parameters.
 _AROUND = 64 * 1024
 # Of an id, which comes back and is kept until labels follow.
@@ -62,8 +66,8 @@ OUTPUTS = {
 class Ask:
     """A request that was read.
 
-    inputs: [n, *shape], as the bundle reads them. outputs: names in OUTPUTS, in the order
-    of the response. raw: whether they go back as raw bytes.
+    inputs: [n, *shape], as the bundle reads them: tokens over a mask of a model of texts.
+    outputs: names in OUTPUTS, in the order of the response. raw: whether they go back as raw bytes.
     """
 
     inputs: NDArray[Any]
@@ -75,16 +79,22 @@ def longest(bundle: Bundle, rows: int) -> int:
     """Return how many bytes the message of a request of so many rows may have, before it is read.
 
     >>> from types import SimpleNamespace
-    >>> longest(SimpleNamespace(shape=(1, 8, 8)), 16) - longest(SimpleNamespace(shape=(64,)), 15)
+    >>> one, other = (SimpleNamespace(shape=s, reads_texts=False) for s in ((1, 8, 8), (64,)))
+    >>> longest(one, 16) - longest(other, 15)
     640
     """
+    if bundle.reads_texts:
+        # Behind the length of each.
+        return TEXTS_BYTES + 16 * rows + _AROUND
     # A number takes 8 bytes as FP64, and up to 10 as a negative INT64 in typed contents.
     return 10 * rows * math.prod(bundle.shape) + _AROUND
 
 
 def rows(bundle: Bundle, bytes_: int) -> int:
     """Return how many rows a request may have for its message to have at most so many bytes."""
-    return max(0, bytes_ - _AROUND) // (10 * math.prod(bundle.shape))
+    # Of a text what becomes of it, tokens and mask: few bytes are many rows.
+    each = (8 if bundle.reads_texts else 10) * math.prod(bundle.shape)
+    return max(0, bytes_ - _AROUND - bundle.reads_texts * TEXTS_BYTES) // each
 
 
 def read(request: Any, bundle: Bundle, rows: int) -> Ask:
@@ -103,7 +113,7 @@ def read(request: Any, bundle: Bundle, rows: int) -> Ask:
     if len(request.inputs) != 1 or request.inputs[0].name != INPUT:
         names = ", ".join(repr(one.name)[:40] for one in request.inputs[:3])
         raise _wrong(f"inputs: must be one tensor called {INPUT!r}, got {names or 'none'}")
-    x, raw = _tensor(request, bundle, rows)
+    x, raw = (_texts if bundle.reads_texts else _tensor)(request, bundle, rows)
     try:
         inputs = bundle.prepared(x, missing=_missing(request))
     except ValueError as error:
@@ -114,9 +124,9 @@ def read(request: Any, bundle: Bundle, rows: int) -> Ask:
 
 def _tensor(request: Any, bundle: Bundle, rows: int) -> tuple[NDArray[Any], bool]:
     tensor = request.inputs[0]
-    if tensor.datatype not in _TYPES:
+    if tensor.datatype not in TYPES:
         raise _wrong(f"x: datatype must be FP32 or FP64, got {tensor.datatype!r:.80}; convert it")
-    kind, field = _TYPES[tensor.datatype]
+    kind, field = TYPES[tensor.datatype]
     shape = tuple(tensor.shape)
     if shape[1:] != bundle.shape or shape[0] < 1:
         wanted = ", ".join(map(str, ("n", *bundle.shape)))
@@ -151,6 +161,47 @@ def _tensor(request: Any, bundle: Bundle, rows: int) -> tuple[NDArray[Any], bool
         raise _wrong(f"x: must hold numbers that fit into {tensor.datatype}") from None
 
 
+def _texts(request: Any, bundle: Bundle, rows: int) -> tuple[list[str], bool]:
+    tensor = request.inputs[0]
+    shape, raw = tuple(tensor.shape), bool(request.raw_input_contents)
+    if tensor.datatype != "BYTES" or len(shape) != 1 or not 1 <= shape[0] <= rows:
+        got = f"{tensor.datatype!r:.80} {list(shape[:8])}"
+        raise _wrong(f"x: must be BYTES [n], n from 1 to {rows}, a text each, got {got}")
+    if raw and (len(request.raw_input_contents) != 1 or tensor.HasField("contents")):
+        raise _wrong("x: must be in raw_input_contents or in typed contents, once; got both")
+    if raw:
+        given = _apart(request.raw_input_contents[0], shape[0])
+    else:
+        given = list(tensor.contents.bytes_contents)
+    if len(given) != shape[0]:
+        raise _wrong(f"x: must have {shape[0]} texts for the shape {list(shape)}, got {len(given)}")
+    if sum(map(len, given)) > TEXTS_BYTES:
+        raise _wrong(
+            f"x: must have at most {TEXTS_BYTES} bytes of texts together; send it in parts"
+        )
+    for row, one in enumerate(given):
+        if len(one) > TEXT_BYTES:
+            rule = f"must have at most {TEXT_BYTES} bytes, has {len(one)}"
+            raise _wrong(f"x: text {row} {rule}; of it {bundle.shape[1]} tokens are read: cut it")
+    try:
+        return [one.decode("utf-8") for one in given], raw
+    except UnicodeDecodeError:
+        raise _wrong("x: must be texts in UTF-8; encode them anew") from None
+
+
+def _apart(content: bytes, most: int) -> list[bytes]:
+    """Return the texts of raw contents, each behind its length, of which there may be so many."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(content):
+        end = at + 4 + int.from_bytes(content[at : at + 4], "little")
+        if end > len(content) or len(found) == most:
+            raise _wrong(f"x: must be {most} texts, each behind its length in 4 bytes, is not")
+        found.append(content[at + 4 : end])
+        at = end
+    return found
+
+
 def _missing(request: Any) -> bool:
     if "missing" not in request.parameters:
         return False
@@ -176,7 +227,7 @@ def response(request: Any, ask: Ask, bundle: Bundle, version: str, found: Answer
         elif output.datatype == "BYTES":
             tensor.contents.bytes_contents.extend(value.encode() for value in values)
         else:
-            field = getattr(tensor.contents, _TYPES[output.datatype][1])
+            field = getattr(tensor.contents, TYPES[output.datatype][1])
             field.extend(values.ravel().tolist())
     return made
 
@@ -185,7 +236,7 @@ def _bytes(values: NDArray[Any], datatype: str) -> bytes:
     if datatype == "BYTES":
         texts = [value.encode() for value in values]
         return b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-    return values.astype(_TYPES[datatype][0], copy=False).tobytes()
+    return values.astype(TYPES[datatype][0], copy=False).tobytes()
 
 
 def metadata(bundle: Bundle, name: str, versions: tuple[str, ...]) -> Any:
@@ -193,7 +244,10 @@ def metadata(bundle: Bundle, name: str, versions: tuple[str, ...]) -> Any:
     made = protocol.message("inference.ModelMetadataResponse")(
         name=name, versions=versions, platform="fedlite_bundle"
     )
-    made.inputs.add(name=INPUT, datatype="FP32", shape=[-1, *bundle.shape])
+    if bundle.reads_texts:
+        made.inputs.add(name=INPUT, datatype="BYTES", shape=[-1])
+    else:
+        made.inputs.add(name=INPUT, datatype="FP32", shape=[-1, *bundle.shape])
     for what, output in OUTPUTS.items():
         width = output.width(bundle)
         shape = [-1, width] if width else [-1]

@@ -83,7 +83,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """Return what answers the call."""
         method = str(handler_call_details.method)
         try:
-            name = self._known(method, handler_call_details.invocation_metadata or ())
+            name = self.known(method, handler_call_details.invocation_metadata or ())
         except Refused as refusal:
             return _refusal(refusal)
         WHO.set(name)
@@ -120,7 +120,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             answer, handler.request_deserializer, handler.response_serializer
         )
 
-    def _known(self, method: str, sent: Any) -> str:
+    def known(self, method: str, sent: Any) -> str:
+        """Return whose call it is, by its method and headers; raises Refused."""
         if method in _OPEN:
             return ""
         name, role = ANYBODY, ""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import grpc
 
 from fedlite.deployment import prometheus
 from fedlite.inference.bundle import Bundle
-from fedlite.inference.serving import asking, protocol
+from fedlite.inference.serving import asking, protocol, rest
 from fedlite.inference.serving.batcher import Limits
 from fedlite.inference.serving.cache import Cache
 from fedlite.inference.serving.doors import Door
@@ -27,7 +27,6 @@ from fedlite.inference.serving.keeping import Keeping
 from fedlite.inference.serving.service import Service
 from fedlite.inference.serving.tokens import Tokens
 from fedlite.inference.serving.versions import Mix, Version, Versions
-from fedlite.inference.tokenized import KIND
 
 log = logging.getLogger("fedlite.serving")
 # Calls that are under way at once, fewer where their longest messages together had more bytes.
@@ -41,7 +40,8 @@ class Options:
     """How bundles are served. name: of the model; empty: as its scenario was called.
 
     rate: calls a second for each name; 0: any. cache: requests whose answers are kept. keep: the
-    folder of the log. metrics: IP:PORT of the figures; empty: none. drain: seconds that calls under
+    folder of the log. metrics: IP:PORT of the figures; empty: none. http: the port of the REST form
+    at the same door, 0: any free one; None: none. drain: seconds that calls under
     way have left when it stops. drift: the share of inputs that may be harmed; None: what the
     bundle promises.
     """
@@ -54,6 +54,7 @@ class Options:
     cache: int = 0
     keep: Path | None = None
     metrics: str = ""
+    http: int | None = None
     drain: float = 10.0
     drift: float | None = None
 
@@ -63,6 +64,8 @@ class Options:
             raise ValueError(f"--drain: must be from 0 to 600 seconds, got {self.drain}")
         if self.drift is not None and not 0 < self.drift < 1:
             raise ValueError(f"--drift: must be above 0 and below 1, got {self.drift}")
+        if self.http is not None and not 0 <= self.http <= 65535:
+            raise ValueError(f"--http: must be a port, from 0 to 65535, got {self.http}")
 
 
 Tell = Callable[[str], None]
@@ -124,12 +127,6 @@ async def served(
     """Serve until the context is left, then stop in order; give the port and what answers."""
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-    for one in filter(None, (bundle, candidate)):
-        if one.told["preprocessing"]["kind"] == KIND:
-            raise ValueError(
-                f"{one.directory}: must be a bundle that reads numbers (rule: a request's tensor "
-                "is FP32 or FP64), reads texts; answer them by fedlite predict or from Python"
-            )
     tokens = None if options.door.tokens is None else Tokens(options.door.tokens)
     keeping = Keeping(options.keep)
     with ExitStack() as left:
@@ -139,14 +136,15 @@ async def served(
         limits = _within(options.limits, bundle, tell)
         apart = tokens is not None
         service = Service(name, versions, limits, keeping, Cache(options.cache), apart)
-        left.callback(service.batcher.close)
+        left.callback(service.close)
         refusals = _Refusals(keeping, service.figures.codes)
         left.callback(refusals.write)
         left.callback(_figures(options, service))
         longest = asking.longest(bundle, limits.request)
+        gate = Gate(tokens, options.rate, refusals)
         server = grpc.aio.server(
-            interceptors=[Gate(tokens, options.rate, refusals)],
-            maximum_concurrent_rpcs=max(_FEWEST, min(_CALLS, _BYTES // longest)),
+            interceptors=[gate],
+            maximum_concurrent_rpcs=_at_once(longest),
             options=[
                 ("grpc.max_receive_message_length", longest),
                 # Else a second server would get a part of the requests of the first.
@@ -159,13 +157,25 @@ async def served(
         await probes.set(protocol.INFERENCE, health_pb2.HealthCheckResponse.SERVING)
         _reflect(server)
         port = options.door.open(server)
-        await server.start()
-        _say(tell, f"serving {name} {versions.current.name} at {options.door.host}:{port}")
-        try:
-            yield port, service
-        finally:
-            await probes.enter_graceful_shutdown()
-            await _drain(server, service, options.drain)
+        async with AsyncExitStack() as others:
+            if options.http is not None:
+                most = rest.longest(bundle, limits.request)
+                app = rest.Rest(service, gate, most)
+                opened = rest.listening(app, options.door, options.http, _at_once(most))
+                http = await others.enter_async_context(opened)
+                _say(tell, f"over HTTP at {options.door.host}:{http}")
+            await server.start()
+            _say(tell, f"serving {name} {versions.current.name} at {options.door.host}:{port}")
+            try:
+                yield port, service
+            finally:
+                await probes.enter_graceful_shutdown()
+                await _drain(server, service, options.drain)
+
+
+def _at_once(longest: int) -> int:
+    """Return how many calls may be under way, of which the longest has so many bytes."""
+    return max(_FEWEST, min(_CALLS, _BYTES // longest))
 
 
 def _say(tell: Tell, line: str) -> None:

@@ -8,13 +8,15 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
 
 from fedlite import __version__
-from fedlite.inference.serving import asking, protocol
+from fedlite.inference.serving import asking, protocol, wire
 from fedlite.inference.serving.batcher import Batcher, Limits
 from fedlite.inference.serving.cache import Cache
 from fedlite.inference.serving.figures import Figures
@@ -26,6 +28,9 @@ from fedlite.inference.serving.versions import Version, Versions, Work
 log = logging.getLogger("fedlite.serving")
 Handler = Callable[[Any, Any], Awaitable[Any]]
 _LONGEST_WHY = 200
+_FAULT = "server: could not answer; its operator finds why in its log"
+# Of a message, beside one for each row.
+_FIELDS = 256
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Service:
         self.name, self.versions, self.limits = name, versions, limits
         self.keeping, self.cache, self.figures = keeping, cache, Figures()
         self.batcher = Batcher(versions.run, limits, versions.look)
+        self._loop = asyncio.get_running_loop()
+        self._aside = ThreadPoolExecutor(1, "fedlite-aside")
         self.ready = True
         self.under_way = 0
         self._responses = {
@@ -63,6 +70,28 @@ class Service:
             for method, (_, response) in protocol.classes(service).items()
         }
 
+    def close(self) -> None:
+        """End what computes once it is done."""
+        self._aside.shutdown(wait=True, cancel_futures=True)
+        self.batcher.close()
+
+    async def call(self, method: str, request: Any, context: Any) -> Any:
+        """Return what a method of the Open Inference Protocol answers; raises Refused.
+
+        context: its `time_remaining` says how long somebody waits.
+        """
+        try:
+            return await getattr(self, f"_{method}")(request, context)
+        except (Refused, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("a call could not be answered")
+            raise Refused("INTERNAL", _FAULT) from None
+
+    async def aside(self, function: Callable[..., Any], *given: Any) -> Any:
+        """Return what a function returns that takes some time, called in a thread, one at once."""
+        return await self._loop.run_in_executor(self._aside, function, *given)
+
     def handlers(self) -> list[Any]:
         """Return what gRPC registers."""
         found = []
@@ -70,7 +99,7 @@ class Service:
             each = {
                 name: grpc.unary_unary_rpc_method_handler(
                     self._guarded(getattr(self, f"_{name}")),
-                    request_deserializer=request.FromString,
+                    request_deserializer=partial(self._read, request),
                     response_serializer=response.SerializeToString,
                 )
                 for name, (request, response) in protocol.classes(service).items()
@@ -78,9 +107,20 @@ class Service:
             found.append(grpc.method_handlers_generic_handler(service, each))
         return found
 
+    def _read(self, kind: Any, data: bytes) -> Any:
+        """Return a message, or the refusal of one of which more would become than it is worth."""
+        try:
+            wire.bound(data, kind.DESCRIPTOR, self.limits.request + _FIELDS)
+        except Refused as refusal:
+            return refusal
+        return kind.FromString(data)
+
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: Any, context: Any) -> Any:
             try:
+                if isinstance(request, Refused):
+                    self.figures.codes[request.code] += 1
+                    raise request
                 return await handler(request, context)
             except Refused as refusal:
                 await context.abort(grpc.StatusCode[refusal.code], refusal.text)
@@ -91,8 +131,7 @@ class Service:
             except Exception:
                 # What went wrong inside is for the operator; nobody else learns of it.
                 log.exception("a call could not be answered")
-                text = "server: could not answer; its operator finds why in its log"
-                await context.abort(grpc.StatusCode.INTERNAL, text)
+                await context.abort(grpc.StatusCode.INTERNAL, _FAULT)
 
         return guarded
 
@@ -145,7 +184,11 @@ class Service:
             raise Refused("UNAVAILABLE", "server: is stopping; ask another")
         version = self._model(request.model_name, request.model_version)
         named, version = version is not None, version or self.versions.choose("")
-        ask = asking.read(request, version.bundle, self.limits.request)
+        if version.bundle.reads_texts:
+            # Tokens take time, in which others are answered.
+            ask = await self.aside(asking.read, request, version.bundle, self.limits.request)
+        else:
+            ask = asking.read(request, version.bundle, self.limits.request)
         if not request.id:
             request.id = secrets.token_hex(8)
         who = WHO.get()

@@ -1,6 +1,6 @@
 """A coordinator's front under attack: strangers, local users, and one of its own sites.
 
-Covers server/coordinator/heads.py.
+Covers fedlite/deployment/heads.py.
 """
 
 from __future__ import annotations

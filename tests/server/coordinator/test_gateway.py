@@ -43,14 +43,15 @@ def test_nginx_accepts_its_configuration(made: Coordinator) -> None:
 
 
 def locations(text: str) -> dict[str, str]:
-    """Return what stands in the ten exact locations, by path."""
+    """Return what stands in the exact locations, by path."""
     return dict(re.findall(r"location = (\S+) \{(.*?)\n    \}", text, re.DOTALL))
 
 
-def test_ten_paths_pass_and_nothing_else(made: Coordinator) -> None:
+def test_twelve_paths_pass_and_nothing_else(made: Coordinator) -> None:
     text = gateway.config(made)
     found = locations(text)
-    assert len(found) == 10 and set(found) == {f"/v1/fleet/{name}" for name in gateway.FLEET}
+    ours = {"/v1/fedlite/released", "/v1/fedlite/released-part"}
+    assert len(found) == 12 and set(found) == {f"/v1/fleet/{n}" for n in gateway.FLEET} | ours
     for path, inside in found.items():
         assert f"proxy_pass https://superlink{path};" in inside and "limit_except POST" in inside
     assert re.findall(r"location [^=].*", text) == ["location / { return 403; }"]
@@ -58,9 +59,9 @@ def test_ten_paths_pass_and_nothing_else(made: Coordinator) -> None:
     assert "proxy_ssl_verify on;" in text
 
 
-def test_the_secret_of_sites_stands_on_the_ten_paths_only(made: Coordinator) -> None:
+def test_the_secret_of_sites_stands_on_the_twelve_paths_only(made: Coordinator) -> None:
     text, shown = gateway.config(made), made.sites_secret.read_text()
-    assert text.count(shown) == 10
+    assert text.count(shown) == 12
     assert all(f'proxy_set_header {HEADER} "{shown}";' in one for one in locations(text).values())
     assert made.control_secret.read_text() not in text
     assert stat.S_IMODE(made.nginx_conf.stat().st_mode) == 0o600

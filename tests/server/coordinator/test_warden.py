@@ -216,6 +216,29 @@ def test_each_path_has_its_longest_body(place: Place, path: str, length: int, st
     assert place.refused == expected
 
 
+@pytest.mark.parametrize("path", ["/v1/fedlite/released", "/v1/fedlite/released-part"])
+def test_released_bundles_are_for_approved_sites_and_no_business_of_flowers(
+    place: Place, path: str
+) -> None:
+    sha256 = "ab" * 32
+    folder = place.coordinator.releases / sha256
+    folder.mkdir(parents=True)
+    (folder.parent / "announced.json").write_bytes(b"signed")
+    (folder / "stem.onnx").write_bytes(b"graph")
+    body = json.dumps([sha256, "stem.onnx", 1]).encode()
+    said = {"released": b"signed", "released-part": b"raph"}[path.rpartition("/")[2]]
+    mine = place.site(length=len(body))
+    assert place.answer(path, *mine, body=body) == (200, said)
+    for key, status in ((STRANGER, 401), (GONE, 401)):
+        assert place.ask(path, *place.site(key, len(body)), body=body) == status
+    unsigned = [one for one in mine if one[0] != "flwr-signature"]
+    assert place.ask(path, *unsigned, body=body) == 401
+    assert place.ask(path, *mine, body=body, method="GET") == 403
+    assert place.ask(path + "/..", *mine, body=body) == 403
+    assert place.ask(path, *place.site(length=4097), body=body) == 413
+    assert place.passed == []
+
+
 @pytest.mark.parametrize("length", ["", "-1", "+1", "1e3", "\u0663", "1, 1", "0x10"])
 def test_a_length_is_digits_or_nothing_is_read(place: Place, length: str) -> None:
     headers = [one for one in place.site() if one[0] != "content-length"]

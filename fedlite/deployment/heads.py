@@ -1,4 +1,4 @@
-"""How the SuperLink reads the head of a request: in little room, and in little time.
+"""How a server over HTTP reads the head of a request: in little room, and in little time.
 
 Nobody has shown anything yet while a head comes in, so neither may depend on who sends it. What
 uvicorn reads it with has no bound of its own. `uvicorn.protocols` is pinned with Flower.
