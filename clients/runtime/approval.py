@@ -18,6 +18,7 @@ from typing import Any
 from clients.runtime import left
 from clients.runtime.difference import Difference, difference
 from clients.runtime.planned import plan_facts
+from clients.runtime.sharing import sharing
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles, own
 from fedlite.deployment.bundle import Bundle
@@ -188,6 +189,12 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
                 refused += too_much
     except (ValueError, OSError) as error:
         warnings.append(f"model and bytes are not known, as the data set does not load: {error}")
+    try:
+        members, untrusted = sharing(home, policy, scenario)
+    except (ValueError, OSError) as error:
+        members, untrusted = [], [f"who shares the noise cannot be judged: {error}"]
+    facts += members
+    refused += untrusted
     budget, more, problem = left.left(home, policy, scenario)
     facts += more
     warnings += problem
