@@ -188,7 +188,12 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
                 facts += sizes
                 refused += too_much
     except (ValueError, OSError) as error:
-        warnings.append(f"model and bytes are not known, as the data set does not load: {error}")
+        if str(error).startswith("privacy."):
+            # What is claimed of the model is not so: it would fail in the first round.
+            refused.append(str(error))
+        else:
+            why = f"as the data set does not load: {error}"
+            warnings.append(f"model and bytes are not known, {why}")
     try:
         members, untrusted = sharing(home, policy, scenario)
     except (ValueError, OSError) as error:

@@ -107,9 +107,9 @@ class Desk:
             guard = guard.for_counts()
         masking = Masking.of(guard, self._seat, str(approved.config.get("run.id", "")))
         train = message.metadata.message_type == MessageType.TRAIN
-        if masking is not None and train and is_note(flower.unwrap(message)):
+        if masking is not None and train and (step := _step(message)):
             check_room(self._home)
-            return masking.step(flower.unwrap(message)), guard
+            return masking.step(step), guard
         if counts or train:
             check_room(self._home)
             asked = _instruction(message, approved)
@@ -197,6 +197,18 @@ class Desk:
             log.error("the round could not be written down: %s", error)
             return Code.DATA if isinstance(error, ValueError) else Code.FAILED
         return None
+
+
+def _step(message: Message) -> bytes:
+    """Return the step of a sum that a message asks for, or nothing where it asks for another thing.
+
+    Raises Decline when it is malformed.
+    """
+    try:
+        blob = flower.unwrap(message)
+    except ValueError as error:
+        raise Decline(Code.BAD_INSTRUCTION, str(error)) from None
+    return blob if is_note(blob) else b""
 
 
 def _is_over(message: Message, guard: Guardian) -> bool:

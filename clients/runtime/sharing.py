@@ -31,7 +31,7 @@ def sharing(
     own = keys.public_hex(keys.load(home / "keys" / "ledger.pem"))
     refused = beyond_trust(policy, scenario, own)
     facts = [
-        ("shares noise with" * (not at), f"{key}  {name}{' (this site)' * (name == policy.site)}")
+        ("shares noise with" * (not at), f"{name}{' (this site)' * (name == policy.site)}: {key}")
         for at, (name, key) in enumerate(sorted(scenario.members.items()))
     ]
     facts += _figures(mechanism, policy, scenario)
@@ -56,7 +56,7 @@ def _figures(
 
     others = honest - 1
     held = f"{loss(mechanism.carried)} if at least {honest} of the {sites} are honest"
-    fewer = f"{loss(mechanism.carried - 1)} if one fewer is; " if mechanism.carried > 1 else ""
+    fewer = f"{loss(mechanism.carried - 1)} if one fewer is; " if mechanism.carried > 2 else ""
     return [
         (
             "taken for honest",
