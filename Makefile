@@ -52,6 +52,7 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.lora --quick
 	$(BIN)/python -m simulations.benchmarks.noise --quick
 	$(BIN)/python -m simulations.benchmarks.robust --quick
+	$(BIN)/python -m simulations.benchmarks.secure --quick
 	$(BIN)/python -m simulations.benchmarks.serving --quick
 	$(BIN)/python -m simulations.benchmarks.soak --quick
 

@@ -40,7 +40,7 @@ def keep(site: Site, blob: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, safetensors.numpy.save({"model": model}))
     with exclusive(site.path):
-        site.sums.forget()
+        site.forget_sums()
 
 
 def released(site: Site, blob: bytes) -> tuple[Instruction, Vector]:

@@ -26,6 +26,7 @@ from fedlite.plan import Plan
 from fedlite.privacy import Mechanism, SharedMechanism, client
 from fedlite.privacy.shared.summed import residues
 from fedlite.scenario import Scenario
+from fedlite.secure.masks import pack
 from fedlite.secure.messages import SUMMED, Note
 from fedlite.training import Learner, Share
 
@@ -131,13 +132,8 @@ class Site:
             # A crash in the first training must not make the site forget which records it was of.
             save(self.path, state, self.replicas)
         if self.plan.shared is not None:
-            masked = self.sums.check(instruction.run, instruction.round, instruction.model)
-            if masked:
-                # A crash came before its frame was kept. Its steps are reserved, and cost no more.
-                return self._summed(state, instruction, masked)
-        self.guardian.reserve(instruction)
-        if self.plan.shared is not None:
             return self._mask(state, instruction, self.plan.shared)
+        self.guardian.reserve(instruction)
         share = self.learner.share(
             replica, instruction.round, self.number, self.mechanism, state.kept
         )
@@ -161,8 +157,18 @@ class Site:
 
     @property
     def sums(self) -> Sums:
-        """Its part in secure sums."""
-        return Sums(self.plan, self.name, self.path.with_suffix(".sums"), self.guardian)
+        """Its part in secure sums; raises Decline where it is the site's own process that takes it.
+
+        A simulated site is one process.
+        """
+        if self.plan.shared is None or isinstance(self.guardian, Remote):
+            raise Decline(Code.BAD_INSTRUCTION, "no step of a secure sum is taken here")
+        return Sums(self.plan.shared, self.name, self.path.with_suffix(".sums"), self.guardian)
+
+    def forget_sums(self) -> None:
+        """Remove its keys for sums, once the run is over; in a deployment they are not here."""
+        if self.plan.shared is not None and not isinstance(self.guardian, Remote):
+            self.sums.forget()
 
     def step(self, note: Note) -> Note:
         """Return the answer to a step of a secure sum; raises Decline."""
@@ -172,13 +178,26 @@ class Site:
     def _mask(
         self, state: SiteState, instruction: Instruction, mechanism: SharedMechanism
     ) -> bytes:
-        """Return the frame of the site's part of a sum, under masks, and keep it in `state`."""
-        number = instruction.round
+        """Return the frame of the site's part of a sum, under masks, and keep it in `state`.
+
+        Approved code hands it over without, and keeps nothing of it: the site's own process has the
+        keys, and what it masked last.
+        """
+        number, sums = instruction.round, None
+        if isinstance(self.guardian, Remote):
+            self.guardian.reserve(instruction)
+        else:
+            sums = self.sums
+            if masked := sums.check(instruction.run, number, instruction.model):
+                # A crash came before its frame was kept. Its steps are reserved, and cost no more.
+                return self._summed(state, instruction, masked)
+            self.guardian.reserve(instruction, sums.group())
         units = self.learner.units(state.replica, number, self.number, mechanism)
         values, bits = residues(units, mechanism.bits), mechanism.bits
-        return self._summed(
-            state, instruction, self.sums.mask(number, instruction.model, values, bits)
-        )
+        if sums is None:
+            save(self.path, state, self.replicas)
+            return compression.pack(self._envelope(instruction), SUMMED, pack(values, bits))
+        return self._summed(state, instruction, sums.mask(number, instruction.model, values, bits))
 
     def _summed(self, state: SiteState, instruction: Instruction, body: bytes) -> bytes:
         """Return the frame of a masked vector, and keep it in `state`."""

@@ -1,7 +1,12 @@
-"""A site's part in secure sums: its keys and what it told, on its own disk before it leaves."""
+"""A site's part in secure sums: its keys and what it told, on its own disk before it leaves.
+
+It is the site's own process that takes it, never approved code: who has these keys could tell what
+is under the masks.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.guard.guardian import Decline, Guardian
-from fedlite.guard.remote import Remote
 from fedlite.identity import keys
 from fedlite.messages import Code
-from fedlite.plan import Plan
+from fedlite.privacy import SharedMechanism
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Note, Step
 from fedlite.secure.rules import Refused
@@ -23,17 +27,22 @@ RUN_BYTES = 8
 
 @dataclass(frozen=True)
 class Sums:
-    """One site in one run. path: the file of what it keeps, secrets among them."""
+    """One site in one run. path: the file of what it keeps, secrets among them.
 
-    plan: Plan
+    approved: fingerprints by name of those who may be its members; None in a simulation, where
+    nobody is there to approve them.
+    """
+
+    shared: SharedMechanism
     name: str
     path: Path
-    guardian: Guardian | Remote
+    guardian: Guardian
+    approved: Mapping[str, str] | None = None
 
     def step(self, note: Note) -> Note:
         """Answer one step of a sum; the file at `path` must be held.
 
-        Raises Decline: the step breaks a rule, or nobody has approved the members.
+        Raises Decline: the step breaks a rule, as an unapproved member does.
         """
         member = self._load()
         try:
@@ -70,6 +79,10 @@ class Sums:
         self._save(member)
         return body
 
+    def group(self) -> dict[str, str]:
+        """Return the fingerprints of the members that it has joined, by name."""
+        return self._load().fingerprints
+
     def forget(self) -> None:
         """Remove its keys of the run, once no sum of it is to come."""
         self.path.unlink(missing_ok=True)
@@ -80,23 +93,17 @@ class Sums:
         return member.card(run, self._identity()).encode()
 
     def _join(self, member: Member, group: bytes) -> None:
-        shared = self.plan.shared
-        if shared is None:
-            raise Refused("thresholds", "the plan shares no noise")
-        # Nobody is there to approve simulated members: `check_approved` is for those who are.
+        shared = self.shared
         member.join(
             group,
             self._identity(),
             members=shared.sites,
             least=shared.least,
             honest=shared.honest,
+            approved=self.approved,
         )
 
     def _identity(self) -> keys.Key:
-        if isinstance(self.guardian, Remote):
-            raise Decline(
-                Code.POLICY, "privacy.noise_at shared: the members' keys have not been approved"
-            )
         if self.guardian.home is not None:
             return self.guardian.home.key()
         # A run that claims nothing has no home.

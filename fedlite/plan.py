@@ -305,6 +305,7 @@ def _of(
             compressor(link, layout.sizes)
         except ValueError as error:
             raise ValueError(f"{name}.{error}") from None
+    scenario = protection.settle_coordinates(scenario, layout)
     mechanism = plan_mechanism(scenario, layout) if scenario.private else None
     chosen = scenario.training
     term = objectives.make(chosen.objective, read_options(chosen.objective_options))

@@ -68,6 +68,20 @@ def summed(scenario: Scenario, layout: Layout) -> int:
     return support_size(layout.sizes, densities(scenario, layout)) if scenario.shared else 0
 
 
+def settle_coordinates(scenario: Scenario, layout: Layout) -> Scenario:
+    """Return the scenario with `privacy.coordinates` settled, where noise is shared.
+
+    Raises ValueError where it says otherwise than the model: a ledger would hold what is not true.
+    """
+    known, said = summed(scenario, layout), scenario.privacy.coordinates
+    if said not in (0, known):
+        raise ValueError(
+            f"privacy.coordinates: must be the {known} values that a round of this model sums, got "
+            f"{said}; leave it out"
+        )
+    return with_values(scenario, "privacy", coordinates=known) if known != said else scenario
+
+
 def check_turns(scenario: Scenario, turns: int) -> None:
     """Raise ValueError where noise is shared and a model's tensors take turns."""
     if turns and scenario.shared:
@@ -91,7 +105,8 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
     A site and its server compute it from the same public settings and get the same numbers. The
     plan assumes that a site takes part in every round; taking part in fewer costs less.
 
-    layout: of the model, by which shared noise knows how many coordinates a sum has.
+    layout: of the model, by which shared noise knows how many coordinates a sum has; without it
+    `privacy.coordinates` says so, as at a site's own process, which holds no model.
 
     Raises ValueError when `privacy.expected_batch` has not been settled, no noise keeps the
     epsilon, or rounding at the sites costs more of `privacy.delta` than is kept for it.
@@ -111,10 +126,12 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
             "public number for every site"
         )
     if scenario.shared:
-        if layout is None:
+        coordinates = summed(scenario, layout) if layout else privacy.coordinates
+        if not coordinates:
             raise ValueError(
-                "privacy.noise_at: needs the model's layout when it is shared (rule: what rounding "
-                "costs depends on how many values a round sums), got none; see `fedlite.plan.of`"
+                "privacy.coordinates: must be settled by the coordinator (rule: what rounding "
+                "costs depends on how many values a round sums), got 0; submit with `fedlite "
+                "server submit`"
             )
         # What rounding at the sites costs is kept back from delta.
         kept = replace(privacy, delta=privacy.delta * (1.0 - MAX_SLACK))
@@ -124,7 +141,7 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
             sampling_rate=privacy.sampling_rate,
             steps=rounds,
             expected_batch=privacy.expected_batch,
-            coordinates=summed(scenario, layout),
+            coordinates=coordinates,
             sites=scenario.federation.sites,
             least=scenario.federation.quorum,
             honest=scenario.honest,

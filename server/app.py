@@ -136,12 +136,13 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
     Raises RunFailed, ValueError or OSError with a text for a person; the last checkpoint is whole.
     """
     directory, deployment = task.directory, task.deployment
-    if scenario.federation.members and deployment is None:
-        raise ValueError(
-            "federation.members: must be empty without a coordinator (rule: nobody has approved "
-            f"the names that nodes give themselves), got {scenario.federation.members!r}; leave it "
-            "out, or use fedlite server submit"
-        )
+    for name in ("federation", "privacy"):
+        if (members := getattr(scenario, name).members) and deployment is None:
+            raise ValueError(
+                f"{name}.members: must be empty without a coordinator (rule: nobody has approved "
+                f"the names that nodes give themselves), got {members!r:.200}; leave it out, or "
+                "use fedlite server submit"
+            )
     evaluator = None
     if deployment is not None and scenario.data.at_sites:
         plan = plans.of(scenario, scenario.data.sizes, scenario.width)

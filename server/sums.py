@@ -91,12 +91,14 @@ class Sums:
         """Ask sites for their cards; return those that may be used, and by name why others not."""
         question = Note(Step.CARD, 0, bytes(8), run).encode()
         answers = self._exchange(dict.fromkeys(names, question), None)
-        cards, wrong = [], {}
+        cards, wrong, approved = [], {}, self._plan.scenario.members
         for name in names:
             try:
                 if name not in answers:
                     raise Refused("members", "it has not answered")
                 card = Card.decode(Note.decode(answers[name]).body)
+                if approved and approved.get(name) != card.fingerprint:
+                    raise Refused("unapproved", f"its card has the key {card.fingerprint[:16]}...")
                 if (card.name, card.run) != (name, run):
                     raise Refused("not-a-member", f"its card is of {card.name!r}, or another run")
                 cards.append(card)

@@ -138,11 +138,12 @@ def _without_members(scenario: Scenario) -> Scenario:
 
     The same file then serves for the real ones, whose names a simulation does not know.
     """
-    if not scenario.federation.members:
-        return scenario
-    alone = with_values(scenario, "federation", members="")
-    note = f"federation.members: ignored in a simulation, {alone.federation.sites} sites take part"
-    return replace(alone, notes=(*alone.notes, note))
+    for table in ("federation", "privacy"):
+        if getattr(scenario, table).members:
+            scenario = with_values(scenario, table, members="")
+            told = f"ignored in a simulation, {scenario.federation.sites} sites take part"
+            scenario = replace(scenario, notes=(*scenario.notes, f"{table}.members: {told}"))
+    return scenario
 
 
 def _check_data(scenario: Scenario) -> Plan:

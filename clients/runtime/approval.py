@@ -18,6 +18,7 @@ from typing import Any
 from clients.runtime import left
 from clients.runtime.difference import Difference, difference
 from clients.runtime.planned import plan_facts
+from clients.runtime.sharing import sharing
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles, own
 from fedlite.deployment.bundle import Bundle
@@ -187,7 +188,18 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
                 facts += sizes
                 refused += too_much
     except (ValueError, OSError) as error:
-        warnings.append(f"model and bytes are not known, as the data set does not load: {error}")
+        if str(error).startswith("privacy."):
+            # What is claimed of the model is not so: it would fail in the first round.
+            refused.append(str(error))
+        else:
+            why = f"as the data set does not load: {error}"
+            warnings.append(f"model and bytes are not known, {why}")
+    try:
+        members, untrusted = sharing(home, policy, scenario)
+    except (ValueError, OSError) as error:
+        members, untrusted = [], [f"who shares the noise cannot be judged: {error}"]
+    facts += members
+    refused += untrusted
     budget, more, problem = left.left(home, policy, scenario)
     facts += more
     warnings += problem

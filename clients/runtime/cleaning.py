@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from clients.runtime import lock, setup
+from clients.runtime import lock, masking, setup
 from clients.runtime.seats import FURTHER
 from clients.runtime.status import current
 from fedlite.deployment.journal import Journal
@@ -29,6 +29,7 @@ from fedlite.guard import policy as site_policy
 
 # Where runs leave things behind: bundles below the site's folder, the others below each seat.
 STATE, BUNDLES, WAITING, LOGS = "state", "bundles", "bundles/waiting", "logs"
+SUMS = masking.FOLDER
 
 
 def _seats(home: Path) -> list[Path]:
@@ -88,6 +89,9 @@ def leftovers(home: Path, keep_days: int) -> Iterator[Leftover]:
 
 def _states(seat: Path, keep_days: int) -> Iterator[Leftover]:
     now = current(seat)
+    for path in sorted((seat / SUMS).glob("*.json")):
+        if (old := days(path)) >= keep_days and path.stem != now:
+            yield leftover(path, f"keys of a run that has not asked for {old} days")
     for path in sorted(entry for entry in (seat / STATE).glob("*") if entry.is_dir()):
         old = days(path)
         if old >= keep_days and path.name != now:

@@ -17,6 +17,7 @@ from flwr.app import Message, MessageType
 import fedlite
 from clients.runtime.gate import EXEMPT, ApprovedRun
 from clients.runtime.inflight import check_room
+from clients.runtime.masking import Masking
 from clients.runtime.warm import AnswerTooLong, WorkerFailed, Workers
 from fedlite import flower
 from fedlite.deployment.protocol import spoken
@@ -26,6 +27,7 @@ from fedlite.inference import told
 from fedlite.messages import Code, Counted, Hello, Instruction, Reply
 from fedlite.privacy.ledger import LedgerError
 from fedlite.scenario import ScenarioError, from_run_config
+from fedlite.secure.messages import Note, is_note
 
 log = logging.getLogger("fedlite.site")
 
@@ -33,11 +35,17 @@ _LAYOUT = re.compile(r"[0-9a-f]{16}")
 
 
 class Desk:
-    """Answers by the workers of the site whose folder is `home`; `note` writes its journal."""
+    """Answers by the workers of the site whose folder is `home`; `note` writes its journal.
 
-    def __init__(self, home: Path, workers: Workers, note: Callable[..., None]) -> None:
+    seat: where it keeps what it has with this coordinator.
+    """
+
+    def __init__(
+        self, home: Path, workers: Workers, note: Callable[..., None], seat: Path | None = None
+    ) -> None:
         """Take over the workers."""
         self._home, self._workers, self._note = home, workers, note
+        self._seat = seat or home
         self._guardians: dict[str, Guardian] = {}
         self._layouts: dict[str, str] = {}
         self._told = ""
@@ -89,7 +97,7 @@ class Desk:
 
     def _worked(
         self, message: Message, approved: ApprovedRun, node: int
-    ) -> tuple[Hello | Reply | Code, Guardian]:
+    ) -> tuple[Hello | Reply | Note | Code, Guardian]:
         """Return what may leave; what is private is on record by then."""
         policy, run = approved.policy, int(message.metadata.run_id)
         guard = self._guardian(approved)
@@ -97,17 +105,26 @@ class Desk:
         counts = message.metadata.message_type == MessageType.EVALUATE
         if counts:
             guard = guard.for_counts()
-        if counts or message.metadata.message_type == MessageType.TRAIN:
+        masking = Masking.of(guard, self._seat, str(approved.config.get("run.id", "")))
+        train = message.metadata.message_type == MessageType.TRAIN
+        if masking is not None and train and (step := _step(message)):
+            check_room(self._home)
+            return masking.step(step), guard
+        if counts or train:
             check_room(self._home)
             asked = _instruction(message, approved)
             guard.admit(asked)
         chosen = policy.data_set(guard.scenario.data.name)
         if chosen is None:
             raise Decline(Code.POLICY, f"site.toml: has no [data.{guard.scenario.data.name}]")
+        known = masking.known(asked) if masking and asked and not counts else b""
         worker = self._workers.get(approved, chosen, run, node)
         try:
             said = worker.ask(
-                flower.to_bytes(message), policy.limits, lambda: self._reserve(guard, asked)
+                flower.to_bytes(message),
+                policy.limits,
+                # What is masked was reserved: it is sent again, whatever is trained anew.
+                lambda: None if known else self._reserve(guard, asked, masking),
             )
         except AnswerTooLong as error:
             raise egress.NotAllowed(f"limits.up: {error}") from None
@@ -116,6 +133,8 @@ class Desk:
         if len(said) > policy.limits.up:
             raise egress.NotAllowed(f"limits.up: {len(said)} bytes were to leave")
         if asked is None:
+            if masking is not None and _is_over(message, guard):
+                masking.forget()
             # Of what the code says only the layout counts: the rest the site knows itself.
             layout = self._layout(approved, Hello.decode(said).layout)
             head = guard.head()
@@ -123,6 +142,11 @@ class Desk:
         frame = Reply.decode(said).frame
         if counts:
             _check_counts(frame, guard)
+        elif masking is not None:
+            check_room(self._home)
+            frame = masking.masked(asked, frame)
+            if len(frame) > policy.limits.up:
+                raise egress.NotAllowed(f"limits.up: {len(frame)} bytes were to leave")
         # A ledger whose write failed refuses everything until a person acts.
         check_room(self._home)
         kind = Counted if counts else Reply
@@ -154,7 +178,9 @@ class Desk:
             )
         return told
 
-    def _reserve(self, guard: Guardian, asked: Instruction | None) -> Code | None:
+    def _reserve(
+        self, guard: Guardian, asked: Instruction | None, masking: Masking | None
+    ) -> Code | None:
         """Write a round down before it is trained; return the code when that may not be."""
         try:
             if asked is None:
@@ -164,13 +190,34 @@ class Desk:
                 guard.commitment()
                 if self._workers.stale(guard.policy()):
                     raise Decline(Code.DATA, "the records were replaced meanwhile; ask again")
-            guard.reserve(asked)
+            guard.reserve(asked, masking.group if masking else {})
         except Decline as decline:
             return self._declined(decline)
         except (ValueError, OSError) as error:
             log.error("the round could not be written down: %s", error)
             return Code.DATA if isinstance(error, ValueError) else Code.FAILED
         return None
+
+
+def _step(message: Message) -> bytes:
+    """Return the step of a sum that a message asks for, or nothing where it asks for another thing.
+
+    Raises Decline when it is malformed.
+    """
+    try:
+        blob = flower.unwrap(message)
+    except ValueError as error:
+        raise Decline(Code.BAD_INSTRUCTION, str(error)) from None
+    return blob if is_note(blob) else b""
+
+
+def _is_over(message: Message, guard: Guardian) -> bool:
+    """Return whether a run's released model was brought: no sum of it is to come."""
+    last = guard.scenario.federation.rounds
+    try:
+        return Instruction.decode(flower.unwrap(message)).round == last + 1
+    except ValueError:
+        return False
 
 
 def _check_counts(frame: bytes, guard: Guardian) -> None:

@@ -66,6 +66,7 @@ def examine(home: Path) -> Iterator[Check]:
     if policy is not None:
         if (home / setup.SECRET).exists():  # without it there is no telling whose they are
             yield from _guarded("budget", lambda: _budgets(home, policy))
+        yield from _trust(policy)
         yield from _sandbox(home, policy)
         yield from _device(policy)
         yield from _bases(policy)
@@ -212,6 +213,20 @@ def _budgets(home: Path, policy: SitePolicy) -> Iterator[Check]:
             yield Check(f"budget {one.name}", FAIL, what, mend)
         except (ValueError, OSError):
             continue  # the checks of ledger, keys and data say what
+
+
+def _trust(policy: SitePolicy) -> Iterator[Check]:
+    """Say what may rest on other sites, where anything may."""
+    if not policy.allows("record-shared"):
+        return
+    most = f"epsilon up to {policy.collusion:g} may be spent if all others collude"
+    if policy.honest:
+        who = f"{policy.honest} others are trusted to be honest where noise is shared"
+        yield Check("trust", OK, f"{who}, and {most}")
+        return
+    mend = "set honest in [budget] to how many you trust, or take record-shared out of units"
+    what = "budget.units holds record-shared, and budget.honest trusts nobody"
+    yield Check("trust", WARNING, what, mend)
 
 
 def _sandbox(home: Path, policy: SitePolicy) -> Iterator[Check]:

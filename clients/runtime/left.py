@@ -34,6 +34,9 @@ def left(
         ),
         ("with it", f"epsilon {after} of {seen.ceiling:g} for a new run; {_how_often(seen.fits)}"),
     ]
+    if seen.collusion:
+        alone = f"epsilon {wording.epsilon(seen.alone, 3)} of {seen.collusion:g} (budget.alone)"
+        facts.append(("if all others collude", f"{alone} with it, by this site's own noise"))
     if seen.steps == seen.asked and not seen.counts:
         warning = "budget: the counts after the last round do not fit under the ceiling; this site"
         return seen, facts, [f"{warning} tells none"]

@@ -66,7 +66,8 @@ class Runtime:
         self._fleet = connection(self.seat)
         self._runs: dict[int, tuple[bytes, dict[str, Any]]] = {}
         self._inflight = InFlight(self.seat)
-        self._desk = Desk(self.home, Workers(self.home, self.seat, policy), self._note)
+        workers = Workers(self.home, self.seat, policy)
+        self._desk = Desk(self.home, workers, self._note, self.seat)
         self._stop = threading.Event()
         self._status = StatusFile(self.seat, self.address, say)
         self._fetching = Fetching(self.home, self.seat, self._note, say)

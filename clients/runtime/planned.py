@@ -27,6 +27,8 @@ def plan_facts(
     protection = "none: updates leave without noise"
     if scenario.claims_privacy:
         where = f", noise at the {privacy.noise_at}" if privacy.unit == "client" else ""
+        if scenario.shared:
+            where = ", noise shared with other sites, and only sums over them are seen"
         protection = (
             f"{privacy.unit}{where}: epsilon {privacy.epsilon:g} at delta {privacy.delta:g} over "
             f"all rounds, clip {privacy.clip:g}"

@@ -25,6 +25,8 @@ from fedlite.guard.folder import Home
 from fedlite.guard.policy import SitePolicy
 from fedlite.guard.register import Kept, Register
 from fedlite.privacy.budget import Account
+from fedlite.privacy.budget.ceilings import colluded
+from fedlite.privacy.budget.policy import Policy
 from fedlite.privacy.ledger import LedgerError, read
 from fedlite.storage import stamp, write_atomic
 
@@ -199,6 +201,11 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
             f"{one['dataset']}: epsilon {one['spent']:.3g} of {one['ceiling']:g} spent, at delta "
             f"{one['delta']:g}, in {one['plans']} run{'s' * (one['plans'] != 1)}"
         )
+        if "alone" in one:
+            say(
+                f"{one['dataset']}: epsilon {one['alone']:.3g} of {one['collusion']:g} if all "
+                f"others collude with the server; {one['honest']} are trusted to be honest"
+            )
     rounds = [row for one in found["coordinators"] or [found] for row in one["rounds"]]
     rounds = sorted(rounds, key=lambda row: str(row.get("time")))[-_KEPT_ROUNDS:]
     # A table for each run: beside its id the other columns would not fit 80 columns.
@@ -326,7 +333,20 @@ def _budget(path: Path, policy: SitePolicy) -> dict[str, Any]:
         "ceiling": in_force.epsilon,
         "delta": account.policy.delta,
         "plans": len(account.plans),
+        **_trust(account, in_force),
     }
+
+
+def _trust(account: Account, in_force: Policy) -> dict[str, Any]:
+    """Return what rests on others: spent if they all collude, that ceiling, how many are trusted.
+
+    Nothing where no plan counts on their noise.
+    """
+    plans = account.plans
+    if not any(plan.shared for plan in plans):
+        return {}
+    alone = colluded(plans[-1], plans[:-1], account.opened[-1])
+    return {"alone": alone, "collusion": in_force.collusion, "honest": in_force.honest}
 
 
 def _now() -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -263,13 +263,17 @@ def alone_parts(plans: Sequence[Plan]) -> list[tuple[Event, int]]:
     Of shared noise only the site's own is left then: sigma is that of `honest - (members - least)`
     sites, as many as are honest and surely in every sum.
     """
-    parts = []
-    for plan, (event, steps) in zip(plans, parts_of(plans), strict=True):
-        body, sigma = plan.body, event.noise_multiplier
-        if body["unit"] == "record-shared":
-            sigma /= math.sqrt(body["honest"] - (body["members"] - body["least"]))
-        parts.append((Event(sigma, event.sampling_rate), steps))
-    return parts
+    return parts_of([by_itself(plan) for plan in plans])
+
+
+def by_itself(plan: Plan) -> Plan:
+    """Return what is left of a plan when all other members collude with the server."""
+    body = plan.body
+    if body["unit"] != "record-shared":
+        return plan
+    sigma = body["noise_multiplier"]
+    sigma /= math.sqrt(body["honest"] - (body["members"] - body["least"]))
+    return replace(plan, body={**body, "unit": "record", "noise_multiplier": sigma})
 
 
 def charge(

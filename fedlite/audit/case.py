@@ -13,6 +13,7 @@ from fedlite.audit import (
     claims as audit_claims,
     closing as audit_closing,
     lines as audit_lines,
+    sharing,
     sources as audit_sources,
     witness as audit_witness,
 )
@@ -84,12 +85,16 @@ class Case:
         """Collect every issue."""
         for book in self.books.values():
             self.issues += book.issues
+            # What the account says of the same row is said already.
+            told = {(issue.rule, issue.row) for issue in book.issues}
+            self.issues += [i for i in sharing.trusted(book) if (i.rule, i.row) not in told]
         for books in self.groups:
             for copy in books[1:]:
                 if not audit_book.prefix_of(copy.rows, books[0].rows):
                     text = f"goes on otherwise than {books[0].path}, a copy of the same ledger"
                     self.issues.append(copy.issue("fork", text))
         self._same_key()
+        self.issues += sharing.divided(books[0] for books in self.groups)
         self.issues += person_ceilings(self.books.values())
         for witnessed in self.witnessed:
             self.issues += witnessed.issues

@@ -172,6 +172,23 @@ AUDIT_RULES: dict[str, tuple[str, str]] = {
         "A plan costs more than the site allows a single run.",
         "Ask the site's data owner.",
     ),
+    "plan-above-alone": (
+        "A plan costs more than the site allows if all others collude with the server, or its row "
+        "says so.",
+        "Ask the site's data owner. The ceiling for collusion does not hold for this ledger.",
+    ),
+    "members-differ": (
+        "Two sites committed to different members, honest ones or noise for one run: they were "
+        "shown different lists, or one of the ledgers was written past the rules.",
+        "Ask both sites for the bundle that they approved. No epsilon of this run that counts on "
+        "others may be cited: take the figure if all others collude.",
+    ),
+    "member-key": (
+        "A run names another key for a member than those that sign the member's own ledger: "
+        "somebody else may have been that member.",
+        "Compare the key with the member's operator. If it is not his, take the figure if all "
+        "others collude.",
+    ),
     "reserve-above-ceiling": (
         "After the ceiling was lowered, more steps were reserved than fit under it.",
         "Ask the site's data owner.",
@@ -248,6 +265,8 @@ _ACCOUNT = {
     "batches, a record's has its public batch.",
     "plan-above-asked": "A plan has at most the steps that were asked for.",
     "plan-unit": "A plan protects a unit that the policy in force allows.",
+    "plan-honest": "A plan takes no more others for honest than the policy in force trusts.",
+    "plan-not-a-member": "A site that shares noise is among the members that its plan names.",
     "plan-run-twice": "A run has one plan, committed before its first step.",
     "reserve-unknown-plan": "Steps are reserved under a plan that was committed before.",
     "reserve-other-run": "Steps are reserved under the plan of their own run.",

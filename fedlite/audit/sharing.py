@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from fedlite.audit.book import Plan
+from fedlite.audit.book import Book, Plan, Policy, by_itself, charge
 from fedlite.audit.cost import fits
+from fedlite.audit.rules import Issue
 from fedlite.privacy.accounting import table
+from fedlite.privacy.admission import order_for
 from fedlite.privacy.mechanism import SharedMechanism
+from fedlite.scenario.members import members_of
 
 # What the summary and a ledger's plan call those who share the noise.
 _NAMES = {"sites": "members", "least": "least", "honest": "honest", "coordinates": "coordinates"}
@@ -20,7 +23,10 @@ _KEYS = (
     ("federation", "sites", "members"),
     ("federation", "quorum", "least"),
     ("privacy", "honest", "honest"),
+    ("privacy", "coordinates", "coordinates"),
 )
+# In what all plans of one run must be alike.
+_ALIKE = ("group", "members", "least", "honest", "coordinates", "noise_multiplier", "clip")
 _table = lru_cache(maxsize=64)(table)
 
 
@@ -70,10 +76,120 @@ def planned_otherwise(tables: Mapping[str, Any], plan: Plan) -> list[str]:
     for place, key, row in _KEYS:
         part = tables.get(place)
         said = part.get(key) if isinstance(part, dict) else None
-        # 0 honest is "two thirds", and is settled by the code that runs.
+        # 0 honest is "two thirds", 0 coordinates "as many as the model makes": settled elsewhere.
         if said not in (None, 0) and not _is(said, plan.body[row]):
             wrong.append(f"{place}.{key} {_shown(said)}, committed {plan.body[row]!r}")
+    part = tables.get("privacy")
+    if isinstance(part, dict) and (told := part.get("members")):
+        try:
+            same = members_of(told) == plan.body["group"]
+        except (ValueError, TypeError):
+            same = False
+        if not same:
+            wrong.append(f"privacy.members {_shown(told)}, committed {_names(plan.body)}")
     return wrong
+
+
+def trusted(book: Book) -> list[Issue]:
+    """Return where a ledger's plans rest on others more than its policies let them.
+
+    Epsilon if all others collude is computed anew for every plan, and after every ceiling that was
+    lowered; so is how many others were trusted when steps were reserved.
+    """
+    issues, shared = [], {plan.number: plan for _, plan in _shared([book])}
+    for plan in shared.values():
+        try:
+            issues += _collusion(book, plan)
+        except (ValueError, OverflowError, ZeroDivisionError) as error:
+            text = f"what the plan costs if all others collude cannot be computed: {error}"
+            issues.append(book.issue("plan-above-alone", text, plan.seq))
+    for seq, body in book.reserves.items():
+        reserved, policy = shared.get(body["plan"]), book.policy_at(seq)
+        if reserved and reserved.body["honest"] - 1 > policy.get("honest", 0):
+            text = (
+                f"plan {reserved.number} (run {reserved.run}) takes {reserved.body['honest'] - 1} "
+                f"others for honest, and the policy at that row trusts {policy.get('honest', 0)}"
+            )
+            return [*issues, book.issue("plan-honest", text, seq)]
+    return issues
+
+
+def _collusion(book: Book, plan: Plan) -> list[Issue]:
+    policy, plans = book.policy_at(plan.seq), book.plans[: plan.number + 1]
+    cost, ceiling = _alone(plans, policy), _ceiling(policy)
+    where, said = f"plan {plan.number} (run {plan.run})", plan.body["alone"]
+    issues = []
+    if not fits(cost, ceiling):
+        text = (
+            f"{where}: if all others collude the ledger costs epsilon {cost:.6g} with it, and the "
+            f"ceiling for that at that row is {ceiling:g} (delta {policy['delta']:g})"
+        )
+        issues.append(book.issue("plan-above-alone", text, plan.seq))
+    if not fits(cost, said):
+        text = f"{where}: charged {said:.6g} if all others collude, recomputed {cost:.6g}"
+        issues.append(book.issue("charge-understated", text, plan.seq))
+    return issues
+
+
+def _alone(plans: Sequence[Plan], policy: Policy) -> float:
+    ceiling, delta = _ceiling(policy), policy["delta"]
+    cost, _ = charge([by_itself(one) for one in plans], ceiling, delta, order_for(ceiling, delta))
+    return cost
+
+
+def _ceiling(policy: Policy) -> float:
+    return max(float(policy.get("alone", 0.0)), float(policy["epsilon"]))
+
+
+def divided(books: Iterable[Book]) -> list[Issue]:
+    """Return where sites committed to different members for one run, or to another's key.
+
+    books: one of each ledger. A server that shows different lists to two sites is found by two
+    ledgers, one that brings a site of its own under a name by that site's.
+    """
+    issues, first = [], dict[str, tuple[Book, Plan]]()
+    known = [book for book in books if book.rows]
+    for book, plan in _shared(known):
+        other, its = first.setdefault(plan.run, (book, plan))
+        if differs := [name for name in _ALIKE if plan.body[name] != its.body[name]]:
+            text = (
+                f"run {plan.run}: committed to another {', '.join(differs)} than {other.site} "
+                f"({other.path}): {_told(plan, differs[0])} against {_told(its, differs[0])}"
+            )
+            issues.append(book.issue("members-differ", text, plan.seq))
+        for member in known:
+            issues += _key(book, plan, member)
+    return issues
+
+
+def _shared(books: Iterable[Book]) -> Iterator[tuple[Book, Plan]]:
+    """Yield the plans that count on others' noise."""
+    for book in books:
+        for plan in book.plans:
+            if plan.body["unit"] == "record-shared":
+                yield book, plan
+
+
+def _key(book: Book, plan: Plan, member: Book) -> list[Issue]:
+    """Hold the key that a plan names for a member against those that signed the member's ledger."""
+    key = plan.body["group"].get(member.site)
+    own = [member.key_at(plan.seq)] if member is book else [key for _, key in member.keys]
+    if key is None or key in own:
+        return []
+    text = (
+        f"run {plan.run}: {member.site} is a member with the key {key[:16]}..., and its ledger "
+        f"{member.path} is signed by {own[-1][:16]}..."
+    )
+    return [book.issue("member-key", text, plan.seq)]
+
+
+def _told(plan: Plan, name: str) -> str:
+    return _names(plan.body) if name == "group" else f"{plan.body[name]!r}"
+
+
+def _names(body: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{name} {key[:8]}" for name, key in sorted(body["group"].items()))
+    return told if len(told) <= 400 else told[:397] + "..."
 
 
 def _real(plan: Plan) -> tuple[SharedMechanism | None, Mapping[int, float]]:

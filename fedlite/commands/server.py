@@ -231,10 +231,11 @@ def bundle(
     with told():
         from fedlite.deployment.bundle import digest
         from fedlite.storage import write_atomic
-        from server.coordinator import submit as runs
+        from server.coordinator import groups, submit as runs
 
-        _open(folder)
+        coordinator = _open(folder)
         chosen, own = settled(scenario, settings, rounds, run_own, quiet=as_json)
+        chosen = groups.settle(coordinator.path, chosen)
         content = runs.build(chosen, app_root(), own)
         write_atomic(out, content)
         value = {"bundle": str(out), "sha256": digest(content), "bytes": len(content)}

@@ -247,6 +247,12 @@ def site_grant(
     epsilon: Annotated[float | None, typer.Option(help="New ceiling of the data set.")] = None,
     person: Annotated[float | None, typer.Option(help="New ceiling of a person.")] = None,
     per_run: Annotated[float | None, typer.Option(help="New ceiling of one run.")] = None,
+    honest: Annotated[
+        int | None, typer.Option(help="How many others are trusted where noise is shared.")
+    ] = None,
+    alone: Annotated[
+        float | None, typer.Option(help="New ceiling if all others collude with the server.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Sign, as the data owner, a higher ceiling for one ledger; the site then applies it."""
@@ -255,7 +261,13 @@ def site_grant(
 
         if not ledger.is_file():
             raise ValueError(f"{ledger}: no such file; name one such as HOME/ledgers/DATASET.jsonl")
-        wanted = {"epsilon": epsilon, "person": person, "per_run": per_run}
+        wanted = {
+            "epsilon": epsilon,
+            "person": person,
+            "per_run": per_run,
+            "honest": honest,
+            "alone": alone,
+        }
         changes = {name: value for name, value in wanted.items() if value is not None}
         grant = commands.make_grant(ledger, key, changes, out)
         tell(grant, f"{out}: at the site, run: fedlite site raise HOME {out}", as_json)

@@ -171,6 +171,27 @@ def unpack(blob: bytes, envelope: Envelope, *, limit: int) -> tuple[int, int, by
     return codec, records, blob[HEADER_BYTES:]
 
 
+def with_body(frame: bytes, body: bytes) -> bytes:
+    """Return a frame with the header of another and a body of its own; its CRC is made anew.
+
+    frame: of at least `HEADER_BYTES`, as `round_and_codec` has read it.
+    """
+    head = frame[: _HEADER.size]
+    return b"".join((head, _CRC.pack(zlib.crc32(body, zlib.crc32(head))), body))
+
+
+def round_and_codec(frame: bytes) -> tuple[int, int]:
+    """Return for which round a frame says that it is, and by which codec its body was written.
+
+    For whoever knows no layout; `unpack` holds all of a header against an envelope. Raises
+    ValueError where it has no header of this version.
+    """
+    if len(frame) < HEADER_BYTES or frame[:3] != MAGIC + bytes([VERSION]):
+        raise ValueError(f"frame must begin with {MAGIC!r} version {VERSION}, got {frame[:3]!r}")
+    _, _, codec, _, number, _, _ = _HEADER.unpack_from(frame)
+    return number, codec
+
+
 def pad(body: bytes, limit: int, salt: bytes = bytes(SALT_BYTES)) -> bytes:
     """Return length, `salt` (16 bytes), `body` and zeros: `PAD_BYTES + limit` bytes, always.
 

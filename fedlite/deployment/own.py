@@ -130,12 +130,6 @@ def refused(scenario: Scenario) -> list[str]:
     named = data.tokenizer, data.base_sha256, data.perplexity_base, scenario.model.options
     why = base_problem(*named)
     found += [why] if why else []
-    if scenario.shared:
-        found.append(
-            "privacy.noise_at: must be site or server at real sites (rule: people approve the keys "
-            "of those who share noise), got 'shared' (what is missing: the page on which they do); "
-            "simulate it, or set noise_at to site"
-        )
     for key, name in own_code(scenario).items():
         if why := problem(key, name):
             found.append(why)

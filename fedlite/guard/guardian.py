@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 from fedlite.deployment import own
 from fedlite.flower import wire
@@ -26,8 +27,10 @@ from fedlite.guard.declared import beyond_declared
 from fedlite.guard.folder import Home
 from fedlite.guard.policy import DataSet, SitePolicy, for_scenario
 from fedlite.guard.register import Kept, Register
+from fedlite.guard.trust import beyond_trust
+from fedlite.identity import keys
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
-from fedlite.privacy import Mechanism, counting
+from fedlite.privacy import Mechanism, SharedMechanism, counting
 from fedlite.privacy.budget import Account, Budget, Refused
 from fedlite.privacy.budget.outlook import Outlook, outlook
 from fedlite.privacy.budget.plans import Plan, asked_plan
@@ -47,6 +50,7 @@ _CODES = {
     # Of that round alone: neither budget nor ledger is at an end.
     "round-twice": Code.FAILED,
     "unit": Code.POLICY,
+    "honest": Code.POLICY,
     "server": Code.POLICY,
 }
 _RUN = re.compile(r"[0-9a-f]{16}")
@@ -133,10 +137,13 @@ class Guardian:
                 f"come to, {together:g}",
             )
 
-    def reserve(self, instruction: Instruction) -> None:
+    def reserve(
+        self, instruction: Instruction, group: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Write down the steps of this round, durably, before the first of them is taken.
 
-        A crash in between costs the site a round of its budget, never an unrecorded release.
+        group: names and keys of those who share the noise, where it is shared. A crash in between
+        costs the site a round of its budget, never an unrecorded release.
 
         Raises Decline when the budget does not let it.
         """
@@ -165,6 +172,7 @@ class Guardian:
                 commitment=commitment,
                 code=code_digest(self.app),
                 round_steps=steps,
+                group=group,
             )
             budget.reserve(run, instruction.round, steps, instruction.model.hex())
 
@@ -286,8 +294,10 @@ def deployed(
         )
     if beyond := beyond_declared(policy, scenario):
         raise Decline(Code.POLICY, "site.toml: " + "; ".join(beyond))
-    mechanism = plan_mechanism(scenario) if scenario.private else None
     place = Home(home, policy.site, scenario.data.name)
+    if scenario.shared and (beyond := beyond_trust(policy, scenario, keys.public_hex(place.key()))):
+        raise Decline(Code.POLICY, "site.toml: " + "; ".join(beyond))
+    mechanism = plan_mechanism(scenario) if scenario.private else None
     here = DataSet(**{**vars(chosen), "path": str(chosen.file(home)) if chosen.path else ""})
 
     kept: dict[object, str] = {}
@@ -326,6 +336,15 @@ def foretold(scenario: Scenario, policy: SitePolicy, ledgers: Path) -> Outlook:
         later = _asked("1" * 16, counts, scenario.inference.epsilon, told.delta)
     elsewhere = Siblings((ledgers,), str(path)).plans(in_force)
     return outlook(account, elsewhere, in_force, asked, round_steps(scenario), later)
+
+
+def sharing_of(scenario: Scenario) -> SharedMechanism | None:
+    """Return what protects a run whose noise is shared, as a site's own process knows it.
+
+    Raises ValueError where the plan leaves something open.
+    """
+    mechanism = plan_mechanism(scenario) if scenario.shared else None
+    return mechanism if isinstance(mechanism, SharedMechanism) else None
 
 
 def _asked(run: str, mechanism: Mechanism, epsilon: float, delta: float) -> Plan:

@@ -11,6 +11,8 @@ delta = 1e-5
 person = 0.0              # over all data sets of the site; 0: no such ceiling
 per_run = 0.0             # for one run by itself; 0: no such ceiling
 units = ["record"]        # record, record-shared, client-site, client-server, none
+honest = 0                # how many others are trusted to be honest where noise is shared
+alone = 0.0               # epsilon if all others collude with the server; 0: budget.epsilon
 
 [egress]
 metrics = []              # what may leave beside an update: records, counts
@@ -308,7 +310,11 @@ def for_scenario(scenario: Scenario, site: str) -> SitePolicy:
     needed, counts = privacy.epsilon, scenario.inference.epsilon
     if counts:
         needed = min(1.5 * (needed + counts), CEILING.high)
+    # Who simulates asks what is left otherwise; no simulated person is at stake.
+    honest, alone = (scenario.honest - 1, CEILING.high) if scenario.shared else (0, 0.0)
     return SitePolicy(
+        honest=honest,
+        alone=alone,
         epsilon=scenario.simulation.ceiling or needed,
         delta=privacy.delta,
         units=(unit,),

@@ -52,6 +52,14 @@ per_run = {policy.per_run!r}
 # "record-shared" trusts that enough of the other sites are honest, "client-server" trusts the
 # server to add the noise, "none" is no protection at all.
 units = {json.dumps(policy.units)}
+# For "record-shared": how many other sites this one trusts to be honest, that is to run the same
+# code, and to tell nobody their noise nor use it to look. A plan that counts on more is refused.
+# 0: nobody, local noise only.
+honest = {policy.honest}
+# What may be spent on one data set, over all runs, if all the others collude with the server all
+# the same: epsilon at this delta, by this site's own noise alone. Not above budget.epsilon, as 0:
+# budget.epsilon counts, so nothing may rest on others.
+alone = {policy.alone!r}
 
 [egress]
 # What may leave beside an update: "records" is the number of training records; "counts" is, once a

@@ -16,6 +16,7 @@ from fedlite.privacy.budget import policy as budget_policy
 from fedlite.privacy.budget.policy import Policy
 from fedlite.privacy.ledger.bodies import UNITS
 from fedlite.privacy.ranges import CEILING, DELTA
+from fedlite.secure.group import MOST_MEMBERS
 from fedlite.settings import Value, between, setting
 
 METRICS = ("records", "counts")
@@ -150,6 +151,8 @@ class _Budget:
     person: float = setting(_DEFAULT.person, CEILING.rule, CEILING.__contains__)
     per_run: float = setting(_DEFAULT.per_run, CEILING.rule, CEILING.__contains__)
     units: tuple[str, ...] = _among(_DEFAULT.units, (*UNITS, "none"))
+    honest: int = between(_DEFAULT.honest, 0, MOST_MEMBERS - 1)
+    alone: float = setting(_DEFAULT.alone, CEILING.rule, CEILING.__contains__)
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Remote:
     def admit(self, instruction: Instruction) -> None:
         """Do nothing: what came here was admitted."""
 
-    def reserve(self, instruction: Instruction) -> None:
+    def reserve(self, instruction: Instruction, group: object = None) -> None:
         """Ask that the steps of this round be written down; raises Decline when they are not."""
         self.pipe.send(RESERVE)
         said = self.pipe.receive()

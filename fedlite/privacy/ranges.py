@@ -73,6 +73,8 @@ def plan_problem(plan: Mapping[str, Any]) -> str:
         told = sharing_problem(plan["members"], plan["least"], plan["honest"])
         if told:
             return told
+        if len(plan["group"]) != plan["members"]:
+            return f"group must name all {plan['members']} members, got {len(plan['group'])}"
     if plan["max_batch"] and not plan["max_records"]:
         return "max_records must be set where max_batch is: what a cut costs depends on it"
     return ""

@@ -12,6 +12,7 @@ from fedlite.privacy import ranges
 from fedlite.scenario import tabular
 from fedlite.scenario.densities import densities_of
 from fedlite.scenario.fields import named, path_setting
+from fedlite.scenario.members import members_of
 from fedlite.scenario.texts import LANGUAGE
 from fedlite.settings import (
     anything,
@@ -219,7 +220,9 @@ class Privacy:
     for one record of that site. With unit `client` it is so for all that the site holds: `noise_at`
     says whether the site adds the noise itself, or the server that it must then trust. With unit
     `record` and noise_at `shared` the sites share it, and nobody sees more than their sums: epsilon
-    holds if at least `honest` of the sites are (0: two thirds of them, rounded up).
+    holds if at least `honest` of the sites are (0: two thirds of them, rounded up). At
+    real sites `members` are their names and keys, as JSON, and `coordinates` is how many values a
+    sum has; a coordinator settles both.
     `expected_batch` is the public constant that the noised sum of clipped gradients is divided by;
     0 derives it from the public size of the data source. `max_batch` > 0 cuts a larger Poisson
     sample to that size, at sites of at most `max_records` records.
@@ -229,6 +232,12 @@ class Privacy:
     unit: str = choice("none", "none", "record", "client")
     noise_at: str = choice("site", "site", "server", "shared")
     honest: int = at_least(0, 0)
+    members: str = setting(
+        "",
+        "empty, or a JSON object of sites' names and their keys, 64 hex digits each",
+        tabular.reads(members_of),
+    )
+    coordinates: int = at_least(0, 0)
     epsilon: float = _in(3.0, ranges.EPSILON)
     delta: float = _in(1e-5, ranges.DELTA)
     clip: float = _in(0.1, ranges.CLIP)

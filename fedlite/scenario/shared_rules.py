@@ -17,11 +17,12 @@ def broken(scenario: Scenario) -> list[str]:
     """Return a line for each rule that is broken; nothing where no noise is shared."""
     privacy, link = scenario.privacy, scenario.uplink
     errors = []
-    for key, value in (("honest", privacy.honest),):
+    for key in ("honest", "members", "coordinates"):
+        value = getattr(privacy, key)
         if value and not scenario.shared:
             errors.append(
-                f"privacy.{key}: must be 0 unless privacy.noise_at is shared (rule: nobody's "
-                f"honesty is assumed otherwise), got {value}; leave it out"
+                f"privacy.{key}: must be left out unless privacy.noise_at is shared (rule: "
+                f"nobody's honesty is assumed otherwise), got {value!r:.80}"
             )
     if (link.densities and not scenario.shared) or scenario.downlink.densities:
         way = "downlink" if scenario.downlink.densities else "uplink"
@@ -81,6 +82,11 @@ def _members(scenario: Scenario) -> list[str]:
             "shared (rule: the server may never find two lists of members with signatures enough, "
             f"nor both kinds of a site's masks), got {least} with {sites} sites and {honest} "
             f"honest; set it from {min(most, sites)} to {sites}"
+        )
+    if scenario.members and len(scenario.members) != sites:
+        errors.append(
+            f"privacy.members: must name all federation.sites, {sites}, got "
+            f"{len(scenario.members)}; leave it out, and fedlite server submit settles it"
         )
     if federation.participants != sites:
         errors.append(

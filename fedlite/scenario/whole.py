@@ -20,6 +20,7 @@ from fedlite.scenario.keys import (
     Task,
     Training,
 )
+from fedlite.scenario.members import members_of
 from fedlite.scenario.records import Data
 from fedlite.scenario.texts import LANGUAGE, NLL
 from fedlite.settings import Value
@@ -91,6 +92,11 @@ class Scenario:
     def honest(self) -> int:
         """How many sites are taken to be honest where noise is shared: two thirds, rounded up."""
         return self.privacy.honest or math.ceil(2 * self.federation.sites / 3)
+
+    @property
+    def members(self) -> dict[str, str]:
+        """The keys of those who share noise by their names; nobody in a simulation."""
+        return members_of(self.privacy.members)
 
     @property
     def claims_privacy(self) -> bool:

@@ -186,7 +186,7 @@ class Group:
             raise Refused("not-a-member", f"the group does not hold the card of {card.name!r}")
 
     def check_approved(self, approved: Mapping[str, str]) -> None:
-        """Raise Refused "unapproved" unless every member has the fingerprint approved for it."""
+        """Raise Refused "unapproved" unless it is of those approved, with their fingerprints."""
         for card in self.cards:
             if approved.get(card.name) != card.fingerprint:
                 raise Refused(
@@ -194,6 +194,13 @@ class Group:
                     f"{card.name!r} comes with the key {card.fingerprint[:16]}..., which nobody "
                     "approved; compare fingerprints with its operator",
                 )
+        if missing := approved.keys() - set(self.names):
+            raise Refused("unapproved", f"lacks {', '.join(sorted(missing))}, approved as members")
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The members' identities by name, 64 hex digits each."""
+        return {card.name: card.fingerprint for card in self.cards}
 
 
 def new_agreement() -> bytes:

@@ -120,6 +120,11 @@ class Member:
         """The run of the group that it has joined; empty before."""
         return self._group.run if self.group else b""
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The members of the group that it has joined, by name; nobody before."""
+        return self._group.fingerprints if self.group else {}
+
     def check_may_mask(self, number: int, model: bytes) -> None:
         """Raise Refused where `mask` would, before anything is spent on the vector."""
         if not self.group:

@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedlite.deployment.journal import Journal
+from fedlite.scenario import Scenario, with_values
 from fedlite.scenario.keys import Federation
+from fedlite.scenario.members import text_of
 from server.coordinator.enrolment import AUDIT, SITES, Folder, Site, load, locked, save
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -77,6 +79,31 @@ def members(folder: Path, federation: Federation) -> tuple[str, ...]:
             f"{federation.quorum}; lower it, or put more sites into the group"
         )
     return tuple(sorted(found))
+
+
+def settle(folder: Path, scenario: Scenario) -> Scenario:
+    """Return the scenario with `privacy.members` settled, where noise is shared.
+
+    They are the approved sites that `federation.members` means, or all; each by its ledger key.
+    Raises ValueError where they are not as many as `federation.sites`, or other members are named.
+    """
+    if not scenario.shared:
+        return scenario
+    sites = {name: site for name, site in load(folder).items() if not site.revoked}
+    chosen = members(folder, scenario.federation) or tuple(sorted(sites))
+    known = {name: sites[name].ledger_key for name in chosen}
+    if len(known) != scenario.federation.sites:
+        raise ValueError(
+            "federation.sites: must be as many as share the noise (rule: how much each adds "
+            f"depends on it), got {scenario.federation.sites}, and the approved ones are "
+            f"{_said({name: sites[name] for name in chosen})}; set federation.sites to "
+            f"{len(known)}, or name them in federation.members"
+        )
+    if scenario.members not in ({}, known):
+        raise ValueError(
+            "privacy.members: must be the approved sites and their keys, got others; leave it out"
+        )
+    return with_values(scenario, "privacy", members=text_of(known))
 
 
 def check_weak(folder: Path, federation: Federation, members: tuple[str, ...]) -> None:

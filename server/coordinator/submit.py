@@ -46,7 +46,8 @@ def build(scenario: Scenario, root: Path, own: Mapping[str, bytes] = _NO_FILES) 
     them with the scenario that names them so.
 
     The same scenario and files give the same bytes. What only a simulation has to be told is left
-    out, and who the members are: no site is told of another. Raises ValueError when the scenario is
+    out, and whom `federation.members` means: no site is told of another, but those who share noise
+    of each other, in `privacy.members`. Raises ValueError when the scenario is
     not settled, or the bundle breaks a rule of sites.
     """
     if scenario.privacy.unit == "record" and not scenario.privacy.expected_batch:
@@ -56,6 +57,11 @@ def build(scenario: Scenario, root: Path, own: Mapping[str, bytes] = _NO_FILES) 
         )
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     flower: dict[str, Any] = project["tool"]["flwr"]["app"]
+    if scenario.shared and not (scenario.members and scenario.privacy.coordinates):
+        raise ValueError(
+            "privacy.members: must be settled with privacy.coordinates before a bundle is built "
+            "(rule: people approve who shares the noise), got none; see `groups.settle`"
+        )
     settings = scenario.to_dict() | {"simulation": asdict(Simulation())}
     settings["federation"] |= {"members": ""}
     app = {key: flower[key] for key in ("publisher", "fab-include", "components")}
@@ -103,7 +109,8 @@ def submit(
             "federation.name: must be letters, digits and . _ - here, as it names files, got "
             f"{name!r}; use --set federation.name=NAME"
         )
-    members = groups.members(coordinator.path, scenario.federation)
+    scenario = groups.settle(coordinator.path, scenario)
+    members = tuple(scenario.members) or groups.members(coordinator.path, scenario.federation)
     groups.check_weak(coordinator.path, scenario.federation, members)
     content = build(scenario, root, own)
     sha256 = bundles.digest(content)

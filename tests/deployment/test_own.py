@@ -227,13 +227,3 @@ def test_no_sent_code_and_no_sent_folder_reads_a_site_s_texts(folder: Path) -> N
 def test_a_setting_of_another_type_names_nothing() -> None:
     assert own.check({}, {"model.name": 3, "data.name": True}) == {}
     assert isinstance(own.pack(Scenario(), Path("/"))[0], Scenario)
-
-
-def test_shared_noise_stays_in_simulations_until_people_can_approve_its_members() -> None:
-    tables = {
-        "federation": {"sites": 5, "quorum": 4},
-        "training": {"steps": 1},
-        "privacy": {"unit": "record", "noise_at": "shared"},
-    }
-    (why,) = own.refused(from_dict(tables))
-    assert why.startswith("privacy.noise_at: must be site or server at real sites (rule: people")

@@ -64,7 +64,9 @@ def test_what_is_not_proven_is_refused(tables: dict[str, dict[str, Any]], words:
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({"privacy": {"honest": 3}}, "privacy.honest: must be 0 unless privacy.noise_at is shared"),
+        ({"privacy": {"honest": 3}}, "privacy.honest: must be left out unless privacy.noise_at"),
+        ({"privacy": {"coordinates": 9}}, "privacy.coordinates: must be left out unless"),
+        ({"privacy": {"members": f'{{"a": "{64 * "0"}"}}'}}, "privacy.members: must be left out"),
         ({"uplink": {"densities": "exit 0.3"}}, "uplink.densities: must be empty unless"),
     ],
 )

@@ -83,7 +83,8 @@ class Account:
         """Take the next row.
 
         Raises LedgerError with the row's number and a rule: genesis, sequence, plan-bound,
-        plan-above-asked, plan-above-ceiling, plan-unit, plan-terms, plan-run-twice,
+        plan-above-asked, plan-above-ceiling, plan-unit, plan-honest, plan-above-alone,
+        plan-terms, plan-not-a-member, plan-run-twice,
         reserve-unknown-plan, reserve-other-run, plan-overspent, settle-without-reserve,
         settle-twice, settle-above-reserve, release-without-reserve, release-unsettled,
         release-mismatch, release-twice, refuse-twice, witness-not-listed.
@@ -162,10 +163,30 @@ class Account:
         problem = plan_problem(body["plan"])
         if problem:
             raise _wrong(row, "plan-terms", f"plan {number}: {problem}")
+        if plan.shared:
+            self._shared(row, plan)
         self._numbers[plan.run] = number
         self.plans.append(plan)
         self.opened.append(self.policy)
         self._reserved.append(0)
+
+    def _shared(self, row: Row, plan: Plan) -> None:
+        if not self.policy.trusts(plan.honest):
+            raise _wrong(
+                row,
+                "plan-honest",
+                f"takes {plan.honest - 1} others for honest, and the policy in force trusts "
+                f"{self.policy.honest}",
+            )
+        if plan.alone > self.policy.collusion:
+            raise _wrong(
+                row,
+                "plan-above-alone",
+                f"{plan.alone:g} if all others collude, and the ceiling in force for that is "
+                f"{self.policy.collusion:g}",
+            )
+        if self.site not in plan.group:
+            raise _wrong(row, "plan-not-a-member", f"its group does not hold {self.site!r}")
 
     def _reserve(self, row: Row, body: Mapping[str, Any]) -> None:
         number, run = body["plan"], body["run"]

@@ -9,16 +9,17 @@ that asks for more than a ceiling lets gets as many steps as fit, and a refusal 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from fedlite.identity import keys
 from fedlite.messages import Receipt
 from fedlite.privacy.admission import order_for
 from fedlite.privacy.budget.account import Account, Reservation
-from fedlite.privacy.budget.ceilings import admissible
+from fedlite.privacy.budget.ceilings import admissible, colluded
 from fedlite.privacy.budget.plans import Plan, asked_plan, check_run
 from fedlite.privacy.budget.policy import Policy, SitePolicy
 from fedlite.privacy.budget.siblings import Siblings
@@ -31,6 +32,7 @@ WHYS = {
     "plan-spent": "the steps that were committed to are used up",
     "round-twice": "a round of shared noise was reserved before, and is masked only once",
     "unit": "the site's policy does not allow this unit of privacy",
+    "honest": "the plan takes more members for honest than the site's policy trusts",
     "no-plan": "the run has committed to nothing",
     "other-plan": "the run has committed to another mechanism",
     "server": "the site's policy does not list the server that signed",
@@ -38,7 +40,7 @@ WHYS = {
     "regress": "a server has seen rows that are missing here",
 }
 MOST_REFUSALS = 1000
-_CEILINGS = {"epsilon", "delta", "person", "per_run"}
+_CEILINGS = {"epsilon", "delta", "person", "per_run", "alone"}
 
 
 class Refused(Exception):
@@ -121,6 +123,7 @@ class Budget:
         commitment: str,
         code: str,
         round_steps: int = 1,
+        group: Mapping[str, str] = MappingProxyType({}),
     ) -> int:
         """Commit the run to its plan and return the plan's number; the same again changes nothing.
 
@@ -132,11 +135,14 @@ class Budget:
         force. asked_epsilon, delta: what the run promises for itself. dataset: its name.
         commitment: HMAC over the records, 64 hex digits; another than before is written down, and
         the spending goes on. code: digest of the site's code. round_steps: steps of one round.
+        group: names and keys of those who share the noise, where it is shared.
 
-        Raises Refused "unit", "ceiling" or "other-plan"; ValueError for a number outside its range.
-        Where there is no ledger yet, a refusal leaves no row.
+        Raises Refused "unit", "honest", "ceiling" or "other-plan"; ValueError for a number outside
+        its range. Where there is no ledger yet, a refusal leaves no row.
         """
-        asked = asked_plan(run, mechanism, epsilon=asked_epsilon, delta=delta, code=code)
+        asked = asked_plan(
+            run, mechanism, epsilon=asked_epsilon, delta=delta, code=code, group=group
+        )
         check_count("round_steps", round_steps, 1)
         if self._ledger.exists:
             self._check_place(policy.site, dataset)
@@ -153,6 +159,7 @@ class Budget:
         if not in_force.allows(asked.unit):
             allowed = ", ".join(in_force.units) or "nothing"
             self._refuse(run, 0, "unit", f"{asked.unit} is asked for, {allowed} is allowed")
+        self._check_trust(run, 0, asked, in_force)
         with self._siblings.alone(in_force):
             plan = self._admitted(asked, in_force, round_steps)
             if self._ledger.exists:
@@ -195,7 +202,8 @@ class Budget:
         total = self.account.reserved(number) + steps
         if not policy.allows(plan.unit):
             self._refuse(run, round, "unit", f"the policy does not allow {plan.unit} any more")
-        if plan.unit == "record-shared" and self.account.latest(run, round) is not None:
+        self._check_trust(run, round, plan, policy)
+        if plan.shared and self.account.latest(run, round) is not None:
             text = (
                 f"round {round} of run {run} was reserved before, and what it was masked as is not "
                 "known here (a crash, or an older copy of the disk); it is left out of this round"
@@ -341,15 +349,27 @@ class Budget:
                 "ceiling",
                 f"{asked.asked} steps are asked for, and not one round of {round_steps} fits under "
                 f"epsilon {policy.epsilon:g} (person {policy.person:g}, per run "
-                f"{policy.per_run:g}; 0 is none) at delta {policy.delta:g}, of which cut samples "
-                f"or rounded shares cost {lost:.2g} a round there and may cost {most:.2g} in all",
+                f"{policy.per_run:g}; 0 is none{_or_alone(asked, policy)}) at delta "
+                f"{policy.delta:g}, of which cut samples or rounded shares cost {lost:.2g} a round "
+                f"there and may cost {most:.2g} in all",
             )
-        return replace(
+        admitted = replace(
             asked,
             steps=admission.steps,
             bound=admission.bound,
             charged=admission.charged,
         )
+        return replace(admitted, alone=colluded(admitted, self.account.plans, policy))
+
+    def _check_trust(self, run: str, round: int, plan: Plan, policy: Policy) -> None:
+        if plan.shared and not policy.trusts(plan.honest):
+            self._refuse(
+                run,
+                round,
+                "honest",
+                f"{plan.honest} honest of {plan.members} are assumed, this site and "
+                f"{plan.honest - 1} others, and budget.honest trusts {policy.honest} others",
+            )
 
     def _still(self, number: int, policy: Policy) -> int:
         """Return how many steps of an open plan fit under a ceiling that was lowered since."""
@@ -367,3 +387,7 @@ class Budget:
                 0,
                 self._ledger.path,
             )
+
+
+def _or_alone(asked: Plan, policy: Policy) -> str:
+    return f"; alone {policy.collusion:g}" if asked.shared else ""

@@ -28,23 +28,46 @@ def admissible(
 
     The ceiling of one run is a PLD of that plan alone. The ceiling of a person is kept by the same
     rule as that of a ledger (`privacy.admission`), over all ledgers and at the order that fits it
-    best; it holds for the order of the ceiling in force, so changing it begins a new promise.
+    best; it holds for the order of the ceiling in force, so changing it begins a new promise. So is
+    that of collusion, where any plan counts on others' noise: of each plan its own noise alone.
     """
-    limits = [(policy.epsilon, order, list(others))]
+    limits = [(policy.epsilon, order, plan, list(others))]
     if policy.per_run:
-        limits.append((policy.per_run, order, []))
+        limits.append((policy.per_run, order, plan, []))
     if policy.person:
         best = order_for(policy.person, policy.delta)
-        limits.append((policy.person, best, [*others, *elsewhere]))
+        limits.append((policy.person, best, plan, [*others, *elsewhere]))
+    if policy.collusion > 0 and _counting_on_others([plan, *others]):
+        own = [one.by_itself for one in others]
+        limits.append((policy.collusion, _best(policy), plan.by_itself, own))
     # RDP first: it is quick, and leaves the search by PLD fewer steps to try.
-    limits.sort(key=lambda limit: (not limit[2], limit[0]))
+    limits.sort(key=lambda limit: (not limit[3], limit[0]))
     steps = plan.steps
-    for epsilon, at, history in limits:
-        steps = _admit(replace(plan, steps=steps), history, epsilon, policy.delta, at).steps
+    for epsilon, at, asked, history in limits:
+        steps = _admit(replace(asked, steps=steps), history, epsilon, policy.delta, at).steps
         steps -= steps % multiple
         if not steps:
             return Admission(0, "rdp" if others else "pld", 0.0)
     return _admit(replace(plan, steps=steps), others, policy.epsilon, policy.delta, order)
+
+
+def colluded(plan: Plan, others: Sequence[Plan], policy: Policy) -> float:
+    """Return epsilon of an admitted plan and all others of its ledger if all members collude.
+
+    By the rule that held them under `policy.collusion`; 0 where no plan counts on others' noise.
+    """
+    if not _counting_on_others([plan, *others]):
+        return 0.0
+    own, ceiling = [one.by_itself for one in others], policy.collusion
+    return _admit(plan.by_itself, own, ceiling, policy.delta, _best(policy)).charged
+
+
+def _counting_on_others(plans: Sequence[Plan]) -> bool:
+    return any(plan.shared for plan in plans)
+
+
+def _best(policy: Policy) -> float:
+    return order_for(policy.collusion, policy.delta)
 
 
 def _admit(

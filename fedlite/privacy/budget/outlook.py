@@ -8,7 +8,7 @@ from typing import Any
 
 from fedlite.privacy.admission import Admission, order_for
 from fedlite.privacy.budget.account import Account
-from fedlite.privacy.budget.ceilings import admissible
+from fedlite.privacy.budget.ceilings import admissible, colluded
 from fedlite.privacy.budget.plans import Plan
 from fedlite.privacy.budget.policy import Policy
 
@@ -24,6 +24,8 @@ class Outlook:
     charged: epsilon with this plan; `spent` where not one round of it fits. steps: how many of the
     `asked` would be admitted. fits: how many such runs fit whole, one after the other, up to
     MOST_RUNS. counts: whether what is told after the last round fits as well, where something is.
+    alone, collusion: as `charged` and `ceiling`, if all others collude with the server; 0 where no
+    plan counts on others' noise.
     """
 
     runs: int
@@ -35,6 +37,8 @@ class Outlook:
     asked: int
     fits: int
     counts: bool = True
+    alone: float = 0.0
+    collusion: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for scripts."""
@@ -75,6 +79,9 @@ def outlook(
     steps, charged = (first.steps, first.charged) if first else (0, 0.0)
     if second is not None and second.steps:
         charged = second.charged
+    new = [replace(asked, steps=steps)] if steps else []
+    new += [later] if later is not None and second is not None and second.steps else []
+    alone = _colluded([*account.plans, *new], policy)
     return Outlook(
         len(account.plans),
         spent,
@@ -85,7 +92,13 @@ def outlook(
         asked.asked,
         fits,
         later is None or bool(second is not None and second.steps),
+        alone,
+        policy.collusion if alone else 0.0,
     )
+
+
+def _colluded(plans: Sequence[Plan], policy: Policy) -> float:
+    return colluded(plans[-1], plans[:-1], policy) if plans else 0.0
 
 
 def _charged(plan: Plan, found: Admission) -> Plan:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from fedlite.privacy.accounting import check_delta
@@ -32,8 +33,9 @@ _TERMS = (
     "least",
     "honest",
     "coordinates",
+    "group",
 )
-_SHARED = ("members", "least", "honest", "coordinates")
+_SHARED = ("members", "least", "honest", "coordinates", "group", "alone")
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ class Plan:
 
     steps: admitted, at most those `asked` for. charged: epsilon of all plans up to this one, whole,
     by `bound`, at the policy's delta. epsilon_asked, delta: what the run promises for itself.
-    members, least, honest: of those who share the noise; coordinates: of their sums. 0 where
-    nobody does.
+    members, least, honest: of those who share the noise; coordinates: of their sums; group: their
+    names and keys, hex; alone: as `charged`, if all others collude with the server. 0, or nothing,
+    where nobody does.
     """
 
     run: str
@@ -65,11 +68,13 @@ class Plan:
     least: int = 0
     honest: int = 0
     coordinates: int = 0
+    group: Mapping[str, str] = field(default_factory=dict, hash=False)
+    alone: float = 0.0
 
     def body(self) -> dict[str, Any]:
         """Return what a ledger's row holds."""
         body = dict(vars(self))
-        if self.unit != "record-shared":
+        if not self.shared:
             for name in _SHARED:
                 del body[name]
         return body
@@ -78,9 +83,22 @@ class Plan:
         """Return whether both are for the same mechanism; how much is admitted is the site's."""
         return all(getattr(self, name) == getattr(other, name) for name in _TERMS)
 
+    @property
+    def shared(self) -> bool:
+        """Whether others' noise is counted on."""
+        return self.unit == "record-shared"
+
+    @property
+    def by_itself(self) -> Plan:
+        """What is left of it when all others collude with the server: the site's own noise."""
+        if not self.shared:
+            return self
+        own = self.noise_multiplier / math.sqrt(self.honest - (self.members - self.least))
+        return replace(self, unit="record", noise_multiplier=own)
+
     def slack(self, epsilon: float, steps: int) -> float:
         """Return the delta that cutting samples, or rounding shares, costs over `steps` steps."""
-        if self.unit == "record-shared":
+        if self.shared:
             carried = self.honest - (self.members - self.least)
             return rounding_slack(epsilon, carried, self.coordinates, steps)
         if not self.max_batch:
@@ -106,10 +124,19 @@ def parts_of(plans: Sequence[Plan], steps: Sequence[int] | None = None) -> list[
     return parts
 
 
-def asked_plan(run: str, mechanism: Mechanism, *, epsilon: float, delta: float, code: str) -> Plan:
+def asked_plan(
+    run: str,
+    mechanism: Mechanism,
+    *,
+    epsilon: float,
+    delta: float,
+    code: str,
+    group: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
     """Return what a run asks for as a plan that is not admitted, charged or written yet.
 
-    run: 16 hex digits. epsilon, delta: what the run promises for itself. code: digest, hex.
+    run: 16 hex digits. epsilon, delta: what the run promises for itself. code: digest, hex. group:
+    names and keys of those who share the noise, where it is shared.
     Raises ValueError for a number outside its range.
     """
     check_run(run)
@@ -138,6 +165,7 @@ def asked_plan(run: str, mechanism: Mechanism, *, epsilon: float, delta: float, 
         least=getattr(mechanism, "least", 0),
         honest=getattr(mechanism, "honest", 0),
         coordinates=getattr(mechanism, "coordinates", 0),
+        group=dict(group),
     )
 
 

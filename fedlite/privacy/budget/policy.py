@@ -25,9 +25,12 @@ class Policy:
     epsilon, delta: the ceiling over all runs and servers together, at one delta; epsilon 0 allows
     no private run. person: epsilon over all data sets of the site together, for a person who may
     be in several; 0 is no such ceiling. per_run: epsilon of one run by itself; 0 is no such
-    ceiling. units: what may protect an update, of `record`, `client-site`, `client-server` and
-    `none`. metrics: what may leave beside an update. servers: public keys, hex, of the servers
-    whose signature over the ledger's head is accepted; none listed accepts any.
+    ceiling. units: what may protect an update, of `record`, `record-shared`, `client-site`,
+    `client-server` and `none`. honest: how many other sites are trusted to be honest where noise is
+    shared; 0 is nobody. alone: epsilon of all plans together if all others collude with the server;
+    what is lower than `epsilon`, as 0 is, stands for `epsilon`: local noise only. metrics: what
+    may leave beside an update. servers: public keys, hex, of the servers whose signature over the
+    ledger's head is accepted; none listed accepts any.
 
     The lists are kept sorted, so that equal policies are equal. Raises ValueError for a number
     outside its range, and for what a ledger's row could not hold.
@@ -46,6 +49,8 @@ class Policy:
     units: tuple[str, ...] = ("record",)
     metrics: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
+    honest: int = 0
+    alone: float = 0.0
 
     def __post_init__(self) -> None:
         """Sort the lists and check everything by the table of the ledger's rows."""
@@ -60,13 +65,24 @@ class Policy:
         return Policy(**values)
 
     def body(self) -> dict[str, Any]:
-        """Return what a ledger's row holds."""
+        """Return what a ledger's row holds; whom it trusts only where it trusts anybody."""
         values = {name: getattr(self, name) for name in Policy.__dataclass_fields__}
+        if not (self.honest or self.alone):
+            del values["honest"], values["alone"]
         return {k: list(v) if k in _LISTS else v for k, v in values.items()}
 
     def allows(self, unit: str) -> bool:
         """Return whether an update protected by `unit` ("none": not at all) may leave."""
         return unit in self.units
+
+    @property
+    def collusion(self) -> float:
+        """The ceiling on epsilon if all others collude with the server, at `delta`."""
+        return max(self.alone, self.epsilon)
+
+    def trusts(self, honest: int) -> bool:
+        """Return whether a plan may take so many members for honest, this site among them."""
+        return honest - 1 <= self.honest
 
     def meet(self, other: Policy) -> Policy:
         """Return what both allow; of the lists of servers, the one of `other`."""
@@ -75,6 +91,8 @@ class Policy:
             delta=min(self.delta, other.delta),
             person=_lower(self.person, other.person),
             per_run=_lower(self.per_run, other.per_run),
+            honest=min(self.honest, other.honest),
+            alone=min(self.alone, other.alone),
             units=tuple(set(self.units) & set(other.units)),
             metrics=tuple(set(self.metrics) & set(other.metrics)),
             servers=other.servers,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fedlite.identity.names import site_problem
 from fedlite.privacy import ranges
 from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.privacy.ranges import Range
@@ -140,18 +141,28 @@ def _object(table: Mapping[str, Check]) -> Check:
     return check
 
 
-_POLICY = _object(
-    {
-        "epsilon": _real(ranges.CEILING),
-        "delta": _real(ranges.DELTA),
-        "person": _real(ranges.CEILING),
-        "per_run": _real(ranges.CEILING),
-        # A policy may also let updates without privacy leave; a plan is always private.
-        "units": _each(_choice(*UNITS, "none")),
-        "metrics": _each(_text),
-        "servers": _each(_hex(64)),
-    }
-)
+_LIMITS: dict[str, Check] = {
+    "epsilon": _real(ranges.CEILING),
+    "delta": _real(ranges.DELTA),
+    "person": _real(ranges.CEILING),
+    "per_run": _real(ranges.CEILING),
+    # A policy may also let updates without privacy leave; a plan is always private.
+    "units": _each(_choice(*UNITS, "none")),
+    "metrics": _each(_text),
+    "servers": _each(_hex(64)),
+}
+# Which others a site trusts with its noise: only where it trusts any, so that what was written
+# before there was such trust is read as it stands.
+_TRUST: dict[str, Check] = {"honest": _whole(0, 99), "alone": _real(ranges.CEILING)}
+_TRUSTING, _ALL_ALONE = _object(_LIMITS | _TRUST), _object(_LIMITS)
+
+
+def _policy(value: Any) -> None:
+    trusting = isinstance(value, dict) and bool(_TRUST.keys() & value.keys())
+    (_TRUSTING if trusting else _ALL_ALONE)(value)
+    if trusting and not (value["honest"] or value["alone"]):
+        raise _must("without honest and alone where both are 0", value)
+
 
 _TERMS: dict[str, Check] = {
     "run": _hex(16),
@@ -170,8 +181,24 @@ _TERMS: dict[str, Check] = {
     "charged": _real(ranges.CEILING),
     "code": _digest,
 }
-# Who shares the noise, how many of them are taken to be honest, and how long a sum is.
+
+
+def _group(value: Any) -> None:
+    if not isinstance(value, dict) or not 3 <= len(value) <= 100:
+        raise _must("an object of 3 to 100 names and keys", value)
+    for name, key in value.items():
+        if site_problem(name):
+            raise _must("an object by sites' names", name)
+        _within(repr(name), _hex(64), key)
+    if len(set(value.values())) != len(value):
+        raise _must("an object without repeated keys", value)
+
+
+# Who shares the noise, by name and key, how many of them are taken to be honest, how long a sum is,
+# and epsilon of all plans up to this one if all others collude.
 _SHARED: dict[str, Check] = {
+    "group": _group,
+    "alone": _real(ranges.CEILING),
     "members": _whole(3, 100),
     "least": _whole(1, 100),
     "honest": _whole(1, 100),
@@ -197,7 +224,7 @@ KINDS: dict[str, Check] = {
             "commitment": _hex(64),
             "code": _digest,
             "order": _order,
-            "policy": _POLICY,
+            "policy": _policy,
             "plan": _plan,
         }
     ),
@@ -217,7 +244,7 @@ KINDS: dict[str, Check] = {
     "witness": _object(
         {"seq": _whole(0), "hash": _hex(64), "witness": _hex(64), "signature": _hex(128)}
     ),
-    "policy": _object({"policy": _POLICY, "grant": _hex(128, or_empty=True)}),
+    "policy": _object({"policy": _policy, "grant": _hex(128, or_empty=True)}),
     "dataset-change": _object({"commitment": _hex(64)}),
     "key-rotate": _object({"key": _hex(64), "proof": _hex(128)}),
 }
@@ -244,7 +271,8 @@ def check_body(kind: str, body: Any) -> None:
 def raised(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Name what the POLICY `new` allows and `old` did not; such a change needs the owner's grant.
 
-    For `person` and `per_run`, 0.0 means that there is no such ceiling.
+    For `person` and `per_run`, 0.0 means that there is no such ceiling. `honest` and `alone` are 0
+    where they are left out.
 
     >>> policy = {"epsilon": 3.0, "delta": 1e-5, "person": 6.0, "per_run": 0.0,
     ...           "units": ["record"], "metrics": [], "servers": []}
@@ -258,4 +286,5 @@ def raised(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         before, after = (policy[name] or math.inf for policy in (old, new))
         if after > before:
             names.append(name)
+    names += [name for name in _TRUST if new.get(name, 0) > old.get(name, 0)]
     return names + [name for name in ("units", "metrics") if not set(new[name]) <= set(old[name])]

@@ -15,3 +15,5 @@ MECHANISM = SharedMechanism(
     least=4,
     honest=4,
 )
+# Names and keys of its members; the first is the site of `tests.privacy.budget.holder`.
+GROUP = {name: f"{at:064x}" for at, name in enumerate(("north", "b", "c", "d", "e"))}

@@ -1,0 +1,43 @@
+"""Who shares noise at real sites, as a scenario says it: names and the keys that people approve."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+from fedlite.identity.names import site_problem
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+def members_of(text: str) -> dict[str, str]:
+    """Return the members' public ledger keys, 64 hex digits each, by the names of their sites.
+
+    text: a JSON object, or empty for nobody. Raises ValueError where it is none, or a name or a key
+    is wrong or stands there twice.
+
+    >>> members_of('{"north": "' + 64 * "a" + '"}').keys()
+    dict_keys(['north'])
+    """
+    if not text:
+        return {}
+    try:
+        pairs = json.loads(text, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        raise ValueError("must be a JSON object") from None
+    if not text.lstrip().startswith("{"):
+        raise ValueError("must be a JSON object")
+    found: dict[str, str] = {}
+    for name, key in pairs:
+        if not isinstance(name, str) or site_problem(name) or name in found:
+            raise ValueError(f"must name sites, each once, got {name!r:.80}")
+        if not isinstance(key, str) or not _KEY.fullmatch(key) or key in found.values():
+            raise ValueError(f"must have keys of 64 lower-case hex digits, each once, for {name!r}")
+        found[name] = key
+    return found
+
+
+def text_of(members: Mapping[str, str]) -> str:
+    """Return the one text of these members: the same for everybody who knows them."""
+    return json.dumps(dict(sorted(members.items())), ensure_ascii=False)

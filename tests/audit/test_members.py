@@ -1,0 +1,145 @@
+"""Whom sites shared their noise with, by their ledgers alone: lists that differ, keys, false trust.
+
+Covers fedlite/audit/sharing.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedlite.audit import audit
+from fedlite.identity import keys
+from fedlite.privacy import SharedMechanism
+from fedlite.privacy.budget.policy import SitePolicy
+from fedlite.privacy.ledger import Ledger, read
+from tests.privacy.budget.holder import OTHER, Site, epsilon_of, gaussian
+from tests.privacy.shared.planned import MECHANISM
+
+NAMES = ("north", "south", "east", "west", "middle")
+KEYS = {name: keys.Key.generate() for name in NAMES}
+GROUP = {name: keys.public_hex(key) for name, key in KEYS.items()}
+# Small, so that what it costs is computed quickly; alone it costs sqrt(3) times as much noise less.
+PLAN = replace(MECHANISM, steps=10)
+
+
+def ledger(
+    root: Path,
+    name: str,
+    group: Mapping[str, str] = GROUP,
+    plan: SharedMechanism = PLAN,
+    **policy: Any,
+) -> Site:
+    """Let a site commit to a plan by its own rules; return it."""
+    trust: dict[str, Any] = {"epsilon": 4.0, "honest": 4, "alone": 9.0, "units": ("record-shared",)}
+    path = root / name / "ledgers" / "scans.jsonl"
+    path.parent.mkdir(parents=True)
+    made = Site(path, SitePolicy(site=name, **trust | policy), key=KEYS[name])
+    made.begin(plan, group=group)
+    made.reserve(1)
+    return made
+
+
+def found(*sites: Site) -> dict[str, str]:
+    told = audit([site.path.parent for site in sites])
+    return {issue.rule: issue.text for issue in told.findings}
+
+
+def test_sites_that_were_shown_the_same_are_clean(tmp_path: Path) -> None:
+    assert found(*(ledger(tmp_path, name) for name in NAMES)) == {}
+
+
+def test_two_ledgers_show_that_a_server_showed_two_lists(tmp_path: Path) -> None:
+    """It gave one of them a site of its own in the place of a real one."""
+    false = {name: key for name, key in GROUP.items() if name != "west"} | {"zurich": "f" * 64}
+    told = found(ledger(tmp_path, "north"), ledger(tmp_path, "south", false))
+    assert set(told) == {"members-differ"}
+    assert "committed to another group than " in told["members-differ"]
+    assert "zurich ffffffff" in told["members-differ"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("honest", 3), ("least", 5), ("coordinates", 591), ("noise_multiplier", 14.0)],
+)
+def test_two_ledgers_show_that_a_server_showed_two_plans(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    other = replace(PLAN, **{name: value})
+    told = found(ledger(tmp_path, "north"), ledger(tmp_path, "south", plan=other))
+    assert f"committed to another {name}" in told["members-differ"]
+
+
+def test_a_members_own_ledger_shows_that_another_key_was_its_own(tmp_path: Path) -> None:
+    """Both sites approved the same list, with the server's key under the name of a third."""
+    false = GROUP | {"west": "f" * 64}
+    sites = [ledger(tmp_path, name, false) for name in ("north", "south")]
+    assert found(*sites) == {}, "by themselves the two agree"
+    path = tmp_path / "west" / "ledgers" / "scans.jsonl"
+    path.parent.mkdir(parents=True)
+    third = Site(path, SitePolicy(site="west"), key=KEYS["west"])
+    third.begin(gaussian(20.0, 10), OTHER)
+    told = found(*sites, third)
+    assert set(told) == {"member-key"} and "ffffffffffffffff" in told["member-key"]
+
+
+def forged(root: Path, plan: Mapping[str, Any], policy: Mapping[str, Any]) -> Site:
+    """Return a site whose own key has signed a first row past the rules."""
+    honest = ledger(root / "honest", "north")
+    body = dict(read(honest.path)[0].body)
+    body["plan"] = {**body["plan"], **plan}
+    body["policy"] = {**body["policy"], **policy}
+    path = root / "forged" / "ledgers" / "scans.jsonl"
+    path.parent.mkdir(parents=True)
+    with Ledger.open(path, KEYS["north"]) as opened:
+        opened.create(body)
+    return Site(path, key=KEYS["north"])
+
+
+@pytest.mark.parametrize(
+    ("plan", "policy", "rules"),
+    [
+        ({}, {"honest": 2}, {"plan-honest"}),
+        ({}, {"alone": 0.0}, set()),
+        ({"alone": 0.5}, {}, {"charge-understated"}),
+        ({"alone": 9.5}, {}, {"plan-above-alone"}),
+        ({"noise_multiplier": 12.0}, {}, {"charge-understated"}),
+        ({"honest": 5}, {}, {"charge-understated"}),
+        ({"group": {**GROUP, "north": "f" * 64}}, {}, {"member-key"}),
+        ({"group": {name: key for name, key in GROUP.items() if name != "west"}}, {}, None),
+    ],
+    ids=[
+        "more than is trusted", "no trust is needed for little", "collusion for less",
+        "above its ceiling", "less noise", "more honest", "not its key", "a member left out",
+    ],
+)  # fmt: skip
+def test_a_row_past_the_rules_is_found(
+    tmp_path: Path, plan: dict[str, Any], policy: dict[str, Any], rules: set[str] | None
+) -> None:
+    told = found(forged(tmp_path, plan, policy))
+    assert set(told) == rules if rules is not None else "plan-terms" in told, told
+
+
+def test_what_collusion_costs_is_computed_anew_from_the_closed_form(tmp_path: Path) -> None:
+    site = ledger(tmp_path, "north")
+    alone = epsilon_of((PLAN.noise_multiplier / 3**0.5, 10))
+    told = found(forged(tmp_path, {"alone": alone - 0.01}, {}))
+    assert "recomputed" in told["charge-understated"]
+    said = float(told["charge-understated"].split("recomputed ")[1].split()[0])
+    assert said == pytest.approx(alone, abs=5e-3) and said == pytest.approx(site.plan()["alone"])
+
+
+def test_trust_that_was_taken_back_is_held_against_later_rows(tmp_path: Path) -> None:
+    """By the rules no row follows; here the site's own key has written one."""
+    site = ledger(tmp_path, "north")
+    lower = dict(read(site.path)[0].body["policy"]) | {"honest": 1}
+    with Ledger.open(site.path, KEYS["north"]) as opened:
+        opened.append(("policy", {"policy": lower, "grant": ""}))
+        body = {"plan": 0, "run": "a" * 16, "round": 2, "steps": 1, "model": "1" * 16}
+        opened.append(("reserve", body))
+    told = found(site)
+    assert set(told) == {"plan-honest"} and "takes 3 others for honest" in told["plan-honest"]
