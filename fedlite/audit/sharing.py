@@ -91,6 +91,7 @@ def _real(plan: Plan) -> tuple[SharedMechanism | None, Mapping[int, float]]:
             sites=body["members"],
             least=body["least"],
             honest=body["honest"],
+            unit="client" if body["unit"].startswith("client") else "record",
         )
         return mechanism, _table(mechanism, body["delta"])
     except (ValueError, OverflowError):

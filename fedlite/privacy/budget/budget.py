@@ -25,6 +25,7 @@ from fedlite.privacy.budget.siblings import Siblings
 from fedlite.privacy.ledger import Ledger, LedgerError, Row
 from fedlite.privacy.ledger.rows import witness_message
 from fedlite.privacy.mechanism import MAX_SLACK, Mechanism, check_count
+from fedlite.privacy.ranges import shares_noise
 
 WHYS = {
     "ceiling": "not one round fits under the site's ceilings, or the ceiling has been lowered",
@@ -195,7 +196,7 @@ class Budget:
         total = self.account.reserved(number) + steps
         if not policy.allows(plan.unit):
             self._refuse(run, round, "unit", f"the policy does not allow {plan.unit} any more")
-        if plan.unit == "record-shared" and self.account.latest(run, round) is not None:
+        if shares_noise(plan.unit) and self.account.latest(run, round) is not None:
             text = (
                 f"round {round} of run {run} was reserved before, and what it was masked as is not "
                 "known here (a crash, or an older copy of the disk); it is left out of this round"

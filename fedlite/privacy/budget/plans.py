@@ -16,7 +16,7 @@ from fedlite.privacy.mechanism import (
     SharedMechanism,
     cut_slack,
 )
-from fedlite.privacy.ranges import MOST_STEPS
+from fedlite.privacy.ranges import MOST_STEPS, bounds_absence, shares_noise
 from fedlite.privacy.shared.lattice import rounding_slack
 
 _TERMS = (
@@ -69,7 +69,7 @@ class Plan:
     def body(self) -> dict[str, Any]:
         """Return what a ledger's row holds."""
         body = dict(vars(self))
-        if self.unit != "record-shared":
+        if not shares_noise(self.unit):
             for name in _SHARED:
                 del body[name]
         return body
@@ -80,7 +80,7 @@ class Plan:
 
     def slack(self, epsilon: float, steps: int) -> float:
         """Return the delta that cutting samples, or rounding shares, costs over `steps` steps."""
-        if self.unit == "record-shared":
+        if shares_noise(self.unit):
             carried = self.honest - (self.members - self.least)
             return rounding_slack(epsilon, carried, self.coordinates, steps)
         if not self.max_batch:
@@ -93,14 +93,14 @@ def parts_of(plans: Sequence[Plan], steps: Sequence[int] | None = None) -> list[
     """Return one (event, steps) for each plan, in order; `steps` replaces those of the plans.
 
     Where plans of several units meet, their sum has to be one for a change that all of them bound:
-    one record, or all that one client holds, is replaced or taken away. Noise at the server is in
-    units of the clip, for a client that stays away; for a client that sends something else the
-    sensitivity is twice that.
+    one record, or all that one client holds, is replaced or taken away. Noise at the server, and
+    shared noise on whole updates, is in units of the clip, for a client that stays away; for a
+    client that sends something else the sensitivity is twice that.
     """
     mixed = len({plan.unit for plan in plans}) > 1
     parts = []
     for plan, count in zip(plans, steps or [plan.steps for plan in plans], strict=True):
-        half = mixed and plan.unit == "client-server"
+        half = mixed and bounds_absence(plan.unit)
         sigma = plan.noise_multiplier / 2 if half else plan.noise_multiplier
         parts.append((Event(sigma, plan.sampling_rate), count))
     return parts
@@ -145,7 +145,7 @@ def plan_unit(mechanism: Mechanism) -> str:
     """Return what policies and ledgers call the mechanism's unit and the place of its noise."""
     if isinstance(mechanism, ClientMechanism):
         return f"client-{mechanism.at}"
-    return "record-shared" if isinstance(mechanism, SharedMechanism) else mechanism.unit
+    return f"{mechanism.unit}-shared" if isinstance(mechanism, SharedMechanism) else mechanism.unit
 
 
 def check_run(run: str) -> None:
