@@ -112,14 +112,14 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
     epsilon, or rounding at the sites costs more of `privacy.delta` than is kept for it.
     """
     privacy, rounds = scenario.privacy, scenario.federation.rounds
-    if privacy.unit == "client":
+    if privacy.unit == "client" and not scenario.shared:
         return ClientMechanism(
             clip=privacy.clip,
             noise_multiplier=_noise(privacy, 1.0, rounds),
             steps=rounds,
             at="server" if privacy.noise_at == "server" else "site",
         )
-    if privacy.expected_batch < 1:
+    if privacy.unit == "record" and privacy.expected_batch < 1:
         raise ValueError(
             "privacy.expected_batch: must be at least 1 before training starts, got "
             f"{privacy.expected_batch}; set it to about sampling_rate x records per site, the same "
@@ -145,6 +145,7 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
             sites=scenario.federation.sites,
             least=scenario.federation.quorum,
             honest=scenario.honest,
+            unit="client" if privacy.unit == "client" else "record",
         )
         try:
             accounting.check_rounding(shared, privacy.epsilon, privacy.delta)

@@ -171,9 +171,10 @@ class Sums:
         outcome.used = used
         support = self._plan.support(self._number)
         # Public and planned, whoever has answered: a round that lost a site takes a shorter step.
-        divisor = self._mechanism.expected_batch * self._mechanism.sites
-        rate = self._plan.learning_rate(self._number) / divisor
-        step = (-rate * values(total, self._mechanism) * support.factors).astype(np.float32)
+        mean = values(total, self._mechanism) * support.factors / self._mechanism.divisor
+        if self._mechanism.unit == "record":
+            mean *= -self._plan.learning_rate(self._number)
+        step = mean.astype(np.float32)
         self._strategy.add(Decoded(self._plan.layout.size, support.indices, step), 0)
 
     def finish(self) -> ServerState:

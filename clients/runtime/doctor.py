@@ -25,6 +25,7 @@ from fedlite.guard.policy import DataSet, SitePolicy
 from fedlite.guard.register import Kept, Register
 from fedlite.identity import keys, nodekey
 from fedlite.privacy.ledger import read
+from fedlite.privacy.ranges import shares_noise
 
 OK, WARNING, FAIL = "ok", "warning", "fail"
 _FREE_BYTES = 10**9
@@ -217,15 +218,15 @@ def _budgets(home: Path, policy: SitePolicy) -> Iterator[Check]:
 
 def _trust(policy: SitePolicy) -> Iterator[Check]:
     """Say what may rest on other sites, where anything may."""
-    if not policy.allows("record-shared"):
+    if not (units := [unit for unit in policy.units if shares_noise(unit)]):
         return
     most = f"epsilon up to {policy.collusion:g} may be spent if all others collude"
     if policy.honest:
         who = f"{policy.honest} others are trusted to be honest where noise is shared"
         yield Check("trust", OK, f"{who}, and {most}")
         return
-    mend = "set honest in [budget] to how many you trust, or take record-shared out of units"
-    what = "budget.units holds record-shared, and budget.honest trusts nobody"
+    mend = f"set honest in [budget] to how many you trust, or take {units[0]} out of units"
+    what = f"budget.units holds {units[0]}, and budget.honest trusts nobody"
     yield Check("trust", WARNING, what, mend)
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedlite.attacks import bits, conformance, payload, site
+from fedlite.attacks import bits, conformance, payload, site, sum_checks
 from fedlite.attacks.membership import membership
 from fedlite.attacks.steps import check_enough, step_audit
 from fedlite.attacks.subject import Subject, prepare
 from fedlite.attacks.verdict import Finding, Report
-from fedlite.privacy import RecordMechanism
-from fedlite.privacy.grid import grid
+from fedlite.privacy import RecordMechanism, SharedMechanism
+from fedlite.privacy.grid import SPREAD, grid
 from fedlite.privacy.noise import Stream, release
 from fedlite.scenario import Scenario, ScenarioError
 
@@ -46,6 +46,8 @@ QUICK = Effort(1.5, 3.0, 4.0, 3.0, 500, 24, 5, 100, 1_000_000, 11, 4, 60, False)
 
 def checks(scenario: Scenario, *, quick: bool) -> int:
     """Return how many findings an audit has, for a progress bar."""
+    if scenario.shared:
+        return 15 + 4 * (scenario.privacy.unit == "record")
     if scenario.privacy.unit == "record":
         return 20 - quick
     return 11 + (scenario.privacy.noise_at == "site") - quick
@@ -95,8 +97,12 @@ def audit(
         tick=tick,
     )
     note(step)
+    shared = isinstance(subject.mechanism, SharedMechanism)
     record = isinstance(subject.mechanism, RecordMechanism)
-    if record:
+    if shared:
+        for check in _sums(subject, effort, in_a_run, confidence, tick):
+            note(check)
+    elif record:
         rounds = min(effort.rounds, scenario.federation.rounds)
         note(
             *payload.one_run_audit(
@@ -110,7 +116,7 @@ def audit(
         )
     else:
         note(payload.client_audit(subject, canaries=in_a_run, confidence=confidence, tick=tick))
-    for check in _bits(subject, effort, tick):
+    for check in () if shared else _bits(subject, effort, tick):
         note(check)
     for check in _promises(subject, effort, tick):
         note(check)
@@ -135,6 +141,24 @@ def audit(
         1.0 / subject.mechanism.noise_multiplier,
         time.monotonic() - started,
     )
+
+
+def _sums(
+    subject: Subject, effort: Effort, canaries: int, confidence: float, tick: Tick
+) -> Iterator[Finding]:
+    """Yield the checks of what is seen of shared noise: sums, under which nobody sees."""
+    yield sum_checks.collusion(
+        subject, canaries=canaries, confidence=confidence, seconds=effort.step / 2, tick=tick
+    )
+    yield sum_checks.canary_sums(subject, canaries=canaries, confidence=confidence, tick=tick)
+    tick("sums: noise, grid, masks")
+    noise = sum_checks.sum_noise(subject, effort.steps)
+    yield conformance.noise_deviation(noise, subject.sections)
+    yield conformance.noise_independence(noise)
+    yield sum_checks.grid(subject, noise)
+    yield sum_checks.under_masks(subject)
+    fresh = Stream.fresh()
+    yield bits.tails(lambda n: fresh.gaussians(n) / SPREAD, effort.tail)
 
 
 def _bits(subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
@@ -173,9 +197,12 @@ def _bits(subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
 def _promises(subject: Subject, effort: Effort, tick: Tick) -> list[Finding]:
     """Return the checks of what the bounds rest on."""
     tick("clipped sum, training, sampler")
-    noise, _ = conformance.noise_matrix(subject, 8)
+    if isinstance(subject.mechanism, SharedMechanism):
+        noise = sum_checks.sum_noise(subject, 8)
+    else:
+        noise, _ = conformance.noise_matrix(subject, 8)
     found = []
-    if isinstance(subject.mechanism, RecordMechanism):
+    if subject.mechanism.unit == "record":
         sampled = conformance.sampler(subject)
         found += [conformance.clipped_sum(subject), sampled]
         found.append(site.sampled(subject, effort.draws))

@@ -114,6 +114,35 @@ class Dense:
         return _hadamard(self.signs * release[self.coordinates])
 
 
+@dataclass(frozen=True, eq=False)
+class Signed:
+    """Canaries of which some point the other way: signs, float64, +-1, one a canary.
+
+    Many that all point one way would add up to more than a site may hand in, and be cut together.
+    """
+
+    canaries: Canaries
+    signs: Values
+
+    @property
+    def size(self) -> int:
+        """Number of values of the model."""
+        return self.canaries.size
+
+    @property
+    def count(self) -> int:
+        """Number of canaries."""
+        return self.canaries.count
+
+    def total(self, lengths: Values) -> Values:
+        """Return the sum of the canaries; see `Canaries`."""
+        return self.canaries.total(lengths * self.signs)
+
+    def scores(self, release: Values) -> Values:
+        """Return how far a release goes in each one's direction; see `Canaries`."""
+        return self.canaries.scores(release) * self.signs
+
+
 def _hadamard(values: Values) -> Values:
     """Return the orthonormal Walsh-Hadamard transform, which is its own inverse."""
     out, width = values.astype(np.float64), 1

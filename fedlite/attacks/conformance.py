@@ -16,8 +16,15 @@ from scipy.stats import chi2, norm
 
 from fedlite.attacks.canaries import Repeated, Values
 from fedlite.attacks.subject import Subject
+from fedlite.attacks.sums import cut
 from fedlite.attacks.verdict import Finding, Outcome
-from fedlite.privacy import ClientMechanism, RecordMechanism, client, dpsgd
+from fedlite.privacy import (
+    ClientMechanism,
+    RecordMechanism,
+    SharedMechanism,
+    client,
+    dpsgd,
+)
 from fedlite.privacy.accounting import (
     PLD_INTERVAL,
     PRV_ERROR,
@@ -26,7 +33,8 @@ from fedlite.privacy.accounting import (
     compose_rdp,
 )
 from fedlite.privacy.budget.plans import asked_plan
-from fedlite.privacy.gradients import Rows
+from fedlite.privacy.gradients import ModelGradients, Rows
+from fedlite.privacy.grid import fine_cell
 from fedlite.privacy.mechanism import LEAST_NOISE
 from fedlite.privacy.noise import Stream
 
@@ -68,23 +76,26 @@ def clipped_sum(subject: Subject) -> Finding:
     Over the whole of the site, none, a half, and single records.
     """
     mechanism = subject.mechanism
-    if not isinstance(mechanism, RecordMechanism):
+    if isinstance(mechanism, ClientMechanism) or mechanism.unit != "record":
         raise ValueError(f"mechanism: must be a record's, got {mechanism!r}")
-    quiet, stream = replace(mechanism, noise_multiplier=LEAST_NOISE), Stream.fresh()
+    quiet, left = _quiet(mechanism)
     everybody = np.arange(subject.records)
     batches = {"all": everybody, "none": everybody[:0], "half": everybody[::2]}
     batches |= {f"record {row}": everybody[row : row + 1] for row in (0, subject.records // 2)}
     tests = []
     for name, rows in batches.items():
         with subject.gradients() as real:
-            found = dpsgd.noised_sum(real, rows, quiet, stream)
+            found = _quiet_sum(real, rows, quiet)
         # What noise is left, and float32's rounding of each record's gradient.
-        slack = 8 * quiet.noise_std + 1e-5 * mechanism.clip * max(1.0, math.sqrt(len(rows)))
-        gap = float(np.abs(found - subject.reference(rows, quiet)).max())
+        slack = 8 * left + 1e-5 * mechanism.clip * max(1.0, math.sqrt(len(rows)))
+        wanted = subject.reference(rows, quiet)
+        if isinstance(quiet, SharedMechanism):
+            wanted = cut(wanted, quiet)
+        gap = float(np.abs(found - wanted).max())
         tests.append(Test(f"sum of {name}", gap, 0.0, slack))
         if len(rows) == 1:
             length = float(np.linalg.norm(found))
-            slack = quiet.noise_std * 2 * math.sqrt(subject.size)
+            slack = left * 2 * math.sqrt(subject.size)
             tests.append(Test(f"length of {name}", length, 0.0, mechanism.clip + slack))
     return finding(
         "clipped sum",
@@ -93,6 +104,28 @@ def clipped_sum(subject: Subject) -> Finding:
         assumes="the model and the loss are the ones the site trains",
         blind="records that are not at this site",
     )
+
+
+def _quiet(
+    mechanism: RecordMechanism | SharedMechanism,
+) -> tuple[RecordMechanism | SharedMechanism, float]:
+    """Return the mechanism with the least noise, and what deviation of it is left.
+
+    With less noise a site would cut its part of a sum by a lower bound: that is looked at before
+    any noise is added, on its fine grid.
+    """
+    if isinstance(mechanism, SharedMechanism):
+        return mechanism, fine_cell(mechanism.own_std)
+    quiet = replace(mechanism, noise_multiplier=LEAST_NOISE)
+    return quiet, quiet.noise_std
+
+
+def _quiet_sum(
+    real: ModelGradients, rows: Rows, quiet: RecordMechanism | SharedMechanism
+) -> Values:
+    if isinstance(quiet, SharedMechanism):
+        return cut(dpsgd.clipped_sum(real, rows, quiet.clip_bound(real.size)), quiet)
+    return dpsgd.noised_sum(real, rows, quiet, Stream.fresh())
 
 
 def noise_matrix(subject: Subject, steps: int) -> tuple[Values, Values]:
@@ -111,8 +144,10 @@ def noise_matrix(subject: Subject, steps: int) -> tuple[Values, Values]:
         rows = subject.batch(subject.streams(1)[0])
         clean, real = subject.reference(rows, mechanism), Repeated(subject.gradients)
         released = np.stack([dpsgd.noised_sum(real, rows, mechanism, s) for s in streams])
-    else:
+    elif isinstance(mechanism, ClientMechanism):
         released = np.stack([_of_nothing(mechanism, subject.size, s) for s in streams])
+    else:
+        raise ValueError(f"mechanism: must be one whose release is seen by itself: {mechanism!r}")
     return (released - clean) / mechanism.noise_std, released
 
 

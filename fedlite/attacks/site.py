@@ -17,9 +17,10 @@ from fedlite.attacks.canaries import Values
 from fedlite.attacks.conformance import LEVEL, Test, finding, square_test
 from fedlite.attacks.subject import Subject
 from fedlite.attacks.verdict import Finding
-from fedlite.privacy import LocalMechanism, RecordMechanism
+from fedlite.privacy import Mechanism, RecordMechanism, SharedMechanism
 from fedlite.privacy.gradients import Rows
 from fedlite.privacy.noise import Stream
+from fedlite.privacy.shared.lattice import OWN_ROUNDED
 from fedlite.reporting.wording import count
 from fedlite.scenario import with_values
 from fedlite.training import Learner
@@ -33,17 +34,21 @@ def learner(subject: Subject, repeats: int) -> Finding:
 
     Under record privacy a site without records sends nothing but noise: its variance shows the
     steps taken, the divisor and the learning rate along with sigma. Under client privacy it is in
-    the difference of two updates from the same records.
+    the difference of two updates from the same records. Of shared noise it is the site's own part.
     """
     mechanism, scenario = subject.mechanism, subject.scenario
-    if isinstance(mechanism, RecordMechanism):
-        trained = _with(subject.learner, np.zeros(0, np.int64))
+    trained = _with(subject.learner, np.zeros(0, np.int64))
+    if isinstance(mechanism, SharedMechanism) and mechanism.unit == "record":
+        noise = _deltas(trained, subject, repeats) / OWN_ROUNDED
+    elif isinstance(mechanism, RecordMechanism):
         step = subject.plan.learning_rate(1) / mechanism.expected_batch * mechanism.noise_std
         deviation = step * math.sqrt(mechanism.steps / scenario.federation.rounds)
         noise = _deltas(trained, subject, repeats) / deviation
     else:
         updates = _deltas(subject.learner, subject, repeats + repeats % 2)
-        noise = (updates[::2] - updates[1::2]) / (mechanism.noise_std * math.sqrt(2.0))
+        shared = isinstance(mechanism, SharedMechanism)
+        std = OWN_ROUNDED if shared else mechanism.noise_std
+        noise = (updates[::2] - updates[1::2]) / (std * math.sqrt(2.0))
     squares = noise**2
     columns = squares.sum(axis=0)
     tests = [
@@ -67,11 +72,15 @@ def _each(noise: Values) -> tuple[int, float]:
 
 def _deltas(trained: Learner, subject: Subject, repeats: int) -> Values:
     return np.stack(
-        [
-            trained.delta(subject.learner.initial, 1, 1, subject.mechanism).astype(np.float64)
-            for _ in range(repeats)
-        ]
+        [_handed_in(trained, subject, subject.mechanism).astype(np.float64) for _ in range(repeats)]
     )
+
+
+def _handed_in(one: Learner, subject: Subject, mechanism: Mechanism) -> Values:
+    """Return what leaves the site's own training in round 1: an update, or whole units of a sum."""
+    if isinstance(mechanism, SharedMechanism):
+        return np.asarray(one.units(subject.learner.initial, 1, 1, mechanism))
+    return np.asarray(one.delta(subject.learner.initial, 1, 1, mechanism))
 
 
 def sampled(subject: Subject, draws: int) -> Finding:
@@ -92,7 +101,7 @@ def sampled(subject: Subject, draws: int) -> Finding:
 
     def sample(_: Stream) -> Rows:
         seen.clear()
-        watched.delta(real.initial, 1, 1, subject.mechanism)
+        _handed_in(watched, subject, subject.mechanism)
         rows = np.unique(np.concatenate(seen))
         return np.asarray(rows[rows > 0] - 1)
 
@@ -150,7 +159,7 @@ def timing(subject: Subject, repeats: int, seconds: float = math.inf) -> Finding
 def _seconds(one: Learner, subject: Subject) -> float:
     # Of the processor, not of the wall: another process's turn tells nothing of the records.
     started = time.process_time()
-    one.delta(subject.learner.initial, 1, 1, _everybody(subject.mechanism))
+    _handed_in(one, subject, _everybody(subject.mechanism))
     return time.process_time() - started
 
 
@@ -162,7 +171,7 @@ def declines(subject: Subject) -> Finding:
         "one record less": _with(real, everybody[1:]),
         "a record that overflows": _with(real, everybody, 0),
     }
-    if isinstance(subject.mechanism, RecordMechanism):
+    if subject.mechanism.unit == "record":
         labels = real.labels.cpu().numpy()
         cases |= {
             "a class missing": _with(real, everybody[labels != labels[0]]),
@@ -180,16 +189,18 @@ def declines(subject: Subject) -> Finding:
     )
 
 
-def _everybody(mechanism: LocalMechanism) -> LocalMechanism:
+def _everybody(mechanism: Mechanism) -> Mechanism:
     """Return the mechanism with every record in every step: the attack waits for its record."""
     if isinstance(mechanism, RecordMechanism):
         return replace(mechanism, sampling_rate=1.0, max_batch=0, max_records=0)
+    if isinstance(mechanism, SharedMechanism):
+        return replace(mechanism, sampling_rate=1.0)
     return mechanism
 
 
 def _answer(case: Learner, subject: Subject) -> str:
     try:
-        delta = case.delta(subject.learner.initial, 1, 1, _everybody(subject.mechanism))
+        delta = _handed_in(case, subject, _everybody(subject.mechanism))
     except Exception as error:  # Whatever it is: that it is raised tells something.
         return type(error).__name__
     return "sent" if np.isfinite(delta).all() else "not finite"

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from fedlite.attacks.bounds import composed, upper_rate
 from fedlite.attacks.canaries import LOUD, Canaries, Dense, Dirac, Repeated, WithCanaries
 from fedlite.attacks.subject import Subject
+from fedlite.attacks.sums import sum_release
 from fedlite.attacks.verdict import STEP, Finding, judge
-from fedlite.privacy import ClientMechanism, RecordMechanism, client, dpsgd
+from fedlite.privacy import ClientMechanism, RecordMechanism, SharedMechanism, client, dpsgd
+from fedlite.privacy.mechanism import Event
 from fedlite.privacy.noise import Stream
 from fedlite.scenario import ScenarioError
 
@@ -148,6 +150,8 @@ def release_of(subject: Subject) -> Release:
     mechanism = subject.mechanism
     if isinstance(mechanism, RecordMechanism):
         return record_release(subject)
+    if isinstance(mechanism, SharedMechanism):
+        return sum_release(subject, mechanism.carried)
     _, noise = subject.streams(0, 0)
     make = server_release if mechanism.at == "server" else site_release
     return make(mechanism, noise)
@@ -190,14 +194,18 @@ def step_audit(
     seconds: float,
     tick: Callable[[str], None] = lambda _: None,
     release: Release | None = None,
+    event: Event | None = None,
+    check: str = STEP,
+    assumes: str = "independent noise; batches sampled at the claimed rate",
 ) -> tuple[Finding, list[tuple[float, float]]]:
     """Return the step audit's finding and the ROC of the better kind of canary.
 
     canaries: at most so many share a step. seconds: the time for both kinds together, after which
-    the bound is what has been seen by then; the rule to stop looks at no score.
+    the bound is what has been seen by then; the rule to stop looks at no score. release, event: the
+    mechanism's own, and one step of it, unless others are given. check: what the finding is called.
     """
     release = release or release_of(subject)
-    event = subject.mechanism.event
+    event = event or subject.mechanism.event
     mu = 1.0 / event.noise_multiplier
     share = (1.0 - confidence) / 2  # half for each kind, so that both hold together
     wanted = observations(mu, share)
@@ -220,16 +228,18 @@ def step_audit(
     best = max(bounds, key=lambda name: bounds[name])
     epsilon = composed(bounds[best], event.sampling_rate, subject.steps, subject.delta)
     # The same function of the claimed sigma: the claim may keep a part of delta for cut samples.
-    claim = max(subject.proven, composed(mu, event.sampling_rate, subject.steps, subject.delta))
+    claim = composed(mu, event.sampling_rate, subject.steps, subject.delta)
+    if event == subject.mechanism.event:
+        claim = max(subject.proven, claim)
     finding = Finding(
-        STEP,
+        check,
         judge(epsilon, claim),
         f"a step's sigma is at most {1 / bounds[best] if bounds[best] else math.inf:.4g}, "
         f"{event.noise_multiplier:.4g} claimed; {found[best].seen:,} {best} canaries",
         "bound",
         epsilon,
         confidence,
-        assumes="independent noise; batches sampled at the claimed rate",
+        assumes=assumes,
         blind="the sampler, noise that repeats, low bits",
         figures={
             f"{name}_{what}": value

@@ -13,11 +13,11 @@ from torch.func import functional_call, grad, vmap
 
 from fedlite import depth, plan as plans
 from fedlite.attacks.canaries import Values
+from fedlite.compression.support import Support
 from fedlite.models import Single
 from fedlite.plan import Plan
 from fedlite.privacy import (
-    ClientMechanism,
-    LocalMechanism,
+    Mechanism,
     RecordMechanism,
     SharedMechanism,
     accounting,
@@ -26,6 +26,7 @@ from fedlite.privacy import (
 )
 from fedlite.privacy.gradients import ModelGradients, Rows
 from fedlite.privacy.noise import Stream
+from fedlite.privacy.shared.restricted import RestrictedGradients
 from fedlite.privacy.trial import block_of
 from fedlite.scenario import Scenario, ScenarioError
 from fedlite.training import Learner
@@ -37,12 +38,12 @@ _CHUNK = 64
 class Subject:
     """A scenario made ready to be attacked at its first site.
 
-    mechanism: what a site is told to use.
+    mechanism: what a site is told to use. Where noise is shared, all is of the support of round 1.
     """
 
     plan: Plan
     learner: Learner
-    mechanism: LocalMechanism
+    mechanism: Mechanism
 
     @property
     def scenario(self) -> Scenario:
@@ -56,8 +57,23 @@ class Subject:
 
     @property
     def size(self) -> int:
-        """Number of trained values."""
+        """Number of values of a release: of those that are trained, or of the support."""
+        if isinstance(self.mechanism, SharedMechanism):
+            return self.mechanism.coordinates
         return self.learner.layout.size
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        """How many values of a release are of each tensor."""
+        if self.support is None:
+            return self.learner.layout.sizes
+        ends = np.searchsorted(self.support.indices, np.cumsum(self.learner.layout.sizes))
+        return tuple(np.diff(ends, prepend=0).tolist())
+
+    @cached_property
+    def support(self) -> Support | None:
+        """Which coordinates a sum is of; None where no noise is shared."""
+        return self.plan.support(1) if isinstance(self.mechanism, SharedMechanism) else None
 
     @property
     def delta(self) -> float:
@@ -76,7 +92,7 @@ class Subject:
 
     def streams(self, *keys: int) -> tuple[Stream, Stream]:
         """Return a sampler and a noise stream as a site, or a server, gets them."""
-        if isinstance(self.mechanism, ClientMechanism):
+        if self.mechanism.unit == "client":
             return client.entropy(-1, *keys), client.entropy(-1, *keys)
         return dpsgd.entropy(-1, *keys)
 
@@ -88,15 +104,18 @@ class Subject:
 
     def gradients(self) -> ModelGradients:
         """Return the gradients that the site's steps use, to be opened as a context."""
-        one = self.learner
-        return ModelGradients(one.model, one.inputs, one.labels, one.loss, self.block)
+        one, where = self.learner, self.support
+        given = one.model, one.inputs, one.labels, one.loss, self.block
+        if where is not None:
+            return RestrictedGradients(*given, where.indices, where.factors)
+        return ModelGradients(*given)
 
     def batch(self, sampler: Stream) -> Rows:
         """Return one batch of the site's records, as its mechanism samples it."""
         cap = getattr(self.mechanism, "max_batch", 0)
         return dpsgd.poisson_sample(self.records, self.mechanism.sampling_rate, sampler, cap)
 
-    def reference(self, rows: Rows, mechanism: RecordMechanism) -> Values:
+    def reference(self, rows: Rows, mechanism: RecordMechanism | SharedMechanism) -> Values:
         """Return the sum of these records' clipped gradients, float64 [size], by another way.
 
         One record at a time by automatic vectorisation in float64: it shares nothing with the
@@ -110,7 +129,7 @@ class Subject:
         return total
 
     def per_record(self, rows: Rows) -> list[Values]:
-        """Return these records' gradients in chunks, each float64 [b, size]."""
+        """Return these records' gradients in chunks, each float64 [b, size], before the clip."""
         learner = self.learner
         model = copy.deepcopy(learner.model).double()
         network = model.network if isinstance(model, Single) else model
@@ -129,7 +148,9 @@ class Subject:
             x, y = learner.inputs[chosen].double(), learner.labels[chosen]
             found = every(values, x, y)
             flat = [found[name].reshape(len(chosen), -1) for name in names]
-            chunks.append(torch.cat(flat, dim=1).cpu().numpy())
+            chunk = torch.cat(flat, dim=1).cpu().numpy()
+            where = self.support
+            chunks.append(chunk if where is None else chunk[:, where.indices] * where.factors)
         return chunks
 
 
@@ -145,12 +166,6 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
             "privacy.unit: must be record or client to be audited, got none; nothing is claimed "
             "that an attack could contradict"
         )
-    if isinstance(plan.mechanism, SharedMechanism):
-        raise ScenarioError(
-            "privacy.noise_at: must be site or server to be attacked, got 'shared' (what is "
-            "missing: attacks on a sum under masks); attack the same plan with noise_at site, or "
-            "see the table of `privacy.shared` in the run's summary"
-        )
     mechanism, plan = plan.mechanism, depth.plan_of(plan, sites[0].name)
     if plan.turns:
         raise ScenarioError(
@@ -158,10 +173,11 @@ def prepare(scenario: Scenario, canaries: int) -> Subject:
             f"that moves them in {len(plan.turns)} turns; take frozen-a, whose every step is that "
             "of the turns in which A stands still"
         )
-    learner = Learner(plan, sites[0].train)
-    if learner.layout.size < canaries:
+    subject = Subject(plan, Learner(plan, sites[0].train), mechanism)
+    if subject.size < canaries:
+        what = "model's {} trained values" if subject.support is None else "{} values of a sum"
         raise ScenarioError(
-            f"--canaries: must be at most the model's {learner.layout.size} trained values, one a "
-            f"canary, got {canaries}"
+            f"--canaries: must be at most the {what.format(subject.size)}, one a canary, got "
+            f"{canaries}"
         )
-    return Subject(plan, learner, mechanism)
+    return subject

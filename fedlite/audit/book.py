@@ -22,6 +22,7 @@ from fedlite.privacy.ledger.chain import verify
 from fedlite.privacy.ledger.rows import Row
 from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.privacy.mechanism import MAX_SLACK, Event
+from fedlite.privacy.ranges import ALONE, bounds_absence, shares_noise
 
 _JUMP_SECONDS = 300
 # Each is charged together with all before it, which takes minutes for so many.
@@ -244,14 +245,14 @@ def parts_of(plans: Sequence[Plan], steps: Sequence[int] = ()) -> list[tuple[Eve
     """Return (event, steps) of each plan; `steps` replaces those that were charged.
 
     Sums over different units are for a change that all of them bound: something is replaced. Noise
-    at the server is in units of what taking one client away changes, and replacing changes twice
-    as much.
+    at the server, or shared noise on whole updates, is in units of what taking one client away
+    changes, and replacing changes twice as much.
     """
     mixed = len({plan.body["unit"] for plan in plans}) > 1
     parts = []
     for plan, count in zip(plans, steps or [plan.steps for plan in plans], strict=True):
         sigma = plan.body["noise_multiplier"]
-        if mixed and plan.body["unit"] == "client-server":
+        if mixed and bounds_absence(plan.body["unit"]):
             sigma /= 2
         parts.append((Event(sigma, plan.body["sampling_rate"]), count))
     return parts
@@ -269,11 +270,11 @@ def alone_parts(plans: Sequence[Plan]) -> list[tuple[Event, int]]:
 def by_itself(plan: Plan) -> Plan:
     """Return what is left of a plan when all other members collude with the server."""
     body = plan.body
-    if body["unit"] != "record-shared":
+    if not shares_noise(body["unit"]):
         return plan
     sigma = body["noise_multiplier"]
     sigma /= math.sqrt(body["honest"] - (body["members"] - body["least"]))
-    return replace(plan, body={**body, "unit": "record", "noise_multiplier": sigma})
+    return replace(plan, body={**body, "unit": ALONE[body["unit"]], "noise_multiplier": sigma})
 
 
 def charge(

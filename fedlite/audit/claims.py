@@ -18,6 +18,7 @@ from fedlite.audit.rules import Issue
 from fedlite.audit.sources import SCENARIO, Run, as_object, why_not
 from fedlite.messages import Code
 from fedlite.privacy.accounting import PRV_ERROR, compose_pld
+from fedlite.privacy.ranges import shares_noise
 from fedlite.reporting.record import ROUNDS, SUMMARY
 
 # Where the summary names the mechanism, and where a plan does.
@@ -238,10 +239,8 @@ def check(claims: Claims, books: Mapping[str, Book], lines: Iterable[Line]) -> l
 def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
     said, wrong = claims.privacy, []
     unit = claims.unit
-    if unit == "client":
-        unit = f"client-{said.get('noise_at', 'site')}"
-    elif said.get("noise_at") == "shared":
-        unit = "record-shared"
+    if unit == "client" or said.get("noise_at") == "shared":
+        unit = f"{unit}-{said.get('noise_at', 'site')}"
     if plan.body["unit"] != unit:
         wrong.append(f"unit {unit!r}, committed {plan.body['unit']!r}")
     for name in _MECHANISM:
@@ -251,7 +250,7 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
         if not _same(said[name], plan.body[name]):
             wrong.append(f"{name} {said[name]!r}, committed {plan.body[name]!r}")
     under: list[str] = []
-    if unit == "record-shared" and plan.body["unit"] == unit:
+    if shares_noise(plan.body["unit"]) and plan.body["unit"] == unit:
         wrong += sharing.mismatches(said.get("shared"), plan)
         under = sharing.understated(said.get("shared"), plan)
     if "steps" in said and said["steps"] not in (plan.body["steps"], plan.body["asked"]):
@@ -261,7 +260,7 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
     issues = [claims.issue("summary-mismatch", f"the summary says {text}", site) for text in wrong]
     for text in under:
         issues.append(claims.issue("summary-understates", f"the summary says {text}", site))
-    if plan.body["unit"] == "record-shared":
+    if shares_noise(plan.body["unit"]):
         for text in sharing.planned_otherwise(claims.planned, plan):
             issues.append(claims.issue("summary-mismatch", f"the scenario says {text}", site))
     if claims.asked is not None and not _same(claims.asked, asked):

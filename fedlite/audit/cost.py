@@ -17,6 +17,7 @@ from fedlite.privacy.accounting import (
     compose_rdp,
 )
 from fedlite.privacy.mechanism import MAX_SLACK, cut_slack
+from fedlite.privacy.ranges import shares_noise
 from fedlite.privacy.shared.lattice import rounding_slack
 
 _ROUNDING = 1e-9
@@ -96,7 +97,7 @@ def slack_of(plans: Sequence[Planned], epsilon: float) -> float:
             plan.body["steps"],
         )
         for plan in plans
-        if plan.body["unit"] == "record-shared"
+        if shares_noise(plan.body["unit"])
     )
     return rounding + sum(
         cut_slack(

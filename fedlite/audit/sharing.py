@@ -12,6 +12,7 @@ from fedlite.audit.rules import Issue
 from fedlite.privacy.accounting import table
 from fedlite.privacy.admission import order_for
 from fedlite.privacy.mechanism import SharedMechanism
+from fedlite.privacy.ranges import shares_noise
 from fedlite.scenario.members import members_of
 
 # What the summary and a ledger's plan call those who share the noise.
@@ -166,7 +167,7 @@ def _shared(books: Iterable[Book]) -> Iterator[tuple[Book, Plan]]:
     """Yield the plans that count on others' noise."""
     for book in books:
         for plan in book.plans:
-            if plan.body["unit"] == "record-shared":
+            if shares_noise(plan.body["unit"]):
                 yield book, plan
 
 
@@ -207,6 +208,7 @@ def _real(plan: Plan) -> tuple[SharedMechanism | None, Mapping[int, float]]:
             sites=body["members"],
             least=body["least"],
             honest=body["honest"],
+            unit="client" if body["unit"].startswith("client") else "record",
         )
         return mechanism, _table(mechanism, body["delta"])
     except (ValueError, OverflowError):

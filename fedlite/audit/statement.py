@@ -13,6 +13,7 @@ from fedlite.audit.cost import PRV_LIBRARY, Loss, fits, left_of, libraries, loss
 from fedlite.audit.lines import Witnessed
 from fedlite.audit.rules import Issue
 from fedlite.privacy.accounting import compose_pld
+from fedlite.privacy.ranges import shares_noise
 from fedlite.reporting import wording
 
 CLEAN, FINDINGS, NOT_CLOSED, NOT_CHECKED = "clean", "findings", "not closed", "not checked"
@@ -128,7 +129,7 @@ class Statement:
 
     def _others(self) -> str:
         """Return on whom the figure rests, where the noise is shared."""
-        shared = [plan for plan in self.plans if plan["unit"] == "record-shared"]
+        shared = [plan for plan in self.plans if shares_noise(plan["unit"])]
         if not shared or self.alone is None:
             return ""
         told = ", ".join(
@@ -245,7 +246,7 @@ def _price(statement: Statement, book: Book) -> None:
         statement.charged, statement.charged_by = charge(book.plans, ceiling, delta, book.order)
         statement.spent = loss_of(book.used_parts(), left)
         statement.charged_loss = loss_of(book.whole_parts(), left)
-        if any(plan.body["unit"] == "record-shared" for plan in book.plans):
+        if any(shares_noise(plan.body["unit"]) for plan in book.plans):
             statement.alone = compose_pld(alone_parts(book.plans), left)
     except (ValueError, OverflowError) as error:
         text = f"what it cost cannot be computed: {error}"

@@ -49,10 +49,10 @@ person = {policy.person!r}
 # What one run may spend by itself. 0: no such ceiling.
 per_run = {policy.per_run!r}
 # What may protect an update: "record" and "client-site" trust nobody but this site,
-# "record-shared" trusts that enough of the other sites are honest, "client-server" trusts the
-# server to add the noise, "none" is no protection at all.
+# "record-shared" and "client-shared" trust that enough of the other sites are honest,
+# "client-server" trusts the server to add the noise, "none" is no protection at all.
 units = {json.dumps(policy.units)}
-# For "record-shared": how many other sites this one trusts to be honest, that is to run the same
+# Where noise is shared: how many other sites this one trusts to be honest, that is to run the same
 # code, and to tell nobody their noise nor use it to look. A plan that counts on more is refused.
 # 0: nobody, local noise only.
 honest = {policy.honest}

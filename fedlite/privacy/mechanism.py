@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,42 +15,8 @@ from fedlite.privacy.checks import (
     check_rate as check_rate,
     cut_slack as cut_slack,
 )
-from fedlite.privacy.grid import fine_cell
-from fedlite.privacy.ranges import sharing_problem
-from fedlite.privacy.shared.lattice import (
-    OWN_UNITS,
-    REACH,
-    TAIL,
-    UNIT_CELLS,
-    rounding_slack,
-    width,
-)
-
-# What a clip gives up for arithmetic: sums and norms in float64, in the worst case of a million
-# records a step, and the 2^-39 by which the discrete noise falls short of the continuous one.
-_ARITHMETIC = 2.0**-16
-# The most of a clip that rounding to the grid may take.
-_MOST_ROUNDING = 0.1
-
-
-@dataclass(frozen=True, order=True)
-class Event:
-    """One step, as accountants see it: a Poisson-subsampled Gaussian of sensitivity 1.
-
-    noise_multiplier: sigma > 0, noise standard deviation / sensitivity; the sensitivity is that of
-    the mechanism's own adjacency, so a mechanism with replace-one adjacency brings its factor 2.
-    sampling_rate: q in (0, 1]; 1 is a plain Gaussian.
-
-    Raises ValueError for a number outside its range.
-    """
-
-    noise_multiplier: float
-    sampling_rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Check both numbers."""
-        check_positive("noise_multiplier", self.noise_multiplier)
-        check_rate(self.sampling_rate)
+from fedlite.privacy.event import Event as Event, clip_bound
+from fedlite.privacy.shared.mechanism import SharedMechanism as SharedMechanism
 
 
 @dataclass(frozen=True)
@@ -138,7 +103,7 @@ class RecordMechanism:
         ...                 expected_batch=287).clip_bound(20_640) > 0.0999
         True
         """
-        return _clip_bound(self.clip, self.noise_multiplier, coordinates)
+        return clip_bound(self.clip, self.noise_multiplier, coordinates)
 
     def delta_slack(self, epsilon: float) -> float:
         """Return the delta that cutting large samples costs over the plan, at `epsilon`.
@@ -239,153 +204,13 @@ class ClientMechanism:
         ValueError: noise_multiplier: must leave the clip room for rounding 100000000000000000000 \
 values to the noise's grid, got 8.0; use a smaller model or a larger epsilon
         """
-        return _clip_bound(self.clip, self.noise_multiplier, coordinates)
+        return clip_bound(self.clip, self.noise_multiplier, coordinates)
 
     def delta_slack(self, epsilon: float) -> float:
         """Return 0: nothing is cut."""
         return 0.0
 
 
-@dataclass(frozen=True)
-class SharedMechanism:
-    """DP-SGD whose noise the sites share; the privacy unit is one record of a site.
-
-    In each step all sites take gradients at the same public model, and all that anybody sees is one
-    sum: of the sites' clipped per-record gradients, each over its own secret Poisson sample, and of
-    the noise of those that took part. Steps are summed one by one: of several local steps between
-    two sums nothing of this is proven. Adjacency: add or remove one record of one site's table.
-    Kairouz, Liu, Steinke 2021 (distributed discrete Gaussian); rounding as in
-    `fedlite.privacy.shared.lattice`.
-
-    Each sum is of at least `least` of the `sites`. When at least `honest` of all sites are, the
-    noise of `honest - (sites - least)` honest ones is in every sum, whoever drops out or is dropped
-    by the server: `carried`. Each therefore adds noise enough for `carried` to make sigma.
-
-    clip: bound C > 0 on the L2 norm of one record's gradient over the common support.
-    noise_multiplier: sigma > 0, of the honest noise that is surely in a sum, in units of C.
-    sampling_rate: q in (0, 1]. steps: planned number of sums over the whole run, at least 1.
-    expected_batch: of one site. coordinates: length of the common support, at least 1.
-    sites: K >= 3. least, honest: from 1 to K.
-
-    Raises ValueError for a number outside its range, and where so few make no secret sum
-    (`sharing_problem`), by which honest noise is in every one.
-
-    >>> mechanism = SharedMechanism(clip=0.1, noise_multiplier=8.0, sampling_rate=1.0, steps=30,
-    ...                             expected_batch=287, coordinates=600, sites=5, least=4, honest=4)
-    >>> mechanism.carried, round(mechanism.own_std, 3), mechanism.bits
-    (3, 0.462, 7)
-    """
-
-    clip: float
-    noise_multiplier: float
-    sampling_rate: float
-    steps: int
-    expected_batch: int
-    coordinates: int
-    sites: int
-    least: int
-    honest: int
-
-    def __post_init__(self) -> None:
-        """Check every number."""
-        check_positive("clip", self.clip)
-        check_noise(self.noise_multiplier)
-        check_rate(self.sampling_rate)
-        for name in ("steps", "expected_batch", "coordinates", "least", "honest"):
-            check_count(name, getattr(self, name), 1)
-        check_count("sites", self.sites, 3)
-        if told := sharing_problem(self.sites, self.least, self.honest):
-            raise ValueError(f"honest: {told}; raise least")
-
-    @property
-    def unit(self) -> str:
-        """What is protected: one record."""
-        return "record"
-
-    @property
-    def adjacency(self) -> str:
-        """Which two data sets must be hard to tell apart."""
-        return "add or remove one record of one site's table; only sums over the sites are seen"
-
-    @property
-    def carried(self) -> int:
-        """Honest sites whose noise is in every sum, if `honest` of all sites are."""
-        return self.honest - (self.sites - self.least)
-
-    @property
-    def sensitivity(self) -> float:
-        """L2 change of a sum when one record is added or removed: the clip."""
-        return self.clip
-
-    @property
-    def own_multiplier(self) -> float:
-        """What one site adds, in units of the sensitivity."""
-        return self.noise_multiplier / math.sqrt(self.carried)
-
-    @property
-    def own_std(self) -> float:
-        """Standard deviation of what one site adds to every coordinate of its sum."""
-        return self.own_multiplier * self.sensitivity
-
-    @property
-    def event(self) -> Event:
-        """One sum for the accountants, with the noise of `carried` honest sites."""
-        return Event(self.noise_multiplier, self.sampling_rate)
-
-    def seen_with(self, count: int) -> Event:
-        """Return one sum for the accountants when the noise of `count` honest sites is in it.
-
-        With 1 it is what is left when all others and the server collude.
-        """
-        check_count("count", count, 1)
-        return Event(self.own_multiplier * math.sqrt(count), self.sampling_rate)
-
-    @property
-    def unit_width(self) -> float:
-        """Width of a unit of the grid on which sums are seen."""
-        return UNIT_CELLS * fine_cell(self.own_std)
-
-    @property
-    def most_cells(self) -> int:
-        """Fine cells beyond which a site cuts a coordinate of its clean sum: public, as K is."""
-        reach = REACH * self.noise_multiplier * self.sensitivity / self.sites
-        return math.floor(reach / fine_cell(self.own_std))
-
-    @property
-    def bits(self) -> int:
-        """The b of the modulus 2^b in which no sum wraps, but for noise beyond `TAIL` deviations.
-
-        The bound is of public numbers alone: K times what a site's clean coordinate may be and half
-        a unit for rounding, and the noise of all K.
-        """
-        clean = self.sites * (self.most_cells / UNIT_CELLS + 0.5)
-        return width(clean + TAIL * OWN_UNITS * math.sqrt(self.sites))
-
-    def clip_bound(self, coordinates: int) -> float:
-        """Return the L2 norm to which one record's gradient is clipped, as `RecordMechanism` does.
-
-        What is cut at `most_cells` afterwards moves no two sums apart: cutting is a projection.
-        """
-        return _clip_bound(self.clip, self.own_multiplier, coordinates)
-
-    def delta_slack(self, epsilon: float) -> float:
-        """Return the delta that rounding at the sites costs over the plan, at `epsilon`."""
-        return rounding_slack(epsilon, self.carried, self.coordinates, self.steps)
-
-
 # What one site, or the server, releases by itself; and with it what only their sum releases.
 LocalMechanism = RecordMechanism | ClientMechanism
 Mechanism = LocalMechanism | SharedMechanism
-
-
-def _clip_bound(clip: float, noise_multiplier: float, coordinates: int) -> float:
-    check_count("coordinates", coordinates, 1)
-    # In units of the sensitivity: 1 before rounding, and a cell for each coordinate in L2.
-    rounding = math.sqrt(coordinates) * fine_cell(noise_multiplier)
-    if not rounding <= _MOST_ROUNDING:
-        raise ValueError(
-            "noise_multiplier: must leave the clip room for rounding "
-            f"{coordinates} values to the noise's grid, got {noise_multiplier!r}; "
-            "use a smaller model or a larger epsilon"
-        )
-    return clip * (1.0 - rounding - _ARITHMETIC)

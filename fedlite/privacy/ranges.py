@@ -48,6 +48,27 @@ CLIP = Range(1e-6, 1e6)
 NOISE = Range(1e-3, 1e6)
 
 
+def shares_noise(unit: str) -> bool:
+    """Return whether a plan of this unit has the noise of several sites in what is seen.
+
+    >>> [unit for unit in ("record", "record-shared", "client-shared") if shares_noise(unit)]
+    ['record-shared', 'client-shared']
+    """
+    return unit.endswith("-shared")
+
+
+ALONE = {"record-shared": "record", "client-shared": "client-server"}
+"""The units of what is left of shared noise when all others collude: a site's own, seen as such."""
+
+
+def bounds_absence(unit: str) -> bool:
+    """Return whether a plan's noise is in units of what one client less changes.
+
+    Another one in its place then changes twice as much.
+    """
+    return unit in ("client-server", "client-shared")
+
+
 def plan_problem(plan: Mapping[str, Any]) -> str:
     """Return what is wrong with a plan's terms taken together, or nothing.
 
@@ -57,6 +78,12 @@ def plan_problem(plan: Mapping[str, Any]) -> str:
     'sampling_rate must be 1 for the unit client-site, which no sampling amplifies, got 0.01'
     """
     unit = plan["unit"]
+    if shares_noise(unit):
+        told = sharing_problem(plan["members"], plan["least"], plan["honest"])
+        if told:
+            return told
+        if len(plan["group"]) != plan["members"]:
+            return f"group must name all {plan['members']} members, got {len(plan['group'])}"
     if not unit.startswith("record"):
         if plan["sampling_rate"] != 1.0:
             return (
@@ -69,12 +96,6 @@ def plan_problem(plan: Mapping[str, Any]) -> str:
         return ""
     if not plan["expected_batch"]:
         return "expected_batch must be at least 1 for the unit record: it divides what is released"
-    if unit == "record-shared":
-        told = sharing_problem(plan["members"], plan["least"], plan["honest"])
-        if told:
-            return told
-        if len(plan["group"]) != plan["members"]:
-            return f"group must name all {plan['members']} members, got {len(plan['group'])}"
     if plan["max_batch"] and not plan["max_records"]:
         return "max_records must be set where max_batch is: what a cut costs depends on it"
     return ""

@@ -33,23 +33,19 @@ def broken(scenario: Scenario) -> list[str]:
         )
     if not scenario.shared:
         return errors
-    if privacy.unit != "record":
-        errors.append(
-            "privacy.unit: must be record when privacy.noise_at is shared (rule: only sums of "
-            f"single noised steps are proven here), got {privacy.unit!r}; set it to record"
-        )
     return errors + _steps(scenario) + _members(scenario) + _linear(scenario)
 
 
 def _steps(scenario: Scenario) -> list[str]:
-    """One sum a noised step, at one public model."""
+    """One sum a noised step, at one public model; of a whole update, however many it takes."""
     errors, training = [], scenario.training
-    if training.steps != 1:
+    if scenario.privacy.unit == "record" and training.steps != 1:
         errors.append(
             "training.steps: must be 1 when privacy.noise_at is shared (rule: one sum a noised "
             "step, all sites at one public model; further local steps start from hidden noise, "
             "and what a record does to them has no bound), got "
-            f"{training.steps}; set federation.server_momentum to .8 or .9 in their place"
+            f"{training.steps}; set federation.server_momentum to .8 or .9 in their place, or "
+            "privacy.unit to client"
         )
     if scenario.privacy.max_batch:
         errors.append(

@@ -106,6 +106,16 @@ class Learner:
         """
         if isinstance(mechanism, SharedMechanism):
             raise ValueError("mechanism: must be one whose release is seen by itself; see `units`")
+        return self._share(received, round_number, site, mechanism, kept)
+
+    def _share(
+        self,
+        received: Vector,
+        round_number: int,
+        site: int,
+        mechanism: Mechanism | None,
+        kept: Kept | None = None,
+    ) -> Share:
         model, extras = self.plan.split(received)
         self.bench.reset()
         self.plan.load(self.model, received)
@@ -140,9 +150,11 @@ class Learner:
     ) -> Integers:
         """Return this site's part of the round's sum, int64 [k]: whole units, its noise in them.
 
-        Of the gradients at `received`, on the round's common support. Nobody may see it but under
-        masks: alone it protects a record far less than the sum does.
+        Of the gradients at `received`, or of the whole update from there, on the round's common
+        support. Nobody may see it but under masks: alone it protects far less than the sum does.
         """
+        if mechanism.unit == "client":
+            return self._whole(received, round_number, site, mechanism)
         from fedlite.privacy import dpsgd
         from fedlite.privacy.gradients import check_model
         from fedlite.privacy.shared.restricted import RestrictedGradients
@@ -162,6 +174,16 @@ class Learner:
             self.model, self.inputs, self.labels, loss, block, where.indices, where.factors
         ) as gradients:
             return contribution(gradients, rows, mechanism, noise)
+
+    def _whole(
+        self, received: Vector, round_number: int, site: int, mechanism: SharedMechanism
+    ) -> Integers:
+        from fedlite.privacy.shared.summed import whole_contribution
+
+        where = self.plan.support(round_number)
+        change = self._share(received, round_number, site, mechanism).delta[where.indices]
+        noise = client.entropy(self.scenario.privacy.simulate_seed, round_number, site)
+        return whole_contribution(change * where.factors, mechanism, noise)
 
     def _train_clear(
         self, before: tuple[State, ...], rate: float, round_number: int, site: int

@@ -53,7 +53,7 @@ def test_the_documented_example_is_the_default(tmp_path: Path) -> None:
         *("name", "owner", "epsilon", "delta", "person", "per_run", "units", "metrics", "clock"),
         "keys",
         *(field.name for field in fields(Limits)),
-        *("fetch", "bytes"),
+        *("fetch", "bytes", "honest", "alone"),
     }
 
 

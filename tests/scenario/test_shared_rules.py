@@ -14,6 +14,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "privacy": {"unit": "record", "noise_at": "shared"},
 }
 
+WHOLE = {"unit": "client"}
+
 
 def changed(**tables: dict[str, Any]) -> Scenario:
     names = {*GOOD, *tables}
@@ -34,7 +36,13 @@ def test_a_scenario_gets_a_common_support_and_two_thirds_honest() -> None:
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        ({"privacy": {"unit": "client"}}, "privacy.unit: .*rule: only sums of single noised"),
+        ({"privacy": WHOLE | {"sampling_rate": 0.5}}, "sampling_rate: .*rule: no amplification"),
+        ({"privacy": WHOLE | {"expected_batch": 9}}, "privacy.expected_batch: must be 0"),
+        ({"privacy": WHOLE | {"delta": 0.09}, "federation": {"sites": 20, "quorum": 19}}, "delta"),
+        ({"privacy": WHOLE, "uplink": {"error_feedback": True}}, "rule: what was left out"),
+        ({"privacy": WHOLE, "federation": {"update_norm": 1.0}}, "rule: the server sees no single"),
+        ({"privacy": WHOLE, "federation": {"participation": 0.5}}, "rule: the members of a sum"),
+        ({"privacy": WHOLE, "training": {"objective": "scaffold"}}, "training.objective: "),
         ({"training": {"steps": 5}}, "training.steps: .*rule: one sum a noised step"),
         ({"privacy": {"max_batch": 9, "max_records": 99}}, "privacy.max_batch: .*rule: what cuts"),
         ({"federation": {"sites": 2, "quorum": 2}}, "federation.sites: .*rule: a sum of few"),
@@ -59,6 +67,12 @@ def test_a_scenario_gets_a_common_support_and_two_thirds_honest() -> None:
 def test_what_is_not_proven_is_refused(tables: dict[str, dict[str, Any]], words: str) -> None:
     with pytest.raises(ScenarioError, match=words):
         changed(**tables)
+
+
+def test_a_whole_update_may_take_as_many_steps_as_it_likes() -> None:
+    scenario = changed(privacy=WHOLE, training={"steps": 7, "momentum": 0.5})
+    assert scenario.shared and not scenario.noised_at_server
+    assert changed(privacy=WHOLE, training={"steps": 0}).shared
 
 
 @pytest.mark.parametrize(

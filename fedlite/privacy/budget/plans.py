@@ -17,7 +17,7 @@ from fedlite.privacy.mechanism import (
     SharedMechanism,
     cut_slack,
 )
-from fedlite.privacy.ranges import MOST_STEPS
+from fedlite.privacy.ranges import ALONE, MOST_STEPS, bounds_absence, shares_noise
 from fedlite.privacy.shared.lattice import rounding_slack
 
 _TERMS = (
@@ -86,7 +86,7 @@ class Plan:
     @property
     def shared(self) -> bool:
         """Whether others' noise is counted on."""
-        return self.unit == "record-shared"
+        return shares_noise(self.unit)
 
     @property
     def by_itself(self) -> Plan:
@@ -94,7 +94,7 @@ class Plan:
         if not self.shared:
             return self
         own = self.noise_multiplier / math.sqrt(self.honest - (self.members - self.least))
-        return replace(self, unit="record", noise_multiplier=own)
+        return replace(self, unit=ALONE[self.unit], noise_multiplier=own)
 
     def slack(self, epsilon: float, steps: int) -> float:
         """Return the delta that cutting samples, or rounding shares, costs over `steps` steps."""
@@ -111,14 +111,14 @@ def parts_of(plans: Sequence[Plan], steps: Sequence[int] | None = None) -> list[
     """Return one (event, steps) for each plan, in order; `steps` replaces those of the plans.
 
     Where plans of several units meet, their sum has to be one for a change that all of them bound:
-    one record, or all that one client holds, is replaced or taken away. Noise at the server is in
-    units of the clip, for a client that stays away; for a client that sends something else the
-    sensitivity is twice that.
+    one record, or all that one client holds, is replaced or taken away. Noise at the server, and
+    shared noise on whole updates, is in units of the clip, for a client that stays away; for a
+    client that sends something else the sensitivity is twice that.
     """
     mixed = len({plan.unit for plan in plans}) > 1
     parts = []
     for plan, count in zip(plans, steps or [plan.steps for plan in plans], strict=True):
-        half = mixed and plan.unit == "client-server"
+        half = mixed and bounds_absence(plan.unit)
         sigma = plan.noise_multiplier / 2 if half else plan.noise_multiplier
         parts.append((Event(sigma, plan.sampling_rate), count))
     return parts
@@ -173,7 +173,7 @@ def plan_unit(mechanism: Mechanism) -> str:
     """Return what policies and ledgers call the mechanism's unit and the place of its noise."""
     if isinstance(mechanism, ClientMechanism):
         return f"client-{mechanism.at}"
-    return "record-shared" if isinstance(mechanism, SharedMechanism) else mechanism.unit
+    return f"{mechanism.unit}-shared" if isinstance(mechanism, SharedMechanism) else mechanism.unit
 
 
 def check_run(run: str) -> None:

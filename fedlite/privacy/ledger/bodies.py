@@ -18,7 +18,7 @@ from fedlite.privacy.ranges import Range
 
 # A check raises `_Bad` or returns nothing.
 Check = Callable[[Any], None]
-UNITS = ("record", "record-shared", "client-site", "client-server")
+UNITS = ("record", "record-shared", "client-site", "client-server", "client-shared")
 # Whole numbers beyond this are not exact in every JSON reader.
 _LARGEST = 2**53 - 1
 
@@ -209,7 +209,7 @@ _TOGETHER = _object(_TERMS | _SHARED)
 
 
 def _plan(value: Any) -> None:
-    shared = isinstance(value, dict) and value.get("unit") == "record-shared"
+    shared = isinstance(value, dict) and ranges.shares_noise(str(value.get("unit")))
     (_TOGETHER if shared else _ALONE)(value)
 
 

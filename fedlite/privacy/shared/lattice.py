@@ -36,6 +36,9 @@ UNIT_CELLS = 838_656
 OWN_UNITS: float = SPREAD / UNIT_CELLS
 """Standard deviation of a site's own noise in units: 2, and a little more."""
 
+OWN_ROUNDED: float = math.sqrt(OWN_UNITS**2 + 1.0 / 12.0)
+"""The same with what rounding adds, which is uniform within a unit."""
+
 REACH = 7.0
 """Deviations of a sum's noise beyond which the sites together cut a coordinate of a clean sum."""
 

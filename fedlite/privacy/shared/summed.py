@@ -28,13 +28,35 @@ def contribution(
     return rounded(total, mechanism, noise)
 
 
+def whole_contribution(
+    update: NDArray[np.float64], mechanism: SharedMechanism, noise: Stream
+) -> Integers:
+    """Return the whole units of one site's update, float64 [k] on the support, with its noise.
+
+    The privacy unit is the site. The update may have been made in any way: it is clipped as a
+    whole, and one that is not finite counts as zero, as its failure would tell of the records.
+    """
+    return rounded(clipped_update(update, mechanism), mechanism, noise)
+
+
+def clipped_update(update: NDArray[np.float64], mechanism: SharedMechanism) -> NDArray[np.float64]:
+    """Return a whole update cut to the norm that the mechanism allows, float64 [k], not noised."""
+    bound, norm = mechanism.clip_bound(update.size), float(np.sqrt(np.square(update).sum()))
+    return update * (bound / max(norm, bound)) if np.isfinite(norm) else np.zeros_like(update)
+
+
 def rounded(total: NDArray[np.float64], mechanism: SharedMechanism, noise: Stream) -> Integers:
     """Return a clean sum, float64 [k], cut to what the modulus has room for, noised, in units.
 
     Raises ValueError when a coordinate is not a number.
     """
-    noised = noise.gaussians(total.size)
-    noised += clean_cells(total, mechanism)
+    return noised_units(clean_cells(total, mechanism), noise)
+
+
+def noised_units(cells: Integers, noise: Stream) -> Integers:
+    """Return whole fine cells, int64 [k], with a site's own noise, rounded to whole units."""
+    noised = noise.gaussians(cells.size)
+    noised += cells
     noised += UNIT_CELLS // 2
     noised //= UNIT_CELLS
     return noised

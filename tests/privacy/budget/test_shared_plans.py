@@ -11,7 +11,7 @@ import pytest
 from fedlite.privacy import SharedMechanism, accounting
 from fedlite.privacy.admission import order_for
 from fedlite.privacy.budget import Account, Refused, plan_unit
-from fedlite.privacy.budget.plans import Plan, asked_plan
+from fedlite.privacy.budget.plans import Plan, asked_plan, parts_of
 from fedlite.privacy.budget.policy import Policy
 from fedlite.privacy.ledger import Row
 from fedlite.privacy.ledger.bodies import check_body
@@ -80,6 +80,27 @@ def test_a_plan_of_other_members_is_another_plan_and_one_without_them_is_none(na
     del body[name]
     with pytest.raises(LedgerError, match="must have exactly its keys; missing: "):
         check_body("plan", {"plan": body})
+
+
+def test_a_plan_of_whole_updates_says_so_and_has_no_batches() -> None:
+    whole = replace(MECHANISM, unit="client", expected_batch=0)
+    body = asked(whole).body()
+    assert plan_unit(whole) == body["unit"] == "client-shared"
+    assert (body["members"], body["expected_batch"]) == (5, 0)
+    check_body("plan", {"plan": body})
+    assert plan_problem(body) == ""
+    assert "expected_batch must be 0" in plan_problem(body | {"expected_batch": 9})
+    assert "sampling_rate must be 1" in plan_problem(body | {"sampling_rate": 0.5})
+    assert "least and honest must be" in plan_problem(body | {"honest": 1})
+    assert not asked(whole).asks_the_same(asked())
+
+
+def test_beside_other_units_a_whole_update_counts_for_what_replacing_it_changes() -> None:
+    """Taking a site away changes a sum by C; another in its place by twice that."""
+    plans = [asked(replace(MECHANISM, unit="client", expected_batch=0)), asked()]
+    sigma = MECHANISM.noise_multiplier
+    assert [event.noise_multiplier for event, _ in parts_of(plans)] == [sigma / 2, sigma]
+    assert [event.noise_multiplier for event, _ in parts_of(plans[:1])] == [sigma]
 
 
 def test_a_plan_of_a_site_alone_names_no_members() -> None:
