@@ -163,12 +163,15 @@ class Site:
         """
         if self.plan.shared is None or isinstance(self.guardian, Remote):
             raise Decline(Code.BAD_INSTRUCTION, "no step of a secure sum is taken here")
-        return Sums(self.plan.shared, self.name, self.path.with_suffix(".sums"), self.guardian)
+        return Sums(self.plan.shared, self.name, self._sums_path, self.guardian)
+
+    @property
+    def _sums_path(self) -> Path:
+        return self.path.with_suffix(".sums")
 
     def forget_sums(self) -> None:
         """Remove its keys for sums, once the run is over; in a deployment they are not here."""
-        if self.plan.shared is not None and not isinstance(self.guardian, Remote):
-            self.sums.forget()
+        self._sums_path.unlink(missing_ok=True)
 
     def step(self, note: Note) -> Note:
         """Return the answer to a step of a secure sum; raises Decline."""

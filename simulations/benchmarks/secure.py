@@ -138,10 +138,9 @@ def measure(size: int, length: int) -> list[dict[str, Any]]:
     plan = mechanism(size, length)
     party, rng = Party(plan), np.random.default_rng(1)
     names, bits = list(party.group.names), plan.bits
-    own = rng.integers(0, 2**bits, length).astype(np.uint32)
-    # What a site sends does not depend on its numbers: all have the same, each by its own sign.
-    values = {name: own if at % 2 else own * np.uint32(3) for at, name in enumerate(names)}
-    values = {name: one & np.uint32(2**bits - 1) for name, one in values.items()}
+    # What it costs does not depend on the numbers: two vectors serve for all, and for the memory.
+    some = [rng.integers(0, 2**bits, length).astype(np.uint32) for _ in range(2)]
+    values = {name: some[at % 2] for at, name in enumerate(names)}
     plainly = _plain(values, bits)
     rows = []
     for number, missing in enumerate(MISSING, 1):
@@ -210,12 +209,16 @@ def _plain(values: Mapping[str, Words], bits: int) -> dict[str, Any]:
 _HEAD = len(Reply(b"", LedgerHead(1, bytes(32), bytes(64), b"", b"")).encode())
 
 
-def show(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a Markdown table."""
-    head = ("K", "values", "bits", "missing", "up", "down", "site ms", "server ms")
+def head() -> str:
+    """Return the first two lines of a Markdown table."""
+    names = ("K", "values", "bits", "missing", "up", "down", "site ms", "server ms")
     more = ("plain up", "site ms", "server ms", "float32 up", "once: up", "down", "site ms")
-    lines = [" | ".join(("", *head, *more, "")).strip()]
-    lines.append("|" + "---|" * len((*head, *more)))
+    return " | ".join(("", *names, *more, "")).strip() + "\n|" + "---|" * len((*names, *more))
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as lines of that table."""
+    found = []
     for row in rows:
         cells = [
             *(row["members"], f"{row['values']:,}", row["bits"], row["missing"]),
@@ -225,8 +228,8 @@ def show(rows: list[dict[str, Any]]) -> str:
             *(f"{row['float32 up B']:,}", f"{row['keys up B']:,}", f"{row['keys down B']:,}"),
             f"{row['keys ms']:.1f}",
         ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        found.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(found)
 
 
 def main() -> None:
@@ -236,8 +239,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows there as well")
     chosen = parser.parse_args()
     sizes, lengths = (QUICK_SIZES, QUICK_LENGTHS) if chosen.quick else (SIZES, LENGTHS)
-    rows = [row for length in lengths for size in sizes for row in measure(size, length)]
-    print(show(rows))
+    rows: list[dict[str, Any]] = []
+    print(head())
+    for length in lengths:
+        for size in sizes:
+            rows += measure(size, length)
+            print(lines(rows[-len(MISSING) :]), flush=True)
     if chosen.json:
         chosen.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1))
 

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from tests.clients import test_counting as counts, test_site, test_site_ledger, test_wiring as site
+from tests.clients.runtime import test_masking
 from tests.data import test_keyed
 from tests.guard import test_egress
 from tests.inference import test_noisy
 from tests.mutants import rooms, steps
 from tests.privacy import small, test_counting, test_dpsgd
-from tests.privacy.budget import holder, test_budget, test_plans
+from tests.privacy.budget import holder, test_budget, test_plans, test_shared_plans as shared
 from tests.scenario import tables, test_rules
 from tests.server import test_wiring as server
 from tests.simulations import test_wiring
@@ -202,6 +203,28 @@ MUTANTS = (
     mutant(
         rooms.a_hold_out_that_shifts,
         Check(test_keyed.test_every_row_of_a_table_moves_no_other, (60, "iid", 1, 0.2, 1_000_000)),
+    ),
+    mutant(
+        rooms.members_that_nobody_approved,
+        Check(test_masking.test_different_lists_for_two_sites_do_not_make_a_sum),
+    ),
+    mutant(
+        rooms.more_members_taken_for_honest_than_are_trusted,
+        Check(test_masking.test_a_plan_that_counts_on_more_than_the_policy_trusts_is_refused),
+        Check(shared.test_a_plan_that_counts_on_more_than_are_trusted_is_refused_and_leaves_no_row),
+    ),
+    mutant(
+        rooms.a_ceiling_for_collusion_that_is_not_held,
+        Check(test_masking.test_the_ceiling_for_collusion_is_held_before_anything_is_spent, (3.0,)),
+        Check(shared.test_collusion_cuts_a_plan_where_its_ceiling_is_reached, (4.5,)),
+    ),
+    mutant(
+        rooms.the_noise_of_all_counted_as_a_sites_own,
+        Check(shared.test_both_ceilings_hold_each_by_its_own_noise),
+    ),
+    mutant(
+        rooms.numbers_that_leave_without_masks,
+        Check(test_masking.test_what_leaves_is_masked),
     ),
 )
 

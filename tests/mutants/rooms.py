@@ -14,6 +14,7 @@ import pytest
 from flwr.app import MetricRecord
 
 from clients import opening
+from clients.runtime.masking import Masking
 from clients.site import Site
 from fedlite import compression, plan as plans
 from fedlite.data import Dataset
@@ -22,10 +23,13 @@ from fedlite.flower import wire
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.inference import counted, noisy
 from fedlite.privacy import ClientMechanism, client, counting, dpsgd
-from fedlite.privacy.budget import Account, Budget, account as accounts, budget
+from fedlite.privacy.budget import Account, Budget, account as accounts, budget, ceilings
+from fedlite.privacy.budget.plans import Plan
+from fedlite.privacy.budget.policy import Policy
 from fedlite.privacy.ledger import Files, forget
 from fedlite.privacy.noise import Stream
 from fedlite.scenario import rules, with_values
+from fedlite.secure.group import Group
 from fedlite.training import Learner
 from fedlite.training.objective import Objective, class_offsets
 from server.updates import Updates
@@ -300,3 +304,23 @@ def a_hold_out_that_shifts(patch: Patch) -> None:
 
     # The package has a function of the module's name.
     patch.setattr(import_module("fedlite.data.partition"), "keyed_folds", spoilt)
+
+
+def members_that_nobody_approved(patch: Patch) -> None:
+    patch.setattr(Group, "check_approved", lambda self, approved: None)
+
+
+def more_members_taken_for_honest_than_are_trusted(patch: Patch) -> None:
+    patch.setattr(Policy, "trusts", lambda self, honest: True)
+
+
+def a_ceiling_for_collusion_that_is_not_held(patch: Patch) -> None:
+    patch.setattr(ceilings, "_counting_on_others", lambda plans: False)
+
+
+def the_noise_of_all_counted_as_a_sites_own(patch: Patch) -> None:
+    patch.setattr(Plan, "by_itself", property(lambda self: self))
+
+
+def numbers_that_leave_without_masks(patch: Patch) -> None:
+    patch.setattr(Masking, "masked", lambda self, asked, frame: frame)

@@ -26,7 +26,6 @@ from fedlite.secure.group import Card, Group
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Step, binding_of, context_of, to_flags
 from tests.clients.runtime.hospitals import (
-    COORDINATES,
     MODEL,
     NAMES,
     OTHER_RUN,
@@ -89,18 +88,20 @@ def test_the_sum_is_that_of_the_vectors_and_every_ledger_is_clean(
     assert not checked.findings, [issue.text for issue in checked.findings]
 
 
-def test_what_leaves_is_masked_and_what_approved_code_handed_over_is_kept_nowhere(
-    four: Hospitals,
-) -> None:
+def test_what_leaves_is_masked(tmp_path: Path) -> None:
+    """And what approved code handed over without masks is written nowhere."""
+    four = Hospitals(tmp_path)
     four.join(four.group())
-    site, zeros = four.sites[FIRST], np.zeros(COORDINATES, np.uint32)
+    site, values = four.sites[FIRST], four.values()[FIRST]
     asked = site.instruction(1)
     site.guard.reserve(asked, site.masking.group)
-    frame = site.masking.masked(asked, site.open(1, zeros))
-    packed = frame[-masks.packed_bytes(COORDINATES, four.mechanism.bits) :]
-    assert masks.unpack(packed, COORDINATES, four.mechanism.bits).any()
+    frame = site.masking.masked(asked, site.open(1, values))
+    bare = masks.pack(values, four.mechanism.bits)
+    assert len(frame) > len(bare) and bare not in frame
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        assert bare not in path.read_bytes() and bare.hex().encode() not in path.read_bytes(), path
     # Asked again, it is the same, whatever approved code says the second time.
-    assert site.masking.masked(asked, site.open(1, zeros + np.uint32(1))) == frame
+    assert site.masking.masked(asked, site.open(1, values ^ np.uint32(1))) == frame
     assert site.masking.sums.path.stat().st_mode & 0o077 == 0
     assert site.masking.sums.path.parent.stat().st_mode & 0o077 == 0
 
@@ -259,7 +260,7 @@ def test_a_plan_that_counts_on_more_than_the_policy_trusts_is_refused(tmp_path: 
 
 @pytest.mark.parametrize("most", [1.0, 3.0])
 def test_the_ceiling_for_collusion_is_held_before_anything_is_spent(
-    tmp_path: Path, most: float
+    most: float, tmp_path: Path
 ) -> None:
     """As that of the budget: what does not fit is cut, and where no round fits refused."""
     four = Hospitals(tmp_path)

@@ -197,7 +197,7 @@ def test_both_ceilings_hold_each_by_its_own_noise(site: Site) -> None:
 
 
 @pytest.mark.parametrize("most", [4.5, 5.0])
-def test_collusion_cuts_a_plan_where_its_ceiling_is_reached(site: Site, most: float) -> None:
+def test_collusion_cuts_a_plan_where_its_ceiling_is_reached(most: float, site: Site) -> None:
     site.policy = replace(site.policy, epsilon=4.0, **TRUST | {"alone": most})
     site.begin(MECHANISM, group=GROUP)
     steps = site.plan()["steps"]
