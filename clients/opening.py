@@ -26,12 +26,36 @@ from fedlite.scenario import Scenario
 from fedlite.training import Learner
 from fedlite.training.bench import Bench
 from fedlite.training.share import device_of
+from fedlite.training.together import Together
 
 
 # What simulated sites of one plan have in common; whole and weak sites have two.
 @lru_cache(maxsize=2)
 def _bench(plan: Plan) -> Bench:
     return Bench(plan, device_of(plan.scenario.training.device))
+
+
+# What trains several simulated sites of a plan at once, for each plan of this process.
+_together: dict[Plan, Together] = {}
+
+
+def together_of(plan: Plan) -> Together:
+    """Return what trains several simulated sites of a plan at once."""
+    if plan not in _together:
+        while len(_together) > 1:
+            _together.pop(next(iter(_together)))
+        _together[plan] = Together(plan)
+    return _together[plan]
+
+
+def most_of(most: int) -> tuple[int, int]:
+    """Return how many sites to ask at once from now on, and how many have trained together.
+
+    most: how many could be; 1 is left where nothing is gained by it.
+    """
+    known = list(_together.values())
+    ready = any(not one.why for one in known)
+    return most if ready else 1, sum(one.counts["together"] for one in known)
 
 
 @lru_cache(maxsize=2)
