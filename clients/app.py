@@ -195,15 +195,15 @@ def _trained(message: Message, context: Context) -> Generator[Asked, Share, Mess
     return _guarded(message, context, work)
 
 
-def train_many(asked: Sequence[tuple[Message, Context]]) -> list[Message]:
-    """Answer as `train` does for each of several simulated sites, which may train together.
+def train_many(asked: Sequence[tuple[Message, Context]]) -> tuple[list[Message], int]:
+    """Answer as `train` does for each of several simulated sites; say how many trained together.
 
     No site may be asked twice. Each reserves what its round costs before any of them trains, and
     the file of each is held until its answer is made.
     """
     rounds = [_trained(message, context) for message, context in asked]
     replies: dict[int, Message] = {}
-    waiting: dict[int, Asked] = {}
+    waiting, together = dict[int, Asked](), 0
 
     def go_on(at: int, step: Callable[[], Asked]) -> None:
         try:
@@ -216,10 +216,11 @@ def train_many(asked: Sequence[tuple[Message, Context]]) -> list[Message]:
     while waiting:
         plan = next(iter(waiting.values())).learner.plan
         places = [at for at, one in waiting.items() if one.learner.plan is plan]
-        shares = together_of(plan).shares([waiting.pop(at) for at in places])
+        shares, many = together_of(plan).shares([waiting.pop(at) for at in places])
+        together += many
         for at, share in zip(places, shares, strict=True):
             if isinstance(share, Exception):
                 go_on(at, partial(rounds[at].throw, share))
             else:
                 go_on(at, partial(rounds[at].send, share))
-    return [replies[at] for at in range(len(rounds))]
+    return [replies[at] for at in range(len(rounds))], together

@@ -48,14 +48,9 @@ def together_of(plan: Plan) -> Together:
     return _together[plan]
 
 
-def most_of(most: int) -> tuple[int, int]:
-    """Return how many sites to ask at once from now on, and how many have trained together.
-
-    most: how many could be; 1 is left where nothing is gained by it.
-    """
-    known = list(_together.values())
-    ready = any(not one.why for one in known)
-    return most if ready else 1, sum(one.counts["together"] for one in known)
+def given_up() -> bool:
+    """Whether no plan of this process gains by training several sites at once."""
+    return all(one.why for one in _together.values())
 
 
 @lru_cache(maxsize=2)

@@ -66,17 +66,18 @@ class Node:
         and what is left of a killed run may hold others.
         """
         from clients.app import train_many
-        from clients.opening import most_of
+        from clients.opening import given_up
 
         messages = {node: flower.from_bytes(data) for node, data in asked}
         order = [n for n in sorted(messages) if messages[n].metadata.message_type == _TRAIN]
         if not order:
             return [self.handle(node, data) for node, data in asked]
-        answers = train_many([(messages[node], self._contexts[node]) for node in order])
+        answers, together = train_many([(messages[n], self._contexts[n]) for n in order])
         found = {n: flower.to_bytes(reply) for n, reply in zip(order, answers, strict=True)}
-        self.most, together = most_of(self.most)
-        self.trained["alone"] += len(order) - (together - self.trained["together"])
-        self.trained["together"] = together
+        self.trained["alone"] += len(order) - together
+        self.trained["together"] += together
+        if given_up():
+            self.most = 1
         return [found[node] if node in found else self.handle(node, data) for node, data in asked]
 
 

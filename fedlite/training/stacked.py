@@ -161,9 +161,11 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return [g, b, out]."""
+        x = _laid(x)
         ctx.save_for_backward(x, weight)
-        if bias is None:
-            return torch.bmm(x, weight.mT)
+        if bias is None or _small(x, weight.mT):
+            found = _multiplied(x, weight.mT)
+            return found if bias is None else found + bias[:, None]
         return torch.baddbmm(bias[:, None], x, weight.mT)
 
     @staticmethod
@@ -172,8 +174,35 @@ class _Products(torch.autograd.Function):
         """Return the gradients by x, weight and bias."""
         x, weight = ctx.saved_tensors
         by_x, by_weight, by_bias = ctx.needs_input_grad
+        slope = _laid(slope)
         return (
-            torch.bmm(slope, weight) if by_x else None,
-            torch.bmm(slope.mT, x) if by_weight else None,
+            _multiplied(slope, weight) if by_x else None,
+            _multiplied(slope.mT, x) if by_weight else None,
             slope.sum(1) if by_bias else None,
         )
+
+
+def _small(one: Tensor, other: Tensor) -> bool:
+    """Whether `torch.bmm` would take products of its own, which round otherwise (ATen, 400)."""
+    return one.shape[1] * one.shape[2] * other.shape[2] < 400
+
+
+def _multiplied(one: Tensor, other: Tensor) -> Tensor:
+    """Return the products of each site's two matrices, [g, m, k] and [g, k, n]."""
+    if _small(one, other):
+        return torch.stack([a @ b for a, b in zip(one.unbind(), other.unbind(), strict=True)])
+    out = _room(len(one), one.shape[1], other.shape[2], one.device)
+    return torch.bmm(one, other, out=out)
+
+
+def _room(g: int, m: int, n: int, device: torch.device) -> Tensor:
+    """Return room for a matrix of each site, [g, m, n], each at a multiple of 64 bytes."""
+    return matrix(g, m * n, device)[:, : m * n].view(g, m, n)
+
+
+def _laid(values: Tensor) -> Tensor:
+    """Return the same values [g, m, n], each site's beginning at a multiple of 64 bytes."""
+    g, m, n = values.shape
+    if not m * n % _ALIGNED:
+        return values.contiguous()
+    return _room(g, m, n, values.device).copy_(values)

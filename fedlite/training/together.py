@@ -60,43 +60,49 @@ def most(plan: Plan) -> int:
 class Together:
     """The sites of one plan in one process, and a model to train them on together.
 
-    why: what keeps them from being trained together; empty where nothing does as yet. counts: how
-    many shares were trained together, and how many alone.
+    why: what keeps them from being trained together; empty where nothing does as yet.
     """
 
     def __init__(self, plan: Plan) -> None:
         """Make the model; nothing has been tried."""
         self.plan, settings = plan, plan.scenario
         self._bench = Bench(plan, device_of(settings.training.device))
-        self._task, self._training = plan.task, settings.training
+        self._training = settings.training
         self._known: dict[tuple[str, int], bool] = {}
         # Processor seconds of a share, by way; the first one of each way is not counted.
         self._seconds: dict[str, list[float]] = {"alone": [], "together": []}
-        self.counts = {"alone": 0, "together": 0}
         self.why = ""
-        if plan.turns:
-            self.why = "not all values move in each round"
-        elif plan.shared is not None:
-            self.why = "their noise is shared"
-        elif any(stretch.name == RUNNING for stretch in plan.extras):
-            self.why = "its layers keep running statistics"
-        elif self._bench.device.type != "cpu":
-            self.why = "it is on another device than a processor"
-        elif settings.training.logit_adjustment:
-            self.why = "training.logit_adjustment gives each site a loss of its own"
-        elif settings.training.optimizer == "adam" and settings.privacy.unit != "record":
-            self.why = "training.optimizer adam keeps its steps site by site"
-        elif mixes_records(self._bench.model):
-            self.why = "a layer normalises by the records of a batch"
-        elif reason := _unfit(self._bench.model):
-            self.why = reason
+        if reason := self._unfit():
+            self._refuse(reason)
 
-    def shares(self, asked: Sequence[Asked]) -> list[Share | Exception]:
+    def _unfit(self) -> str:
+        """Return what rules it out from the first; "" where nothing does."""
+        plan, settings = self.plan, self.plan.scenario
+        if plan.turns:
+            return "not all values move in each round"
+        if plan.shared is not None:
+            return "their noise is shared"
+        if any(stretch.name == RUNNING for stretch in plan.extras):
+            return "its layers keep running statistics"
+        if self._bench.device.type != "cpu":
+            return "it is on another device than a processor"
+        if settings.training.logit_adjustment:
+            return "training.logit_adjustment gives each site a loss of its own"
+        if settings.training.optimizer == "adam" and settings.privacy.unit != "record":
+            return "training.optimizer adam keeps its steps site by site"
+        if mixes_records(self._bench.model):
+            return "a layer normalises by the records of a batch"
+        for name, parameter in self._bench.model.named_parameters():
+            if parameter.requires_grad and parameter.dtype != torch.float32:
+                return f"'{name}' is {parameter.dtype}"
+        return ""
+
+    def shares(self, asked: Sequence[Asked]) -> tuple[list[Share | Exception], int]:
         """Return each site's share, or what it raised: the same as `Asked.alone`, bit for bit.
 
-        All belong to this plan.
+        All belong to this plan. Also returns how many of them were trained together.
         """
-        found: dict[int, Share | Exception] = {}
+        found, together = dict[int, Share | Exception](), 0
         alike: dict[tuple[int, Mechanism | None], list[int]] = defaultdict(list)
         for at, one in enumerate(asked):
             if self._fits(one):
@@ -110,9 +116,11 @@ class Together:
                 group = [asked[at] for at in left]
                 ends = self._timed("together", len(left), partial(self._many, group))
                 found.update(zip(left, ends, strict=True))
-        self.counts["together"] += len(found)
-        self.counts["alone"] += len(asked) - len(found)
-        return [found[at] if at in found else _tried(one.alone) for at, one in enumerate(asked)]
+                together += len(left)
+        for at, one in enumerate(asked):
+            if at not in found:
+                found[at] = _tried(one.alone)
+        return [found[at] for at in range(len(asked))], together
 
     def _timed(self, way: str, shares: int, work: Callable[[], Any]) -> Any:
         started = time.process_time()
@@ -308,14 +316,6 @@ def _memory(model: nn.Module) -> list[Any]:
         for name, value in vars(module).items()
         if name not in ("training", "forward")
     ]
-
-
-def _unfit(model: nn.Module) -> str:
-    """Return what of a model's parameters rules it out; "" where nothing does."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            return f"'{name}' is {parameter.dtype}"
-    return ""
 
 
 def _check_by_itself(model: nn.Module, inputs: Tensor) -> None:
