@@ -10,15 +10,20 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Generator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients import counting, final
-from clients.opening import default_state_directory, open_deployed_site, open_simulated_site
+from clients.opening import (
+    default_state_directory,
+    open_deployed_site,
+    open_simulated_site,
+    together_of,
+)
 from clients.site import Site
 from fedlite import flower
 from fedlite.guard import egress
@@ -30,7 +35,7 @@ from fedlite.registry import begin_at, explain, place_of
 from fedlite.scenario import Scenario, ScenarioError, from_run_config
 from fedlite.secure.messages import Note, is_note
 from fedlite.storage import is_full
-from fedlite.training.share import settle_process
+from fedlite.training.share import Asked, Share, alone, settle_process
 
 log = logging.getLogger("fedlite.site")
 
@@ -93,15 +98,26 @@ def _opened(context: Context, given: str) -> Site:
     return open_simulated_site(scenario, int(context.node_config["partition-id"]), directory)
 
 
+Outgoing = Hello | Reply | Note
+
+
 def _guarded(
-    message: Message, context: Context, work: Callable[[Site], Hello | Reply | Note]
-) -> Message:
-    """Answer with what `work` returns, if the site's policy lets it leave, or else with a code."""
+    message: Message,
+    context: Context,
+    work: Callable[[Site], Outgoing | Generator[Asked, Share, Outgoing]],
+) -> Generator[Asked, Share, Message]:
+    """Answer with what `work` returns, if the site's policy lets it leave, or else with a code.
+
+    What `work` asks of training is asked of whoever runs this.
+    """
     name = "a site"
     try:
         site = _site(context)
         name = site.name
-        return site.guardian.send(work(site), message)
+        told = work(site)
+        if isinstance(told, Generator):
+            told = yield from told
+        return site.guardian.send(told, message)
     except Decline as decline:
         log.warning("%s declined (%s): %s", name, decline.code, decline)
         code = decline.code
@@ -142,7 +158,7 @@ def hello(message: Message, context: Context) -> Message:
             final.keep(site, flower.unwrap(message))
         return site.hello()
 
-    return _guarded(message, context, work)
+    return alone(_guarded(message, context, work))
 
 
 @app.evaluate()
@@ -151,14 +167,22 @@ def count(message: Message, context: Context) -> Message:
 
     Asked once a run, after its last round.
     """
-    return _guarded(message, context, lambda site: counting.counted(site, flower.unwrap(message)))
+    counted = partial(_counted, message)
+    return alone(_guarded(message, context, counted))
+
+
+def _counted(message: Message, site: Site) -> Reply:
+    return counting.counted(site, flower.unwrap(message))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round and answer with one update, or take a step of a sum of updates."""
+    return alone(_trained(message, context))
 
-    def work(site: Site) -> Reply | Note:
+
+def _trained(message: Message, context: Context) -> Generator[Asked, Share, Message]:
+    def work(site: Site) -> Note | Generator[Asked, Share, Reply]:
         try:
             blob = flower.unwrap(message)
             if is_note(blob):
@@ -166,6 +190,37 @@ def train(message: Message, context: Context) -> Message:
             instruction = Instruction.decode(blob)
         except ValueError as error:
             raise Decline(Code.BAD_INSTRUCTION, str(error)) from None
-        return site.take_part(instruction)
+        return site.part(instruction)
 
     return _guarded(message, context, work)
+
+
+def train_many(asked: Sequence[tuple[Message, Context]]) -> tuple[list[Message], int]:
+    """Answer as `train` does for each of several simulated sites; say how many trained together.
+
+    No site may be asked twice. Each reserves what its round costs before any of them trains, and
+    the file of each is held until its answer is made.
+    """
+    rounds = [_trained(message, context) for message, context in asked]
+    replies: dict[int, Message] = {}
+    waiting, together = dict[int, Asked](), 0
+
+    def go_on(at: int, step: Callable[[], Asked]) -> None:
+        try:
+            waiting[at] = step()
+        except StopIteration as ended:
+            replies[at] = ended.value
+
+    for at, one in enumerate(rounds):
+        go_on(at, partial(next, one))
+    while waiting:
+        plan = next(iter(waiting.values())).learner.plan
+        places = [at for at, one in waiting.items() if one.learner.plan is plan]
+        shares, many = together_of(plan).shares([waiting.pop(at) for at in places])
+        together += many
+        for at, share in zip(places, shares, strict=True):
+            if isinstance(share, Exception):
+                go_on(at, partial(rounds[at].throw, share))
+            else:
+                go_on(at, partial(rounds[at].send, share))
+    return [replies[at] for at in range(len(rounds))], together

@@ -26,12 +26,31 @@ from fedlite.scenario import Scenario
 from fedlite.training import Learner
 from fedlite.training.bench import Bench
 from fedlite.training.share import device_of
+from fedlite.training.together import Together
 
 
 # What simulated sites of one plan have in common; whole and weak sites have two.
 @lru_cache(maxsize=2)
 def _bench(plan: Plan) -> Bench:
     return Bench(plan, device_of(plan.scenario.training.device))
+
+
+# What trains several simulated sites of a plan at once, for each plan of this process.
+_together: dict[Plan, Together] = {}
+
+
+def together_of(plan: Plan) -> Together:
+    """Return what trains several simulated sites of a plan at once."""
+    if plan not in _together:
+        while len(_together) > 1:
+            _together.pop(next(iter(_together)))
+        _together[plan] = Together(plan)
+    return _together[plan]
+
+
+def given_up() -> bool:
+    """Whether no plan of this process gains by training several sites at once."""
+    return all(one.why for one in _together.values())
 
 
 @lru_cache(maxsize=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from fedlite.scenario import Scenario
 from fedlite.secure.masks import pack
 from fedlite.secure.messages import SUMMED, Note
 from fedlite.training import Learner, Share
+from fedlite.training.share import Asked, alone
 
 
 @dataclass
@@ -94,14 +96,21 @@ class Site:
 
         Raises Decline when the site cannot or will not train.
         """
+        return alone(self.part(instruction))
+
+    def part(self, instruction: Instruction) -> Generator[Asked, Share, Reply]:
+        """Do what `take_part` does, but yield what is asked of training, and be sent the share.
+
+        What a share costs is on disk when it is asked for. The site's file is held until the end.
+        """
         if instruction.site != self.number:
             raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another site")
         with exclusive(self.path):
             self.guardian.admit(instruction)
-            frame = self._take_part(instruction)
+            frame = yield from self._take_part(instruction)
             return Reply(frame, self.guardian.release(instruction, frame))
 
-    def _take_part(self, instruction: Instruction) -> bytes:
+    def _take_part(self, instruction: Instruction) -> Generator[Asked, Share, bytes]:
         known = load(self.path, self.replicas)
         state = known or SiteState(
             replica=self.plan.first,
@@ -134,8 +143,8 @@ class Site:
         if self.plan.shared is not None:
             return self._mask(state, instruction, self.plan.shared)
         self.guardian.reserve(instruction)
-        share = self.learner.share(
-            replica, instruction.round, self.number, self.mechanism, state.kept
+        share = yield Asked(
+            self.learner, replica, instruction.round, self.number, self.mechanism, state.kept
         )
         # In a residual it would be sent again in every round, and be refused in every round.
         if not np.abs(share.delta).max(initial=0.0) <= LARGEST_DELTA:

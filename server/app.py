@@ -217,6 +217,8 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
             witness=witness,
             selection=selector.told(rounds.point) if selector else None,
         )
+        if (trained := getattr(grid, "trained", None)) is not None:
+            summary["trained"] = trained()
         if scenario.inference.calibration:
             told = counting.ask(rounds, witness, journal)
             summary["inference"] = counting.inference_of(rounds, told, held=evaluator is not None)

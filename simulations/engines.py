@@ -12,20 +12,18 @@ import multiprocessing
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from flwr.app import Context, Message, RecordDict
-
 from fedlite import flower
 from fedlite.messages import Code
+from simulations.node import FIRST_NODE, Node, timed
 
 log = logging.getLogger("fedlite.server")
-
-FIRST_NODE = 1000
 
 AHEAD = 64
 """Messages that an engine likes to have waiting: enough to choose from, few enough to hold."""
@@ -70,52 +68,30 @@ class Engine(Protocol):
     def site_seconds(self, node: int) -> float:
         """Return the CPU time that the messages of a node have taken so far, in seconds."""
 
+    def trained(self) -> dict[str, int]:
+        """Return how many shares were trained `alone` and how many `together` with others."""
+
     def close(self) -> None:
         """End all processes."""
 
 
-class Node:
-    """Runs the ClientApp for messages that arrive as bytes; one a process."""
+def _group(queue: deque[Task] | list[Task], most: int, take: Callable[[], Task]) -> list[Task]:
+    """Take up to `most` tasks, at least one, and of one node no two.
 
-    def __init__(self, run_id: int, sites: int, run_config: Mapping[str, Any], state: Path) -> None:
-        """Import the ClientApp, one torch thread only."""
-        from clients.app import app
-        from fedlite.training.share import settle_process
-
-        settle_process()
-        flower.identify(run_id, 0)
-        self._app = app
-        self._contexts = {
-            FIRST_NODE + index: Context(
-                run_id=run_id,
-                node_id=FIRST_NODE + index,
-                node_config={
-                    "partition-id": index,
-                    "num-partitions": sites,
-                    "state-path": str(state),
-                },
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for index in range(sites)
-        }
-
-    def handle(self, node: int, data: bytes) -> bytes:
-        """Return the serialised reply of `node` to a serialised message."""
-        message = flower.from_bytes(data)
-        reply: Message = self._app(message, self._contexts[node])
-        return flower.to_bytes(reply)
-
-
-def _timed(node: Node, address: int, data: bytes) -> tuple[bytes, float]:
-    """Return what a node replies, and the CPU seconds that it took."""
-    started = time.process_time()
-    reply = node.handle(address, data)
-    return reply, time.process_time() - started
+    A task that has killed a worker is taken by itself.
+    """
+    tasks = [take()]
+    nodes = {tasks[0].node}
+    while queue and len(tasks) < most and not (tasks[0].again or queue[0].again):
+        if queue[0].node in nodes:
+            break
+        nodes.add(queue[0].node)
+        tasks.append(take())
+    return tasks
 
 
 class Serial:
-    """Runs one message after the other in this process."""
+    """Runs one message after the other, or a few together, in this process."""
 
     name = "serial"
 
@@ -140,10 +116,11 @@ class Serial:
         """Handle the oldest messages, at least one."""
         until = time.monotonic() + seconds
         while self._queue:
-            task = self._queue.popleft()
-            reply, seconds = _timed(self._node, task.node, task.data)
-            self._spent[task.node] += seconds
-            task.reply.set_result(reply)
+            tasks = _group(self._queue, self._node.most, self._queue.popleft)
+            replies, seconds = timed(self._node, [(task.node, task.data) for task in tasks])
+            for task, reply in zip(tasks, replies, strict=True):
+                self._spent[task.node] += seconds
+                task.reply.set_result(reply)
             if time.monotonic() >= until:
                 return
 
@@ -154,6 +131,10 @@ class Serial:
     def site_seconds(self, node: int) -> float:
         """Return what the node's messages have taken."""
         return self._spent[node]
+
+    def trained(self) -> dict[str, int]:
+        """Return the node's counts."""
+        return dict(self._node.trained)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -172,11 +153,12 @@ class Pool:
     name = "pool"
 
     def __init__(
-        self, workers: int, arguments: tuple[Any, ...], work: Sequence[float] = ()
+        self, workers: int, arguments: tuple[Any, ...], work: Sequence[float] = (), most: int = 1
     ) -> None:
         """Start `workers` processes; `arguments` are those of `Node`.
 
-        work: about how much a message is for each node, from the first, in any unit.
+        work: about how much a message is for each node, from the first, in any unit. most: the
+        messages that a worker gets at once, as long as it does not say that it wants fewer.
         """
         self._arguments, self._work, self._submitted = arguments, work, 0
         # Read by NumPy's linear algebra when a worker imports it; see `fedlite.cli`.
@@ -188,7 +170,9 @@ class Pool:
         self._home: dict[int, int] = {}
         self._queues: dict[int | None, list[Task]] = {n: [] for n in (None, *range(workers))}
         self._waiting = 0
-        self._busy: dict[int, Task] = {}
+        self._busy: dict[int, list[Task]] = {}
+        self._most = [most] * workers
+        self._trained: list[dict[str, int]] = [{} for _ in range(workers)]
         self._cpu = [0.0] * workers
         self._cpu_of_dead = 0.0
         self._spent: dict[int, float] = defaultdict(float)
@@ -233,35 +217,48 @@ class Pool:
                 self._take(busy[connection])  # type: ignore[index]
 
     def _take(self, number: int) -> None:
-        task = self._busy.pop(number)
+        tasks = self._busy.pop(number)
         try:
-            self._cpu[number], reply, seconds = self._workers[number][1].recv()
-            self._spent[task.node] += seconds
+            told = self._workers[number][1].recv()
+            self._cpu[number], replies, seconds, self._most[number], self._trained[number] = told
         except (EOFError, OSError):
             how = self._replace(number)
-            if not task.again:
-                log.warning("a worker ended (%s); its message is tried once more", how)
-                self._put(task._replace(again=True))
-                return
-            log.error(
-                "node %d: two workers ended while it trained (%s); it is left out of this round. "
-                "A machine out of memory ends them by signal 9: use --engine serial",
-                task.node,
-                how,
-            )
-            reply = flower.to_bytes(flower.decline(Code.FAILED, flower.from_bytes(task.data)))
+            for task in tasks:
+                self._lost(task, how)
+            return
+        for task, reply in zip(tasks, replies, strict=True):
+            self._spent[task.node] += seconds
+            task.reply.set_result(reply)
+
+    def _lost(self, task: Task, how: str) -> None:
+        """Put a task of a worker that died back, or answer that it cannot be done."""
+        if not task.again:
+            log.warning("a worker ended (%s); its message is tried once more", how)
+            self._put(task._replace(again=True))
+            return
+        log.error(
+            "node %d: two workers ended while it trained (%s); it is left out of this round. "
+            "A machine out of memory ends them by signal 9: use --engine serial",
+            task.node,
+            how,
+        )
+        reply = flower.to_bytes(flower.decline(Code.FAILED, flower.from_bytes(task.data)))
         task.reply.set_result(reply)
 
     def _hand_over(self, number: int) -> None:
         queues = self._queues
         # What others wait for last, and then where most waits.
         others = max(queues.values(), key=len)
-        task = heapq.heappop(queues[number] or queues[None] or others)
-        self._waiting -= 1
-        self._home.setdefault(task.node, number)
-        self._busy[number] = task
+        queue = queues[number] or queues[None] or others
+        # No worker may be left without work at the end of a round.
+        fair = -(-self._waiting // len(self._workers))
+        tasks = _group(queue, min(self._most[number], fair), partial(heapq.heappop, queue))
+        self._waiting -= len(tasks)
+        for task in tasks:
+            self._home.setdefault(task.node, number)
+        self._busy[number] = tasks
         try:
-            self._workers[number][1].send((task.node, task.data))
+            self._workers[number][1].send([(task.node, task.data) for task in tasks])
         except OSError:
             # The worker is gone; its connection reports that to `advance`.
             return
@@ -285,6 +282,11 @@ class Pool:
         """Return what the node's messages have taken; not those in which a worker died."""
         return self._spent[node]
 
+    def trained(self) -> dict[str, int]:
+        """Return the sums of the workers' counts; not of those that died."""
+        ways = ("alone", "together")
+        return {way: sum(one.get(way, 0) for one in self._trained) for way in ways}
+
     def close(self) -> None:
         """End the workers."""
         for process, connection in self._workers:
@@ -298,11 +300,11 @@ def _work(connection: Connection, arguments: tuple[Any, ...]) -> None:
     node = Node(*arguments)
     while True:
         try:
-            address, data = connection.recv()
+            asked = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        reply, seconds = _timed(node, address, data)
-        connection.send((time.process_time(), reply, seconds))
+        replies, seconds = timed(node, asked)
+        connection.send((time.process_time(), replies, seconds, node.most, node.trained))
 
 
 def make_engine(
@@ -313,12 +315,14 @@ def make_engine(
     run_config: Mapping[str, Any],
     state: Path,
     work: Sequence[float] = (),
+    most: int = 1,
 ) -> Engine:
     """Return the engine `serial` or `pool`; the pool has a worker a core, at most one a site.
 
-    work: as for `Pool`, of the sites in their order.
+    work: as for `Pool`, of the sites in their order. most: how many sites may be asked at once, to
+    train together where that is faster.
     """
-    arguments = (run_id, sites, dict(run_config), state)
+    arguments = (run_id, sites, dict(run_config), state, most)
     if name == "serial":
         return Serial(Node(*arguments))
-    return Pool(min(os.cpu_count() or 1, sites), arguments, work)
+    return Pool(min(os.cpu_count() or 1, sites), arguments, work, most)

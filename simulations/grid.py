@@ -17,7 +17,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedlite import flower
-from simulations.engines import FIRST_NODE, Engine
+from simulations.engines import Engine
+from simulations.node import FIRST_NODE
 
 
 class SimulationGrid(Grid):
@@ -48,6 +49,10 @@ class SimulationGrid(Grid):
     def site_seconds(self, node: int) -> float:
         """Return the CPU seconds that a node's messages have taken so far."""
         return self._engine.site_seconds(node)
+
+    def trained(self) -> dict[str, int]:
+        """Return how many shares were trained `alone` and how many `together` with others."""
+        return self._engine.trained()
 
     def set_run(self, run: Run) -> None:
         """Set the run this grid works for."""

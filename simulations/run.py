@@ -32,6 +32,7 @@ from fedlite.scenario import (
     with_values,
 )
 from fedlite.scenario.records import OWN
+from fedlite.training import together
 from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
 from server.evaluation import Evaluator
@@ -326,13 +327,15 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
         "run.quiet": quiet,
     }
     sites = scenario.federation.sites
+    plan, _, shares = plans.simulated(scenario)
     workers = make_engine(
         engine,
         run_id=run_id,
         sites=sites,
         run_config=run_config,
         state=directory / "checkpoint" / "sites",
-        work=[len(site.train) for site in plans.simulated(scenario)[2]],
+        work=[len(site.train) for site in shares],
+        most=together.most(plan),
     )
     try:
         grid = SimulationGrid(run_id, sites, workers)

@@ -1,12 +1,13 @@
 """Record-level DP-SGD (Abadi et al. 2016): sample, clip, sum, noise, step.
 
-The one place where a private release is made is `noised_sum`; whatever gradients it is given, it
-sees them through their norms and one weighted sum. All bits come from `fedlite.privacy.noise`.
+The one place where a private release is made is `noised_sum`, and for several sites of a simulation
+at once `noised_sums`; whatever gradients they are given, they see them through their norms and one
+weighted sum. All bits come from `fedlite.privacy.noise`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -73,9 +74,46 @@ def clipped_sum(gradients: Gradients, rows: Rows, bound: float) -> NDArray[np.fl
 
     As clean as the records are: it must be noised before anybody sees it.
     """
-    norms = gradients.norms(rows)
-    factors = np.where(np.isfinite(norms), bound / np.maximum(norms, bound), 0.0)
-    return gradients.weighted(factors)
+    return gradients.weighted(factors(gradients.norms(rows), bound))
+
+
+def factors(norms: NDArray[np.float64], bound: float) -> NDArray[np.float64]:
+    """Return what cuts gradients of these norms to the norm `bound`, float64 [b]; 0 for no norm."""
+    return np.where(np.isfinite(norms), bound / np.maximum(norms, bound), 0.0)
+
+
+class ManyGradients(Protocol):
+    """`Gradients` of several sites at once, whose models and records are their own."""
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates d of a gradient."""
+
+    def norms(self, rows: Sequence[Rows]) -> list[NDArray[np.float64]]:
+        """Return for each site what `Gradients.norms` returns for its rows."""
+
+    def weighted(self, factors: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the sites' weighted sums, float64 [g, d]."""
+
+
+def noised_sums(
+    gradients: ManyGradients,
+    rows: Sequence[Rows],
+    mechanism: RecordMechanism,
+    noises: Sequence[Stream],
+) -> NDArray[np.float64]:
+    """Return what `noised_sum` releases for each of several sites, float64 [g, d].
+
+    Each site's records are clipped and noised by themselves, with bits of its own stream.
+    """
+    bound = mechanism.clip_bound(gradients.size)
+    totals = gradients.weighted([factors(norms, bound) for norms in gradients.norms(rows)])
+    return np.stack(
+        [
+            release(total, mechanism.noise_std, noise)
+            for total, noise in zip(totals, noises, strict=True)
+        ]
+    )
 
 
 def train(
@@ -107,11 +145,7 @@ def train(
     that the cost of the cap was computed for.
     """
     check_model(model)
-    if mechanism.max_batch and len(labels) > mechanism.max_records:
-        raise ValueError(
-            "max_records: must be at least the records of this site, because the cost of max_batch "
-            f"is computed from it, got {mechanism.max_records} for {len(labels)} records"
-        )
+    check_records(len(labels), mechanism)
     rate = learning_rate / mechanism.expected_batch
     block = block_of(model, inputs, labels, loss, mechanism.expected_batch)
     with ModelGradients(model, inputs, labels, loss, block) as gradients:
@@ -131,6 +165,15 @@ def train(
                         gradients.parameters, torch.split(added, sizes), strict=True
                     ):
                         parameter.sub_(piece.view_as(parameter), alpha=learning_rate)
+
+
+def check_records(count: int, mechanism: RecordMechanism) -> None:
+    """Raise ValueError when a site has more than the cost of the cap was computed for."""
+    if mechanism.max_batch and count > mechanism.max_records:
+        raise ValueError(
+            "max_records: must be at least the records of this site, because the cost of max_batch "
+            f"is computed from it, got {mechanism.max_records} for {count} records"
+        )
 
 
 def _added(parameters: list[nn.Parameter], after: Callable[[Tensor, Tensor], None]) -> Tensor:

@@ -36,8 +36,8 @@ from torch.utils.hooks import RemovableHandle
 Loss = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 Rows = NDArray[np.int64]
 
-# Rows of a matrix that start elsewhere than at a multiple of 64 bytes are summed in another order.
-_ALIGNED = 16
+ALIGNED = 16
+"""Rows of a matrix that start elsewhere than at so many values are summed in another order."""
 
 
 def check_model(model: nn.Module) -> None:
@@ -64,7 +64,7 @@ _MENDS = {
 
 
 @dataclass(frozen=True)
-class _Outer:
+class Outer:
     """Gradients `left_j right_j^T` of a weight, or `left_j` of a bias: float64 [b, .]."""
 
     left: Tensor
@@ -78,10 +78,12 @@ class _Outer:
         return self.left[:, where // wide] * self.right[:, where % wide]
 
     def squares(self) -> Tensor:
+        """Return the squared norms, float64 [b]."""
         found = squares(self.left)
         return found if self.right is None else found * squares(self.right)
 
     def weighted(self, factors: Tensor) -> Tensor:
+        """Return the sum of all, each times its factor, float64 [values]."""
         left = torch.nan_to_num(self.left, 0.0, 0.0, 0.0) * factors[:, None]
         if self.right is None:
             return left.sum(0)
@@ -90,7 +92,7 @@ class _Outer:
 
 
 @dataclass(frozen=True)
-class _Whole:
+class Whole:
     """Gradients one by one: float64 [b, values of the tensor]."""
 
     values: Tensor
@@ -100,13 +102,15 @@ class _Whole:
         return self.values[:, where]
 
     def squares(self) -> Tensor:
+        """Return the squared norms, float64 [b]."""
         return squares(self.values)
 
     def weighted(self, factors: Tensor) -> Tensor:
+        """Return the sum of all, each times its factor, float64 [values]."""
         return factors @ torch.nan_to_num_(self.values, 0.0, 0.0, 0.0)
 
 
-Part = _Outer | _Whole
+Part = Outer | Whole
 
 
 def squares(rows: Tensor) -> Tensor:
@@ -128,7 +132,7 @@ class _Linears:
         self._handles: list[RemovableHandle] = []
         for module in model.modules():
             if type(module) is nn.Linear:
-                if module.in_features % _ALIGNED or module.out_features % _ALIGNED:
+                if module.in_features % ALIGNED or module.out_features % ALIGNED:
                     # Not the method of the class: somebody else may use the same layer elsewhere.
                     module.forward = partial(_aligned, module)  # type: ignore[method-assign]
                     self.aligned.append(module)
@@ -159,18 +163,18 @@ class _Linears:
         others = [p for p in parameters if id(p) not in linear]
         places: list[Any] = [*(use.edge for _, use in uses), *others]
         slopes = torch.autograd.grad(total, places, allow_unused=True)
-        found: dict[int, _Outer | _Whole] = {}
+        found: dict[int, Outer | Whole] = {}
         for (module, use), slope in zip(uses, slopes, strict=False):
             if use.x._version != use.version:
                 raise ValueError(
                     "model: what goes into a linear layer must not be changed in place afterwards"
                 )
             if slope is not None:
-                _of_linear(module, use.x.double(), slope.double(), found)
+                of_linear(module, use.x.double(), slope.double(), found)
         for parameter in others:
             samples = getattr(parameter, "grad_sample", None)
             if isinstance(samples, Tensor):
-                found[id(parameter)] = _Whole(samples.detach().double().flatten(1))
+                found[id(parameter)] = Whole(samples.detach().double().flatten(1))
         self.uses = {}
         return [found.get(id(p)) for p in parameters]
 
@@ -201,7 +205,7 @@ class _All(_Linears):
 
     def gradients(
         self, total: Tensor, parameters: list[nn.Parameter]
-    ) -> list[_Outer | _Whole | None]:
+    ) -> list[Outer | Whole | None]:
         """As of linear layers alone."""
         found = super().gradients(total, parameters)
         self._samples.set_grad_sample_to_none()
@@ -226,22 +230,20 @@ class _Use:
 
 def _aligned(module: nn.Linear, x: Tensor) -> Tensor:
     """Compute a linear layer on rows that all start at a multiple of 64 bytes, both ways."""
-    wide, high = -module.in_features % _ALIGNED, -module.out_features % _ALIGNED
+    wide, high = -module.in_features % ALIGNED, -module.out_features % ALIGNED
     weight = functional.pad(module.weight, (0, wide, 0, high))
     padded = functional.linear(functional.pad(x, (0, wide)), weight)[..., : module.out_features]
     return padded.clone() if module.bias is None else padded + module.bias
 
 
-def _of_linear(
-    module: nn.Linear, x: Tensor, slope: Tensor, found: dict[int, _Outer | _Whole]
-) -> None:
+def of_linear(module: nn.Linear, x: Tensor, slope: Tensor, found: dict[int, Outer | Whole]) -> None:
     """Add what one use of a linear layer gives: x [b, ..., in], slope [b, ..., out]."""
     for parameter in (module.weight, module.bias):
         if parameter is None or not parameter.requires_grad:
             continue
         weight, before = parameter is module.weight, found.get(id(parameter))
         if x.dim() == 2 and before is None:
-            found[id(parameter)] = _Outer(slope, x if weight else None)
+            found[id(parameter)] = Outer(slope, x if weight else None)
             continue
         values = torch.einsum(
             "n...o,n...i->noi" if weight else "n...o,n...->no",
@@ -250,11 +252,11 @@ def _of_linear(
         )
         if before is not None:
             values = values + _whole(before).reshape(values.shape)
-        found[id(parameter)] = _Whole(values.flatten(1))
+        found[id(parameter)] = Whole(values.flatten(1))
 
 
-def _whole(part: _Outer | _Whole) -> Tensor:
-    if isinstance(part, _Whole):
+def _whole(part: Outer | Whole) -> Tensor:
+    if isinstance(part, Whole):
         return part.values
     if part.right is None:
         return part.left

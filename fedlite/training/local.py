@@ -63,7 +63,7 @@ def train(
     torch.set_flush_denormal(True)
     try:
         least = 2 if mixes_records(model) else 1
-        for batch_inputs, batch_labels in _batches(inputs, labels, training, rng, least):
+        for batch_inputs, batch_labels in batches(inputs, labels, training, rng, least):
             gradients.zero_()
             mean: Tensor = objective.loss(model(batch_inputs), batch_labels).mean()
             torch.autograd.backward(mean)
@@ -86,25 +86,30 @@ def train(
     return objective.end(values, states, steps=taken, learning_rate=learning_rate)
 
 
-def _batches(
-    inputs: Tensor, labels: Tensor, training: Training, rng: np.random.Generator, least: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled mini-batches, as slices of one gathered copy a pass.
+def cuts(n: int, training: Training, least: int = 1) -> list[tuple[int, int]]:
+    """Return where the mini-batches of a pass over n records begin and end.
 
     least: what is left of a pass with fewer records goes with the batch before it.
     """
-    n = len(labels)
     if not n:
-        return
+        return []
     size = min(max(training.batch_size, least), n)
     starts = list(range(0, n, size))
     if len(starts) > 1 and n - starts[-1] < least:
         starts.pop()
-    ends = [*starts[1:], n]
-    left = training.steps or training.epochs * len(starts)
+    return list(zip(starts, [*starts[1:], n], strict=True))
+
+
+def batches(
+    inputs: Tensor, labels: Tensor, training: Training, rng: np.random.Generator, least: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield shuffled mini-batches, as slices of one gathered copy a pass; `least` as of `cuts`."""
+    n = len(labels)
+    pairs = cuts(n, training, least)
+    left = (training.steps or training.epochs * len(pairs)) if n else 0
     while left > 0:
         order = torch.from_numpy(rng.permutation(n)).to(labels.device)
         shuffled, answers = inputs[order], labels[order]
-        for start, end in list(zip(starts, ends, strict=True))[:left]:
+        for start, end in pairs[:left]:
             yield shuffled[start:end], answers[start:end]
-        left -= len(starts)
+        left -= len(pairs)

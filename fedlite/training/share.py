@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from fedlite.tasks import Outputs
 from fedlite.training import local
 from fedlite.training.bench import Bench
 from fedlite.training.objective import Objective, class_offsets
+
+Answer = TypeVar("Answer")
 
 
 def settle_process(threads: int = 1) -> None:
@@ -54,6 +57,38 @@ class Share:
 
     delta: Vector
     kept: Kept
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a site asks of training in a round; the arguments of `Learner.share`, and who learns."""
+
+    learner: Learner
+    received: Vector
+    round: int
+    site: int
+    mechanism: Mechanism | None
+    kept: Kept
+
+    def alone(self) -> Share:
+        """Train at this site by itself."""
+        return self.learner.share(self.received, self.round, self.site, self.mechanism, self.kept)
+
+
+def alone(steps: Generator[Asked, Share, Answer]) -> Answer:
+    """Return what `steps` comes to, each share that it asks for trained by itself."""
+    try:
+        asked = next(steps)
+        while True:
+            try:
+                share = asked.alone()
+            except Exception as error:  # raised where it was asked for
+                asked = steps.throw(error)
+            else:
+                asked = steps.send(share)
+    except StopIteration as ended:
+        answer: Answer = ended.value
+        return answer
 
 
 class Learner:
@@ -119,7 +154,7 @@ class Learner:
         model, extras = self.plan.split(received)
         self.bench.reset()
         self.plan.load(self.model, received)
-        before = self._before(kept or {}, extras)
+        before = self.before(kept or {}, extras)
         after: tuple[State, ...] = ()
         rate, turn = self.plan.learning_rate(round_number), self.plan.turn(round_number)
         moving = slice(None) if turn is None else turn.moving
@@ -136,14 +171,18 @@ class Learner:
         trained = surely and mechanism is None and len(self.labels) > 0
         self.bench.frozen.check(change, trained=trained)
         if isinstance(mechanism, ClientMechanism) and mechanism.at == "site":
-            seed = self.scenario.privacy.simulate_seed
-            noise = client.entropy(seed, round_number, site)
-            change[moving] = client.privatize(change[moving], mechanism, noise)
-        ends: Kept = _as_arrays(after[-1]) if after and self.plan.term else {}
+            change[moving] = self.noised(change[moving], mechanism, round_number, site)
+        ends: Kept = self.kept_of(after)
         if RUNNING in extras:
             ends[RUNNING] = running_to_vector(self.model) - extras[RUNNING]
-        changes = [ends.pop(name, 0 * value) for name, value in extras.items()]
-        return Share(np.concatenate([change, *changes]) if changes else change, ends)
+        return shared(change, extras, ends)
+
+    def noised(
+        self, change: Vector, mechanism: ClientMechanism, round_number: int, site: int
+    ) -> Vector:
+        """Return the release of a whole change, float32, under client-level privacy at the site."""
+        noise = client.entropy(self.scenario.privacy.simulate_seed, round_number, site)
+        return client.privatize(change, mechanism, noise)
 
     def units(
         self, received: Vector, round_number: int, site: int, mechanism: SharedMechanism
@@ -191,17 +230,22 @@ class Learner:
         """Train the values that require a gradient, and return what the terms keep."""
         if self.scenario.privacy.unit == "record":
             raise ValueError("mechanism: needed because privacy.unit is record, got none")
-        return local.train(
-            self.model,
-            self.bench.flat or local.flatten(self.model),
-            self.inputs,
-            self.labels,
-            self.objective,
-            self.scenario.training,
-            learning_rate=rate,
-            rng=np.random.default_rng([self.scenario.federation.seed, round_number, site]),
-            kept=before,
-        )
+        with self.bench.kernels():
+            return local.train(
+                self.model,
+                self.bench.flat or local.flatten(self.model),
+                self.inputs,
+                self.labels,
+                self.objective,
+                self.scenario.training,
+                learning_rate=rate,
+                rng=self.shuffler(round_number, site),
+                kept=before,
+            )
+
+    def shuffler(self, round_number: int, site: int) -> np.random.Generator:
+        """Return what shuffles the site's records in a round."""
+        return np.random.default_rng([self.scenario.federation.seed, round_number, site])
 
     def _train_noised(
         self,
@@ -232,7 +276,11 @@ class Learner:
             after=partial(objective.add_terms, states=states) if states else None,
         )
 
-    def _before(self, kept: Kept, extras: Mapping[str, Vector]) -> tuple[State, ...]:
+    def kept_of(self, after: tuple[State, ...]) -> Kept:
+        """Return what the objective's term keeps, of the states that all terms ended with."""
+        return _as_arrays(after[-1]) if after and self.plan.term else {}
+
+    def before(self, kept: Kept, extras: Mapping[str, Vector]) -> tuple[State, ...]:
         """Return what the terms begin with: nothing but for the objective's, which is the last."""
         if self.plan.term is None:
             return ()
@@ -245,6 +293,15 @@ class Learner:
     def loss(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Return the scenario's loss of each record, float32 [n]."""
         return self.objective.loss(outputs, labels)
+
+
+def shared(change: Vector, extras: Mapping[str, Vector], ends: Kept) -> Share:
+    """Return a share: a model's change, float32 [n], and behind it those of the extras.
+
+    ends: what the objective keeps, by name, and by how much extras are to change.
+    """
+    changes = [ends.pop(name, 0 * value) for name, value in extras.items()]
+    return Share(np.concatenate([change, *changes]) if changes else change, ends)
 
 
 def _as_arrays(state: State) -> Kept:

@@ -33,8 +33,9 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedlite.flower import Compressed, wire
 from server.summary import machine
-from simulations.engines import FIRST_NODE, Node, Serial
+from simulations.engines import Serial
 from simulations.grid import SimulationGrid
+from simulations.node import FIRST_NODE, Node
 
 APP = Path(__file__).resolve().parents[2] / "examples" / "flower_app"
 CLIENTS = 10

@@ -14,8 +14,9 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedlite.flower import wire
-from simulations.engines import FIRST_NODE, Node, Serial
+from simulations.engines import Serial
 from simulations.grid import SimulationGrid
+from simulations.node import FIRST_NODE, Node
 
 Arrays = dict[str, NDArray[Any]]
 Change = Callable[[Arrays, int, int], Arrays]

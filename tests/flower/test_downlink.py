@@ -17,7 +17,7 @@ from fedlite.flower.broadcast import Broadcast
 from fedlite.flower.offer import Offer
 from fedlite.flower.tensors import Tensors, read, write
 from fedlite.scenario.keys import Link
-from simulations.engines import FIRST_NODE
+from simulations.node import FIRST_NODE
 from tests.flower.federation import Arrays, Played, client, play
 
 RNG = np.random.default_rng(0)

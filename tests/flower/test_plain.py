@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedlite.flower import Compressed, compress, plain
 from fedlite.flower.tensors import Tensors
-from simulations.engines import FIRST_NODE
+from simulations.node import FIRST_NODE
 from tests.flower.federation import NORMED, START, Arrays, Played, client, nearer, play, record_of
 
 SHAPE = START["w"].shape

@@ -254,7 +254,7 @@ def test_where_a_place_makes_a_difference_records_go_one_by_one(
     model = Pair(placed, 6, a=nn.Linear(6, 6))
     assert block_of(model, torch.rand(3, 6), CLASSES, loss, 20) == 1
     assert set(shapes) == {1, 32}
-    monkeypatch.setattr(room, "_ALIGNED", 1)
+    monkeypatch.setattr(room, "ALIGNED", 1)
     scatter = build("scatter", (1, 28, 28), 10, seed=1)
     assert block_of(scatter, torch.rand(3, scatter.columns), CLASSES, loss, 20) in (1, 32)
 

@@ -30,8 +30,9 @@ from fedlite.secure.rules import Refused
 from fedlite.training import Learner
 from server.app import Task, run_scenario
 from server.rounds import RunFailed
-from simulations.engines import FIRST_NODE, Node, Serial
+from simulations.engines import Serial
 from simulations.grid import SimulationGrid
+from simulations.node import FIRST_NODE, Node
 from strategies import ServerState, make, weighted_mean
 
 RUN, ROUNDS = 7, 3

@@ -12,12 +12,15 @@ from flwr.app import Message
 
 from fedlite import flower
 from server import replies
-from simulations.engines import AHEAD, FIRST_NODE, Engine, Pool, Serial
+from simulations.engines import AHEAD, Engine, Pool, Serial
 from simulations.grid import SimulationGrid
+from simulations.node import FIRST_NODE
 
 
 class Echo:
     """A node that answers everything, and says where it was answered."""
+
+    most = 1
 
     def __init__(self, mark: bytes = b"") -> None:
         self.mark = mark
@@ -42,11 +45,12 @@ class Threads(Pool):
         def work() -> None:
             while True:
                 try:
-                    node, data = there.recv()
+                    asked = there.recv()
                 except (EOFError, OSError):
                     return
                 gate.wait(20)
-                there.send((0.0, echo.handle(node, data), 0.25))
+                found = [echo.handle(node, data) for node, data in asked]
+                there.send((0.0, found, 0.25, echo.most, {}))
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()

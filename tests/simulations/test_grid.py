@@ -11,8 +11,9 @@ import pytest
 from fedlite import flower
 from fedlite.messages import Code, Hello
 from fedlite.scenario import Scenario
-from simulations.engines import FIRST_NODE, Pool, make_engine
+from simulations.engines import Pool, make_engine
 from simulations.grid import SimulationGrid
+from simulations.node import FIRST_NODE
 
 Plan = Callable[..., Scenario]
 

@@ -1,0 +1,203 @@
+"""Private training at several sites at once: the same steps as `dpsgd.train`, and the same bits.
+
+Each site has its own values, records, sampling, noise and terms of the objective. Its records are
+clipped by themselves and its sum is noised from its own stream: what it releases, and what that
+costs, is what it is for the site alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.grad_sample import GradSampleModule
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn import functional
+
+from fedlite.privacy import RecordMechanism, dpsgd
+from fedlite.privacy.gradients import ALIGNED, Outer, Part, Rows as Chosen, Whole, of_linear
+from fedlite.training.many import End, Work, begun
+from fedlite.training.stacked import Rows, Stacked, products
+
+
+def noised(
+    model: nn.Module, works: Sequence[Work], mechanism: RecordMechanism, steps: int, block: int
+) -> list[End]:
+    """Return what `dpsgd.train` makes of each site's values; nothing is kept.
+
+    Every site samples, clips and noises by itself, as if it were alone; each takes part in every
+    step, be its sample empty. block: as of `fedlite.privacy.trial.block_of`.
+    """
+    for work in works:
+        work.objective.check_private()
+        dpsgd.check_records(len(work.labels), mechanism)
+    values, size = begun(works)
+    lines = [values[at, :size] for at in range(len(works))]
+    states = [w.objective.begin(line, w.before) for w, line in zip(works, lines, strict=True)]
+    streams = [work.streams for work in works]
+    rate = works[0].rate / mechanism.expected_batch
+    with StackedGradients(model, works, values, block) as gradients:
+        for _ in range(steps):
+            rows = [
+                dpsgd.poisson_sample(
+                    len(work.labels), mechanism.sampling_rate, sampler, mechanism.max_batch
+                )
+                for work, (sampler, _) in zip(works, streams, strict=True)
+            ]
+            moved = torch.from_numpy(
+                dpsgd.noised_sums(gradients, rows, mechanism, [noise for _, noise in streams])
+            ).to(values.device)
+            with torch.no_grad():
+                added = [torch.zeros_like(line) for line in lines if works[0].objective.terms]
+                for work, line, direction, state in zip(works, lines, added, states, strict=False):
+                    work.objective.add_terms(direction, line.detach(), state)
+                values[:, :size].sub_(moved, alpha=rate)
+                for line, direction in zip(lines, added, strict=False):
+                    line.sub_(direction, alpha=works[0].rate)
+    return [(line.detach().numpy(), ()) for line in lines]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A layer, what came into it, the version of that, and the place of the output in the graph."""
+
+    layer: nn.Module
+    x: Tensor
+    version: int
+    edge: GradientEdge
+
+
+class StackedGradients:
+    """The per-record gradients of several sites (`fedlite.privacy.dpsgd.ManyGradients`).
+
+    A context manager like `fedlite.privacy.gradients.ModelGradients`, whose numbers it has to the
+    bit: blocks of one size, filled up, and a layer's gradients from what comes in and the gradient
+    of what comes out.
+    """
+
+    def __init__(self, model: nn.Module, works: Sequence[Work], values: Tensor, block: int) -> None:
+        """Keep the records; nothing is computed yet. values: as `Rows` takes them."""
+        self._model, self._block, self._loss = model, block, works[0].objective.loss
+        self._inputs = [_some(work.inputs) for work in works]
+        self._labels = [_some(work.labels) for work in works]
+        self._stacked = Stacked(model, self._see, _aligned)
+        self._stacked.rows = Rows(values, self._stacked.shapes)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._seen: list[_Seen] = []
+        self._blocks: list[list[Part | None]] = []
+        self.size = sum(p.numel() for p in self._parameters)
+
+    def __enter__(self) -> StackedGradients:
+        """Let the model's layers compute for all sites."""
+        self._model.train()
+        if (settle := getattr(self._model, "one_by_one", None)) is not None:
+            settle()
+        torch.set_flush_denormal(True)
+        self._stacked.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Let them compute for one."""
+        torch.set_flush_denormal(False)
+        self._stacked.__exit__(*error)
+
+    def norms(self, rows: Sequence[Chosen]) -> list[NDArray[np.float64]]:
+        """Return each site's norms, float64 [b]; not finite where a gradient is not."""
+        blocks = max(1, *(-(-len(one) // self._block) for one in rows))
+        chosen = [torch.from_numpy(self._padded(one, blocks)) for one in rows]
+        self._blocks = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = [
+                self._pass(
+                    torch.cat([x[at] for x, at in zip(self._inputs, where, strict=True)]),
+                    torch.cat([y[at] for y, at in zip(self._labels, where, strict=True)]),
+                ).view(len(rows), -1)
+                for where in zip(*(torch.split(one, self._block) for one in chosen), strict=True)
+            ]
+        whole = torch.cat(found, 1).sqrt().numpy()
+        return [norms[: len(one)] for norms, one in zip(whole, rows, strict=True)]
+
+    def weighted(self, factors: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return each site's weighted sum of its records' gradients, float64 [g, d]."""
+        padded = torch.from_numpy(
+            np.stack([self._padded(one, len(self._blocks)) for one in factors])
+        )
+        total = torch.zeros(len(factors), self.size, dtype=torch.float64)
+        sizes = [p.numel() for p in self._parameters]
+        for weights, parts in zip(torch.split(padded, self._block, 1), self._blocks, strict=True):
+            for piece, part in zip(torch.split(total, sizes, 1), parts, strict=True):
+                if part is not None:
+                    piece += _weighted(part, weights)
+        self._blocks = []
+        found: NDArray[np.float64] = total.numpy()
+        return found
+
+    def _padded(self, values: NDArray[np.generic], blocks: int) -> NDArray[np.generic]:
+        return np.concatenate([values, np.zeros(blocks * self._block - len(values), values.dtype)])
+
+    def _see(self, layer: nn.Module, x: Tensor, output: Tensor) -> None:
+        x = x.detach()
+        self._seen.append(_Seen(layer, x, x._version, get_gradient_edge(output)))
+
+    def _pass(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        self._seen = []
+        losses = self._loss(self._model(inputs), labels)
+        slopes = torch.autograd.grad(losses.sum(), [s.edge for s in self._seen], allow_unused=True)
+        found: dict[int, Outer | Whole] = {}
+        for seen, slope in zip(self._seen, slopes, strict=True):
+            if seen.x._version != seen.version:
+                raise ValueError("model: what goes into a layer is changed in place afterwards")
+            if slope is None:
+                continue
+            if type(seen.layer) is nn.Linear:
+                of_linear(seen.layer, seen.x.double(), slope.double(), found)
+                continue
+            sampler = GradSampleModule.GRAD_SAMPLERS[type(seen.layer)]
+            for parameter, samples in sampler(seen.layer, [seen.x], slope).items():
+                if id(parameter) in found:
+                    raise ValueError("model: a layer other than a linear one is used twice")
+                found[id(parameter)] = Whole(samples.detach().double().flatten(1))
+        self._seen = []
+        parts = [found.get(id(p)) for p in self._parameters]
+        self._blocks.append(parts)
+        total = torch.zeros(len(labels), dtype=torch.float64)
+        for part in parts:
+            if part is not None:
+                total += part.squares()
+        return torch.where(torch.isfinite(losses.detach()), total, torch.nan)
+
+
+def _some(records: Tensor) -> Tensor:
+    """Return a site's records, or one that is nobody's where it has none."""
+    return records if len(records) else records.new_zeros((1, *records.shape[1:]))
+
+
+def _weighted(part: Part, weights: Tensor) -> Tensor:
+    """Return the sites' weighted sums of a part of the gradients: weights [g, b]."""
+    g, b = weights.shape
+    if isinstance(part, Whole):
+        values = torch.nan_to_num_(part.values, 0.0, 0.0, 0.0).view(g, b, -1)
+        # One after the other: for few sites at once linear algebra adds up in another order.
+        return torch.stack([one @ of for one, of in zip(weights, values, strict=True)])
+    left = torch.nan_to_num(part.left, 0.0, 0.0, 0.0).view(g, b, -1) * weights[..., None]
+    if part.right is None:
+        return left.sum(1)
+    right = torch.nan_to_num_(part.right, 0.0, 0.0, 0.0).view(g, b, -1)
+    return torch.bmm(left.mT, right).flatten(1)
+
+
+def _aligned(layer: nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Compute a linear layer of many sites as `fedlite.privacy.gradients` does that of one."""
+    wide, high = -layer.in_features % ALIGNED, -layer.out_features % ALIGNED
+    x = x.view(len(weight), -1, layer.in_features)
+    if not wide and not high:
+        return products(x, weight, bias).flatten(0, 1)
+    weight = functional.pad(weight, (0, wide, 0, high))
+    padded = products(functional.pad(x, (0, wide)), weight, None)[..., : layer.out_features]
+    return (padded if bias is None else padded + bias[:, None]).flatten(0, 1)

@@ -1,0 +1,181 @@
+"""Runs whose sites are trained together are those whose sites are trained one by one.
+
+Covers simulations/node.py.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients import app as clientapp, site as sites
+from clients.site import Site
+from fedlite import flower
+from fedlite.guard.guardian import Guardian
+from fedlite.messages import Code, Instruction, site_id
+from fedlite.parameters import vector_digest
+from fedlite.privacy.ledger import read
+from fedlite.training import together
+from fedlite.training.together import Together
+from server import checkpoint
+from simulations import run
+from simulations.engines import Serial
+from simulations.node import FIRST_NODE, Node
+from simulations.run import simulate
+from tests.simulations.running import Killed, Outcome, Plan, Trap
+
+ROUNDS = {"sites": 6, "rounds": 4}
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a short run find out how to train, and find that together is faster."""
+    monkeypatch.setattr(together, "_LEAST", 1)
+    monkeypatch.setattr(together, "_GAIN", 0.0)
+
+
+def trained(directory: Path) -> dict[str, int]:
+    found: dict[str, int] = json.loads((directory / "summary.json").read_text())["trained"]
+    return found
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("private", "tables"),
+    [(False, {}), (False, {"training": {"objective": "scaffold"}}), (True, {})],
+)
+def test_together_alone_in_a_pool_and_resumed_are_one_run(
+    plan: Plan,
+    tmp_path: Path,
+    outcome: Outcome,
+    killed: Killed,
+    trap: Trap,
+    monkeypatch: pytest.MonkeyPatch,
+    private: bool,
+    tables: dict[str, Any],
+) -> None:
+    small = plan(private, federation=ROUNDS, **tables)
+    simulate(small, tmp_path / "alone", engine="serial", quiet=True)
+    assert trained(tmp_path / "alone") == {"alone": 24, "together": 0}
+    truth = outcome(tmp_path / "alone")
+    monkeypatch.setattr(together, "_LEAST", 1)
+    monkeypatch.setattr(together, "_GAIN", 0.0)
+    simulate(small, tmp_path / "serial", engine="serial", quiet=True)
+    # Three of six show in each of three rounds how long one takes.
+    assert trained(tmp_path / "serial") == {"alone": 9, "together": 15}
+    assert outcome(tmp_path / "serial") == truth
+    arm = trap(checkpoint, "save", 2, "before")
+    resumed = tmp_path / "resumed"
+    assert killed(lambda: simulate(small, resumed, engine="serial", quiet=True), arm)
+    simulate(run.resume_scenario(resumed), resumed, engine="serial", quiet=True)
+    assert outcome(resumed) == truth and trained(resumed)["together"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("undrawn", "short")
+@pytest.mark.parametrize("private", [False, True])
+def test_a_pool_that_trains_together_is_the_serial_run(
+    plan: Plan, tmp_path: Path, outcome: Outcome, private: bool
+) -> None:
+    small = plan(private, federation=ROUNDS)
+    found = []
+    for engine in ("serial", "pool"):
+        simulate(small, tmp_path / engine, engine=engine, quiet=True)
+        found.append(outcome(tmp_path / engine))
+        assert sum(trained(tmp_path / engine).values()) == 24
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("undrawn", "short")
+def test_every_site_has_reserved_before_one_trains_and_settled_before_its_reply(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[str, str]] = []
+
+    def note(owner: Any, name: str, told: str, of: Any) -> None:
+        real = getattr(owner, name)
+
+        def noted(*given: Any, **named: Any) -> Any:
+            result = real(*given, **named)
+            order.append((told, of(*given)))
+            return result
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(Guardian, "reserve", "reserve", lambda self, *rest: self.site)
+    note(Guardian, "release", "release", lambda self, *rest: self.site)
+    note(sites, "save", "save", lambda path, *rest: path.stem)
+    train, homes = Together._many, tmp_path / "run" / "checkpoint" / "sites" / "homes"
+
+    def many(self: Together, asked: Any) -> Any:
+        order.append(("train", ""))
+        for one in asked:
+            # Not only called: on record, for this round and this model.
+            (ledger,) = (homes / names[one.site] / "ledgers").glob("*.jsonl")
+            last = [row for row in read(ledger) if row.kind == "reserve"][-1]
+            assert last.body["round"] == one.round
+        return train(self, asked)
+
+    scenario = plan(True, -1, federation=ROUNDS)
+    names = {site_id(name): name for name in (f"site-{n:02d}" for n in range(1, 7))}
+    monkeypatch.setattr(Together, "_many", many)
+    simulate(scenario, tmp_path / "run", engine="serial", quiet=True)
+    for name in names.values():
+        mine = [told for told, site in order if site == name]
+        # The first save is of a site that has never trained.
+        assert mine == ["save"] + ["reserve", "save", "release"] * 4, name
+    told = [told for told, _ in order]
+    first = told.index("train")
+    assert told[:first].count("reserve") == 6 and "release" not in told[:first]
+
+
+def node_of(scenario: Any, folder: Path, most: int = 8) -> Node:
+    sites_ = scenario.federation.sites
+    return Node(77, sites_, scenario.to_run_config(), folder, most)
+
+
+def test_of_one_node_no_two_messages_are_in_a_group(plan: Plan, tmp_path: Path) -> None:
+    """The second would wait for the file that the first holds, for ever."""
+    node = node_of(plan(federation=ROUNDS), tmp_path)
+    engine = Serial(node)
+    asked = [flower.to_bytes(flower.ask(b"?", FIRST_NODE + n, "train", "1")) for n in (0, 1, 1, 2)]
+    futures = [
+        engine.submit(FIRST_NODE + n, data) for n, data in zip((0, 1, 1, 2), asked, strict=True)
+    ]
+    engine.advance(30)
+    codes = [flower.code_of(flower.from_bytes(future.result())) for future in futures]
+    assert codes == [Code.BAD_INSTRUCTION] * 4
+
+
+def test_one_bad_message_spoils_no_other(plan: Plan, tmp_path: Path) -> None:
+    simulate_ = plan(federation=ROUNDS)
+    node = node_of(simulate_, tmp_path)
+    hello = flower.to_bytes(flower.ask(b"?", FIRST_NODE, "query", "hello"))
+    bad = flower.to_bytes(flower.ask(b"\xff" * 9, FIRST_NODE + 1, "train", "1"))
+    found = node.handle_all([(FIRST_NODE, hello), (FIRST_NODE + 1, bad)])
+    assert [flower.code_of(flower.from_bytes(one)) for one in found] == [None, Code.BAD_INSTRUCTION]
+
+
+def test_files_are_free_after_an_error_in_training(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Together, asked: Any) -> tuple[list[Any], int]:
+        return [ValueError("made up") for _ in asked], 0
+
+    monkeypatch.setattr(Together, "shares", broken)
+    scenario = plan(federation=ROUNDS)
+    node = node_of(scenario, tmp_path)
+    context = node._contexts[FIRST_NODE]
+    member: Site = clientapp._site(context)
+
+    model = vector_digest(member.plan.first)
+    asked = Instruction(bytes(8), 1, member.number, 0, model, ())
+    message = flower.ask(asked.encode(), FIRST_NODE, "train", "1")
+    (reply,), _ = clientapp.train_many([(message, context)])
+    assert flower.code_of(reply) is Code.DATA
+    with member.path.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
