@@ -50,6 +50,7 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.counting --quick
 	$(BIN)/python -m simulations.benchmarks.ledger --quick
 	$(BIN)/python -m simulations.benchmarks.lora --quick
+	$(BIN)/python -m simulations.benchmarks.network --quick
 	$(BIN)/python -m simulations.benchmarks.noise --quick
 	$(BIN)/python -m simulations.benchmarks.robust --quick
 	$(BIN)/python -m simulations.benchmarks.serving --quick

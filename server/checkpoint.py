@@ -48,6 +48,22 @@ class SiteRecord:
 
 
 @dataclass(frozen=True)
+class Flight:
+    """A site's answer on its way, in virtual time (`server.buffered`).
+
+    number, base: round and digest of the model that it trains from. ends: virtual seconds at which
+    it arrives. blob: the reply; empty for one that never comes, or that is a code.
+    """
+
+    name: str
+    number: int
+    base: bytes
+    ends: float
+    blob: bytes = b""
+    code: str = ""
+
+
+@dataclass(frozen=True)
 class Kept:
     """The best round so far (`server.selection`): its number and its score.
 
@@ -72,6 +88,7 @@ class Checkpoint:
     sites: dict[str, SiteRecord] = field(default_factory=dict)
     kept: Kept | None = None
     early: Broadcast | None = None
+    flights: list[Flight] = field(default_factory=list)
 
     @classmethod
     def before(cls, run: bytes, plan: Plan) -> Checkpoint:
@@ -123,6 +140,8 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         arrays |= {"early": checkpoint.early.replica, **_frames("early", checkpoint.early)}
     if checkpoint.kept is not None and checkpoint.kept.vector is not None:
         arrays["kept"] = checkpoint.kept.vector
+    for at, flight in enumerate(checkpoint.flights):
+        arrays[f"flight.{at}"] = np.frombuffer(flight.blob, np.uint8)
     meta = {
         "run": checkpoint.run.hex(),
         "round": checkpoint.round,
@@ -133,6 +152,7 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         "early": [number for number, _ in checkpoint.early.frames] if checkpoint.early else None,
         "sites": {name: vars(record) for name, record in checkpoint.sites.items()},
         "kept": _kept_numbers(checkpoint.kept),
+        "flights": [[f.name, f.number, f.base.hex(), f.ends, f.code] for f in checkpoint.flights],
     }
     directory.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(arrays, metadata={"checkpoint": json.dumps(meta)})
@@ -185,6 +205,14 @@ def load(directory: Path) -> Checkpoint | None:
             early=None
             if meta.get("early") is None
             else _broadcast("early", "early", meta["early"], meta["broadcast"], arrays),
+            flights=[
+                Flight(
+                    *(name, number, bytes.fromhex(base), ends),
+                    blob=arrays[f"flight.{at}"].tobytes(),
+                    code=code,
+                )
+                for at, (name, number, base, ends, code) in enumerate(meta.get("flights", []))
+            ],
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

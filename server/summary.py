@@ -21,6 +21,7 @@ from fedlite.protection import counting_mechanism
 from fedlite.registry import label
 from fedlite.reporting.attendance import rested
 from fedlite.reporting.record import WEAK, WHOLE, RoundRecord, total_bytes
+from fedlite.reporting.virtual import network_of
 from fedlite.scenario import Scenario
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
@@ -230,6 +231,9 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
+    if scenario.network.profile and engine != "network":
+        network = scenario.network
+        summary["network"] = network_of(records, profile=network.profile, target=network.target)
     if plan.weak:
         summary["kinds"] = kinds_of(plan, point, records)
     if plan.extras:

@@ -28,12 +28,14 @@ from fedlite.scenario import (
     ScenarioError,
     is_path,
     load,
+    network_rules,
     own_code,
     with_values,
 )
 from fedlite.scenario.records import OWN
 from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
+from server import buffered
 from server.evaluation import Evaluator
 from server.selection import Selector
 from simulations import adaptive, homes
@@ -108,6 +110,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         Objective.of(plan.task, plan.scenario.training).check_private()
     plan.check_model()
     depth.check(plan)
+    buffered.check(plan)
     if scenario.inference.calibration:
         adaptive.check_model(plan)
     if plan.weak:
@@ -129,6 +132,7 @@ def _check_bundled(scenario: Scenario) -> None:
             "federation.weak: must be 0 in a deployment (rule: no lot knows which machines are "
             f"weak), got {scenario.federation.weak:g}; name them in federation.weak_sites"
         )
+    why += network_rules.deployed(scenario.network)
     if why:
         raise ScenarioError("\n".join(why))
 
