@@ -39,6 +39,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m simulations.benchmarks.codec --quick
+	$(BIN)/python -m simulations.benchmarks.crossdevice --quick
 	$(BIN)/python -m simulations.benchmarks.depth --quick
 	$(BIN)/python -m simulations.benchmarks.deployment --quick
 	$(BIN)/python -m simulations.benchmarks.dropin --quick

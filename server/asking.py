@@ -68,16 +68,16 @@ class Asking:
         point.advance(self.plan, number)
         self.updates.start(point, number, lengths.usual(self.plan, self._records, number))
 
-        there = self.roster.nodes.keys()
-        names = attendance.candidates(there, point.sites, number, federation.quorum)
+        names, out = self._able(number)
         if isinstance(self.updates, Sums):
-            names = self.updates.members(names)
+            able, names = names, self.updates.members(list(names))
+            out |= dict.fromkeys({*able} - {*names}, "resting")
         rng = np.random.default_rng([federation.seed, number])
         chosen, waited = self._choose(names, rng)
         outcome = Outcome(
             self.plan,
             drawn=chosen if len(chosen) < len(names) else [],
-            out=attendance.absent(there, point.sites, names),
+            out=attendance.absent(self.roster.nodes, point.joined, point.sites, out),
         )
         lost = {n for n in chosen if self._clock is not None and self._clock.drops_out(n, number)}
         order = InOrder([name for name in chosen if name not in lost])
@@ -95,6 +95,13 @@ class Asking:
         if isinstance(self.updates, Sums):
             self.updates.conclude(outcome)
         return outcome, self.updates.finish()
+
+    def _able(self, number: int) -> tuple[Sequence[str], dict[str, str]]:
+        """Return whom a round may ask, in order, and why not the others that are there."""
+        there, quorum = self.roster.nodes, self.scenario.federation.quorum
+        out = attendance.kept_out(there, self.point.sites, number, quorum)
+        names = self.roster.names
+        return attendance.Without(names, out) if out else names, out
 
     def _choose(self, names: Sequence[str], rng: np.random.Generator) -> tuple[list[str], float]:
         """Return who is asked, and for how many virtual seconds enough sites were waited for."""

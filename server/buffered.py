@@ -24,7 +24,7 @@ import numpy as np
 from fedlite import flower
 from fedlite.messages import Code
 from fedlite.plan import Plan
-from server import attendance, lengths, replies
+from server import lengths, replies
 from server.asking import Asking
 from server.checkpoint import Flight
 from server.clock import Clock
@@ -62,7 +62,7 @@ class Buffered(Asking):
         outcome, begun = Outcome(self.plan), self.now
         self._number, self._asked, self._new = number, set[str](), list[tuple[Flight, bytes]]()
         self._rng = np.random.default_rng([self.scenario.federation.seed, number])
-        self._free = self._able(number)
+        self._free, _ = self._able(number)
         ages: list[int] = []
         now = begun
         self._fill(clock, now, outcome)
@@ -83,10 +83,6 @@ class Buffered(Asking):
         outcome.seconds = now - begun
         outcome.staleness = float(np.mean(ages)) if ages else 0.0
         return outcome, self.updates.finish()
-
-    def _able(self, number: int) -> list[str]:
-        there, quorum = self.roster.nodes.keys(), self.scenario.federation.quorum
-        return list(attendance.candidates(there, self.point.sites, number, quorum))
 
     def _fill(self, clock: Clock, now: float, outcome: Outcome) -> None:
         """Let sites begin until as many train as a round would ask, or nobody else is free."""

@@ -47,6 +47,18 @@ class SiteRecord:
     records: int = 0
 
 
+_BEGUN = SiteRecord()
+
+
+class SiteRecords(dict[str, SiteRecord]):
+    """What is remembered by name of the sites that were ever asked; of all others, nothing."""
+
+    def __missing__(self, name: str) -> SiteRecord:
+        """Begin to remember a site."""
+        self[name] = record = SiteRecord()
+        return record
+
+
 @dataclass(frozen=True)
 class Flight:
     """A site's answer on its way, in virtual time (`server.buffered`).
@@ -79,16 +91,20 @@ class Kept:
 
 @dataclass
 class Checkpoint:
-    """The run after `round` rounds."""
+    """The run after `round` rounds.
+
+    joined: the sites that were ever there. It is in the record of the rounds, and not saved here.
+    """
 
     run: bytes
     round: int
     state: ServerState
     broadcast: Broadcast
-    sites: dict[str, SiteRecord] = field(default_factory=dict)
+    sites: SiteRecords = field(default_factory=SiteRecords)
     kept: Kept | None = None
     early: Broadcast | None = None
     flights: list[Flight] = field(default_factory=list)
+    joined: set[str] = field(default_factory=set)
 
     @classmethod
     def before(cls, run: bytes, plan: Plan) -> Checkpoint:
@@ -150,13 +166,19 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         "broadcast": broadcast.round,
         "frames": [number for number, _ in broadcast.frames],
         "early": [number for number, _ in checkpoint.early.frames] if checkpoint.early else None,
-        "sites": {name: vars(record) for name, record in checkpoint.sites.items()},
+        "sites": {name: _changed(record) for name, record in checkpoint.sites.items()},
         "kept": _kept_numbers(checkpoint.kept),
         "flights": [[f.name, f.number, f.base.hex(), f.ends, f.code] for f in checkpoint.flights],
     }
     directory.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(arrays, metadata={"checkpoint": json.dumps(meta)})
     write_atomic(directory / FILE, data)
+
+
+def _changed(record: SiteRecord) -> dict[str, Any]:
+    """Return what is not as it begins: there may be very many sites."""
+    begun = vars(_BEGUN)
+    return {key: value for key, value in vars(record).items() if value != begun[key]}
 
 
 def _frames(name: str, broadcast: Broadcast) -> dict[str, np.ndarray]:
@@ -200,7 +222,9 @@ def load(directory: Path) -> Checkpoint | None:
                 {name: arrays[f"state.{name}"] for name in meta["arrays"]}, meta["scalars"]
             ),
             broadcast=_broadcast("replica", "frame", meta["frames"], meta["broadcast"], arrays),
-            sites={name: SiteRecord(**record) for name, record in meta["sites"].items()},
+            sites=SiteRecords(
+                {name: SiteRecord(**record) for name, record in meta["sites"].items()}
+            ),
             kept=_kept_of(meta.get("kept"), arrays.get("kept")),
             early=None
             if meta.get("early") is None

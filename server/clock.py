@@ -20,6 +20,7 @@ import numpy as np
 
 from fedlite import depth
 from fedlite.data import SiteData
+from fedlite.data.shares import sizes
 from fedlite.messages import site_id
 from fedlite.plan import Plan
 
@@ -70,7 +71,7 @@ class Clock:
     @classmethod
     def of(cls, plan: Plan, sites: Sequence[SiteData]) -> Clock:
         """Return the clock of a simulation, whose sites hold these records."""
-        held = {site.name: len(site.train) for site in sites}
+        held = sizes(sites)
         return cls(plan, held.__getitem__, sites=len(held), total=sum(held.values()))
 
     @property

@@ -19,7 +19,7 @@ from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rew
 from server import alarm, attendance, checkpoint, lengths
 from server.asking import Asking
 from server.buffered import Buffered
-from server.checkpoint import Checkpoint, SiteRecord
+from server.checkpoint import Checkpoint
 from server.clock import Clock
 from server.outcome import Outcome
 from server.roster import Roster
@@ -92,6 +92,7 @@ class Rounds:
             )
         rewrite_rounds(directory, kept)
         self.records = kept
+        self.point.joined.update(self.point.sites, *(record.joined for record in kept))
         kind = Buffered if plan.scenario.network.buffer else Asking
         self.asking = kind(
             *(grid, plan, self.point, roster, self.updates),
@@ -128,8 +129,8 @@ class Rounds:
             started, cpu, before = time.monotonic(), cpu_seconds(), self._site_seconds()
             if number > 1:
                 self.roster.wait_for_quorum(self._spent())
-            joined = sorted(self.roster.nodes.keys() - self.point.sites.keys())
-            self.point.sites.update({name: SiteRecord() for name in joined})
+            joined = sorted({*self.roster.entered()} - self.point.joined)
+            self.point.joined.update(joined)
             outcome, state = self.asking.round(number)
             self._judge(number, outcome)
             # Too few answers make no round: their senders are told so and take the updates back.
@@ -226,7 +227,8 @@ class Rounds:
 
     def _site_seconds(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
         """Return the processor seconds of each site (since `before`), where the grid knows them."""
-        of = getattr(self.grid, "site_seconds", None)
+        # Of all sites together the engine says it; only kinds of sites are told apart.
+        of = getattr(self.grid, "site_seconds", None) if self.plan.weak else None
         spent = {name: of(node) for name, node in self.roster.nodes.items()} if of else {}
         return {name: now - (before or {}).get(name, 0.0) for name, now in spent.items()}
 
@@ -244,9 +246,9 @@ class Rounds:
 
     def _out_of_budget(self) -> bool:
         """Whether the sites whose own budgets are spent leave too few for any further round."""
-        there = self.roster.nodes.keys()
-        spent = there & self._spent()
-        return bool(spent) and len(there - spent) < self.scenario.federation.quorum
+        there = self.roster.nodes
+        spent = sum(name in there for name in self._spent())
+        return bool(spent) and len(there) - spent < self.scenario.federation.quorum
 
     def _judge(self, number: int, outcome: Outcome) -> None:
         """Give strikes for a round, and say who will be asked less for them."""

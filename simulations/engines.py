@@ -85,26 +85,28 @@ class Node:
         settle_process()
         flower.identify(run_id, 0)
         self._app = app
-        self._contexts = {
-            FIRST_NODE + index: Context(
-                run_id=run_id,
-                node_id=FIRST_NODE + index,
-                node_config={
-                    "partition-id": index,
-                    "num-partitions": sites,
-                    "state-path": str(state),
-                },
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for index in range(sites)
-        }
+        self._run_id, self._sites, self._state = run_id, sites, str(state)
+        self._run_config = dict(run_config)
 
     def handle(self, node: int, data: bytes) -> bytes:
         """Return the serialised reply of `node` to a serialised message."""
         message = flower.from_bytes(data)
-        reply: Message = self._app(message, self._contexts[node])
+        reply: Message = self._app(message, self._context(node))
         return flower.to_bytes(reply)
+
+    def _context(self, node: int) -> Context:
+        """Return a node's context, made anew: sites keep what they remember on their disk."""
+        return Context(
+            run_id=self._run_id,
+            node_id=node,
+            node_config={
+                "partition-id": node - FIRST_NODE,
+                "num-partitions": self._sites,
+                "state-path": self._state,
+            },
+            state=RecordDict(),
+            run_config=self._run_config,
+        )
 
 
 def _timed(node: Node, address: int, data: bytes) -> tuple[bytes, float]:

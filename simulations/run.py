@@ -164,7 +164,7 @@ def _check_data(scenario: Scenario) -> Plan:
         )
     if scenario.inference.calibration:
         adaptive.check(plan, sites)
-    # What it may not choose by is refused here, and once more where the rounds are.
+    # What it may not choose by is refused here, and again where the rounds are.
     Selector.of(plan, Evaluator(plan, source, sites))
     if scenario.private and not scenario.data.own:
         chosen = scenario.data
@@ -223,7 +223,7 @@ def choose_engine(name: str, scenario: Scenario) -> str:
     federation, training = scenario.federation, scenario.training
     plan, _, sites = plans.simulated(scenario)
     macs = sum(part["macs"] for part in plan.model().costs().values())
-    records = sum(len(site.train) for site in sites)
+    records = sum(sites.sizes)
     if scenario.privacy.unit == "record":
         passes = training.steps * scenario.privacy.sampling_rate
     else:
@@ -288,9 +288,9 @@ def simulate(
 def _read(scenario: Scenario) -> list[str]:
     """Return what was read, a line each: whoever simulates holds all records."""
     _, source, sites = plans.simulated(scenario)
-    rows = read_section(overview(source, sites))
-    lines = [wording.plain(f"{name}: {told}") for name, told in rows if told]
-    training, most = scenario.training, max(len(site.train) for site in sites)
+    told = read_section(overview(source, sites))
+    lines = [wording.plain(f"{name}: {text}") for name, text in told if text]
+    training, most = scenario.training, max(sites.sizes)
     if not training.steps and training.epochs == 1 and most <= training.batch_size:
         lines.append(
             f"training: one step a round, as no site has more than the {training.batch_size} "
@@ -328,17 +328,19 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
         "run.directory": str(directory),
         "run.quiet": quiet,
     }
-    sites = scenario.federation.sites
+    shares = plans.simulated(scenario)[2]
     workers = make_engine(
         engine,
         run_id=run_id,
-        sites=sites,
+        sites=len(shares),
         run_config=run_config,
         state=directory / "checkpoint" / "sites",
-        work=[len(site.train) for site in plans.simulated(scenario)[2]],
+        work=shares.sizes,
     )
+    # Who keeps a ledger tells its head when it is met.
+    met = None if scenario.claims_privacy or scenario.simulation.sites else shares.names
     try:
-        grid = SimulationGrid(run_id, sites, workers)
+        grid = SimulationGrid(run_id, len(shares), workers, met)
         context = Context(
             run_id=run_id, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
         )

@@ -10,17 +10,20 @@ from fedlite.reporting.record import RoundRecord
 
 
 def minutes(seconds: object) -> str:
-    """Return a duration in minutes, or in hours or days where there are many.
+    """Return a duration in minutes; in seconds, hours or days where that reads better.
 
     >>> minutes(6.0), minutes(5400.0), minutes(36_000.0), minutes(864_000.0)
-    ('0.10 min', '90 min', '10 hours', '10 days')
+    ('6 s', '90 min', '10 hours', '10 days')
     """
     if not isinstance(seconds, int | float):
         return "never"
-    for size, unit, most in ((60.0, "min", 7200.0), (3600.0, "hours", 172_800.0)):
+    for size, unit, most in (
+        (1.0, "s", 120.0),
+        (60.0, "min", 7200.0),
+        (3600.0, "hours", 172_800.0),
+    ):
         if seconds < most:
-            value = seconds / size
-            return f"{value:.2f} {unit}" if value < 1 else f"{value:.3g} {unit}"
+            return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 86_400.0:,.3g} days"
 
 

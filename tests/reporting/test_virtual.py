@@ -11,9 +11,9 @@ from fedlite.reporting.record import RoundRecord
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [
-        (0.6, "0.01 min"),
-        (59.9, "1.00 min"),
-        (60.0, "1 min"),
+        (0.6, "0.6 s"),
+        (119.9, "120 s"),
+        (120.0, "2 min"),
         (7199.0, "120 min"),
         (7200.0, "2 hours"),
         (172_800.0, "2 days"),
