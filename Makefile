@@ -39,6 +39,7 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m simulations.benchmarks.codec --quick
+	$(BIN)/python -m simulations.benchmarks.crossdevice --quick
 	$(BIN)/python -m simulations.benchmarks.depth --quick
 	$(BIN)/python -m simulations.benchmarks.deployment --quick
 	$(BIN)/python -m simulations.benchmarks.dropin --quick
@@ -50,6 +51,7 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.counting --quick
 	$(BIN)/python -m simulations.benchmarks.ledger --quick
 	$(BIN)/python -m simulations.benchmarks.lora --quick
+	$(BIN)/python -m simulations.benchmarks.network --quick
 	$(BIN)/python -m simulations.benchmarks.noise --quick
 	$(BIN)/python -m simulations.benchmarks.robust --quick
 	$(BIN)/python -m simulations.benchmarks.secure --quick

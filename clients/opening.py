@@ -83,7 +83,20 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     # Other people's models may remember records in more than parameters and buffers.
     bench = _bench(plan) if of_the_house(scenario.model.name) else None
     replicas = None if lasting else _replicas(plan)
-    return _ready(plan, data, train, state, guardian, commitment, bench, replicas)
+    keeps = lasting or home is not None or not forgetful(plan)
+    return _ready(plan, data, train, state, guardian, commitment, bench, replicas, keeps=keeps)
+
+
+def forgetful(plan: Plan) -> bool:
+    """Return whether a site needs nothing of a round in the next: no residual, model or budget.
+
+    Asked again for the same round it then makes the same update again.
+    """
+    scenario, up = plan.scenario, plan.scenario.uplink
+    kept = up.error_feedback or up.aggregate_feedback or plan.extras
+    known = scenario.training.objective in ("plain", "fedprox")
+    whole = scenario.downlink.compressor == "dense"
+    return whole and known and not kept and not scenario.private
 
 
 def open_deployed_site(
@@ -114,9 +127,11 @@ def _ready(
     commitment: str,
     bench: Bench | None = None,
     replicas: Replicas | None = None,
+    *,
+    keeps: bool = True,
 ) -> Site:
-    learner = Learner(plan, train, bench)
-    return Site(plan, data.name, learner, state, guardian, commitment, data.calibration, replicas)
+    learner, kept = Learner(plan, train, bench), data.calibration
+    return Site(plan, data.name, learner, state, guardian, commitment, kept, replicas, keeps)
 
 
 def _homes(scenario: Scenario, directory: Path) -> Path:

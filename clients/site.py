@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,8 @@ class Site:
     path: the file of what it remembers of this run. guardian: who holds its budget and its policy.
     commitment: to exactly the records that it trains on. calibration: those that choose which
     inputs leave early; None where the scenario holds out none. replicas: where simulated sites hold
-    their models; None for a site that keeps its own.
+    their models; None for a site that keeps its own. keeps: False where a simulated site remembers
+    nothing, as nothing of a round counts in the next (`clients.opening.forgetful`).
     """
 
     plan: Plan
@@ -51,6 +53,7 @@ class Site:
     commitment: str = ""
     calibration: Dataset | None = None
     replicas: Replicas | None = None
+    keeps: bool = True
 
     @property
     def scenario(self) -> Scenario:
@@ -105,13 +108,13 @@ class Site:
         """
         if instruction.site != self.number:
             raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another site")
-        with exclusive(self.path):
+        with exclusive(self.path) if self.keeps else nullcontext():
             self.guardian.admit(instruction)
             frame = yield from self._take_part(instruction)
             return Reply(frame, self.guardian.release(instruction, frame))
 
     def _take_part(self, instruction: Instruction) -> Generator[Asked, Share, bytes]:
-        known = load(self.path, self.replicas)
+        known = load(self.path, self.replicas) if self.keeps else None
         state = known or SiteState(
             replica=self.plan.first,
             residual=np.zeros_like(self.plan.first),
@@ -139,7 +142,7 @@ class Site:
         state.digest = instruction.model
         if known is None:
             # A crash in the first training must not make the site forget which records it was of.
-            save(self.path, state, self.replicas)
+            self._save(state)
         if self.plan.shared is not None:
             return self._mask(state, instruction, self.plan.shared)
         self.guardian.reserve(instruction)
@@ -161,8 +164,12 @@ class Site:
                 )
         payload = self._compress(state, share, step, instruction)
         # Before it is released: what is on record can then always be sent again.
-        save(self.path, state, self.replicas)
+        self._save(state)
         return payload
+
+    def _save(self, state: SiteState) -> None:
+        if self.keeps:
+            save(self.path, state, self.replicas)
 
     @property
     def sums(self) -> Sums:

@@ -20,7 +20,8 @@ from fedlite import compression, objectives, protection, tasks
 from fedlite.compression import Compressor, Dense, Joined, Part, Stretch, pieces_of
 from fedlite.compression.running import statistics
 from fedlite.compression.support import Support
-from fedlite.data import SiteData, Source
+from fedlite.data import Source
+from fedlite.data.shares import Shares
 from fedlite.data.spread import spread, weak_of
 from fedlite.models import Model, build, checks, load_start
 from fedlite.parameters import (
@@ -350,7 +351,7 @@ def _extras(
     return tuple(Stretch(name, zeros, up, down, per_site=True) for name in names)
 
 
-def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
+def simulated(scenario: Scenario) -> tuple[Plan, Source, Shares]:
     """Return the plan of a scenario whose records are on this machine, their source and shares.
 
     Raises ValueError as `of` and `fedlite.data.spread.spread` do.
@@ -358,7 +359,7 @@ def simulated(scenario: Scenario) -> tuple[Plan, Source, tuple[SiteData, ...]]:
     _task(scenario)
     source, sites = spread(scenario)
     settled = settle_batch(scenario, len(source.train))
-    weak = weak_of(settled, [site.name for site in sites])
+    weak = weak_of(settled, sites.names)
     return of(settled, source.shape, source.classes, weak), source, sites
 
 

@@ -52,6 +52,12 @@ def fraction(default: float) -> Any:
     return setting(default, "greater than 0 and at most 1", lambda v: 0 < v <= 1, **limits)
 
 
+def below_one(default: float) -> Any:
+    """Return a field that holds a share: at least 0, below 1."""
+    limits = {"minimum": 0, "exclusiveMaximum": 1}
+    return setting(default, "at least 0 and less than 1", lambda v: 0 <= v < 1, **limits)
+
+
 def anything(default: Any) -> Any:
     """Return a field that holds any value of its type."""
     return setting(default, "", lambda v: True)

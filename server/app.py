@@ -30,6 +30,7 @@ from fedlite.reporting.trackers import Trackers
 from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.storage import is_full, write_atomic
 from server import counting, delivery, releases
+from server.clock import Clock
 from server.closing import finish, witness_of
 from server.deployment import Deployment, check_own, from_environment
 from server.directories import free_directory
@@ -171,6 +172,9 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         notice=partial(_gathering, directory) if deployment else log.debug,
     )
     selector = Selector.of(plan, evaluator)
+    clock = None
+    if scenario.network.profile and evaluator is not None and deployment is None:
+        clock = Clock.of(plan, evaluator.sites)
     journal: Callable[..., None] = deployment.journal.write if deployment else _unwritten
     rounds = Rounds(
         grid,
@@ -180,6 +184,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         run=task.run,
         witness=witness,
         adapt=deployment is not None,
+        clock=clock,
         journal=journal,
         selector=selector,
     )

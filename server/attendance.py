@@ -15,7 +15,9 @@ All of it follows from the record and the checkpoint: a run that goes on decides
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from typing import overload
 
 from fedlite.messages import Code
 from fedlite.reporting.record import RoundRecord
@@ -33,28 +35,74 @@ _LATE_TIMES, _LATE_SECONDS = 2.0, 10.0
 _BAD = {Code.BAD_UPDATE.value, Code.LEDGER.value}
 
 
-def resting(sites: Mapping[str, SiteRecord], number: int) -> set[str]:
-    """Return the sites that are not asked in round `number` because of their strikes."""
-    return {name for name, record in sites.items() if number < record.again}
+def kept_out(
+    there: Collection[str], sites: Mapping[str, SiteRecord], number: int, quorum: int
+) -> dict[str, str]:
+    """Return whom of those there round `number` may not ask, and why.
 
-
-def candidates(
-    there: Set[str], sites: Mapping[str, SiteRecord], number: int, quorum: int
-) -> list[str]:
-    """Return whom round `number` may ask, in order: all, if those not at rest are too few."""
-    able = {name for name in there if not sites[name].spent}
-    awake = able - resting(sites, number)
-    return sorted(awake if len(awake) >= quorum else able)
+    Those at rest may be where the others are too few. Only sites that were ever asked are looked
+    at: a round costs nothing for the rest, however many they are.
+    """
+    spent = {name: "spent" for name, site in sites.items() if site.spent and name in there}
+    rest = {
+        name: "resting"
+        for name, site in sites.items()
+        if number < site.again and not site.spent and name in there
+    }
+    return spent if len(there) - len(spent) - len(rest) < quorum else spent | rest
 
 
 def absent(
-    there: Set[str], sites: Mapping[str, SiteRecord], names: Iterable[str]
+    there: Collection[str],
+    joined: Set[str],
+    sites: Mapping[str, SiteRecord],
+    out: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return why each site that the run knows is not among `names`, which a round may ask."""
-    out = {name: "offline" for name in sites if name not in there}
-    out |= dict.fromkeys(there, "resting")
-    out |= {name: "spent" for name in sites if sites[name].spent}
-    return {name: why for name, why in sorted(out.items()) if name not in set(names)}
+    """Return why each site cannot be asked that was ever there.
+
+    there: who is, all of whom have joined. out: as of `kept_out`.
+    """
+    if len(joined) == len(there):
+        return dict(sorted(out.items()))
+    gone = {
+        name: "spent" if name in sites and sites[name].spent else "offline"
+        for name in joined
+        if name not in there
+    }
+    return dict(sorted({**gone, **out}.items()))
+
+
+class Without(Sequence[str]):
+    """Names in order, less a few, without a copy of the others.
+
+    >>> list(Without(["a", "b", "c", "d", "e"], {"b", "c", "x"}))
+    ['a', 'd', 'e']
+    """
+
+    def __init__(self, names: Sequence[str], out: Collection[str]) -> None:
+        """Take sorted names, each once."""
+        found = ((bisect_left(names, name), name) for name in out)
+        places = sorted(at for at, name in found if at < len(names) and names[at] == name)
+        self._names = names
+        # How many of the others stand before each that is out.
+        self._before = [at - n for n, at in enumerate(places)]
+
+    def __len__(self) -> int:
+        """Return how many are left."""
+        return len(self._names) - len(self._before)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        """Return the name at a place among those that are left."""
+        if isinstance(at, slice):
+            return [self[n] for n in range(*at.indices(len(self)))]
+        at = range(len(self))[at]
+        return self._names[at + bisect_right(self._before, at)]
 
 
 def late(took: Mapping[str, float], used: Iterable[str]) -> set[str]:

@@ -47,6 +47,34 @@ class SiteRecord:
     records: int = 0
 
 
+_BEGUN = SiteRecord()
+
+
+class SiteRecords(dict[str, SiteRecord]):
+    """What is remembered by name of the sites that were ever asked; of all others, nothing."""
+
+    def __missing__(self, name: str) -> SiteRecord:
+        """Begin to remember a site."""
+        self[name] = record = SiteRecord()
+        return record
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A site's answer on its way, in virtual time (`server.buffered`).
+
+    number, base: round and digest of the model that it trains from. ends: virtual seconds at which
+    it arrives. blob: the reply; empty for one that never comes, or that is a code.
+    """
+
+    name: str
+    number: int
+    base: bytes
+    ends: float
+    blob: bytes = b""
+    code: str = ""
+
+
 @dataclass(frozen=True)
 class Kept:
     """The best round so far (`server.selection`): its number and its score.
@@ -63,15 +91,20 @@ class Kept:
 
 @dataclass
 class Checkpoint:
-    """The run after `round` rounds."""
+    """The run after `round` rounds.
+
+    joined: the sites that were ever there. It is in the record of the rounds, and not saved here.
+    """
 
     run: bytes
     round: int
     state: ServerState
     broadcast: Broadcast
-    sites: dict[str, SiteRecord] = field(default_factory=dict)
+    sites: SiteRecords = field(default_factory=SiteRecords)
     kept: Kept | None = None
     early: Broadcast | None = None
+    flights: list[Flight] = field(default_factory=list)
+    joined: set[str] = field(default_factory=set)
 
     @classmethod
     def before(cls, run: bytes, plan: Plan) -> Checkpoint:
@@ -123,6 +156,8 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         arrays |= {"early": checkpoint.early.replica, **_frames("early", checkpoint.early)}
     if checkpoint.kept is not None and checkpoint.kept.vector is not None:
         arrays["kept"] = checkpoint.kept.vector
+    for at, flight in enumerate(checkpoint.flights):
+        arrays[f"flight.{at}"] = np.frombuffer(flight.blob, np.uint8)
     meta = {
         "run": checkpoint.run.hex(),
         "round": checkpoint.round,
@@ -131,12 +166,19 @@ def save(directory: Path, checkpoint: Checkpoint) -> None:
         "broadcast": broadcast.round,
         "frames": [number for number, _ in broadcast.frames],
         "early": [number for number, _ in checkpoint.early.frames] if checkpoint.early else None,
-        "sites": {name: vars(record) for name, record in checkpoint.sites.items()},
+        "sites": {name: _changed(record) for name, record in checkpoint.sites.items()},
         "kept": _kept_numbers(checkpoint.kept),
+        "flights": [[f.name, f.number, f.base.hex(), f.ends, f.code] for f in checkpoint.flights],
     }
     directory.mkdir(parents=True, exist_ok=True)
     data = safetensors.numpy.save(arrays, metadata={"checkpoint": json.dumps(meta)})
     write_atomic(directory / FILE, data)
+
+
+def _changed(record: SiteRecord) -> dict[str, Any]:
+    """Return what is not as it begins: there may be very many sites."""
+    begun = vars(_BEGUN)
+    return {key: value for key, value in vars(record).items() if value != begun[key]}
 
 
 def _frames(name: str, broadcast: Broadcast) -> dict[str, np.ndarray]:
@@ -180,11 +222,21 @@ def load(directory: Path) -> Checkpoint | None:
                 {name: arrays[f"state.{name}"] for name in meta["arrays"]}, meta["scalars"]
             ),
             broadcast=_broadcast("replica", "frame", meta["frames"], meta["broadcast"], arrays),
-            sites={name: SiteRecord(**record) for name, record in meta["sites"].items()},
+            sites=SiteRecords(
+                {name: SiteRecord(**record) for name, record in meta["sites"].items()}
+            ),
             kept=_kept_of(meta.get("kept"), arrays.get("kept")),
             early=None
             if meta.get("early") is None
             else _broadcast("early", "early", meta["early"], meta["broadcast"], arrays),
+            flights=[
+                Flight(
+                    *(name, number, bytes.fromhex(base), ends),
+                    blob=arrays[f"flight.{at}"].tobytes(),
+                    code=code,
+                )
+                for at, (name, number, base, ends, code) in enumerate(meta.get("flights", []))
+            ],
         )
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(

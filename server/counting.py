@@ -60,7 +60,7 @@ def ask(rounds: Rounds, witness: Witness | None, journal: Callable[..., None]) -
     """
     point, scenario = rounds.point, rounds.scenario
     rounds.roster.meet()
-    nodes = {n: name for name, n in sorted(rounds.roster.nodes.items()) if name in point.sites}
+    nodes = {n: name for name, n in sorted(rounds.roster.nodes.items()) if name in point.joined}
     found, instruction = Counts(), delivery.bringing(rounds, witness)
     asked = {name: instruction(name) for name in nodes.values()}
 
@@ -82,14 +82,14 @@ def ask(rounds: Rounds, witness: Witness | None, journal: Callable[..., None]) -
             found.dropped[name] = code.value
         else:
             _take(rounds, witness, name, asked[name], message, found)
-    found.missing += sorted(point.sites.keys() - seen)
+    found.missing += sorted(point.joined - seen)
     if witness is not None:
         witness.flush()
     for name, why in sorted(found.dropped.items()):
         log.warning("%s: its counts were dropped (%s)", name, why)
     if found.missing:
         log.warning("no counts of %s", ", ".join(sorted(found.missing)))
-    log.info("%d of %d sites have told their counts", len(found.cells), len(point.sites))
+    log.info("%d of %d sites have told their counts", len(found.cells), len(point.joined))
     journal("counts", run=rounds.directory.name, sites=", ".join(sorted(found.cells)))
     return found
 
@@ -158,6 +158,6 @@ def inference_of(rounds: Rounds, found: Counts, *, held: bool) -> dict[str, Any]
     part = (
         measured.inference_of(scenario, open_model(directory), found.cells)
         if held
-        else measured.promised(scenario, found.cells, sorted(rounds.point.sites))
+        else measured.promised(scenario, found.cells, sorted(rounds.point.joined))
     )
     return part | {"told": found.told()}

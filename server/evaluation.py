@@ -29,7 +29,7 @@ Scores = dict[str, dict[str, float]]
 class Evaluator:
     """Scores parameter vectors on the source's global test set, or on the sites' own test parts."""
 
-    def __init__(self, plan: Plan, source: Source, sites: tuple[SiteData, ...]) -> None:
+    def __init__(self, plan: Plan, source: Source, sites: Sequence[SiteData]) -> None:
         """Take the data; the records are prepared when they are first asked for."""
         self.source, self.sites = source, sites
         self.model, self.plan, self.task = plan.model(), plan, plan.task
@@ -65,7 +65,7 @@ class Evaluator:
                 figures = {b: float(m[name][index]) for b, m in measured.items()}
                 if all(map(np.isfinite, figures.values())):
                     scores[name] = figures
-            found[self.sites[index].name] = scores
+            found[self.sites[int(index)].name] = scores
         return found
 
     @property

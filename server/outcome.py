@@ -26,7 +26,11 @@ class Traffic:
 class Outcome:
     """What one round's replies came to.
 
-    up, down: what was sent, by the plan that a site trains by.
+    up, down: what was sent, by the plan that a site trains by. got: bytes that each site was sent.
+    trained: the round whose model each used update is of. In virtual time: times, seconds until
+    each usable answer; held, answers that wait until it is known whom the round uses; late, those
+    that it did not need; seconds that it lasted; staleness, the mean number of the server's steps
+    between an update's model and its use.
     """
 
     plan: Plan
@@ -38,6 +42,13 @@ class Outcome:
     took: dict[str, float] = field(default_factory=dict)
     up: dict[str, Traffic] = field(default_factory=dict)
     down: dict[str, Traffic] = field(default_factory=dict)
+    got: dict[str, int] = field(default_factory=dict)
+    trained: dict[str, int] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
+    held: dict[str, bytes] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    staleness: float = 0.0
 
     def sent_up(self, name: str, size: int, *, whole: bool = True) -> None:
         """Count an update of the site called `name`; not `whole`: what is said beside it."""
@@ -46,6 +57,7 @@ class Outcome:
     def sent_down(self, name: str, size: int, *, whole: bool = True) -> None:
         """Count an instruction to the site called `name`, or what is said beside it."""
         self._count(self.down, name, size, whole)
+        self.got[name] = self.got.get(name, 0) + size
 
     def _count(self, where: dict[str, Traffic], name: str, size: int, whole: bool) -> None:
         dense = 4 * depth.plan_of(self.plan, name).travelling.size if whole else 0

@@ -73,6 +73,8 @@ class Roster:
         self._wait = wait or federation.deadline_seconds
         self._notice = notice
         self.nodes: dict[str, int] = {}
+        self._sorted: list[str] | None = []
+        self._entered: list[str] = []
         # What a node answered instead of its name, and when it may be asked again.
         self._declined: dict[int, tuple[Code, float]] = {}
         # The questions under way: whom, and when.
@@ -86,6 +88,18 @@ class Roster:
         """
         codes = {node: code for node, (code, _) in self._declined.items()}
         return {node: code.value for node, code in codes.items() if code is not Code.UNAPPROVED}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sites that are there, in order."""
+        if self._sorted is None:
+            self._sorted = sorted(self.nodes)
+        return self._sorted
+
+    def entered(self) -> list[str]:
+        """Return who has come, or come back, since it was last asked."""
+        entered, self._entered = self._entered, []
+        return entered
 
     def gather(self) -> None:
         """Wait for the scenario's number of sites, refused ones included, but no longer than told.
@@ -120,7 +134,8 @@ class Roster:
         until = time.monotonic() + self._federation.deadline_seconds
         while True:
             self.meet()
-            enough = len(self.nodes.keys() - spent) >= self._federation.quorum
+            gone = sum(name in self.nodes for name in spent)
+            enough = len(self.nodes) - gone >= self._federation.quorum
             if enough or time.monotonic() > until:
                 return
             time.sleep(POLL_SECONDS)
@@ -130,8 +145,17 @@ class Roster:
 
         It never waits. A site that comes back as another node takes its old place.
         """
+        introduced = getattr(self._grid, "introduced", None)
+        if introduced is not None and self._witness is None:
+            # Of a simulation whose maker knows them all: nobody comes later, and nobody goes.
+            if not self.nodes:
+                self.nodes, self._entered = dict(introduced), [*introduced]
+                self._sorted = None
+            return 0
         here, now = set(self._grid.get_node_ids()), time.monotonic()
-        self.nodes = {name: node for name, node in self.nodes.items() if node in here}
+        if any(node not in here for node in self.nodes.values()):
+            self.nodes = {name: node for name, node in self.nodes.items() if node in here}
+            self._sorted = None
         out = {node for node, (_, again) in self._declined.items() if now < again}
         asked = {node for node, _ in self._greeted.values()}
         new = sorted(self._allowed(here - set(self.nodes.values()) - out - asked))
@@ -219,4 +243,6 @@ class Roster:
                 log.error("%s", error)
                 return Code.LEDGER
         self.nodes[hello.site] = node
+        self._entered.append(hello.site)
+        self._sorted = None
         return None

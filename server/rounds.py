@@ -11,25 +11,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
-from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedlite import depth, flower
-from fedlite.messages import Code, Instruction, site_id
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
-from server import alarm, attendance, checkpoint, lengths, replies
-from server.checkpoint import Checkpoint, SiteRecord
+from server import alarm, attendance, checkpoint, lengths
+from server.asking import Asking
+from server.buffered import Buffered
+from server.checkpoint import Checkpoint
+from server.clock import Clock
 from server.outcome import Outcome
-from server.replies import InOrder
 from server.roster import Roster
 from server.selection import Selector
 from server.sums import Sums
 from server.updates import Updates
-from server.witness import Disagreement, Witness
-from strategies import ServerState
+from server.witness import Witness
 
 log = logging.getLogger("fedlite.server")
 
@@ -46,8 +43,8 @@ class Rounds:
     grid: Flower's way to the sites. roster: who is there. run: its 8 bytes. witness: remembers
     the heads of the sites' ledgers, when they keep any; the roster's, too. adapt: whether the
     deadline follows what sites were seen to need; never in a simulation, which a busy machine would
-    change. journal(action, **facts) is told which sites are asked less. selector: chooses among
-    rounds.
+    change. clock: of virtual time, in a simulation that has one. journal(action, **facts) is told
+    which sites are asked less. selector: chooses among rounds.
     epsilon(asked) returns the privacy loss of a site that was asked so often. evaluate(round,
     model) returns the scores by name and branch.
     """
@@ -62,6 +59,7 @@ class Rounds:
         run: bytes,
         witness: Witness | None = None,
         adapt: bool = False,
+        clock: Clock | None = None,
         journal: Callable[..., object] = log.debug,
         selector: Selector | None = None,
     ) -> None:
@@ -94,6 +92,15 @@ class Rounds:
             )
         rewrite_rounds(directory, kept)
         self.records = kept
+        self.point.joined.update(self.point.sites, *(record.joined for record in kept))
+        kind = Buffered if plan.scenario.network.buffer else Asking
+        self.asking = kind(
+            *(grid, plan, self.point, roster, self.updates),
+            records=self.records,
+            witness=witness,
+            adapt=adapt,
+            clock=clock,
+        )
 
     def play(
         self,
@@ -122,9 +129,9 @@ class Rounds:
             started, cpu, before = time.monotonic(), cpu_seconds(), self._site_seconds()
             if number > 1:
                 self.roster.wait_for_quorum(self._spent())
-            joined = sorted(self.roster.nodes.keys() - self.point.sites.keys())
-            self.point.sites.update({name: SiteRecord() for name in joined})
-            outcome, state = self._round(number)
+            joined = sorted({*self.roster.entered()} - self.point.joined)
+            self.point.joined.update(joined)
+            outcome, state = self.asking.round(number)
             self._judge(number, outcome)
             # Too few answers make no round: their senders are told so and take the updates back.
             enough = len(outcome.used) >= federation.quorum
@@ -141,7 +148,7 @@ class Rounds:
             void = 0 if enough else void + 1
             if not void:
                 for name in outcome.used:
-                    self.point.sites[name].acknowledged = number
+                    self.point.sites[name].acknowledged = outcome.trained[name]
                     self.point.sites[name].used += 1
                     self.point.sites[name].records = self.updates.records.get(name, 0)
                     if self._adapt:
@@ -176,6 +183,9 @@ class Rounds:
                 jump=jump,
                 product_error=self.updates.product_error,
                 slowest=outcome.slowest if self._adapt else 0.0,
+                simulated_seconds=round(outcome.seconds, 6),
+                late=outcome.late,
+                staleness=round(outcome.staleness, 4),
             )
             if self._witness is not None:
                 self._witness.flush()
@@ -217,7 +227,8 @@ class Rounds:
 
     def _site_seconds(self, before: Mapping[str, float] | None = None) -> dict[str, float]:
         """Return the processor seconds of each site (since `before`), where the grid knows them."""
-        of = getattr(self.grid, "site_seconds", None)
+        # Of all sites together the engine says it; only kinds of sites are told apart.
+        of = getattr(self.grid, "site_seconds", None) if self.plan.weak else None
         spent = {name: of(node) for name, node in self.roster.nodes.items()} if of else {}
         return {name: now - (before or {}).get(name, 0.0) for name, now in spent.items()}
 
@@ -235,9 +246,9 @@ class Rounds:
 
     def _out_of_budget(self) -> bool:
         """Whether the sites whose own budgets are spent leave too few for any further round."""
-        there = self.roster.nodes.keys()
-        spent = there & self._spent()
-        return bool(spent) and len(there - spent) < self.scenario.federation.quorum
+        there = self.roster.nodes
+        spent = sum(name in there for name in self._spent())
+        return bool(spent) and len(there) - spent < self.scenario.federation.quorum
 
     def _judge(self, number: int, outcome: Outcome) -> None:
         """Give strikes for a round, and say who will be asked less for them."""
@@ -263,122 +274,3 @@ class Rounds:
         parts = [f"{name} {code}" for name, code in sorted(outcome.dropped.items())]
         parts += [f"{name} no reply" for name in outcome.missing]
         return ", ".join(parts) or f"{len(outcome.used)} used"
-
-    def _round(self, number: int) -> tuple[Outcome, ServerState]:
-        federation, point = self.scenario.federation, self.point
-        point.advance(self.plan, number)
-        self.updates.start(point, number, lengths.usual(self.plan, self.records, number))
-
-        there = self.roster.nodes.keys()
-        names = attendance.candidates(there, point.sites, number, federation.quorum)
-        if isinstance(self.updates, Sums):
-            names = self.updates.members(names)
-        rng = np.random.default_rng([federation.seed, number])
-        wanted = min(federation.participants, len(names))
-        chosen = sorted(names[i] for i in rng.choice(len(names), wanted, replace=False))
-
-        outcome = Outcome(
-            self.plan,
-            drawn=chosen if len(chosen) < len(names) else [],
-            out=attendance.absent(there, point.sites, names),
-        )
-        order = InOrder(chosen)
-        again = self._ask(chosen, number, outcome, order)
-        if again:
-            # A site that lost its model gets all of it, once, in the same round.
-            for name in again:
-                point.sites[name].held = None
-            self._ask(again, number, outcome, order)
-        for name, blob in order.rest():
-            self._use(name, number, blob, outcome)
-        outcome.missing = order.missing()
-        if isinstance(self.updates, Sums):
-            self.updates.conclude(outcome)
-        return outcome, self.updates.finish()
-
-    def _ask(self, names: list[str], number: int, outcome: Outcome, order: InOrder) -> list[str]:
-        """Invite sites, use replies in the order of names, return who needs the full model."""
-        digests = {p: self.point.down(p).digest for p in depth.kinds(self.plan)}
-        by_node = {self.roster.nodes[name]: name for name in names}
-        again: list[str] = []
-
-        def questions() -> Iterator[Message]:
-            # Each is made when the grid takes it: a late joiner's holds the whole model.
-            for node, name in by_node.items():
-                plan = depth.plan_of(self.plan, name)
-                instruction = self._instruction(name, number, plan, digests[plan]).encode()
-                outcome.sent_down(name, len(instruction))
-                self.point.sites[name].asked = min(self.point.sites[name].asked + 1, number)
-                yield flower.ask(instruction, node, "train", str(number))
-
-        deadline = self.scenario.federation.deadline_seconds
-        if self._adapt:
-            deadline = attendance.deadline(deadline, self.records, self.point.sites, names)
-        started = time.monotonic()
-        for message in replies.ask(self.grid, questions(), deadline):
-            name = by_node.get(message.metadata.src_node_id, "")
-            if not name and message.has_error():
-                # Flower answers itself for a node that it takes for gone.
-                log.warning("round %d: Flower says: %s", number, message.error.reason)
-            if not name or name in order.seen:
-                continue
-            code = flower.code_of(message)
-            if code is Code.NEED_FULL_MODEL and self.point.sites[name].held is not None:
-                if name not in again:
-                    again.append(name)
-                continue
-            arrived = self._blob(name, message, outcome)
-            outcome.took[name] = time.monotonic() - started
-            for ready, blob in order.add(name, arrived):
-                self._use(ready, number, blob, outcome)
-        return again
-
-    def _instruction(self, name: str, number: int, plan: Plan, digest: bytes) -> Instruction:
-        point, record = self.point, self.point.sites[name]
-        with_step = self.scenario.uplink.aggregate_feedback > 0
-        return Instruction(
-            run=point.run,
-            round=number,
-            site=site_id(name),
-            acknowledged=record.acknowledged,
-            model=digest,
-            frames=point.down(plan).frames_for(
-                record.held, plan.travelling.digest, point.run, with_step=with_step
-            ),
-            receipt=self._witness.receipt(name) if self._witness else None,
-        )
-
-    def _blob(self, name: str, message: Message, outcome: Outcome) -> bytes | None:
-        """Return what a reply holds, or note why it holds nothing."""
-        record, code, blob = self.point.sites[name], flower.code_of(message), b""
-        if code is None:
-            try:
-                blob = flower.unwrap(message)
-            except ValueError as error:
-                code = Code.BAD_UPDATE
-                log.warning("%s: %s", name, error)
-        if code is not None:
-            outcome.dropped[name] = code.value
-            if code is Code.BUDGET:
-                # It took no step, and will take none for as long as this run is its plan.
-                record.asked, record.spent = record.asked - 1, True
-            return None
-        outcome.sent_up(name, len(blob))
-        record.releases += 1
-        # What waits for its turn may not fill the memory: too long a reply never waits.
-        return blob[: self.updates.longest + 1]
-
-    def _use(self, name: str, number: int, blob: bytes, outcome: Outcome) -> None:
-        """Add one update, or drop it."""
-        try:
-            self.updates.add(name, blob)
-        except Disagreement as error:
-            log.error("%s", error)
-            outcome.dropped[name] = Code.LEDGER.value
-            return
-        except ValueError as error:
-            log.warning("%s: the update was dropped: %s", name, error)
-            outcome.dropped[name] = Code.BAD_UPDATE.value
-            return
-        outcome.used.append(name)
-        self.point.sites[name].held = number

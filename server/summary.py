@@ -21,6 +21,7 @@ from fedlite.protection import counting_mechanism
 from fedlite.registry import label
 from fedlite.reporting.attendance import rested
 from fedlite.reporting.record import WEAK, WHOLE, RoundRecord, total_bytes
+from fedlite.reporting.virtual import network_of
 from fedlite.scenario import Scenario
 from server.checkpoint import Checkpoint, SiteRecord
 from server.evaluation import Evaluator
@@ -89,6 +90,11 @@ def privacy_of(
     return found
 
 
+def records_of(point: Checkpoint) -> dict[str, SiteRecord]:
+    """Return what is remembered of each site that was ever there, also of those never asked."""
+    return {name: point.sites.get(name, SiteRecord()) for name in point.joined}
+
+
 def shared_of(mechanism: SharedMechanism, delta: float) -> dict[str, Any]:
     """Return what epsilon rests on where sites share the noise, as `{"shared": ...}`.
 
@@ -119,7 +125,7 @@ def kinds_of(plan: Plan, point: Checkpoint, records: list[RoundRecord]) -> dict[
     found: dict[str, Any] = {}
     for kind, one in zip((WHOLE, WEAK), depth.kinds(plan), strict=True):
         rows = [record.kinds[kind] for record in records if kind in record.kinds]
-        names = sorted(name for name in point.sites if (name in plan.weak) == (kind == WEAK))
+        names = sorted(name for name in point.joined if (name in plan.weak) == (kind == WEAK))
         totals = {key: sum(row[key] for row in rows) for key in ("used", "up", "down")}
         found[kind] = {"sites": names, "parameters": one.layout.size, **totals}
         if rows and all("cpu_seconds" in row for row in rows):
@@ -202,7 +208,7 @@ def summarize(
         "run": point.run.hex(),
         "rounds": point.round,
         "planned_rounds": scenario.federation.rounds,
-        "sites": sorted(point.sites),
+        "sites": sorted(point.joined),
         "parameters": plan.layout.size,
         "engine": engine,
         "versions": versions(),
@@ -221,7 +227,7 @@ def summarize(
         "jumps": {str(r.round): r.jump for r in records if r.jump},
         "rested": rested(records),
         "refused": sorted(refused),
-        "privacy": privacy_of(plan, point.sites, seen),
+        "privacy": privacy_of(plan, records_of(point), seen),
         "disclosed": ["records"] if scenario.federation.weighting == "records" else [],
         "seconds": {
             "total": round(sum(seconds), 2),
@@ -230,6 +236,9 @@ def summarize(
         "cpu_seconds": round(cpu, 2),
         "energy": energy,
     }
+    if scenario.network.profile and engine != "network":
+        network = scenario.network
+        summary["network"] = network_of(records, profile=network.profile, target=network.target)
     if plan.weak:
         summary["kinds"] = kinds_of(plan, point, records)
     if plan.extras:

@@ -29,6 +29,7 @@ from server import replies
 from server.checkpoint import Checkpoint
 from server.outcome import Outcome
 from server.roster import Roster
+from server.updates import Aged
 from server.witness import Witness
 from strategies import ServerState, make, weighted_mean
 
@@ -130,8 +131,8 @@ class Sums:
         mechanism = self._mechanism
         return Collector(self._group, number, model, mechanism.coordinates, mechanism.bits)
 
-    def add(self, name: str, blob: bytes) -> None:
-        """Take a site's masked vector; raises as `Updates.add` does."""
+    def add(self, name: str, blob: bytes, aged: Aged | None = None) -> None:
+        """Take a site's masked vector; raises as `Updates.add` does. Its model is the round's."""
         reply = Reply.decode(blob)
         if self._witness is not None:
             payload = hashlib.sha256(reply.frame).hexdigest()

@@ -35,6 +35,23 @@ _MOST_WAITING, _MOST_BYTES = 64, 256_000_000
 
 
 @dataclass(frozen=True)
+class Aged:
+    """Which model an update is of, where it need not be the round's (`server.buffered`).
+
+    number, base: its round and its digest. age: the server's steps since, tau.
+    """
+
+    number: int
+    base: bytes
+    age: int
+
+    @property
+    def factor(self) -> np.float32:
+        """What the update is multiplied by: 1 / sqrt(1 + tau) (Nguyen et al. 2022)."""
+        return np.float32(1.0 / math.sqrt(1.0 + self.age))
+
+
+@dataclass(frozen=True)
 class _Waiting:
     """An update that is valid, and whose lengths will be judged."""
 
@@ -43,6 +60,7 @@ class _Waiting:
     envelope: compression.Envelope
     records: int
     lengths: tuple[float, ...]
+    aged: Aged | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,16 +157,20 @@ class Updates:
     def _kind_of(self, name: str) -> _Kind:
         return self._kinds[depth.plan_of(self._plan, name)]
 
-    def add(self, name: str, blob: bytes) -> None:
+    def add(self, name: str, blob: bytes, aged: Aged | None = None) -> None:
         """Decode a site's update, cut it to the bound and add it, now or at the end of the round.
+
+        aged: which model it is of, if not the round's.
 
         Raises Disagreement when its ledger's head contradicts the witness, ValueError when it is
         in any other way no update of this site for this round.
         """
         kind = self._kind_of(name)
         envelope = replace(kind.envelope, site=site_id(name))
+        if aged is not None:
+            envelope = replace(envelope, round=aged.number, base=aged.base)
         reply = Reply.decode(blob)
-        self._check_head(name, reply)
+        self._check_head(name, reply, envelope.round)
         codec, records, body = compression.unpack(reply.frame, envelope, limit=kind.plan.up_limit)
         if codec != kind.uplink.codec:
             raise ValueError(f"codec: must be {kind.uplink.codec}, got {codec}")
@@ -171,9 +193,9 @@ class Updates:
         if (self._extras.seen(extras) or too_long) and self._waiting is None:
             self._waiting = []
         if self._waiting is None:
-            self._take(name, parts, extras, records)
+            self._take(name, parts, extras, records, aged)
             return
-        self._waiting.append(_Waiting(name, body, envelope, records, lengths))
+        self._waiting.append(_Waiting(name, body, envelope, records, lengths, aged))
         held = sum(len(one.body) for one in self._waiting)
         some = len(self._waiting) >= LEAST and held > _MOST_BYTES
         if some or len(self._waiting) == _MOST_WAITING:
@@ -218,7 +240,7 @@ class Updates:
                 if usual and length > self._factor * usual:
                     parts[at] = replace(parts[at], values=client.clip(parts[at].values, usual))
                     self.cut[one.name] = max(length / usual, self.cut.get(one.name, 0.0))
-            self._take(one.name, parts, extras, one.records)
+            self._take(one.name, parts, extras, one.records, one.aged)
 
     def _take(
         self,
@@ -226,7 +248,10 @@ class Updates:
         parts: list[compression.Decoded],
         extras: tuple[compression.Decoded, ...],
         records: int,
+        aged: Aged | None,
     ) -> None:
+        if aged is not None:
+            parts = [replace(part, values=part.values * aged.factor) for part in parts]
         weight = self._strategy.weight_of(records)
         for strategy, part in zip(self._strategies, parts, strict=False):
             strategy.add(part, records)
@@ -256,10 +281,10 @@ class Updates:
         parts = [update if one is None else depth.within(update, one) for one in held]
         return parts, tuple(extras), length
 
-    def _check_head(self, name: str, reply: Reply) -> None:
+    def _check_head(self, name: str, reply: Reply, number: int) -> None:
         if self._witness is not None:
             payload = hashlib.sha256(reply.frame).hexdigest()
-            run, number = self._run.hex(), self._number
+            run = self._run.hex()
             self._witness.see(name, reply.head, run=run, number=number, payload=payload)
         elif reply.head is not None:
             raise ValueError("reply: holds a ledger's head in a run that claims no privacy")

@@ -11,7 +11,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,7 +87,7 @@ class Fold:
     `accuracy`. `own`: the heads that the sites trained alone. `held`: their held-out parts.
     """
 
-    def __init__(self, model: Model, sites: tuple[SiteData, ...], seed: int) -> None:
+    def __init__(self, model: Model, sites: Sequence[SiteData], seed: int) -> None:
         """Compute the features that all heads read; `seed` draws the inner folds."""
         self.metric, self.score = metric_of(model.classes)
         self.model, self.seed = model, seed
@@ -206,7 +206,7 @@ def home_scores(scenario: Scenario, vector: Vector) -> dict[str, dict[str, float
     return {metric: found}
 
 
-def _alone(scenario: Scenario, model: Model, sites: tuple[SiteData, ...]) -> list[home.Head]:
+def _alone(scenario: Scenario, model: Model, sites: Sequence[SiteData]) -> list[home.Head]:
     """The scenario's private recipe at each site by itself, without any message.
 
     The noised sum is divided by the site's own expected batch: no other site needs to agree on it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import Future
 from functools import partial
 
@@ -24,10 +24,16 @@ from simulations.node import FIRST_NODE
 class SimulationGrid(Grid):
     """Flower's Grid over an engine; one per process, because Flower's run identity is global."""
 
-    def __init__(self, run_id: int, sites: int, engine: Engine) -> None:
-        """Take the place of a SuperLink with `sites` connected nodes."""
+    def __init__(
+        self, run_id: int, sites: int, engine: Engine, names: Sequence[str] | None = None
+    ) -> None:
+        """Take the place of a SuperLink with `sites` connected nodes.
+
+        names: of the sites, where whoever made the grid vouches for them: nobody has to be asked.
+        """
         self._run = Run.create_empty(run_id=run_id)
         self._nodes = [FIRST_NODE + index for index in range(sites)]
+        self.introduced = None if names is None else dict(zip(names, self._nodes, strict=True))
         self._engine = engine
         self._ready: dict[str, bytes] = {}
         flower.identify(run_id, 0)

@@ -37,25 +37,13 @@ class Node:
         flower.identify(run_id, 0)
         self._app, self.most = app, most
         self.trained = {"alone": 0, "together": 0}
-        self._contexts = {
-            FIRST_NODE + index: Context(
-                run_id=run_id,
-                node_id=FIRST_NODE + index,
-                node_config={
-                    "partition-id": index,
-                    "num-partitions": sites,
-                    "state-path": str(state),
-                },
-                state=RecordDict(),
-                run_config=dict(run_config),
-            )
-            for index in range(sites)
-        }
+        self._run_id, self._sites, self._state = run_id, sites, str(state)
+        self._run_config = dict(run_config)
 
     def handle(self, node: int, data: bytes) -> bytes:
         """Return the serialised reply of `node` to a serialised message."""
         message = flower.from_bytes(data)
-        reply: Message = self._app(message, self._contexts[node])
+        reply: Message = self._app(message, self._context(node))
         self.trained["alone"] += message.metadata.message_type == _TRAIN
         return flower.to_bytes(reply)
 
@@ -72,13 +60,27 @@ class Node:
         order = [n for n in sorted(messages) if messages[n].metadata.message_type == _TRAIN]
         if not order:
             return [self.handle(node, data) for node, data in asked]
-        answers, together = train_many([(messages[n], self._contexts[n]) for n in order])
+        answers, together = train_many([(messages[n], self._context(n)) for n in order])
         found = {n: flower.to_bytes(reply) for n, reply in zip(order, answers, strict=True)}
         self.trained["alone"] += len(order) - together
         self.trained["together"] += together
         if given_up():
             self.most = 1
         return [found[node] if node in found else self.handle(node, data) for node, data in asked]
+
+    def _context(self, node: int) -> Context:
+        """Return a node's context, made anew: sites keep what they remember on their disk."""
+        return Context(
+            run_id=self._run_id,
+            node_id=node,
+            node_config={
+                "partition-id": node - FIRST_NODE,
+                "num-partitions": self._sites,
+                "state-path": self._state,
+            },
+            state=RecordDict(),
+            run_config=self._run_config,
+        )
 
 
 def timed(node: Node, asked: Sequence[tuple[int, bytes]]) -> tuple[list[bytes], float]:

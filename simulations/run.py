@@ -28,6 +28,7 @@ from fedlite.scenario import (
     ScenarioError,
     is_path,
     load,
+    network_rules,
     own_code,
     with_values,
 )
@@ -35,6 +36,7 @@ from fedlite.scenario.records import OWN
 from fedlite.training import together
 from fedlite.training.objective import Objective
 from fedlite.training.share import device_of
+from server import buffered
 from server.evaluation import Evaluator
 from server.selection import Selector
 from simulations import adaptive, homes
@@ -109,6 +111,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
         Objective.of(plan.task, plan.scenario.training).check_private()
     plan.check_model()
     depth.check(plan)
+    buffered.check(plan)
     if scenario.inference.calibration:
         adaptive.check_model(plan)
     if plan.weak:
@@ -130,6 +133,7 @@ def _check_bundled(scenario: Scenario) -> None:
             "federation.weak: must be 0 in a deployment (rule: no lot knows which machines are "
             f"weak), got {scenario.federation.weak:g}; name them in federation.weak_sites"
         )
+    why += network_rules.deployed(scenario.network)
     if why:
         raise ScenarioError("\n".join(why))
 
@@ -162,7 +166,7 @@ def _check_data(scenario: Scenario) -> Plan:
         )
     if scenario.inference.calibration:
         adaptive.check(plan, sites)
-    # What it may not choose by is refused here, and once more where the rounds are.
+    # What it may not choose by is refused here, and again where the rounds are.
     Selector.of(plan, Evaluator(plan, source, sites))
     if scenario.private and not scenario.data.own:
         chosen = scenario.data
@@ -221,7 +225,7 @@ def choose_engine(name: str, scenario: Scenario) -> str:
     federation, training = scenario.federation, scenario.training
     plan, _, sites = plans.simulated(scenario)
     macs = sum(part["macs"] for part in plan.model().costs().values())
-    records = sum(len(site.train) for site in sites)
+    records = sum(sites.sizes)
     if scenario.privacy.unit == "record":
         passes = training.steps * scenario.privacy.sampling_rate
     else:
@@ -286,9 +290,9 @@ def simulate(
 def _read(scenario: Scenario) -> list[str]:
     """Return what was read, a line each: whoever simulates holds all records."""
     _, source, sites = plans.simulated(scenario)
-    rows = read_section(overview(source, sites))
-    lines = [wording.plain(f"{name}: {told}") for name, told in rows if told]
-    training, most = scenario.training, max(len(site.train) for site in sites)
+    told = read_section(overview(source, sites))
+    lines = [wording.plain(f"{name}: {text}") for name, text in told if text]
+    training, most = scenario.training, max(sites.sizes)
     if not training.steps and training.epochs == 1 and most <= training.batch_size:
         lines.append(
             f"training: one step a round, as no site has more than the {training.batch_size} "
@@ -326,19 +330,20 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
         "run.directory": str(directory),
         "run.quiet": quiet,
     }
-    sites = scenario.federation.sites
     plan, _, shares = plans.simulated(scenario)
     workers = make_engine(
         engine,
         run_id=run_id,
-        sites=sites,
+        sites=len(shares),
         run_config=run_config,
         state=directory / "checkpoint" / "sites",
-        work=[len(site.train) for site in shares],
+        work=shares.sizes,
         most=together.most(plan),
     )
+    # Who keeps a ledger tells its head when it is met.
+    met = None if scenario.claims_privacy or scenario.simulation.sites else shares.names
     try:
-        grid = SimulationGrid(run_id, sites, workers)
+        grid = SimulationGrid(run_id, len(shares), workers, met)
         context = Context(
             run_id=run_id, node_id=0, node_config={}, state=RecordDict(), run_config=run_config
         )

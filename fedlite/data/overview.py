@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fedlite.data.dataset import SiteData, Source
+from fedlite.data.shares import lengths
 from fedlite.scenario.texts import NLL
 
 
@@ -24,7 +25,8 @@ def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
     classes, counts = source.train.classes, np.zeros(0, np.int64)
     if classes is not None:
         counts = np.bincount(classes, minlength=source.classes)
-    kept = sum(len(site.calibration) for site in sites if site.calibration is not None)
+    found = lengths(sites)
+    kept = sum(calibration for _, _, calibration in found.values())
     told = {"calibration": kept} if kept else {}
     return told | {
         "name": source.name,
@@ -35,7 +37,7 @@ def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
         "missing": float(np.isnan(source.train.x).mean()) if len(source.train) else 0.0,
         "classes": dict(zip(source.labels, counts.tolist(), strict=False)),
         "targets": list(source.labels) if classes is None else [],
-        "sites": {site.name: [len(site.train), len(site.test)] for site in sites},
+        "sites": {name: [train, test] for name, (train, test, _) in found.items()},
         "warnings": [] if classes is None else look_alikes(source.labels),
     }
 

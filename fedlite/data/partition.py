@@ -13,6 +13,7 @@ from fedlite.data import skew
 from fedlite.data.dataset import Indices, SiteData, Source
 from fedlite.data.keyed import keyed_folds, keyed_owners, keyed_part
 from fedlite.data.own import divided
+from fedlite.data.shares import Shares, answers, sizes as sizes_of
 from fedlite.data.skew import ASSIGN
 from fedlite.scenario.records import ALONE, PARTITIONS
 
@@ -239,7 +240,7 @@ def site_data(
     private: bool = False,
     options: Mapping[str, Any] = _NONE,
     calibration: float = 0.0,
-) -> list[SiteData]:
+) -> Shares:
     """Return what each site holds: its share of `source.train`, less its own held-out part.
 
     The held-out part is fold number `fold` of round(1 / test_fraction) folds, which are disjoint
@@ -273,15 +274,11 @@ def site_data(
     if calibration:
         kept = ~held & keyed_part(source.train, calibration, seed, "calibration")
         trained = ~held & ~kept
-    result = [
-        SiteData(
-            name,
-            source.train.take(mine[trained[mine]]),
-            source.train.take(mine[held[mine]]),
-            None if kept is None else source.train.take(mine[kept[mine]]),
-        )
-        for name, mine in zip(site_names(source, kind, sites), shares, strict=True)
+    parts = [
+        (mine[trained[mine]], mine[held[mine]], None if kept is None else mine[kept[mine]])
+        for mine in shares
     ]
+    result = Shares(source.train, site_names(source, kind, sites), parts)
     if not private:
         where = describe(kind, sites, alpha=alpha, seed=seed)
         check_sites(result, 1, where=where, mend=_mend(kind))
@@ -307,11 +304,11 @@ def check_sites(
     Raises ValueError naming the first such site, the rule, the value and the mend.
     """
     mend = mend or "give the site more records, or leave it out"
-    for site in sites:
-        if len(site.train) < max(1, minimum):
+    for name, size in sizes_of(sites).items():
+        if size < max(1, minimum):
             raise ValueError(
-                f"{site.name}: must have at least {max(1, minimum)} training records, got "
-                f"{len(site.train)} in the {where}; {mend}"
+                f"{name}: must have at least {max(1, minimum)} training records, got "
+                f"{size} in the {where}; {mend}"
             )
 
 
@@ -320,8 +317,8 @@ def of_one_class(sites: Sequence[SiteData]) -> list[str]:
 
     Such a site teaches the others to answer that class: allowed without privacy, and worth a note.
     """
-    classes = {site.name: site.train.classes for site in sites}
-    return [name for name, y in classes.items() if y is not None and len(np.unique(y)) == 1]
+    found = answers(sites)
+    return [name for name, y in found if y is not None and len(y) and (y == y[0]).all()]
 
 
 def lacking(sites: Sequence[SiteData], count: int) -> dict[str, list[int]]:

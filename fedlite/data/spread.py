@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from fedlite.data.catalog import load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.owners import by_file
 from fedlite.data.partition import draws, site_data
+from fedlite.data.shares import Shares
 from fedlite.data.standardization import standardize
 from fedlite.scenario import Data, Scenario, own_stamps, tabular
 from fedlite.settings import read_options
@@ -58,7 +59,7 @@ def load_source(
     return by_file(source, data.partition_file) if data.partition_file else source
 
 
-def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
+def spread(scenario: Scenario) -> tuple[Source, Shares]:
     """Load a scenario's source and share it out to its sites; the last few results are kept.
 
     Raises ValueError as `load` and `share_out` do.
@@ -82,10 +83,9 @@ def spread(scenario: Scenario) -> tuple[Source, tuple[SiteData, ...]]:
 @lru_cache(maxsize=4)
 def _spread(
     data: Data, task: str, sites: int, seed: int, private: bool, calibration: float, _seen: object
-) -> tuple[Source, tuple[SiteData, ...]]:
+) -> tuple[Source, Shares]:
     source = load_source(data, task, settled=private)
-    shared = share_out(source, data, sites, seed, private=private, calibration=calibration)
-    parts = tuple(shared)
+    parts = share_out(source, data, sites, seed, private=private, calibration=calibration)
     drawn = 1
     if not private:
         drawn = draws(source, data.division, sites, alpha=data.alpha, seed=seed, least=data.least)
@@ -119,6 +119,9 @@ def weak_of(scenario: Scenario, names: Sequence[str]) -> frozenset[str]:
     """
     federation = scenario.federation
     named = frozenset(federation.weak_named)
+    if not named and not federation.weak:
+        # Of many sites the names are not looked at where nothing is asked of them.
+        return named
     if strangers := sorted(named - {*names}):
         raise ValueError(
             f"federation.weak_sites: must name sites of the federation, which are "
@@ -143,7 +146,7 @@ def weak_of(scenario: Scenario, names: Sequence[str]) -> frozenset[str]:
 
 def share_out(
     source: Source, data: Data, sites: int, seed: int, *, private: bool, calibration: float = 0.0
-) -> list[SiteData]:
+) -> Shares:
     """Return what each of `sites` sites holds of a source that is loaded already.
 
     With `scaling = "site"` each site scales a table's columns by its own training statistics; with
@@ -169,7 +172,7 @@ def share_out(
     )
     if source.train.raw:
         own = data.scaling == "site" and source.ranges is None
-        parts = [standardize(p) if own else filled(p, source.ranges) for p in parts]
+        parts = parts.each(standardize if own else partial(filled, ranges=source.ranges))
     return parts
 
 

@@ -137,15 +137,13 @@ def held_out(trained: Trained, columns: Sequence[str] = ()) -> Records:
         train = replace(source.train, more={name: np.array(of) for name, of in more.items()})
         federation, source = scenario.federation, replace(source, train=train)
         # Where a record goes is settled by itself: with further columns it goes there, too.
-        sites = tuple(
-            share_out(
-                source,
-                scenario.data,
-                federation.sites,
-                federation.seed,
-                private=scenario.private,
-                calibration=scenario.inference.calibration,
-            )
+        sites = share_out(
+            source,
+            scenario.data,
+            federation.sites,
+            federation.seed,
+            private=scenario.private,
+            calibration=scenario.inference.calibration,
         )
     if source.test is not None:
         where = f"the test set of {source.name}"

@@ -12,13 +12,14 @@ from fedlite.reporting.record import RoundRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-IDLE, USED, VOID, DECLINED, OUT, MISSING, BAD = range(1, 8)
+IDLE, USED, LATE, VOID, DECLINED, OUT, MISSING, BAD = range(1, 9)
 """The states of a site in a round; 0 before it was first there."""
 
 # From quiet to loud; every pair is told apart by lightness or by every common colour vision.
 STATES = {
     IDLE: ("not drawn", "#f0f0f0"),
     USED: ("used", "#9ecae1"),
+    LATE: ("not among the first", "#c7e9c0"),
     VOID: ("answered, in a round that did not count", "#3182bd"),
     DECLINED: ("declined with a code", "#f0e442"),
     OUT: ("not asked: offline, at rest or spent", "#bdbdbd"),
@@ -45,7 +46,9 @@ def grid(rounds: Sequence[RoundRecord]) -> dict[str, list[int]]:
             if at >= joined[site]:
                 drawn = not record.asked or site in record.asked
                 states[at] = answered if drawn else IDLE
-                if site in record.out:
+                if site in record.late:
+                    states[at] = LATE
+                elif site in record.out:
                     states[at] = OUT
                 elif site in record.missing:
                     states[at] = MISSING

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from fedlite.reporting import scores, wording
+from fedlite.reporting import scores, virtual, wording
 from fedlite.reporting.compare_cost import Cost, cost_of
 from fedlite.reporting.measures import measured as measured_by
 from fedlite.reporting.record import SUMMARY, RoundRecord
@@ -285,6 +285,18 @@ def measures_of(members: Sequence[Member], score: str) -> tuple[Measure, ...]:
         Measure("bytes_up", "sent up", lambda m: float(m.summary["bytes"]["up"]), _bytes),
         Measure("bytes_down", "sent down", lambda m: float(m.summary["bytes"]["down"]), _bytes),
         Measure("epsilon", "epsilon", _epsilon, wording.epsilon),
+        Measure(
+            "simulated",
+            "time, virtual",
+            lambda m: virtual.of(m.summary, "seconds"),
+            virtual.minutes,
+        ),
+        Measure(
+            "to_target",
+            "target, after",
+            lambda m: virtual.of(m.summary, "seconds_to_target"),
+            virtual.minutes,
+        ),
         Measure("seconds", "seconds", lambda m: float(m.summary["seconds"]["total"]), _seconds),
     ]
     # Where there is no global test set, the score is that of the held-out parts already.
@@ -369,6 +381,7 @@ def _notes(members: Sequence[Member], score: str) -> list[str]:
             f"Not scored on the same records: {', '.join(differ)} differ, and the score is that of "
             "the sites' held-out parts."
         )
+    notes += virtual.notes([m.summary for m in members])
     if any(wording.unmeasured(m.summary) for m in members):
         notes.append("Some runs were not scored: nobody but the sites held records.")
     if any(wording.spoilt(m.summary) for m in members):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PAGE, TABLE = "compare.html", "compare.csv"
 _SCORES = ("score", "held_out")
-_ON_TERMINAL = (*_SCORES, "bytes_up", "epsilon")
+_ON_TERMINAL = (*_SCORES, "bytes_up", "simulated", "to_target", "epsilon")
 _LEAST = 16
 
 

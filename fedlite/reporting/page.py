@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlite.reporting import kinds, markup, measures, wording
+from fedlite.reporting import kinds, markup, measures, virtual, wording
 from fedlite.reporting.figures import ATTENDANCE_PNG, FIGURES, ROUNDS_PNG
 from fedlite.reporting.many import MANY
 from fedlite.reporting.page_baselines import baselines_section
@@ -42,7 +42,7 @@ def build(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], figures: Pa
         scenario=summary["scenario"],
         seed=summary["seed"],
         about=_about(summary),
-        verdict=" ".join([*wording.verdict(summary), *kinds.told(summary)]),
+        verdict=" ".join([*wording.verdict(summary), *kinds.told(summary), *virtual.told(summary)]),
         spoilt=wording.spoilt(summary),
         overspent=wording.claimed(privacy) and wording.overspent(privacy),
         first=_first(summary),

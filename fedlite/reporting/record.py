@@ -84,6 +84,9 @@ class RoundRecord:
     slowest: float = 0.0
     product_error: float | None = None
     kinds: dict[str, dict[str, float]] = field(default_factory=dict)
+    simulated_seconds: float = 0.0
+    late: list[str] = field(default_factory=list)
+    staleness: float = 0.0
 
     @property
     def measured(self) -> dict[str, dict[str, float]]:

@@ -18,6 +18,7 @@ from fedlite.scenario.keys import (
     Task,
     Training,
 )
+from fedlite.scenario.network import Network
 from fedlite.scenario.reading import (
     from_dict,
     from_run_config,
@@ -50,6 +51,7 @@ __all__ = [
     "Inference",
     "Link",
     "Model",
+    "Network",
     "Privacy",
     "Report",
     "Scenario",

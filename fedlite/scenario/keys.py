@@ -17,6 +17,7 @@ from fedlite.scenario.texts import LANGUAGE
 from fedlite.settings import (
     anything,
     at_least,
+    below_one,
     between,
     choice,
     fraction,
@@ -35,11 +36,6 @@ def _in(default: float, range: ranges.Range) -> Any:
     low = "exclusiveMinimum" if range.above else "minimum"
     limits = {low: range.low, "maximum": range.high}
     return setting(default, range.rule, range.__contains__, **limits)
-
-
-def _below_one(default: float) -> Any:
-    limits = {"minimum": 0, "exclusiveMaximum": 1}
-    return setting(default, "at least 0 and less than 1", lambda v: 0 <= v < 1, **limits)
 
 
 def _inside(default: float) -> Any:
@@ -85,11 +81,11 @@ class Federation:
         100.0, "0, or at least 2", lambda v: v == 0 or v >= 2, anyOf=[{"const": 0}, {"minimum": 2}]
     )
     server_learning_rate: float = positive(1.0)
-    server_momentum: float = _below_one(0.0)
+    server_momentum: float = below_one(0.0)
     average_last: float = between(0.0, 0.0, 1.0)
     evaluate_every: int = at_least(1, 0)
     deliver: bool = anything(False)
-    weak: float = _below_one(0.0)
+    weak: float = below_one(0.0)
     weak_sites: str = setting(
         "", "empty, or names of sites split by commas, each once", tabular.reads(tabular.distinct)
     )
@@ -172,7 +168,7 @@ class Training:
     schedule: str = choice("constant", "constant", "linear")
     hold: float = between(0.5, 0.0, 1.0)
     final: float = fraction(0.1)
-    momentum: float = _below_one(0.0)
+    momentum: float = below_one(0.0)
     clip_norm: float = at_least(0.0, 0.0)
     weight_decay: float = at_least(0.0, 0.0)
     exit_weight: float = between(0.5, 0.0, 1.0)

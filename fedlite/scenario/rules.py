@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fedlite.registry import is_own
-from fedlite.scenario import inference_rules, shared_rules, text_rules, training_rules
+from fedlite.scenario import (
+    inference_rules,
+    network_rules,
+    shared_rules,
+    text_rules,
+    training_rules,
+)
 from fedlite.scenario.records import ALONE, OWN, Data
 from fedlite.scenario.texts import LANGUAGE
 
@@ -69,6 +75,7 @@ def broken(scenario: Scenario) -> list[str]:
     errors += training_rules.broken(scenario)
     errors += inference_rules.broken(scenario)
     errors += shared_rules.broken(scenario)
+    errors += network_rules.broken(scenario)
     if scenario.selection.active:
         errors += _selection(scenario)
     if scenario.private:

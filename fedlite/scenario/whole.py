@@ -21,6 +21,7 @@ from fedlite.scenario.keys import (
     Training,
 )
 from fedlite.scenario.members import members_of
+from fedlite.scenario.network import Network
 from fedlite.scenario.records import Data
 from fedlite.scenario.texts import LANGUAGE, NLL
 from fedlite.settings import Value
@@ -48,6 +49,7 @@ class Scenario:
     privacy: Privacy = field(default_factory=Privacy)
     selection: Selection = field(default_factory=Selection)
     simulation: Simulation = field(default_factory=Simulation)
+    network: Network = field(default_factory=Network)
     inference: Inference = field(default_factory=Inference)
     report: Report = field(default_factory=Report)
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -156,6 +158,7 @@ SECTIONS: dict[str, type[Any]] = {
     "privacy": Privacy,
     "selection": Selection,
     "simulation": Simulation,
+    "network": Network,
     "inference": Inference,
     "report": Report,
 }

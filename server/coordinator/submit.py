@@ -22,7 +22,7 @@ from fedlite.deployment import bundle as bundles, journal
 from fedlite.reporting.attendance import rested
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
-from fedlite.scenario import Scenario, Simulation, from_run_config, load, with_values
+from fedlite.scenario import Network, Scenario, Simulation, from_run_config, load, with_values
 from fedlite.storage import write_atomic
 from server.attendance import STRIKES
 from server.coordinator import authority, groups, jobs, refusals, superlink
@@ -62,7 +62,10 @@ def build(scenario: Scenario, root: Path, own: Mapping[str, bytes] = _NO_FILES) 
             "privacy.members: must be settled with privacy.coordinates before a bundle is built "
             "(rule: people approve who shares the noise), got none; see `groups.settle`"
         )
-    settings = scenario.to_dict() | {"simulation": asdict(Simulation())}
+    settings = scenario.to_dict() | {
+        "simulation": asdict(Simulation()),
+        "network": asdict(Network()),
+    }
     settings["federation"] |= {"members": ""}
     app = {key: flower[key] for key in ("publisher", "fab-include", "components")}
     app["fab-include"] = [*app["fab-include"], *own]

@@ -13,7 +13,7 @@ from flwr.app import Message
 from fedlite import flower
 from fedlite.messages import Code
 from fedlite.reporting.record import RoundRecord
-from server import attendance, replies, rounds
+from server import asking, attendance, replies, rounds
 from server.checkpoint import SiteRecord
 from tests.server.hostile import HOSTILE, World
 
@@ -35,6 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     times = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep)
     monkeypatch.setattr(rounds, "time", times)
+    monkeypatch.setattr(asking, "time", times)
     monkeypatch.setattr(replies, "time", times)
     monkeypatch.setattr(replies, "POLL_SECONDS", 1.0)
     return clock
@@ -70,7 +71,7 @@ def test_withholding_for_ever_costs_little_where_the_others_are_fast(
         some.members[1].always = silent
         some.members[1].tricks[1] = lambda m, message, i: [m.honest(message, i)]
         played, clock.now = some.rounds(), 0.0
-        played._adapt = kind == "both"
+        played._adapt = played.asking._adapt = kind == "both"
         with pytest.MonkeyPatch.context() as patch:
             if kind == "before":
                 patch.setattr(attendance, "STRIKES", 10**9)
@@ -204,7 +205,7 @@ def test_a_code_that_comes_late_is_a_strike(world: World, clock: SimpleNamespace
 
     some.members[1].always = declines
     played = some.rounds()
-    played._adapt = True
+    played._adapt = played.asking._adapt = True
     some.play(played)
     assert [i.round for i in some.members[1].asked] == [n for n in ASKED if n <= 40]
     assert {tuple(r.dropped.items()) for r in played.records} == {(), (("site-2", "failed"),)}
@@ -223,7 +224,7 @@ def test_a_site_that_becomes_slow_is_not_lost(world: World, clock: SimpleNamespa
     for number in range(3, 17):
         some.members[1].tricks[number] = slowly
     played = some.rounds()
-    played._adapt = True
+    played._adapt = played.asking._adapt = True
     some.play(played)
     missed = [r.round for r in played.records if r.missing]
     assert missed and missed[0] == 3 and len(missed) <= 4

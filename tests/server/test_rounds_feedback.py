@@ -33,7 +33,7 @@ def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
     rounds = some.rounds()
     used: dict[str, np.ndarray] = {m.site.name: np.zeros(N) for m in some.members}
     pending: dict[str, np.ndarray] = {}
-    use, save = rounds._use, checkpoint.save
+    use, save = rounds.asking._use, checkpoint.save
 
     def watch(name: str, number: int, blob: bytes, outcome: Any) -> None:
         before = rounds.updates._strategy._sum.copy()  # type: ignore[attr-defined]
@@ -47,7 +47,7 @@ def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
         pending.clear()
         save(directory, point)
 
-    monkeypatch.setattr(rounds, "_use", watch)
+    monkeypatch.setattr(rounds.asking, "_use", watch)
     monkeypatch.setattr(checkpoint, "save", settle)
     some.play(rounds)
     # Both kinds of loss occurred: single replies, and whole rounds without a quorum.

@@ -1,0 +1,81 @@
+"""The rules of `[network]`, each named with the key that breaks it.
+
+Covers fedlite/scenario/network_rules.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fedlite.scenario import from_dict
+from tests.scenario.tables import refusal
+
+OWN = {"profile": "own", "up_kbps": 1.0, "down_kbps": 1.0, "speed": 1.0}
+DENSE = {"compressor": "dense", "error_feedback": False}
+FINE: dict[str, Any] = {
+    "federation": {"sites": 8},
+    "uplink": {"compressor": "rotated-topk", "error_feedback": False},
+    "downlink": DENSE,
+    "network": OWN | {"buffer": 4},
+}
+
+
+@pytest.mark.parametrize(
+    ("network", "key"),
+    [
+        ({"dropout": 0.1}, "network.profile"),
+        ({"profile": "5g"}, "network.profile"),
+        ({"profile": "own"}, "network.up_kbps"),
+        (OWN | {"speed": 0.0}, "network.speed"),
+        (OWN | {"dropout": 1.0}, "network.dropout"),
+        (OWN | {"hours": 0.0}, "network.hours"),
+        (OWN | {"buffer": -1}, "network.buffer"),
+        (OWN | {"buffer": 2, "over_selection": 0.5}, "network.over_selection"),
+    ],
+)
+def test_a_wrong_network_is_named(network: dict[str, Any], key: str) -> None:
+    assert key in refusal(FINE | {"network": network})
+
+
+def test_a_profile_gives_what_the_keys_do_not() -> None:
+    line = from_dict({"network": {"profile": "4g", "up_kbps": 1.5}}).network.line
+    assert (line.up_kbps, line.down_kbps, line.latency_ms) == (1.5, 25_000.0, 50.0)
+
+
+@pytest.mark.parametrize("up", ["eden", "randk", "rotated-topk", "dense"])
+def test_a_buffer_takes_unbiased_frames_without_memory(up: str) -> None:
+    from_dict(FINE | {"uplink": {"compressor": up, "error_feedback": False}})
+
+
+@pytest.mark.parametrize(
+    ("tables", "key"),
+    [
+        ({"uplink": {"compressor": "topk"}}, "uplink.compressor"),
+        ({"uplink": {"compressor": "topk", "error_feedback": False}}, "uplink.compressor"),
+        ({"uplink": {"compressor": "eden", "error_feedback": True}}, "uplink.compressor"),
+        ({"uplink": {"compressor": "dense", "values": "fp16"}}, "uplink.compressor"),
+        ({"uplink": {"compressor": "mine.py:make"}}, "uplink.compressor"),
+        ({"uplink": FINE["uplink"] | {"aggregate_feedback": 0.5}}, "uplink.aggregate_feedback"),
+        ({"downlink": {"compressor": "topk"}}, "downlink.compressor"),
+        ({"federation": {"sites": 8, "quorum": 5}}, "federation.quorum"),
+        ({"federation": {"sites": 8, "strategy": "median"}}, "federation.strategy"),
+        ({"federation": {"sites": 8, "strategy": "mine.py:Rule"}}, "federation.strategy"),
+        ({"federation": {"sites": 8, "weak": 0.5}}, "federation.weak"),
+        ({"training": {"objective": "scaffold"}}, "training.objective"),
+        ({"training": {"objective": "mine.py:term"}}, "training.objective"),
+        ({"privacy": {"unit": "client", "noise_at": "server"}}, "privacy.noise_at"),
+    ],
+)
+def test_a_buffer_refuses_what_needs_the_round(tables: dict[str, Any], key: str) -> None:
+    told = refusal(FINE | tables)
+    assert any(line.startswith(f"{key}: must") and "(rule:" in line for line in told.splitlines())
+
+
+def test_secure_sums_are_not_timed_and_late_ones_change_no_noised_sum() -> None:
+    private = {"privacy": {"unit": "record", "noise_at": "shared"}, "training": {"steps": 1}}
+    assert "the steps of a secure sum are not timed" in refusal({"network": OWN} | private)
+    at_server = {"privacy": {"unit": "client", "noise_at": "server"}}
+    told = refusal({"network": OWN | {"over_selection": 0.5}} | at_server)
+    assert "network.over_selection: must be 0 with privacy.noise_at server" in told
