@@ -53,7 +53,7 @@ pool = engines.Pool(2, (77, 3, config, folder))
 def hellos():
     grid = SimulationGrid(77, 3, pool)
     asked = [flower.ask(b"?", node, "query", "hello") for node in grid.get_node_ids()]
-    return [str(flower.code_of(reply)) for reply in grid.send_and_receive(asked, timeout=60)]
+    return [str(flower.code_of(reply)) for reply in grid.send_and_receive(asked, timeout=300)]
 first, pids = hellos(), [process.pid for process, _ in pool._workers]
 def held_by(pid):
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
