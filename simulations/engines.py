@@ -6,6 +6,7 @@ a round costs the same per message however many sites it has.
 
 from __future__ import annotations
 
+import gc
 import heapq
 import logging
 import multiprocessing
@@ -21,9 +22,13 @@ from typing import Any, NamedTuple, Protocol
 
 from fedlite import flower
 from fedlite.messages import Code
+from simulations import forking
 from simulations.node import FIRST_NODE, Node, timed
 
 log = logging.getLogger("fedlite.server")
+
+# So many seconds without a message, and a worker keeps no more memory than it needs.
+_IDLE = 0.2
 
 AHEAD = 64
 """Messages that an engine likes to have waiting: enough to choose from, few enough to hold."""
@@ -163,9 +168,15 @@ class Pool:
         self._arguments, self._work, self._submitted = arguments, work, 0
         # Read by NumPy's linear algebra when a worker imports it; see `fedlite.cli`.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        # spawn: a forked child would share torch's and Flower's locks with this process.
+        self._workers: list[tuple[Any, Connection]] = []
+        # What a copy has imported and read is there once; one that is no copy does so anew.
+        kind = "fork" if forking.possible() else "spawn"
+        self._context: Any = multiprocessing.get_context(kind)
+        forking.settle()
+        for _ in range(workers):
+            self._workers.append(self._start())
+        # Later this process may have threads, and files that nobody else should hold.
         self._context = multiprocessing.get_context("spawn")
-        self._workers = [self._start() for _ in range(workers)]
         # Which worker has served a node, and what waits for each; None: for whoever is free.
         self._home: dict[int, int] = {}
         self._queues: dict[int | None, list[Task]] = {n: [] for n in (None, *range(workers))}
@@ -179,7 +190,11 @@ class Pool:
 
     def _start(self) -> tuple[Any, Connection]:
         here, there = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(there, self._arguments), daemon=True)
+        # A copy has our ends, too; while it does, a worker would not see that this process ended.
+        copied = self._context.get_start_method() == "fork"
+        ours = [here, *(connection for _, connection in self._workers)] if copied else []
+        arguments = there, self._arguments, ours
+        process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
         there.close()
         return process, here
@@ -294,12 +309,17 @@ class Pool:
             process.terminate()
         for process, _ in self._workers:
             process.join()
+        gc.unfreeze()
 
 
-def _work(connection: Connection, arguments: tuple[Any, ...]) -> None:
+def _work(connection: Connection, arguments: tuple[Any, ...], others: Sequence[Connection]) -> None:
+    for other in others:
+        other.close()
     node = Node(*arguments)
     while True:
         try:
+            if not connection.poll(_IDLE):
+                forking.give_back()
             asked = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return

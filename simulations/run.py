@@ -35,7 +35,7 @@ from fedlite.scenario import (
 from fedlite.scenario.records import OWN
 from fedlite.training import together
 from fedlite.training.objective import Objective
-from fedlite.training.share import device_of
+from fedlite.training.share import device_of, settle_process
 from server import buffered
 from server.evaluation import Evaluator
 from server.selection import Selector
@@ -258,6 +258,8 @@ def simulate(
     holds the run's record, model, figures and report.
     """
     check_engine(engine)
+    # Before torch starts threads of its own: workers may be copies of a process without any.
+    settle_process()
     scenario = _with_absolute_paths(scenario)
     _fetch_missing(scenario, quiet)
     try:
@@ -319,12 +321,10 @@ def _with_absolute_paths(scenario: Scenario) -> Scenario:
 def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> None:
     from flwr.app import Context, RecordDict
 
-    from fedlite.training.share import settle_process
     from server.app import app, run_number
     from simulations.engines import make_engine
     from simulations.grid import SimulationGrid
 
-    settle_process()
     run_id = run_number(scenario, directory)
     run_config = scenario.to_run_config() | {
         "run.directory": str(directory),

@@ -2,8 +2,9 @@
 
 `python -m simulations.benchmarks.lora` trains the scenario `sentiment-lora` by every method and
 link for every seed, and prints accuracy, by domain too, beside the bytes. Heads on frozen layers
-stand in the same table: adapters that do not beat them are not worth sending. Runs are kept in
-`--out`, so an interrupted study goes on where it stopped.
+stand in the same table: adapters that do not beat them are not worth sending. With `--private`
+every sentence is protected: heads at two epsilons, and adapters that go on from heads. Runs are
+kept in `--out`, so an interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from fedlite.models.pretrained import lora
+from fedlite.models.pretrained.classifier import BESIDE
 from fedlite.reporting.record import read_summary
 from fedlite.scenario import Scenario, load
 from server.summary import machine
@@ -33,15 +38,32 @@ METHODS = {
     "sb": ("model.options.method=sb", "model.options.rank=32"),
     "heads": ("model.options.method=heads", "training.learning_rate=0.002"),
 }
+OPENLY, PRIVATELY = "sentiment-lora", "sentiment-lora-private"
 LINKS = {
     "dense": DENSE,
     "rotated 2 %": (*ROTATED, "uplink.density=0.02"),
     "rotated 1 %": (*ROTATED, "uplink.density=0.01"),
 }
 PRIVATE: dict[str, tuple[str, ...]] = {
-    f"{method}, epsilon {epsilon}": (f"model.options.method={method}", f"privacy.epsilon={epsilon}")
+    f"heads, epsilon {epsilon}": ("model.options.method=heads", f"privacy.epsilon={epsilon}")
     for epsilon in (8, 3)
-    for method in ("heads",)
+}
+# Adapters go on from private heads, which cost next to no work and little epsilon. What heads have
+# released is public then, and both runs together spend the sum of their epsilons and deltas.
+SHORT = ("data.length=48", "privacy.delta=5e-6")
+FIRST = ("model.options.method=heads", "privacy.epsilon=3", *SHORT)
+SECOND = (
+    *SHORT,
+    "model.options.layers=[4,5,6]",
+    "federation.rounds=26",
+    "federation.server_learning_rate=0.005",
+    "federation.average_last=0.25",
+    "privacy.epsilon=5",
+    "privacy.sampling_rate=0.1",
+)
+AFTER_HEADS: dict[str, tuple[str, ...]] = {
+    f"{method} after heads, epsilon 3 + 5": (*METHODS[method], *SECOND)
+    for method in ("both", "frozen-a", "sb")
 }
 
 
@@ -69,6 +91,42 @@ def run(job: Job) -> dict[str, Any]:
         scenario = resume_scenario(job.directory) if started else configure(job)
         simulate(scenario, job.directory, engine="serial", quiet=True)
     return read_summary(job.directory)
+
+
+def start_from(heads: Path, file: Path) -> Path:
+    """Write what the finished run `heads` has released as a start for heads beside adapters.
+
+    There their answers are multiplied by `BESIDE`, alone by 1.
+    """
+    trained = load_file(heads / "model.safetensors")
+    save_file({name: tensor / BESIDE for name, tensor in trained.items()}, file)
+    return file
+
+
+def after_heads(
+    rows: dict[str, tuple[str, ...]], seeds: int, settings: tuple[str, ...], out: Path
+) -> list[Job]:
+    """Return the jobs of adapters that go on from private heads, which are trained here, first."""
+    jobs = []
+    for seed in range(1, seeds + 1) if rows else ():
+        folder = out / f"first-{seed}"
+        run(Job("first", PRIVATELY, seed, folder, (*FIRST, *settings)))
+        start = start_from(folder, out / f"first-{seed}.safetensors").absolute()
+        jobs += [
+            Job(
+                row,
+                PRIVATELY,
+                seed,
+                _place(out, row, seed),
+                (*own, f"model.start={start}", *settings),
+            )
+            for row, own in rows.items()
+        ]
+    return jobs
+
+
+def _place(out: Path, row: str, seed: int) -> Path:
+    return out / f"{row.replace(' ', '')}-{seed}"
 
 
 def whole(shape: tuple[int, ...] = (2, 64)) -> int:
@@ -151,23 +209,27 @@ def main() -> None:
         # Of so few values all may go.
         for link in (links if method != "heads" else ("dense",))
     }
-    scenario = "sentiment-lora"
+    scenario, later = OPENLY, list[Job]()
     if arguments.private:
-        cells, scenario = PRIVATE, "sentiment-lora-private"
+        chosen = {row for row in (*PRIVATE, *AFTER_HEADS) if re.split("[ ,]", row)[0] in methods}
+        cells, scenario = {row: own for row, own in PRIVATE.items() if row in chosen}, PRIVATELY
+        rows = {row: own for row, own in AFTER_HEADS.items() if row in chosen}
+        later = after_heads(rows, seeds, settings, out)
     jobs = [
-        Job(row, scenario, seed, out / f"{row.replace(' ', '')}-{seed}", (*own, *settings))
+        Job(row, scenario, seed, _place(out, row, seed), (*own, *settings))
         for seed in range(1, seeds + 1)
         for row, own in cells.items()
     ]
+    jobs += later
     with multiprocessing.get_context("spawn").Pool(min(arguments.workers, len(jobs))) as pool:
         summaries = []
         for job, summary in zip(jobs, pool.imap(run, jobs), strict=True):
             summaries.append(summary)
             score, ratio = 100 * summary["accuracy"]["deep"], summary["bytes"]["up_ratio"]
             print(f"seed {job.seed}, {job.row}: {score:.2f} at {ratio:.1f}", flush=True)
-    rows = table(jobs, summaries, whole())
+    found = table(jobs, summaries, whole())
     print(f"\n{' '.join(settings)} {seeds} seeds, {machine()}\n")
-    print(render(rows))
+    print(render(found))
     if arguments.json:
         units = {"deep": "%", "update_bytes": "bytes", "site_bytes": "bytes"}
         figures = [
@@ -177,7 +239,7 @@ def main() -> None:
                 "units": units,
                 "figures": row,
             }
-            for row in rows
+            for row in found
         ]
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

@@ -10,10 +10,13 @@ PSS of Linux), beside one process that only trains, in the plain way.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import argparse
 import json
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -85,13 +88,15 @@ def load_options(scenario: Scenario) -> dict[str, Any]:
     return dict(read_options(scenario.model.options))
 
 
-def plain_steps(model: Plain, inputs: Tensor, labels: Tensor, rate: float, steps: int) -> None:
+def plain_steps(
+    model: Plain, inputs: Tensor, labels: Tensor, rate: float, steps: int, batch: int
+) -> None:
     """Train by AdamW on the batches that site 1 of the scenario takes in round 1."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate)
     order = torch.from_numpy(np.random.default_rng([SEED, 1, 1]).permutation(len(labels)))
     model.train()
-    for rows in torch.split(order, BATCH)[:steps]:
+    for rows in torch.split(order, batch)[:steps]:
         optimizer.zero_grad()
         torch.autograd.backward(functional.cross_entropy(model(inputs[rows]), labels[rows]))
         optimizer.step()
@@ -112,7 +117,7 @@ def times(scenario: Scenario, turns: int) -> dict[str, Any]:
 
     ways: dict[str, tuple[Callable[[], Any], int]] = {
         "plain": (
-            lambda: plain_steps(plain, learner.inputs, learner.labels, rate, STEPS),
+            lambda: plain_steps(plain, learner.inputs, learner.labels, rate, STEPS, BATCH),
             STEPS,
         ),
         "fedlite": (
@@ -139,15 +144,15 @@ def times(scenario: Scenario, turns: int) -> dict[str, Any]:
 
 
 def alone(settings: tuple[str, ...]) -> None:
-    """Train plainly in this process as many steps as four sites of the scenario take."""
+    """Train plainly in this process as many steps and texts as four sites of the scenario."""
     settle_process()
     scenario = load(scenario_path("sentiment-lora"), settings)
     _, _, sites = plans.simulated(scenario)
-    plain, rate = Plain(scenario), scenario.training.learning_rate
+    plain, training = Plain(scenario), scenario.training
     for _ in range(scenario.federation.rounds):
         for site in sites:
             x, y = torch.from_numpy(site.train.x), torch.from_numpy(site.train.y)
-            plain_steps(plain, x, y, rate, scenario.training.steps)
+            plain_steps(plain, x, y, training.learning_rate, training.steps, training.batch_size)
 
 
 def pool(settings: tuple[str, ...]) -> None:
@@ -205,7 +210,7 @@ def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="fewer turns")
-    parser.add_argument("--no-memory", action="store_true", help="time alone")
+    parser.add_argument("--only", choices=("time", "memory"), help="leave the other out")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file")
     arguments = parser.parse_args()
@@ -217,8 +222,10 @@ def main() -> None:
         "training.device=cpu",
     )
     scenario = load(scenario_path("sentiment-lora"), (*own, *settings))
-    found = times(scenario, QUICK_TURNS if arguments.quick else TURNS)
-    if not arguments.no_memory:
+    found: dict[str, Any] = {}
+    if arguments.only != "memory":
+        found |= times(scenario, QUICK_TURNS if arguments.quick else TURNS)
+    if arguments.only != "time":
         # In the same order as anybody's: what one leaves in the page cache serves the other.
         held = {one.__name__: peak(one, (*MEMORY, *settings)) for one in (alone, serial, pool)}
         found["peak_bytes"] = held

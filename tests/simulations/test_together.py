@@ -169,7 +169,7 @@ def test_files_are_free_after_an_error_in_training(
     monkeypatch.setattr(Together, "shares", broken)
     scenario = plan(federation=ROUNDS)
     node = node_of(scenario, tmp_path)
-    context = node._contexts[FIRST_NODE]
+    context = node._context(FIRST_NODE)
     member: Site = clientapp._site(context)
 
     model = vector_digest(member.plan.first)

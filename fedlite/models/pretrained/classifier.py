@@ -36,7 +36,7 @@ _BLOCK, _STEP = 32, 16
 _ALIKE = 8
 # What heads beside adapters answer is multiplied by. Adam moves all values alike, and those of a
 # head on a thousand normalised features would drown what the adapters do.
-_BESIDE = 0.1
+BESIDE = 0.1
 # Frozen features of the last texts, for the next run of the same process; bytes of them.
 _known: OrderedDict[tuple[bytes, object, bytes], Tensor] = OrderedDict()
 _MOST_KEPT = 1 << 29
@@ -152,7 +152,7 @@ class Classifier(Branched):
     ) -> None:
         """Put a head on each part of the features."""
         early, deep = features.widths
-        factor = 1.0 if frozen else _BESIDE
+        factor = 1.0 if frozen else BESIDE
         super().__init__(
             nn.Identity() if frozen else features,
             nn.Sequential(Columns(0, early), Head(early, classes, factor)),

@@ -206,3 +206,21 @@ def test_a_gguf_that_lies_about_its_lengths_is_refused(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<4sIQQ", b"GGML", 3, 0, 0))
     with pytest.raises(ValueError, match="must be a GGUF file of version 3"):
         gguf.metadata(path)
+
+
+def test_what_else_stands_beside_changes_no_token_that_counts(tmp_path: Path) -> None:
+    """So a base is known by its tokenizer.json, and tokenizer_config.json needs no digest.
+
+    It is read for the token that fills up, which a mask hides; sides, lengths and whatever else
+    transformers would take from it are not.
+    """
+    told = {"truncation_side": "left", "padding_side": "left", "model_max_length": 3}
+    told |= {"do_lower_case": False, "pad_token": "[SEP]", "add_prefix_space": True}
+    plain, odd = (Path(wordy(tmp_path / name)) for name in ("plain", "odd"))
+    (odd / "tokenizer_config.json").write_text(json.dumps(told))
+    texts = ["A patient", "the patient has pain and fever", "pain"]
+    (x, cut), (y, also) = (open_tokenizer(str(f)).encode(texts, 6) for f in (plain, odd))
+    assert cut == also and np.array_equal(x[:, 1], y[:, 1])
+    assert np.array_equal(x[:, 0] * x[:, 1], y[:, 0] * y[:, 1])
+    # Two paddings there were, so that the test has something to compare.
+    assert not np.array_equal(x, y)

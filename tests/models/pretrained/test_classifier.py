@@ -202,6 +202,19 @@ def test_a_text_without_a_token_is_a_text(bert: Path) -> None:
         assert torch.isfinite(answers).all()
 
 
+def test_what_fills_a_text_up_changes_no_answer(base: Path) -> None:
+    """Not by a bit: whichever token a tokenizer's settings name for it."""
+    model = model_of(base)
+    model.eval()
+    one = texts(6)
+    other = one.clone()
+    other[:, 0][other[:, 1] == 0] = 7
+    assert not torch.equal(one, other)
+    with torch.no_grad():
+        for a, b in zip(model(one), model(other), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_two_machines_build_the_same_and_another_base_is_another_model(
     bert: Path, tmp_path: Path
 ) -> None:

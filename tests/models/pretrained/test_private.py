@@ -1,0 +1,94 @@
+"""Adapters trained with every text protected: the mechanism is that of any other model.
+
+Covers fedlite/models/pretrained/classifier.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedlite import plan as plans
+from fedlite.data import Dataset
+from fedlite.models.pretrained.adapters import METHODS
+from fedlite.parameters import load_vector
+from fedlite.privacy import RecordMechanism
+from fedlite.scenario import ScenarioError, from_dict
+from fedlite.training import Learner
+from tests.models.pretrained.conftest import texts
+
+SHAPE, ROUNDS, BATCH = (2, 12), 6, 5
+PRIVACY = {"unit": "record", "epsilon": 8.0, "clip": 0.5, "expected_batch": BATCH}
+
+
+def planned(bert: Path, method: str, **tables: Any) -> plans.Plan:
+    options = {"base": str(bert), "method": method, "rank": 3, "layers": [3, 4]}
+    base: dict[str, Any] = {
+        "federation": {"rounds": ROUNDS, "sites": 2},
+        "model": {"name": "lora", "options": options},
+        "training": {"steps": 1, "learning_rate": 0.5, "device": "cpu"},
+        "uplink": {"compressor": "dense", "error_feedback": False},
+        "privacy": PRIVACY,
+    }
+    return plans.of(from_dict(base | tables), SHAPE, 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_is_the_noised_sum_of_each_texts_clipped_gradient(bert: Path, method: str) -> None:
+    """Against autograd, a text at a time, over what moves in that round alone."""
+    plan = planned(bert, method)
+    rng = np.random.default_rng(0)
+    data = Dataset(texts(7).numpy(), rng.integers(0, 2, 7))
+    learner = Learner(plan, data)
+    model = rng.normal(0, 0.2, plan.layout.size).astype(np.float32)
+    clip, rate, quiet_noise = 0.5, plan.learning_rate(1), 1e-4
+    for number in (1, 2):
+        turn = plan.turn(number)
+        moving = np.arange(plan.layout.size) if turn is None else turn.moving
+        load_vector(learner.model, model)
+        trained = [p for p in learner.model.parameters() if p.requires_grad]
+        total = np.zeros(plan.layout.size)
+        for x, y in zip(learner.inputs, learner.labels, strict=True):
+            loss = learner.loss(learner.model(x[None]), y[None]).sum()
+            parts = torch.autograd.grad(loss, trained)
+            one = torch.cat([part.double().flatten() for part in parts]).numpy()
+            length = np.linalg.norm(one[moving])
+            total[moving] += one[moving] * min(1.0, clip / length)
+
+        def delta(noise: float, number: int = number) -> np.ndarray:
+            mechanism = RecordMechanism(clip, noise, 1.0, steps=ROUNDS, expected_batch=BATCH)
+            return learner.delta(model, number, 1, mechanism)
+
+        quiet, loud = delta(quiet_noise), delta(50.0)
+        still = np.setdiff1d(np.arange(plan.layout.size), moving)
+        scale = rate / BATCH
+        assert np.abs(quiet + scale * total).max() < scale * clip * (8 * quiet_noise + 1e-4)
+        assert np.abs(total[moving]).max() > 0.01 * clip
+        assert loud[moving].std() / (scale * 50.0 * clip) == pytest.approx(1.0, rel=0.2)
+        assert not quiet[still].any() and not loud[still].any()
+        assert (len(still) > 0) == bool(plan.turns)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "heads"])
+def test_each_round_is_one_accounted_step_whatever_is_trained(bert: Path, method: str) -> None:
+    mechanisms = [planned(bert, one).mechanism for one in (method, "heads")]
+    assert isinstance(mechanisms[0], RecordMechanism)
+    assert mechanisms[0].steps == ROUNDS and mechanisms[0] == mechanisms[1]
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"training": {"steps": 1, "optimizer": "adam"}}, r"training\.optimizer"),
+        ({"training": {"steps": 1, "logit_adjustment": True}}, r"logit_adjustment"),
+    ],
+)
+def test_what_is_not_private_is_refused(
+    bert: Path, tables: dict[str, dict[str, Any]], message: str
+) -> None:
+    with pytest.raises((ScenarioError, ValueError), match=message):
+        Learner(planned(bert, "both", **tables), Dataset(texts(7).numpy(), np.arange(7) % 2))
