@@ -102,7 +102,11 @@ class Guardian:
 
     def policy(self) -> SitePolicy:
         """Return what the site allows now; without a home, what the scenario needs."""
-        return self.home.policy() if self.home else for_scenario(self.scenario, self.site)
+        return self.home.policy() if self.home else self._needed
+
+    @cached_property
+    def _needed(self) -> SitePolicy:
+        return for_scenario(self.scenario, self.site)
 
     def admit(self, instruction: Instruction) -> None:
         """Find out, before anybody trains, whether the site takes part in this round.

@@ -142,6 +142,12 @@ def verify(public: str, signature: str, data: bytes) -> bool:
     >>> verify(public_hex(key), sign(key, b"head"), b"another"), verify("", "", b"head")
     (False, False)
     """
+    return _verified(public, signature, data)
+
+
+# One receipt is held against a ledger three times a round, and nothing but these three decides.
+@lru_cache(maxsize=512)
+def _verified(public: str, signature: str, data: bytes) -> bool:
     try:
         _public(public).verify(bytes.fromhex(signature), data)
     except (InvalidSignature, ValueError):

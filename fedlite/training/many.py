@@ -7,7 +7,7 @@ take in common is one pass of the model, `fedlite.training.stacked`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,8 +40,22 @@ class Work:
     values: Vector
     rate: float
     before: tuple[State, ...] = ()
-    order: np.random.Generator = field(default_factory=np.random.default_rng)
-    streams: tuple[Stream, Stream] = field(default_factory=lambda: (Stream.fresh(), Stream.fresh()))
+    order: np.random.Generator | None = None
+    streams: tuple[Stream, Stream] | None = None
+
+    @property
+    def own_order(self) -> np.random.Generator:
+        """The order; ValueError where there is none."""
+        if self.order is None:
+            raise ValueError("order: needed for plain training, got none; see Learner.shuffler")
+        return self.order
+
+    @property
+    def own_streams(self) -> tuple[Stream, Stream]:
+        """The streams; ValueError where there are none."""
+        if self.streams is None:
+            raise ValueError("streams: needed for private training, got none; see dpsgd.entropy")
+        return self.streams
 
 
 def clear(model: nn.Module, works: Sequence[Work], training: Training) -> list[End]:
@@ -52,7 +66,7 @@ def clear(model: nn.Module, works: Sequence[Work], training: Training) -> list[E
     rows = [values[at, :size] for at in range(len(works))]
     states = [w.objective.begin(row, w.before) for w, row in zip(works, rows, strict=True)]
     velocity, taken = torch.zeros_like(values), [0] * len(works)
-    passes = [local.batches(w.inputs, w.labels, training, w.order) for w in works]
+    passes = [local.batches(w.inputs, w.labels, training, w.own_order) for w in works]
     model.train()
     torch.set_flush_denormal(True)
     try:
@@ -68,8 +82,10 @@ def clear(model: nn.Module, works: Sequence[Work], training: Training) -> list[E
                     labels = torch.cat([found[at][1] for at in chosen])
                     losses = works[0].objective.loss(model(inputs), labels)
                     slopes = part.gradients(losses.view(len(chosen), -1).mean(1).sum())
-                    for at, slope in zip(chosen, slopes[:, :size], strict=True):
-                        _finish(slope, works[at], rows[at], states[at], training)
+                    if training.clip_norm or works[0].objective.terms:
+                        for at, slope in zip(chosen, slopes[:, :size], strict=True):
+                            _finish(slope, works[at], rows[at], states[at], training)
+                    for at in chosen:
                         taken[at] += 1
                     with torch.no_grad():
                         _step(values, slopes, velocity, chosen, training, works[0].rate)

@@ -39,7 +39,7 @@ def noised(
     values, size = begun(works)
     lines = [values[at, :size] for at in range(len(works))]
     states = [w.objective.begin(line, w.before) for w, line in zip(works, lines, strict=True)]
-    streams = [work.streams for work in works]
+    streams = [work.own_streams for work in works]
     rate = works[0].rate / mechanism.expected_batch
     with StackedGradients(model, works, values, block) as gradients:
         for _ in range(steps):

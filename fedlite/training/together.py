@@ -52,6 +52,9 @@ _GAIN = 1.1
 def most(plan: Plan) -> int:
     """Return how many sites of a plan may be handed to training at once, from 1 to `MOST`."""
     federation = plan.scenario.federation
+    if plan.weak:
+        # What each kind of site takes is told, and of a group only what all of it took is known.
+        return 1
     if federation.rounds * federation.participants < _LEAST:
         return 1
     return max(1, min(MOST, _VALUES // plan.travelling.size))
@@ -271,14 +274,14 @@ class Together:
                     work.objective,
                     training,
                     learning_rate=work.rate,
-                    rng=work.order,
+                    rng=work.own_order,
                     kept=work.before,
                 )
             return to_vector(model), after
         from fedlite.privacy import dpsgd
 
         states = work.objective.begin(torch.from_numpy(work.values), work.before)
-        sampler, noise = work.streams
+        sampler, noise = work.own_streams
         dpsgd.train(
             model,
             work.inputs,

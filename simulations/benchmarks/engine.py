@@ -1,10 +1,10 @@
 """How long a round of many small sites takes: fedlite's engines beside a bare loop and others.
 
-`python -m simulations.benchmarks.engine [--quick] [--json FILE] [--pfl PYTHON] [--flower]` plays a
-hundred clients with fifty records each, all of them in every round, one epoch in batches of ten and
-one torch thread a process. Every way runs in a process of its own, one after the other. Seconds by
-the clock depend on what else the machine does; processor seconds, of all processes of a way
-together, much less.
+`python -m simulations.benchmarks.engine [--quick] [--json FILE] [--pfl PYTHON] [--flower]
+[--networks NAMES] [--ways NAMES]` plays a hundred clients with fifty records each, all of them in
+every round, one epoch in batches of ten and one torch thread a process. Every way runs in a process
+of its own, one after the other. Seconds by the clock depend on what else the machine does;
+processor seconds, of all processes of a way together, much less.
 
 `--pfl` names the Python of an environment with pfl (`pip install torch==2.13.0 pfl==0.6.0`);
 `--flower` plays plain Flower on Ray, whose actors' processor seconds nobody counts. What is not
@@ -24,9 +24,12 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simulations.benchmarks import engine_work as work
+
+if TYPE_CHECKING:
+    from fedlite.scenario import Scenario
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -38,6 +41,10 @@ WAYS = (
     "pool dense",
     "pool recommended",
     "serial private",
+    "alone dense",
+    "alone private",
+    "training dense",
+    "training private",
 )
 LINKS = {
     "dense": {"uplink": {"compressor": "dense"}, "downlink": {"compressor": "dense"}},
@@ -50,19 +57,46 @@ _PRIVATE = {"unit": "record", "sampling_rate": 0.2, "expected_batch": 10, "epsil
 def play(network: str, way: str, rounds: int) -> dict[str, Any]:
     """Run one way in this process; return lists of `seconds` and `cpu` by round, and more.
 
-    way: `bare`, or an engine and links, or `serial private` for record-level privacy. begun: the
-    seconds until the first round began.
+    way: `bare`, or an engine and links, where `private` is record-level privacy over dense ones.
+    The engine `alone` is the serial one with sites that are never trained together; `training` is
+    training alone, of sites that are: no messages, no state, no ledger.
     """
     if way == "bare":
         return _bare(network, rounds)
-    from fedlite.scenario import from_dict
+    engine, links = way.split()
+    scenario = _scenario(network, rounds, links)
+    if engine == "training":
+        return _training(scenario, rounds)
+    from fedlite.training import together
     from simulations.run import simulate
 
-    engine, links = way.split()
+    if engine == "alone":
+        engine, together.MOST = "serial", 1
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="fedlite-engine-") as folder:
+        directory = Path(folder) / "run"
+        simulate(scenario, directory, engine=engine, quiet=True)
+        lines = (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in lines]
+    if any(row["accepted"] != work.SITES for row in rows):
+        raise RuntimeError(f"{network}, {way}: a site's update was not used; see its message")
+    return {
+        "seconds": [row["seconds"] for row in rows],
+        "cpu": [row["cpu_seconds"] for row in rows],
+        "whole": time.monotonic() - begun,
+        "bytes": rows[-1]["bytes_up"] / work.SITES,
+        "together": summary["trained"]["together"],
+    }
+
+
+def _scenario(network: str, rounds: int, links: str) -> Scenario:
+    from fedlite.scenario import from_dict
+
     private = links == "private"
     code = HERE / "engine_work.py"
     training: dict[str, Any] = {"batch_size": work.BATCH, "learning_rate": work.RATE}
-    scenario = from_dict(
+    return from_dict(
         {
             "federation": {"rounds": rounds, "sites": work.SITES, "evaluate_every": 0},
             "data": {
@@ -78,21 +112,31 @@ def play(network: str, way: str, rounds: int) -> dict[str, Any]:
             **LINKS.get(links, {}),
         }
     )
-    begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fedlite-engine-") as folder:
-        directory = Path(folder) / "run"
-        simulate(scenario, directory, engine=engine, quiet=True)
-        lines = (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    if any(row["accepted"] != work.SITES for row in rows):
-        raise RuntimeError(f"{network}, {way}: a site's update was not used; see its message")
-    seconds = [row["seconds"] for row in rows]
-    return {
-        "seconds": seconds,
-        "cpu": [row["cpu_seconds"] for row in rows],
-        "whole": time.monotonic() - begun,
-        "bytes": rows[-1]["bytes_up"] / work.SITES,
-    }
+
+
+def _training(scenario: Scenario, rounds: int) -> dict[str, Any]:
+    import torch
+
+    from fedlite import plan as plans
+    from fedlite.messages import site_id
+    from fedlite.training import Learner, together
+    from fedlite.training.share import Asked
+
+    torch.set_num_threads(1)
+    plan, _, sites = plans.simulated(scenario)
+    learners = [Learner(plan, site.train) for site in sites]
+    group, seconds, cpu = together.Together(plan), [], []
+    for number in range(1, rounds + 1):
+        asked = [
+            Asked(learner, plan.first, number, site_id(site.name), plan.mechanism, {})
+            for learner, site in zip(learners, sites, strict=True)
+        ]
+        started, spent = time.monotonic(), time.process_time()
+        for at in range(0, len(asked), together.MOST):
+            group.shares(asked[at : at + together.MOST])
+        seconds.append(time.monotonic() - started)
+        cpu.append(time.process_time() - spent)
+    return {"seconds": seconds, "cpu": cpu, "whole": sum(seconds), "bytes": 0}
 
 
 def _bare(network: str, rounds: int) -> dict[str, Any]:
@@ -155,6 +199,7 @@ def row(network: str, way: str, found: dict[str, Any] | None) -> list[dict[str, 
         "first": found["seconds"][0],
         "memory": found["memory"],
         "bytes": found["bytes"],
+        "together": found.get("together"),
     }
     return [figures]
 
@@ -205,6 +250,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the mlp, serial, two rounds")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--pfl", default="", metavar="PYTHON", help="of an environment with pfl")
     parser.add_argument("--flower", action="store_true", help="plain Flower on Ray, too")
     parser.add_argument("--json", type=Path, default=None, help="write the rows to this file")
@@ -217,7 +263,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for network in ["mlp"] if arguments.quick else arguments.networks:
-        for way in WAYS[:2] if arguments.quick else WAYS:
+        for way in WAYS[:2] if arguments.quick else arguments.ways:
             rows += row(network, way, _child(network, way, rounds))
         if not arguments.pfl:
             print(f"{network}, pfl: left out: no environment was named by --pfl")

@@ -124,8 +124,10 @@ def test_what_differs_between_sites_differs(monkeypatch: pytest.MonkeyPatch) -> 
     shares = [one.alone() for one in asked(planned(), (8, 8))]
     assert not np.array_equal(shares[0].delta, shares[1].delta)
     # Were something added at the first step of a group only, it would be seen.
-    finish = many._finish
-    monkeypatch.setattr(many, "_finish", lambda slope, *rest: finish(slope.add_(1e-6), *rest))
+    step = many._step
+    monkeypatch.setattr(
+        many, "_step", lambda values, slopes, *rest: step(values, slopes + 1e-6, *rest)
+    )
     plan = planned()
     group, sites = Together(plan), asked(plan)
     assert not group._fits(sites[0]) and not group.why
