@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlite import depth
 from fedlite.data import SiteData
@@ -132,15 +133,26 @@ class Clock:
 
         Raises ValueError where there is none.
         """
-        if self._network.hours == 24.0 or sum(self.awake(name, now) for name in names) >= least:
+        if self._network.hours == 24.0:
+            return now
+        wakes, hours = np.sort([self.device(name).wakes for name in names]), self._network.hours
+        around = np.concatenate([wakes - _DAY, wakes])
+
+        def there(times: NDArray[np.float64]) -> NDArray[np.intp]:
+            began = around.searchsorted(times, "right")
+            return began - around.searchsorted(times - 3_600.0 * hours, "right")
+
+        today = now % _DAY
+        if there(np.array([today]))[0] >= least:
             return now
         # Somebody more can only be there once another wakes.
-        for ahead in sorted((self.device(name).wakes - now) % _DAY for name in names):
-            if sum(self.awake(name, now + ahead + 1e-6) for name in names) >= least:
-                return now + ahead + 1e-6
+        moments = wakes + 1e-6
+        enough = moments[there(moments) >= least]
+        if enough.size:
+            return now + float(((enough - today) % _DAY).min())
         raise ValueError(
             f"network.hours: must let {least} sites be asked at once (federation.quorum), got "
-            f"{self._network.hours:g}, with which there are never so many; raise it"
+            f"{hours:g}, with which there are never so many; raise it"
         )
 
     def draw(

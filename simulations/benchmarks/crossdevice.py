@@ -35,13 +35,16 @@ ASKED, EACH = 100, 5
 SCENARIO = "cross-device"
 
 
-def records(sites: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return records of noisy patterns for so many sites, and their classes."""
+def records(
+    sites: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
+    """Return records of noisy patterns for so many sites, and a small test set: x, y, x, y."""
     rng = np.random.default_rng(7)
     patterns = rng.normal(size=(10, 64)).astype(np.float32)
-    y = rng.integers(0, 10, sites * EACH)
+    n = sites * EACH
+    y = rng.integers(0, 10, n + 100)
     x = patterns[y] + rng.standard_normal((len(y), 64), dtype=np.float32)
-    return x, y
+    return x[:n], y[:n], x[n:], y[n:]
 
 
 def configure(registered: int, rounds: int) -> Scenario:
@@ -60,7 +63,7 @@ def configure(registered: int, rounds: int) -> Scenario:
             "data": {
                 "name": "simulations.benchmarks.crossdevice:records",
                 "options": {"sites": registered},
-                "test_fraction": 0.2,
+                "test_fraction": 0.0,
             },
             "model": {"name": "mlp"},
             "training": {"batch_size": EACH},
@@ -144,9 +147,10 @@ def main() -> None:
             check=True,
         )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"{rows[-1]['registered']:,} registered: done", flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(f"{rounds} rounds, engine {arguments.engine}, {machine()}\n\n{render(rows)}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
