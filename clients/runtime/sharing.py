@@ -13,6 +13,7 @@ from fedlite.guard.policy import SitePolicy, for_data
 from fedlite.guard.trust import beyond_trust
 from fedlite.identity import keys
 from fedlite.privacy import SharedMechanism, accounting
+from fedlite.privacy.mechanism import MAX_SLACK
 from fedlite.reporting import wording
 from fedlite.scenario import Scenario
 
@@ -35,6 +36,7 @@ def sharing(
         for at, (name, key) in enumerate(sorted(scenario.members.items()))
     ]
     facts += _figures(mechanism, policy, scenario)
+    refused += _too_high(mechanism, for_data(policy, scenario.data.name))
     alone = accounting.seen_with(mechanism, 1, scenario.privacy.delta)
     ceiling = for_data(policy, scenario.data.name).collusion
     if scenario.claims_privacy and alone > ceiling:
@@ -44,6 +46,19 @@ def sharing(
             "much"
         )
     return facts, refused
+
+
+def _too_high(mechanism: SharedMechanism, policy: SitePolicy) -> list[str]:
+    """Return that a ceiling is so high that what rounding costs of delta is not kept for it."""
+    most = MAX_SLACK * policy.delta
+    if mechanism.delta_slack(policy.epsilon) <= most:
+        return []
+    fits = next(e / 2 for e in range(200, -1, -1) if mechanism.delta_slack(e / 2) <= most)
+    return [
+        f"budget.epsilon: {policy.epsilon:g} is too high a ceiling for shared noise (rule: what "
+        f"rounding at the sites costs grows with e^epsilon, and may be {MAX_SLACK:.0%} of delta); "
+        f"lower it to {fits:g} or less, or ask for fewer rounds"
+    ]
 
 
 def _figures(

@@ -65,8 +65,9 @@ class Meter:
 
     def add(self, name: str, up: int, down: int, seconds: float) -> None:
         """Count one message and its answer."""
-        for kept, more in ((self.up, up), (self.down, down), (self.seconds, seconds)):
-            kept[name] = kept.get(name, 0) + more  # type: ignore[attr-defined, index]
+        self.up[name] = self.up.get(name, 0) + up
+        self.down[name] = self.down.get(name, 0) + down
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
 
 class Party:

@@ -104,11 +104,16 @@ def used(lab: Any, wait: Callable[..., Any], run: str, count: int, after: int = 
 
 
 def trusting(home: Path) -> None:
-    path = home / "site.toml"
-    text = path.read_text().replace('units = ["record"]', 'units = ["record-shared"]')
-    path.write_text(
-        text.replace("honest = 0\n", "honest = 2\n").replace("alone = 0.0", "alone = 9.0")
-    )
+    path, text = home / "site.toml", (home / "site.toml").read_text()
+    for old, new in (
+        ('units = ["record"]', 'units = ["record-shared"]'),
+        ("\nhonest = 0\n", "\nhonest = 2\n"),
+        ("\nalone = 0.0\n", "\nalone = 9.0\n"),
+        ("\nepsilon = 20.0\n", "\nepsilon = 5.0\n"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
 
 
 def of_round(rows: list[dict[str, Any]], number: int) -> tuple[int, int]:
@@ -133,13 +138,10 @@ def test_hospitals_share_noise_and_one_is_killed_in_every_phase(
     assert "budget.honest: trusts 0 others, and the plan takes 2" in refused.stderr
     for partner in lab.partners.values():
         trusting(partner.home)
-    page = lab.json("site", "approve", first.home, bundle, "--yes")
     ledger_keys = {
         name: json.loads((partner.home / "request.json").read_text())["ledger_key"]
         for name, partner in lab.partners.items()
     }
-    shown = json.dumps(page["facts"])
-    assert "at least 3 of 4: this site and 2 others" in shown
     lab.approve(bundle)
     deaths = Deaths(lab, wait)
     killed: dict[str, int] = {}
@@ -217,7 +219,7 @@ def test_hospitals_share_noise_and_one_is_killed_in_every_phase(
     for partner in lab.partners.values():
         assert not list((partner.home / "sums").glob("*.json")), "the run's keys are forgotten"
     told = lab.json("site", "status", first.home)["budget"][0]
-    assert told["honest"] == 2 and told["collusion"] == 20.0 and told["alone"] > told["spent"]
+    assert told["honest"] == 2 and told["collusion"] == 9.0 and told["alone"] > told["spent"]
 
     where = lab.coordinator / "runs" / run
     homes = [partner.home / "ledgers" for partner in lab.partners.values()]

@@ -102,3 +102,13 @@ def test_bytes_that_are_no_group_or_card_are_refused(cut: int) -> None:
 def test_a_name_that_is_no_site_is_refused() -> None:
     with pytest.raises(Refused, match=r"^form: a card's name must be a site's"):
         Card.decode(Card.make(RUN, "../etc", _key(), bytes(32)).encode())
+
+
+def test_a_group_is_of_all_who_were_approved_and_of_nobody_else() -> None:
+    group = Party.of(5, 4, 4).group
+    group.check_approved(group.fingerprints)
+    with pytest.raises(Refused, match=r"^unapproved: lacks site-9, approved as members"):
+        group.check_approved(group.fingerprints | {"site-9": "f" * 64})
+    fewer = {name: key for name, key in group.fingerprints.items() if name != "site-004"}
+    with pytest.raises(Refused, match=r"^unapproved: 'site-004' comes with the key"):
+        group.check_approved(fewer)

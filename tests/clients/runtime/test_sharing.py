@@ -60,6 +60,7 @@ def test_names_keys_and_both_epsilons_stand_on_the_page(tmp_path: Path) -> None:
     [
         ({"honest = 2": "honest = 1"}, "budget.honest: trusts 1 others, and the plan takes 2"),
         ({"alone = 20.0": "alone = 0.0", "epsilon = 10.0": "epsilon = 3.0"}, "budget.alone: 3 is"),
+        ({"epsilon = 10.0": "epsilon = 20.0"}, "budget.epsilon: 20 is too high a ceiling"),
         ({'units = ["record-shared"]': 'units = ["record"]'}, "budget.units: must hold 'record-s"),
     ],
 )
