@@ -257,12 +257,17 @@ def _sandbox(home: Path, policy: SitePolicy) -> Iterator[Check]:
 
 
 def _device(policy: SitePolicy) -> Iterator[Check]:
-    if policy.limits.device != "cuda":
+    """Say what trains: a bundle may ask for less than [limits] lets it, and for no more."""
+    asked = policy.limits.device
+    if asked == "cpu":
+        yield Check("device", OK, "the CPU alone, as [limits] says")
         return
     import torch
 
     if torch.cuda.is_available():
-        yield Check("device", OK, torch.cuda.get_device_name())
+        yield Check("device", OK, f"{torch.cuda.get_device_name()}, where a plan takes it")
+    elif asked == "auto":
+        yield Check("device", OK, "the CPU: torch sees no GPU")
     else:
         mend = 'install the driver and a CUDA build of torch, or set device = "auto" in [limits]'
         yield Check("device", FAIL, "torch sees no GPU", mend)

@@ -332,7 +332,28 @@ def test_disk_sandbox_and_device(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found["device"].state == "fail"
     (home / "site.toml").write_text(text.replace("sandbox = true", "sandbox = false"))
     found = checks(home)
-    assert found["sandbox"].state == "warning" and "device" not in found
+    assert found["sandbox"].state == "warning"
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "state", "what"),
+    [
+        ("cpu", True, "ok", "the CPU alone, as"),
+        ("auto", False, "ok", "the CPU: torch sees no GPU"),
+        ("auto", True, "ok", "Card, where a plan"),
+        ("cuda", True, "ok", "Card, where a plan"),
+        ("cuda", False, "fail", "torch sees no GPU"),
+    ],
+)
+def test_what_trains_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, asked: str, there: bool, state: str, what: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Card")
+    text = (home / "site.toml").read_text()
+    (home / "site.toml").write_text(text.replace('device = "auto"', f'device = "{asked}"'))
+    found = checks(home)["device"]
+    assert found.state == state and found.what.startswith(what)
 
 
 def test_the_witness_key_must_be_listed(home: Path, authority: Authority) -> None:

@@ -14,12 +14,14 @@ import torch
 
 from fedlite import plan as plans
 from fedlite.data import Dataset
+from fedlite.models import build
 from fedlite.models.pretrained.adapters import METHODS
+from fedlite.models.pretrained.network import layers_of
 from fedlite.parameters import load_vector
 from fedlite.privacy import RecordMechanism
 from fedlite.scenario import ScenarioError, from_dict
 from fedlite.training import Learner
-from tests.models.pretrained.conftest import texts
+from tests.models.pretrained.conftest import LAYERS, texts
 
 SHAPE, ROUNDS, BATCH = (2, 12), 6, 5
 PRIVACY = {"unit": "record", "epsilon": 8.0, "clip": 0.5, "expected_batch": BATCH}
@@ -92,3 +94,31 @@ def test_what_is_not_private_is_refused(
 ) -> None:
     with pytest.raises((ScenarioError, ValueError), match=message):
         Learner(planned(bert, "both", **tables), Dataset(texts(7).numpy(), np.arange(7) % 2))
+
+
+def test_nothing_below_the_lowest_adapter_is_differentiated_or_kept(bert: Path) -> None:
+    def kept(layers: list[int]) -> tuple[int, list[bool]]:
+        options = {"base": str(bert), "method": "both", "rank": 3, "layers": layers}
+        model = build("lora", SHAPE, 2, seed=1, **options)
+        seen: list[bool] = []
+
+        def note(_module: object, _given: object, out: Any) -> None:
+            seen.append((out[0] if isinstance(out, tuple) else out).requires_grad)
+
+        for layer in layers_of(model.features.network)[1]:
+            layer.register_forward_hook(note)
+        total = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(texts(4))
+        return total, seen[:LAYERS]
+
+    whole, all_of_them = kept([])
+    half, upper = kept([3, 4])
+    assert all_of_them == [True] * LAYERS and upper == [False, False, True, True]
+    assert half < 0.6 * whole
