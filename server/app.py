@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from torch import cuda
 
 from fedlite import depth, plan as plans
 from fedlite.data import Source
@@ -195,7 +196,8 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         without_waits(grid, rounds.updates.longest, scenario.federation.deadline_seconds)
     trackers = Trackers(scenario.report.tracker_names, directory)
     trackers.start(scenario.federation.name, scenario.notable(), rounds.records)
-    meter = EnergyMeter.started()
+    on_gpu = scenario.training.device != "cpu" and cuda.is_available()
+    meter = EnergyMeter.started(gpu=on_gpu)
     budget = scenario.privacy.epsilon if plan.mechanism else None
     with Progress(scenario.federation.rounds, budget, quiet=task.quiet) as progress:
         if evaluator is None:
@@ -217,7 +219,11 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
             rounds.records,
             engine=task.engine,
             evaluator=evaluator,
-            energy=meter.since(sum(r.cpu_seconds for r in rounds.records)),
+            energy=meter.since(
+                sum(r.cpu_seconds for r in rounds.records),
+                scenario.report.watts,
+                scenario.report.grid,
+            ),
             refused=roster.refused.values(),
             witness=witness,
             selection=selector.told(rounds.point) if selector else None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlite.commands.output import Json, left_out, print_json, told
+from fedlite.commands.output import Grid, Json, Watts, left_out, print_json, told
 
 if TYPE_CHECKING:
     from fedlite.reporting.markup import Table
@@ -64,6 +65,11 @@ def predict(
         str | None,
         typer.Option(metavar="HEX", help="Of a bundle: the public key that must have signed it."),
     ] = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Say what energy the answers took.")
+    ] = False,
+    watts: Watts = 10.0,
+    grid: Grid = 0.0,
     as_json: Json = False,
 ) -> None:
     """Let a run's model, or a bundle, answer the records of a file, which needs no labels.
@@ -72,11 +78,14 @@ def predict(
     """
     with told():
         from fedlite.inference.bundle import is_bundle
-        from fedlite.reporting import wording
+        from fedlite.reporting import energy as joules, wording
         from fedlite.storage import write_rows
 
         if out is not None and out.resolve() == file.resolve():
             raise ValueError(f"--out: must not be the file that is read, got {out}; name another")
+        if not energy:
+            left_out("an answer without --energy", grid=grid)
+        meter, started = joules.EnergyMeter.started(), time.process_time()
         if is_bundle(run):
             head, rows, notes = _of_bundle(
                 run, file, signed_by, text, branch=branch, scale_by=scale_by
@@ -84,6 +93,11 @@ def predict(
         else:
             left_out("a run", signed_by=signed_by)
             head, rows, notes = _of_run(run, file, branch, text, scale_by)
+        if energy:
+            found = meter.since(time.process_time() - started, watts, grid)
+            head |= {"energy": found}
+            what = "reading the file and the model included"
+            notes.append(f"{len(rows):,} answers took {joules.told(found)}; {what}")
         if out is not None:
             write_rows(out, rows)
         if as_json:

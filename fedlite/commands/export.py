@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands.output import Json, left_out, print_json, told
+from fedlite.commands.output import Grid, Json, Watts, left_out, print_json, told
 
 
 def add_to(app: typer.Typer) -> None:
@@ -91,6 +91,11 @@ def export(
             "accuracy, as 0.01, by records that calibrate.",
         ),
     ] = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Say on the card what energy answers take here.")
+    ] = False,
+    watts: Watts = 10.0,
+    grid: Grid = 0.0,
     as_json: Json = False,
 ) -> None:
     """Write a run's model as a signed bundle that answers easy inputs early, without PyTorch.
@@ -124,6 +129,8 @@ def export(
             from fedlite.inference.rule import Own
 
             left_out("a bundle", merged=merged)
+            if not energy:
+                left_out("a bundle without --energy", grid=grid)
             if calibrate_with is None:
                 left_out("a bundle without --calibrate-with", **asked)
             own = None if calibrate_with is None else Own(calibrate_with, **given)
@@ -136,6 +143,7 @@ def export(
                 own=own,
                 target=target or "onnx",
                 max_loss=max_loss,
+                energy={"watts": watts, "grid": grid} if energy else None,
             )
     sizes = {str(path): path.stat().st_size for path in files}
     if as_json:

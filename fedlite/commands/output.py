@@ -57,6 +57,21 @@ Quiet = Annotated[
         "--quiet", help="Print only what needs a person, and exit with 1 if anything does."
     ),
 ]
+Watts = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        max=1000.0,
+        metavar="W",
+        help="What a busy core draws, where no counter can be read.",
+    ),
+]
+Grid = Annotated[
+    float,
+    typer.Option(
+        min=0.0, max=5000.0, metavar="G", help="Grams of CO2 for a kWh; 0: CO2 is not told."
+    ),
+]
 SiteFolder = Annotated[Path, typer.Argument(help="The site's folder.")]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlite.evaluation import Trained
 from fedlite.inference.card import run_rows
+from fedlite.inference.spent import row
 from fedlite.reporting import wording
 
 _USE = """```python
@@ -55,6 +56,7 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
         *_base(told),
         *_integers(told),
         *_measured(told["calibrated"]),
+        *([row(told["energy"])] if "energy" in told else []),
         *run_rows(summary),
     ]
     graphs = "`stem.onnx` and `tail.onnx` are for batches"

@@ -49,6 +49,7 @@ from fedlite.inference.quantized import (
 from fedlite.inference.rule import Own, Rule, records_of, rule_by, rule_of
 from fedlite.inference.small.encoder_search import smallest as smallest_encoder
 from fedlite.inference.small.search import APART, smallest
+from fedlite.inference.spent import spent
 from fedlite.inference.tokenized import TOKENIZER, Tokenized, preprocessing
 from fedlite.inference.work import BRANCHES
 from fedlite.models import Branched
@@ -82,6 +83,7 @@ def write_bundle(
     own: Own | None = None,
     target: str = TARGETS[0],
     max_loss: float | None = None,
+    energy: Mapping[str, float] | None = None,
 ) -> tuple[Path, ...]:
     """Write a run's model to `folder` as a bundle, try it out there, and return its files.
 
@@ -93,7 +95,8 @@ def write_bundle(
     of the records that calibrate, and the threshold from the rest, against that tail; of a model of
     texts the stem, too, and no record is looked at for it. max_loss:
     with that target, how much of its accuracy the deep branch may lose for a smaller tail, from 0;
-    held against a part of these records, and measured on others.
+    held against a part of these records, and measured on others. energy: `watts` and `grid`, to say
+    what answers take here (`fedlite.inference.spent`); None: it is not looked at.
 
     Raises ValueError where the model does not answer twice or is no network that ONNX can say, an
     argument is missing or does nothing, `folder` holds something already, or ranges are wanted of
@@ -161,6 +164,9 @@ def write_bundle(
     }
     stem, tail = (small.stem, small.tail) if small else graphs.traced(model)
     one = graphs.joined(stem, tail, rule.router, rule.threshold)
+    if energy is not None:
+        inputs = _candidates(trained, reader)[1]
+        description["energy"] = spent(stem, tail, inputs, _leaving(rule), **energy)
     files = {
         DESCRIPTION: json.dumps(description, indent=2, sort_keys=True).encode() + b"\n",
         STEM: stem,
@@ -179,6 +185,15 @@ def write_bundle(
         (folder / manifest.MANIFEST).unlink()
         raise
     return written
+
+
+def _leaving(rule: Rule) -> float | None:
+    """Return the share that leaves early by a rule; None where nobody here knows."""
+    if rule.threshold is None:
+        return 0.0
+    told = rule.calibrated or {}
+    found = told.get("share_shallow", told.get("counted", {}).get("share_shallow"))
+    return None if found is None else float(found)
 
 
 def _preprocessing(

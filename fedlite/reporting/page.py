@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlite.reporting import kinds, markup, measures, virtual, wording
+from fedlite.reporting import energy as joules, kinds, markup, measures, virtual, wording
 from fedlite.reporting.figures import ATTENDANCE_PNG, FIGURES, ROUNDS_PNG
 from fedlite.reporting.many import MANY
 from fedlite.reporting.page_baselines import baselines_section
@@ -186,12 +186,7 @@ def _setting(value: object) -> str:
 
 def _making(summary: Mapping[str, Any]) -> Facts:
     seconds, energy, data = summary["seconds"], summary.get("energy", {}), summary.get("data", {})
-    value = energy.get("value")
-    power = ""
-    if value is not None:
-        power = f"{value:,.3g} {energy.get('unit', 'J')}, {energy.get('method', 'modelled')}"
-        if energy.get("watts_per_core"):
-            power += f" ({energy['watts_per_core']:g} W for each busy core)"
+    power = joules.told(energy) if energy.get("value") is not None else ""
     median, cpu = seconds.get("round_median"), summary.get("cpu_seconds")
     versions = ", ".join(f"{name} {v}" for name, v in sorted(summary.get("versions", {}).items()))
     return [

@@ -317,10 +317,13 @@ class Report:
     """What is set beside the federation in the report, and who else is told of the rounds.
 
     0 repeats: nothing. `trackers` write the rounds as other tools read them
-    (`fedlite.reporting.trackers`).
+    (`fedlite.reporting.trackers`). watts: of a busy core, where no counter says. grid: grams of CO2
+    for a kWh; 0: not told (`fedlite.reporting.energy`).
     """
 
     baseline_repeats: int = at_least(0, 0)
+    watts: float = between(10.0, 0.1, 1000.0)
+    grid: float = between(0.0, 0.0, 5000.0)
     trackers: str = setting(
         "",
         "empty, or csv, tensorboard, mlflow, split by commas, each once",

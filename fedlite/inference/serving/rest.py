@@ -320,7 +320,8 @@ async def listening(app: Rest, door: Door, port: int, calls: int) -> AsyncIterat
     except OSError as error:
         raise OSError(f"--http {port}: cannot be listened on at {door.host} ({error})") from None
     # A client that reads nothing would else hold its connection, and what was sent, for ever.
-    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)
     config = uvicorn.Config(
         app,
         http=BoundedHeads,

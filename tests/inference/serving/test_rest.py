@@ -243,6 +243,31 @@ def test_a_client_that_has_gone_is_not_computed_for(start: Start, bundle: Bundle
     assert live.service.figures.codes["CANCELLED"] == 1 and not live.service.batcher.batches
 
 
+def test_who_reads_nothing_is_hung_up_on(
+    start: Start, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "_UNREAD", 500)
+    live = start(bundle, http=0)
+    x = np.tile(X, (100, 1, 1, 1))
+    body = json.dumps(infer(x.ravel().tolist(), list(x.shape))).encode()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        line.settimeout(60)
+        line.connect(("127.0.0.1", port(live)))
+        mine = f":{port(live):04X} 0100007F:{line.getsockname()[1]:04X} 01 "
+        assert mine in Path("/proc/net/tcp").read_text()
+        line.sendall(head + body)
+        until = time.monotonic() + 60
+        while not live.service.figures.codes["OK"] and time.monotonic() < until:
+            time.sleep(0.05)
+        # The server's end goes, and nothing is said to whoever reads nothing.
+        while mine in Path("/proc/net/tcp").read_text() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert time.monotonic() < until
+    assert ask(live, INFER, infer(ONE))[0] == 200
+
+
 def test_over_tls_it_has_the_server_s_certificate(
     start: Start, bundle: Bundle, tmp_path: Path
 ) -> None:
