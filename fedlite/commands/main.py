@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands import after, enrolment, export, mechanism, project, serve, sweep, upkeep
+from fedlite.commands import (
+    after,
+    enrolment,
+    export,
+    mechanism,
+    project,
+    serve,
+    stats,
+    sweep,
+    upkeep,
+)
 from fedlite.commands.data import data_app
 from fedlite.commands.operate import operate_app
 from fedlite.commands.output import (
@@ -40,6 +50,7 @@ audit_app = typer.Typer(
 mechanism.add_to(audit_app)
 app.add_typer(audit_app, name="audit")
 
+stats.add_to(app)
 sweep.add_to(app)
 app.add_typer(site_app, name="site")
 enrolment.add_to(server_app)
