@@ -26,7 +26,7 @@ def send(
 ) -> wire.Message:
     """Return the reply to `message` that carries `outgoing`.
 
-    unit: what protects an update: `record`, `record-shared`, `client-site`, `client-server` or
+    unit: what protects an update: `record`, `client-site`, `client-server`, their `-shared` or
     `none`. Without a
     policy (nobody has opened the site yet) only a code may leave.
 

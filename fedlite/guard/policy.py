@@ -10,7 +10,7 @@ epsilon = 3.0             # over all runs and servers, for one data set
 delta = 1e-5
 person = 0.0              # over all data sets of the site; 0: no such ceiling
 per_run = 0.0             # for one run by itself; 0: no such ceiling
-units = ["record"]        # record, record-shared, client-site, client-server, none
+units = ["record"]        # record, record-shared, client-site, client-server, client-shared, none
 
 [egress]
 metrics = []              # what may leave beside an update: records, counts

@@ -49,8 +49,8 @@ person = {policy.person!r}
 # What one run may spend by itself. 0: no such ceiling.
 per_run = {policy.per_run!r}
 # What may protect an update: "record" and "client-site" trust nobody but this site,
-# "record-shared" trusts that enough of the other sites are honest, "client-server" trusts the
-# server to add the noise, "none" is no protection at all.
+# "record-shared" and "client-shared" trust that enough of the other sites are honest,
+# "client-server" trusts the server to add the noise, "none" is no protection at all.
 units = {json.dumps(policy.units)}
 
 [egress]

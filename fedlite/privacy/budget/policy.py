@@ -25,7 +25,7 @@ class Policy:
     epsilon, delta: the ceiling over all runs and servers together, at one delta; epsilon 0 allows
     no private run. person: epsilon over all data sets of the site together, for a person who may
     be in several; 0 is no such ceiling. per_run: epsilon of one run by itself; 0 is no such
-    ceiling. units: what may protect an update, of `record`, `client-site`, `client-server` and
+    ceiling. units: what may protect an update, of those of `bodies.UNITS` and
     `none`. metrics: what may leave beside an update. servers: public keys, hex, of the servers
     whose signature over the ledger's head is accepted; none listed accepts any.
 
