@@ -107,6 +107,7 @@ COMMANDS: list[list[str]] = [
     [],
     ["simulate"],
     ["report"],
+    ["stats"],
     ["sweep"],
     ["compare"],
     ["predict"],
@@ -174,7 +175,7 @@ def test_every_command_has_help_and_is_documented(path: list[str]) -> None:
 def test_every_command_is_in_that_list() -> None:
     top: Any = COMMAND
     alone = {"simulate", "report", "sweep", "compare", "predict", "evaluate", "export"}
-    alone |= {"new", "schema", "serve"}
+    alone |= {"new", "schema", "serve", "stats"}
     assert set(top.commands) == alone | {"data", "audit", "server", "site", "operate"}
     assert set(top.commands["data"].commands) == {"list", "fetch", "add", "show"}
     assert set(top.commands["audit"].commands) == {"ledgers", "mechanism"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,7 @@ from fedlite.attacks.verdict import Finding, judge
 from fedlite.privacy.shared import summed
 from fedlite.privacy.shared.lattice import OWN_ROUNDED, OWN_UNITS
 from fedlite.secure import masks
-from fedlite.secure.collector import Collector
-from fedlite.secure.group import Group
-from fedlite.secure.member import Member
-from fedlite.secure.messages import Note, Step
+from fedlite.secure.party import Party
 
 SUMS, ALONE = "all sums of the plan", "step, all others collude"
 _RUN, _MODEL = bytes(8), bytes(8)
@@ -128,37 +125,24 @@ def under_masks(subject: Subject) -> Finding:
     Once with all members, and, where one may be missing, once without the last.
     """
     mechanism = mechanism_of(subject)
-    identities = [Ed25519PrivateKey.generate() for _ in range(mechanism.sites)]
-    members = [Member.new(f"site-{number:03d}") for number in range(mechanism.sites)]
-    cards = [m.card(_RUN, key) for m, key in zip(members, identities, strict=True)]
-    group = Group(mechanism.least, mechanism.honest, tuple(cards))
-    for member, identity in zip(members, identities, strict=True):
-        member.join(
-            group.encode(),
-            identity,
-            members=mechanism.sites,
-            least=mechanism.least,
-            honest=mechanism.honest,
-        )
-    owners = {m.name: (m, key) for m, key in zip(members, identities, strict=True)}
-
-    def exchange(_: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
-        asked = ((name, owners[name], Note.decode(blob)) for name, blob in questions.items())
-        return {name: m.answer(note, key).encode() for name, (m, key), note in asked}
-
+    names = [f"site-{number:03d}" for number in range(mechanism.sites)]
+    party = Party.of(
+        _RUN,
+        {name: Ed25519PrivateKey.generate() for name in names},
+        least=mechanism.least,
+        honest=mechanism.honest,
+    )
+    size, bits = mechanism.coordinates, mechanism.bits
     tests, packed = [], b""
     for number, present in enumerate(sorted({mechanism.sites, mechanism.least}, reverse=True), 1):
-        collector = Collector(group, number, _MODEL, mechanism.coordinates, mechanism.bits)
-        plain = np.zeros(mechanism.coordinates, np.int64)
-        for place, member in enumerate(members[:present]):
+        bodies, plain = {}, np.zeros(size, np.int64)
+        for place, name in enumerate(names[:present]):
             units = noise_of(mechanism, 1, subject.streams(number, place)[1])
-            values = summed.residues(units, mechanism.bits)
-            body = member.mask(number, _MODEL, values, mechanism.bits)
-            packed += body[-masks.packed_bytes(values.size, mechanism.bits) :][:-1]
-            collector.add(member.name, body)
+            bodies[name] = party.mask(name, number, _MODEL, summed.residues(units, bits), bits)
+            packed += bodies[name][-masks.packed_bytes(size, bits) :][:-1]
             plain += units
-        _, total = collector.finish(exchange)
-        wrong = float((total != summed.residues(plain, mechanism.bits)).sum())
+        total = party.sum(bodies, number, _MODEL, size, bits)
+        wrong = float((total != summed.residues(plain, bits)).sum())
         tests.append(Test(f"values that differ with {present} there", wrong, 0.0, 0.0))
     seen = np.bincount(np.frombuffer(packed, np.uint8), minlength=256)
     expected = len(packed) / 256

@@ -34,8 +34,9 @@ typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]
 
 # A test holds the names against the folder; reading it here would slow every command.
 SCENARIO_HELP = (
-    "A scenario's name (quickstart, quickstart-distributed, heart, fashion-private, fashion, "
-    "cross-device, sentiment-lora, sentiment-lora-private, smollm-smoke), or a path to a TOML file."
+    "A scenario's name (quickstart, quickstart-distributed, quickstart-clients, heart, "
+    "fashion-private, fashion, cross-device, sentiment-lora, sentiment-lora-private, "
+    "smollm-smoke), or a path to a TOML file."
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

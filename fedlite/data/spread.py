@@ -156,7 +156,21 @@ def share_out(
 
     Raises ValueError as `site_data` does.
     """
-    parts = site_data(
+    parts = divided(source, data, sites, seed, private=private, calibration=calibration)
+    if source.train.raw:
+        own = data.scaling == "site" and source.ranges is None
+        parts = parts.each(standardize if own else partial(filled, ranges=source.ranges))
+    return parts
+
+
+def divided(
+    source: Source, data: Data, sites: int, seed: int, *, private: bool, calibration: float = 0.0
+) -> Shares:
+    """Return what each site holds as it was read: nothing is scaled, and what is missing is NaN.
+
+    Raises ValueError as `site_data` does.
+    """
+    return site_data(
         source,
         kind=data.division,
         sites=sites,
@@ -170,10 +184,6 @@ def share_out(
         options=read_options(data.partition_options),
         calibration=calibration,
     )
-    if source.train.raw:
-        own = data.scaling == "site" and source.ranges is None
-        parts = parts.each(standardize if own else partial(filled, ranges=source.ranges))
-    return parts
 
 
 def filled(site: SiteData, ranges: NDArray[np.float64] | None) -> SiteData:

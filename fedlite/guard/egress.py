@@ -26,10 +26,8 @@ def send(
 ) -> wire.Message:
     """Return the reply to `message` that carries `outgoing`.
 
-    unit: what protects an update: `record`, `client-site`, `client-server`,
-        `record-shared`, `client-shared` or
-    `none`. Without a
-    policy (nobody has opened the site yet) only a code may leave.
+    unit: what protects an update: `record`, `client-site`, `client-server`, their `-shared` or
+    `none`. Without a policy (nobody has opened the site yet) only a code may leave.
 
     Raises NotAllowed, naming the rule, when the policy does not let it leave.
     """

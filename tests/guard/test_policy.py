@@ -82,7 +82,7 @@ def test_a_whole_number_is_a_number_and_a_repetition_says_nothing(tmp_path: Path
             "budget",
             "units",
             '"record"',
-            "a list of record, record-shared, client-site, client-server, none",
+            "a list of record, record-shared, client-site, client-server, client-shared, none",
         ),
         ("budget", "units", '["records"]', "a list of record"),
         ("budget", "units", "[1]", "a list of record"),

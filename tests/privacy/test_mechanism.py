@@ -1,4 +1,7 @@
-"""The mechanisms: their numbers, and what they refuse. Covers fedlite/privacy/checks.py."""
+"""The mechanisms: their numbers, and what they refuse.
+
+Covers fedlite/privacy/checks.py, fedlite/privacy/event.py.
+"""
 
 from __future__ import annotations
 

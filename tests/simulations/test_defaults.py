@@ -137,7 +137,15 @@ def test_a_link_is_open_until_somebody_names_its_compressor() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart", "quickstart-distributed", "heart", "fashion", "fashion-private"]
+    "name",
+    [
+        "quickstart",
+        "quickstart-distributed",
+        "quickstart-clients",
+        "heart",
+        "fashion",
+        "fashion-private",
+    ],
 )
 def test_the_named_scenarios_keep_their_own_links(name: str) -> None:
     assert load(scenario_path(name)).open_links == ()

@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlite.data.cache import cache_folder, locked, read_cached, verify
 from fedlite.data.dataset import Dataset, Source
@@ -162,6 +163,14 @@ def features(row: dict[str, str]) -> list[float]:
     return [values.get(name, 0.0) / SCALE for name in HEART_COLUMNS]
 
 
+def _public_ranges() -> NDArray[np.float64]:
+    """Return between which values each feature lies, float64 [2, 30], as `features` makes them."""
+    measured = {**RANGES, **BINARY}
+    low = [-1.0 if name in measured or name == "ca" else 0.0 for name in HEART_COLUMNS]
+    high = [max(VESSELS.values()) if name == "ca" else 1.0 for name in HEART_COLUMNS]
+    return np.array([low, high]) / SCALE
+
+
 def load() -> Source:
     """Return 920 patients (30 features), grouped by hospital; no global test set.
 
@@ -187,6 +196,7 @@ def load() -> Source:
         classes=2,
         labels=("absent", "present"),
         features=HEART_COLUMNS,
+        ranges=_public_ranges(),
         origin=f"{WHEEL}!{MEMBER}, wheel sha256:{WHEEL_SHA256}",
     )
 

@@ -25,12 +25,12 @@ class Policy:
     epsilon, delta: the ceiling over all runs and servers together, at one delta; epsilon 0 allows
     no private run. person: epsilon over all data sets of the site together, for a person who may
     be in several; 0 is no such ceiling. per_run: epsilon of one run by itself; 0 is no such
-    ceiling. units: what may protect an update, of `record`, `record-shared`, `client-site`,
-    `client-shared`, `client-server` and `none`. honest: how many other sites are trusted to be
-    honest where noise is shared; 0 is nobody. alone: epsilon of all plans together if all others
-    collude with the server; what is lower than `epsilon`, as 0 is, stands for `epsilon`: local
-    noise only. metrics: what may leave beside an update. servers: public keys, hex, of the servers
-    whose signature over the ledger's head is accepted; none listed accepts any.
+    ceiling. units: what may protect an update, of those of `bodies.UNITS` and `none`. honest: how
+    many other sites are trusted to be honest where noise is shared; 0 is nobody. alone: epsilon of
+    all plans together if all others collude with the server; what is lower than `epsilon`, as 0 is,
+    stands for `epsilon`: local noise only. metrics: what may leave beside an update. servers:
+    public keys, hex, of the servers whose signature over the ledger's head is accepted; none listed
+    accepts any.
 
     The lists are kept sorted, so that equal policies are equal. Raises ValueError for a number
     outside its range, and for what a ledger's row could not hold.

@@ -1,0 +1,199 @@
+"""Counts, means and histograms of a table's columns, as one vector that sites sum under noise.
+
+What one record adds is known beforehand, whatever it holds: of each column a 1 in one cell (a bin
+of its public range, or "missing"), and its value mapped to -1..1, 0 where it is missing. So its
+length is at most sqrt(2 d) with d columns, and nothing has to be cut but values beyond their range.
+The privacy unit is one record; adding or removing it moves the sum by that length. All that is
+told beside the sum is computed from it and from public numbers: post-processing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlite.privacy.shared.mechanism import SharedMechanism
+
+Values = NDArray[np.float64]
+MOST_COLUMNS, MOST_BINS = 10_000, 1_000
+Z = 1.959963984540054
+"""Deviations between which 95 of 100 Gaussians lie."""
+# Counts that are not as many deviations above zero divide nothing.
+_SURE = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What is asked of a table: columns by name, float64 [d] ranges low < high, bins of each.
+
+    All of it is public. Raises ValueError for a range or number that cannot be.
+    """
+
+    columns: tuple[str, ...]
+    low: Values
+    high: Values
+    bins: int
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        if not 1 <= len(self.columns) <= MOST_COLUMNS:
+            raise ValueError(
+                f"columns: must be from 1 to {MOST_COLUMNS:,}, got {len(self.columns)}"
+            )
+        if not 1 <= self.bins <= MOST_BINS:
+            raise ValueError(f"bins: must be from 1 to {MOST_BINS:,}, got {self.bins}")
+        for name, low, high in zip(self.columns, self.low, self.high, strict=True):
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(
+                    f"data.ranges: must be a low end below a high one, got {low:g}:{high:g} for "
+                    f"{name!r}"
+                )
+
+    @property
+    def coordinates(self) -> int:
+        """Length of a record's vector: of each column its bins, one for missing, and its value."""
+        return len(self.columns) * (self.bins + 2)
+
+    @property
+    def length(self) -> float:
+        """The most that a record's vector is long."""
+        return math.sqrt(2.0 * len(self.columns))
+
+    @property
+    def edges(self) -> Values:
+        """The edges of the bins, float64 [d, bins + 1]."""
+        steps = np.linspace(0.0, 1.0, self.bins + 1)
+        return self.low[:, None] + (self.high - self.low)[:, None] * steps
+
+    def answer(self, table: Values) -> Values:
+        """Return the sum of the records' vectors, float64 [coordinates]; as clear as they are.
+
+        table: float64 [n, d], NaN where a value is missing. What lies beyond its range is taken for
+        its end, infinity too.
+        """
+        if table.ndim != 2 or table.shape[1] != len(self.columns):
+            raise ValueError(
+                f"table: must have {len(self.columns)} columns, got shape {table.shape}"
+            )
+        missing = np.isnan(table)
+        share = (np.clip(table, self.low, self.high) - self.low) / (self.high - self.low)
+        cells = np.minimum((share * self.bins), self.bins - 1)
+        cells = np.where(missing, self.bins, cells).astype(np.int64)
+        counts = np.stack(
+            [np.bincount(column, minlength=self.bins + 1) for column in cells.T]
+        ).astype(np.float64)
+        sums = np.where(missing, 0.0, 2.0 * share - 1.0).sum(axis=0)
+        return np.concatenate([counts.ravel(), sums])
+
+    def scale(self, mechanism: SharedMechanism) -> float:
+        """Return by what a sum is multiplied to be noised: a record then moves it by the clip."""
+        return mechanism.clip_bound(self.coordinates) / self.length
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its standard error; nan where the noise leaves none."""
+
+    value: float
+    error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The ends between which the truth lies in 95 of 100 cases."""
+        return self.value - Z * self.error, self.value + Z * self.error
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a sum of answers tells of one column.
+
+    records: of all sites, by all columns together. present, missing: counts. share: of records that
+    miss the value. mean: of the values, cut to their range. histogram: float64 [bins], each with
+    the error `histogram_error`. quantiles: by probability, value and the two ends.
+    """
+
+    name: str
+    records: Figure
+    present: Figure
+    missing: Figure
+    share: Figure
+    mean: Figure
+    edges: Values
+    histogram: Values
+    histogram_error: float
+    quantiles: dict[float, tuple[float, float, float]]
+
+
+def summarize(
+    question: Question, total: Values, error: float, quantiles: tuple[float, ...]
+) -> list[Summary]:
+    """Return what a noised sum tells of every column.
+
+    total: the sum of all sites' answers, float64 [coordinates]. error: the standard deviation of
+    the noise on each of its values, which is known; the errors of what is computed from several are
+    by the first order of their noise. quantiles: probabilities above 0 and below 1.
+    """
+    d, bins = len(question.columns), question.bins
+    counts, sums = total[: d * (bins + 1)].reshape(d, bins + 1), total[d * (bins + 1) :]
+    # Every record is in one cell of each column.
+    records = Figure(float(counts.sum()) / d, error * math.sqrt((bins + 1) / d))
+    found = []
+    for at, name in enumerate(question.columns):
+        low, high = float(question.low[at]), float(question.high[at])
+        missing = Figure(float(counts[at, bins]), error)
+        # The count of all and that of the missing share a dth of their noise.
+        present = Figure(records.value - missing.value, error * math.sqrt(1.0 + (bins - 1.0) / d))
+        middle = _ratio(Figure(float(sums[at]), error), present, 0.0)
+        half = (high - low) / 2.0
+        found.append(
+            Summary(
+                name,
+                records,
+                present,
+                missing,
+                _ratio(missing, records, error**2 / d),
+                Figure(low + half * (1.0 + middle.value), half * middle.error),
+                question.edges[at],
+                counts[at, :bins].copy(),
+                error,
+                {q: _quantile(counts[at, :bins], question.edges[at], q, error) for q in quantiles},
+            )
+        )
+    return found
+
+
+def _ratio(over: Figure, under: Figure, together: float) -> Figure:
+    """Return a quotient with the error of the first order; together: the covariance of the two."""
+    if not under.value > _SURE * under.error:
+        return Figure(math.nan, math.nan)
+    value = over.value / under.value
+    variance = over.error**2 + value**2 * under.error**2 - 2.0 * value * together
+    return Figure(value, math.sqrt(max(0.0, variance)) / under.value)
+
+
+def _quantile(
+    counts: Values, edges: Values, probability: float, error: float
+) -> tuple[float, float, float]:
+    """Return a quantile of binned values and the two ends between which it surely lies.
+
+    An edge is below the quantile if so many deviations of noise say it, and all edges before it
+    are; in the same way from above. The first edge that is wrongly taken stops a walk, so each end
+    is wrong in at most 2.5 of 100 cases, however many edges there are.
+    """
+    bins = len(counts)
+    at = np.arange(bins + 1)
+    # How many more values lie below an edge than the quantile has below it.
+    excess = np.concatenate([[0.0], np.cumsum(counts)]) - probability * counts.sum()
+    spread = error * np.sqrt(at * (1.0 - probability) ** 2 + (bins - at) * probability**2)
+    below = excess[1:-1] < -Z * spread[1:-1]
+    above = excess[1:-1] > Z * spread[1:-1]
+    first = 0 if below.size == 0 else int(np.argmin(np.append(below, False)))
+    last = 0 if above.size == 0 else int(np.argmin(np.append(above[::-1], False)))
+    low, high = float(edges[first]), float(edges[bins - last])
+    rising = np.maximum.accumulate(np.append(excess, math.inf))[: bins + 1]
+    rising += 1e-9 * max(1.0, abs(float(rising[-1]))) * at / bins
+    value = float(np.clip(np.interp(0.0, rising, edges), low, high))
+    return value, low, high

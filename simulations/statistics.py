@@ -1,0 +1,274 @@
+"""Figures of a federation's tables before any training: one secure sum, charged to the ledgers.
+
+Each site counts its own training records, adds its share of the noise, and writes the release into
+its ledger before it masks it, in the order and under the rules of a round of training
+(`fedlite.guard.guardian`). What is seen is the sum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedlite.data import SiteData, Source, find
+from fedlite.data.spread import divided, load_source, share_out
+from fedlite.guard.folder import open_home
+from fedlite.guard.guardian import Decline, Guardian
+from fedlite.guard.policy import for_scenario
+from fedlite.messages import Instruction, site_id
+from fedlite.privacy import SharedMechanism, accounting, dpsgd
+from fedlite.privacy.ledger.files import FILES, UNFLUSHED
+from fedlite.privacy.mechanism import MAX_SLACK
+from fedlite.privacy.shared import summed
+from fedlite.privacy.shared.lattice import OWN_ROUNDED
+from fedlite.privacy.shared.tables import Question, Summary, summarize
+from fedlite.scenario import Scenario, ScenarioError
+from fedlite.secure.group import LEAST_MEMBERS, MOST_MEMBERS
+from fedlite.secure.masks import MOST_BITS
+from fedlite.secure.party import Party
+
+_MODEL = bytes(8)
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+MOST_RECORDS = 100_000
+"""How many records of a site count at most, unless more is said: public, so that nothing wraps."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked, and at what price.
+
+    epsilon, delta: of this release by itself. bins: of each histogram. most_records: of a site, a
+    public bound: of a larger one every count is cut to it.
+    """
+
+    epsilon: float = 1.0
+    delta: float = 1e-5
+    bins: int = 10
+    most_records: int = MOST_RECORDS
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What was found, for whoever asks. error: standard deviation of the noise on every count."""
+
+    scenario: str
+    asked: Asked
+    mechanism: SharedMechanism
+    epsilon: float
+    alone: float
+    error: float
+    columns: tuple[Summary, ...]
+    claimed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON object of the command: NaN where the noise leaves no figure is null."""
+        found: dict[str, Any] = {
+            "format": 1,
+            "scenario": self.scenario,
+            "claimed": self.claimed,
+            "epsilon": self.epsilon if self.claimed else None,
+            "alone": self.alone if self.claimed else None,
+            "delta": self.asked.delta,
+            "asked": asdict(self.asked),
+            "unit": self.mechanism.unit,
+            "adjacency": self.mechanism.adjacency,
+            "sites": self.mechanism.sites,
+            "honest": self.mechanism.honest,
+            "noise_multiplier": self.mechanism.noise_multiplier,
+            "error_of_counts": self.error,
+            "columns": {},
+        }
+        for one in self.columns:
+            row: dict[str, Any] = {
+                "range": [float(one.edges[0]), float(one.edges[-1])],
+                "edges": one.edges.tolist(),
+                "histogram": one.histogram.tolist(),
+                "quantiles": {
+                    f"{q:g}": {"value": value, "interval": [low, high]}
+                    for q, (value, low, high) in one.quantiles.items()
+                },
+            }
+            for name in ("records", "present", "missing", "share", "mean"):
+                figure = getattr(one, name)
+                known = math.isfinite(figure.value)
+                row[name] = {
+                    "value": figure.value if known else None,
+                    "error": figure.error if known else None,
+                    "interval": list(figure.interval) if known else None,
+                }
+            found["columns"][one.name] = row
+        return found
+
+
+def check(scenario: Scenario, asked: Asked) -> None:
+    """Raise ScenarioError where `statistics` would, before anything is spent or written."""
+    _, question = _question(scenario, asked)
+    _mechanism(scenario, asked, question)
+
+
+def statistics(scenario: Scenario, asked: Asked, directory: Path) -> Statistics:
+    """Return the figures of a scenario's table, over all its simulated sites.
+
+    directory: where sites keep their homes, unless `simulation.sites` says where; a question that
+    was asked there before is refused, as its answer would have other noise.
+
+    Raises ScenarioError for records that are no table of named columns with public ranges, and for
+    numbers that make no secret sum; RuntimeError naming the site that takes no part, and why.
+    """
+    source, question = _question(scenario, asked)
+    mechanism = _mechanism(scenario, asked, question)
+    told = _as_run(scenario, asked)
+    text = json.dumps([told.to_dict(), asdict(asked), question.columns])
+    run = hashlib.sha256(b"fedlite statistics " + text.encode()).digest()[:8]
+    how = scenario.data, mechanism.sites, scenario.federation.seed
+    parts = divided(source, *how, private=True)
+    # What training commits to: the same records, scaled.
+    scaled = share_out(source, *how, private=True)
+    guardians = [_guardian(told, mechanism, site, directory) for site in scaled]
+    # Nothing is spent before all of them would take part.
+    for guardian in guardians:
+        _held(guardian, run, guardian.admit)
+    identities = {
+        g.site: g.home.key() if g.home else Ed25519PrivateKey.generate() for g in guardians
+    }
+    party = Party.of(run, identities, least=mechanism.least, honest=mechanism.honest)
+    scale, seed, bodies = question.scale(mechanism), scenario.privacy.simulate_seed, {}
+    for guardian, part in zip(guardians, parts, strict=True):
+        _held(guardian, run, guardian.reserve)
+        _, noise = dpsgd.entropy(seed, 0, site_id(guardian.site))
+        units = summed.rounded(question.answer(part.train.x) * scale, mechanism, noise)
+        residues = summed.residues(units, mechanism.bits)
+        body = party.mask(guardian.site, 1, _MODEL, residues, mechanism.bits)
+        _held(guardian, run, partial(guardian.release, frame=body))
+        bodies[guardian.site] = body
+    seen = party.sum(bodies, 1, _MODEL, mechanism.coordinates, mechanism.bits)
+    # All sites have added theirs; where some are not honest, intervals are wider than need be.
+    error = mechanism.unit_width * OWN_ROUNDED * math.sqrt(mechanism.sites) / scale
+    total = summed.values(seen, mechanism) / scale
+    return Statistics(
+        scenario.federation.name,
+        asked,
+        mechanism,
+        accounting.running(mechanism, 1, asked.delta) if told.claims_privacy else math.inf,
+        accounting.seen_with(mechanism, 1, asked.delta),
+        error,
+        tuple(summarize(question, total, error, QUANTILES)),
+        told.claims_privacy,
+    )
+
+
+def _held(guardian: Guardian, run: bytes, step: Callable[[Instruction], object]) -> None:
+    """Let a site's guardian decide; raises RuntimeError with its reason."""
+    try:
+        step(Instruction(run, 1, site_id(guardian.site), 0, _MODEL, ()))
+    except Decline as decline:
+        raise RuntimeError(f"{guardian.site} takes no part: {decline}") from None
+
+
+def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
+    """Return the records as they were read, and what is asked of them."""
+    data, federation = scenario.data, scenario.federation
+    entry = find(data.name)
+    if data.tokenizer or data.text or (entry.own and not data.own_table):
+        raise ScenarioError(
+            f"data.name: must be a table with named columns, got {data.name!r}; texts, pictures "
+            "and arrays have none, so export what you want to count as csv, parquet or jsonl"
+        )
+    source = load_source(data, scenario.task.reads, settled=True, skip_wrong=True)
+    if not source.features or len(source.shape) != 1:
+        raise ScenarioError(
+            f"data.name: must be a table with named columns, got {data.name!r} with records of "
+            f"shape {source.shape}; take csv, parquet, jsonl or heart-disease"
+        )
+    if source.ranges is None:
+        raise ScenarioError(
+            "data.ranges: must be set, got nothing (rule: bins are public, and no private record "
+            "decides where they lie); give each column's range as it is known without looking at "
+            "the data, for example data.ranges = 'age 0:120, dose 0:5'"
+        )
+    if not LEAST_MEMBERS <= federation.sites <= MOST_MEMBERS:
+        raise ScenarioError(
+            f"federation.sites: must be from {LEAST_MEMBERS} to {MOST_MEMBERS} (rule: a sum of few "
+            f"is no cover), got {federation.sites}"
+        )
+    low, high = (np.asarray(end, np.float64) for end in source.ranges)
+    # A feature of a column of text is 0 or 1.
+    listed = {name for name, _ in (source.reading.categories if source.reading else ())}
+    binary = np.array([name.rpartition("=")[0] in listed for name in source.features])
+    low, high = np.where(binary, 0.0, low), np.where(binary, 1.0, high)
+    return source, Question(source.features, low, high, asked.bins)
+
+
+def _mechanism(scenario: Scenario, asked: Asked, question: Question) -> SharedMechanism:
+    sites = scenario.federation.sites
+    honest = scenario.privacy.honest or math.ceil(2 * sites / 3)
+    try:
+        sigma = accounting.calibrate(asked.epsilon, asked.delta * (1.0 - MAX_SLACK), 1.0, 1)
+        mechanism = SharedMechanism(
+            clip=question.length,
+            noise_multiplier=sigma,
+            sampling_rate=1.0,
+            steps=1,
+            expected_batch=1,
+            coordinates=question.coordinates,
+            sites=sites,
+            least=sites,
+            honest=honest,
+            reach=asked.most_records / question.length,
+        )
+    except ValueError as error:
+        raise ScenarioError(f"--{error}") from error
+    lost = mechanism.delta_slack(asked.epsilon)
+    if scenario.privacy.simulate_seed < 0 and lost > MAX_SLACK * asked.delta:
+        raise ScenarioError(
+            "--epsilon: must be one at which rounding at the sites costs at most "
+            f"{MAX_SLACK:.0%} of privacy.delta (rule: no more is kept for it), got "
+            f"{asked.epsilon:g}, at which it costs {lost:.2g}; set it to 10 or less"
+        )
+    if mechanism.bits > MOST_BITS:
+        raise ScenarioError(
+            f"--most-records: must be so few that sums fit into {MOST_BITS} bits, got "
+            f"{asked.most_records:,}, which needs {mechanism.bits}; lower it, or --epsilon"
+        )
+    return mechanism
+
+
+def _as_run(scenario: Scenario, asked: Asked) -> Scenario:
+    """Return the scenario as the run of one round that this is to a site's guardian."""
+    federation = scenario.federation
+    privacy = replace(
+        scenario.privacy,
+        unit="record",
+        noise_at="shared",
+        epsilon=asked.epsilon,
+        delta=asked.delta,
+    )
+    return replace(
+        scenario,
+        federation=replace(federation, rounds=1, quorum=federation.sites),
+        training=replace(scenario.training, steps=1),
+        inference=replace(scenario.inference, calibration=0.0, epsilon=0.0),
+        privacy=privacy,
+    )
+
+
+def _guardian(
+    told: Scenario, mechanism: SharedMechanism, site: SiteData, directory: Path
+) -> Guardian:
+    if not told.claims_privacy:
+        return Guardian(site.name, told, mechanism, None, str)
+    given = told.simulation.sites
+    homes = Path(given).expanduser() if given else directory / "homes"
+    home = open_home(homes / site.name, site.name, told.data.dataset, for_scenario(told, site.name))
+    commitment = home.commitment(site.train)
+    files = FILES if given else UNFLUSHED
+    return Guardian(site.name, told, mechanism, home, lambda: commitment, files=files)

@@ -1,0 +1,108 @@
+"""Figures of columns: numpy's without noise, and within their intervals as often as they say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from fedlite.privacy.shared.tables import Question, Summary, summarize
+
+ASKED = Question(("age", "dose"), np.array([0.0, -1.0]), np.array([100.0, 3.0]), 20)
+QUANTILES = (0.05, 0.5, 0.95)
+
+
+def table(n: int = 400, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    found = np.stack([rng.uniform(20, 90, n), rng.exponential(0.7, n)], axis=1)
+    found[rng.random((n, 2)) < [0.1, 0.3]] = np.nan
+    return found
+
+
+def test_without_noise_all_is_as_numpy_has_it() -> None:
+    given = table()
+    cut = np.clip(given, ASKED.low, ASKED.high)
+    for at, one in enumerate(summarize(ASKED, ASKED.answer(given), 0.0, QUANTILES)):
+        values = cut[:, at][~np.isnan(cut[:, at])]
+        assert one.records.value == 400
+        assert one.present.value == len(values)
+        assert one.missing.value == 400 - len(values)
+        assert one.share.value == pytest.approx(1 - len(values) / 400)
+        assert one.mean.value == pytest.approx(values.mean())
+        counts, edges = np.histogram(values, 20, (ASKED.low[at], ASKED.high[at]))
+        assert one.histogram.tolist() == counts.tolist()
+        np.testing.assert_allclose(one.edges, edges)
+        width = edges[1] - edges[0]
+        for q, (value, low, high) in one.quantiles.items():
+            true = np.quantile(values, q, method="inverted_cdf")
+            assert low <= true <= high and low <= value <= high
+            assert abs(value - true) <= width and high - low <= 2 * width + 1e-9
+
+
+@pytest.mark.parametrize("row", [[np.nan, np.nan], [-1e300, 1e300], [np.inf, -np.inf], [100, -1]])
+def test_a_record_moves_the_sum_by_the_length_at_most_whatever_it_holds(row: list[float]) -> None:
+    """Against the same table without it."""
+    given = table()
+    moved = ASKED.answer(np.vstack([given, row])) - ASKED.answer(given)
+    assert np.linalg.norm(moved) <= ASKED.length * (1 + 1e-12)
+    assert moved[: 2 * 21].sum() == 2, "one cell of each column"
+    if not np.isnan(row[0]):
+        assert np.linalg.norm(moved) == pytest.approx(ASKED.length), "the bound is met at the ends"
+
+
+@pytest.mark.parametrize("error", [3.0, 12.0])
+def test_the_truth_lies_within_the_intervals_as_often_as_they_say(error: float) -> None:
+    """400 draws of the noise: 95 of 100 times, and of a quantile at least as often."""
+    given, rng, draws = table(), np.random.default_rng(7), 400
+    clear = ASKED.answer(given)
+    true = summarize(ASKED, clear, 0.0, QUANTILES)
+    values = [c[~np.isnan(c)] for c in np.clip(given, ASKED.low, ASKED.high).T]
+    hits: dict[str, int] = {}
+    for _ in range(draws):
+        noised = clear + rng.normal(0.0, error, clear.size)
+        for at, one in enumerate(summarize(ASKED, noised, error, QUANTILES)):
+            for name in ("records", "present", "missing", "share", "mean"):
+                low, high = getattr(one, name).interval
+                inside = low <= getattr(true[at], name).value <= high
+                hits[f"{name} {at}"] = hits.get(f"{name} {at}", 0) + inside
+            for q, (_, low, high) in one.quantiles.items():
+                inside = low <= np.quantile(values[at], q, method="inverted_cdf") <= high
+                hits[f"q{q} {at}"] = hits.get(f"q{q} {at}", 0) + inside
+    slack = 5 * math.sqrt(0.95 * 0.05 * draws)
+    for name, count in hits.items():
+        assert count > 0.95 * draws - slack, (name, count)
+        if name[0] != "q":
+            assert count < 0.95 * draws + slack, (name, count)
+
+
+def _mean(found: list[Summary]) -> float:
+    return found[0].mean.value
+
+
+def test_where_noise_leaves_nothing_nothing_is_told() -> None:
+    found = summarize(ASKED, ASKED.answer(table(10)), 50.0, QUANTILES)
+    assert math.isnan(_mean(found)) and math.isnan(found[0].share.value)
+    value, low, high = found[0].quantiles[0.5]
+    assert 0.0 <= low <= value <= high <= 100.0
+    nobody = summarize(ASKED, ASKED.answer(np.empty((0, 2))), 1.0, QUANTILES)
+    assert math.isnan(_mean(nobody))
+    single = Question(("x",), np.zeros(1), np.ones(1), 1)
+    assert summarize(single, single.answer(np.array([[0.5]])), 0.0, (0.5,))[0].mean.value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bins", "words"),
+    [
+        ([0.0, 5.0], [1.0, 5.0], 3, "data.ranges: must be a low end below a high one, got 5:5"),
+        ([0.0, 0.0], [1.0, np.inf], 3, "data.ranges"),
+        ([0.0, 0.0], [1.0, 1.0], 0, "bins: must be from 1"),
+    ],
+)
+def test_ranges_that_cannot_be_are_refused(
+    low: list[float], high: list[float], bins: int, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Question(("a", "b"), np.array(low), np.array(high), bins)
+    with pytest.raises(ValueError, match="must have 2 columns"):
+        ASKED.answer(np.zeros((3, 5)))

@@ -1,0 +1,201 @@
+"""Figures of a federation's tables: pandas's where noise is next to nothing, charged, asked once.
+
+Covers fedlite/commands/stats.py, fedlite/reporting/columns.py, fedlite/secure/party.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from fedlite.audit import audit
+from fedlite.commands.main import app
+from fedlite.privacy.ledger import read
+from fedlite.scenario import Scenario, ScenarioError, from_dict
+from simulations.statistics import Asked, statistics
+
+RANGES = {"age": (0.0, 100.0), "dose": (0.0, 5.0)}
+# Nothing is claimed for it: what rounding costs at such an epsilon would not be small.
+LOUD = Asked(epsilon=60.0, bins=20, most_records=1000)
+
+OPEN = {
+    "privacy": {"unit": "record", "simulate_seed": 1, "expected_batch": 50},
+    "training": {"steps": 1},
+}
+
+
+@pytest.fixture
+def frame(tmp_path: Path) -> pd.DataFrame:
+    rng = np.random.default_rng(3)
+    found = pd.DataFrame(
+        {
+            "site": rng.choice(["north", "south", "west"], 600),
+            "age": rng.normal(55, 15, 600).round(1),
+            "dose": rng.exponential(1.0, 600),
+            "sex": rng.choice(["f", "m"], 600),
+            "ill": rng.choice(["yes", "no"], 600),
+        }
+    )
+    found.loc[rng.random(600) < 0.2, "dose"] = np.nan
+    found.to_csv(tmp_path / "table.csv", index=False)
+    return found
+
+
+def scenario(folder: Path, **tables: dict[str, object]) -> Scenario:
+    base: dict[str, dict[str, object]] = {
+        "federation": {"sites": 3},
+        "data": {
+            "name": "csv",
+            "path": str(folder / "table.csv"),
+            "target": "ill",
+            "labels": "yes, no",
+            "columns": "age, dose, sex",
+            "categories": "sex: f, m",
+            "ranges": "age 0:100, dose 0:5",
+            "partition": "natural",
+            "test_fraction": 0.0,
+        },
+        "model": {"name": "linear"},
+    }
+    return from_dict({name: base.get(name, {}) | tables.get(name, {}) for name in {*base, *tables}})
+
+
+def test_with_next_to_no_noise_it_is_what_pandas_finds_in_the_pooled_table(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    found = statistics(scenario(tmp_path, **OPEN), LOUD, tmp_path / "sites")
+    assert found.error < 1.0
+    columns = {one.name: one for one in found.columns}
+    assert set(columns) == {"age", "dose", "sex=f", "sex=m"}
+    for name, (low, high) in RANGES.items():
+        one, pooled = columns[name], frame[name].clip(low, high)
+        for figure, true in (
+            (one.records, len(frame)),
+            (one.missing, pooled.isna().sum()),
+            (one.present, pooled.notna().sum()),
+            (one.share, pooled.isna().mean()),
+            (one.mean, pooled.mean()),
+        ):
+            assert abs(figure.value - true) < 5 * figure.error + 1e-6
+        counts = np.histogram(pooled.dropna(), 20, (low, high))[0]
+        assert np.abs(one.histogram - counts).max() < 5 * found.error
+        for q, (value, start, end) in one.quantiles.items():
+            true = pooled.quantile(q, interpolation="lower")
+            assert start <= value <= end
+            assert start - (high - low) / 20 <= true <= end + (high - low) / 20
+    assert columns["sex=f"].mean.value == pytest.approx((frame["sex"] == "f").mean(), abs=0.01)
+
+
+def test_it_is_charged_once_and_the_same_is_not_asked_twice(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    homes = tmp_path / "homes"
+    told = scenario(tmp_path, simulation={"sites": str(homes), "ceiling": 4.0})
+    found = statistics(told, Asked(), tmp_path / "unused")
+    assert not (tmp_path / "unused").exists()
+    assert 0.98 < found.epsilon <= 1.0 < found.alone
+    ledgers = sorted(homes.glob("*/ledgers/csv.jsonl"))
+    assert len(ledgers) == 3
+    rows = read(ledgers[0])
+    plan = rows[0].body["plan"]
+    assert [row.kind for row in rows] == ["genesis", "reserve", "settle", "release"]
+    assert (plan["unit"], plan["steps"], plan["members"], plan["honest"]) == (
+        "record-shared",
+        1,
+        3,
+        2,
+    )
+    assert plan["epsilon_asked"] == 1.0
+    checked = audit([homes])
+    assert checked.clean
+    assert all("1 release cost at most epsilon" in s.sentence for s in checked.statements)
+    with pytest.raises(RuntimeError, match=r"north takes no part: round-twice"):
+        statistics(told, Asked(), tmp_path / "unused")
+    # Other bins are another question, with a plan of its own.
+    statistics(told, Asked(bins=5), tmp_path / "unused")
+    assert sum(row.kind in ("genesis", "plan") for row in read(ledgers[0])) == 2
+    with pytest.raises(RuntimeError, match="takes no part: ceiling"):
+        statistics(told, Asked(epsilon=3.9), tmp_path / "unused")
+
+
+def test_a_site_that_does_not_allow_it_stops_all_before_anything_is_spent(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    told = scenario(tmp_path, simulation={"sites": str(tmp_path / "homes")})
+    statistics(told, Asked(), tmp_path)
+    policy = tmp_path / "homes" / "west" / "site.toml"
+    policy.write_text(policy.read_text().replace('"record-shared"', '"record"'))
+    before = {path: path.read_bytes() for path in (tmp_path / "homes").glob("*/ledgers/csv.jsonl")}
+    with pytest.raises(RuntimeError, match=r"west takes no part: .*record-shared"):
+        statistics(told, Asked(bins=4), tmp_path)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_repeatable_noise_claims_nothing_and_keeps_no_ledger(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    told = scenario(tmp_path, **OPEN)
+    one, two = (statistics(told, Asked(), tmp_path / "sites") for _ in range(2))
+    assert one.as_dict() == two.as_dict()
+    assert one.as_dict()["epsilon"] is None and not one.claimed
+    assert not (tmp_path / "sites").exists()
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"data": {"ranges": ""}}, r"data\.ranges: must be set, .*rule: bins are public"),
+        ({"federation": {"sites": 2}}, r"federation\.sites: must be from 3 to 100"),
+    ],
+)
+def test_what_no_sum_can_be_made_of_is_refused(
+    tmp_path: Path, frame: pd.DataFrame, tables: dict[str, dict[str, object]], words: str
+) -> None:
+    with pytest.raises(ScenarioError, match=words):
+        statistics(scenario(tmp_path, **tables), Asked(), tmp_path)
+
+
+def test_what_is_no_table_is_refused_with_the_mend(tmp_path: Path) -> None:
+    pictures = from_dict({"data": {"name": "digits"}})
+    with pytest.raises(ScenarioError, match=r"data\.name: must be a table .*; take csv, parquet"):
+        statistics(pictures, Asked(), tmp_path)
+    with pytest.raises(ScenarioError, match=r"data\.name: must be a table .*; texts, pictures"):
+        statistics(
+            replace(pictures, data=replace(pictures.data, name="images", path="x")),
+            Asked(),
+            tmp_path,
+        )
+
+
+def test_more_than_the_modulus_has_room_for_is_refused(tmp_path: Path, frame: object) -> None:
+    with pytest.raises(ScenarioError, match=r"--most-records: must be so few .* 32 bits"):
+        statistics(scenario(tmp_path, **OPEN), replace(LOUD, most_records=10**9), tmp_path)
+    with pytest.raises(ScenarioError, match=r"^--epsilon: .*rounding at the sites .* 10 or less"):
+        statistics(scenario(tmp_path), Asked(epsilon=30.0), tmp_path)
+    with pytest.raises(ScenarioError, match=r"^--epsilon: "):
+        statistics(scenario(tmp_path), Asked(epsilon=-1.0), tmp_path)
+
+
+def test_the_command_tells_figures_errors_and_what_they_cost(
+    tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text(scenario(tmp_path).to_toml())
+    run = CliRunner().invoke(app, ["stats", "own.toml", "--out", "out", "--epsilon", "2"])
+    assert run.exit_code == 0, run.output
+    assert "costs every record epsilon 2.0" in " ".join(run.output.split())
+    assert "dose" in run.output and "±" in run.output
+    saved = json.loads((tmp_path / "out" / "statistics.json").read_text())
+    assert saved["columns"]["dose"]["missing"]["error"] > 0
+    assert len(list((tmp_path / "out" / "ledgers").glob("*.jsonl"))) == 3
+    told = CliRunner().invoke(app, ["stats", "own.toml", "--out", "two", "--json"])
+    assert json.loads(told.output)["columns"].keys() == saved["columns"].keys()
+    wrong = CliRunner().invoke(app, ["stats", "own.toml", "--out", "three", "--epsilon", "0"])
+    assert wrong.exit_code == 2 and "--epsilon" in wrong.output
+    assert not (tmp_path / "three").exists()
