@@ -172,6 +172,11 @@ AUDIT_RULES: dict[str, tuple[str, str]] = {
         "A plan costs more than the site allows a single run.",
         "Ask the site's data owner.",
     ),
+    "plan-honest": (
+        "A plan takes more others for honest than the policy in force trusts, or steps were "
+        "reserved after that trust was taken back.",
+        "Ask the site's data owner. Take the figure if all others collude.",
+    ),
     "plan-above-alone": (
         "A plan costs more than the site allows if all others collude with the server, or its row "
         "says so.",
@@ -265,7 +270,6 @@ _ACCOUNT = {
     "batches, a record's has its public batch.",
     "plan-above-asked": "A plan has at most the steps that were asked for.",
     "plan-unit": "A plan protects a unit that the policy in force allows.",
-    "plan-honest": "A plan takes no more others for honest than the policy in force trusts.",
     "plan-not-a-member": "A site that shares noise is among the members that its plan names.",
     "plan-run-twice": "A run has one plan, committed before its first step.",
     "reserve-unknown-plan": "Steps are reserved under a plan that was committed before.",

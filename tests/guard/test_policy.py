@@ -50,7 +50,19 @@ def test_the_documented_example_is_the_default(tmp_path: Path) -> None:
     example = (policy.__doc__ or "").split("```toml\n")[1].split("```")[0]
     assert load(saved(tmp_path, example)) == SitePolicy(site="site-01")
     assert {k for t in tomllib.loads(example).values() for k in t} == {
-        *("name", "owner", "epsilon", "delta", "person", "per_run", "units", "metrics", "clock"),
+        *(
+            "name",
+            "owner",
+            "epsilon",
+            "delta",
+            "person",
+            "per_run",
+            "honest",
+            "alone",
+            "units",
+            "metrics",
+            "clock",
+        ),
         "keys",
         *(field.name for field in fields(Limits)),
         *("fetch", "bytes", "honest", "alone"),
