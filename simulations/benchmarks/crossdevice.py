@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from fedlite.reporting.record import read_rounds
 from fedlite.scenario import Scenario, from_dict, load
 from server.summary import machine
-from simulations import engines
+from simulations import engines, node
 from simulations.run import scenario_path, simulate
 
 REGISTERED = (1_000, 10_000, 100_000)
@@ -85,7 +85,7 @@ def play(registered: int, rounds: int, engine: str) -> dict[str, Any]:
         rows = read_rounds(directory)
         disk = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
         files = sum(1 for path in directory.rglob("*") if path.is_file())
-    nodes = range(engines.FIRST_NODE, engines.FIRST_NODE + scenario.federation.sites)
+    nodes = range(node.FIRST_NODE, node.FIRST_NODE + scenario.federation.sites)
     sites = sum(made[0].site_seconds(node) for node in nodes)
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     later, used = rows[2:], sum(row.accepted for row in rows)
