@@ -1,6 +1,6 @@
 """A released bundle before and after a person has looked at it.
 
-Covers clients/runtime/released.py.
+Covers clients/runtime/released.py, clients/runtime/trial.py.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from fedlite.inference.serving.refused import Refused
@@ -82,9 +83,9 @@ class Turns:
                 continue
             self._busy = True
             work = self._loop.run_in_executor(self._thread, function, *given)
-            work.add_done_callback(lambda found, done=done: self._ended(found, done))
+            work.add_done_callback(partial(self._ended, done))
 
-    def _ended(self, found: asyncio.Future[Any], done: asyncio.Future[Any]) -> None:
+    def _ended(self, done: asyncio.Future[Any], found: asyncio.Future[Any]) -> None:
         self._busy = False
         error = None if found.cancelled() else found.exception()
         if not done.done():
