@@ -398,24 +398,3 @@ def test_a_smaller_one_loses_no_more_than_was_allowed(made: Path, tmp_path: Path
     assert small.told["smaller"]["loss"] <= 0.3 and "a smaller one of" in small.promise
     size = [(one.directory / "stem.onnx").stat().st_size for one in (small, whole)]
     assert size[0] != size[1] and len(small.predict(notes(made))) == 200
-
-
-def test_of_a_long_text_no_more_is_searched_than_can_be_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """To redact takes up to 20 microseconds a character, and a text may have any number."""
-    from types import SimpleNamespace
-
-    from fedlite.inference import tokenized
-
-    seen: list[int] = []
-    reader = object.__new__(tokenized.Tokenized)
-    reader.length, reader._redact = 12, ("phone",)
-    reader._tokenizer = SimpleNamespace(encode=lambda texts, _: [texts])  # type: ignore[assignment]
-    monkeypatch.setattr(
-        tokenized,
-        "redact",
-        lambda text, kinds: (text, seen.append(len(text))),  # type: ignore
-    )
-    reader.prepared(["4 " * 8192, "short"])
-    assert seen == [128 * 12, 5]

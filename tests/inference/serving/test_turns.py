@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from fedlite.inference import tokenized
 from fedlite.inference.serving import asking
 from fedlite.inference.serving.refused import Refused
 from fedlite.inference.serving.turns import Turns
@@ -70,3 +72,20 @@ def test_pieces_are_all_texts_in_their_order() -> None:
     found = list(asking.pieces(texts))
     assert [text for piece in found for text in piece] == texts
     assert [len(piece) for piece in found] == [2, 1, 1, 1]
+
+
+def test_of_a_long_text_no_more_is_searched_than_can_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To redact takes up to 20 microseconds a character, and a text may have any number."""
+    seen: list[int] = []
+    reader = object.__new__(tokenized.Tokenized)
+    reader.length, reader._redact = 12, ("phone",)
+    reader._tokenizer = SimpleNamespace(encode=lambda texts, _: [texts])  # type: ignore[assignment]
+    monkeypatch.setattr(
+        tokenized,
+        "redact",
+        lambda text, kinds: (text, seen.append(len(text))),  # type: ignore
+    )
+    reader.prepared(["4 " * 8192, "short"])
+    assert seen == [128 * 12, 5]
