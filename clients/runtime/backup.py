@@ -1,7 +1,8 @@
 """A site in one file, and back: what nobody could make again, and nothing that may be stale.
 
 In it are policy, keys, ledgers, journal, records of runs, approved bundles, and of each coordinator
-the invitation, authority, request and node key. Not in it: records of people; the message in
+the invitation, authority, request and node key, and which bundle it has released and was in use
+(not its files: they are fetched again). Not in it: records of people; the message in
 flight, which would be answered twice; the state of runs, as a run that went on has left it behind,
 and a residual that was sent would be sent again (a site without one gets the whole model and begins
 anew); status and logs.
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fedlite
-from clients.runtime import lock, runbook, seats, setup
+from clients.runtime import lock, runbook, seats, setup, shelf
 from clients.runtime.seats import COORDINATOR
 from clients.runtime.setup import CA, LEDGER, NEXT, NODE, POLICY, REQUEST, SECRET
 from fedlite.deployment import archive
@@ -42,7 +43,9 @@ from fedlite.storage import write_atomic
 
 _SIGNERS = (LEDGER, "keys/ledger.next.pem")
 _OF_SITE = (POLICY, *_SIGNERS, SECRET)
-_OF_SEAT = (COORDINATOR, CA, REQUEST, NODE, NEXT)
+# Of releases the numbers, without which an old one could come back.
+_RELEASES = (f"{shelf.FOLDER}/{shelf.STATE}", f"{shelf.FOLDER}/{shelf.ANNOUNCED}")
+_OF_SEAT = (COORDINATOR, CA, REQUEST, NODE, NEXT, *_RELEASES)
 _NEEDED = (POLICY, LEDGER, SECRET)
 _PLACE = re.compile(
     "|".join(

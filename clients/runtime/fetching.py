@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clients.runtime import setup
-from clients.runtime.shelf import Shelf, check
+from clients.runtime.shelf import Busy, Shelf, check
 from clients.runtime.trouble import Refused, RunOver, Unreachable
 from fedlite.guard import policy as site_policy
 from fedlite.inference.announcement import MAX_BYTES, PART_BYTES, Announcement
-from fedlite.storage import write_atomic
 
 log = logging.getLogger("fedlite.site")
 
-# Between two questions, and after something that is not mended at once.
-_SECONDS, _LATER = 60.0, 600.0
+# Between two questions, after something that is not mended at once, while somebody decides, and
+# first where the coordinator is there and hands nothing out.
+_SECONDS, _LATER, _SOON, _AGAIN = 60.0, 600.0, 5.0, 2.0
 # Left on the disk for what runs write.
 _ROOM_BYTES = 64 << 20
 
@@ -47,13 +47,14 @@ class Fetching:
         self._due = 0.0
         self._going = False
         self._refused: set[str] = set()
-        # What came and was not what was announced: a liar may not fill the line with it.
-        self._bad: set[str] = set()
+        # Numbers of what came and was not what was announced: a liar may not fill the line with it.
+        self._bad: set[int] = set()
+        self._again = _AGAIN
 
     def step(self, ask: Ask) -> bool:
         """Ask what is released when it is time to, or for one part; return whether more follow.
 
-        What is wrong with a release is said once, and disturbs no run. Raises what `ask` raises.
+        What is wrong with a release is said once, and disturbs no run. Raises Refused.
         """
         if not self._going and time.monotonic() < self._due:
             return False
@@ -62,10 +63,18 @@ class Fetching:
                 self._due = time.monotonic() + _SECONDS
                 self._hear(ask("released", b"", MAX_BYTES))
             self._going = self._fetch(ask)
+            self._again = _AGAIN
+        except Busy:
+            self._going, self._due = False, time.monotonic() + _SOON
+        except Unreachable as error:
+            # Messages come, or whoever asked for one would say so: this alone is to wait longer.
+            log.debug("releases: %s", error)
+            self._going, self._due = False, time.monotonic() + self._again
+            self._again = min(2 * self._again, _LATER)
         except RunOver as error:
             # No such path: the coordinator's release of fedlite is older.
             self._wait(str(error))
-        except (Unreachable, Refused):
+        except Refused:
             raise
         except (ValueError, OSError) as error:
             self._refuse(str(error))
@@ -86,7 +95,7 @@ class Fetching:
         """Fetch one part of what is announced and has not come; return whether there are more."""
         made = self._shelf.announced()
         wanted = site_policy.load(self._home / setup.POLICY).releases
-        if made is None or not wanted.fetch or made.sha256 in self._bad or self._shelf.whole(made):
+        if made is None or not wanted.fetch or made.number in self._bad or self._shelf.whole(made):
             return False
         if made.size > wanted.bytes:
             raise ValueError(
@@ -95,8 +104,14 @@ class Fetching:
             )
         part = self._shelf.part(made.sha256)
         if not part.is_dir():
-            self._shelf.tidy()
+            with self._shelf.alone(wait=False):
+                self._shelf.tidy()
+            self._unused(made)
             part.mkdir(mode=0o700, parents=True)
+        for path in part.iterdir():
+            # What a process that was killed has left there.
+            if path.name not in made.files:
+                path.unlink()
         if (name := next(_lacking(part, made), None)) is None:
             self._arrived(part, made)
             return False
@@ -109,12 +124,14 @@ class Fetching:
         told = json.dumps([made.sha256, path.name, begin]).encode()
         left = made.files[path.name].size - begin
         data = ask("released-part", told, PART_BYTES)
-        if not data or len(data) > left:
-            # Another was released meanwhile, or what comes is not what was announced.
+        if len(data) != min(left, PART_BYTES):
+            # Another was released meanwhile, or what comes is not what was announced: of short
+            # parts a large bundle would have any number.
             shutil.rmtree(path.parent)
+            size = "no" if not data else "more" if len(data) > left else "fewer"
             raise ValueError(
-                f"release {made.sha256[:12]}: {path.name} has {'no' if not data else 'more'} "
-                "bytes where it was announced; it is begun anew later"
+                f"release {made.sha256[:12]}: {path.name} has {size} bytes where it was announced; "
+                "it is begun anew later"
             )
         try:
             with path.open("ab") as file:
@@ -131,14 +148,23 @@ class Fetching:
             check(part, made)
         except ValueError:
             shutil.rmtree(part)
-            self._bad.add(made.sha256)
+            self._bad.add(made.number)
             raise
-        os.replace(part, self._shelf.path(made.sha256))
-        self._shelf.tidy(keep=made.sha256)
+        with self._shelf.alone(wait=False):
+            os.replace(part, self._shelf.path(made.sha256))
+            self._shelf.tidy(keep=made.sha256)
         self._note("fetched", bundle=made.sha256, name=made.name, bytes=made.size)
         self._say(
             f"bundle {made.sha256[:12]} has come; see it with `fedlite site released {self._home}`"
         )
+
+    def _unused(self, made: Announcement) -> None:
+        """Raise ValueError where a bundle that is kept has another's place."""
+        if self._shelf.path(made.sha256).exists():
+            raise ValueError(
+                f"release {made.sha256[:12]}: names other files than the bundle of this SHA-256 "
+                f"that is in use, or was before, in {self._shelf.folder}; it is not fetched"
+            )
 
     def _room(self, part: Path, made: Announcement) -> None:
         have = sum(path.stat().st_size for path in part.iterdir())
@@ -167,6 +193,6 @@ def _lacking(part: Path, made: Announcement) -> Iterator[str]:
     for name, told in made.files.items():
         path = part / name
         if not path.exists() and not told.size:
-            write_atomic(path, b"")
+            path.touch()
         if not path.exists() or path.stat().st_size < told.size:
             yield name

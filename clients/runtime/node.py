@@ -160,8 +160,9 @@ class Runtime:
                     self._status.tell("connected", "connected again")
                 lost = 0.0
                 if held is None:
-                    if not self._fetching.step(self._fleet.released):
-                        stop.wait(pace.pause(time.monotonic() - asked))
+                    self._fetching.step(self._fleet.released)
+                    # Also between two parts: whoever has to fetch asks for work no more often.
+                    stop.wait(pace.pause(time.monotonic() - asked))
                 else:
                     self._handle(held)
                     pace.answered(held.run)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clients.runtime import seats
+from clients.runtime import seats, trial
 from clients.runtime.shelf import CURRENT, FOLDER, STATE, Shelf, check
 from fedlite.deployment.journal import Journal
 from fedlite.inference import announcement
@@ -23,6 +23,8 @@ from fedlite.inference.manifest import MANIFEST
 DESCRIPTION, CARD = "bundle.json", "README.md"
 # Of the card, in bytes; what lies beyond is counted, and not shown.
 _SHOWN = 32_768
+# Of a promise, in characters; of what differs, rows and the characters of a key and of a value.
+_PROMISE, _ROWS, _KEY, _VALUE = 1000, 30, 60, 300
 _DESCRIBED = 1 << 20
 
 
@@ -74,38 +76,50 @@ def known(home: Path) -> list[dict[str, Any]]:
             made, state = shelf.announced(), shelf.state()
             row |= {"coordinator": seats.joined(seat).name, "in_use": state.current}
             row |= {"previous": state.previous}
+            if made is None and not state.current:
+                continue
+            row |= {"state": "in use"}
             if made is not None:
                 row |= {"sha256": made.sha256, "name": made.name, "note": made.note}
-                row |= {"number": made.number, "bytes": made.size, "state": _state(shelf, made)}
+                row |= {"number": made.number, "bytes": made.size} | _state(shelf, made)
         except ValueError as error:
             row |= {"state": "damaged", "problem": str(error)}
         rows.append(row)
     return rows
 
 
-def _state(shelf: Shelf, made: Announcement) -> str:
-    if shelf.state().current == made.sha256:
-        return "in use"
-    if shelf.whole(made):
-        return "to decide on"
-    return "coming" if shelf.part(made.sha256).is_dir() else "not fetched"
+def _state(shelf: Shelf, made: Announcement) -> dict[str, str]:
+    used, whole = shelf.state().current == made.sha256, shelf.whole(made)
+    if used and not whole:
+        why = "the bundle in use lacks files that are announced, or has others"
+        return {"state": "damaged", "problem": f"{shelf.path(made.sha256)}: {why}"}
+    if whole:
+        return {"state": "in use" if used else "to decide on"}
+    return {"state": "coming" if shelf.part(made.sha256).is_dir() else "not fetched"}
 
 
-def review(home: Path, given: str) -> Review:
+def review(home: Path, given: str, coordinator: str = "") -> Review:
     """Return what there is to see of the release whose SHA-256 begins so.
 
-    Raises ValueError where none of this site begins so, or it has not come.
+    coordinator: whose, where several have announced it. Raises ValueError where none of this site
+    begins so, several do, or it has not come.
     """
     found = []
-    for seat in seats.every(home):
-        made = Shelf(seat).announced()
+    for seat in [seats.of(home, coordinator)] if coordinator else seats.every(home):
+        try:
+            made = Shelf(seat).announced()
+        except ValueError:
+            # Of one coordinator alone; `known` says it.
+            if coordinator:
+                raise
+            continue
         if made is not None and len(given) >= 8 and made.sha256.startswith(given):
             found.append((seat, made))
     if len(found) != 1:
         raise ValueError(
             f"release: must be the first 8 or more digits of the SHA-256 of one that is announced, "
             f"got {given!r:.80}, which fits {len(found)}; list them with `fedlite site released "
-            f"{home}`"
+            f"{home}`, and name one of several with --coordinator"
         )
     ((seat, made),) = found
     shelf = Shelf(seat)
@@ -130,12 +144,14 @@ def review(home: Path, given: str) -> Review:
         ("SHA-256", f"{made.sha256} (of its manifest)"),
         ("size", f"{made.size:,} bytes in {len(made.files)} files"),
         ("made by", _signer(folder)),
-        ("promise", str(told.get("promise", "none"))),
+        ("promise", str(told.get("promise", "none"))[:_PROMISE]),
         ("in use now", state.current or "none"),
     ]
     past = [row for row in state.history if row.get("sha256") == made.sha256]
     if past and state.current != made.sha256:
         facts.append(("warning", f"was in use here since {past[-1].get('time')}: an older one"))
+    if state.current and (before := _signer(shelf.path(state.current))) != _signer(folder):
+        facts.append(("warning", f"the bundle in use was made by another key, {before or 'lost'}"))
     since = _since(_described(shelf.path(state.current)), told) if state.current else ()
     return Review(seat, made, _signer(folder), tuple(facts), _card(folder), since, tuple(refused))
 
@@ -146,8 +162,6 @@ def approve(home: Path, seen: Review, by: str) -> Path:
     Raises ValueError where it is not what was announced, or does not answer here as where it was
     made; OSError where the disk is full: the one before is in use then, whole.
     """
-    from fedlite.inference.bundle import load
-
     if seen.refused:
         raise ValueError("; ".join(seen.refused))
     shelf, made = Shelf(seen.seat), seen.announced
@@ -155,13 +169,16 @@ def approve(home: Path, seen: Review, by: str) -> Path:
         raise ValueError(
             f"release {made.sha256[:12]}: another was announced meanwhile; look at that one"
         )
-    folder = shelf.path(made.sha256)
-    check(folder, made)
-    load(folder, signed_by=seen.signer)
-    shelf.use(made.sha256, number=made.number, by=by, action="use")
-    Journal(home / "audit").write(
-        "use", bundle=made.sha256, name=made.name, number=made.number, note=made.note
-    )
+    folder, journal = shelf.path(made.sha256), Journal(home / "audit")
+    # The site that runs may hear of another one meanwhile; it removes nothing before this is over.
+    with shelf.alone(wait=True):
+        if not folder.is_dir():
+            raise ValueError(f"release {made.sha256[:12]}: is not here any more; look again")
+        check(folder, made)
+        trial.try_out(folder, seen.signer)
+        # First: what cannot be written down is not used.
+        journal.write("use", bundle=made.sha256, name=made.name, number=made.number, note=made.note)
+        shelf.use(made.sha256, number=made.number, by=by, action="use")
     return seen.seat / FOLDER / CURRENT
 
 
@@ -175,20 +192,25 @@ def back(home: Path, seat: Path, by: str) -> str:
 
     Raises ValueError where there is none, or it is not what was put in use.
     """
-    from fedlite.inference.bundle import load
-
     shelf = Shelf(seat)
+    if not shelf.folder.is_dir():
+        raise ValueError(f"{shelf.folder}: must name a bundle before the one in use, has none")
+    with shelf.alone(wait=True):
+        return _back(home, shelf, by)
+
+
+def _back(home: Path, shelf: Shelf, by: str) -> str:
     state = shelf.state()
     folder = shelf.path(state.previous) if state.previous else None
     if folder is None or not (folder / MANIFEST).is_file():
         raise ValueError(
-            f"{seat / FOLDER / STATE}: must name a bundle before the one in use, has none"
+            f"{shelf.folder / STATE}: must name a bundle before the one in use, has none"
         )
     if announcement.digest((folder / MANIFEST).read_bytes()) != state.previous:
         raise ValueError(f"{folder}: is not what was in use; it was changed")
-    load(folder)
-    shelf.use(state.previous, number=state.number, by=by, action="back")
+    trial.try_out(folder, _signer(folder))
     Journal(home / "audit").write("back", bundle=state.previous, instead_of=state.current)
+    shelf.use(state.previous, number=state.number, by=by, action="back")
     return state.previous
 
 
@@ -221,13 +243,18 @@ def _card(folder: Path) -> str:
 
 
 def _since(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    """Return what is different, by key: the old and the new value, as they are written."""
-    found = []
-    for key in sorted({*old, *new}):
+    """Return what is different, by key: the old and the new value, as they are written.
+
+    So many rows at most, and one that says how many more there are.
+    """
+    found = list[tuple[str, str, str]]()
+    different = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    for key in different[:_ROWS]:
         before, after = (
-            json.dumps(one[key], ensure_ascii=True)[:300] if key in one else "none"
+            json.dumps(one[key], ensure_ascii=True)[:_VALUE] if key in one else "none"
             for one in (old, new)
         )
-        if old.get(key) != new.get(key):
-            found.append((key, before, after))
+        found.append((key[:_KEY], before, after))
+    if more := len(different) - len(found):
+        found.append((f"and {more} more", "not shown", "not shown"))
     return tuple(found)

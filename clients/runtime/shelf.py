@@ -7,17 +7,22 @@
 | `.SHA256/` | one that is coming |
 | `state.json` | which is in use and which was before, and what people decided |
 | `current` | a link to the one in use, for `fedlite serve` and others |
+| `.lock` | held by whoever decides, or removes |
+
+In use is what `current` leads to, whatever `state.json` says: a crash may have come between.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +33,13 @@ from fedlite.inference.announcement import DIGEST, MAX_BYTES, Announcement
 from fedlite.storage import write_atomic
 
 FOLDER, ANNOUNCED, STATE, CURRENT = "releases", "announced.json", "state.json", "current"
-_KEPT = 100
+_LOCK, _KEPT = ".lock", 100
+_FIELDS = frozenset(("current", "previous", "number", "history"))
 _MINE = re.compile(r"\.?[0-9a-f]{64}")
+
+
+class Busy(Exception):
+    """Another process decides, or removes, at this moment."""
 
 
 class Stale(ValueError):
@@ -61,6 +71,20 @@ class Shelf:
     def public(self) -> str:
         """Whose key has to have signed; raises ValueError where nothing was joined."""
         return seats.joined(self._seat).witness
+
+    @contextlib.contextmanager
+    def alone(self, *, wait: bool) -> Iterator[None]:
+        """Hold the folder, so that nothing of it is removed or put in use by another process.
+
+        wait: until another has ended; else raise Busy at once. Not to be held twice.
+        """
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        with (self.folder / _LOCK).open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise Busy(f"{self.folder}: another process decides there") from None
+            yield
 
     def announced(self) -> Announcement | None:
         """Return the newest announcement; raises ValueError where the file was changed."""
@@ -98,11 +122,19 @@ class Shelf:
         return self.folder / f".{sha256}"
 
     def whole(self, announced: Announcement) -> bool:
-        """Return whether the bundle has come."""
-        return self.path(announced.sha256).is_dir()
+        """Return whether the bundle has come: all files that were announced, by their sizes."""
+        try:
+            sizes = {
+                path.name: path.lstat().st_size
+                for path in self.path(announced.sha256).iterdir()
+                if not path.is_symlink()
+            }
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return sizes == {name: told.size for name, told in announced.files.items()}
 
     def tidy(self, *, keep: str = "") -> None:
-        """Remove bundles that are neither in use, nor were before, nor are `keep`."""
+        """Remove bundles that are neither in use, nor were before, nor are `keep`; be `alone`."""
         state = self.state()
         kept = {state.current, state.previous, keep}
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
@@ -111,25 +143,32 @@ class Shelf:
 
     def state(self) -> State:
         """Return what people decided; raises ValueError where the file is damaged."""
-        data = self._read(STATE)
-        if not data:
-            return State()
+        data, leads = self._read(STATE), self._leads()
         try:
-            told = json.loads(data)
-            found = State(**told | {"history": tuple(told["history"])})
-            if not all(
-                one == "" or DIGEST.fullmatch(one) for one in (found.current, found.previous)
-            ):
-                raise ValueError("no SHA-256")
+            found = _state(json.loads(data)) if data else State()
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{self.folder / STATE}: must hold what is in use ({error!s:.80}); restore it from "
                 "a copy, or remove it, and decide anew"
             ) from None
-        return found
+        if leads == found.current:
+            return found
+        # Between the link and the file the power went, or the files were lost.
+        return replace(found, current=leads, previous=found.current or found.previous)
+
+    def _leads(self) -> str:
+        """Return which bundle the link leads to; "" where none does."""
+        try:
+            to = os.readlink(self.folder / CURRENT)
+        except OSError:
+            return ""
+        return to if DIGEST.fullmatch(to) else ""
 
     def use(self, sha256: str, *, number: int, by: str, action: str) -> State:
-        """Put a bundle in use, and keep the one before for a way back."""
+        """Put a bundle in use, and keep the one before for a way back; be `alone`.
+
+        Raises OSError where that cannot be written: then the one before is in use still.
+        """
         was = self.state()
         row = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -144,15 +183,22 @@ class Shelf:
             number=max(was.number, number),
             history=(*was.history, row)[-_KEPT:],
         )
-        write_atomic(self.folder / STATE, json.dumps(asdict(now), indent=1).encode() + b"\n")
-        self.link()
+        # The link first: it alone says what is in use, and `state` derives the rest.
+        self._link(sha256)
+        try:
+            write_atomic(self.folder / STATE, json.dumps(asdict(now), indent=1).encode() + b"\n")
+        except OSError:
+            self._link(was.current)
+            raise
         return now
 
-    def link(self) -> None:
-        """Let the link lead to what is in use, as a crash may have come between."""
+    def _link(self, sha256: str) -> None:
         part, link = self.folder / f".{CURRENT}", self.folder / CURRENT
+        if not sha256:
+            link.unlink(missing_ok=True)
+            return
         part.unlink(missing_ok=True)
-        part.symlink_to(self.state().current)
+        part.symlink_to(sha256)
         os.replace(part, link)
 
     def _read(self, name: str) -> bytes:
@@ -161,6 +207,20 @@ class Shelf:
                 return file.read(16 * MAX_BYTES)
         except FileNotFoundError:
             return b""
+
+
+def _state(told: Any) -> State:
+    """Return what a file says; raises ValueError, TypeError or KeyError for any other form."""
+    if not isinstance(told, dict) or told.keys() != _FIELDS:
+        raise ValueError("other fields")
+    if not all(told[one] == "" or DIGEST.fullmatch(told[one]) for one in ("current", "previous")):
+        raise ValueError("no SHA-256")
+    if type(told["number"]) is not int or not 0 <= told["number"] < 1 << 40:
+        raise ValueError("no number")
+    history = told["history"]
+    if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
+        raise ValueError("no rows of decisions")
+    return State(**told | {"history": tuple(history)})
 
 
 def check(folder: Path, announced: Announcement) -> None:

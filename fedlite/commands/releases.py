@@ -94,7 +94,7 @@ def released(
             sha256 = releases.back(home, seats.of(home, coordinator), user())
             tell({"in_use": sha256}, f"{sha256[:16]} is in use again", as_json)
         elif release:
-            _decide(home, releases.review(home, release), yes, as_json)
+            _decide(home, releases.review(home, release, coordinator), yes, as_json)
         else:
             _list(home, releases.known(home), as_json)
 
@@ -113,7 +113,7 @@ def _decide(home: Path, seen: Review, yes: bool, as_json: bool) -> None:
     if not why:
         try:
             folder = releases.approve(home, seen, user())
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             why.append(str(error))
     if why:
         releases.refuse(home, seen, "; ".join(why)[:500])
@@ -158,7 +158,7 @@ def _show(seen: Review) -> None:
 
     width = max(20, get_terminal_size().columns - 2)
     for title, text in seen.facts:
-        typer.echo(f"{title:<12} {plain(text)}".rstrip())
+        _row(f"{title:<12} {plain(text)}", width)
     typer.echo("\n--- its card, as whoever made it wrote it")
     for line in seen.card.split("\n"):
         first, *more = folded(plain(line), width)
@@ -169,6 +169,14 @@ def _show(seen: Review) -> None:
     if seen.since:
         typer.echo("what differs from the one in use:")
     for key, old, new in seen.since:
-        typer.echo(plain(f"  {key}: {old} -> {new}"))
+        _row(plain(f"  {key}: {old} -> {new}"), width)
     for text in seen.refused:
-        typer.echo(plain(f"refused      {text}"))
+        _row(plain(f"refused      {text}"), width)
+
+
+def _row(text: str, width: int) -> None:
+    """Print a row; what is too long for the screen goes on below a mark, never at the left edge."""
+    first, *more = folded(text, width)
+    typer.echo(first.rstrip())
+    for rest in more:
+        typer.echo(f"> {rest}".rstrip())

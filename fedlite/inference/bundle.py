@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,11 @@ class Bundle:
     def reads_texts(self) -> bool:
         """Whether its inputs are texts, and not numbers."""
         return isinstance(self._reader, Tokenized)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers an input has; of a text none."""
+        return 0 if self.reads_texts else math.prod(self.shape)
 
     @property
     def promise(self) -> str:

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedlite.identity import keys
@@ -44,7 +45,7 @@ def release(coordinator: Coordinator, bundle: Path, note: str = "") -> Announcem
     made = Announcement(number, str(loaded.told.get("scenario", ""))[:64], note, files)
     signed = made.encode(keys.load(coordinator.witness_key))
     target = folder / made.sha256
-    if not target.is_dir():
+    if not _is(target, contents):
         part = folder / f".{made.sha256}"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700, parents=True)
@@ -52,6 +53,8 @@ def release(coordinator: Coordinator, bundle: Path, note: str = "") -> Announcem
             write_atomic(part / name, content)
         # What others see is whole, and is a bundle still.
         load(part, signed_by=loaded.signed_by)
+        # What was damaged is mended so.
+        shutil.rmtree(target, ignore_errors=True)
         os.replace(part, target)
     write_atomic(folder / ANNOUNCED, signed)
     coordinator.journal.write(
@@ -62,6 +65,14 @@ def release(coordinator: Coordinator, bundle: Path, note: str = "") -> Announcem
         if other.is_dir() and other.name not in keep:
             shutil.rmtree(other)
     return made
+
+
+def _is(folder: Path, contents: Mapping[str, bytes]) -> bool:
+    """Return whether a folder holds these files, and nothing else."""
+    try:
+        return {path.name: path.read_bytes() for path in folder.iterdir()} == contents
+    except OSError:
+        return False
 
 
 def current(coordinator: Coordinator) -> Announcement | None:

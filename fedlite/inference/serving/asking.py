@@ -8,13 +8,14 @@ same way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.data.sources.texts import check_text
 from fedlite.inference.bundle import Answers, Bundle
 from fedlite.inference.serving import protocol
 from fedlite.inference.serving.refused import Refused
@@ -35,6 +36,8 @@ TYPES: dict[str, tuple[str, str]] = {
     "FP32": ("<f4", "fp32_contents"),
     "FP64": ("<f8", "fp64_contents"),
 }
+# Texts that are made into tokens before others have their turn: their bytes, and how many.
+_PIECE, _PIECE_ROWS = 16_384, 256
 # Of a text, and of all texts of a request, in bytes: to redact them and make tokens of them takes
 # time, also of what lies beyond the longest that the model reads.
 TEXT_BYTES, TEXTS_BYTES = 16_384, 4 << 20
@@ -75,6 +78,16 @@ class Ask:
     raw: bool
 
 
+@dataclass(frozen=True)
+class Given:
+    """A request of which nothing was computed yet. x: numbers, or texts; the rest as of Ask."""
+
+    x: NDArray[Any] | list[str]
+    missing: bool
+    outputs: tuple[str, ...]
+    raw: bool
+
+
 def longest(bundle: Bundle, rows: int) -> int:
     """Return how many bytes the message of a request of so many rows may have, before it is read.
 
@@ -102,6 +115,12 @@ def read(request: Any, bundle: Bundle, rows: int) -> Ask:
 
     Raises Refused where the request is none that the bundle can answer.
     """
+    found = given(request, bundle, rows)
+    return Ask(prepared(bundle, found.x, found.missing), found.outputs, found.raw)
+
+
+def given(request: Any, bundle: Bundle, rows: int) -> Given:
+    """Return what a request holds, held against the rules of its form; raises Refused."""
     if len(request.id) > _LONGEST_ID:
         raise _wrong(f"id: must have at most {_LONGEST_ID} characters, got {len(request.id)}")
     outputs = tuple(one.name for one in request.outputs) or tuple(OUTPUTS)
@@ -114,12 +133,32 @@ def read(request: Any, bundle: Bundle, rows: int) -> Ask:
         names = ", ".join(repr(one.name)[:40] for one in request.inputs[:3])
         raise _wrong(f"inputs: must be one tensor called {INPUT!r}, got {names or 'none'}")
     x, raw = (_texts if bundle.reads_texts else _tensor)(request, bundle, rows)
+    return Given(x, _missing(request), outputs, raw)
+
+
+def prepared(bundle: Bundle, x: NDArray[Any] | list[str], missing: bool) -> NDArray[Any]:
+    """Return inputs as the bundle reads them; raises Refused."""
     try:
-        inputs = bundle.prepared(x, missing=_missing(request))
+        return bundle.prepared(x, missing=missing)
     except ValueError as error:
         text = str(error).replace("predict(x, missing=True)", "the parameter missing = true")
         raise _wrong(text) from None
-    return Ask(inputs, outputs, raw)
+
+
+def pieces(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield texts in their order, so few at a time that they take no long time.
+
+    >>> [len(piece) for piece in pieces(["a"] * 257 + ["a" * 10_000] * 3)]
+    [256, 2, 1, 1]
+    """
+    piece, size = list[str](), 0
+    for text in texts:
+        if piece and (size + len(text) > _PIECE or len(piece) == _PIECE_ROWS):
+            yield piece
+            piece, size = [], 0
+        piece.append(text)
+        size += len(text)
+    yield piece
 
 
 def _tensor(request: Any, bundle: Bundle, rows: int) -> tuple[NDArray[Any], bool]:
@@ -184,9 +223,14 @@ def _texts(request: Any, bundle: Bundle, rows: int) -> tuple[list[str], bool]:
             rule = f"must have at most {TEXT_BYTES} bytes, has {len(one)}"
             raise _wrong(f"x: text {row} {rule}; of it {bundle.shape[1]} tokens are read: cut it")
     try:
-        return [one.decode("utf-8") for one in given], raw
+        texts = [one.decode("utf-8") for one in given]
     except UnicodeDecodeError:
         raise _wrong("x: must be texts in UTF-8; encode them anew") from None
+    try:
+        # All of them here, where their rows are known.
+        return [check_text(one, f"x, row {row}", 0, "text") for row, one in enumerate(texts)], raw
+    except ValueError as error:
+        raise _wrong(str(error)) from None
 
 
 def _apart(content: bytes, most: int) -> list[bytes]:

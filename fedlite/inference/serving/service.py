@@ -8,14 +8,15 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import grpc
+import numpy as np
 
 from fedlite import __version__
+from fedlite.inference.bundle import Bundle
 from fedlite.inference.serving import asking, protocol, wire
 from fedlite.inference.serving.batcher import Batcher, Limits
 from fedlite.inference.serving.cache import Cache
@@ -23,6 +24,7 @@ from fedlite.inference.serving.figures import Figures
 from fedlite.inference.serving.gate import WHO
 from fedlite.inference.serving.keeping import Keeping
 from fedlite.inference.serving.refused import Refused
+from fedlite.inference.serving.turns import Turns
 from fedlite.inference.serving.versions import Version, Versions, Work
 
 log = logging.getLogger("fedlite.serving")
@@ -31,6 +33,8 @@ _LONGEST_WHY = 200
 _FAULT = "server: could not answer; its operator finds why in its log"
 # Of a message, beside one for each row.
 _FIELDS = 256
+# Of requests of texts that are under way at once, in bytes.
+_TEXTS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,7 @@ class Service:
         self.name, self.versions, self.limits = name, versions, limits
         self.keeping, self.cache, self.figures = keeping, cache, Figures()
         self.batcher = Batcher(versions.run, limits, versions.look)
-        self._loop = asyncio.get_running_loop()
-        self._aside = ThreadPoolExecutor(1, "fedlite-aside")
+        self.turns = Turns(_TEXTS_BYTES)
         self.ready = True
         self.under_way = 0
         self._responses = {
@@ -72,7 +75,7 @@ class Service:
 
     def close(self) -> None:
         """End what computes once it is done."""
-        self._aside.shutdown(wait=True, cancel_futures=True)
+        self.turns.close()
         self.batcher.close()
 
     async def call(self, method: str, request: Any, context: Any) -> Any:
@@ -89,8 +92,8 @@ class Service:
             raise Refused("INTERNAL", _FAULT) from None
 
     async def aside(self, function: Callable[..., Any], *given: Any) -> Any:
-        """Return what a function returns that takes some time, called in a thread, one at once."""
-        return await self._loop.run_in_executor(self._aside, function, *given)
+        """Return what a function returns that takes some time, called in a thread, in turn."""
+        return await self.turns.run(WHO.get(), function, *given)
 
     def handlers(self) -> list[Any]:
         """Return what gRPC registers."""
@@ -110,7 +113,8 @@ class Service:
     def _read(self, kind: Any, data: bytes) -> Any:
         """Return a message, or the refusal of one of which more would become than it is worth."""
         try:
-            wire.bound(data, kind.DESCRIPTOR, self.limits.request + _FIELDS)
+            numbers = self.versions.current.bundle.numbers * self.limits.request + _FIELDS
+            wire.bound(data, kind.DESCRIPTOR, self.limits.request + _FIELDS, numbers)
         except Refused as refusal:
             return refusal
         return kind.FromString(data)
@@ -185,8 +189,7 @@ class Service:
         version = self._model(request.model_name, request.model_version)
         named, version = version is not None, version or self.versions.choose("")
         if version.bundle.reads_texts:
-            # Tokens take time, in which others are answered.
-            ask = await self.aside(asking.read, request, version.bundle, self.limits.request)
+            ask = await self._texts(request, version.bundle)
         else:
             ask = asking.read(request, version.bundle, self.limits.request)
         if not request.id:
@@ -208,6 +211,16 @@ class Service:
             self.figures.hits += 1
         made = asking.response(request, ask, version.bundle, version.name, answers)
         return _Served(made, version.name, len(answers), int(answers.early.sum()))
+
+    async def _texts(self, request: Any, bundle: Bundle) -> asking.Ask:
+        """Return a request of texts, read a piece at a time: others have theirs in between."""
+        with self.turns.holding(request.ByteSize(), WHO.get() if self._apart else None):
+            given = await self.aside(asking.given, request, bundle, self.limits.request)
+            parts = [
+                await self.aside(asking.prepared, bundle, piece, given.missing)
+                for piece in asking.pieces(given.x)
+            ]
+        return asking.Ask(np.concatenate(parts), given.outputs, given.raw)
 
     def _write(self, request: Any, served: _Served | None, seconds: float, code: str) -> None:
         """Add the request to the log; one that cannot be written down is not answered."""

@@ -28,7 +28,7 @@ def test_many_empty_fields_are_refused_before_they_are_objects(name: str) -> Non
     tracemalloc.start()
     try:
         with pytest.raises(Refused, match="more fields"):
-            wire.bound(data, REQUEST.DESCRIPTOR, 1000)
+            wire.bound(data, REQUEST.DESCRIPTOR, 1000, 0)
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
@@ -45,8 +45,8 @@ def test_many_empty_fields_are_refused_before_they_are_objects(name: str) -> Non
 def test_fields_are_counted_wherever_they_stand(data: bytes) -> None:
     REQUEST.FromString(data)
     with pytest.raises(Refused):
-        wire.bound(data, REQUEST.DESCRIPTOR, 1000)
-    wire.bound(data, REQUEST.DESCRIPTOR, 2005)
+        wire.bound(data, REQUEST.DESCRIPTOR, 1000, 0)
+    wire.bound(data, REQUEST.DESCRIPTOR, 2005, 0)
 
 
 def test_what_clients_send_has_few_fields() -> None:
@@ -57,7 +57,24 @@ def test_what_clients_send_has_few_fields() -> None:
     request.parameters["missing"].bool_param = True
     request.outputs.add(name="label")
     request.raw_input_contents.append(bytes(1_000_000))
-    wire.bound(request.SerializeToString(), REQUEST.DESCRIPTOR, 20)
+    wire.bound(request.SerializeToString(), REQUEST.DESCRIPTOR, 20, 128_002)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [("int64_contents", [1]), ("int64_contents", [-1]), ("bool_contents", [True]),
+     ("uint_contents", [300]), ("fp32_contents", [0.5]), ("fp64_contents", [0.5])],
+)  # fmt: skip
+def test_packed_numbers_are_counted_by_what_they_become(field: str, values: list[Any]) -> None:
+    """A number of one byte on the wire takes eight in memory."""
+    request = REQUEST()
+    tensor = request.inputs.add(name="x", shape=[5, 5])
+    getattr(tensor.contents, field).extend(values * 1000)
+    data = request.SerializeToString()
+    wire.bound(data, REQUEST.DESCRIPTOR, 10, 1002)
+    for numbers in (1001, 0):
+        with pytest.raises(Refused, match="more packed numbers"):
+            wire.bound(data, REQUEST.DESCRIPTOR, 10, numbers)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +85,7 @@ def test_what_clients_send_has_few_fields() -> None:
 )  # fmt: skip
 def test_what_is_no_message_is_refused(data: bytes) -> None:
     with pytest.raises(Refused, match="without groups"):
-        wire.bound(data, REQUEST.DESCRIPTOR, 10)
+        wire.bound(data, REQUEST.DESCRIPTOR, 10, 0)
 
 
 def test_a_message_of_many_tensors_is_answered_with_its_rule(start: Any, bundle: Any) -> None:
