@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clients.runtime import left
+from clients.runtime import left, masking, seats
 from clients.runtime.difference import Difference, difference
 from clients.runtime.planned import plan_facts
 from clients.runtime.sharing import sharing
@@ -278,6 +278,8 @@ def revoke(home: Path, given: str) -> str:
     policy_file.revoke(home / "site.toml", digest)
     Journal(home / "audit").write("revoke", bundle=digest)
     bundles.remove(home / "bundles" / digest)
+    for seat in seats.folders(home):
+        masking.remove_keys(seat, digest)
     return digest
 
 

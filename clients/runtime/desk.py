@@ -105,7 +105,8 @@ class Desk:
         counts = message.metadata.message_type == MessageType.EVALUATE
         if counts:
             guard = guard.for_counts()
-        masking = Masking.of(guard, self._seat, str(approved.config.get("run.id", "")))
+        name = str(approved.config.get("run.id", ""))
+        masking = Masking.of(guard, self._seat, name, approved.bundle.sha256)
         train = message.metadata.message_type == MessageType.TRAIN
         if masking is not None and train and (step := _step(message)):
             check_room(self._home)
