@@ -1,20 +1,26 @@
 """A run number is the coordinator's: what was joined by it is held against what is approved now.
 
-Covers clients/sums.py, clients/runtime/masking.py.
+Covers clients/sums.py, clients/runtime/masking.py, clients/runtime/desk.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import MessageType
 
-from clients.runtime import approval
+from clients.runtime import approval, desk
 from clients.runtime.masking import FOLDER
 from fedlite.deployment import bundle as bundles
+from fedlite.guard import egress
 from fedlite.guard.guardian import Decline
 from fedlite.identity import keys
+from fedlite.messages import Reply
 from fedlite.scenario import with_values
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Step
@@ -109,3 +115,45 @@ def test_the_keys_of_a_bundle_go_with_its_approval(tmp_path: Path) -> None:
     assert own.masking.sums.path.exists()
     approval.revoke(home, read.sha256)
     assert not own.masking.sums.path.exists() and not kept.exists()
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_numbers_of_code_that_did_not_ask_for_the_round_are_not_masked(
+    four: Hospitals, asks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its round would be used up, and a vector lie there that no row of the ledger stands for."""
+    four.join(four.group())
+    site = four.sites[FIRST]
+
+    class Worker:
+        def get(self, *of: object) -> Worker:
+            return self
+
+        def ask(self, blob: bytes, limits: object, reserve: Callable[[], object]) -> bytes:
+            if asks:
+                assert reserve() is None
+            return Reply(site.open(1, four.values()[FIRST]), None).encode()
+
+        def stale(self, policy: object) -> bool:
+            return False
+
+    monkeypatch.setattr(desk.Desk, "_guardian", lambda self, approved: site.guard)
+    monkeypatch.setattr(desk, "_step", lambda message: b"")
+    monkeypatch.setattr(desk, "_instruction", lambda message, approved: site.instruction(1))
+    monkeypatch.setattr(desk.flower, "to_bytes", lambda message: b"")
+    here: Any = SimpleNamespace(
+        metadata=SimpleNamespace(run_id=1, message_type=MessageType.TRAIN),
+        bundle=SimpleNamespace(sha256=BUNDLE),
+        config={"run.id": RUN.hex()},
+        policy=site.guard.policy(),
+    )
+    workers: Any = Worker()
+    at = desk.Desk(site.home, workers, lambda *a, **k: None)
+    if asks:
+        assert isinstance(at._worked(here, here, 1)[0], Reply)
+        assert site.rows == ["genesis", "reserve", "settle", "release"]
+        assert site.masking.known(site.instruction(1))
+        return
+    with pytest.raises(egress.NotAllowed, match=r"^sum: round 1 was answered and never asked for"):
+        at._worked(here, here, 1)
+    assert site.rows == [] and not site.masking.known(site.instruction(1))
