@@ -178,7 +178,7 @@ def divided(books: Iterable[Book]) -> list[Issue]:
     """
     issues, first = [], dict[str, tuple[Book, Plan]]()
     known = [book for book in books if book.rows]
-    told = {(book.site, plan.run) for book in known for plan in book.plans}
+    told = {(book.site, plan.run) for book, plan in _shared(known)}
     for book, plan in _shared(known):
         other, its = first.setdefault(plan.run, (book, plan))
         if differs := [name for name in _ALIKE if plan.body[name] != its.body[name]]:
@@ -204,12 +204,12 @@ def _shared(books: Iterable[Book]) -> Iterator[tuple[Book, Plan]]:
 def _key(book: Book, plan: Plan, member: Book, told: bool) -> list[Issue]:
     """Hold the key that a plan names for a member against that which the member's ledger had then.
 
-    It is the one that signed the member's own plan of the run. Where it wrote none, it is the last,
+    It is the one that signed the member's own plan of shared noise of the run. Where it wrote none, it is the last,
     as a key that was given up may be known to others. told: whether any ledger of the member has a
     plan of the run; when it was is not known in its others, of which any key is taken.
     """
     key = plan.body["group"].get(member.site)
-    own = [member.key_at(one.seq) for one in member.plans if one.run == plan.run]
+    own = [member.key_at(one.seq) for _, one in _shared([member]) if one.run == plan.run]
     if not own:
         own = [key for _, key in member.keys] if told else [member.keys[-1][1]]
     if key is None or key in own:

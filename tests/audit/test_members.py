@@ -219,13 +219,16 @@ def test_what_is_reserved_after_the_ceiling_for_collusion_was_lowered_is_held_ag
     assert "if all others collude" in told["reserve-above-ceiling"]
 
 
-def test_a_key_that_a_member_gave_up_before_the_run_is_not_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", [OTHER, "a" * 16], ids=["another run", "a local plan of that run"])
+def test_a_key_that_a_member_gave_up_before_the_run_is_not_its_own(
+    tmp_path: Path, run: str
+) -> None:
     """Somebody may have stolen it: then he is the member, and the old signatures say nothing."""
     old, new = keys.Key.generate(), keys.Key.generate()
     path = tmp_path / "west" / "ledgers" / "scans.jsonl"
     path.parent.mkdir(parents=True)
     west = Site(path, SitePolicy(site="west", units=("record",)), key=old)
-    west.begin(gaussian(30.0, 3), OTHER)
+    west.begin(gaussian(30.0, 3), run)
     with Ledger.open(path, old) as opened:
         opened.rotate(new)
     north = ledger(tmp_path, "north", GROUP | {"west": keys.public_hex(old)})
