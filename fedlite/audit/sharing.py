@@ -204,9 +204,9 @@ def _shared(books: Iterable[Book]) -> Iterator[tuple[Book, Plan]]:
 def _key(book: Book, plan: Plan, member: Book, told: bool) -> list[Issue]:
     """Hold the key that a plan names for a member against that which the member's ledger had then.
 
-    It is the one that signed the member's own plan of shared noise of the run. Where it wrote none, it is the last,
-    as a key that was given up may be known to others. told: whether any ledger of the member has a
-    plan of the run; when it was is not known in its others, of which any key is taken.
+    It is the one that signed the member's own plan of shared noise of the run. Where it wrote none,
+    it is the last, as a key that was given up may be known to others. told: whether any ledger of
+    the member has such a plan; when it was is not known in its others, of which any key is taken.
     """
     key = plan.body["group"].get(member.site)
     own = [member.key_at(one.seq) for _, one in _shared([member]) if one.run == plan.run]
