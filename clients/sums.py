@@ -6,7 +6,9 @@ is under the masks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +32,8 @@ class Sums:
     """One site in one run. path: the file of what it keeps, secrets among them.
 
     approved: fingerprints by name of those who may be its members; None in a simulation, where
-    nobody is there to approve them.
+    nobody is there to approve them. joined: where the digest of the run's group stays when its keys
+    are gone, so that none is joined after it; None in a simulation.
     """
 
     shared: SharedMechanism
@@ -38,14 +41,15 @@ class Sums:
     path: Path
     guardian: Guardian
     approved: Mapping[str, str] | None = None
+    joined: Path | None = None
 
     def step(self, note: Note) -> Note:
         """Answer one step of a sum; the file at `path` must be held.
 
         Raises Decline: the step breaks a rule, as an unapproved member does.
         """
-        member = self._load()
-        try:
+        with _declined():
+            member = self._member()
             if note.step is Step.CARD:
                 told = Note(note.step, 0, note.binding, self._card(member, note.body))
             elif note.step is Step.JOIN:
@@ -53,8 +57,6 @@ class Sums:
                 told = Note(note.step, 0, note.binding)
             else:
                 told = member.answer(note, self._identity())
-        except Refused as refused:
-            raise Decline(Code.BAD_INSTRUCTION, str(refused)) from None
         self._save(member)
         return told
 
@@ -63,19 +65,21 @@ class Sums:
 
         Raises Decline where none may be, before anything is spent.
         """
-        member = self._load()
-        try:
+        with _declined():
+            member = self._member()
             if member.joined_run != run:
                 raise Refused("order", "no group of this run was joined")
             member.check_may_mask(number, model)
             return member.masked(number)
-        except Refused as refused:
-            raise Decline(Code.BAD_INSTRUCTION, str(refused)) from None
 
     def mask(self, number: int, model: bytes, values: NDArray[np.uint32], bits: int) -> bytes:
-        """Return the masked vector of a round that was checked; it is on disk then."""
-        member = self._load()
-        body = member.mask(number, model, values, bits)
+        """Return the masked vector of a round that was checked; it is on disk then.
+
+        Raises Decline as `check` does: the policy may have changed while the round was trained.
+        """
+        with _declined():
+            member = self._member()
+            body = member.mask(number, model, values, bits)
         self._save(member)
         return body
 
@@ -102,6 +106,31 @@ class Sums:
             honest=shared.honest,
             approved=self.approved,
         )
+        if self.joined is None:
+            return
+        digest = hashlib.sha256(group).hexdigest()
+        if self.joined.exists() and self.joined.read_text() != digest:
+            raise Refused("keys-changed", "another group of this run was joined before")
+        # Before the group itself: what is known to be joined is never forgotten.
+        write_atomic(self.joined, digest.encode(), 0o600)
+
+    def _member(self) -> Member:
+        """Return what it keeps, held against what is approved now; raises Refused."""
+        if self.joined is not None and self.joined.exists() and not self.path.exists():
+            raise Refused(
+                "keys-changed",
+                "the run was joined, and its keys were removed (it is over, its approval was taken "
+                "back, or its folder cleaned); a run is joined once, so start another",
+            )
+        member, shared = self._load(), self.shared
+        member.check_group(
+            self._identity(),
+            members=shared.sites,
+            least=shared.least,
+            honest=shared.honest,
+            approved=self.approved,
+        )
+        return member
 
     def _identity(self) -> keys.Key:
         if self.guardian.home is not None:
@@ -122,3 +151,11 @@ class Sums:
 
     def _save(self, member: Member) -> None:
         write_atomic(self.path, member.dump(), 0o600)
+
+
+@contextmanager
+def _declined() -> Iterator[None]:
+    try:
+        yield
+    except Refused as refused:
+        raise Decline(Code.BAD_INSTRUCTION, str(refused)) from None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clients.runtime import left
+from clients.runtime import gate, left, masking, seats
 from clients.runtime.difference import Difference, difference
 from clients.runtime.planned import plan_facts
 from clients.runtime.sharing import sharing
@@ -79,7 +79,10 @@ class Review:
             "files": {"same": self.same, "changed": list(self.changed)},
             "own": self._texts(self.own),
             "others": self._texts(self.changed.keys() - self.own.keys()),
-            "facts": dict(self.facts),
+            "facts": _by_title(self.facts),
+            "members": [
+                {"name": name, "key": key} for name, key in sorted(self.scenario.members.items())
+            ],
             "at_most": dict(self.at_most),
             "refused": list(self.refused),
             "warnings": list(self.warnings),
@@ -90,6 +93,15 @@ class Review:
     def _texts(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         digests = self.bundle.files
         return {n: {"sha256": digests[n], "text": self.changed[n]} for n in sorted(names)}
+
+
+def _by_title(facts: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return texts by title; what has none goes on in the line below that before it."""
+    found, last = dict[str, str](), ""
+    for title, text in facts:
+        last = title or last
+        found[last] = f"{found[last]}\n{text}" if last in found else text
+    return found
 
 
 def waiting(home: Path) -> list[Path]:
@@ -139,6 +151,11 @@ def loosened(bundle: Bundle, given: Sequence[str]) -> dict[str, int | float]:
         approved, most = bundle.settings.get(key), parse_value(value)
         if type(approved) is float and type(most) is int:
             most = float(most)
+        if key in gate.EXACT:
+            raise ValueError(
+                f"--at-most {text}: {key} stays as it is in the bundle, {approved!r} (rule: lower "
+                "is not less of it, and the run need not keep what the page shows)"
+            )
         good = is_number(approved) and type(most) is type(approved)
         if not good or not float(most) >= float(approved or 0):
             raise ValueError(
@@ -278,6 +295,8 @@ def revoke(home: Path, given: str) -> str:
     policy_file.revoke(home / "site.toml", digest)
     Journal(home / "audit").write("revoke", bundle=digest)
     bundles.remove(home / "bundles" / digest)
+    for seat in seats.folders(home):
+        masking.remove_keys(seat, digest)
     return digest
 
 

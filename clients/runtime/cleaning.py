@@ -12,8 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from clients.runtime import lock, masking, setup
-from clients.runtime.seats import FURTHER
+from clients.runtime import lock, masking, seats, setup
 from clients.runtime.status import current
 from fedlite.deployment.journal import Journal
 from fedlite.deployment.retention import (
@@ -30,11 +29,6 @@ from fedlite.guard import policy as site_policy
 # Where runs leave things behind: bundles below the site's folder, the others below each seat.
 STATE, BUNDLES, WAITING, LOGS = "state", "bundles", "bundles/waiting", "logs"
 SUMS = masking.FOLDER
-
-
-def _seats(home: Path) -> list[Path]:
-    """Return the folders that a process of the site works from, left ones included."""
-    return [home, *sorted(path for path in (home / FURTHER).glob("*") if path.is_dir())]
 
 
 def clean(
@@ -65,7 +59,7 @@ def clean(
 def leftovers(home: Path, keep_days: int) -> Iterator[Leftover]:
     """Yield what may go; nothing is changed."""
     approved = {one.sha256 for one in site_policy.load(home / setup.POLICY).bundles}
-    for seat in _seats(home):
+    for seat in seats.folders(home):
         yield from _states(seat, keep_days)
         for path in sorted((seat / LOGS).glob("*")):
             if path.suffix != ".log" and (old := days(path)) >= keep_days:
@@ -89,7 +83,7 @@ def leftovers(home: Path, keep_days: int) -> Iterator[Leftover]:
 
 def _states(seat: Path, keep_days: int) -> Iterator[Leftover]:
     now = current(seat)
-    for path in sorted((seat / SUMS).glob("*.json")):
+    for path in sorted((seat / SUMS).rglob("*.json")):
         if (old := days(path)) >= keep_days and path.stem != now:
             yield leftover(path, f"keys of a run that has not asked for {old} days")
     for path in sorted(entry for entry in (seat / STATE).glob("*") if entry.is_dir()):
@@ -119,7 +113,7 @@ def _stopped(home: Path) -> Iterator[None]:
     """Hold the site's folders: a worker reads its bundle for as long as it lives."""
     with ExitStack() as stack:
         try:
-            for seat in _seats(home):
+            for seat in seats.folders(home):
                 stack.enter_context(lock.hold(seat))
         except lock.Held:
             raise InUse("the site runs, and may use it; clean it while it is stopped") from None

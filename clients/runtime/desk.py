@@ -105,7 +105,8 @@ class Desk:
         counts = message.metadata.message_type == MessageType.EVALUATE
         if counts:
             guard = guard.for_counts()
-        masking = Masking.of(guard, self._seat, str(approved.config.get("run.id", "")))
+        name = str(approved.config.get("run.id", ""))
+        masking = Masking.of(guard, self._seat, name, approved.bundle.sha256)
         train = message.metadata.message_type == MessageType.TRAIN
         if masking is not None and train and (step := _step(message)):
             check_room(self._home)
@@ -119,13 +120,17 @@ class Desk:
             raise Decline(Code.POLICY, f"site.toml: has no [data.{guard.scenario.data.name}]")
         known = masking.known(asked) if masking and asked and not counts else b""
         worker = self._workers.get(approved, chosen, run, node)
+        # What is masked was reserved: it is sent again, whatever is trained anew.
+        paid = bool(known)
+
+        def reserve() -> Code | None:
+            nonlocal paid
+            code = None if known else self._reserve(guard, asked, masking)
+            paid = paid or code is None
+            return code
+
         try:
-            said = worker.ask(
-                flower.to_bytes(message),
-                policy.limits,
-                # What is masked was reserved: it is sent again, whatever is trained anew.
-                lambda: None if known else self._reserve(guard, asked, masking),
-            )
+            said = worker.ask(flower.to_bytes(message), policy.limits, reserve)
         except AnswerTooLong as error:
             raise egress.NotAllowed(f"limits.up: {error}") from None
         if isinstance(said, Code):
@@ -143,6 +148,10 @@ class Desk:
         if counts:
             _check_counts(frame, guard)
         elif masking is not None:
+            if not paid:
+                raise egress.NotAllowed(
+                    f"sum: round {asked.round} was answered and never asked for; nothing is masked"
+                )
             check_room(self._home)
             frame = masking.masked(asked, frame)
             if len(frame) > policy.limits.up:

@@ -19,6 +19,8 @@ from fedlite.storage import write_atomic
 
 # What Flower's side tells of a run; nothing of it reaches the training.
 EXEMPT = ("run.id", "run.directory", "run.quiet", "run.wait")
+# What no `at_most` loosens: of fewer sites a sum would have less noise.
+EXACT = ("federation.quorum",)
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 _KEPT_WAITING = 5
 
@@ -66,8 +68,9 @@ def check(policy: SitePolicy, bundle_bytes: bytes, run_config: Mapping[str, Any]
     for key in sorted(fused.keys() | wanted.keys()):
         if key not in fused or key not in wanted:
             raise NotApproved(f"{key}: is not both in the bundle and in its approval")
-        if not _may(fused[key], wanted[key], approved.at_most.get(key)):
-            most = f" at most {approved.at_most[key]!r}" if key in approved.at_most else ""
+        limit = None if key in EXACT else approved.at_most.get(key)
+        if not _may(fused[key], wanted[key], limit):
+            most = "" if limit is None else f" at most {limit!r}"
             raise NotApproved(
                 f"{key}: must be the approved {wanted[key]!r}{most}, got {fused[key]!r:.80}"
             )

@@ -7,6 +7,7 @@ bundle: another group is refused before anything is spent.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fedlite.secure import masks
 from fedlite.secure.messages import SUMMED, Note, Step
 from fedlite.secure.rules import Refused
 
-# Below a seat: a file a run, which holds the keys of its sums.
+# Below a seat: BUNDLE/RUN.json holds the keys of a run's sums, RUN.joined what was joined.
 FOLDER = "sums"
 
 
@@ -32,18 +33,23 @@ class Masking:
     sums: Sums
 
     @classmethod
-    def of(cls, guard: Guardian, seat: Path, run: str) -> Masking | None:
-        """Return who masks what the run with these 16 hex digits sends; None where nobody does."""
+    def of(cls, guard: Guardian, seat: Path, run: str, bundle: str) -> Masking | None:
+        """Return who masks what the run with these 16 hex digits sends; None where nobody does.
+
+        bundle: SHA-256 of what was approved, hex. The coordinator says which run it is, so keys are
+        those of a run of this bundle alone.
+        """
         if not isinstance(guard.mechanism, SharedMechanism):
             return None
-        path = seat / FOLDER / f"{run}.json"
-        members = guard.scenario.members
-        return cls(bytes.fromhex(run), Sums(guard.mechanism, guard.site, path, guard, members))
+        folder, members = seat / FOLDER, guard.scenario.members
+        path, joined = folder / bundle / f"{run}.json", folder / f"{run}.joined"
+        sums = Sums(guard.mechanism, guard.site, path, guard, members, joined)
+        return cls(bytes.fromhex(run), sums)
 
     @property
     def group(self) -> dict[str, str]:
-        """The members whose group was joined, and their keys."""
-        return self.sums.group()
+        """The members that were approved, and their keys; no other group is joined."""
+        return dict(self.sums.approved or {})
 
     def step(self, blob: bytes) -> Note:
         """Answer a step of a sum; raises Decline where it breaks a rule or the policy."""
@@ -56,7 +62,8 @@ class Masking:
         if note.step is Step.CARD and note.body != self.run:
             # A card is a signature: one for another run would let this run's key into that.
             raise Decline(Code.BAD_INSTRUCTION, "other-round: a card is asked for of another run")
-        self.sums.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.sums.path.parent.parent, self.sums.path.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.sums.step(note)
 
     def known(self, asked: Instruction) -> bytes:
@@ -83,5 +90,11 @@ class Masking:
         return with_body(frame, self.sums.mask(asked.round, asked.model, values, bits))
 
     def forget(self) -> None:
-        """Remove the keys of a run that is over."""
+        """Remove the keys of a run that is over; that it was joined stays known."""
         self.sums.forget()
+
+
+def remove_keys(seat: Path, bundle: str) -> None:
+    """Remove the keys of all runs of a bundle that may not run any more."""
+    if (folder := seat / FOLDER / bundle).is_dir():
+        shutil.rmtree(folder)

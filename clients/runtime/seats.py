@@ -32,6 +32,11 @@ def joined(seat: Path) -> Invitation:
     return document.read(path, Invitation.decode, _ASK)
 
 
+def folders(home: Path) -> list[Path]:
+    """Return all seats, left ones included."""
+    return [home, *sorted(path for path in (home / FURTHER).glob("*") if path.is_dir())]
+
+
 def every(home: Path) -> list[Path]:
     """Return the seats that have joined a coordinator, the first one first."""
     folders = [home, *sorted((home / FURTHER).glob("*"))]

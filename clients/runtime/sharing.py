@@ -6,16 +6,21 @@ others' operators tell by another way: a server can invent sites, and their keys
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from fedlite.guard import guardian
 from fedlite.guard.guardian import sharing_of
 from fedlite.guard.policy import SitePolicy, for_data
 from fedlite.guard.trust import beyond_trust
 from fedlite.identity import keys
 from fedlite.privacy import SharedMechanism, accounting
 from fedlite.privacy.mechanism import MAX_SLACK
+from fedlite.privacy.budget.policy import Policy
 from fedlite.reporting import wording
 from fedlite.scenario import Scenario
+
+_GRANT = "the data owner must sign that it may be more again (`fedlite site grant`)"
 
 
 def sharing(
@@ -31,19 +36,27 @@ def sharing(
         return [], []
     own = keys.public_hex(keys.load(home / "keys" / "ledger.pem"))
     refused = beyond_trust(policy, scenario, own)
-    facts = [
-        ("shares noise with" * (not at), f"{name}{' (this site)' * (name == policy.site)}: {key}")
-        for at, (name, key) in enumerate(sorted(scenario.members.items()))
-    ]
-    facts += _figures(mechanism, policy, scenario)
+    facts: list[tuple[str, str]] = []
+    # The key has a line of its own, and its name is quoted: a name may not pass for a key.
+    for name, key in sorted(scenario.members.items()):
+        here = " (this site)" * (name == policy.site)
+        facts += [("shares noise with" * (not facts), f"{json.dumps(name)}{here}, whose key is")]
+        facts += [("", key)]
+    _, kept = guardian.in_force(scenario, policy, home / "ledgers")
+    facts += _figures(mechanism, policy, kept, scenario)
     refused += _too_high(mechanism, for_data(policy, scenario.data.name))
-    alone = accounting.seen_with(mechanism, 1, scenario.privacy.delta)
-    ceiling = for_data(policy, scenario.data.name).collusion
-    if scenario.claims_privacy and alone > ceiling:
+    if policy.trusts(scenario.honest) and not kept.trusts(scenario.honest):
         refused.append(
-            f"budget.alone: {ceiling:g} is below what is left if all others collude with the "
-            f"server, epsilon {wording.epsilon(alone, 3)}; ask for a plan with less, or allow that "
-            "much"
+            f"budget.honest: the ledger keeps {kept.honest} others, lower than site.toml, and the "
+            f"plan takes {scenario.honest - 1} for honest; {_GRANT}"
+        )
+    alone = accounting.seen_with(mechanism, 1, scenario.privacy.delta)
+    if scenario.claims_privacy and alone > kept.collusion:
+        mine = for_data(policy, scenario.data.name).collusion
+        refused.append(
+            f"budget.alone: {kept.collusion:g} is below what is left if all others collude with "
+            f"the server, epsilon {wording.epsilon(alone, 3)}; ask for a plan with less, or "
+            + (_GRANT if mine > kept.collusion else "allow that much")
         )
     return facts, refused
 
@@ -62,7 +75,7 @@ def _too_high(mechanism: SharedMechanism, policy: SitePolicy) -> list[str]:
 
 
 def _figures(
-    mechanism: SharedMechanism, policy: SitePolicy, scenario: Scenario
+    mechanism: SharedMechanism, policy: SitePolicy, kept: Policy, scenario: Scenario
 ) -> list[tuple[str, str]]:
     sites, honest, delta = mechanism.sites, mechanism.honest, scenario.privacy.delta
 
@@ -70,13 +83,14 @@ def _figures(
         return wording.epsilon(accounting.seen_with(mechanism, carried, delta), 3)
 
     others = honest - 1
+    lower = f", of whom its ledger lets {kept.honest}" if kept.honest < policy.honest else ""
     held = f"{loss(mechanism.carried)} if at least {honest} of the {sites} are honest"
     fewer = f"{loss(mechanism.carried - 1)} if one fewer is; " if mechanism.carried > 2 else ""
     return [
         (
             "taken for honest",
             f"at least {honest} of {sites}: this site and {others} others, and site.toml trusts "
-            f"{policy.honest} (budget.honest); each sum is of at least {mechanism.least}",
+            f"{policy.honest} (budget.honest){lower}; each sum is of at least {mechanism.least}",
         ),
         ("epsilon of this run", f"{held}; {fewer}{loss(1)} if all others collude with the server"),
     ]

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedlite.audit.cost import fits, left_of, slack_of
+from fedlite.audit.cost import fits, left_of, slack_of, surely
 from fedlite.audit.rules import Issue
 from fedlite.audit.sources import LedgerFile
 from fedlite.privacy import admission
@@ -22,7 +22,7 @@ from fedlite.privacy.ledger.chain import verify
 from fedlite.privacy.ledger.rows import Row
 from fedlite.privacy.ledger.rules import LedgerError
 from fedlite.privacy.mechanism import MAX_SLACK, Event
-from fedlite.privacy.ranges import ALONE, bounds_absence, shares_noise
+from fedlite.privacy.ranges import ALONE, bounds_absence, plan_problem, shares_noise
 
 _JUMP_SECONDS = 300
 # Each is charged together with all before it, which takes minutes for so many.
@@ -233,6 +233,9 @@ def _ceilings(book: Book) -> list[Issue]:
     issues = []
     for plan in book.plans:
         policy = book.policy_at(plan.seq)
+        if problem := plan_problem(plan.body):
+            issues.append(book.issue("plan-terms", f"plan {plan.number}: {problem}", plan.seq))
+            continue
         try:
             issues += _admitted(book, plan, policy)
         except (ValueError, OverflowError) as error:
@@ -268,12 +271,14 @@ def alone_parts(plans: Sequence[Plan]) -> list[tuple[Event, int]]:
 
 
 def by_itself(plan: Plan) -> Plan:
-    """Return what is left of a plan when all other members collude with the server."""
+    """Return what is left of a plan when all other members collude with the server.
+
+    Raises ValueError where no honest member is surely in its sums.
+    """
     body = plan.body
     if not shares_noise(body["unit"]):
         return plan
-    sigma = body["noise_multiplier"]
-    sigma /= math.sqrt(body["honest"] - (body["members"] - body["least"]))
+    sigma = body["noise_multiplier"] / math.sqrt(surely(body))
     return replace(plan, body={**body, "unit": ALONE[body["unit"]], "noise_multiplier": sigma})
 
 
@@ -329,21 +334,25 @@ def _admitted(book: Book, plan: Plan, policy: Policy) -> list[Issue]:
     return issues
 
 
+def last_reserved(book: Book) -> list[tuple[Plan, int, int]]:
+    """Return (plan, row, steps reserved by then) of each plan's last reservation by each policy."""
+    totals = [0] * len(book.plans)
+    last: dict[tuple[int, int], tuple[Plan, int, int]] = {}
+    for seq, body in book.reserves.items():
+        number = body["plan"]
+        if number < len(totals):
+            totals[number] += body["steps"]
+            period = sum(at <= seq for at, _ in book.policies) - 1
+            last[number, period] = book.plans[number], seq, totals[number]
+    return list(last.values())
+
+
 def _lowered(book: Book) -> list[Issue]:
     """Hold what was reserved after a ceiling was lowered against the lowered ceiling."""
-    totals = [0] * len(book.plans)
-    last: dict[tuple[int, int], tuple[int, int]] = {}
-    for seq, body in book.reserves.items():
-        plan = body["plan"]
-        if plan < len(totals):
-            totals[plan] += body["steps"]
-            period = sum(at <= seq for at, _ in book.policies) - 1
-            last[plan, period] = seq, totals[plan]
     issues = []
-    for (number, period), (seq, total) in last.items():
-        ceiling, delta = (book.policies[period][1][name] for name in ("epsilon", "delta"))
-        plan = book.plans[number]
-        then = book.policy_at(plan.seq)
+    for plan, seq, total in last_reserved(book):
+        policy, then = book.policy_at(seq), book.policy_at(plan.seq)
+        ceiling, delta = policy["epsilon"], policy["delta"]
         if ceiling >= then["epsilon"] and delta >= then["delta"]:
             continue
         plans = [one for one in book.plans if one.seq < seq]
@@ -354,8 +363,8 @@ def _lowered(book: Book) -> list[Issue]:
             continue  # told where the plan is judged by itself
         if not fits(cost, ceiling):
             text = (
-                f"plan {number} (run {plan.run}): {total} steps cost epsilon {cost:.4f} ({bound}), "
-                f"and the ceiling had been lowered to {ceiling:g}"
+                f"plan {plan.number} (run {plan.run}): {total} steps cost epsilon {cost:.4f} "
+                f"({bound}), and the ceiling had been lowered to {ceiling:g}"
             )
             issues.append(book.issue("reserve-above-ceiling", text, seq))
     return issues

@@ -87,15 +87,11 @@ def _prv(parts: Parts, delta: float) -> float | None:
 def slack_of(plans: Sequence[Planned], epsilon: float) -> float:
     """Return the delta that cutting samples, and rounding shares, costs over `plans`, at `epsilon`.
 
-    Raises ValueError when a plan cuts and does not say how many records a site may hold.
+    Raises ValueError when a plan cuts and does not say how many records a site may hold, or shares
+    its noise with nobody who is surely honest.
     """
     rounding = sum(
-        rounding_slack(
-            epsilon,
-            plan.body["honest"] - (plan.body["members"] - plan.body["least"]),
-            plan.body["coordinates"],
-            plan.body["steps"],
-        )
+        rounding_slack(epsilon, surely(plan.body), plan.body["coordinates"], plan.body["steps"])
         for plan in plans
         if shares_noise(plan.body["unit"])
     )
@@ -110,6 +106,20 @@ def slack_of(plans: Sequence[Planned], epsilon: float) -> float:
         for plan in plans
         if plan.body["max_batch"]
     )
+
+
+def surely(body: Mapping[str, Any]) -> int:
+    """Return how many honest members are in every sum of a plan of shared noise, at least 1.
+
+    Raises ValueError where none is: a ledger may hold any terms.
+    """
+    carried = int(body["honest"] - (body["members"] - body["least"]))
+    if carried < 1:
+        raise ValueError(
+            f"of {body['honest']} honest members none is surely in a sum of {body['least']} of "
+            f"{body['members']}"
+        )
+    return carried
 
 
 def left_of(plans: Sequence[Planned], delta: float, slack: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from fedlite.audit.book import Book, Plan, Policy, by_itself, charge
+from fedlite.audit.book import Book, Plan, Policy, by_itself, charge, last_reserved
 from fedlite.audit.cost import fits
 from fedlite.audit.rules import Issue
 from fedlite.privacy.accounting import table
@@ -87,23 +87,27 @@ def planned_otherwise(tables: Mapping[str, Any], plan: Plan) -> list[str]:
         except (ValueError, TypeError):
             same = False
         if not same:
-            wrong.append(f"privacy.members {_shown(told)}, committed {_names(plan.body)}")
+            wrong.append(f"privacy.members {_shown(told)}, committed {_names(plan.body['group'])}")
     return wrong
 
 
 def trusted(book: Book) -> list[Issue]:
     """Return where a ledger's plans rest on others more than its policies let them.
 
-    Epsilon if all others collude is computed anew for every plan, and after every ceiling that was
-    lowered; so is how many others were trusted when steps were reserved.
+    Epsilon if all others collude is computed anew for every plan from the first of shared noise on,
+    and for what was reserved after every ceiling that was lowered; so is how many others were
+    trusted when steps were reserved.
     """
     issues, shared = [], {plan.number: plan for _, plan in _shared([book])}
-    for plan in shared.values():
+    if not shared:
+        return []
+    for plan in book.plans[min(shared) :]:
         try:
             issues += _collusion(book, plan)
-        except (ValueError, OverflowError, ZeroDivisionError) as error:
+        except (ValueError, OverflowError) as error:
             text = f"what the plan costs if all others collude cannot be computed: {error}"
             issues.append(book.issue("plan-above-alone", text, plan.seq))
+    issues += _lowered(book)
     for seq, body in book.reserves.items():
         reserved, policy = shared.get(body["plan"]), book.policy_at(seq)
         if reserved and reserved.body["honest"] - 1 > policy.get("honest", 0):
@@ -118,7 +122,8 @@ def trusted(book: Book) -> list[Issue]:
 def _collusion(book: Book, plan: Plan) -> list[Issue]:
     policy, plans = book.policy_at(plan.seq), book.plans[: plan.number + 1]
     cost, ceiling = _alone(plans, policy), _ceiling(policy)
-    where, said = f"plan {plan.number} (run {plan.run})", plan.body["alone"]
+    # A plan of local noise says nothing of it, and may be what others' colluding makes too much.
+    where, said = f"plan {plan.number} (run {plan.run})", plan.body.get("alone", cost)
     issues = []
     if not fits(cost, ceiling):
         text = (
@@ -132,9 +137,32 @@ def _collusion(book: Book, plan: Plan) -> list[Issue]:
     return issues
 
 
-def _alone(plans: Sequence[Plan], policy: Policy) -> float:
+def _lowered(book: Book) -> list[Issue]:
+    """Hold what was reserved after the ceiling for collusion was lowered against that ceiling."""
+    issues = []
+    for plan, seq, total in last_reserved(book):
+        policy, then = book.policy_at(seq), book.policy_at(plan.seq)
+        ceiling, plans = _ceiling(policy), [one for one in book.plans if one.seq < seq]
+        same = ceiling >= _ceiling(then) and policy["delta"] >= then["delta"]
+        if same or not any(shares_noise(one.body["unit"]) for one in plans):
+            continue
+        try:
+            cost = _alone(plans, policy, [total if one is plan else one.steps for one in plans])
+        except (ValueError, OverflowError):
+            continue  # told where the plan is judged by itself
+        if not fits(cost, ceiling):
+            text = (
+                f"plan {plan.number} (run {plan.run}): {total} steps cost epsilon {cost:.4f} if "
+                f"all others collude, and the ceiling for that had been lowered to {ceiling:g}"
+            )
+            issues.append(book.issue("reserve-above-ceiling", text, seq))
+    return issues
+
+
+def _alone(plans: Sequence[Plan], policy: Policy, steps: Sequence[int] = ()) -> float:
     ceiling, delta = _ceiling(policy), policy["delta"]
-    cost, _ = charge([by_itself(one) for one in plans], ceiling, delta, order_for(ceiling, delta))
+    order = order_for(ceiling, delta)
+    cost, _ = charge([by_itself(one) for one in plans], ceiling, delta, order, steps)
     return cost
 
 
@@ -150,16 +178,18 @@ def divided(books: Iterable[Book]) -> list[Issue]:
     """
     issues, first = [], dict[str, tuple[Book, Plan]]()
     known = [book for book in books if book.rows]
+    told = {(book.site, plan.run) for book, plan in _shared(known)}
     for book, plan in _shared(known):
         other, its = first.setdefault(plan.run, (book, plan))
         if differs := [name for name in _ALIKE if plan.body[name] != its.body[name]]:
             text = (
                 f"run {plan.run}: committed to another {', '.join(differs)} than {other.site} "
-                f"({other.path}): {_told(plan, differs[0])} against {_told(its, differs[0])}"
+                f"({other.path}): "
+                f"{_told(plan, its, differs[0])} against {_told(its, plan, differs[0])}"
             )
             issues.append(book.issue("members-differ", text, plan.seq))
         for member in known:
-            issues += _key(book, plan, member)
+            issues += _key(book, plan, member, (member.site, plan.run) in told)
     return issues
 
 
@@ -171,26 +201,36 @@ def _shared(books: Iterable[Book]) -> Iterator[tuple[Book, Plan]]:
                 yield book, plan
 
 
-def _key(book: Book, plan: Plan, member: Book) -> list[Issue]:
-    """Hold the key that a plan names for a member against those that signed the member's ledger."""
+def _key(book: Book, plan: Plan, member: Book, told: bool) -> list[Issue]:
+    """Hold the key that a plan names for a member against that which the member's ledger had then.
+
+    It is the one that signed the member's own plan of shared noise of the run. Where it wrote none,
+    it is the last, as a key that was given up may be known to others. told: whether any ledger of
+    the member has such a plan; when it was is not known in its others, of which any key is taken.
+    """
     key = plan.body["group"].get(member.site)
-    own = [member.key_at(plan.seq)] if member is book else [key for _, key in member.keys]
+    own = [member.key_at(one.seq) for _, one in _shared([member]) if one.run == plan.run]
+    if not own:
+        own = [key for _, key in member.keys] if told else [member.keys[-1][1]]
     if key is None or key in own:
         return []
     text = (
-        f"run {plan.run}: {member.site} is a member with the key {key[:16]}..., and its ledger "
-        f"{member.path} is signed by {own[-1][:16]}..."
+        f"run {plan.run}: {member.site} is a member with the key {key}, and its ledger "
+        f"{member.path} was signed by {own[-1]} then"
     )
     return [book.issue("member-key", text, plan.seq)]
 
 
-def _told(plan: Plan, name: str) -> str:
-    return _names(plan.body) if name == "group" else f"{plan.body[name]!r}"
+def _told(plan: Plan, other: Plan, name: str) -> str:
+    """Return what a plan says of `name`; of its members those alone that another has otherwise."""
+    said, others = plan.body[name], other.body[name]
+    if name != "group":
+        return repr(said)
+    return _names({one: key for one, key in said.items() if others.get(one) != key}) or "no more"
 
 
-def _names(body: Mapping[str, Any]) -> str:
-    told = ", ".join(f"{name} {key[:8]}" for name, key in sorted(body["group"].items()))
-    return told if len(told) <= 400 else told[:397] + "..."
+def _names(group: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {key}" for name, key in sorted(group.items()))
 
 
 def _real(plan: Plan) -> tuple[SharedMechanism | None, Mapping[int, float]]:

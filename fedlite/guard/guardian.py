@@ -34,6 +34,7 @@ from fedlite.privacy import Mechanism, SharedMechanism, counting
 from fedlite.privacy.budget import Account, Budget, Refused
 from fedlite.privacy.budget.outlook import Outlook, outlook
 from fedlite.privacy.budget.plans import Plan, asked_plan
+from fedlite.privacy.budget.policy import Policy
 from fedlite.privacy.budget.siblings import Siblings
 from fedlite.privacy.ledger import Ledger, read
 from fedlite.privacy.ledger.files import FILES, Files
@@ -328,18 +329,27 @@ def foretold(scenario: Scenario, policy: SitePolicy, ledgers: Path) -> Outlook:
     policy: what site.toml says. ledgers: the site's folder of them. A run that has begun is charged
     already. Raises ValueError where a ledger does not verify or the plan leaves something open.
     """
-    path = ledgers / f"{scenario.data.name}.jsonl"
-    limits = site_policy.for_data(policy, scenario.data.name)
-    account = Account.of(read(path)) if path.exists() else Account()
-    in_force = account.policy.meet(limits) if account.rows else limits
+    account, limits = in_force(scenario, policy, ledgers)
     told = scenario.privacy
     asked = _asked("0" * 16, plan_mechanism(scenario), told.epsilon, told.delta)
     counts = counting_mechanism(scenario)
     later = None
     if counts is not None:
         later = _asked("1" * 16, counts, scenario.inference.epsilon, told.delta)
-    elsewhere = Siblings((ledgers,), str(path)).plans(in_force)
-    return outlook(account, elsewhere, in_force, asked, round_steps(scenario), later)
+    own = str(ledgers / f"{scenario.data.name}.jsonl")
+    elsewhere = Siblings((ledgers,), own).plans(limits)
+    return outlook(account, elsewhere, limits, asked, round_steps(scenario), later)
+
+
+def in_force(scenario: Scenario, policy: SitePolicy, ledgers: Path) -> tuple[Account, Policy]:
+    """Return what the data set's ledger says, and the lower of its policy and site.toml's.
+
+    Raises ValueError where the ledger does not verify.
+    """
+    path = ledgers / f"{scenario.data.name}.jsonl"
+    limits = site_policy.for_data(policy, scenario.data.name)
+    account = Account.of(read(path)) if path.exists() else Account()
+    return account, account.policy.meet(limits) if account.rows else limits
 
 
 def sharing_of(scenario: Scenario) -> SharedMechanism | None:

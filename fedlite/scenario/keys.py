@@ -230,7 +230,8 @@ class Privacy:
     honest: int = at_least(0, 0)
     members: str = setting(
         "",
-        "empty, or a JSON object of sites' names and their keys, 64 hex digits each",
+        "empty, or a JSON object of sites' names (A-Z a-z 0-9 . _ -) and their keys, 64 hex digits "
+        "each",
         tabular.reads(members_of),
     )
     coordinates: int = at_least(0, 0)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from fedlite.identity.names import site_problem
+from fedlite.identity.names import member_problem
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -15,7 +15,7 @@ def members_of(text: str) -> dict[str, str]:
     """Return the members' public ledger keys, 64 hex digits each, by the names of their sites.
 
     text: a JSON object, or empty for nobody. Raises ValueError where it is none, or a name or a key
-    is wrong or stands there twice.
+    is wrong or stands there twice, be it in other letters' size: people compare them by eye.
 
     >>> members_of('{"north": "' + 64 * "a" + '"}').keys()
     dict_keys(['north'])
@@ -30,8 +30,10 @@ def members_of(text: str) -> dict[str, str]:
         raise ValueError("must be a JSON object")
     found: dict[str, str] = {}
     for name, key in pairs:
-        if not isinstance(name, str) or site_problem(name) or name in found:
-            raise ValueError(f"must name sites, each once, got {name!r:.80}")
+        if problem := member_problem(name):
+            raise ValueError(f"a member's name {problem}")
+        if name.casefold() in {other.casefold() for other in found}:
+            raise ValueError(f"must name sites, each once, got {name!r:.80} again")
         if not isinstance(key, str) or not _KEY.fullmatch(key) or key in found.values():
             raise ValueError(f"must have keys of 64 lower-case hex digits, each once, for {name!r}")
         found[name] = key

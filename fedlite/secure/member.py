@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -106,14 +106,32 @@ class Member:
         people have approved; None where nobody is there to do so, as in a simulation. Raises
         Refused.
         """
-        group = _group_of(blob)
         if self.group and self.group != blob.hex():
             raise Refused("keys-changed", "the group is not the one that this run began with")
+        joined = replace(self, group=blob.hex())
+        joined.check_group(identity, members=members, least=least, honest=honest, approved=approved)
+        self.group = joined.group
+
+    def check_group(
+        self,
+        identity: keys.Key,
+        *,
+        members: int,
+        least: int,
+        honest: int,
+        approved: Mapping[str, str] | None = None,
+    ) -> None:
+        """Raise Refused unless the group that it has joined, if any, may be joined by these terms.
+
+        They are those of `join`, as they are now: what is approved may have changed since.
+        """
+        if not self.group:
+            return
+        group = self._group
         card = self.card(group.run, identity)
         group.check_for(card, members=members, least=least, honest=honest)
         if approved is not None:
             group.check_approved(approved)
-        self.group = blob.hex()
 
     @property
     def joined_run(self) -> bytes:

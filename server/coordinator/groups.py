@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedlite.deployment.journal import Journal
+from fedlite.identity.names import member_problem
 from fedlite.scenario import Scenario, with_values
 from fedlite.scenario.keys import Federation
 from fedlite.scenario.members import text_of
@@ -99,6 +100,15 @@ def settle(folder: Path, scenario: Scenario) -> Scenario:
             f"{_said({name: sites[name] for name in chosen})}; set federation.sites to "
             f"{len(known)}, or name them in federation.members"
         )
+    folded = [name.casefold() for name in known]
+    for name in known:
+        problem = member_problem(name)
+        if problem or folded.count(name.casefold()) > 1:
+            raise ValueError(
+                f"privacy.members: a name {problem or f'must differ from others, got {name!r}'} "
+                "(rule: people compare keys by names that no other passes for); the site takes "
+                "another name by `fedlite site init` and enrols anew"
+            )
     if scenario.members not in ({}, known):
         raise ValueError(
             "privacy.members: must be the approved sites and their keys, got others; leave it out"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fedlite.audit import audit
+from fedlite.identity import keys
 from fedlite.privacy.ledger import forget, rows as ledger_rows
 from tests.audit.findings import NEXT_RUN, found, noted
 from tests.privacy.federation import Site, plan_body, policy_body
@@ -87,7 +88,10 @@ def test_a_cap_that_uses_up_delta_is_found(site: Site) -> None:
 def test_shares_whose_rounding_uses_up_delta_are_found(site: Site) -> None:
     """By a site that never asked: at epsilon 24 rounding takes more, at 3 next to nothing."""
     shared = {"unit": "record-shared", "members": 5, "least": 5, "honest": 4, "coordinates": 642}
-    policy = policy_body(24.0, units=["record-shared"])
+    group = {name: f"{at:064x}" for at, name in enumerate("bcde")}
+    shared |= {"group": group | {site.name: keys.public_hex(site.key)}, "alone": 90.0}
+    trust = {"units": ["record-shared"], "honest": 3, "alone": 100.0}
+    policy = policy_body(24.0, **trust)
     loud = shared | {"noise_multiplier": 2.405, "epsilon_asked": 24.0, "charged": 23.99}
     site.genesis(plan_body(steps=90, **loud), policy)
     issues = audit([site.path]).findings
@@ -95,7 +99,7 @@ def test_shares_whose_rounding_uses_up_delta_are_found(site: Site) -> None:
     assert any("shares that they round, use up" in issue.text for issue in issues)
     site.path = site.path.with_name("quiet.jsonl")
     quiet = plan_body(charged=3.0, **shared)
-    site.genesis(quiet, policy_body(units=["record-shared"]))
+    site.genesis(quiet, policy_body(**trust))
     assert found(site.path) == set()
 
 

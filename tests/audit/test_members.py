@@ -59,7 +59,7 @@ def test_two_ledgers_show_that_a_server_showed_two_lists(tmp_path: Path) -> None
     told = found(ledger(tmp_path, "north"), ledger(tmp_path, "south", false))
     assert set(told) == {"members-differ"}
     assert "committed to another group than " in told["members-differ"]
-    assert "zurich ffffffff" in told["members-differ"]
+    assert f"zurich {'f' * 64} against west {GROUP['west']}" in told["members-differ"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_members_own_ledger_shows_that_another_key_was_its_own(tmp_path: Path)
     third = Site(path, SitePolicy(site="west"), key=KEYS["west"])
     third.begin(gaussian(20.0, 10), OTHER)
     told = found(*sites, third)
-    assert set(told) == {"member-key"} and "ffffffffffffffff" in told["member-key"]
+    assert set(told) == {"member-key"} and "f" * 64 in told["member-key"]
 
 
 def forged(root: Path, plan: Mapping[str, Any], policy: Mapping[str, Any]) -> Site:
@@ -143,3 +143,101 @@ def test_trust_that_was_taken_back_is_held_against_later_rows(tmp_path: Path) ->
         opened.append(("reserve", body))
     told = found(site)
     assert set(told) == {"plan-honest"} and "takes 3 others for honest" in told["plan-honest"]
+
+
+def test_a_plan_in_which_nobody_is_surely_honest_spoils_no_other_ledgers_audit(
+    tmp_path: Path,
+) -> None:
+    """Two faults in one ledger, and a forged plan in another: each is told of."""
+    forger = forged(tmp_path, {"honest": 1}, {})
+    other = forged(tmp_path / "2", {"alone": 0.5}, {})
+    told = audit([forger.path.parent, other.path.parent]).findings
+    rules = {
+        str(path): {i.rule for i in told if i.path == str(path)}
+        for path in (forger.path, other.path)
+    }
+    assert "plan-terms" in rules[str(forger.path)]
+    assert "charge-understated" in rules[str(other.path)]
+    # Also as a later plan, behind an error that ends what the account reads.
+    honest = ledger(tmp_path / "3", "north")
+    body = honest.plan() | {"run": OTHER, "bound": "pld", "honest": 1}
+    with Ledger.open(honest.path, KEYS["north"]) as opened:
+        opened.append(("plan", {"plan": body}))
+    assert {"plan-terms", "plan-bound"} <= set(found(honest))
+
+
+def _written(site: Site, sigma: float, ceiling: float) -> None:
+    """Let a site's own key write a plan of local noise that fits `ceiling`, past budget.alone."""
+    from fedlite.privacy.budget.ceilings import _admit
+    from fedlite.privacy.budget.plans import asked_plan
+
+    with site.open() as budget:
+        asked = asked_plan(OTHER, gaussian(sigma, 10), epsilon=3.0, delta=1e-5, code="2" * 64)
+        account = budget.account
+        got = _admit(asked, account.plans, ceiling, 1e-5, account.order)
+        assert got.steps == 10
+        body = replace(asked, bound=got.bound, charged=got.charged).body()
+        budget._ledger.append(("plan", {"plan": body}))
+
+
+def test_a_local_plan_on_top_of_a_shared_one_counts_for_collusion(tmp_path: Path) -> None:
+    """Its row says nothing of it, so it is computed from all plans' own noise."""
+    loud = replace(PLAN, noise_multiplier=9.0)
+    trust = {"epsilon": 4.0, "alone": 4.0, "units": ("record", "record-shared")}
+    site = ledger(tmp_path, "north", plan=loud, **trust)
+    _written(site, 4.3, 4.0)
+    own, local = (9.0 / 3**0.5, site.plan()["steps"]), (4.3, 10)
+    assert epsilon_of((9.0, 10), local) < 4.0 < epsilon_of(own, local), "by the closed form"
+    told = found(site)
+    assert set(told) == {"plan-above-alone"} and "plan 1 (run b" in told["plan-above-alone"]
+
+
+def test_what_is_reserved_after_the_ceiling_for_collusion_was_lowered_is_held_against_it(
+    tmp_path: Path,
+) -> None:
+    loud = replace(PLAN, noise_multiplier=9.0)
+    site = ledger(tmp_path, "north", plan=loud)
+    alone = epsilon_of((9.0 / 3**0.5, 10))
+    assert 2.0 < alone and site.plan()["alone"] == pytest.approx(alone, abs=0.02)
+    lower = dict(read(site.path)[0].body["policy"]) | {"alone": 0.0, "epsilon": 2.0}
+    model = "1" * 16
+
+    def write(*rounds: int) -> None:
+        with Ledger.open(site.path, KEYS["north"]) as opened:
+            for n in rounds:
+                row = {"plan": 0, "run": "a" * 16, "round": n, "steps": 1, "model": model}
+                opened.append(("reserve", row))
+
+    with Ledger.open(site.path, KEYS["north"]) as opened:
+        opened.append(("policy", {"policy": lower, "grant": ""}))
+    write(2)
+    assert found(site) == {}, "two steps fit under it"
+    write(*range(3, 11))
+    told = found(site)
+    assert "reserve-above-ceiling" in told
+    assert "10 steps cost epsilon" in told["reserve-above-ceiling"]
+    assert "if all others collude" in told["reserve-above-ceiling"]
+
+
+@pytest.mark.parametrize("run", [OTHER, "a" * 16], ids=["another run", "a local plan of that run"])
+def test_a_key_that_a_member_gave_up_before_the_run_is_not_its_own(
+    tmp_path: Path, run: str
+) -> None:
+    """Somebody may have stolen it: then he is the member, and the old signatures say nothing."""
+    old, new = keys.Key.generate(), keys.Key.generate()
+    path = tmp_path / "west" / "ledgers" / "scans.jsonl"
+    path.parent.mkdir(parents=True)
+    west = Site(path, SitePolicy(site="west", units=("record",)), key=old)
+    west.begin(gaussian(30.0, 3), run)
+    with Ledger.open(path, old) as opened:
+        opened.rotate(new)
+    north = ledger(tmp_path, "north", GROUP | {"west": keys.public_hex(old)})
+    told = found(north, west)
+    assert set(told) == {"member-key"} and keys.public_hex(old) in told["member-key"]
+
+
+def test_a_key_that_a_member_gave_up_after_its_plan_was_its_own(tmp_path: Path) -> None:
+    north, west = ledger(tmp_path, "north"), ledger(tmp_path, "west")
+    with Ledger.open(west.path, KEYS["west"]) as opened:
+        opened.rotate(keys.Key.generate())
+    assert found(north, west) == {}

@@ -217,7 +217,7 @@ def test_hospitals_share_noise_and_one_is_killed_in_every_phase(
     # What was masked and lost is spent all the same, and is not masked again.
     assert of_round(ledgers[c], killed["masked"]) == (1, 0)
     for partner in lab.partners.values():
-        assert not list((partner.home / "sums").glob("*.json")), "the run's keys are forgotten"
+        assert not list((partner.home / "sums").rglob("*.json")), "the run's keys are forgotten"
     told = lab.json("site", "status", first.home)["budget"][0]
     assert told["honest"] == 2 and told["collusion"] == 9.0 and told["alone"] > told["spent"]
 

@@ -24,7 +24,7 @@ def shared(members: str) -> Any:
 
 
 def test_members_are_read_as_they_are_written() -> None:
-    odd = {'a "quoted" one': KEYS[0], "Zürich": KEYS[1], "a, b: c": KEYS[2]}
+    odd = {"a": KEYS[0], "7.b_C-": KEYS[1], "z" * 64: KEYS[2]}
     assert members_of(text_of(odd)) == odd and shared(text_of(odd)).members == odd
     assert text_of(dict(reversed(odd.items()))) == text_of(odd), "one text for all who know them"
     assert members_of("") == {}
@@ -42,6 +42,24 @@ def test_members_are_read_as_they_are_written() -> None:
 def test_what_could_be_read_otherwise_is_refused(text: str) -> None:
     with pytest.raises(ScenarioError, match=r"privacy\.members: must be empty, or a JSON object"):
         shared(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"hungary: {KEYS[1]}"[:64], "hungary ", "cleveland (this site)", "hungary\u034f",
+        "\u3164hungary", "h\u0443ngary", "Zürich", 'a"', "-a", ".a", "a/b", "z" * 65, "a\n",
+    ],
+)  # fmt: skip
+def test_a_name_that_could_pass_for_another_or_for_a_key_is_none(name: str) -> None:
+    """Operators compare keys by these names, by eye and by telephone."""
+    with pytest.raises(ValueError, match=r"^a member's name must be 1 to 64 of A-Z a-z 0-9"):
+        members_of(text_of({"hungary": KEYS[0], name: KEYS[1]}))
+
+
+def test_names_that_differ_by_the_size_of_letters_are_the_same() -> None:
+    with pytest.raises(ValueError, match=r"^must name sites, each once, got 'Hungary' again"):
+        members_of('{"hungary": "%s", "Hungary": "%s"}' % (KEYS[0], KEYS[1]))  # noqa: UP031
 
 
 @pytest.mark.parametrize("count", [2, 4])

@@ -34,6 +34,7 @@ from fedlite.secure.messages import SUMMED, Note, Step
 
 NAMES = ("cleveland", "hungary", "switzerland", "va-long-beach")
 RUN, OTHER_RUN = bytes(8), b"other-01"
+BUNDLE = "b" * 64
 MODEL = b"model-01"
 COORDINATES = 40
 
@@ -86,11 +87,11 @@ class Site:
     masking: Masking
 
     @classmethod
-    def of(cls, home: Path, plan: Scenario, run: bytes = RUN) -> Site:
+    def of(cls, home: Path, plan: Scenario, run: bytes = RUN, bundle: str = BUNDLE) -> Site:
         """Open it as its desk does; raises Decline where the plan is beyond its policy."""
         with _machine(home):
             guard = guardian.deployed(plan, home, run.hex())
-        masking = Masking.of(guard, home, run.hex())
+        masking = Masking.of(guard, home, run.hex(), bundle)
         assert masking is not None
         return cls(home, guard, masking)
 

@@ -39,12 +39,15 @@ def test_names_keys_and_both_epsilons_stand_on_the_page(tmp_path: Path) -> None:
     told = "".join(output.split())
     for name, key in four.keys.items():
         own = "(thissite)" * (name == FIRST)
-        assert f"{name}{own}:{key}" in told, output
+        assert f'"{name}"{own},whosekeyis{key}' in told, output
+        # Nothing else is on its line: no name may make it look like another's.
+        (line,) = [line for line in output.splitlines() if key[:32] in line]
+        assert key.startswith(line.strip()), line
     mechanism = plan_mechanism(four.plan)
     assert isinstance(mechanism, SharedMechanism) and mechanism.carried == 2
     alone = accounting.seen_with(mechanism, 1, 1e-5)
     for part in (
-        f"{FIRST} (this site)",
+        f'"{FIRST}" (this site)',
         "at least 3 of 4: this site and 2 others, and site.toml trusts 2 (budget.honest)",
         "if at least 3 of the 4 are honest",
         f"{alone:.2f}"[:-1],
@@ -129,6 +132,73 @@ def test_what_rests_on_others_is_told_wherever_the_budget_is(tmp_path: Path) -> 
     (home / "site.toml").write_text(text)
     (check,) = list(doctor._trust(four.sites[FIRST].guard.policy()))
     assert check.state == doctor.WARNING and "budget.honest trusts nobody" in check.what
+
+
+def test_scripts_are_told_all_members_and_every_line(tmp_path: Path) -> None:
+    four = Hospitals(tmp_path)
+    given = tmp_path / "plan.fab"
+    given.write_bytes(bundle(four.keys))
+    told = approval.review(tmp_path / FIRST, bundles.read(given), {}).to_dict()
+    assert {one["name"]: one["key"] for one in told["members"]} == four.keys
+    for name, key in four.keys.items():
+        assert name in told["facts"]["shares noise with"]
+        assert key in told["facts"]["shares noise with"].split("\n")
+    assert "" not in told["facts"]
+
+
+def test_the_page_shows_the_trust_that_the_ledger_keeps(tmp_path: Path) -> None:
+    """Who lowered `honest` and raised it again by site.toml alone is refused later: say so now."""
+    from fedlite.guard import policy as site_policy
+    from fedlite.guard.folder import Home
+    from fedlite.privacy.budget import Budget
+    from fedlite.privacy.ledger import Ledger
+
+    four = Hospitals(tmp_path)
+    four.join(four.group())
+    four.sites[FIRST].vector(1, four.values()[FIRST])
+    home, path = tmp_path / FIRST, tmp_path / FIRST / "site.toml"
+    text, place = path.read_text(), Home(tmp_path / FIRST, FIRST, "digits")
+    path.write_text(
+        text.replace("honest = 2\n", "honest = 1\n").replace("alone = 20.0", "alone = 0")
+    )
+    with Ledger.open(place.ledger, place.key()) as opened:
+        Budget(opened).enforce(site_policy.load(path))
+    path.write_text(text)
+    given = tmp_path / "plan.fab"
+    given.write_bytes(bundle(four.keys))
+    seen = approval.review(home, bundles.read(given), {})
+    (why,) = seen.refused
+    assert why.startswith("budget.honest: the ledger keeps 1 others, lower than site.toml, and ")
+    assert why.endswith("(`fedlite site grant`)")
+    assert (
+        "trusts 2 (budget.honest), of whom its ledger lets 1;"
+        in dict(seen.facts)["taken for honest"]
+    )
+
+
+def test_the_quorum_is_not_loosened(tmp_path: Path) -> None:
+    """The page would show the noise of more sites than the run has to keep in a sum."""
+    from dataclasses import replace
+
+    from clients.runtime import gate
+    from fedlite.guard import policy as site_policy
+
+    four, home = Hospitals(tmp_path), tmp_path / FIRST
+    content = bundle(four.keys)
+    read = bundles.read(content)
+    with pytest.raises(ValueError, match=r"--at-most federation\.quorum=4: .* stays as it is"):
+        approval.loosened(read, ["federation.quorum=4"])
+    approval.approve(home, approval.review(home, read, {}), "me")
+    policy = site_policy.load(home / "site.toml")
+    (known,) = policy.bundles
+    loose = replace(policy, bundles=(replace(known, at_most={"federation.quorum": 4}),))
+    run = {"run.id": "0" * 16}
+    assert gate.check(loose, content, run | {"federation.quorum": 3}).config["run.id"] == "0" * 16
+    for other in (2, 4):
+        with pytest.raises(
+            gate.NotApproved, match=r"^federation\.quorum: must be the approved 3, g"
+        ):
+            gate.check(loose, content, run | {"federation.quorum": other})
 
 
 def test_a_site_of_local_noise_is_told_nothing_of_others(tmp_path: Path) -> None:
