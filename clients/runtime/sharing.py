@@ -15,8 +15,8 @@ from fedlite.guard.policy import SitePolicy, for_data
 from fedlite.guard.trust import beyond_trust
 from fedlite.identity import keys
 from fedlite.privacy import SharedMechanism, accounting
-from fedlite.privacy.mechanism import MAX_SLACK
 from fedlite.privacy.budget.policy import Policy
+from fedlite.privacy.mechanism import MAX_SLACK
 from fedlite.reporting import wording
 from fedlite.scenario import Scenario
 
