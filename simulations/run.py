@@ -326,10 +326,7 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
     from simulations.grid import SimulationGrid
 
     run_id = run_number(scenario, directory)
-    run_config = scenario.to_run_config() | {
-        "run.directory": str(directory),
-        "run.quiet": quiet,
-    }
+    run_config = scenario.to_run_config() | {"run.directory": str(directory), "run.quiet": quiet}
     plan, _, shares = plans.simulated(scenario)
     workers = make_engine(
         engine,
