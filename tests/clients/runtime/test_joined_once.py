@@ -78,6 +78,7 @@ def test_a_run_whose_keys_are_gone_is_not_joined_with_others(four: Hospitals) ->
     site.vector(1, four.values()[FIRST])
     rows = site.rows
     site.masking.forget()
+    assert not site.masking.sums.path.exists()
     with pytest.raises(Decline, match=r"^keys-changed: the run was joined, and its keys were"):
         site.card()
     # Nor where the file of another bundle has a key for the same run.

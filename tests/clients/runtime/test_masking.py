@@ -368,18 +368,6 @@ def test_a_member_that_leaves_ends_the_run_s_sums_where_too_few_stay(four: Hospi
     assert four.sites[NAMES[3]].rows == []
 
 
-def test_keys_are_forgotten_when_the_run_is_over_and_no_round_is_masked_again(
-    four: Hospitals,
-) -> None:
-    four.join(four.group())
-    site = four.sites[FIRST]
-    site.vector(1, four.values()[FIRST])
-    site.masking.forget()
-    assert not site.masking.sums.path.exists()
-    with pytest.raises(Decline, match=r"^keys-changed: the run was joined, and its keys were"):
-        site.vector(1, four.values()[FIRST])
-
-
 def test_a_file_of_keys_that_is_damaged_is_said_to_be(four: Hospitals) -> None:
     path = four.sites[FIRST].masking.sums.path
     four.sites[FIRST].card()
