@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from fedlite.data.spread import divided, load_source, share_out
 from fedlite.guard.folder import open_home
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.guard.policy import for_scenario
+from fedlite.identity import keys
 from fedlite.messages import Instruction, site_id
 from fedlite.privacy import SharedMechanism, accounting, dpsgd
 from fedlite.privacy.ledger.files import FILES, UNFLUSHED
@@ -133,17 +136,22 @@ def statistics(scenario: Scenario, asked: Asked, directory: Path) -> Statistics:
     parts = divided(source, *how, private=True)
     # What training commits to: the same records, scaled.
     scaled = share_out(source, *how, private=True)
-    guardians = [_guardian(told, mechanism, site, directory) for site in scaled]
-    # Nothing is spent before all of them would take part.
-    for guardian in guardians:
-        _held(guardian, run, guardian.admit)
+    guardians = [_guardian(scenario, told, mechanism, site, directory) for site in scaled]
     identities = {
         g.site: g.home.key() if g.home else Ed25519PrivateKey.generate() for g in guardians
     }
+    group = {name: keys.public_hex(key) for name, key in identities.items()}
+    # Nothing is spent before all of them would take part, and nothing leaves before all have
+    # reserved.
+    for guardian in guardians:
+        _held(guardian, run, guardian.admit)
+    for guardian in guardians:
+        _rehearse(guardian, run, group)
+    for guardian in guardians:
+        _held(guardian, run, partial(guardian.reserve, group=group))
     party = Party.of(run, identities, least=mechanism.least, honest=mechanism.honest)
     scale, seed, bodies = question.scale(mechanism), scenario.privacy.simulate_seed, {}
     for guardian, part in zip(guardians, parts, strict=True):
-        _held(guardian, run, guardian.reserve)
         _, noise = dpsgd.entropy(seed, 0, site_id(guardian.site))
         units = summed.rounded(question.answer(part.train.x) * scale, mechanism, noise)
         residues = summed.residues(units, mechanism.bits)
@@ -172,6 +180,21 @@ def _held(guardian: Guardian, run: bytes, step: Callable[[Instruction], object])
         step(Instruction(run, 1, site_id(guardian.site), 0, _MODEL, ()))
     except Decline as decline:
         raise RuntimeError(f"{guardian.site} takes no part: {decline}") from None
+
+
+def _rehearse(guardian: Guardian, run: bytes, group: Mapping[str, str]) -> None:
+    """Let a copy of the site's home reserve, so that the site itself writes nothing if it cannot.
+
+    Raises RuntimeError with its reason.
+    """
+    home = guardian.home
+    if home is None:
+        return
+    with tempfile.TemporaryDirectory(dir=home.path.parent, prefix=".rehearsal-") as folder:
+        copy = replace(home, path=Path(folder) / "home")
+        shutil.copytree(home.path, copy.path)
+        again = replace(guardian, home=copy, files=UNFLUSHED)
+        _held(again, run, partial(again.reserve, group=group))
 
 
 def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
@@ -210,7 +233,6 @@ def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
 
 def _mechanism(scenario: Scenario, asked: Asked, question: Question) -> SharedMechanism:
     sites = scenario.federation.sites
-    honest = scenario.privacy.honest or math.ceil(2 * sites / 3)
     try:
         sigma = accounting.calibrate(asked.epsilon, asked.delta * (1.0 - MAX_SLACK), 1.0, 1)
         mechanism = SharedMechanism(
@@ -222,7 +244,7 @@ def _mechanism(scenario: Scenario, asked: Asked, question: Question) -> SharedMe
             coordinates=question.coordinates,
             sites=sites,
             least=sites,
-            honest=honest,
+            honest=scenario.honest,
             reach=asked.most_records / question.length,
         )
     except ValueError as error:
@@ -262,13 +284,22 @@ def _as_run(scenario: Scenario, asked: Asked) -> Scenario:
 
 
 def _guardian(
-    told: Scenario, mechanism: SharedMechanism, site: SiteData, directory: Path
+    scenario: Scenario,
+    told: Scenario,
+    mechanism: SharedMechanism,
+    site: SiteData,
+    directory: Path,
 ) -> Guardian:
     if not told.claims_privacy:
         return Guardian(site.name, told, mechanism, None, str)
     given = told.simulation.sites
     homes = Path(given).expanduser() if given else directory / "homes"
-    home = open_home(homes / site.name, site.name, told.data.dataset, for_scenario(told, site.name))
+    later, now = for_scenario(scenario, site.name), for_scenario(told, site.name)
+    # Who answers this and trains afterwards allows both.
+    allowed = replace(
+        now, units=tuple(dict.fromkeys((*later.units, *now.units))), metrics=later.metrics
+    )
+    home = open_home(homes / site.name, site.name, told.data.dataset, allowed)
     commitment = home.commitment(site.train)
     files = FILES if given else UNFLUSHED
     return Guardian(site.name, told, mechanism, home, lambda: commitment, files=files)
