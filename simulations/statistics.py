@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,7 +63,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was found, for whoever asks. error: standard deviation of the noise on every count."""
+    """What was found, for whoever asks. error: standard deviation of the noise on every count.
+
+    lasting: whether the sites' ledgers outlive this, so that the next question adds to it.
+    """
 
     scenario: str
     asked: Asked
@@ -71,6 +76,7 @@ class Statistics:
     error: float
     columns: tuple[Summary, ...]
     claimed: bool
+    lasting: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object of the command: NaN where the noise leaves no figure is null."""
@@ -78,6 +84,7 @@ class Statistics:
             "format": 1,
             "scenario": self.scenario,
             "claimed": self.claimed,
+            "lasting": self.lasting,
             "epsilon": self.epsilon if self.claimed else None,
             "alone": self.alone if self.claimed else None,
             "delta": self.asked.delta,
@@ -96,7 +103,10 @@ class Statistics:
                 "edges": one.edges.tolist(),
                 "histogram": one.histogram.tolist(),
                 "quantiles": {
-                    f"{q:g}": {"value": value, "interval": [low, high]}
+                    f"{q:g}": {
+                        "value": value if math.isfinite(value) else None,
+                        "interval": [low, high],
+                    }
                     for q, (value, low, high) in one.quantiles.items()
                 },
             }
@@ -171,6 +181,7 @@ def statistics(scenario: Scenario, asked: Asked, directory: Path) -> Statistics:
         error,
         tuple(summarize(question, total, error, QUANTILES)),
         told.claims_privacy,
+        bool(told.simulation.sites),
     )
 
 
@@ -197,6 +208,17 @@ def _rehearse(guardian: Guardian, run: bytes, group: Mapping[str, str]) -> None:
         _held(again, run, partial(again.reserve, group=group))
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Say nothing of rows that do not fit: who asks may see neither a value nor how many."""
+    log = logging.getLogger("fedlite.site")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
     """Return the records as they were read, and what is asked of them."""
     data, federation = scenario.data, scenario.federation
@@ -206,7 +228,8 @@ def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
             f"data.name: must be a table with named columns, got {data.name!r}; texts, pictures "
             "and arrays have none, so export what you want to count as csv, parquet or jsonl"
         )
-    source = load_source(data, scenario.task.reads, settled=True, skip_wrong=True)
+    with _quietly():
+        source = load_source(data, scenario.task.reads, settled=True, skip_wrong=True)
     if not source.features or len(source.shape) != 1:
         raise ScenarioError(
             f"data.name: must be a table with named columns, got {data.name!r} with records of "

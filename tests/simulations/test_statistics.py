@@ -190,6 +190,18 @@ def test_figures_and_training_share_homes_whichever_comes_first(
         step()
 
 
+def test_rows_that_do_not_fit_are_passed_over_without_a_word(
+    tmp_path: Path, frame: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = frame.astype({"age": object})
+    odd.loc[5, "age"] = "secret-77"
+    odd.to_csv(tmp_path / "table.csv", index=False)
+    found = statistics(scenario(tmp_path, **OPEN), LOUD, tmp_path / "sites")
+    records = found.columns[0].records
+    assert abs(records.value - 599) < 5 * records.error
+    assert caplog.text == ""
+
+
 def test_repeatable_noise_claims_nothing_and_keeps_no_ledger(
     tmp_path: Path, frame: pd.DataFrame
 ) -> None:
@@ -244,6 +256,7 @@ def test_the_command_tells_figures_errors_and_what_they_cost(
     assert run.exit_code == 0, run.output
     assert "costs every record epsilon 2.0" in " ".join(run.output.split())
     assert "dose" in run.output and "±" in run.output
+    assert "another call begins new ones" in " ".join(run.output.split())
     saved = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert saved["columns"]["dose"]["missing"]["error"] > 0
     assert len(list((tmp_path / "out" / "ledgers").glob("*.jsonl"))) == 3
