@@ -5,8 +5,9 @@ training's multiply-adds at its speed; a step of training is taken for three pas
 takes to start a device, to compress, and to add updates up is not counted, and no line is shared.
 
 All of it follows from the seed, from bytes and from numbers of records, so any engine comes to the
-same times. Where records are private all sites are taken to have the public mean of them: who is
-late decides whom a round uses, and so may not tell how many records a site has.
+same times. Where records are private no number of theirs is counted, but what settings and the
+catalogue say: who is late decides whom a round uses, and times are published, so neither may tell
+how many records there are.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite import depth
-from fedlite.data import SiteData
+from fedlite.data import SiteData, find
 from fedlite.data.shares import sizes
 from fedlite.messages import site_id
 from fedlite.plan import Plan
+from fedlite.scenario import Scenario, ScenarioError
+from fedlite.scenario.network_rules import unknown
 
 _DAY = 86_400.0
 # Keep draws of devices and of who drops out apart from every other use of the same seed.
@@ -49,18 +52,20 @@ class Device:
 class Clock:
     """Virtual time of a run.
 
-    records(name) returns how many records a site trains on; sites: how many there are, of `total`
-    records together.
+    records(name) returns how many records a site trains on; never called where they are private.
     """
 
-    def __init__(
-        self, plan: Plan, records: Callable[[str], int], *, sites: int, total: int
-    ) -> None:
-        """Take the plan; the devices are drawn when they are first asked for."""
+    def __init__(self, plan: Plan, records: Callable[[str], float]) -> None:
+        """Take the plan; the devices are drawn when they are first asked for.
+
+        Raises ScenarioError where records are private and nothing public says how many there are.
+        """
         self._plan, self._network = plan, plan.scenario.network
         self._seed = plan.scenario.federation.seed
         self._records = records
-        self._mean = total / max(1, sites)
+        if plan.scenario.private:
+            public = taken(plan.scenario)
+            self._records = lambda name: public
         self._macs = {
             one: sum(part["macs"] for part in one.model().costs().values())
             for one in depth.kinds(plan)
@@ -72,8 +77,7 @@ class Clock:
     @classmethod
     def of(cls, plan: Plan, sites: Sequence[SiteData]) -> Clock:
         """Return the clock of a simulation, whose sites hold these records."""
-        held = sizes(sites)
-        return cls(plan, held.__getitem__, sites=len(held), total=sum(held.values()))
+        return cls(plan, sizes(sites).__getitem__)
 
     @property
     def needed(self) -> int:
@@ -108,13 +112,15 @@ class Clock:
         """Return the multiply-adds of a site's training in one round."""
         scenario, plan = self._plan.scenario, depth.plan_of(self._plan, name)
         training, privacy = scenario.training, scenario.privacy
-        count = self._mean if scenario.private else self._records(name)
         if privacy.unit == "record":
             seen = training.steps * float(privacy.expected_batch)
         elif training.steps:
-            seen = training.steps * min(float(training.batch_size), count)
+            batch = float(training.batch_size)
+            if not scenario.private:
+                batch = min(batch, self._records(name))
+            seen = training.steps * batch
         else:
-            seen = training.epochs * count
+            seen = training.epochs * self._records(name)
         return _PASSES * self._macs[plan] * seen
 
     def seconds(self, name: str, *, down: int, up: int = 0) -> float:
@@ -180,6 +186,21 @@ class Clock:
         if len(order) >= self.needed:
             return order[self.needed - 1][0], [name for _, name in order[self.needed :]]
         return order[-1][0] if order and all_in else self.deadline, []
+
+
+def taken(scenario: Scenario) -> float:
+    """Return how many records a site of a private run is taken to train on: public numbers alone.
+
+    `network.records`, or of a source of the catalogue its size, less what is held out, by the
+    sites. Raises ScenarioError where neither is known and a round trains on all records.
+    """
+    network, training, data = scenario.network, scenario.training, scenario.data
+    if network.records or training.steps:
+        return float(network.records)
+    size = 0 if data.own else find(data.name).records
+    if not size:
+        raise ScenarioError(unknown(data.name))
+    return size * (1.0 - data.test_fraction) / scenario.federation.sites
 
 
 def drawn(names: Sequence[str], wanted: int, rng: np.random.Generator) -> list[str]:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +28,7 @@ from fedlite.data.spread import divided, load_source, share_out
 from fedlite.guard.folder import open_home
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.guard.policy import for_scenario
+from fedlite.identity import keys
 from fedlite.messages import Instruction, site_id
 from fedlite.privacy import SharedMechanism, accounting, dpsgd
 from fedlite.privacy.ledger.files import FILES, UNFLUSHED
@@ -58,7 +63,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What was found, for whoever asks. error: standard deviation of the noise on every count."""
+    """What was found, for whoever asks. error: standard deviation of the noise on every count.
+
+    lasting: whether the sites' ledgers outlive this, so that the next question adds to it.
+    """
 
     scenario: str
     asked: Asked
@@ -68,6 +76,7 @@ class Statistics:
     error: float
     columns: tuple[Summary, ...]
     claimed: bool
+    lasting: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON object of the command: NaN where the noise leaves no figure is null."""
@@ -75,6 +84,7 @@ class Statistics:
             "format": 1,
             "scenario": self.scenario,
             "claimed": self.claimed,
+            "lasting": self.lasting,
             "epsilon": self.epsilon if self.claimed else None,
             "alone": self.alone if self.claimed else None,
             "delta": self.asked.delta,
@@ -93,7 +103,10 @@ class Statistics:
                 "edges": one.edges.tolist(),
                 "histogram": one.histogram.tolist(),
                 "quantiles": {
-                    f"{q:g}": {"value": value, "interval": [low, high]}
+                    f"{q:g}": {
+                        "value": value if math.isfinite(value) else None,
+                        "interval": [low, high],
+                    }
                     for q, (value, low, high) in one.quantiles.items()
                 },
             }
@@ -133,17 +146,22 @@ def statistics(scenario: Scenario, asked: Asked, directory: Path) -> Statistics:
     parts = divided(source, *how, private=True)
     # What training commits to: the same records, scaled.
     scaled = share_out(source, *how, private=True)
-    guardians = [_guardian(told, mechanism, site, directory) for site in scaled]
-    # Nothing is spent before all of them would take part.
-    for guardian in guardians:
-        _held(guardian, run, guardian.admit)
+    guardians = [_guardian(scenario, told, mechanism, site, directory) for site in scaled]
     identities = {
         g.site: g.home.key() if g.home else Ed25519PrivateKey.generate() for g in guardians
     }
+    group = {name: keys.public_hex(key) for name, key in identities.items()}
+    # Nothing is spent before all of them would take part, and nothing leaves before all have
+    # reserved.
+    for guardian in guardians:
+        _held(guardian, run, guardian.admit)
+    for guardian in guardians:
+        _rehearse(guardian, run, group)
+    for guardian in guardians:
+        _held(guardian, run, partial(guardian.reserve, group=group))
     party = Party.of(run, identities, least=mechanism.least, honest=mechanism.honest)
     scale, seed, bodies = question.scale(mechanism), scenario.privacy.simulate_seed, {}
     for guardian, part in zip(guardians, parts, strict=True):
-        _held(guardian, run, guardian.reserve)
         _, noise = dpsgd.entropy(seed, 0, site_id(guardian.site))
         units = summed.rounded(question.answer(part.train.x) * scale, mechanism, noise)
         residues = summed.residues(units, mechanism.bits)
@@ -163,6 +181,7 @@ def statistics(scenario: Scenario, asked: Asked, directory: Path) -> Statistics:
         error,
         tuple(summarize(question, total, error, QUANTILES)),
         told.claims_privacy,
+        bool(told.simulation.sites),
     )
 
 
@@ -174,6 +193,32 @@ def _held(guardian: Guardian, run: bytes, step: Callable[[Instruction], object])
         raise RuntimeError(f"{guardian.site} takes no part: {decline}") from None
 
 
+def _rehearse(guardian: Guardian, run: bytes, group: Mapping[str, str]) -> None:
+    """Let a copy of the site's home reserve, so that the site itself writes nothing if it cannot.
+
+    Raises RuntimeError with its reason.
+    """
+    home = guardian.home
+    if home is None:
+        return
+    with tempfile.TemporaryDirectory(dir=home.path.parent, prefix=".rehearsal-") as folder:
+        copy = replace(home, path=Path(folder) / "home")
+        shutil.copytree(home.path, copy.path)
+        again = replace(guardian, home=copy, files=UNFLUSHED)
+        _held(again, run, partial(again.reserve, group=group))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Say nothing of rows that do not fit: who asks may see neither a value nor how many."""
+    log = logging.getLogger("fedlite.site")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
 def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
     """Return the records as they were read, and what is asked of them."""
     data, federation = scenario.data, scenario.federation
@@ -183,7 +228,8 @@ def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
             f"data.name: must be a table with named columns, got {data.name!r}; texts, pictures "
             "and arrays have none, so export what you want to count as csv, parquet or jsonl"
         )
-    source = load_source(data, scenario.task.reads, settled=True, skip_wrong=True)
+    with _quietly():
+        source = load_source(data, scenario.task.reads, settled=True, skip_wrong=True)
     if not source.features or len(source.shape) != 1:
         raise ScenarioError(
             f"data.name: must be a table with named columns, got {data.name!r} with records of "
@@ -210,7 +256,6 @@ def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
 
 def _mechanism(scenario: Scenario, asked: Asked, question: Question) -> SharedMechanism:
     sites = scenario.federation.sites
-    honest = scenario.privacy.honest or math.ceil(2 * sites / 3)
     try:
         sigma = accounting.calibrate(asked.epsilon, asked.delta * (1.0 - MAX_SLACK), 1.0, 1)
         mechanism = SharedMechanism(
@@ -222,7 +267,7 @@ def _mechanism(scenario: Scenario, asked: Asked, question: Question) -> SharedMe
             coordinates=question.coordinates,
             sites=sites,
             least=sites,
-            honest=honest,
+            honest=scenario.honest,
             reach=asked.most_records / question.length,
         )
     except ValueError as error:
@@ -262,13 +307,22 @@ def _as_run(scenario: Scenario, asked: Asked) -> Scenario:
 
 
 def _guardian(
-    told: Scenario, mechanism: SharedMechanism, site: SiteData, directory: Path
+    scenario: Scenario,
+    told: Scenario,
+    mechanism: SharedMechanism,
+    site: SiteData,
+    directory: Path,
 ) -> Guardian:
     if not told.claims_privacy:
         return Guardian(site.name, told, mechanism, None, str)
     given = told.simulation.sites
     homes = Path(given).expanduser() if given else directory / "homes"
-    home = open_home(homes / site.name, site.name, told.data.dataset, for_scenario(told, site.name))
+    later, now = for_scenario(scenario, site.name), for_scenario(told, site.name)
+    # Who answers this and trains afterwards allows both.
+    allowed = replace(
+        now, units=tuple(dict.fromkeys((*later.units, *now.units))), metrics=later.metrics
+    )
+    home = open_home(homes / site.name, site.name, told.data.dataset, allowed)
     commitment = home.commitment(site.train)
     files = FILES if given else UNFLUSHED
     return Guardian(site.name, told, mechanism, home, lambda: commitment, files=files)

@@ -320,7 +320,7 @@ def _installed(bundle: Bundle, name: str) -> bool:
 def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
     """Return what of the plan is beyond `site.toml`, each naming the key and the mend."""
     found, asked, privacy = [], for_scenario(scenario, policy.site), scenario.privacy
-    (unit,) = asked.units
+    unit = asked.units[0]
     if policy.data_set(scenario.data.name) is None:
         name = json.dumps(scenario.data.name)
         found.append(f"data: must have a table [data.{name}], as the plan trains on it; add one")

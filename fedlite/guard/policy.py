@@ -297,7 +297,8 @@ def for_scenario(scenario: Scenario, site: str) -> SitePolicy:
     The ceiling is the plan's own epsilon unless `simulation.ceiling` says otherwise; where counts
     cost something, too, half as much again as both, as two plans go through a Renyi filter, which
     charges more than they cost. A run whose noise is repeatable claims nothing, so its unit is
-    `none`.
+    `none`. A home that outlives the run (`simulation.sites`) also answers `fedlite stats`, and its
+    ceiling is that of a person: the same table in another format has another ledger.
     """
     privacy = scenario.privacy
     unit = "none"
@@ -311,13 +312,17 @@ def for_scenario(scenario: Scenario, site: str) -> SitePolicy:
     if counts:
         needed = min(1.5 * (needed + counts), CEILING.high)
     # Who simulates asks what is left otherwise; no simulated person is at stake.
-    honest, alone = (scenario.honest - 1, CEILING.high) if scenario.shared else (0, 0.0)
+    lasting = bool(scenario.simulation.sites)
+    shared = lasting or scenario.shared
+    honest, alone = (scenario.honest - 1, CEILING.high) if shared else (0, 0.0)
+    ceiling = scenario.simulation.ceiling or needed
     return SitePolicy(
         honest=honest,
         alone=alone,
-        epsilon=scenario.simulation.ceiling or needed,
+        epsilon=ceiling,
+        person=ceiling if lasting else 0.0,
         delta=privacy.delta,
-        units=(unit,),
+        units=tuple(dict.fromkeys((unit, "record-shared"))) if lasting else (unit,),
         metrics=metrics,
         site=site,
     )

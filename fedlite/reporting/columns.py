@@ -24,11 +24,11 @@ def print_columns(found: Mapping[str, Any], directory: str) -> None:
         quantiles = row["quantiles"]
         table.add_row(
             wording.plain(name),
-            _with_error(row["present"], 0),
-            _share(row["share"]),
-            _with_error(row["mean"]),
-            f"{quantiles['0.5']['value']:.4g}",
-            f"{quantiles['0.05']['value']:.3g} .. {quantiles['0.95']['value']:.3g}",
+            _with_error(row["present"]),
+            _between(row["share"], 100, " %"),
+            _between(row["mean"]),
+            _known(quantiles["0.5"]["value"], ".4g"),
+            " .. ".join(_known(quantiles[q]["value"], ".3g") for q in ("0.05", "0.95")),
             _bars(row["histogram"]) + f"  {row['range'][0]:.3g} .. {row['range'][1]:.3g}",
         )
     terminal.print_whole(table)
@@ -36,8 +36,8 @@ def print_columns(found: Mapping[str, Any], directory: str) -> None:
     shown.print()
     records = next(iter(found["columns"].values()))["records"]
     shown.print(
-        f"{_with_error(records, 0)} records at {found['sites']} sites. After ± stands half of a "
-        "95 % interval, of noise alone; every count has a standard error of "
+        f"{_with_error(records)} records at {found['sites']} sites. After ± stands half of a "
+        "95 % interval, in brackets one, of noise alone; every count has a standard error of "
         f"{found['error_of_counts']:.3g}."
     )
     if found["claimed"]:
@@ -47,25 +47,31 @@ def print_columns(found: Mapping[str, Any], directory: str) -> None:
             f"honest; {wording.epsilon(found['alone'], 3)} if all others collude with the server. "
             "It is in the sites' ledgers."
         )
+        if not found["lasting"]:
+            shown.print(
+                "These ledgers began with this call, as simulation.sites is not set: another call "
+                "begins new ones, and no ceiling holds the two together."
+            )
     else:
         shown.print("The noise can be repeated (privacy.simulate_seed): nothing is claimed.")
     shown.print(f"{directory}/statistics.json has all figures, intervals and edges.")
 
 
-def _with_error(figure: Mapping[str, Any], digits: int | None = None) -> str:
-    if figure["value"] is None:
-        return "unknown"
+def _with_error(figure: Mapping[str, Any]) -> str:
     half = (figure["interval"][1] - figure["interval"][0]) / 2
-    if digits is not None:
-        return f"{figure['value']:,.{digits}f} ± {half:,.{digits}f}"
-    return f"{figure['value']:.4g} ± {half:.2g}"
+    return f"{figure['value']:,.0f} ± {half:,.0f}"
 
 
-def _share(figure: Mapping[str, Any]) -> str:
+def _between(figure: Mapping[str, Any], times: float = 1.0, unit: str = "") -> str:
+    """Return a quotient with the ends of its interval, which need not lie evenly around it."""
     if figure["value"] is None:
         return "unknown"
-    half = (figure["interval"][1] - figure["interval"][0]) / 2
-    return f"{100 * figure['value']:.1f} ± {100 * half:.1f} %"
+    low, high = (times * end for end in figure["interval"])
+    return f"{times * figure['value']:.3g}{unit} ({low:.3g} to {high:.3g})"
+
+
+def _known(value: float | None, digits: str) -> str:
+    return "unknown" if value is None else format(value, digits)
 
 
 def _bars(counts: list[float]) -> str:

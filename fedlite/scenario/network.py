@@ -38,7 +38,7 @@ PROFILES = {
 
 @dataclass(frozen=True)
 class Network:
-    """How long rounds would take on other devices; nothing here but the last three changes a model.
+    """How long rounds would take on other devices; few keys here change a model.
 
     `profile` names usual sites, "own" takes the four numbers, each of which replaces the profile's
     where it is above 0. `spread` > 0 multiplies each site's lines and speed by factors of its own,
@@ -47,7 +47,8 @@ class Network:
     `target` is the accuracy, of the deep branch, to which the minutes are told. `over_selection` is
     the share of sites asked beyond those needed, of which the first to answer are used. `buffer` K
     > 0: no rounds, but a step of the server for every K updates, each from a model as old as it is
-    (Nguyen et al. 2022, "Federated Learning with Buffered Asynchronous Aggregation").
+    (Nguyen et al. 2022, "Federated Learning with Buffered Asynchronous Aggregation"). `records` is
+    how many a site of a private run is taken to train on, a public number.
     """
 
     profile: str = choice("", "", *PROFILES, OWN)
@@ -67,6 +68,7 @@ class Network:
     target: float = between(0.0, 0.0, 1.0)
     over_selection: float = between(0.0, 0.0, 9.0)
     buffer: int = at_least(0, 0)
+    records: int = at_least(0, 0)
 
     @property
     def line(self) -> Line:

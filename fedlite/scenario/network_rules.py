@@ -34,6 +34,15 @@ def broken(scenario: Scenario) -> list[str]:
             "network.profile: must be left out with privacy.noise_at shared (rule: the steps of a "
             f"secure sum are not timed), got {network.profile!r}; leave it out"
         )
+    private = scenario.private and scenario.privacy.unit != "record" and not scenario.training.steps
+    if private and scenario.data.own and not network.records:
+        errors.append(unknown(scenario.data.name))
+    if network.records and not private:
+        errors.append(
+            "network.records: must be 0 but where a site's update is protected and it trains by "
+            "epochs (rule: else the batches, or the records themselves, are counted), got "
+            f"{network.records}; leave it out"
+        )
     if network.over_selection and scenario.noised_at_server:
         errors.append(
             "network.over_selection: must be 0 with privacy.noise_at server (rule: who is late may "
@@ -41,6 +50,16 @@ def broken(scenario: Scenario) -> list[str]:
             f"{network.over_selection:g}; leave it out"
         )
     return errors + (_buffered(scenario) if network.buffer else [])
+
+
+def unknown(source: str) -> str:
+    """Return what is wrong where a private run trains on nobody knows how many records."""
+    return (
+        "network.records: must be above 0 with epochs where a site's update is protected and the "
+        "records are your own (rule: times are published, and decide who is late, so no private "
+        f"record may be counted for them), got 0 with {source!r}; give the number that a site "
+        "has about, as it is known without looking, or take training.steps"
+    )
 
 
 def deployed(network: Network) -> list[str]:

@@ -165,6 +165,9 @@ def test_a_simulated_site_allows_what_its_scenario_needs_and_no_more() -> None:
     assert policy == expected
     higher = scenario(privacy=private, training=training, simulation={"ceiling": 5.0})
     assert for_scenario(higher, "north") == replace(expected, epsilon=5.0)
+    lasting = scenario(privacy=private, training=training, simulation={"sites": "homes"})
+    kept = for_scenario(lasting, "north")
+    assert (kept.units, kept.person) == (("record", "record-shared"), 2.0)
     repeatable = scenario(privacy=private | {"simulate_seed": 1}, training=training)
     assert for_scenario(repeatable, "north").units == ("none",)
 

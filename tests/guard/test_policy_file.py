@@ -72,7 +72,7 @@ def test_a_written_policy_explains_every_key(tmp_path: Path) -> None:
         if " = " in line and not line.startswith("#"):
             assert above.startswith(("#", "[site]")) or line.startswith(("delta", "down"))
         above = line
-    assert sum(" = " in line for line in lines if line[:1] != "#") == 19
+    assert sum(" = " in line for line in lines if line[:1] != "#") == 21
     for field in fields(DataSet)[1:]:
         assert any(line.startswith(f"#   {field.name} = ") for line in lines)
 

@@ -79,3 +79,28 @@ def test_secure_sums_are_not_timed_and_late_ones_change_no_noised_sum() -> None:
     at_server = {"privacy": {"unit": "client", "noise_at": "server"}}
     told = refusal({"network": OWN | {"over_selection": 0.5}} | at_server)
     assert "network.over_selection: must be 0 with privacy.noise_at server" in told
+
+
+def test_a_private_run_on_ones_own_table_says_how_many_records_its_times_count() -> None:
+    tables: dict[str, Any] = {
+        "federation": {"sites": 8},
+        "data": {
+            "name": "csv",
+            "path": "t.csv",
+            "target": "y",
+            "labels": "n, y",
+            "columns": "a",
+            "ranges": "a 0:1",
+            "partition": "natural",
+        },
+        "model": {"name": "linear"},
+        "training": {"epochs": 2},
+        "privacy": {"unit": "client", "noise_at": "site"},
+    }
+    told = refusal(tables | {"network": OWN})
+    assert (
+        "network.records: must be above 0 with epochs" in told and "or take training.steps" in told
+    )
+    from_dict(tables | {"network": OWN | {"records": 50}})
+    from_dict(tables | {"network": OWN, "training": {"steps": 2}})
+    assert "network.records: must be 0 but" in refusal({"network": OWN | {"records": 50}})

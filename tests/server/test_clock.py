@@ -18,19 +18,19 @@ from server.clock import Clock, drawn
 # Of the mlp for 64 values and 10 classes, by hand: 64 to 32, 32 to 10, 32 to 32, 32 to 10.
 MACS = 64 * 32 + 32 * 10 + 32 * 32 + 32 * 10
 DAY = 86_400.0
+OWN = {"profile": "own", "up_kbps": 8.0, "down_kbps": 80.0, "latency_ms": 250.0, "speed": 2.0}
 
 
 def clock(records: int = 90, sites: int = 4, **tables: dict[str, Any]) -> Clock:
-    own = {"profile": "own", "up_kbps": 8.0, "down_kbps": 80.0, "latency_ms": 250.0, "speed": 2.0}
     base: dict[str, dict[str, Any]] = {
         "federation": {"sites": sites},
         "model": {"name": "mlp"},
-        "network": own,
+        "network": OWN,
     }
     names = {*base, *tables}
     scenario = from_dict({n: base.get(n, {}) | tables.get(n, {}) for n in names})
     plan = plans.of(scenario, (1, 8, 8), 10)
-    return Clock(plan, lambda name: records, sites=sites, total=records * sites)
+    return Clock(plan, lambda name: records)
 
 
 @pytest.mark.parametrize(
@@ -56,21 +56,14 @@ def test_private_sites_all_work_alike_so_that_time_tells_nothing_of_their_record
         one = clock(records, training={"steps": 3}, privacy=privacy)
         assert one.work("site-01") == 3 * MACS * 3 * 20
     client = {"unit": "client"}
-    plan = plans.of(
-        from_dict(
-            {
-                "model": {"name": "mlp"},
-                "network": {"profile": "4g"},
-                "privacy": client,
-                "training": {"epochs": 2},
-            }
-        ),
-        (1, 8, 8),
-        10,
-    )
-    counts = {"a": 1, "b": 99}
-    of_two = Clock(plan, counts.__getitem__, sites=2, total=100)
-    assert of_two.work("a") == of_two.work("b") == 3 * MACS * 2 * 50
+    for records in (1, 5000):
+        one = clock(records, training={"epochs": 2}, privacy=client)
+        # Digits have 1,797, of which a fifth is held out.
+        assert one.work("site-01") == pytest.approx(3 * MACS * 2 * 1797 * 0.8 / 4)
+        one = clock(records, training={"steps": 3, "batch_size": 64}, privacy=client)
+        assert one.work("site-01") == 3 * MACS * 3 * 64
+        one = clock(records, training={"epochs": 2}, privacy=client, network=OWN | {"records": 70})
+        assert one.work("site-01") == 3 * MACS * 2 * 70
 
 
 @pytest.mark.parametrize("needed", [1, 2, 3, 5])

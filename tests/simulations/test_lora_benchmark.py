@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,11 @@ def test_heads_and_what_goes_on_from_them_spend_eight_together() -> None:
         assert first.privacy.epsilon + second.privacy.epsilon <= 8.0
         assert first.privacy.delta + second.privacy.delta <= 1e-5
         assert first.data.length == second.data.length
+
+
+def test_a_budget_that_would_reach_both_stages_is_refused() -> None:
+    parser = argparse.ArgumentParser()
+    lora.refuse_budgets(parser, ("training.steps=2", "privacy.clip=1"))
+    for one in ("privacy.epsilon=8", "privacy.delta = 1e-3"):
+        with pytest.raises(SystemExit):
+            lora.refuse_budgets(parser, (one,))

@@ -5,6 +5,7 @@ Covers server/asking.py, server/buffered.py.
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,45 @@ def test_arrivals_are_those_of_a_simulation_by_hand(tmp_path: Path) -> None:
         assert row["simulated_seconds"] == pytest.approx(seconds, abs=1e-4)
         assert row["staleness"] == pytest.approx(age, abs=1e-4)
     assert max(row["staleness"] for row in rows) > 0.5
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "network", [{"over_selection": 0.6}, {"buffer": 3, "hours": 12.0}], ids=["late", "buffer"]
+)
+def test_times_and_who_is_late_do_not_tell_how_many_records_a_private_site_has(
+    network: dict[str, Any], tmp_path: Path
+) -> None:
+    found = []
+    for many in (30, 45):
+        rng, path = np.random.default_rng(1), tmp_path / f"{many}.csv"
+        with path.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["site", "a", "y"])
+            for site in range(8):
+                for _ in range(many if site == 7 else 30):
+                    rows.writerow([f"s{site}", round(rng.random(), 3), "ny"[rng.integers(2)]])
+        tables = scenario({"rounds": 3, "quorum": 1}, spread=1.0, **network).to_dict()
+        tables["training"] |= {"steps": 0, "epochs": 3}
+        tables["model"] = {"name": "linear"}
+        tables["data"] |= {
+            "name": "csv",
+            "path": str(path),
+            "target": "y",
+            "labels": "n, y",
+            "columns": "a",
+            "ranges": "a 0:1",
+            "partition": "natural",
+        }
+        tables["network"] |= {"speed": 1e-4, "records": 40}
+        tables["privacy"] |= {"unit": "client", "noise_at": "site", "clip": 1.0}
+        simulate(from_dict(tables), tmp_path / f"run{many}", engine="serial", quiet=True)
+        keys = ("simulated_seconds", "late", "staleness", "asked")
+        found.append(
+            [{key: row.get(key) for key in keys} for row in rows_of(tmp_path / f"run{many}")]
+        )
+    assert found[0] == found[1]
+    assert all(row["simulated_seconds"] > 0 for row in found[0])
 
 
 def test_an_old_update_counts_less() -> None:

@@ -6,6 +6,7 @@ Covers fedlite/commands/stats.py, fedlite/reporting/columns.py, fedlite/secure/p
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fedlite.audit import audit
 from fedlite.commands.main import app
 from fedlite.privacy.ledger import read
 from fedlite.scenario import Scenario, ScenarioError, from_dict
+from simulations.run import simulate
 from simulations.statistics import Asked, statistics
 
 RANGES = {"age": (0.0, 100.0), "dose": (0.0, 5.0)}
@@ -137,6 +139,69 @@ def test_a_site_that_does_not_allow_it_stops_all_before_anything_is_spent(
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_site_that_cannot_spend_it_stops_all_before_anything_is_spent(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    homes = tmp_path / "homes"
+    told = scenario(tmp_path, simulation={"sites": str(homes), "ceiling": 2.0})
+    statistics(told, Asked(epsilon=0.5), tmp_path)
+    policy = homes / "west" / "site.toml"
+    policy.write_text(re.sub(r"(?m)^epsilon = .*$", "epsilon = 0.6", policy.read_text()))
+    before = {path: path.read_bytes() for path in homes.rglob("*") if path.is_file()}
+    with pytest.raises(RuntimeError, match=r"west takes no part: ceiling"):
+        statistics(told, Asked(epsilon=0.7), tmp_path)
+    assert {path: path.read_bytes() for path in homes.rglob("*") if path.is_file()} == before
+
+
+def test_the_same_table_in_another_format_has_the_same_ceiling(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    frame.to_json(tmp_path / "table.jsonl", orient="records", lines=True)
+    kept = {"sites": str(tmp_path / "homes"), "ceiling": 1.0}
+    statistics(scenario(tmp_path, simulation=kept), Asked(), tmp_path)
+    other = {"name": "jsonl", "path": str(tmp_path / "table.jsonl")}
+    with pytest.raises(RuntimeError, match=r"takes no part: ceiling"):
+        statistics(scenario(tmp_path, simulation=kept, data=other), Asked(), tmp_path)
+
+
+@pytest.mark.parametrize("privacy", [{}, {"unit": "record", "expected_batch": 20, "epsilon": 2.0}])
+@pytest.mark.parametrize("first", ["figures", "training"])
+def test_figures_and_training_share_homes_whichever_comes_first(
+    tmp_path: Path, frame: pd.DataFrame, privacy: dict[str, object], first: str
+) -> None:
+    told = scenario(
+        tmp_path,
+        simulation={"sites": str(tmp_path / "homes"), "ceiling": 9.0},
+        federation={"rounds": 1, "evaluate_every": 0},
+        training={"steps": 1},
+        privacy=privacy,
+        data={"test_fraction": 0.2},
+    )
+
+    def train() -> None:
+        simulate(told, tmp_path / "run", engine="serial", quiet=True)
+        row = json.loads((tmp_path / "run" / "rounds.jsonl").read_text().splitlines()[-1])
+        assert row["accepted"] == 3, row
+
+    def count() -> None:
+        statistics(told, Asked(), tmp_path)
+
+    for step in (count, train) if first == "figures" else (train, count):
+        step()
+
+
+def test_rows_that_do_not_fit_are_passed_over_without_a_word(
+    tmp_path: Path, frame: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = frame.astype({"age": object})
+    odd.loc[5, "age"] = "secret-77"
+    odd.to_csv(tmp_path / "table.csv", index=False)
+    found = statistics(scenario(tmp_path, **OPEN), LOUD, tmp_path / "sites")
+    records = found.columns[0].records
+    assert abs(records.value - 599) < 5 * records.error
+    assert caplog.text == ""
+
+
 def test_repeatable_noise_claims_nothing_and_keeps_no_ledger(
     tmp_path: Path, frame: pd.DataFrame
 ) -> None:
@@ -191,6 +256,7 @@ def test_the_command_tells_figures_errors_and_what_they_cost(
     assert run.exit_code == 0, run.output
     assert "costs every record epsilon 2.0" in " ".join(run.output.split())
     assert "dose" in run.output and "±" in run.output
+    assert "another call begins new ones" in " ".join(run.output.split())
     saved = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert saved["columns"]["dose"]["missing"]["error"] > 0
     assert len(list((tmp_path / "out" / "ledgers").glob("*.jsonl"))) == 3

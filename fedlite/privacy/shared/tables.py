@@ -21,8 +21,9 @@ Values = NDArray[np.float64]
 MOST_COLUMNS, MOST_BINS = 10_000, 1_000
 Z = 1.959963984540054
 """Deviations between which 95 of 100 Gaussians lie."""
-# Counts that are not as many deviations above zero divide nothing.
-_SURE = 5.0
+# Mapped values are added as whole multiples of this, so that no rounding of a long sum lets one
+# record move it by more than its length.
+_GRAIN = 2.0**-20
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,15 @@ class Question:
                     f"data.ranges: must be a low end below a high one, got {low:g}:{high:g} for "
                     f"{name!r}"
                 )
+        with np.errstate(over="ignore", invalid="ignore"):
+            rising = np.isfinite(self.high - self.low) & (np.diff(self.edges) > 0).all(axis=1)
+        if not rising.all():
+            at = int(np.argmin(rising))
+            raise ValueError(
+                "data.ranges: must be so wide that bins have edges of their own, and no wider than "
+                f"a float holds, got {self.low[at]:g}:{self.high[at]:g} for {self.columns[at]!r} "
+                f"in {self.bins} bins"
+            )
 
     @property
     def coordinates(self) -> int:
@@ -85,8 +95,8 @@ class Question:
         counts = np.stack(
             [np.bincount(column, minlength=self.bins + 1) for column in cells.T]
         ).astype(np.float64)
-        sums = np.where(missing, 0.0, 2.0 * share - 1.0).sum(axis=0)
-        return np.concatenate([counts.ravel(), sums])
+        grains = np.rint(np.where(missing, 0.0, 2.0 * share - 1.0) / _GRAIN).astype(np.int64)
+        return np.concatenate([counts.ravel(), grains.sum(axis=0) * _GRAIN])
 
     def scale(self, mechanism: SharedMechanism) -> float:
         """Return by what a sum is multiplied to be noised: a record then moves it by the clip."""
@@ -95,15 +105,19 @@ class Question:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number with its standard error; nan where the noise leaves none."""
+    """A number with its standard error; nan where the noise leaves none.
+
+    ends: between which the truth lies in 95 of 100 cases, where that is not by the error.
+    """
 
     value: float
     error: float
+    ends: tuple[float, float] | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
         """The ends between which the truth lies in 95 of 100 cases."""
-        return self.value - Z * self.error, self.value + Z * self.error
+        return self.ends or (self.value - Z * self.error, self.value + Z * self.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +126,8 @@ class Summary:
 
     records: of all sites, by all columns together. present, missing: counts. share: of records that
     miss the value. mean: of the values, cut to their range. histogram: float64 [bins], each with
-    the error `histogram_error`. quantiles: by probability, value and the two ends.
+    the error `histogram_error`. quantiles: by probability, value and the two ends; the value is nan
+    where there may be none.
     """
 
     name: str
@@ -146,32 +161,55 @@ def summarize(
         missing = Figure(float(counts[at, bins]), error)
         # The count of all and that of the missing share a dth of their noise.
         present = Figure(records.value - missing.value, error * math.sqrt(1.0 + (bins - 1.0) / d))
-        middle = _ratio(Figure(float(sums[at]), error), present, 0.0)
-        half = (high - low) / 2.0
+        middle = _ratio(Figure(float(sums[at]), error), present, 0.0, (-1.0, 1.0))
+        half, any_at_all = (high - low) / 2.0, present.value > Z * present.error
+        ends = middle.interval
         found.append(
             Summary(
                 name,
                 records,
                 present,
                 missing,
-                _ratio(missing, records, error**2 / d),
-                Figure(low + half * (1.0 + middle.value), half * middle.error),
+                _ratio(missing, records, error**2 / d, (0.0, 1.0)),
+                Figure(
+                    low + half * (1.0 + middle.value),
+                    half * middle.error,
+                    (low + half * (1.0 + ends[0]), low + half * (1.0 + ends[1])),
+                ),
                 question.edges[at],
                 counts[at, :bins].copy(),
                 error,
-                {q: _quantile(counts[at, :bins], question.edges[at], q, error) for q in quantiles},
+                {
+                    q: (value if any_at_all else math.nan, first, last)
+                    for q in quantiles
+                    for value, first, last in [
+                        _quantile(counts[at, :bins], question.edges[at], q, error)
+                    ]
+                },
             )
         )
     return found
 
 
-def _ratio(over: Figure, under: Figure, together: float) -> Figure:
-    """Return a quotient with the error of the first order; together: the covariance of the two."""
-    if not under.value > _SURE * under.error:
+def _ratio(over: Figure, under: Figure, together: float, within: tuple[float, float]) -> Figure:
+    """Return a quotient, cut to the range that it lies in, with the error of the first order.
+
+    Its ends are those of all r with |over - r under| at most Z deviations of that difference
+    (Fieller 1954, "Some Problems in Interval Estimation"), which hold for noise of any size; nan
+    where these have no end, so the truth is outside of what is told in at most 5 of 100 cases.
+    together: the covariance of the two.
+    """
+    square = under.value**2 - (Z * under.error) ** 2
+    if under.value <= 0.0 or square <= 0.0:
         return Figure(math.nan, math.nan)
     value = over.value / under.value
     variance = over.error**2 + value**2 * under.error**2 - 2.0 * value * together
-    return Figure(value, math.sqrt(max(0.0, variance)) / under.value)
+    middle = over.value * under.value - Z**2 * together
+    root = math.sqrt(max(0.0, middle**2 - square * (over.value**2 - (Z * over.error) ** 2)))
+    low, high = (float(np.clip(end / square, *within)) for end in (middle - root, middle + root))
+    return Figure(
+        float(np.clip(value, *within)), math.sqrt(max(0.0, variance)) / under.value, (low, high)
+    )
 
 
 def _quantile(

@@ -76,6 +76,50 @@ def test_the_truth_lies_within_the_intervals_as_often_as_they_say(error: float) 
             assert count < 0.95 * draws + slack, (name, count)
 
 
+@pytest.mark.parametrize(("columns", "n"), [(1, 400), (3, 260), (10, 200), (10, 260), (4, 90)])
+def test_quotients_by_few_records_are_within_what_is_shown(columns: int, n: int) -> None:
+    """The mean near an end of its range: the first order's intervals held it in 65 of 100."""
+    rng, draws, error = np.random.default_rng(0), 600, 30.0
+    names = tuple(f"c{at}" for at in range(columns))
+    asked = Question(names, np.zeros(columns), np.ones(columns), 10)
+    given = rng.beta(8, 1, (n, columns))
+    clear, true = asked.answer(given), given[:, 0].mean()
+    shown = wrong = 0
+    for _ in range(draws):
+        mean = summarize(asked, clear + rng.normal(0.0, error, clear.size), error, ())[0].mean
+        if not math.isnan(mean.value):
+            shown += 1
+            low, high = mean.interval
+            assert 0.0 <= low <= mean.value <= high <= 1.0
+            wrong += not low <= true <= high
+    slack = 5 * math.sqrt(0.95 * 0.05 * draws)
+    assert wrong < 0.05 * draws + slack
+    # Where most are shown they hold as often as they say.
+    assert shown < 0.9 * draws or wrong < 0.05 * shown + slack
+
+
+def test_of_a_column_without_a_value_nothing_is_told() -> None:
+    rng, told = np.random.default_rng(2), 0
+    empty = np.stack([np.full(500, np.nan), rng.uniform(-1, 3, 500)], axis=1)
+    clear = ASKED.answer(empty)
+    for _ in range(200):
+        one = summarize(ASKED, clear + rng.normal(0.0, 5.0, clear.size), 5.0, QUANTILES)[0]
+        told += any(not math.isnan(value) for value, _, _ in one.quantiles.values())
+    assert told < 15, "at most 1 of 40 by chance"
+
+
+def test_no_rounding_of_a_long_sum_adds_to_what_one_record_moves() -> None:
+    """Values for which a sum of floats moved by twice as much as one record may."""
+    n, unit, half = 1_000_000, 2.0**-33, 2**19
+    asked = Question(("a", "b"), np.zeros(2), np.ones(2), 10)
+    values = np.ones(n)
+    values[half] = 0.25
+    values[half + 1 :: 2], values[half + 2 :: 2] = 0.5 + 2 / 3 * unit, -0.5 + 2 / 3 * unit
+    given = np.stack([(values + 1) / 2] * 2, axis=1)
+    moved = asked.answer(given) - asked.answer(given[1:])
+    assert np.linalg.norm(moved) <= asked.length * (1 + 1e-15)
+
+
 def _mean(found: list[Summary]) -> float:
     return found[0].mean.value
 
@@ -84,7 +128,7 @@ def test_where_noise_leaves_nothing_nothing_is_told() -> None:
     found = summarize(ASKED, ASKED.answer(table(10)), 50.0, QUANTILES)
     assert math.isnan(_mean(found)) and math.isnan(found[0].share.value)
     value, low, high = found[0].quantiles[0.5]
-    assert 0.0 <= low <= value <= high <= 100.0
+    assert math.isnan(value) and 0.0 <= low <= high <= 100.0
     nobody = summarize(ASKED, ASKED.answer(np.empty((0, 2))), 1.0, QUANTILES)
     assert math.isnan(_mean(nobody))
     single = Question(("x",), np.zeros(1), np.ones(1), 1)
@@ -97,6 +141,8 @@ def test_where_noise_leaves_nothing_nothing_is_told() -> None:
         ([0.0, 5.0], [1.0, 5.0], 3, "data.ranges: must be a low end below a high one, got 5:5"),
         ([0.0, 0.0], [1.0, np.inf], 3, "data.ranges"),
         ([0.0, 0.0], [1.0, 1.0], 0, "bins: must be from 1"),
+        ([0.0, -1e308], [1.0, 1e308], 3, "data.ranges: must be so wide .* got -1e"),
+        ([0.0, 1.0], [1.0, 1.0 + 2**-52], 3, "data.ranges: must be so wide"),
     ],
 )
 def test_ranges_that_cannot_be_are_refused(
