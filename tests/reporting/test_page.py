@@ -56,6 +56,29 @@ def test_a_run_that_ended_early_shows_the_bound_of_its_whole_plan(
     )
 
 
+def test_of_many_sites_that_share_the_noise_a_few_counts_are_told_in_order(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    rounds, summary = make_run()
+    losses = {str(n): round(100.0 / n, 4) for n in range(1, 101)}
+    summary["privacy"] |= {
+        "noise_at": "shared",
+        "shared": {"sites": 100, "honest": 67, "alone": 100.0, "epsilon": losses},
+    }
+    report(write_run(tmp_path / "run", (rounds, summary)))
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert re.findall(
+        r"epsilon if (\d+) of 100 sites are honest(, as planned)? ([\d.]+)", text
+    ) == [
+        ("100", "", "1.000"),
+        ("75", "", "1.334"),
+        ("67", ", as planned", "1.493"),
+        ("50", "", "2.000"),
+        ("25", "", "4.000"),
+        ("1", "", "100.000"),
+    ]
+
+
 def test_page_is_self_contained_and_runs_nothing(private: Path) -> None:
     _, reader = read(private / "report.html")
     assert reader.seen.isdisjoint({"script", "link", "iframe", "object", "form", "a"})
