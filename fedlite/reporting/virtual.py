@@ -97,7 +97,10 @@ def notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     if len({network["target"] for network in timed}) > 1:
         found.append("Not all runs have the same network.target.")
-    if missed := sum(network["seconds_to_target"] is None for network in timed):
+    missed = sum(network["seconds_to_target"] is None for network in timed)
+    if missed and missed == len(timed):
+        found.append("No run came to its target: there is no time to it.")
+    elif missed:
         found.append(
             f"{missed} of {len(timed)} runs did not come to their target: the time to it is the "
             "mean of the others."
