@@ -19,7 +19,7 @@ IDLE, USED, LATE, VOID, DECLINED, OUT, MISSING, BAD = range(1, 9)
 STATES = {
     IDLE: ("not drawn", "#f0f0f0"),
     USED: ("used", "#9ecae1"),
-    LATE: ("not among the first", "#c7e9c0"),
+    LATE: ("answered, not among the first", "#c7e9c0"),
     VOID: ("answered, in a round that did not count", "#3182bd"),
     DECLINED: ("declined with a code", "#f0e442"),
     OUT: ("not asked: offline, at rest or spent", "#bdbdbd"),
