@@ -69,6 +69,11 @@ def _buffered(scenario: Scenario) -> list[str]:
             scenario.network.over_selection,
             "leave it out",
         )
+    if buffer > federation.sites:
+        errors.append(
+            f"network.buffer: must be at most {federation.sites}, the sites (rule: a site trains "
+            f"once on a model, so a step has no more updates), got {buffer}; lower it"
+        )
     if federation.quorum > buffer:
         refuse(
             "federation.quorum",

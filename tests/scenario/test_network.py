@@ -32,11 +32,16 @@ FINE: dict[str, Any] = {
         (OWN | {"dropout": 1.0}, "network.dropout"),
         (OWN | {"hours": 0.0}, "network.hours"),
         (OWN | {"buffer": -1}, "network.buffer"),
+        (OWN | {"buffer": 9}, "network.buffer: must be at most 8, the sites (rule:"),
         (OWN | {"buffer": 2, "over_selection": 0.5}, "network.over_selection"),
     ],
 )
 def test_a_wrong_network_is_named(network: dict[str, Any], key: str) -> None:
     assert key in refusal(FINE | {"network": network})
+
+
+def test_a_buffer_may_be_as_large_as_the_sites() -> None:
+    assert from_dict(FINE | {"network": OWN | {"buffer": 8}}).network.buffer == 8
 
 
 def test_a_profile_gives_what_the_keys_do_not() -> None:
