@@ -40,6 +40,12 @@ def test_a_wrong_network_is_named(network: dict[str, Any], key: str) -> None:
     assert key in refusal(FINE | {"network": network})
 
 
+def test_a_buffer_gets_a_dense_downlink_where_none_is_named() -> None:
+    one = from_dict({"federation": {"sites": 8}, "network": OWN | {"buffer": 4}})
+    assert one.downlink.compressor == "dense" and not one.downlink.density
+    assert any(note.startswith("downlink: dense, as the scenario names none") for note in one.notes)
+
+
 def test_a_buffer_may_be_as_large_as_the_sites() -> None:
     assert from_dict(FINE | {"network": OWN | {"buffer": 8}}).network.buffer == 8
 
