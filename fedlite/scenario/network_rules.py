@@ -40,6 +40,13 @@ def broken(scenario: Scenario) -> list[str]:
             "bring another into the sum, for which its noise is not made), got "
             f"{network.over_selection:g}; leave it out"
         )
+    federation = scenario.federation
+    if network.over_selection and federation.participants >= federation.sites:
+        errors.append(
+            "network.over_selection: must be 0 where all sites are asked anyway (rule: there is "
+            f"nobody more to ask), got {network.over_selection:g} with federation.participation "
+            f"{federation.participation:g}; lower federation.participation, or leave it out"
+        )
     return errors + (_buffered(scenario) if network.buffer else [])
 
 

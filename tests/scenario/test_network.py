@@ -31,6 +31,7 @@ FINE: dict[str, Any] = {
         (OWN | {"speed": 0.0}, "network.speed"),
         (OWN | {"dropout": 1.0}, "network.dropout"),
         (OWN | {"hours": 0.0}, "network.hours"),
+        (OWN | {"over_selection": 0.3}, "network.over_selection: must be 0 where all sites"),
         (OWN | {"buffer": -1}, "network.buffer"),
         (OWN | {"buffer": 9}, "network.buffer: must be at most 8, the sites (rule:"),
         (OWN | {"buffer": 2, "over_selection": 0.5}, "network.over_selection"),
