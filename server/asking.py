@@ -117,7 +117,9 @@ class Asking:
         seconds, outcome.late = clock.lasted(outcome.times, all_in=all_in)
         if len(outcome.times) >= clock.needed and clock.wanted > clock.needed:
             # Nobody waited for those: the round was over.
-            outcome.late, outcome.missing = sorted([*outcome.late, *outcome.missing]), []
+            never = [name for name in outcome.missing if name not in outcome.took]
+            outcome.late = sorted({*outcome.late, *outcome.missing} - {*never})
+            outcome.missing, outcome.excused = never, {*never}
         for name in sorted(outcome.held):
             if name not in outcome.late:
                 self._use(name, number, outcome.held[name], outcome)

@@ -29,8 +29,8 @@ class Outcome:
     up, down: what was sent, by the plan that a site trains by. got: bytes that each site was sent.
     trained: the round whose model each used update is of. In virtual time: times, seconds until
     each usable answer; held, answers that wait until it is known whom the round uses; late, those
-    that it did not need; seconds that it lasted; staleness, the mean number of the server's steps
-    between an update's model and its use.
+    that it did not need; excused, the missing ones for whom nobody waited; seconds that it lasted;
+    staleness, the mean number of the server's steps between an update's model and its use.
     """
 
     plan: Plan
@@ -47,6 +47,7 @@ class Outcome:
     times: dict[str, float] = field(default_factory=dict)
     held: dict[str, bytes] = field(default_factory=dict)
     late: list[str] = field(default_factory=list)
+    excused: set[str] = field(default_factory=set)
     seconds: float = 0.0
     staleness: float = 0.0
 

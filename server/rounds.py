@@ -257,7 +257,7 @@ class Rounds:
             number,
             used=outcome.used,
             dropped=outcome.dropped,
-            missing=outcome.missing,
+            missing={*outcome.missing} - outcome.excused,
             late=attendance.late(outcome.took, outcome.used) if self._adapt else frozenset(),
         )
         for name, strikes in rested.items():

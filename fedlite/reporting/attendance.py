@@ -19,7 +19,7 @@ IDLE, USED, LATE, VOID, DECLINED, OUT, MISSING, BAD = range(1, 9)
 STATES = {
     IDLE: ("not drawn", "#f0f0f0"),
     USED: ("used", "#9ecae1"),
-    LATE: ("not among the first", "#c7e9c0"),
+    LATE: ("answered, not among the first", "#c7e9c0"),
     VOID: ("answered, in a round that did not count", "#3182bd"),
     DECLINED: ("declined with a code", "#f0e442"),
     OUT: ("not asked: offline, at rest or spent", "#bdbdbd"),
@@ -72,8 +72,8 @@ def worth_drawing(rounds: Sequence[RoundRecord]) -> bool:
 def draw(rounds: Sequence[RoundRecord]) -> Figure:
     """Return the figure: a row a site, a column a round; call it where `worth_drawing`.
 
-    Of many sites those that failed or were away most are shown, and first; of many rounds the worst
-    of several in one column.
+    Of many sites those that failed or were away most are shown, and first; those that were drawn
+    most, where nobody did. Of many rounds the worst of several is in one column.
     """
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.figure import Figure
@@ -83,7 +83,10 @@ def draw(rounds: Sequence[RoundRecord]) -> Figure:
     found = grid(rounds)
     shown = sorted(found)
     if len(found) > _ROWS:
-        shown.sort(key=lambda site: sum(state > VOID for state in found[site]), reverse=True)
+        # Where nobody failed, a sample of those never drawn would be a blank page.
+        failed = any(state > VOID for states in found.values() for state in states)
+        least, most = (VOID, "failed or were away") if failed else (IDLE, "were drawn")
+        shown.sort(key=lambda site: sum(state > least for state in found[site]), reverse=True)
         shown = shown[:_ROWS]
     step = -(-len(rounds) // _COLUMNS)
     cells = [
@@ -115,11 +118,7 @@ def draw(rounds: Sequence[RoundRecord]) -> Figure:
                 axes.axvline(record.round - 0.5, color="white", linewidth=1.0)
     else:
         axes.set_yticks([])
-        few = (
-            f"the {len(shown)} that failed or were away most, of "
-            if len(shown) < len(found)
-            else ""
-        )
+        few = f"the {len(shown)} that {most} most, of " if len(shown) < len(found) else ""
         axes.set_ylabel(f"{few}{len(found)} sites")
     axes.tick_params(length=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))

@@ -55,7 +55,8 @@ def draw(rounds: Sequence[RoundRecord], summary: Mapping[str, Any], directory: P
         paths.append(save(rounds_figure(rounds, summary), folder / ROUNDS_PNG))
         if attendance.worth_drawing(rounds):
             paths.append(save(attendance.draw(rounds), folder / ATTENDANCE_PNG))
-        if len(summary["sites"]) > MANY and not wording.unmeasured(summary):
+        many = len(summary["sites"]) > MANY and not wording.unmeasured(summary)
+        if many and wording.holding_out(summary):
             paths.append(save(_sites(summary), folder / SITES_PNG))
         if summary.get("baselines"):
             paths.append(

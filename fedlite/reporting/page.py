@@ -81,9 +81,13 @@ def _first(summary: Mapping[str, Any]) -> Facts:
     if wording.unmeasured(summary):
         best = "not measured"
     loss = wording.epsilon(wording.worst(privacy)) if wording.claimed(privacy) else "not claimed"
+    used = wording.used_of_some(summary)
     return [
         (f"{first.name}, deep" if "shallow" in quality else first.name, best),
-        ("sent by a site", wording.megabytes(sent["up"] / max(1, len(summary["sites"])))),
+        (
+            "sent for each update" if used else "sent by a site",
+            wording.megabytes(sent["up"] / max(1, used or len(summary["sites"]))),
+        ),
         ("against dense float32", wording.times(sent["up_ratio"])),
         ("privacy loss, epsilon", loss),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from fedlite.reporting import markup, wording
 from fedlite.reporting.many import MANY, numbers, span
 
 _SIMULATED = {"serial", "pool", "ray"}
+_LISTED = 8  # counts of honest sites that are told one by one
+_PARTS = (0.75, 0.5, 0.25)
 # Said in full: "records" alone would read as if the records themselves had left.
 _DISCLOSED = {
     "records": "how many records it trained on",
@@ -105,8 +108,20 @@ def _mechanism(privacy: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def _shared(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """Return what epsilon comes to by how many sites are honest, where they share the noise."""
+    """Return what epsilon comes to by how many sites are honest, where they share the noise.
+
+    Of many counts a few: all, that which the plan rests on, three quarters, half, a quarter, one.
+    """
+    losses = {int(count): loss for count, loss in shared.get("epsilon", {}).items()}
+    if not losses:
+        return []
+    sites, planned = shared["sites"], shared["honest"]
+    few = {max(losses), planned, *(math.ceil(sites * part) for part in _PARTS), min(losses)}
     return [
-        (f"epsilon if {count} of {shared['sites']} sites are honest", wording.epsilon(found, 3))
-        for count, found in sorted(shared.get("epsilon", {}).items(), reverse=True)
+        (
+            f"epsilon if {count} of {sites} sites are honest"
+            + (", as planned" if count == planned else ""),
+            wording.epsilon(losses[count], 3),
+        )
+        for count in sorted(losses if len(losses) <= _LISTED else few & losses.keys(), reverse=True)
     ]

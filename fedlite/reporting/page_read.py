@@ -58,6 +58,7 @@ def _sites(sizes: Mapping[str, tuple[int, int]]) -> str:
     if len(sizes) <= _LISTED:
         return ", ".join(f"{n} {train:,} + {held:,} held out" for n, (train, held) in sizes.items())
     train, held = (list(column) for column in zip(*sizes.values(), strict=True))
-    told = f"{len(sizes):,}, training on {span(train)} records and holding out {span(held)}"
-    bare = held.count(0)
-    return told + (f"; without any held out: {bare:,}" if bare else "")
+    told, bare = f"{len(sizes):,}, training on {span(train)} records and holding out", held.count(0)
+    if bare == len(held):
+        return f"{told} none"
+    return f"{told} {span(held)}" + (f"; without any held out: {bare:,}" if bare else "")

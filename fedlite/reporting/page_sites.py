@@ -20,8 +20,11 @@ def sites_section(summary: Mapping[str, Any], figures: Path) -> dict[str, object
     if summary.get("data", {}).get("at_sites"):
         told = ", ".join(map(str, names)) if len(names) <= MANY else f"{len(names):,} sites"
         why = wording.unmeasured(summary).capitalize()
-        return {"unmeasured": f"{why}. Took part: {told}."}
-    if len(names) > MANY:
+        return {"title": "Site by site", "unmeasured": f"{why}. Took part: {told}."}
+    held = wording.holding_out(summary)
+    if not held:
+        rows, caption = [], "No site holds records out"
+    elif len(names) > MANY:
         rows = [
             [level, *(say(quantile(numbers(map(of, names)), at)) for _, of, _, say in columns)]
             for level, at in LEVELS.items()
@@ -32,15 +35,17 @@ def sites_section(summary: Mapping[str, Any], figures: Path) -> dict[str, object
         rows = [[site, *(say(of(site)) for _, of, _, say in columns)] for site in names]
         caption = "Held-out records, never training data"
     total = ["all", *("" if of is None else say(of) for _, _, of, say in columns)]
-    head = ["" if len(names) > MANY else "site", *(heading for heading, *_ in columns)]
+    head = ["" if len(names) > MANY or not held else "site", *(heading for heading, *_ in columns)]
     notes = wording.measured_on(summary)
     if summary.get("home_head"):
         notes.append("A home head is fitted at the site after training and is never sent.")
     return {
+        "title": "Site by site" if held else "Scores",
         "unmeasured": "",
         "table": markup.Table(head, rows, total, caption),
         "notes": " ".join(notes),
-        "figure": markup.figure(
+        "figure": held
+        and markup.figure(
             figures / SITES_PNG,
             "how many sites have which score",
             "Sites by their score. One that holds out few records is far from the rest by chance.",

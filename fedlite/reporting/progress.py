@@ -117,9 +117,9 @@ class Progress:
             limit = "" if self._budget is None else f" of {wording.budget(self._budget)}"
             parts["epsilon"] = f"epsilon so far {wording.epsilon(record.epsilon)}{limit}"
         if self._dropped:
-            parts["dropped"] = f"{self._dropped} dropped"
+            parts["dropped"] = f"{self._dropped} dropped so far"
         if self._missing:
-            parts["missing"] = f"{self._missing} missing"
+            parts["missing"] = f"{self._missing} missing so far"
         if self._jump:
             parts["jump"] = self._jump
         if last:

@@ -61,8 +61,8 @@ def told(summary: Mapping[str, Any]) -> list[str]:
 
     >>> told({"network": {"profile": "lora", "seconds": 600.0, "target": 0.5, "staleness": 0.0,
     ...                   "seconds_to_target": 300.0, "late": 2}})
-    ['On lora the rounds would have taken 10 min; 50.0 % was reached after 5 min.', 'Of those \
-asked, 2 were not among the first that were needed.']
+    ['On lora the rounds would have taken 10 min; 50.0 % was reached after 5 min.', 'Of the \
+answers, 2 were not among the first that were needed.']
     """
     network = summary.get("network")
     if not isinstance(network, Mapping):
@@ -76,7 +76,7 @@ asked, 2 were not among the first that were needed.']
     lines = [f"{line}."]
     if network["late"]:
         lines.append(
-            f"Of those asked, {network['late']:,} were not among the first that were needed."
+            f"Of the answers, {network['late']:,} were not among the first that were needed."
         )
     if network["staleness"]:
         lines.append(
@@ -97,7 +97,10 @@ def notes(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     if len({network["target"] for network in timed}) > 1:
         found.append("Not all runs have the same network.target.")
-    if missed := sum(network["seconds_to_target"] is None for network in timed):
+    missed = sum(network["seconds_to_target"] is None for network in timed)
+    if missed and missed == len(timed):
+        found.append("No run came to its target: there is no time to it.")
+    elif missed:
         found.append(
             f"{missed} of {len(timed)} runs did not come to their target: the time to it is the "
             "mean of the others."

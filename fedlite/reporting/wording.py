@@ -171,9 +171,12 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     same = whole and updates.get("accepted") == sites * summary["rounds"]
     if sites and sent["up"] > 0:
         who = "Each site sent" if same else "On average a site sent"
+        many = sites
+        if used := used_of_some(summary):
+            who, many = "For each update that was used the sites sent", used
         lines.append(
-            f"{who} {megabytes(sent['up'] / sites)} instead of "
-            f"{megabytes(sent['dense_up'] / sites)} ({times(sent['up_ratio'])})."
+            f"{who} {megabytes(sent['up'] / many)} instead of "
+            f"{megabytes(sent['dense_up'] / many)} ({times(sent['up_ratio'])})."
         )
     privacy = summary["privacy"]
     lines += [_quality(summary), *selected(summary)]
@@ -188,6 +191,24 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
     lines += [spoilt(summary), _rested(summary), _cut(summary)]
     lines.append(f"This is one run; seed {summary['seed']}.")
     return [line for line in lines if line]
+
+
+def used_of_some(summary: Mapping[str, Any]) -> int:
+    """Return how many updates were used where not every site was asked in every round; else 0.
+
+    A mean over sites would there be one over many that were never asked.
+    """
+    updates = summary.get("updates", {})
+    asked = sum(updates.get(key, 0) for key in ("accepted", "dropped", "missing"))
+    some = 0 < asked < len(summary["sites"]) * summary["rounds"]
+    return int(updates.get("accepted", 0)) if some else 0
+
+
+def holding_out(summary: Mapping[str, Any]) -> bool:
+    """Return whether a score of some site on its own held-out records is in the record."""
+    parts = [summary["accuracy"], *measures.measured(summary).values()]
+    rows = (row for part in parts for row in (part.get("by_site") or {}).values())
+    return any(number_of(value) for row in rows for value in row.values())
 
 
 def selected(summary: Mapping[str, Any]) -> list[str]:

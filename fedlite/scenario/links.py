@@ -55,6 +55,8 @@ def recommend(scenario: Scenario, direction: str) -> tuple[dict[str, Any], str]:
     {'compressor': 'rotated-topk', 'density': 0.01, 'error_feedback': False}
     """
     asked = scenario.federation.participants
+    if direction == "downlink" and scenario.network.buffer:
+        return {"compressor": "dense"}, "with network.buffer sites come when they are free"
     if direction == "downlink":
         return DOWN, "one sender: what is left out must go out later"
     if scenario.shared:

@@ -49,6 +49,13 @@ def broken(scenario: Scenario) -> list[str]:
             "bring another into the sum, for which its noise is not made), got "
             f"{network.over_selection:g}; leave it out"
         )
+    federation = scenario.federation
+    if network.over_selection and federation.participants >= federation.sites:
+        errors.append(
+            "network.over_selection: must be 0 where all sites are asked anyway (rule: there is "
+            f"nobody more to ask), got {network.over_selection:g} with federation.participation "
+            f"{federation.participation:g}; lower federation.participation, or leave it out"
+        )
     return errors + (_buffered(scenario) if network.buffer else [])
 
 
@@ -87,6 +94,11 @@ def _buffered(scenario: Scenario) -> list[str]:
             "there are no rounds, and nobody is too many",
             scenario.network.over_selection,
             "leave it out",
+        )
+    if buffer > federation.sites:
+        errors.append(
+            f"network.buffer: must be at most {federation.sites}, the sites (rule: a site trains "
+            f"once on a model, so a step has no more updates), got {buffer}; lower it"
         )
     if federation.quorum > buffer:
         refuse(

@@ -64,6 +64,14 @@ def test_of_many_sites_those_that_failed_most_are_first() -> None:
     assert shown is not None and shown[0, 0] == MISSING and (shown[1:] == USED).all()
 
 
+def test_of_many_sites_of_whom_nobody_failed_those_drawn_most_are_first() -> None:
+    names = [f"s{n:03}" for n in range(200)]
+    rows = [RoundRecord(n, 1, joined=[] if n > 1 else names, asked=["s199"]) for n in (1, 2)]
+    axes = attendance.draw(rows).axes[0]
+    assert axes.get_ylabel() == "the 120 that were drawn most, of 200 sites"
+    assert axes.images[0].get_array()[0].tolist() == [USED, USED]
+
+
 def test_the_worst_of_several_rounds_is_shown() -> None:
     rows = [RoundRecord(n, 1, joined=["a"] if n == 1 else []) for n in range(1, 402)]
     rows[200] = RoundRecord(201, 0, missing=["a"])

@@ -56,6 +56,49 @@ def test_a_run_that_ended_early_shows_the_bound_of_its_whole_plan(
     )
 
 
+def test_of_many_sites_that_share_the_noise_a_few_counts_are_told_in_order(
+    make_run: Make, write_run: Make, tmp_path: Path
+) -> None:
+    rounds, summary = make_run()
+    losses = {str(n): round(100.0 / n, 4) for n in range(1, 101)}
+    summary["privacy"] |= {
+        "noise_at": "shared",
+        "shared": {"sites": 100, "honest": 67, "alone": 100.0, "epsilon": losses},
+    }
+    report(write_run(tmp_path / "run", (rounds, summary)))
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert re.findall(
+        r"epsilon if (\d+) of 100 sites are honest(, as planned)? ([\d.]+)", text
+    ) == [
+        ("100", "", "1.000"),
+        ("75", "", "1.334"),
+        ("67", ", as planned", "1.493"),
+        ("50", "", "2.000"),
+        ("25", "", "4.000"),
+        ("1", "", "100.000"),
+    ]
+
+
+@pytest.mark.parametrize("sites", [20, 200])
+def test_where_no_site_holds_records_out_no_chart_and_no_rows_are_empty(
+    make_run: Make, write_run: Make, tmp_path: Path, sites: int
+) -> None:
+    rounds, summary = make_run(private=False)
+    names = [f"site-{i:03d}" for i in range(sites)]
+    rounds = [
+        replace(row, joined=[] if at else names, asked=names[:3]) for at, row in enumerate(rounds)
+    ]
+    summary["sites"] = names
+    summary["accuracy"]["by_site"] = {}
+    made = report(write_run(tmp_path / "run", (rounds, summary)))
+    assert [Path(name).name for name in made["figures"]] == ["rounds.png", "attendance.png"]
+    text, _ = read(tmp_path / "run" / "report.html")
+    assert "Site by site" not in text and "No site holds records out" in text
+    assert re.search(r"all\s+360\s+87\.4 %\s+91\.4 %", text) and "site-0" not in text
+    # 22,500 bytes of 36 updates: a mean over the sites would be over those never asked.
+    assert "For each update that was used the sites sent 625 bytes" in text
+
+
 def test_page_is_self_contained_and_runs_nothing(private: Path) -> None:
     _, reader = read(private / "report.html")
     assert reader.seen.isdisjoint({"script", "link", "iframe", "object", "form", "a"})

@@ -63,7 +63,7 @@ def test_an_unmeasured_round_keeps_the_last_figures_and_lost_updates_are_counted
         lost = RoundRecord(2, 3, dropped={"a": "size"}, missing=["b", "c"], seconds=1)
         progress.update(lost, TOTALS)
     last = stream.getvalue().splitlines()[-1]
-    assert "deep 91.2 %" in last and "1 dropped  2 missing" in last
+    assert "deep 91.2 %" in last and "1 dropped so far  2 missing so far" in last
     assert "epsilon" not in last
 
 

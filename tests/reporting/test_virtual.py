@@ -47,4 +47,7 @@ def test_a_mean_over_those_that_came_there_says_so() -> None:
     assert virtual.notes([run(0.9, 3.0), {}, {"network": {"target": None}}]) == []
     (line,) = virtual.notes([run(0.9, 3.0), run(0.9, None)])
     assert line.startswith("1 of 2 runs did not come to their target")
+    assert virtual.notes([run(0.9, None)] * 5) == [
+        "No run came to its target: there is no time to it."
+    ]
     assert "the same network.target" in virtual.notes([run(0.9, 1.0), run(0.8, 1.0)])[0]

@@ -31,12 +31,24 @@ FINE: dict[str, Any] = {
         (OWN | {"speed": 0.0}, "network.speed"),
         (OWN | {"dropout": 1.0}, "network.dropout"),
         (OWN | {"hours": 0.0}, "network.hours"),
+        (OWN | {"over_selection": 0.3}, "network.over_selection: must be 0 where all sites"),
         (OWN | {"buffer": -1}, "network.buffer"),
+        (OWN | {"buffer": 9}, "network.buffer: must be at most 8, the sites (rule:"),
         (OWN | {"buffer": 2, "over_selection": 0.5}, "network.over_selection"),
     ],
 )
 def test_a_wrong_network_is_named(network: dict[str, Any], key: str) -> None:
     assert key in refusal(FINE | {"network": network})
+
+
+def test_a_buffer_gets_a_dense_downlink_where_none_is_named() -> None:
+    one = from_dict({"federation": {"sites": 8}, "network": OWN | {"buffer": 4}})
+    assert one.downlink.compressor == "dense" and not one.downlink.density
+    assert any(note.startswith("downlink: dense, as the scenario names none") for note in one.notes)
+
+
+def test_a_buffer_may_be_as_large_as_the_sites() -> None:
+    assert from_dict(FINE | {"network": OWN | {"buffer": 8}}).network.buffer == 8
 
 
 def test_a_profile_gives_what_the_keys_do_not() -> None:

@@ -85,6 +85,23 @@ def test_the_first_to_answer_are_used_and_the_round_ends_with_them(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_of_too_many_asked_those_that_never_answer_are_missing_and_not_late(tmp_path: Path) -> None:
+    one = scenario(over_selection=1.0, dropout=0.3, spread=1.0)
+    simulate(one, tmp_path / "run", engine="serial", quiet=True)
+    plan, _, sites = plans.simulated(one)
+    clock = Clock.of(plan, sites)
+    never = 0
+    for row in rows_of(tmp_path / "run"):
+        lost = {site.name for site in sites if clock.drops_out(site.name, row["round"])}
+        assert {*row["missing"]} == lost
+        assert not lost & {*row["late"]} and not row["out"]
+        if len(lost) <= 4:
+            assert row["accepted"] == 4 and len(row["late"]) == 4 - len(lost)
+        never += len(lost)
+    assert never > 0
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_network_keys_change_times_and_no_model(tmp_path: Path, outcome: Outcome) -> None:
     plain = from_dict(scenario().to_dict() | {"network": {}})
     simulate(plain, tmp_path / "plain", engine="serial", quiet=True)
