@@ -26,8 +26,11 @@ def setting(default: Any, rule: str, check: Callable[[Any], bool], **limits: Any
 
 
 def choice(default: str, *options: str) -> Any:
-    """Return a field that holds one of these texts."""
-    return setting(default, "one of " + ", ".join(options), options.__contains__, enum=options)
+    """Return a field that holds one of these texts, of which one may be empty."""
+    rule = "empty, or one of " if "" in options else "one of "
+    return setting(
+        default, rule + ", ".join(filter(None, options)), options.__contains__, enum=options
+    )
 
 
 def positive(default: float) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -238,7 +239,14 @@ def summarize(
     }
     if scenario.network.profile and engine != "network":
         network = scenario.network
-        summary["network"] = network_of(records, profile=network.profile, target=network.target)
+        summary["network"] = network_of(
+            records,
+            profile=network.profile,
+            target=network.target,
+            # With a buffer a step waits for others meanwhile.
+            deadline=math.inf if network.buffer else scenario.federation.deadline_seconds,
+            needed=scenario.federation.participants,
+        )
     if plan.weak:
         summary["kinds"] = kinds_of(plan, point, records)
     if plan.extras:

@@ -65,10 +65,18 @@ def test_a_failed_write_leaves_the_old_content_and_no_debris(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, broken, fail)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as caught:
             write_atomic(path, b"new")
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_is_not_there_is_told_by_the_name_that_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "file.csv"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomic(path, b"new")
+    assert caught.value.filename == str(path) and ".part" not in str(caught.value)
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlite.commands.output import Grid, Json, Watts, left_out, print_json, told
+from fedlite.commands.output import (
+    WATTS,
+    Grid,
+    Json,
+    Watts,
+    given_watts,
+    left_out,
+    print_json,
+    told,
+)
 
 if TYPE_CHECKING:
     from fedlite.reporting.markup import Table
@@ -68,7 +77,7 @@ def predict(
     energy: Annotated[
         bool, typer.Option("--energy", help="Say what energy the answers took.")
     ] = False,
-    watts: Watts = 10.0,
+    watts: Watts = WATTS,
     grid: Grid = 0.0,
     as_json: Json = False,
 ) -> None:
@@ -84,7 +93,7 @@ def predict(
         if out is not None and out.resolve() == file.resolve():
             raise ValueError(f"--out: must not be the file that is read, got {out}; name another")
         if not energy:
-            left_out("an answer without --energy", grid=grid)
+            left_out("an answer without --energy", grid=grid, watts=given_watts(watts))
         meter, started = joules.EnergyMeter.started(), time.process_time()
         if is_bundle(run):
             head, rows, notes = _of_bundle(

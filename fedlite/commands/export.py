@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands.output import Grid, Json, Watts, left_out, print_json, told
+from fedlite.commands.output import (
+    WATTS,
+    Grid,
+    Json,
+    Watts,
+    given_watts,
+    left_out,
+    print_json,
+    told,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -94,7 +103,7 @@ def export(
     energy: Annotated[
         bool, typer.Option("--energy", help="Say on the card what energy answers take here.")
     ] = False,
-    watts: Watts = 10.0,
+    watts: Watts = WATTS,
     grid: Grid = 0.0,
     as_json: Json = False,
 ) -> None:
@@ -130,7 +139,7 @@ def export(
 
             left_out("a bundle", merged=merged)
             if not energy:
-                left_out("a bundle without --energy", grid=grid)
+                left_out("a bundle without --energy", grid=grid, watts=given_watts(watts))
             if calibrate_with is None:
                 left_out("a bundle without --calibrate-with", **asked)
             own = None if calibrate_with is None else Own(calibrate_with, **given)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedlite.inference.bundle import session
 from fedlite.inference.portions import portions
-from fedlite.reporting.energy import WATTS_PER_CORE, EnergyMeter, carbon
+from fedlite.reporting.energy import WATTS_PER_CORE, EnergyMeter, carbon, readable
 
 INPUTS = 1000
 # Processor seconds for which each way is repeated.
@@ -75,12 +75,13 @@ def _repeated(way: Callable[[], None], inputs: int, watts: float, seconds: float
 
 def row(told: Mapping[str, Any]) -> tuple[str, str]:
     """Return a row of the model card."""
-    ways = [f"{told[name]['value']:,.3g} J {name}" for name in ("deep", "adaptive") if name in told]
+    names = [name for name in ("deep", "adaptive") if name in told]
+    ways = [f"{readable(told[name]['value'], 'J')} {name}" for name in names]
     how = told["method"]
     if "watts_per_core" in told:
         how += f" at {told['watts_per_core']:g} W for each busy core"
     text = f"{', '.join(ways)}, for {told['inputs']:,} inputs; {how}"
     if "kgco2" in told["deep"]:
-        kilograms = [f"{told[n]['kgco2']:.3g} kg {n}" for n in ("deep", "adaptive") if n in told]
-        text += f"; CO2 {', '.join(kilograms)} at {told['deep']['grid_g_per_kwh']:g} g/kWh"
+        grams = [f"{readable(1000 * told[name]['kgco2'], 'g')} {name}" for name in names]
+        text += f"; CO2 {', '.join(grams)} at {told['deep']['grid_g_per_kwh']:g} g/kWh"
     return "energy", text

@@ -74,17 +74,32 @@ def carbon(joules: float, grid: float) -> dict[str, float]:
     return {"grid_g_per_kwh": grid, "kgco2": float(f"{kilograms:.4g}")}
 
 
+def readable(value: float, unit: str) -> str:
+    """Return a figure in three digits, its unit between micro and kilo.
+
+    >>> readable(0.0000123, "g"), readable(0.9996, "g"), readable(41.25, "J"), readable(3.6e6, "J")
+    ('12.3 µg', '1 g', '41.2 J', '3,600 kJ')
+    """
+    value = float(f"{value:.3g}")
+    places = ((1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
+    size, prefix = next((p for p in places if value >= p[0]), places[-1] if value else places[1])
+    return f"{value / size:,.10g} {prefix}{unit}"
+
+
 def told(energy: Mapping[str, Any]) -> str:
     """Return a record of energy in a line, for people.
 
     >>> told({"value": 41.25, "unit": "J", "method": "modelled", "watts_per_core": 10.0})
     '41.2 J, modelled (10 W for each busy core)'
     """
-    text = f"{energy['value']:,.3g} {energy.get('unit', 'J')}, {energy.get('method', 'modelled')}"
+    size = readable(energy["value"], energy.get("unit", "J"))
+    text = f"{size}, {energy.get('method', 'modelled')}"
     if energy.get("watts_per_core"):
         text += f" ({energy['watts_per_core']:g} W for each busy core)"
     if "kgco2" in energy:
-        text += f"; {energy['kgco2']:.3g} kg CO2 at {energy['grid_g_per_kwh']:g} g/kWh"
+        text += (
+            f"; {readable(1000 * energy['kgco2'], 'g')} CO2 at {energy['grid_g_per_kwh']:g} g/kWh"
+        )
     if "not_counted" in energy:
         text += f"; without the {energy['not_counted']}"
     return text

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 MANY = 50
 LEVELS = {
     "lowest": 0.0,
-    "a tenth at most": 0.1,
-    "a quarter at most": 0.25,
+    "1/10 at most": 0.1,
+    "1/4 at most": 0.25,
     "median": 0.5,
-    "three quarters at most": 0.75,
-    "nine tenths at most": 0.9,
+    "3/4 at most": 0.75,
+    "9/10 at most": 0.9,
     "highest": 1.0,
 }
 

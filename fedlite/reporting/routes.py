@@ -107,17 +107,19 @@ def draw(inference: Mapping[str, Any]) -> Figure:
     axes.plot(across, [100 * row["accuracy"] for row in rows], color=GREY, linewidth=1.5)
     floor = 100 * (accuracy["deep"] - inference["alpha"])
     axes.axhline(floor, color=GREY, linestyle=":", linewidth=1.2)
+    # At the left, as deep is at the right; on the other side of the line from shallow.
+    below = 100 * accuracy["shallow"] <= floor
     axes.annotate(
         f"deep less {(given := 100 * inference['alpha']):g} point{'' if given == 1 else 's'}",
-        (1, floor),
+        (0.01, floor),
         xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
+        ha="left",
+        va="bottom" if below else "top",
         fontsize=9,
         color=GREY,
     )
     points = (
-        ("shallow", VERMILLION, "s", (8, -3), "left"),
+        ("shallow", VERMILLION, "s", (8, -13 if below else 5), "left"),
         ("deep", BLUE, "D", (0, -17), "center"),
         ("adaptive", GREEN, "o", (0, 9), "center"),
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME = 24  # characters of a site's name that a terminal shows
 SHOWN = 20  # of more sites than this a terminal shows the distribution
-_LEVELS = ("lowest", "a quarter at most", "median", "three quarters at most", "highest")
+_LEVELS = ("lowest", "1/4 at most", "median", "3/4 at most", "highest")
 FILES = {
     "report.html": "the report, for a browser",
     "figures": "the figures, PNG",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedlite.reporting import wording
 from fedlite.reporting.formats import share
 from fedlite.reporting.record import RoundRecord
 
@@ -27,11 +29,20 @@ def minutes(seconds: object) -> str:
     return f"{seconds / 86_400.0:,.3g} days"
 
 
-def network_of(rounds: Sequence[RoundRecord], *, profile: str, target: float) -> dict[str, Any]:
+def network_of(
+    rounds: Sequence[RoundRecord],
+    *,
+    profile: str,
+    target: float,
+    deadline: float = math.inf,
+    needed: int = 0,
+) -> dict[str, Any]:
     """Return the summary's part `network`: virtual seconds in all, and to the target accuracy.
 
-    seconds_to_target: until the end of the first round whose deep branch had it; None where none
-    did, or none is set.
+    deadline: seconds for which a round waits that has fewer answers than `needed`; infinity where
+    there are no rounds. seconds_to_target: until the end of the first round whose deep branch had
+    it; None where none did, or none is set. waited: rounds that lasted until the deadline because
+    sites did not answer; seconds_waited: how long these rounds were together.
 
     >>> rows = [RoundRecord(n, 1, accuracy={"deep": n / 4}, simulated_seconds=60.0)
     ...         for n in (1, 2, 3)]
@@ -44,11 +55,20 @@ def network_of(rounds: Sequence[RoundRecord], *, profile: str, target: float) ->
         passed += record.simulated_seconds
         if target and reached is None and record.accuracy.get("deep", 0.0) >= target:
             reached = round(passed, 3)
+    waited = [
+        record.simulated_seconds
+        for record in rounds
+        if record.missing
+        and record.accepted < needed
+        and record.simulated_seconds >= deadline - 1e-6  # the record has six places
+    ]
     used = sum(record.accepted for record in rounds)
     stale = sum(record.staleness * record.accepted for record in rounds)
     return {
         "profile": profile,
         "seconds": round(passed, 3),
+        "waited": len(waited),
+        "seconds_waited": round(sum(waited), 3),
         "target": target or None,
         "seconds_to_target": reached,
         "late": sum(len(record.late) for record in rounds),
@@ -74,6 +94,12 @@ answers, 2 were not among the first that were needed.']
         when = "not reached" if after is None else f"reached after {minutes(after)}"
         line += f"; {share(network['target'])} was {when}"
     lines = [f"{line}."]
+    if waited := network.get("waited"):
+        lines.append(
+            f"Of that, {minutes(network['seconds_waited'])} were "
+            f"{wording.count(waited, 'round')} that lasted until "
+            "federation.deadline_seconds, as sites did not answer."
+        )
     if network["late"]:
         lines.append(
             f"Of the answers, {network['late']:,} were not among the first that were needed."

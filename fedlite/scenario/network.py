@@ -65,7 +65,9 @@ class Network:
         exclusiveMinimum=0,
         maximum=24,
     )
-    target: float = between(0.0, 0.0, 1.0)
+    target: float = setting(
+        0.0, "from 0 to 1 (0.8 is 80 %)", lambda v: 0 <= v <= 1, minimum=0, maximum=1
+    )
     over_selection: float = between(0.0, 0.0, 9.0)
     buffer: int = at_least(0, 0)
     records: int = at_least(0, 0)

@@ -70,7 +70,7 @@ def test_co2_follows_from_the_grid_and_is_told_with_it(counter: Path) -> None:
     found = EnergyMeter.started().since(36_000.0, grid=350.0)
     assert found["kgco2"] == pytest.approx(0.1 * 0.35) and found["grid_g_per_kwh"] == 350.0
     assert "kgco2" not in EnergyMeter.started().since(36_000.0)
-    assert energy.told(found).endswith("0.035 kg CO2 at 350 g/kWh")
+    assert energy.told(found).endswith("35 g CO2 at 350 g/kWh")
 
 
 class _Gpus:

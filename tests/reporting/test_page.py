@@ -260,7 +260,7 @@ def test_a_thousand_sites_are_a_distribution(
     assert "site-0" not in text
     assert len(reader.texts) < 1500, "no row for each of a thousand sites"
     assert re.search(r"lowest\s+5\s+0\.0 %\s+0\.0 %", text)
-    assert re.search(r"a quarter at most\s+255\s+12\.5 %\s+25\.0 %", text)
+    assert re.search(r"1/4 at most\s+255\s+12\.5 %\s+25\.0 %", text)
     assert re.search(r"median\s+505\s+25\.0 %\s+50\.0 %", text)
     assert re.search(r"highest\s+1,005\s+50\.0 %\s+100\.0 %", text)
     assert re.search(r"1,000 sites\s+2\.882\s+3\.00\s.*?11 to 12 \(median 12\)", text)

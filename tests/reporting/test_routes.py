@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 
 import pytest
 
-from fedlite.reporting.routes import promise
+from fedlite.reporting.routes import draw, promise
 
 
 @pytest.mark.parametrize(
@@ -35,3 +36,24 @@ def test_copies_among_the_calibration_records_are_told() -> None:
     assert said.startswith("It is meant that at most 1 points")
     assert "7 calibration records had the values of others" in said
     assert "others" not in promise(told | {"copies": 0}, {"threshold": 0.5, "missing": 0})
+
+
+@pytest.mark.parametrize("shallow", [0.70, 0.904, 0.9049, 0.9051, 0.906, 0.92])
+def test_no_label_of_the_figure_is_printed_over_another(shallow: float) -> None:
+    curve = [
+        {"macs": 20_000, "accuracy": shallow},
+        {"macs": 60_000, "accuracy": 0.915},
+        {"macs": 100_000, "accuracy": 0.925},
+    ]
+    found = {
+        "curve": curve,
+        "alpha": 0.02,
+        "macs": {"shallow": 20_000, "deep": 100_000, "adaptive": 60_000},
+        "accuracy": {"shallow": shallow, "deep": 0.925, "adaptive": 0.915},
+    }
+    figure = draw(found)
+    figure.draw_without_rendering()
+    boxes = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    assert len(boxes) == 4
+    for (one, its), (other, box) in combinations(boxes.items(), 2):
+        assert not its.overlaps(box), f"{one!r} over {other!r}"

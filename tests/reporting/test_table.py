@@ -118,7 +118,7 @@ def test_many_sites_are_a_distribution(make_run: Callable[..., Any], tmp_path: P
     text = printed(summary, tmp_path)
     assert "site-0" not in text and len(text.splitlines()) < 25
     assert row(text, "lowest")[1:] == ["5", "0.0", "%", "0.0", "%"]
-    assert row(text, "a quarter")[-5:] == ["255", "25.0", "%", "25.0", "%"]
+    assert row(text, "1/4 at most")[-5:] == ["255", "25.0", "%", "25.0", "%"]
     assert row(text, "median")[1:] == ["505", "50.0", "%", "50.0", "%"]
     assert row(text, "highest")[1:] == ["1,005", "100.0", "%", "100.0", "%"]
     assert max(map(len, text.splitlines())) <= 80

@@ -40,6 +40,23 @@ def test_the_target_is_reached_at_the_end_of_the_first_round_that_had_it() -> No
     assert virtual.network_of(stale, profile="4g", target=0.0)["staleness"] == 1.0
 
 
+def test_what_was_waiting_for_sites_that_did_not_answer_is_told() -> None:
+    rows = [
+        RoundRecord(1, 2, simulated_seconds=1.0),
+        RoundRecord(2, 1, simulated_seconds=600.0, missing=["a"]),
+        # Enough had answered: nobody waited for the missing one, but for sites that slept.
+        RoundRecord(3, 2, simulated_seconds=900.0, missing=["a"]),
+        RoundRecord(4, 1, simulated_seconds=600.0, dropped={"a": "bad-update"}),
+    ]
+    found = virtual.network_of(rows, profile="4g", target=0.0, deadline=600.0, needed=2)
+    assert (found["waited"], found["seconds_waited"]) == (1, 600.0)
+    assert virtual.told({"network": found})[1] == (
+        "Of that, 10 min were 1 round that lasted until federation.deadline_seconds, as sites did "
+        "not answer."
+    )
+    assert virtual.network_of(rows, profile="4g", target=0.0)["waited"] == 0
+
+
 def test_a_mean_over_those_that_came_there_says_so() -> None:
     def run(target: float, after: float | None) -> dict[str, object]:
         return {"network": {"target": target, "seconds_to_target": after}}

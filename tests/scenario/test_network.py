@@ -26,7 +26,8 @@ FINE: dict[str, Any] = {
     ("network", "key"),
     [
         ({"dropout": 0.1}, "network.profile"),
-        ({"profile": "5g"}, "network.profile"),
+        ({"profile": "5g"}, "network.profile: must be empty, or one of fibre, 4g, lora, own"),
+        (OWN | {"target": 80.0}, "network.target: must be from 0 to 1 (0.8 is 80 %)"),
         ({"profile": "own"}, "network.up_kbps"),
         (OWN | {"speed": 0.0}, "network.speed"),
         (OWN | {"dropout": 1.0}, "network.dropout"),
