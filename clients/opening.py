@@ -95,7 +95,8 @@ def forgetful(plan: Plan) -> bool:
     scenario, up = plan.scenario, plan.scenario.uplink
     kept = up.error_feedback or up.aggregate_feedback or plan.extras
     known = scenario.training.objective in ("plain", "fedprox")
-    whole = scenario.downlink.compressor == "dense"
+    # Where values take turns, what is sent is what has moved, and the rest has to be known.
+    whole = scenario.downlink.compressor == "dense" and not plan.turns
     return whole and known and not kept and not scenario.private
 
 
