@@ -80,8 +80,9 @@ class Deaths:
         """Wait until a site has died, and return in which round."""
 
         def dead() -> tuple[int] | None:
+            # Empty for the moment in which it is written.
             told = self.place(name).read_text().split()
-            return (int(told[1]),) if told[0] == "died" else None
+            return (int(told[1]),) if len(told) == 2 and told[0] == "died" else None
 
         (number,) = self.wait(f"the death of {name}", dead)
         self.lab.partners[name].process.wait(60)
