@@ -47,7 +47,7 @@ QUICK = Effort(1.5, 3.0, 4.0, 3.0, 500, 24, 5, 100, 1_000_000, 11, 4, 60, False)
 def checks(scenario: Scenario, *, quick: bool) -> int:
     """Return how many findings an audit has, for a progress bar."""
     if scenario.shared:
-        return 15 + 4 * (scenario.privacy.unit == "record")
+        return 13 + 4 * (scenario.privacy.unit == "record")
     if scenario.privacy.unit == "record":
         return 20 - quick
     return 11 + (scenario.privacy.noise_at == "site") - quick
