@@ -21,6 +21,8 @@ class Node:
     most: how many messages it likes to get at once: more than one where sites are trained together.
     """
 
+    most = 1
+
     def __init__(
         self,
         run_id: int,

@@ -161,7 +161,7 @@ def test_shared_noise_is_planned_for_what_a_round_sums() -> None:
 
 
 def test_shared_noise_needs_the_model() -> None:
-    with pytest.raises(ValueError, match=r"privacy\.noise_at: needs the model"):
+    with pytest.raises(ValueError, match=r"privacy\.coordinates: must be settled"):
         plan.plan_mechanism(shared())
 
 

@@ -147,17 +147,17 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     found = quick(BASE, "training.learning_rate=0.1,0.5")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     play(found, whole, found.trials)
-    from server.rounds import Rounds
+    from server.asking import Asking
 
-    real, rounds = Rounds._round, []
+    real, rounds = Asking.round, []
 
-    def stopping(self: Rounds, number: int) -> Any:
+    def stopping(self: Asking, number: int) -> Any:
         rounds.append(number)
         if len(rounds) == 5:  # the second round of the second trial
             raise KeyboardInterrupt
         return real(self, number)
 
-    monkeypatch.setattr(Rounds, "_round", stopping)
+    monkeypatch.setattr(Asking, "round", stopping)
     with pytest.raises(KeyboardInterrupt):
         play(found, cut, found.trials)
     before = (cut / found.trials[0].name / "summary.json").stat().st_mtime_ns
