@@ -87,13 +87,15 @@ def logit_adjustment_allowed_by_the_rule(patch: Patch) -> None:
 def expected_batch_from_the_sites_own_records(patch: Patch) -> None:
     ready = opening._ready
 
-    def spoilt(plan: Any, name: str, train: Any, state: Any, guard: Any, *rest: Any) -> Site:
+    def spoilt(
+        plan: Any, name: str, train: Any, state: Any, guard: Any, *rest: Any, keeps: bool
+    ) -> Site:
         if plan.scenario.privacy.unit == "record":
             own = with_values(plan.scenario, "privacy", expected_batch=len(train))
             plan = plans.of(own, plan.shape, plan.classes)
             guard = replace(guard, mechanism=plan.mechanism)
         # A plan of its own has a model of its own.
-        return ready(plan, name, train, state, guard, rest[0])
+        return ready(plan, name, train, state, guard, rest[0], keeps=keeps)
 
     patch.setattr(opening, "_ready", spoilt)
 
