@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlite.commands.output import (
-    WATTS,
-    Grid,
-    Json,
-    Watts,
-    given_watts,
-    left_out,
-    print_json,
-    told,
-)
+from fedlite.commands.output import Grid, Json, Watts, left_out, print_json, told
 
 if TYPE_CHECKING:
     from fedlite.reporting.markup import Table
@@ -77,7 +68,7 @@ def predict(
     energy: Annotated[
         bool, typer.Option("--energy", help="Say what energy the answers took.")
     ] = False,
-    watts: Watts = WATTS,
+    watts: Watts = None,
     grid: Grid = 0.0,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +84,7 @@ def predict(
         if out is not None and out.resolve() == file.resolve():
             raise ValueError(f"--out: must not be the file that is read, got {out}; name another")
         if not energy:
-            left_out("an answer without --energy", grid=grid, watts=given_watts(watts))
+            left_out("an answer without --energy", grid=grid, watts=watts)
         meter, started = joules.EnergyMeter.started(), time.process_time()
         if is_bundle(run):
             head, rows, notes = _of_bundle(
@@ -103,7 +94,7 @@ def predict(
             left_out("a run", signed_by=signed_by)
             head, rows, notes = _of_run(run, file, branch, text, scale_by)
         if energy:
-            found = meter.since(time.process_time() - started, watts, grid)
+            found = meter.since(time.process_time() - started, watts or joules.WATTS_PER_CORE, grid)
             head |= {"energy": found}
             what = "reading the file and the model included"
             notes.append(f"{len(rows):,} answers took {joules.told(found)}; {what}")

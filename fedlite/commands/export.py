@@ -7,16 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedlite.commands.output import (
-    WATTS,
-    Grid,
-    Json,
-    Watts,
-    given_watts,
-    left_out,
-    print_json,
-    told,
-)
+from fedlite.commands.output import Grid, Json, Watts, left_out, print_json, told
 
 
 def add_to(app: typer.Typer) -> None:
@@ -103,7 +94,7 @@ def export(
     energy: Annotated[
         bool, typer.Option("--energy", help="Say on the card what energy answers take here.")
     ] = False,
-    watts: Watts = WATTS,
+    watts: Watts = None,
     grid: Grid = 0.0,
     as_json: Json = False,
 ) -> None:
@@ -129,6 +120,9 @@ def export(
             left_out(
                 "a pretrained transformer without --target",
                 calibrate_with=calibrate_with,
+                energy=energy,
+                watts=watts,
+                grid=grid,
                 **bundled,
                 **asked,
             )
@@ -136,10 +130,11 @@ def export(
         else:
             from fedlite.inference.release import write_bundle
             from fedlite.inference.rule import Own
+            from fedlite.reporting.energy import WATTS_PER_CORE
 
             left_out("a bundle", merged=merged)
             if not energy:
-                left_out("a bundle without --energy", grid=grid, watts=given_watts(watts))
+                left_out("a bundle without --energy", grid=grid, watts=watts)
             if calibrate_with is None:
                 left_out("a bundle without --calibrate-with", **asked)
             own = None if calibrate_with is None else Own(calibrate_with, **given)
@@ -152,7 +147,7 @@ def export(
                 own=own,
                 target=target or "onnx",
                 max_loss=max_loss,
-                energy={"watts": watts, "grid": grid} if energy else None,
+                energy={"watts": watts or WATTS_PER_CORE, "grid": grid} if energy else None,
             )
     sizes = {str(path): path.stat().st_size for path in files}
     if as_json:

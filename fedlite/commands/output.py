@@ -58,14 +58,13 @@ Quiet = Annotated[
         "--quiet", help="Print only what needs a person, and exit with 1 if anything does."
     ),
 ]
-WATTS = 10.0
 Watts = Annotated[
-    float,
+    float | None,
     typer.Option(
         min=0.1,
         max=1000.0,
         metavar="W",
-        help="What a busy core draws, where no counter can be read.",
+        help="What a busy core draws, where no counter can be read; 10 if not given.",
     ),
 ]
 Grid = Annotated[
@@ -168,11 +167,6 @@ def tell(value: dict[str, Any], text: str, as_json: bool) -> None:
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object and nothing else."""
     typer.echo(json.dumps(value, indent=2, sort_keys=True))
-
-
-def given_watts(watts: float) -> float:
-    """Return what `--watts` was given, 0 where it is the default."""
-    return 0.0 if watts == WATTS else watts
 
 
 def left_out(of: str, **options: object) -> None:

@@ -74,8 +74,8 @@ def test_a_card_and_an_answer_say_what_they_take(
     assert any("5 answers took" in note for note in found["notes"])
     plain = json.loads(run("predict", out, tmp_path / "x.npz", "--json"))
     assert "energy" not in plain
-    for option in ("--grid", "--watts"):
-        asked = ["predict", str(out), str(tmp_path / "x.npz"), option, "4"]
+    for option, value in (("--grid", "4"), ("--watts", "4"), ("--watts", "10")):
+        asked = ["predict", str(out), str(tmp_path / "x.npz"), option, value]
         result = CliRunner().invoke(app, asked)
         assert result.exit_code == 2 and f"{option}: must be left out" in result.output
 
