@@ -108,8 +108,9 @@ class Asking:
         clock, federation = self._clock, self.scenario.federation
         if clock is None:
             return drawn(names, federation.participants, rng), 0.0
-        start = clock.when(names, min(federation.quorum, len(names)), self.now)
-        return clock.draw(names, clock.wanted, rng, start), start - self.now
+        now = self.now
+        start = clock.when(names, min(federation.quorum, len(names)), now)
+        return clock.draw(names, clock.wanted, rng, start), start - now
 
     def _end(self, clock: Clock, number: int, outcome: Outcome, waited: float) -> None:
         """Settle how long the round lasted; use what was held back until that is known."""

@@ -6,7 +6,7 @@ takes a step when it has K updates; one of a model tau steps old counts 1 / sqrt
 sum is divided by K. A step of the server is a round of the record.
 
 A site is asked once for a model, so in a run at most once for each round, as a plan has it. What
-depends on a model of the round before is refused (`fedlite.scenario.network`).
+depends on a model of the round before is refused (`fedlite.scenario.network_rules`, `check`).
 
 What was sent and has not arrived is in the checkpoint, answers and all: a resumed run goes on with
 the same arrivals. Answers are fetched in one go as late as their order allows, so that workers have
@@ -147,11 +147,8 @@ class Buffered(Asking):
             code, outcome.dropped = outcome.dropped.get(flight.name, ""), dropped
             if code == Code.NEED_FULL_MODEL:
                 self.point.sites[flight.name].held = None
-            seconds = clock.seconds(flight.name, down=0, up=len(blob or b""))
-            seconds -= clock.seconds(flight.name, down=0)
-            told[flight.name] = replace(
-                flight, ends=flight.ends + seconds, blob=blob or b"", code=code
-            )
+            ends = flight.ends + clock.sending(flight.name, len(blob or b""))
+            told[flight.name] = replace(flight, ends=ends, blob=blob or b"", code=code)
         # In the order in which they began, however the answers came.
         self.point.flights += [told.get(flight.name, flight) for flight, _ in new]
 

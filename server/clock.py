@@ -126,13 +126,17 @@ class Clock:
     def seconds(self, name: str, *, down: int, up: int = 0) -> float:
         """Return how long a site's part takes, from its bytes both ways."""
         device = self.device(name)
-        lines = down / device.down + up / device.up + 2.0 * device.latency
+        lines = down / device.down + self.sending(name, up) + 2.0 * device.latency
         return float(lines + self.work(name) / device.speed)
+
+    def sending(self, name: str, up: int) -> float:
+        """Return how long `up` bytes of a site are on the line, without its latency."""
+        return up / self.device(name).up
 
     def awake(self, name: str, now: float) -> bool:
         """Return whether a site can be asked at `now`, in seconds since the run began."""
-        asleep = (now - self.device(name).wakes) % _DAY >= 3_600.0 * self._network.hours
-        return not asleep or self._network.hours == 24.0
+        hours = self._network.hours
+        return hours == 24.0 or (now - self.device(name).wakes) % _DAY < 3_600.0 * hours
 
     def when(self, names: Sequence[str], least: int, now: float) -> float:
         """Return the first time from `now` on at which `least` of the sites can be asked.

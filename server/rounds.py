@@ -16,9 +16,8 @@ from flwr.serverapp import Grid
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
-from server import alarm, attendance, checkpoint, lengths
+from server import alarm, attendance, buffered, checkpoint, lengths
 from server.asking import Asking
-from server.buffered import Buffered
 from server.checkpoint import Checkpoint
 from server.clock import Clock
 from server.outcome import Outcome
@@ -93,7 +92,9 @@ class Rounds:
         rewrite_rounds(directory, kept)
         self.records = kept
         self.point.joined.update(self.point.sites, *(record.joined for record in kept))
-        kind = Buffered if plan.scenario.network.buffer else Asking
+        # Also of a run that nobody checked before, as Flower's own command starts it.
+        buffered.check(plan)
+        kind = buffered.Buffered if plan.scenario.network.buffer else Asking
         self.asking = kind(
             *(grid, plan, self.point, roster, self.updates),
             records=self.records,

@@ -170,9 +170,10 @@ class Pool:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         self._workers: list[tuple[Any, Connection]] = []
         # What a copy has imported and read is there once; one that is no copy does so anew.
-        kind = "fork" if forking.possible() else "spawn"
-        self._context: Any = multiprocessing.get_context(kind)
-        forking.settle()
+        self._copied = forking.possible()
+        self._context: Any = multiprocessing.get_context("fork" if self._copied else "spawn")
+        if self._copied:
+            forking.settle()
         for _ in range(workers):
             self._workers.append(self._start())
         # Later this process may have threads, and files that nobody else should hold.
@@ -309,7 +310,8 @@ class Pool:
             process.terminate()
         for process, _ in self._workers:
             process.join()
-        gc.unfreeze()
+        if self._copied:
+            gc.unfreeze()
 
 
 def _work(connection: Connection, arguments: tuple[Any, ...], others: Sequence[Connection]) -> None:

@@ -214,11 +214,11 @@ class Privacy:
 
     With unit `record`, each site's whole participation is (epsilon, delta)-differentially private
     for one record of that site. With unit `client` it is so for all that the site holds: `noise_at`
-    says whether the site adds the noise itself, or the server that it must then trust. With unit
-    `record` and noise_at `shared` the sites share it, and nobody sees more than their sums: epsilon
-    holds if at least `honest` of the sites are (0: two thirds of them, rounded up). At
-    real sites `members` are their names and keys, as JSON, and `coordinates` is how many values a
-    sum has; a coordinator settles both.
+    says whether the site adds the noise itself, or the server that it must then trust. With
+    noise_at `shared` the sites share it, and nobody sees more than sums, of steps (`record`) or of
+    whole updates (`client`): epsilon holds if at least `honest` of the sites are (0: two thirds of
+    them, rounded up). At real sites `members` are their names and keys, as JSON, and `coordinates`
+    is how many values a sum has; a coordinator settles both.
     `expected_batch` is the public constant that the noised sum of clipped gradients is divided by;
     0 derives it from the public size of the data source. `max_batch` > 0 cuts a larger Poisson
     sample to that size, at sites of at most `max_records` records.

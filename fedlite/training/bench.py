@@ -1,10 +1,9 @@
-"""The one model of a process in which many sites are trained, one after the other."""
+"""A model on which a process trains many sites, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,9 +19,7 @@ from fedlite.training.frozen import Frozen
 _LIGHT = 200_000
 
 
-@lru_cache(maxsize=2)
-def _light(plan: Plan) -> bool:
-    model = plan.model()
+def _light(model: Model) -> bool:
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if not any(isinstance(module, kinds) for module in model.modules()):
         return False
@@ -42,8 +39,9 @@ class Bench:
 
     def __init__(self, plan: Plan, device: torch.device) -> None:
         """Make the model; raises ValueError where what is frozen is not the federation's."""
-        self.device, self._light = device, _light(plan)
-        self.model: Model = plan.model().to(device)
+        model = plan.model()
+        self.device, self._light = device, _light(model)
+        self.model: Model = model.to(device)
         self.frozen = Frozen(self.model, device, plan.layout.frozen)
         whole = plan.scenario.privacy.unit != "record" and not plan.turns
         self.flat = local.flatten(self.model) if whole else None

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from fedlite import plan as plans
-from fedlite.attacks.membership import auc
 from fedlite.reporting.record import read_summary
 from fedlite.scenario import load
+from fedlite.tasks.curves import area_under_curve
 from simulations.run import check, scenario_path, simulate
 
 Values = NDArray[Any]
@@ -58,7 +58,7 @@ def play(name: str, settings: list[str], seed: int, folds: int) -> dict[str, flo
         areas = []
         for parts in scores.values():
             margins, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-            areas.append(auc(margins[labels == 1, at], margins[labels == 0, at]))
+            areas.append(area_under_curve(margins[:, at], labels))
         found[branch] = float(np.mean(areas))
     return found
 

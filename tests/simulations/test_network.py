@@ -18,6 +18,7 @@ from fedlite.scenario import Scenario, from_dict
 from server import buffered, checkpoint
 from server.clock import Clock
 from server.updates import Aged
+from simulations import run
 from simulations.run import check, simulate
 from tests.simulations.running import Killed, Outcome, Trap
 
@@ -242,6 +243,17 @@ def test_a_model_with_running_statistics_has_no_updates_of_any_age() -> None:
     spoilt: Any = type("P", (), {"scenario": plan.scenario, "extras": extras, "turns": ()})
     with pytest.raises(ValueError, match=r"network\.buffer: must be 0 for a model with running"):
         buffered.check(spoilt)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_nobody_checked_before_is_held_to_it_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower's own command starts the app, and no `simulate` in front of it."""
+    checked, real = [], buffered.check
+    monkeypatch.setattr(run.buffered, "check", lambda plan: checked.append(real(plan)))
+    simulate(scenario({"rounds": 1}, buffer=3), tmp_path / "run", engine="serial", quiet=True)
+    assert len(checked) == 2, "once before the run, and once where its rounds begin"
 
 
 @pytest.mark.parametrize("key", ["over_selection", "buffer"])
