@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -50,6 +51,10 @@ _ASKED = {
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
 # A number in JSON has up to 25 characters; a character of a text up to six for its two bytes.
 _NUMBER, _TEXT = 32, 3
+# A text; one that does not end goes to the end, so that none is looked through twice.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+# Commas and brackets of a request around its rows.
+_AROUND = 256
 # Seconds in which a body must come, and more for so many of its bytes; for an answer.
 _PATIENCE, _SLOWEST, _SECONDS = 10.0, 100_000, 60.0
 _DEEPEST, _OUTPUTS = 16, 16
@@ -61,6 +66,21 @@ def longest(bundle: Bundle, rows: int) -> int:
     """Return how many bytes the body of a request of so many rows may have."""
     message = asking.longest(bundle, rows)
     return _TEXT * message if bundle.reads_texts else _NUMBER * message // 10
+
+
+def most_values(bundle: Bundle, rows: int) -> int:
+    """Return how many commas and brackets the JSON of so many rows may have, around it included.
+
+    Each becomes an object of up to 72 bytes, of which an empty list needs three bytes of a body.
+
+    >>> from types import SimpleNamespace
+    >>> flat = SimpleNamespace(shape=(64,), numbers=64, reads_texts=False)
+    >>> most_values(flat, 3) - most_values(flat, 2)
+    66
+    """
+    shape = () if bundle.reads_texts else bundle.shape
+    lists = sum(math.prod(shape[:deep]) for deep in range(len(shape)))
+    return rows * (bundle.numbers + 2 * max(1, lists)) + _AROUND
 
 
 class _Call:
@@ -76,11 +96,12 @@ class _Gone(Exception):
 
 
 class Rest:
-    """An ASGI application. most: bytes of a body."""
+    """An ASGI application. most, values: bytes of a body, and commas and brackets in it."""
 
-    def __init__(self, service: Service, gate: Gate, most: int) -> None:
+    def __init__(self, service: Service, gate: Gate, most: int, values: int) -> None:
         """Take the service that answers, and the gate that knows who may ask."""
-        self._service, self._gate, self._most = service, gate, most
+        self._service, self._gate = service, gate
+        self._most, self._values = most, values
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -121,15 +142,21 @@ class Rest:
     async def _infer(
         self, name: str, version: str, headers: Mapping[str, bytes], receive: Receive
     ) -> dict[str, Any]:
-        if "inference-header-content-length" in headers:
-            text = "body: must be JSON alone; binary tensors are for gRPC (binary_data=False)"
-            raise Refused("INVALID_ARGUMENT", text)
-        if headers.get("content-encoding", b"identity") != b"identity":
-            raise Refused("INVALID_ARGUMENT", "body: must not be packed; nothing is unpacked here")
-        body = await _read(receive, self._most)
-        # JSON takes time, in which others are answered; one at a time, as it takes room, too.
-        made = await self._service.aside(_request, name, version, body)
-        del body
+        try:
+            if "inference-header-content-length" in headers:
+                raise _wrong(
+                    "body: must be JSON alone; binary tensors are for gRPC (binary_data=False)"
+                )
+            if headers.get("content-encoding", b"identity") != b"identity":
+                raise _wrong("body: must not be packed; nothing is unpacked here")
+            body = await _read(receive, self._most)
+            # JSON takes time, in which others are answered; one at a time, as it takes room, too.
+            made = await self._service.aside(_request, name, version, body, self._values)
+            del body
+        except Refused as refusal:
+            # What is no request is counted as over gRPC; the others are when they are answered.
+            self._service.figures.codes[refusal.code] += 1
+            raise
         work = asyncio.ensure_future(self._service.call("ModelInfer", made, _Call()))
         left = asyncio.ensure_future(receive())
         try:
@@ -175,8 +202,20 @@ async def _read(receive: Receive, most: int) -> bytes:
     return bytes(found)
 
 
-def _request(name: str, version: str, body: bytes) -> Any:
+def _bound(body: bytes, values: int) -> None:
+    """Raise Refused where JSON has more commas and brackets outside of texts than `values`."""
+
+    def found(text: bytes) -> int:
+        return sum(map(text.count, (b",", b"[", b"{")))
+
+    # Those in texts count only where they would be too many, as that takes a copy.
+    if found(body) > values and found(_STRING.sub(b"", body)) > values:
+        raise _wrong("body: has more values than its rows need; send what the shape says, once")
+
+
+def _request(name: str, version: str, body: bytes, values: int) -> Any:
     """Return the message of gRPC that says what a body of JSON does; raises Refused."""
+    _bound(body, values)
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):

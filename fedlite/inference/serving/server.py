@@ -160,7 +160,7 @@ async def served(
         async with AsyncExitStack() as others:
             if options.http is not None:
                 most = rest.longest(bundle, limits.request)
-                app = rest.Rest(service, gate, most)
+                app = rest.Rest(service, gate, most, rest.most_values(bundle, limits.request))
                 opened = rest.listening(app, options.door, options.http, _at_once(most))
                 http = await others.enter_async_context(opened)
                 _say(tell, f"over HTTP at {options.door.host}:{http}")

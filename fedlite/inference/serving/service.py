@@ -88,6 +88,7 @@ class Service:
         except (Refused, asyncio.CancelledError):
             raise
         except Exception:
+            # What went wrong inside is for the operator; nobody else learns of it.
             log.exception("a call could not be answered")
             raise Refused("INTERNAL", _FAULT) from None
 
@@ -101,7 +102,7 @@ class Service:
         for service in (protocol.INFERENCE, protocol.OPERATION):
             each = {
                 name: grpc.unary_unary_rpc_method_handler(
-                    self._guarded(getattr(self, f"_{name}")),
+                    self._guarded(name),
                     request_deserializer=partial(self._read, request),
                     response_serializer=response.SerializeToString,
                 )
@@ -119,23 +120,15 @@ class Service:
             return refusal
         return kind.FromString(data)
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _guarded(self, method: str) -> Handler:
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 if isinstance(request, Refused):
                     self.figures.codes[request.code] += 1
                     raise request
-                return await handler(request, context)
+                return await self.call(method, request, context)
             except Refused as refusal:
                 await context.abort(grpc.StatusCode[refusal.code], refusal.text)
-            except asyncio.CancelledError:
-                raise
-            except grpc.aio.AbortError:
-                raise
-            except Exception:
-                # What went wrong inside is for the operator; nobody else learns of it.
-                log.exception("a call could not be answered")
-                await context.abort(grpc.StatusCode.INTERNAL, _FAULT)
 
         return guarded
 

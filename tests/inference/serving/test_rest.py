@@ -7,6 +7,7 @@ import json
 import socket
 import ssl
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fedlite.inference.bundle import Bundle
 from fedlite.inference.serving import rest, tokens
 from fedlite.inference.serving.batcher import Limits
 from fedlite.inference.serving.doors import Door
+from fedlite.inference.serving.refused import Refused
 from tests.inference.serving.conftest import Live, asked
 from tests.inference.serving.test_access import pair
 
@@ -202,8 +204,34 @@ def test_a_body_that_is_too_long_is_not_kept(start: Start, bundle: Bundle) -> No
     most = rest.longest(bundle, 4)
     status, found = ask(live, INFER, b"[" + b" " * most)
     assert status == 429 and str(most) in found["error"]
+    assert live.service.figures.codes["RESOURCE_EXHAUSTED"] == 1
     text = json.dumps(infer((X[:4] * -1.2345678e-30).tolist()))
     assert len(text) < most and ask(live, INFER, text.encode())[0] == 200
+
+
+@pytest.mark.parametrize("empty", [b"[]", b"{}", b"[[]]", b"0"])
+def test_values_are_counted_before_they_are_objects(bundle: Bundle, empty: bytes) -> None:
+    """An empty list takes three bytes of a body and seventy of memory; a text may hold brackets."""
+    most = rest.most_values(bundle, 4)
+    body = b'{"inputs": [' + b",".join([empty] * 1_000_000) + b"]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused, match="more values than its rows need"):
+            rest._bound(body, most)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
+    rest._bound(b'{"id": "' + b'[{,\\"' * most + b'"}', most)
+    for data in (X[:4], X[:4].reshape(-1)):
+        rest._bound(json.dumps(infer(data.tolist(), [4, 1, 8, 8])).encode(), most)
+
+
+def test_a_text_that_does_not_end_takes_no_longer_than_one_that_does() -> None:
+    began = time.process_time()
+    with pytest.raises(Refused):
+        rest._bound(b"[" * 99 + b'\\"' * 2_000_000, 50)
+    rest._bound(b'"' + b'\\"[' * 2_000_000, 50)
+    assert time.process_time() - began < 5.0
 
 
 def test_who_trickles_or_says_nothing_is_hung_up_on(
