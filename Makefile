@@ -51,11 +51,15 @@ bench: setup
 	$(BIN)/python -m simulations.benchmarks.counting --quick
 	$(BIN)/python -m simulations.benchmarks.ledger --quick
 	$(BIN)/python -m simulations.benchmarks.lora --quick
+	$(BIN)/python -m simulations.benchmarks.lora_cost --quick
 	$(BIN)/python -m simulations.benchmarks.network --quick
 	$(BIN)/python -m simulations.benchmarks.noise --quick
 	$(BIN)/python -m simulations.benchmarks.robust --quick
 	$(BIN)/python -m simulations.benchmarks.secure --quick
 	$(BIN)/python -m simulations.benchmarks.serving --quick
+	$(BIN)/python -m simulations.benchmarks.shared quickstart-distributed --quick
+	$(BIN)/python -m simulations.benchmarks.skew --quick
+	$(BIN)/python -m simulations.benchmarks.smaller --quick
 	$(BIN)/python -m simulations.benchmarks.soak --quick
 
 clean:
