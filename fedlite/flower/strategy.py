@@ -196,13 +196,10 @@ class Compressed(Strategy):
 
         Scores that are not made as most others' are left out, as one of them would end the run.
         """
-        inner = self._inner["aggregate_evaluate"]
-        keys = [getattr(one, "weighted_by_key", "") for one in layers(self.strategy)]
-        came = [
-            reply
-            for reply in self._complete(replies)
-            if not (reply.has_content() and any(plain.overweight(reply, key) for key in keys))
-        ]
+        inner, every = self._inner["aggregate_evaluate"], list(self._complete(replies))
+        came = [r for r in every if r.has_error() or not any(self._overweight(r))]
+        if len(came) < len(every):
+            self._say("scores with a weight that can be none are left out")
         try:
             found = inner(server_round, came)
         except _UNLIKE:
@@ -265,9 +262,13 @@ class Compressed(Strategy):
         asked = self._asked.get(reply.metadata.src_node_id)
         if asked is None or reply.has_error():
             return reply
-        weights = (getattr(one, "weighted_by_key", "") for one in layers(self.strategy))
-        wrong = [asked.misfit(reply.content), *(plain.overweight(reply, key) for key in weights)]
+        wrong = [asked.misfit(reply.content), *self._overweight(reply)]
         return self._dropped(reply, why) if (why := next(filter(None, wrong), "")) else reply
+
+    def _overweight(self, reply: Message) -> list[str]:
+        """Return why the number by which each layer of the strategy weighs a reply can be none."""
+        keys = (getattr(one, "weighted_by_key", "") for one in layers(self.strategy))
+        return [plain.overweight(reply, key) for key in keys]
 
     def _dropped(self, reply: Message, why: str) -> Message:
         """Return a failure of the client in place of its reply."""
