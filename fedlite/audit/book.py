@@ -6,9 +6,10 @@ The figures are computed from the rows alone, independently of the code that wro
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,15 @@ def _ceilings(book: Book) -> list[Issue]:
         except (ValueError, OverflowError) as error:
             text = f"what the plan costs cannot be computed: {error}"
             issues.append(book.issue("plan-above-ceiling", text, plan.seq))
-    return issues + _lowered(book)
+    return issues + lowered(book, _ceiling, partial(_cost, book), "")
+
+
+def _ceiling(policy: Policy) -> float:
+    return float(policy["epsilon"])
+
+
+def _cost(book: Book, plans: Sequence[Plan], policy: Policy, steps: Sequence[int]) -> float:
+    return charge(plans, policy["epsilon"], policy["delta"], book.order, steps)[0]
 
 
 def parts_of(plans: Sequence[Plan], steps: Sequence[int] = ()) -> list[tuple[Event, int]]:
@@ -334,7 +343,7 @@ def _admitted(book: Book, plan: Plan, policy: Policy) -> list[Issue]:
     return issues
 
 
-def last_reserved(book: Book) -> list[tuple[Plan, int, int]]:
+def _last_reserved(book: Book) -> list[tuple[Plan, int, int]]:
     """Return (plan, row, steps reserved by then) of each plan's last reservation by each policy."""
     totals = [0] * len(book.plans)
     last: dict[tuple[int, int], tuple[Plan, int, int]] = {}
@@ -347,24 +356,32 @@ def last_reserved(book: Book) -> list[tuple[Plan, int, int]]:
     return list(last.values())
 
 
-def _lowered(book: Book) -> list[Issue]:
-    """Hold what was reserved after a ceiling was lowered against the lowered ceiling."""
+def lowered(
+    book: Book,
+    ceiling_of: Callable[[Policy], float],
+    cost_of: Callable[[Sequence[Plan], Policy, Sequence[int]], float],
+    said: str,
+) -> list[Issue]:
+    """Hold what was reserved after a ceiling was lowered against the lowered ceiling.
+
+    ceiling_of: of a policy. cost_of: epsilon of plans under it, for so many steps of each. said:
+    of what the ceiling is, for a person.
+    """
     issues = []
-    for plan, seq, total in last_reserved(book):
+    for plan, seq, total in _last_reserved(book):
         policy, then = book.policy_at(seq), book.policy_at(plan.seq)
-        ceiling, delta = policy["epsilon"], policy["delta"]
-        if ceiling >= then["epsilon"] and delta >= then["delta"]:
+        ceiling = ceiling_of(policy)
+        if ceiling >= ceiling_of(then) and policy["delta"] >= then["delta"]:
             continue
         plans = [one for one in book.plans if one.seq < seq]
-        steps = [total if one is plan else one.steps for one in plans]
         try:
-            cost, bound = charge(plans, ceiling, delta, book.order, steps)
+            cost = cost_of(plans, policy, [total if one is plan else one.steps for one in plans])
         except (ValueError, OverflowError):
             continue  # told where the plan is judged by itself
         if not fits(cost, ceiling):
             text = (
-                f"plan {plan.number} (run {plan.run}): {total} steps cost epsilon {cost:.4f} "
-                f"({bound}), and the ceiling had been lowered to {ceiling:g}"
+                f"plan {plan.number} (run {plan.run}): {total} steps cost epsilon {cost:.4f}"
+                f"{said}, and the ceiling for that had been lowered to {ceiling:g}"
             )
             issues.append(book.issue("reserve-above-ceiling", text, seq))
     return issues

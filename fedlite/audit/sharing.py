@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from fedlite.audit.book import Book, Plan, Policy, by_itself, charge, last_reserved
+from fedlite.audit.book import Book, Plan, Policy, by_itself, charge, lowered
 from fedlite.audit.cost import fits
 from fedlite.audit.rules import Issue
 from fedlite.privacy.accounting import table
@@ -107,7 +107,7 @@ def trusted(book: Book) -> list[Issue]:
         except (ValueError, OverflowError) as error:
             text = f"what the plan costs if all others collude cannot be computed: {error}"
             issues.append(book.issue("plan-above-alone", text, plan.seq))
-    issues += _lowered(book)
+    issues += lowered(book, _ceiling, _alone, " if all others collude")
     for seq, body in book.reserves.items():
         reserved, policy = shared.get(body["plan"]), book.policy_at(seq)
         if reserved and reserved.body["honest"] - 1 > policy.get("honest", 0):
@@ -137,29 +137,9 @@ def _collusion(book: Book, plan: Plan) -> list[Issue]:
     return issues
 
 
-def _lowered(book: Book) -> list[Issue]:
-    """Hold what was reserved after the ceiling for collusion was lowered against that ceiling."""
-    issues = []
-    for plan, seq, total in last_reserved(book):
-        policy, then = book.policy_at(seq), book.policy_at(plan.seq)
-        ceiling, plans = _ceiling(policy), [one for one in book.plans if one.seq < seq]
-        same = ceiling >= _ceiling(then) and policy["delta"] >= then["delta"]
-        if same or not any(shares_noise(one.body["unit"]) for one in plans):
-            continue
-        try:
-            cost = _alone(plans, policy, [total if one is plan else one.steps for one in plans])
-        except (ValueError, OverflowError):
-            continue  # told where the plan is judged by itself
-        if not fits(cost, ceiling):
-            text = (
-                f"plan {plan.number} (run {plan.run}): {total} steps cost epsilon {cost:.4f} if "
-                f"all others collude, and the ceiling for that had been lowered to {ceiling:g}"
-            )
-            issues.append(book.issue("reserve-above-ceiling", text, seq))
-    return issues
-
-
 def _alone(plans: Sequence[Plan], policy: Policy, steps: Sequence[int] = ()) -> float:
+    if not any(shares_noise(one.body["unit"]) for one in plans):
+        return 0.0
     ceiling, delta = _ceiling(policy), policy["delta"]
     order = order_for(ceiling, delta)
     cost, _ = charge([by_itself(one) for one in plans], ceiling, delta, order, steps)
