@@ -32,6 +32,7 @@ from fedlite.guard.policy import (
     for_data,
     for_scenario,
     is_number,
+    unit_for,
 )
 from fedlite.privacy.budget.outlook import Outlook
 from fedlite.rooms import app_root
@@ -320,7 +321,7 @@ def _installed(bundle: Bundle, name: str) -> bool:
 def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
     """Return what of the plan is beyond `site.toml`, each naming the key and the mend."""
     found, asked, privacy = [], for_scenario(scenario, policy.site), scenario.privacy
-    unit = asked.units[0]
+    unit = unit_for(scenario)
     if policy.data_set(scenario.data.name) is None:
         name = json.dumps(scenario.data.name)
         found.append(f"data: must have a table [data.{name}], as the plan trains on it; add one")

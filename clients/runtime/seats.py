@@ -39,8 +39,7 @@ def folders(home: Path) -> list[Path]:
 
 def every(home: Path) -> list[Path]:
     """Return the seats that have joined a coordinator, the first one first."""
-    folders = [home, *sorted((home / FURTHER).glob("*"))]
-    return [folder for folder in folders if (folder / COORDINATOR).is_file()]
+    return [seat for seat in folders(home) if (seat / COORDINATOR).is_file()]
 
 
 def readable(home: Path) -> dict[Path, Invitation]:

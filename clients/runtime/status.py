@@ -232,11 +232,11 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
     say(f"bundles: {len(bundles['approved'])} approved, {len(bundles['waiting'])} waiting")
     for name in bundles["waiting"]:
         say(f"  {name}")
+    if bundles["waiting"]:
+        say(f"see and decide: fedlite site approve {home}")
     for one in found["releases"]:
         which = one.get("sha256", "")[:12] or one.get("problem", "")
         say(f"released {which}: {one.get('state', 'in use')}: fedlite site released {home}")
-    if bundles["waiting"]:
-        say(f"see and decide: fedlite site approve {home}")
 
 
 def _state(found: dict[str, Any]) -> str:
@@ -342,10 +342,11 @@ def _trust(account: Account, in_force: Policy) -> dict[str, Any]:
 
     Nothing where no plan counts on their noise.
     """
-    plans = account.plans
-    if not any(plan.shared for plan in plans):
+    if not any(plan.shared for plan in account.plans):
         return {}
-    alone = colluded(plans[-1], plans[:-1], account.opened[-1])
+    last = account.plans[-1]
+    # A plan of local noise does not say it.
+    alone = last.alone if last.shared else colluded(account.plans, account.opened[-1])
     return {"alone": alone, "collusion": in_force.collusion, "honest": in_force.honest}
 
 

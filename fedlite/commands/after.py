@@ -96,7 +96,7 @@ def predict(
         if energy:
             found = meter.since(time.process_time() - started, watts or joules.WATTS_PER_CORE, grid)
             head |= {"energy": found}
-            what = "reading the file and the model included"
+            what = "starting, reading the file and the model included"
             notes.append(f"{len(rows):,} answers took {joules.told(found)}; {what}")
         if out is not None:
             write_rows(out, rows)

@@ -291,6 +291,15 @@ def for_data(policy: SitePolicy, name: str) -> SitePolicy:
     return replace(policy, epsilon=min(policy.epsilon, found.epsilon))
 
 
+def unit_for(scenario: Scenario) -> str:
+    """Return the unit that a site's policy must hold for a scenario; `none` claims nothing."""
+    privacy = scenario.privacy
+    if not scenario.claims_privacy:
+        return "none"
+    apart = privacy.unit == "client" or scenario.shared
+    return f"{privacy.unit}-{privacy.noise_at}" if apart else privacy.unit
+
+
 def for_scenario(scenario: Scenario, site: str) -> SitePolicy:
     """Return the policy that a simulated site is given when it has none: what the scenario needs.
 
@@ -300,18 +309,14 @@ def for_scenario(scenario: Scenario, site: str) -> SitePolicy:
     `none`. A home that outlives the run (`simulation.sites`) also answers `fedlite stats`, and its
     ceiling is that of a person: the same table in another format has another ledger.
     """
-    privacy = scenario.privacy
-    unit = "none"
-    if scenario.claims_privacy:
-        apart = privacy.unit == "client" or scenario.shared
-        unit = f"{privacy.unit}-{privacy.noise_at}" if apart else privacy.unit
+    privacy, unit = scenario.privacy, unit_for(scenario)
     metrics = ("records",) if scenario.federation.weighting == "records" else ()
     if scenario.inference.calibration:
         metrics = (*metrics, "counts")
     needed, counts = privacy.epsilon, scenario.inference.epsilon
     if counts:
         needed = min(1.5 * (needed + counts), CEILING.high)
-    # Who simulates asks what is left otherwise; no simulated person is at stake.
+    # Nobody real is at stake, so that the ceiling for collusion is off.
     lasting = bool(scenario.simulation.sites)
     shared = lasting or scenario.shared
     honest, alone = (scenario.honest - 1, CEILING.high) if shared else (0, 0.0)

@@ -359,7 +359,7 @@ class Budget:
             bound=admission.bound,
             charged=admission.charged,
         )
-        return replace(admitted, alone=colluded(admitted, self.account.plans, policy))
+        return replace(admitted, alone=colluded([*self.account.plans, admitted], policy))
 
     def _check_trust(self, run: str, round: int, plan: Plan, policy: Policy) -> None:
         if plan.shared and not policy.trusts(plan.honest):

@@ -51,15 +51,15 @@ def admissible(
     return _admit(replace(plan, steps=steps), others, policy.epsilon, policy.delta, order)
 
 
-def colluded(plan: Plan, others: Sequence[Plan], policy: Policy) -> float:
-    """Return epsilon of an admitted plan and all others of its ledger if all members collude.
+def colluded(plans: Sequence[Plan], policy: Policy) -> float:
+    """Return epsilon of a ledger's admitted plans, the last one of now, if all members collude.
 
     By the rule that held them under `policy.collusion`; 0 where no plan counts on others' noise.
     """
-    if not _counting_on_others([plan, *others]):
+    if not _counting_on_others(plans):
         return 0.0
-    own, ceiling = [one.by_itself for one in others], policy.collusion
-    return _admit(plan.by_itself, own, ceiling, policy.delta, _best(policy)).charged
+    *own, last = [one.by_itself for one in plans]
+    return _admit(last, own, policy.collusion, policy.delta, _best(policy)).charged
 
 
 def _counting_on_others(plans: Sequence[Plan]) -> bool:

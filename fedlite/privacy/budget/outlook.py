@@ -81,7 +81,7 @@ def outlook(
         charged = second.charged
     new = [replace(asked, steps=steps)] if steps else []
     new += [later] if later is not None and second is not None and second.steps else []
-    alone = _colluded([*account.plans, *new], policy)
+    alone = colluded([*account.plans, *new], policy)
     return Outlook(
         len(account.plans),
         spent,
@@ -95,10 +95,6 @@ def outlook(
         alone,
         policy.collusion if alone else 0.0,
     )
-
-
-def _colluded(plans: Sequence[Plan], policy: Policy) -> float:
-    return colluded(plans[-1], plans[:-1], policy) if plans else 0.0
 
 
 def _charged(plan: Plan, found: Admission) -> Plan:

@@ -89,18 +89,22 @@ class Plan:
         return shares_noise(self.unit)
 
     @property
+    def carried(self) -> int:
+        """Honest sites whose noise is in every sum, where it is shared."""
+        return self.honest - (self.members - self.least)
+
+    @property
     def by_itself(self) -> Plan:
         """What is left of it when all others collude with the server: the site's own noise."""
         if not self.shared:
             return self
-        own = self.noise_multiplier / math.sqrt(self.honest - (self.members - self.least))
+        own = self.noise_multiplier / math.sqrt(self.carried)
         return replace(self, unit=ALONE[self.unit], noise_multiplier=own)
 
     def slack(self, epsilon: float, steps: int) -> float:
         """Return the delta that cutting samples, or rounding shares, costs over `steps` steps."""
         if self.shared:
-            carried = self.honest - (self.members - self.least)
-            return rounding_slack(epsilon, carried, self.coordinates, steps)
+            return rounding_slack(epsilon, self.carried, self.coordinates, steps)
         if not self.max_batch:
             return 0.0
         rate, cap, records = self.sampling_rate, self.max_batch, self.max_records
