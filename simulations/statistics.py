@@ -43,8 +43,6 @@ from fedlite.secure.party import Party
 
 _MODEL = bytes(8)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-MOST_RECORDS = 100_000
-"""How many records of a site count at most, unless more is said: public, so that nothing wraps."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Asked:
     epsilon: float = 1.0
     delta: float = 1e-5
     bins: int = 10
-    most_records: int = MOST_RECORDS
+    most_records: int = 100_000
 
 
 @dataclass(frozen=True)

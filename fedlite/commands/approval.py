@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +15,11 @@ from fedlite.commands.output import (
     Json,
     SiteFolder,
     fail,
+    print_folded,
     print_json,
     tell,
     told,
+    user,
 )
 
 if TYPE_CHECKING:
@@ -139,10 +140,7 @@ def _show_file(name: str, text: str, digest: str) -> None:
     width = max(20, get_terminal_size().columns - len("    1 | "))
     typer.echo(f"\n--- {name}: CODE THAT IS NOT INSTALLED HERE, SHA-256 {digest}")
     for number, line in enumerate(_LINES.split(text.removesuffix("\n")), 1):
-        first, *more = folded(_plain(line.replace(chr(9), "    ")), width)
-        typer.echo(f"{number:5} | {first}")
-        for rest in more:
-            typer.echo(f"      > {rest}")
+        print_folded(_plain(line.replace(chr(9), "    ")), width, f"{number:5} | ", "      > ")
     typer.echo(f"--- end of {name}")
 
 
@@ -150,27 +148,5 @@ def _show_file(name: str, text: str, digest: str) -> None:
 _LINES = re.compile(r"\r\n|\r|\n")
 
 
-def folded(line: str, width: int) -> Iterator[str]:
-    """Yield a line in pieces that no screen shows wider; a letter beyond ASCII may take two."""
-    piece, taken = "", 0
-    for one in line:
-        wide = 1 if one.isascii() else 2
-        if taken + wide > width:
-            yield piece
-            piece, taken = "", 0
-        piece, taken = piece + one, taken + wide
-    yield piece
-
-
 def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def user() -> str:
-    """Return who runs the command, for the journal."""
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"

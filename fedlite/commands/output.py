@@ -176,3 +176,37 @@ def left_out(of: str, **options: object) -> None:
             raise ValueError(
                 f"--{name.replace('_', '-')}: must be left out for {of}, got {value}; leave it out"
             )
+
+
+def print_folded(text: str, width: int, first: str = "", rest: str = "> ") -> None:
+    """Print a line of somebody else's in pieces that no screen shows wider, the marks not counted.
+
+    first, rest: what stands before the first piece and before those below it, so that none of them
+    begins at the left edge as a line of this program's own would.
+    """
+    mark = first
+    for piece in _folded(text, width):
+        typer.echo(f"{mark}{piece}")
+        mark = rest
+
+
+def _folded(line: str, width: int) -> Iterator[str]:
+    """Yield a line in pieces that no screen shows wider; a letter beyond ASCII may take two."""
+    piece, taken = "", 0
+    for one in line:
+        wide = 1 if one.isascii() else 2
+        if taken + wide > width:
+            yield piece
+            piece, taken = "", 0
+        piece, taken = piece + one, taken + wide
+    yield piece
+
+
+def user() -> str:
+    """Return who runs the command, for the journal."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

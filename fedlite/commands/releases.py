@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlite.commands.approval import folded, user
 from fedlite.commands.output import (
     FAILED,
     HERE,
@@ -18,9 +17,11 @@ from fedlite.commands.output import (
     Json,
     SiteFolder,
     fail,
+    print_folded,
     print_json,
     tell,
     told,
+    user,
 )
 
 if TYPE_CHECKING:
@@ -158,25 +159,14 @@ def _show(seen: Review) -> None:
 
     width = max(20, get_terminal_size().columns - 2)
     for title, text in seen.facts:
-        _row(f"{title:<12} {plain(text)}", width)
+        print_folded(f"{title:<12} {plain(text)}", width)
     typer.echo("\n--- its card, as whoever made it wrote it")
     for line in seen.card.split("\n"):
-        first, *more = folded(plain(line), width)
-        typer.echo(f"| {first}")
-        for rest in more:
-            typer.echo(f"> {rest}")
+        print_folded(plain(line), width, "| ")
     typer.echo("--- end of the card\n")
     if seen.since:
         typer.echo("what differs from the one in use:")
     for key, old, new in seen.since:
-        _row(plain(f"  {key}: {old} -> {new}"), width)
+        print_folded(plain(f"  {key}: {old} -> {new}"), width)
     for text in seen.refused:
-        _row(plain(f"refused      {text}"), width)
-
-
-def _row(text: str, width: int) -> None:
-    """Print a row; what is too long for the screen goes on below a mark, never at the left edge."""
-    first, *more = folded(text, width)
-    typer.echo(first.rstrip())
-    for rest in more:
-        typer.echo(f"> {rest}".rstrip())
+        print_folded(plain(f"refused      {text}"), width)
