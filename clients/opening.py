@@ -13,6 +13,7 @@ from pathlib import Path
 from clients.replicas import Replicas
 from clients.site import Site
 from fedlite import depth, plan as plans
+from fedlite.compression import batch
 from fedlite.data import Dataset, SiteData
 from fedlite.guard import records
 from fedlite.guard.folder import open_home
@@ -35,6 +36,10 @@ def _bench(plan: Plan) -> Bench:
     return Bench(plan, device_of(plan.scenario.training.device))
 
 
+# Sites that train one by one, and whose updates wait for each other: whoever ends a round should
+# not wait long, and what they hold is small.
+_ALONE = 16
+
 # What trains several simulated sites of a plan at once, for each plan of this process.
 _together: dict[Plan, Together] = {}
 
@@ -48,9 +53,20 @@ def together_of(plan: Plan) -> Together:
     return _together[plan]
 
 
-def given_up() -> bool:
-    """Whether no plan of this process gains by training several sites at once."""
-    return all(one.why for one in _together.values())
+def at_once(most: int) -> int:
+    """Return how many sites of this process to ask at once, `most` at most.
+
+    Where no plan gains by training several together, some may still be compressed together.
+    """
+    if not all(one.why for one in _together.values()):
+        return most
+    return min(most, max((_packed_at_once(plan) for plan in _together), default=1))
+
+
+def _packed_at_once(plan: Plan) -> int:
+    if plan.scenario.uplink.error_feedback:
+        return 1
+    return min(_ALONE, batch.most(plan.uplink, plan.travelling.size))
 
 
 @lru_cache(maxsize=2)
