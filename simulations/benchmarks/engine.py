@@ -49,6 +49,11 @@ WAYS = (
 LINKS = {
     "dense": {"uplink": {"compressor": "dense"}, "downlink": {"compressor": "dense"}},
     "recommended": {},
+    # What sites that come once get, which then remember nothing.
+    "rotated": {
+        "uplink": {"compressor": "rotated-topk", "density": 0.1, "error_feedback": False},
+        "downlink": {"compressor": "dense"},
+    },
 }
 # Of fifty records a fifth in each of five steps: as many gradients as in one epoch.
 _PRIVATE = {"unit": "record", "sampling_rate": 0.2, "expected_batch": 10, "epsilon": 8.0}
@@ -64,9 +69,9 @@ def play(network: str, way: str, rounds: int) -> dict[str, Any]:
     if way == "bare":
         return _bare(network, rounds)
     engine, links = way.split()
-    scenario = _scenario(network, rounds, links)
+    chosen = scenario(network, rounds, links)
     if engine == "training":
-        return _training(scenario, rounds)
+        return _training(chosen, rounds)
     from fedlite.training import together
     from simulations.run import simulate
 
@@ -75,7 +80,7 @@ def play(network: str, way: str, rounds: int) -> dict[str, Any]:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedlite-engine-") as folder:
         directory = Path(folder) / "run"
-        simulate(scenario, directory, engine=engine, quiet=True)
+        simulate(chosen, directory, engine=engine, quiet=True)
         lines = (directory / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
         summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     rows = [json.loads(line) for line in lines]
@@ -90,7 +95,8 @@ def play(network: str, way: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def _scenario(network: str, rounds: int, links: str) -> Scenario:
+def scenario(network: str, rounds: int, links: str) -> Scenario:
+    """Return the scenario of a network with these links; `private` protects every record."""
     from fedlite.scenario import from_dict
 
     private = links == "private"
