@@ -20,9 +20,9 @@ from flwr.clientapp import ClientApp
 
 from clients import counting, final
 from clients.opening import (
-    default_state_directory,
     open_deployed_site,
     open_simulated_site,
+    state_directory,
     together_of,
 )
 from clients.site import Site
@@ -102,7 +102,7 @@ def _opened(context: Context, given: str) -> Site:
             "node config: needs partition-id, which Flower's simulation gives, or site, which "
             "`fedlite site start` gives; got neither"
         )
-    directory = Path(given) if given else default_state_directory(context.run_id)
+    directory = Path(given) if given else state_directory(context.run_config, context.run_id)
     return open_simulated_site(scenario, int(context.node_config["partition-id"]), directory)
 
 

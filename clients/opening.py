@@ -7,8 +7,10 @@ approved code in a process of its own, and told what it may know: its name, its 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from clients.replicas import Replicas
 from clients.site import Site
@@ -156,7 +158,14 @@ def _homes(scenario: Scenario, directory: Path) -> Path:
     return Path(given).expanduser() if given else directory / "homes"
 
 
-def default_state_directory(run: int) -> Path:
-    """Return where a simulated site keeps its state when nobody said where."""
+def state_directory(run_config: Mapping[str, Any], run: int) -> Path:
+    """Return where the simulated sites of a run keep their state when nobody said where.
+
+    Beside the server's checkpoint, where the run config says where the run is kept: then it is the
+    same folder on each machine of a cluster that shares it, whichever a site is played on.
+    """
+    kept = Path(str(run_config.get("run.directory", "")))
+    if kept.is_absolute():
+        return kept / "checkpoint" / "fedlite" / f"{run:016x}"
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "fedlite" / f"{run:016x}"
