@@ -25,7 +25,7 @@ from fedlite.guard.remote import Remote
 from fedlite.models.registry import of_the_house
 from fedlite.plan import Plan
 from fedlite.privacy.ledger.files import FILES, UNFLUSHED
-from fedlite.scenario import Scenario
+from fedlite.scenario import Scenario, ScenarioError
 from fedlite.training import Learner
 from fedlite.training.bench import Bench
 from fedlite.training.share import device_of
@@ -37,6 +37,9 @@ from fedlite.training.together import Together
 def _bench(plan: Plan) -> Bench:
     return Bench(plan, device_of(plan.scenario.training.device))
 
+
+# What the server has written before it asks anybody.
+_SCENARIO = "scenario.toml"
 
 # Sites that train one by one, and whose updates wait for each other: whoever ends a round should
 # not wait long, and what they hold is small.
@@ -163,9 +166,18 @@ def state_directory(run_config: Mapping[str, Any], run: int) -> Path:
 
     Beside the server's checkpoint, where the run config says where the run is kept: then it is the
     same folder on each machine of a cluster that shares it, whichever a site is played on.
+
+    Raises ScenarioError where that run is not on this machine: a site would begin anew, and forget
+    what it has spent.
     """
     kept = Path(str(run_config.get("run.directory", "")))
     if kept.is_absolute():
+        if not (kept / _SCENARIO).is_file():
+            raise ScenarioError(
+                f"run.directory: {kept} must be a folder that all machines share (rule: a site is "
+                "played on whichever is free, and finds there what it remembers), and holds no "
+                f"{_SCENARIO} here; mount it, or play the run on one machine"
+            )
         return kept / "checkpoint" / "fedlite" / f"{run:016x}"
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "fedlite" / f"{run:016x}"
