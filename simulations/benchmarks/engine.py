@@ -50,7 +50,7 @@ WAYS = (
     "training dense",
     "training private",
 )
-LINKS = {
+LINKS: dict[str, dict[str, dict[str, Any]]] = {
     "dense": {"uplink": {"compressor": "dense"}, "downlink": {"compressor": "dense"}},
     "recommended": {},
     # What sites that come once get, which then remember nothing.
