@@ -10,22 +10,23 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from clients import counting, final
 from clients.opening import (
-    default_state_directory,
     open_deployed_site,
     open_simulated_site,
+    state_directory,
     together_of,
 )
 from clients.site import Site
-from fedlite import flower
+from fedlite import compression, flower
 from fedlite.guard import egress
 from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import DataSet
@@ -35,7 +36,7 @@ from fedlite.registry import begin_at, explain, place_of
 from fedlite.scenario import Scenario, ScenarioError, from_run_config
 from fedlite.secure.messages import Note, is_note
 from fedlite.storage import is_full
-from fedlite.training.share import Asked, Share, alone, settle_process
+from fedlite.training.share import Asked, Step, alone, settle_process
 
 log = logging.getLogger("fedlite.site")
 
@@ -67,6 +68,13 @@ def _make_room(more: int) -> None:
         _held -= _bytes(_open.popitem(last=False)[1])
 
 
+def close_all() -> None:
+    """Close the sites that are open; asked again, each is opened from its disk."""
+    global _held
+    _open.clear()
+    _held = 0
+
+
 def _bytes(site: Site) -> int:
     return int(site.learner.inputs.nbytes)
 
@@ -94,7 +102,7 @@ def _opened(context: Context, given: str) -> Site:
             "node config: needs partition-id, which Flower's simulation gives, or site, which "
             "`fedlite site start` gives; got neither"
         )
-    directory = Path(given) if given else default_state_directory(context.run_id)
+    directory = Path(given) if given else state_directory(context.run_config, context.run_id)
     return open_simulated_site(scenario, int(context.node_config["partition-id"]), directory)
 
 
@@ -104,11 +112,11 @@ Outgoing = Hello | Reply | Note
 def _guarded(
     message: Message,
     context: Context,
-    work: Callable[[Site], Outgoing | Generator[Asked, Share, Outgoing]],
-) -> Generator[Asked, Share, Message]:
+    work: Callable[[Site], Outgoing | Generator[Step, Any, Outgoing]],
+) -> Generator[Step, Any, Message]:
     """Answer with what `work` returns, if the site's policy lets it leave, or else with a code.
 
-    What `work` asks of training is asked of whoever runs this.
+    What `work` asks of others is asked of whoever runs this.
     """
     name = "a site"
     try:
@@ -181,8 +189,8 @@ def train(message: Message, context: Context) -> Message:
     return alone(_trained(message, context))
 
 
-def _trained(message: Message, context: Context) -> Generator[Asked, Share, Message]:
-    def work(site: Site) -> Note | Generator[Asked, Share, Reply]:
+def _trained(message: Message, context: Context) -> Generator[Step, Any, Message]:
+    def work(site: Site) -> Note | Generator[Step, Any, Reply]:
         try:
             blob = flower.unwrap(message)
             if is_note(blob):
@@ -199,13 +207,13 @@ def train_many(asked: Sequence[tuple[Message, Context]]) -> tuple[list[Message],
     """Answer as `train` does for each of several simulated sites; say how many trained together.
 
     No site may be asked twice. Each reserves what its round costs before any of them trains, and
-    the file of each is held until its answer is made.
+    the file of each is held until its answer is made. Their updates are compressed together, too.
     """
     rounds = [_trained(message, context) for message, context in asked]
     replies: dict[int, Message] = {}
-    waiting, together = dict[int, Asked](), 0
+    waiting, together = dict[int, Step](), 0
 
-    def go_on(at: int, step: Callable[[], Asked]) -> None:
+    def go_on(at: int, step: Callable[[], Step]) -> None:
         try:
             waiting[at] = step()
         except StopIteration as ended:
@@ -214,13 +222,28 @@ def train_many(asked: Sequence[tuple[Message, Context]]) -> tuple[list[Message],
     for at, one in enumerate(rounds):
         go_on(at, partial(next, one))
     while waiting:
-        plan = next(iter(waiting.values())).learner.plan
-        places = [at for at, one in waiting.items() if one.learner.plan is plan]
-        shares, many = together_of(plan).shares([waiting.pop(at) for at in places])
-        together += many
-        for at, share in zip(places, shares, strict=True):
-            if isinstance(share, Exception):
-                go_on(at, partial(rounds[at].throw, share))
+        learning = {at: one for at, one in waiting.items() if isinstance(one, Asked)}
+        if learning:
+            plan = next(iter(learning.values())).learner.plan
+            mine = {at: one for at, one in learning.items() if one.learner.plan is plan}
+            made: Sequence[Any]
+            made, many = together_of(plan).shares(list(mine.values()))
+            places, together = list(mine), together + many
+        else:
+            places, made = _packed(waiting)
+        for at, end in zip(places, made, strict=True):
+            del waiting[at]
+            if isinstance(end, Exception):
+                go_on(at, partial(rounds[at].throw, end))
             else:
-                go_on(at, partial(rounds[at].send, share))
+                go_on(at, partial(rounds[at].send, end))
     return [replies[at] for at in range(len(rounds))], together
+
+
+def _packed(waiting: Mapping[int, Step]) -> tuple[list[int], Sequence[bytes | ValueError]]:
+    """Return some of those that wait for their bytes, all of one compressor, and these bytes."""
+    packing = {at: one for at, one in waiting.items() if isinstance(one, compression.Packing)}
+    compressor = next(iter(packing.values())).compressor
+    mine = {at: one for at, one in packing.items() if one.compressor is compressor}
+    changes, contexts = zip(*((one.change, one.context) for one in mine.values()), strict=True)
+    return list(mine), compression.compress_many(compressor, changes, contexts)

@@ -7,12 +7,15 @@ approved code in a process of its own, and told what it may know: its name, its 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from clients.replicas import Replicas
 from clients.site import Site
 from fedlite import depth, plan as plans
+from fedlite.compression import batch
 from fedlite.data import Dataset, SiteData
 from fedlite.guard import records
 from fedlite.guard.folder import open_home
@@ -22,7 +25,7 @@ from fedlite.guard.remote import Remote
 from fedlite.models.registry import of_the_house
 from fedlite.plan import Plan
 from fedlite.privacy.ledger.files import FILES, UNFLUSHED
-from fedlite.scenario import Scenario
+from fedlite.scenario import Scenario, ScenarioError
 from fedlite.training import Learner
 from fedlite.training.bench import Bench
 from fedlite.training.share import device_of
@@ -34,6 +37,13 @@ from fedlite.training.together import Together
 def _bench(plan: Plan) -> Bench:
     return Bench(plan, device_of(plan.scenario.training.device))
 
+
+# What the server has written before it asks anybody.
+_SCENARIO = "scenario.toml"
+
+# Sites that train one by one, and whose updates wait for each other: whoever ends a round should
+# not wait long, and what they hold is small.
+_ALONE = 16
 
 # What trains several simulated sites of a plan at once, for each plan of this process.
 _together: dict[Plan, Together] = {}
@@ -48,9 +58,20 @@ def together_of(plan: Plan) -> Together:
     return _together[plan]
 
 
-def given_up() -> bool:
-    """Whether no plan of this process gains by training several sites at once."""
-    return all(one.why for one in _together.values())
+def at_once(most: int) -> int:
+    """Return how many sites of this process to ask at once, `most` at most.
+
+    Where no plan gains by training several together, some may still be compressed together.
+    """
+    if not all(one.why for one in _together.values()):
+        return most
+    return min(most, max((_packed_at_once(plan) for plan in _together), default=1))
+
+
+def _packed_at_once(plan: Plan) -> int:
+    if plan.scenario.uplink.error_feedback:
+        return 1
+    return min(_ALONE, batch.most(plan.uplink, plan.travelling.size))
 
 
 @lru_cache(maxsize=2)
@@ -140,7 +161,23 @@ def _homes(scenario: Scenario, directory: Path) -> Path:
     return Path(given).expanduser() if given else directory / "homes"
 
 
-def default_state_directory(run: int) -> Path:
-    """Return where a simulated site keeps its state when nobody said where."""
+def state_directory(run_config: Mapping[str, Any], run: int) -> Path:
+    """Return where the simulated sites of a run keep their state when nobody said where.
+
+    Beside the server's checkpoint, where the run config says where the run is kept: then it is the
+    same folder on each machine of a cluster that shares it, whichever a site is played on.
+
+    Raises ScenarioError where that run is not on this machine: a site would begin anew, and forget
+    what it has spent.
+    """
+    kept = Path(str(run_config.get("run.directory", "")))
+    if kept.is_absolute():
+        if not (kept / _SCENARIO).is_file():
+            raise ScenarioError(
+                f"run.directory: {kept} must be a folder that all machines share (rule: a site is "
+                "played on whichever is free, and finds there what it remembers), and holds no "
+                f"{_SCENARIO} here; mount it, or play the run on one machine"
+            )
+        return kept / "checkpoint" / "fedlite" / f"{run:016x}"
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "fedlite" / f"{run:016x}"

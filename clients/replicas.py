@@ -11,9 +11,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from clients.remembered import Remembered
 from fedlite.parameters import Vector, vector_digest
 from fedlite.storage import write_quickly
 
@@ -26,11 +28,12 @@ Led = tuple[bytes, Vector]
 class Replicas:
     """Models by their digest. Those that it returns are read-only, as many sites share them.
 
-    size: how many float32 values a model has.
+    size: how many float32 values a model has. states: what sites remember beside them.
     """
 
     def __init__(self, size: int) -> None:
         """Know no model yet."""
+        self.states: Remembered[Any] = Remembered()
         self._known: OrderedDict[bytes, Vector] = OrderedDict()
         self._led: OrderedDict[Hashable, Led] = OrderedDict()
         self._files: dict[bytes, Path] = {}

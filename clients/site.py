@@ -9,12 +9,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import fedlite
 from clients.replicas import Replicas
-from clients.state import Pending, SiteState, exclusive, load, save
+from clients.state import Pending, SiteState, exclusive, load, nothing, save
 from clients.sums import Sums
 from fedlite import compression
 from fedlite.data import Dataset
@@ -31,7 +32,7 @@ from fedlite.scenario import Scenario
 from fedlite.secure.masks import pack
 from fedlite.secure.messages import SUMMED, Note
 from fedlite.training import Learner, Share
-from fedlite.training.share import Asked, alone
+from fedlite.training.share import Asked, Step, alone
 
 
 @dataclass
@@ -101,9 +102,11 @@ class Site:
         """
         return alone(self.part(instruction))
 
-    def part(self, instruction: Instruction) -> Generator[Asked, Share, Reply]:
-        """Do what `take_part` does, but yield what is asked of training, and be sent the share.
+    def part(self, instruction: Instruction) -> Generator[Step, Any, Reply]:
+        """Do what `take_part` does, but yield what is asked of others, and be sent what they made.
 
+        That is its share of training (`Asked`), and then, where nothing is kept of what compression
+        leaves out, its bytes (`compression.Packing`).
         What a share costs is on disk when it is asked for. The site's file is held until the end.
         """
         if instruction.site != self.number:
@@ -113,11 +116,11 @@ class Site:
             frame = yield from self._take_part(instruction)
             return Reply(frame, self.guardian.release(instruction, frame))
 
-    def _take_part(self, instruction: Instruction) -> Generator[Asked, Share, bytes]:
+    def _take_part(self, instruction: Instruction) -> Generator[Step, Any, bytes]:
         known = load(self.path, self.replicas) if self.keeps else None
         state = known or SiteState(
             replica=self.plan.first,
-            residual=np.zeros_like(self.plan.first),
+            residual=nothing(self.plan.first.size),
             records=self.commitment,
         )
         if state.records != self.commitment:
@@ -146,7 +149,7 @@ class Site:
         if self.plan.shared is not None:
             return self._mask(state, instruction, self.plan.shared)
         self.guardian.reserve(instruction)
-        share = yield Asked(
+        share: Share = yield Asked(
             self.learner, replica, instruction.round, self.number, self.mechanism, state.kept
         )
         # In a residual it would be sent again in every round, and be refused in every round.
@@ -162,7 +165,7 @@ class Site:
                     f"{LARGEST_DELTA:g} in a round; lower training.learning_rate, or see whether "
                     "the server's model is sound",
                 )
-        payload = self._compress(state, share, step, instruction)
+        payload = yield from self._compress(state, share, step, instruction)
         # Before it is released: what is on record can then always be sent again.
         self._save(state)
         return payload
@@ -220,9 +223,9 @@ class Site:
 
     def _summed(self, state: SiteState, instruction: Instruction, body: bytes) -> bytes:
         """Return the frame of a masked vector, and keep it in `state`."""
-        nothing = np.zeros_like(state.replica)
+        zero = nothing(state.replica.size)
         payload = compression.pack(self._envelope(instruction), SUMMED, body)
-        state.pending = Pending(instruction.round, instruction.model, payload, nothing, nothing)
+        state.pending = Pending(instruction.round, instruction.model, payload, zero, zero)
         save(self.path, state, self.replicas)
         return payload
 
@@ -324,7 +327,7 @@ class Site:
 
     def _compress(
         self, state: SiteState, share: Share, step: Vector | None, instruction: Instruction
-    ) -> bytes:
+    ) -> Generator[Step, Any, bytes]:
         """Compress the delta into a frame and keep in `state` what either fate of it leads to."""
         link, compressor = self.scenario.uplink, self.plan.up(instruction.round)
         residual = compression.Residual(state.residual) if link.error_feedback else None
@@ -335,7 +338,8 @@ class Site:
         if residual is None and not isinstance(compressor, compression.Joined | compression.Part):
             # Nothing is remembered of it, so nobody asks what the server will make of it.
             change = share.delta if reference is None else share.delta - reference
-            body, update = compressor.compress(change, envelope.context), None
+            body: bytes = yield compression.Packing(compressor, change, envelope.context)
+            update = None
         else:
             # Without a residual nothing is kept of what the server cuts off.
             bound = self.plan.update_norm if link.error_feedback else 0.0
@@ -358,7 +362,7 @@ class Site:
             body = compression.pad(body, compressor.limit(share.delta.size), salt)
         payload = compression.pack(envelope, compressor.codec, body, records)
         kept = share.kept | self._own(state.kept, update)
-        unsent = left = np.zeros_like(share.delta)
+        unsent = left = nothing(share.delta.size)
         if residual is not None:
             # What an objective keeps is of the rounds that were used: of another neither its
             # state nor its delta is carried on, or the two would tell of different rounds.

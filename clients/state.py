@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +32,25 @@ def exclusive(path: Path) -> Iterator[None]:
     A worker that outlives its killed parent may still be training when the run is resumed; what it
     has reserved must be on disk before anybody else reads the state.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a") as lock:
+    name, how = path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        lock = os.open(name, how, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(name, how, 0o666)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
+
+
+@lru_cache(maxsize=4)
+def nothing(size: int) -> Vector:
+    """Return the residual of a site of which nothing is left unsaid, float32 [size], read-only."""
+    found = np.zeros(size, np.float32)
+    found.setflags(write=False)
+    return found
 
 
 @dataclass
@@ -80,7 +97,7 @@ class SiteState:
         What a clear delta left over may never enter an update that is accounted as private.
         """
         if self.protection != protection:
-            self.residual, self.kept, self.pending = np.zeros_like(self.residual), {}, None
+            self.residual, self.kept, self.pending = nothing(self.residual.size), {}, None
             self.protection = protection
 
     def settle(self, acknowledged: int) -> None:
@@ -104,7 +121,7 @@ def save(path: Path, state: SiteState, replicas: Replicas | None = None) -> None
     is, and after a power cut a simulation is one that is started again.
     """
     arrays: dict[str, np.ndarray] = {}
-    nothing = np.zeros_like(state.residual)
+    zero = nothing(state.residual.size)
     meta: dict[str, int | str] = {
         "round": state.round,
         "protection": state.protection,
@@ -112,23 +129,26 @@ def save(path: Path, state: SiteState, replicas: Replicas | None = None) -> None
     }
     arrays |= {f"kept.{name}": array for name, array in state.kept.items()}
     if state.pending is None:
-        arrays |= _apart("residual", state.residual, nothing)
+        arrays |= _apart("residual", state.residual, zero)
     else:
         # Whatever becomes of the update, one of its two takes the residual's place.
-        arrays |= _apart("pending.unsent", state.pending.unsent, nothing)
+        arrays |= _apart("pending.unsent", state.pending.unsent, zero)
         arrays |= _apart("pending.residual", state.pending.residual, state.pending.unsent)
         arrays["pending.payload"] = np.frombuffer(state.pending.payload, np.uint8)
         meta["pending.round"] = state.pending.round
         meta["pending.base"] = state.pending.base.hex()
         arrays |= {f"pending.kept.{name}": array for name, array in state.pending.kept.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     digest = b""
     if replicas is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         arrays["replica"] = state.replica
     else:
         digest = state.digest or vector_digest(state.replica)
         meta["replica"] = digest.hex()
-        replicas.hold(path, digest, state.replica)
+        if not state.saved:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if digest != state.saved:
+            replicas.hold(path, digest, state.replica)
     data = safetensors.numpy.save(arrays, metadata={"state": json.dumps(meta)})
     if replicas is None:
         write_atomic(path, data)
@@ -137,6 +157,8 @@ def save(path: Path, state: SiteState, replicas: Replicas | None = None) -> None
         if state.saved and state.saved != digest:
             replicas.let_go(path, state.saved)
         state.saved = digest
+        held = sum(array.nbytes for name, array in arrays.items())
+        replicas.states.keep(path, replace(state, digest=digest), held)
 
 
 def _apart(name: str, vector: Vector, near: Vector) -> dict[str, np.ndarray]:
@@ -156,6 +178,8 @@ def _apart(name: str, vector: Vector, near: Vector) -> dict[str, np.ndarray]:
 def _joined(name: str, arrays: dict[str, np.ndarray], near: Vector) -> Vector:
     if name in arrays:
         return arrays[name]
+    if not arrays[f"{name}.at"].size:
+        return near
     vector = near.copy()
     vector[arrays[f"{name}.at"]] = arrays[f"{name}.values"]
     return vector
@@ -173,6 +197,9 @@ def load(path: Path, replicas: Replicas | None = None) -> SiteState | None:
 
     Raises ValueError when the file is damaged: a site must not silently forget its residual.
     """
+    known: SiteState | None = None if replicas is None else replicas.states.find(path)
+    if known is not None:
+        return replace(known)
     there = latest(path)
     if not there.exists():
         return None
@@ -183,7 +210,7 @@ def load(path: Path, replicas: Replicas | None = None) -> SiteState | None:
         digest = bytes.fromhex(meta.get("replica", ""))
         if digest:
             arrays["replica"] = (replicas.find if replicas else read)(path, digest)
-        residual, pending = np.zeros_like(arrays["replica"]), None
+        residual, pending = nothing(arrays["replica"].size), None
         if "pending.round" in meta:
             unsent = _joined("pending.unsent", arrays, residual)
             pending = Pending(

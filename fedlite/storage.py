@@ -112,16 +112,23 @@ def write_quickly(path: Path, data: bytes) -> None:
     file that is renamed over another by themselves, which takes ten times as long as the writing,
     so the old one is first given another name. Raises OSError.
     """
-    temporary, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
+    folder, name = os.path.split(path)
+    temporary, old = (os.path.join(folder, f".{name}.{kind}") for kind in ("part", "old"))
     try:
-        temporary.write_bytes(data)
+        with open(temporary, "wb", buffering=0) as file:
+            left = memoryview(data)
+            while left:
+                left = left[file.write(left) :]
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, old)
     os.replace(temporary, path)
-    old.unlink(missing_ok=True)
+    # Also one that a killed process has left.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(old)
 
 
 def latest(path: Path) -> Path:

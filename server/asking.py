@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from flwr.app import Message
@@ -87,8 +87,7 @@ class Asking:
             for name in again:
                 point.sites[name].held = None
             self._ask(again, number, outcome, order, frozenset())
-        for name, blob in order.rest():
-            self._use(name, number, blob, outcome)
+        self._use_all(list(order.rest()), number, outcome)
         outcome.missing = sorted({*order.missing(), *lost})
         if self._clock is not None:
             self._end(self._clock, number, outcome, waited)
@@ -121,9 +120,9 @@ class Asking:
             never = [name for name in outcome.missing if name not in outcome.took]
             outcome.late = sorted({*outcome.late, *outcome.missing} - {*never})
             outcome.missing, outcome.excused = never, {*never}
-        for name in sorted(outcome.held):
-            if name not in outcome.late:
-                self._use(name, number, outcome.held[name], outcome)
+        late = {*outcome.late}
+        held = [(name, blob) for name, blob in sorted(outcome.held.items()) if name not in late]
+        self._use_all(held, number, outcome)
         outcome.held.clear()
         outcome.seconds = waited + seconds
 
@@ -157,30 +156,45 @@ class Asking:
         if self._adapt:
             deadline = attendance.deadline(deadline, self._records, self.point.sites, names)
         started = time.monotonic()
-        for message in replies.ask(self.grid, questions(), deadline):
-            name = by_node.get(message.metadata.src_node_id, "")
-            if not name and message.has_error():
-                # Flower answers itself for a node that it takes for gone.
-                log.warning("round %d: Flower says: %s", number, message.error.reason)
-            if not name or name in order.seen:
-                continue
-            code = flower.code_of(message)
-            if code is Code.NEED_FULL_MODEL and self.point.sites[name].held is not None:
-                if name not in again:
-                    again.append(name)
-                continue
-            arrived = self._blob(name, message, outcome)
-            outcome.took[name] = time.monotonic() - started
-            if arrived is not None and self._clock is not None:
-                seconds = self._clock.seconds(name, down=outcome.got.get(name, 0), up=len(arrived))
-                if seconds > self._clock.deadline:
-                    continue
-                outcome.times[name] = seconds
-                if self._clock.wanted > self._clock.needed:
-                    outcome.held[name], arrived = arrived, None
-            for ready, blob in order.add(name, arrived):
-                self._use(ready, number, blob, outcome)
+        for came in replies.in_turn(self.grid, questions(), deadline):
+            ready: list[tuple[str, bytes]] = []
+            for message in came:
+                ready += self._ready(message, number, outcome, order, by_node, again, started)
+            self._use_all(ready, number, outcome)
         return again
+
+    def _ready(
+        self,
+        message: Message,
+        number: int,
+        outcome: Outcome,
+        order: InOrder,
+        by_node: Mapping[int, str],
+        again: list[str],
+        started: float,
+    ) -> Iterator[tuple[str, bytes]]:
+        """Take one reply; yield the updates whose turn has come with it, and by whom."""
+        name = by_node.get(message.metadata.src_node_id, "")
+        if not name and message.has_error():
+            # Flower answers itself for a node that it takes for gone.
+            log.warning("round %d: Flower says: %s", number, message.error.reason)
+        if not name or name in order.seen:
+            return
+        code = flower.code_of(message)
+        if code is Code.NEED_FULL_MODEL and self.point.sites[name].held is not None:
+            if name not in again:
+                again.append(name)
+            return
+        arrived = self._blob(name, message, outcome)
+        outcome.took[name] = time.monotonic() - started
+        if arrived is not None and self._clock is not None:
+            seconds = self._clock.seconds(name, down=outcome.got.get(name, 0), up=len(arrived))
+            if seconds > self._clock.deadline:
+                return
+            outcome.times[name] = seconds
+            if self._clock.wanted > self._clock.needed:
+                outcome.held[name], arrived = arrived, None
+        yield from order.add(name, arrived)
 
     def _instruction(self, name: str, number: int, plan: Plan, digest: bytes) -> Instruction:
         point, record = self.point, self.point.sites[name]
@@ -217,21 +231,28 @@ class Asking:
         # What waits for its turn may not fill the memory: too long a reply never waits.
         return blob[: self.updates.longest + 1]
 
+    def _use_all(self, ready: Sequence[tuple[str, bytes]], number: int, outcome: Outcome) -> None:
+        """Add updates of the model of round `number`, one after the other, or drop them."""
+        for (name, _), error in zip(ready, self._added(ready), strict=True):
+            self._used(name, number, error, outcome)
+
     def _use(self, name: str, number: int, blob: bytes, outcome: Outcome) -> None:
         """Add one update of the model of round `number`, or drop it."""
-        try:
-            self._add(name, blob)
-        except Disagreement as error:
+        self._use_all([(name, blob)], number, outcome)
+
+    def _used(self, name: str, number: int, error: ValueError | None, outcome: Outcome) -> None:
+        """Note that an update was added, or why it was not."""
+        if isinstance(error, Disagreement):
             log.error("%s", error)
             outcome.dropped[name] = Code.LEDGER.value
-            return
-        except ValueError as error:
+        elif error is not None:
             log.warning("%s: the update was dropped: %s", name, error)
             outcome.dropped[name] = Code.BAD_UPDATE.value
-            return
-        outcome.used.append(name)
-        outcome.trained[name] = number
-        self.point.sites[name].held = number
+        else:
+            outcome.used.append(name)
+            outcome.trained[name] = number
+            self.point.sites[name].held = number
 
-    def _add(self, name: str, blob: bytes) -> None:
-        self.updates.add(name, blob)
+    def _added(self, ready: Sequence[tuple[str, bytes]]) -> Iterator[ValueError | None]:
+        """Add updates in their order; yield for each what is wrong with it."""
+        return self.updates.add_many(ready)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -159,8 +160,8 @@ class Buffered(Asking):
         self._use(flight.name, flight.number, flight.blob, outcome)
         return len(outcome.used) > before
 
-    def _add(self, name: str, blob: bytes) -> None:
-        self.updates.add(name, blob, self._aged)
+    def _added(self, ready: Sequence[tuple[str, bytes]]) -> Iterator[ValueError | None]:
+        return self.updates.add_many(ready, self._aged)
 
 
 def _order(flight: Flight) -> tuple[float, str]:

@@ -16,7 +16,13 @@ POLL_SECONDS = 0.1
 
 
 def ask(grid: Grid, messages: Iterable[Message], seconds: float) -> Iterator[Message]:
-    """Push messages and yield their replies as they come, until `seconds` have passed.
+    """Push messages and yield their replies one by one, until `seconds` have passed."""
+    for arrived in in_turn(grid, messages, seconds):
+        yield from arrived
+
+
+def in_turn(grid: Grid, messages: Iterable[Message], seconds: float) -> Iterator[list[Message]]:
+    """Push messages and yield the replies that have come, until `seconds` have passed.
 
     A message is taken from `messages` when it is pushed, and not before. A network's grid takes all
     at once; one that says how much `room` it has gets no more, so that the others need not exist
@@ -34,7 +40,8 @@ def ask(grid: Grid, messages: Iterable[Message], seconds: float) -> Iterator[Mes
         arrived = pull(grid, waiting) if more or waiting else []
         for message in arrived:
             waiting.discard(message.metadata.reply_to_message_id)
-            yield message
+        if arrived:
+            yield arrived
         if time.monotonic() > until:
             return
         if waiting and not arrived:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +146,18 @@ class Sums:
         if codec != SUMMED or records:
             raise ValueError(f"codec: must be {SUMMED} and tell no records, got {codec}, {records}")
         self._round.add(name, body)
+
+    def add_many(
+        self, arrived: Sequence[tuple[str, bytes]], aged: Aged | None = None
+    ) -> Iterator[ValueError | None]:
+        """Take one masked vector after the other; yield for each what `add` raises."""
+        for name, blob in arrived:
+            try:
+                self.add(name, blob, aged)
+            except ValueError as error:
+                yield error
+            else:
+                yield None
 
     def conclude(self, outcome: Outcome) -> None:
         """Go through the steps of the sum and hand it to the strategy.

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlite import compression, depth
+from fedlite.compression import batch
 from fedlite.messages import REPLY_BYTES, Reply, site_id
 from fedlite.parameters import LARGEST_UPDATE, Portion, Vector
 from fedlite.plan import Plan
@@ -32,6 +36,8 @@ from server.witness import Witness
 from strategies import ServerState, Strategy, make, weighted_mean
 
 _MOST_WAITING, _MOST_BYTES = 64, 256_000_000
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -51,18 +57,6 @@ class Aged:
         return np.float32(1.0 / math.sqrt(1.0 + self.age))
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    """An update that is valid, and whose lengths will be judged."""
-
-    name: str
-    body: bytes
-    envelope: compression.Envelope
-    records: int
-    lengths: tuple[float, ...]
-    aged: Aged | None
-
-
 @dataclass(frozen=True, eq=False)
 class _Kind:
     """How the updates of sites that train by one plan are read in a round.
@@ -75,6 +69,26 @@ class _Kind:
     uplink: compression.Compressor
     reference: Vector | None
     bound: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """An update whose frame is in order, and whose body has not been looked at."""
+
+    kind: _Kind
+    body: bytes
+    context: compression.Context
+    records: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """An update that is valid, and whose lengths will be judged."""
+
+    name: str
+    update: _Opened
+    lengths: tuple[float, ...]
+    aged: Aged | None
 
 
 class Updates:
@@ -165,6 +179,36 @@ class Updates:
         Raises Disagreement when its ledger's head contradicts the witness, ValueError when it is
         in any other way no update of this site for this round.
         """
+        for error in self.add_many([(name, blob)], aged):
+            if error is not None:
+                raise error
+
+    def add_many(
+        self, arrived: Sequence[tuple[str, bytes]], aged: Aged | None = None
+    ) -> Iterator[ValueError | None]:
+        """Do what `add` does for one update after the other, and yield what it would raise.
+
+        Their heads are looked at first, all of them; then as many as fit into the memory of a few
+        are decoded together.
+        """
+        opened = [self._tried(partial(self._open, name, blob, aged)) for name, blob in arrived]
+        for (name, _), one, decoded in zip(arrived, opened, self._decoded(opened), strict=True):
+            if isinstance(one, ValueError):
+                yield one
+            elif isinstance(decoded, ValueError):
+                yield decoded
+            else:
+                yield self._tried(partial(self._add, name, one, decoded, aged))
+
+    @staticmethod
+    def _tried(work: Callable[[], Result]) -> Result | ValueError:
+        try:
+            return work()
+        except ValueError as error:
+            return error
+
+    def _open(self, name: str, blob: bytes, aged: Aged | None) -> _Opened:
+        """Check an update's head and frame; what its body says is not looked at yet."""
         kind = self._kind_of(name)
         envelope = replace(kind.envelope, site=site_id(name))
         if aged is not None:
@@ -176,7 +220,30 @@ class Updates:
             raise ValueError(f"codec: must be {kind.uplink.codec}, got {codec}")
         if self._plan.scenario.noised_at_server:
             body = compression.unpad(body)
-        parts, extras, length = self._read(kind, body, envelope)
+        return _Opened(kind, body, envelope.context, records)
+
+    def _decoded(
+        self, opened: Sequence[_Opened | ValueError]
+    ) -> Iterator[compression.Decoded | ValueError]:
+        """Yield what each holds, or why it cannot be read; some of one kind are read at once."""
+        for kind, group in groupby(opened, lambda one: getattr(one, "kind", None)):
+            mine = list(group)
+            if kind is None:
+                yield from (one for one in mine if isinstance(one, ValueError))
+                continue
+            size = kind.plan.travelling.size
+            most = batch.most(kind.uplink, size)
+            for start in range(0, len(mine), most):
+                some = [one for one in mine[start : start + most] if isinstance(one, _Opened)]
+                yield from compression.decompress_many(
+                    kind.uplink, [one.body for one in some], size, [one.context for one in some]
+                )
+
+    def _add(
+        self, name: str, one: _Opened, decoded: compression.Decoded, aged: Aged | None
+    ) -> None:
+        kind, records = one.kind, one.records
+        parts, extras, length = self._read(kind, decoded)
         if kind.bound and not self._said and length > kind.bound:
             self.cut[name] = length / kind.bound
         largest = max(_largest(part.values) for part in (*parts, *extras))
@@ -184,19 +251,20 @@ class Updates:
             raise ValueError(f"update: values must be at most {LARGEST_UPDATE:g}, got {largest:g}")
         self._strategy.weight_of(records)
         self.records[name] = records
-        lengths = tuple(length_of(part) for part in parts)
-        for seen, one in zip(self._lengths, lengths, strict=False):
-            seen.append(one)
+        whole = not kind.bound and len(parts) == 1 and not extras
+        lengths = (length,) if whole else tuple(length_of(part) for part in parts)
+        for seen, mine in zip(self._lengths, lengths, strict=False):
+            seen.append(mine)
         too_long = self._factor and any(
-            one > self._factor * usual for one, usual in zip(lengths, self._usual, strict=False)
+            mine > self._factor * usual for mine, usual in zip(lengths, self._usual, strict=False)
         )
         if (self._extras.seen(extras) or too_long) and self._waiting is None:
             self._waiting = []
         if self._waiting is None:
             self._take(name, parts, extras, records, aged)
             return
-        self._waiting.append(_Waiting(name, body, envelope, records, lengths, aged))
-        held = sum(len(one.body) for one in self._waiting)
+        self._waiting.append(_Waiting(name, one, lengths, aged))
+        held = sum(len(other.update.body) for other in self._waiting)
         some = len(self._waiting) >= LEAST and held > _MOST_BYTES
         if some or len(self._waiting) == _MOST_WAITING:
             self._judge()
@@ -233,14 +301,18 @@ class Updates:
             branch, tail = (portion.moving.size for portion in self._portions if portion)
             self._usual[1] = self._usual[0] * math.sqrt(max(1.0, tail / branch))
         self._extras.settle()
-        for one in waiting:
-            parts, extras, _ = self._read(self._kind_of(one.name), one.body, one.envelope)
+        again = self._decoded([one.update for one in waiting])
+        for one, decoded in zip(waiting, again, strict=True):
+            if isinstance(decoded, ValueError):
+                # What was read once is read again.
+                raise decoded
+            parts, extras, _ = self._read(one.update.kind, decoded)
             bounds = zip(one.lengths, self._usual, strict=False)
             for at, (length, usual) in enumerate(bounds):
                 if usual and length > self._factor * usual:
                     parts[at] = replace(parts[at], values=client.clip(parts[at].values, usual))
                     self.cut[one.name] = max(length / usual, self.cut.get(one.name, 0.0))
-            self._take(one.name, parts, extras, one.records, one.aged)
+            self._take(one.name, parts, extras, one.update.records, one.aged)
 
     def _take(
         self,
@@ -262,13 +334,12 @@ class Updates:
             self.cut[name] = max(cut, self.cut.get(name, 0.0))
 
     def _read(
-        self, kind: _Kind, body: bytes, envelope: compression.Envelope
+        self, kind: _Kind, decoded: compression.Decoded
     ) -> tuple[list[compression.Decoded], tuple[compression.Decoded, ...], float]:
         """Return an update within the bound that is known beforehand, its extras, its length.
 
         It comes portion by portion, as far as its site holds them.
         """
-        decoded = kind.uplink.decompress(body, kind.plan.travelling.size, envelope.context)
         whole = compression.restore(decoded, kind.reference)
         update, *extras = compression.split(whole, self._sizes) if self._plan.extras else (whole,)
         length = length_of(update)

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple, Protocol
 
 from fedlite import flower
 from fedlite.messages import Code
-from simulations import forking
-from simulations.node import FIRST_NODE, Node, timed
+from simulations import forking, kept
+from simulations.node import FIRST_NODE, Node, close_all, timed
 
 log = logging.getLogger("fedlite.server")
 
@@ -158,23 +158,32 @@ class Pool:
     name = "pool"
 
     def __init__(
-        self, workers: int, arguments: tuple[Any, ...], work: Sequence[float] = (), most: int = 1
+        self,
+        workers: int,
+        arguments: tuple[Any, ...],
+        work: Sequence[float] = (),
+        most: int = 1,
+        *,
+        keep: bool = False,
     ) -> None:
         """Start `workers` processes; `arguments` are those of `Node`.
 
         work: about how much a message is for each node, from the first, in any unit. most: the
-        messages that a worker gets at once, as long as it does not say that it wants fewer.
+        messages that a worker gets at once, as long as it does not say that it wants fewer. keep:
+        whether workers may come from the run before and go on to the next (`simulations.kept`).
         """
         self._arguments, self._work, self._submitted = arguments, work, 0
         # Read by NumPy's linear algebra when a worker imports it; see `fedlite.cli`.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        self._workers: list[tuple[Any, Connection]] = []
+        self._keep = keep
+        self._workers = kept.take(workers, arguments) if keep else []
+        missing = workers - len(self._workers)
         # What a copy has imported and read is there once; one that is no copy does so anew.
-        self._copied = forking.possible()
+        self._copied = bool(missing) and forking.possible()
         self._context: Any = multiprocessing.get_context("fork" if self._copied else "spawn")
         if self._copied:
             forking.settle()
-        for _ in range(workers):
+        for _ in range(missing):
             self._workers.append(self._start())
         # Later this process may have threads, and files that nobody else should hold.
         self._context = multiprocessing.get_context("spawn")
@@ -193,7 +202,8 @@ class Pool:
         here, there = self._context.Pipe()
         # A copy has our ends, too; while it does, a worker would not see that this process ended.
         copied = self._context.get_start_method() == "fork"
-        ours = [here, *(connection for _, connection in self._workers)] if copied else []
+        others = [*kept.connections(), *(connection for _, connection in self._workers)]
+        ours = [here, *others] if copied else []
         arguments = there, self._arguments, ours
         process = self._context.Process(target=_work, args=arguments, daemon=True)
         process.start()
@@ -304,11 +314,16 @@ class Pool:
         return {way: sum(one.get(way, 0) for one in self._trained) for way in ways}
 
     def close(self) -> None:
-        """End the workers."""
-        for process, connection in self._workers:
+        """End the workers, or let those that are idle wait for the next run."""
+        ended = [
+            worker
+            for number, worker in enumerate(self._workers)
+            if number in self._busy or not (self._keep and kept.keep(worker))
+        ]
+        for process, connection in ended:
             connection.close()
             process.terminate()
-        for process, _ in self._workers:
+        for process, _ in ended:
             process.join()
         if self._copied:
             gc.unfreeze()
@@ -317,7 +332,8 @@ class Pool:
 def _work(connection: Connection, arguments: tuple[Any, ...], others: Sequence[Connection]) -> None:
     for other in others:
         other.close()
-    node = Node(*arguments)
+    node: Node | None = Node(*arguments)
+    before = 0.0
     while True:
         try:
             if not connection.poll(_IDLE):
@@ -325,8 +341,20 @@ def _work(connection: Connection, arguments: tuple[Any, ...], others: Sequence[C
             asked = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
+        if asked is None or isinstance(asked, kept.Begin):
+            # Between two runs, or with the first word of the next.
+            node = None
+            close_all()
+            if asked is not None:
+                kept.log_into(asked.logs)
+                before = time.process_time()
+                node = Node(*asked.arguments)
+            continue
+        if node is None:
+            return
         replies, seconds = timed(node, asked)
-        connection.send((time.process_time(), replies, seconds, node.most, node.trained))
+        spent = time.process_time() - before
+        connection.send((spent, replies, seconds, node.most, node.trained))
 
 
 def make_engine(
@@ -338,13 +366,14 @@ def make_engine(
     state: Path,
     work: Sequence[float] = (),
     most: int = 1,
+    keep: bool = False,
 ) -> Engine:
     """Return the engine `serial` or `pool`; the pool has a worker a core, at most one a site.
 
     work: as for `Pool`, of the sites in their order. most: how many sites may be asked at once, to
-    train together where that is faster.
+    train together where that is faster. keep: as for `Pool`.
     """
     arguments = (run_id, sites, dict(run_config), state, most)
     if name == "serial":
         return Serial(Node(*arguments))
-    return Pool(min(os.cpu_count() or 1, sites), arguments, work, most)
+    return Pool(min(os.cpu_count() or 1, sites), arguments, work, most, keep=keep)

@@ -56,7 +56,7 @@ class Node:
         and what is left of a killed run may hold others.
         """
         from clients.app import train_many
-        from clients.opening import given_up
+        from clients.opening import at_once
 
         messages = {node: flower.from_bytes(data) for node, data in asked}
         order = [n for n in sorted(messages) if messages[n].metadata.message_type == _TRAIN]
@@ -66,8 +66,7 @@ class Node:
         found = {n: flower.to_bytes(reply) for n, reply in zip(order, answers, strict=True)}
         self.trained["alone"] += len(order) - together
         self.trained["together"] += together
-        if given_up():
-            self.most = 1
+        self.most = at_once(self.most)
         return [found[node] if node in found else self.handle(node, data) for node, data in asked]
 
     def _context(self, node: int) -> Context:
@@ -83,6 +82,13 @@ class Node:
             state=RecordDict(),
             run_config=self._run_config,
         )
+
+
+def close_all() -> None:
+    """Close the sites of this process: what they remember is on the disk."""
+    from clients.app import close_all
+
+    close_all()
 
 
 def timed(node: Node, asked: Sequence[tuple[int, bytes]]) -> tuple[list[bytes], float]:

@@ -32,6 +32,10 @@ _START_SECONDS = 90.0
 def run_with_ray(scenario: Scenario, directory: Path, *, quiet: bool) -> None:
     """Run `scenario` into `directory` by `flwr run`.
 
+    With RAY_ADDRESS in the environment, as Ray itself reads it, it is played on that cluster, whose
+    machines must all see `directory`, this installation and the temporary folder: what sites
+    remember, and the app, are read there.
+
     Raises RuntimeError when Ray is not installed or the run fails, with the end of its log.
     """
     if importlib.util.find_spec("ray") is None:
@@ -95,11 +99,12 @@ def flwr_run(
             )
             command = ["flwr", "run", str(app), "here", "--stream"]
             command += ["--run-config", str(settings)]
-            command += [
-                "--federation-config",
-                f"num-supernodes={clients} client-resources-num-cpus=1 "
-                f"client-resources-num-gpus=0.0 init-args-num-cpus={os.cpu_count() or 1}",
-            ]
+            resources = f"num-supernodes={clients} client-resources-num-cpus=1"
+            resources += " client-resources-num-gpus=0.0"
+            if not os.environ.get("RAY_ADDRESS"):
+                # A cluster that is there has the processors that it has.
+                resources += f" init-args-num-cpus={os.cpu_count() or 1}"
+            command += ["--federation-config", resources]
             return _follow(command, environment, quiet)
 
 
@@ -111,11 +116,15 @@ def _follow(command: list[str], environment: dict[str, str], quiet: bool) -> lis
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    for line in process.stdout or ():
-        tail.append(line.rstrip())
-        if not quiet and line.startswith("round "):
-            print(line.rstrip(), file=sys.stderr)
-    process.wait()
+    try:
+        for line in process.stdout or ():
+            tail.append(line.rstrip())
+            if not quiet and line.startswith("round "):
+                print(line.rstrip(), file=sys.stderr)
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.kill()
     return list(tail)
 
 

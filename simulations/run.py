@@ -336,6 +336,7 @@ def _run_here(scenario: Scenario, directory: Path, engine: str, quiet: bool) -> 
         state=directory / "checkpoint" / "sites",
         work=shares.sizes,
         most=together.most(plan),
+        keep=not own_code(scenario),
     )
     # Who keeps a ledger tells its head when it is met.
     met = None if scenario.claims_privacy or scenario.simulation.sites else shares.names
@@ -389,9 +390,7 @@ def _fetch_missing(scenario: Scenario, quiet: bool) -> None:
 
 
 def _check_space(directory: Path) -> None:
-    parent = directory
-    while not parent.exists():
-        parent = parent.parent
+    parent = next(one for one in (directory, *directory.parents) if one.exists())
     free = shutil.disk_usage(parent).free
     if free < _FREE_BYTES:
         raise OSError(

@@ -25,6 +25,7 @@ from fedlite.reporting.record import SUMMARY, read_summary
 from fedlite.scenario import ScenarioError
 from fedlite.scenario.whole import SECTIONS
 from fedlite.settings import Value
+from simulations import kept
 from simulations.sweep import SEED, Outcome, Sweep, Trial, check, play, repeats
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def _with(sweep: Sweep, search: Search, points: Sequence[Point]) -> Sweep:
     return replace(sweep, trials=tuple(trials))
 
 
+@kept.keeping()
 def play_search(
     sweep: Sweep,
     directory: Path,

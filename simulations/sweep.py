@@ -28,6 +28,7 @@ from fedlite.scenario import Scenario, ScenarioError, from_dict, overridden, tab
 from fedlite.settings import Value
 from fedlite.storage import write_atomic
 from server.directories import hold, resumable
+from simulations import kept
 from simulations.run import resume_scenario, simulate
 from simulations.workers import work_through
 
@@ -255,6 +256,7 @@ def seeds_of(text: str) -> list[int]:
     return found
 
 
+@kept.keeping()
 def play(
     sweep: Sweep,
     directory: Path,

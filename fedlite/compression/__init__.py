@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedlite.compression.batch import Packing, compress_many, decompress_many
 from fedlite.compression.compressor import COMPRESSORS, KNOWN, make
 from fedlite.compression.dense import Dense
 from fedlite.compression.feedback import Residual, Sent, restore
@@ -38,6 +39,7 @@ __all__ = [
     "Dense",
     "Envelope",
     "Joined",
+    "Packing",
     "Part",
     "Quantizer",
     "Residual",
@@ -45,7 +47,9 @@ __all__ = [
     "Stretch",
     "TopK",
     "compress",
+    "compress_many",
     "count",
+    "decompress_many",
     "disclosed_records",
     "gain",
     "make",

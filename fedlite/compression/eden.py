@@ -19,6 +19,8 @@ _LEAST, _MOST = 2**8, 2**16
 _GROUP = 2**19
 # With it the largest rotated coordinate, 2**31, times a scale is a finite float32.
 _LARGEST_SCALE = 2.0**96
+# Of so many rows, each no longer than that, transforms are taken side by side.
+_MANY, _SHORT = 32, 2**12
 
 
 @dataclass(frozen=True)
@@ -205,21 +207,26 @@ def hadamard(rows: NDArray[_Number]) -> NDArray[_Number]:
     array([[10, -2, -4,  0]])
     """
     number, length = rows.shape
+    spare = np.empty(rows.size // 2, rows.dtype)
+    if number >= _MANY and length <= _SHORT:
+        # Side by side, the same distance of all rows is one long run.
+        square = _butterflies(np.array(rows.T, order="C")[None], spare)
+        return np.ascontiguousarray(square[0].T)
     low = 1 << ((length.bit_length() - 1) // 2)
     # Seen as a matrix, the long distances run along its columns; transposed, the short ones do.
-    square = _butterflies(np.array(rows.reshape(number, length // low, low)))
-    square = _butterflies(np.ascontiguousarray(square.transpose(0, 2, 1)))
+    square = _butterflies(np.array(rows.reshape(number, length // low, low)), spare)
+    square = _butterflies(np.ascontiguousarray(square.transpose(0, 2, 1)), spare)
     return np.ascontiguousarray(square.transpose(0, 2, 1)).reshape(number, length)
 
 
-def _butterflies(block: NDArray[_Number]) -> NDArray[_Number]:
-    """Transform [m, 2**q, width] along its second axis, in place."""
-    number, length, width = block.shape
+def _butterflies(block: NDArray[_Number], spare: NDArray[_Number]) -> NDArray[_Number]:
+    """Transform [m, 2**q, width] along its second axis, in place; spare: half as many values."""
+    _, length, width = block.shape
     half = length // 2
     while half:
-        pairs = block.reshape(number, -1, 2, half * width)
-        first, second = pairs[:, :, 0], pairs[:, :, 1]
-        difference = first - second
+        pairs = block.reshape(-1, 2, half * width)
+        first, second = pairs[:, 0], pairs[:, 1]
+        difference = np.subtract(first, second, out=spare.reshape(first.shape))
         first += second
         second[...] = difference
         half //= 2

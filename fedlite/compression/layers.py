@@ -12,12 +12,14 @@ LEB128; the bytes of all layers but the last, LEB128; the layers' sets, one afte
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.compression import positions
+from fedlite.compression import positions, ragged
 from fedlite.compression.positions import Indices
 
 # Split positions are written out if they promise at most this share of the whole set's bytes: sets
@@ -76,6 +78,39 @@ def encode(indices: Indices, size: int, starts: list[int]) -> bytes:
     return varint(2 * len(best) + flag) + best
 
 
+def encode_many(indices: NDArray[np.int32], size: int, starts: list[int]) -> list[bytes]:
+    """Return what `encode` returns for each row of int32[m, count], whose indices ascend.
+
+    >>> rows = np.array([[3, 14, 15, 92], [0, 1, 2, 3]], dtype=np.int32)
+    >>> [row.hex() for row in encode_many(rows, 100, [0])]
+    ['080831a887', '0400f0']
+    """
+    many, count = indices.shape
+    wholes = ragged.encode(
+        indices.reshape(-1), np.full(many, count), np.full(many, size, dtype=np.int64)
+    )
+    best = [(whole, 0) for whole in wholes]
+    if len(starts) > 1 and count:
+        begins, sizes = np.array(starts), np.diff([*starts, size])
+        # Row after row they ascend, so one search finds the layers of all.
+        rows = np.arange(many)[:, None] * size
+        edges = np.searchsorted((indices + rows).reshape(-1), rows + np.array([*starts, size]))
+        counts = np.diff(edges)
+        lengths = np.array([len(whole) for whole in wholes])
+        hopeful = np.flatnonzero(_expected(counts, sizes) < _HOPE * lengths)
+        chosen = counts[hopeful]
+        inside = indices[hopeful].reshape(-1) - np.repeat(
+            np.tile(begins, hopeful.size), chosen.reshape(-1)
+        )
+        sets = ragged.encode(inside, chosen.reshape(-1), np.tile(sizes, hopeful.size))
+        for at, row in enumerate(hopeful.tolist()):
+            mine = sets[at * len(starts) : (at + 1) * len(starts)]
+            split = _joined(chosen[at], mine)
+            if len(split) < len(best[row][0]):
+                best[row] = split, 1
+    return [varint(2 * len(data) + flag) + data for data, flag in best]
+
+
 def decode(
     data: memoryview, size: int, count: int, starts: list[int]
 ) -> tuple[NDArray[np.int32], int]:
@@ -83,6 +118,39 @@ def decode(
 
     Raises:
         ValueError: it is not what `encode` writes for `count` of `size` in these layers.
+    """
+    sets, used = _sets(data, size, count, starts)
+    indices = np.empty(count, dtype=np.int32)
+    done = 0
+    for part, many, start, stop in sets:
+        np.add(positions.decode(part, stop - start, many), start, out=indices[done : done + many])
+        done += many
+    return indices, used
+
+
+def decode_many(
+    data: Sequence[memoryview], size: int, count: int, starts: list[int]
+) -> tuple[NDArray[np.int32], list[int]]:
+    """Return what `decode` does of each: int32[m, count], and the bytes consumed.
+
+    Raises:
+        ValueError: one of them is not what `encode` writes; `decode` says of which, and why.
+    """
+    opened = [_sets(one, size, count, starts) for one in data]
+    parts, many, begins, stops = zip(*(one for sets, _ in opened for one in sets), strict=True)
+    counts, offsets = np.array(many), np.array(begins)
+    indices = ragged.decode(parts, counts, np.array(stops) - offsets)
+    indices += np.repeat(offsets, counts).astype(np.int32)
+    return indices.reshape(len(data), count), [used for _, used in opened]
+
+
+def _sets(
+    data: memoryview, size: int, count: int, starts: list[int]
+) -> tuple[list[tuple[memoryview, int, int, int]], int]:
+    """Return the sets in `data`, not yet read, and the bytes consumed; ValueError as `decode`.
+
+    Of each: its bytes, how many indices it has, and where the coordinates begin and end that it is
+    of.
     """
     number, used = read_varint(data)
     length, split = divmod(number, 2)
@@ -94,10 +162,10 @@ def decode(
     part = data[used : used + length]
     used += length
     if not split:
-        return positions.decode(part, size, count), used
+        return [(part, count, 0, size)], used
     if len(starts) < 2:
         raise ValueError("positions must not be split by layers, as there is one layer only")
-    return _decode_split(part, size, count, starts), used
+    return _split(part, size, count, starts), used
 
 
 def limit(size: int, count: int) -> int:
@@ -106,18 +174,23 @@ def limit(size: int, count: int) -> int:
     return len(varint(2 * most + 1)) + most
 
 
-def _expected(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> float:
+def _expected(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Any:
     """Return about how many bytes split positions take, if each layer's gaps are geometric.
 
     Of gaps with the ratio q, a divisor m = 2**s takes s + 1 bits and a mean of
     q**m / (1 - q**m); a count, a length and a mode take at least a byte each.
+
+    counts: int64[..., l], of one or of many vectors. sizes: int64[l].
     """
     some = (counts > 0) & (counts < sizes)
-    k, ratio = counts[some, None], 1.0 - counts[some, None] / sizes[some, None]
+    k = counts[some][:, None]
+    ratio = 1.0 - k / np.broadcast_to(sizes, counts.shape)[some][:, None]
     shift = np.arange(28)
     power = ratio ** np.exp2(shift)
     bits = (k * (shift + 1 + power / (1.0 - power))).min(axis=1, initial=np.inf)
-    return 2.0 * (counts.size - 1) + float(np.ceil(1.0 + bits / 8).sum())
+    octets = np.zeros(counts.shape)
+    octets[some] = np.ceil(1.0 + bits / 8)
+    return 2.0 * (sizes.size - 1) + octets.sum(axis=-1)
 
 
 def _encode_split(
@@ -130,11 +203,17 @@ def _encode_split(
             pairwise(edges.tolist()), pairwise([*starts, size]), strict=True
         )
     ]
-    head = b"".join(varint(count) for count in np.diff(edges)[:-1].tolist())
+    return _joined(np.diff(edges), sets)
+
+
+def _joined(counts: NDArray[np.int64], sets: list[bytes]) -> bytes:
+    head = b"".join(varint(count) for count in counts[:-1].tolist())
     return head + b"".join(varint(len(part)) for part in sets[:-1]) + b"".join(sets)
 
 
-def _decode_split(data: memoryview, size: int, count: int, starts: list[int]) -> NDArray[np.int32]:
+def _split(
+    data: memoryview, size: int, count: int, starts: list[int]
+) -> list[tuple[memoryview, int, int, int]]:
     counts, data = _read(data, len(starts) - 1)
     counts.append(count - sum(counts))
     lengths, data = _read(data, len(starts) - 1)
@@ -148,13 +227,9 @@ def _decode_split(data: memoryview, size: int, count: int, starts: list[int]) ->
             f"positions by layer must be {count} in number and fit into the layers, "
             f"got {counts} with {lengths} bytes"
         )
-    indices = np.empty(count, dtype=np.int32)
-    at = done = 0
-    for many, length, start, stop in zip(counts, lengths, starts, stops, strict=True):
-        where = positions.decode(data[at : at + length], stop - start, many)
-        np.add(where, start, out=indices[done : done + many])
-        at, done = at + length, done + many
-    return indices
+    ends = list(accumulate(lengths))
+    parts = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    return list(zip(parts, counts, starts, stops, strict=True))
 
 
 def _read(data: memoryview, many: int) -> tuple[list[int], memoryview]:

@@ -19,6 +19,8 @@ coding techniques".
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +34,7 @@ Indices = NDArray[np.int32] | NDArray[np.int64]
 Bits = NDArray[np.uint8]
 
 
+@lru_cache(maxsize=4096)
 def limit(size: int, count: int) -> int:
     """Return the most bytes that `encode` writes for any `count` out of `size` coordinates.
 

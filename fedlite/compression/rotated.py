@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar
 
@@ -11,23 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import layers
-from fedlite.compression.eden import hadamard
 from fedlite.compression.interface import NOTHING, Context, Decoded
-from fedlite.compression.selection import require_finite, select
+from fedlite.compression.rotation import rotate, signs, unrotate, words
+from fedlite.compression.selection import require_finite, select, select_rows
+from fedlite.compression.signs import decode_many
 from fedlite.compression.topk import Block, TopK, cuts
 
 _MOST = 2**16
 # Random signs and Hadamard transforms of fewer values are too few different rotations.
 _LEAST = 128
-
-# Of shorter chunks two turns do not make enough rotations yet.
-_MANY = 2**12
-
-Signs = NDArray[np.float32]
-# The eight signs that a byte stands for, from its lowest bit.
-_OF_BYTE = np.float32(1) - np.float32(2) * np.unpackbits(
-    np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"
-)
+# Values that are rotated at once: more of short chunks, whose transforms then go side by side.
+_AT_ONCE, _SHORT_AT_ONCE, _SHORT = 2**16, 2**18, 2**13
 
 
 @dataclass(frozen=True)
@@ -102,24 +97,106 @@ class RotatedTopK:
         with np.errstate(over="ignore", invalid="ignore"):
             for block in plan.blocks(size):
                 for chunk in _chunks(values[block.start : block.stop], block):
-                    chunk[:] = unrotate(chunk, _signs(random, chunk.size))
+                    chunk[:] = unrotate(chunk, _drawn(random, chunk.size))
         require_finite(values)
         return Decoded(size, None, values)
+
+    def compress_many(
+        self, vectors: NDArray[np.float32], contexts: Sequence[Context]
+    ) -> list[bytes]:
+        """Return what `compress` does of each row of a finite float32[m, n], with its context.
+
+        Raises:
+            ValueError: as `compress` does for any of them.
+        """
+        many, size = vectors.shape
+        require_finite(vectors.reshape(-1))
+        random = [context.random(shared=False) for context in contexts]
+        bodies = [b""] * many
+        for block in self._plan(size).blocks(size):
+            part = vectors[:, block.start : block.stop]
+            turned = np.empty(part.shape, np.float32)
+            energies = np.empty((many, block.ends.size))
+            with np.errstate(over="ignore", invalid="ignore"):
+                for column, rows, chunk, drawn in _drawn_many(block, random):
+                    turned[rows, chunk] = z = rotate(part[rows, chunk], drawn)
+                    energies[rows, column] = np.square(z, dtype=np.float64).sum(axis=1)
+            if not np.isfinite(energies).all():
+                raise ValueError("vector must be finite when rotated, but its norm is too large")
+            sizes = np.diff(block.ends, prepend=0)
+            counts = np.array([shares(one, sizes, block.count) for one in energies])
+            where = select_rows(turned, block.ends, counts)
+            what = np.take_along_axis(turned, where, axis=1)
+            lengths = self._lengths(np.abs(what), energies, counts)
+            # The mean of equal numbers is that number: nothing is rounded when it is written.
+            sent = np.repeat(lengths.reshape(-1), counts.reshape(-1)).reshape(what.shape) > 0
+            signs_ = np.packbits(np.signbit(what) & sent, axis=1, bitorder="little")
+            written = layers.encode_many(where, block.size, block.layers)
+            for row, positions in enumerate(written):
+                head = positions + lengths[row].astype("<f4").tobytes()
+                bodies[row] += head + signs_[row].tobytes()
+        return bodies
+
+    def decompress_many(
+        self, bodies: Sequence[bytes], size: int, contexts: Sequence[Context]
+    ) -> list[Decoded]:
+        """Return what `decompress` does of each body; ValueError as it does for any of them."""
+        plan = self._plan(size)
+        values = np.zeros((len(bodies), size), np.float32)
+        rests = [memoryview(body) for body in bodies]
+        for block in plan.blocks(size):
+            where, used = layers.decode_many(rests, block.size, block.count, block.layers)
+            rests = [rest[length:] for rest, length in zip(rests, used, strict=True)]
+            sent, length = decode_many(rests, where, block.ends)
+            rests = [rest[length:] for rest in rests]
+            np.put_along_axis(values[:, block.start : block.stop], where, sent, axis=1)
+        if any(len(rest) for rest in rests):
+            raise ValueError("a top-k body ends with its values, got trailing bytes")
+        random = [context.random(shared=False) for context in contexts]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for block in plan.blocks(size):
+                part = values[:, block.start : block.stop]
+                for _, rows, chunk, drawn in _drawn_many(block, random):
+                    part[rows, chunk] = unrotate(part[rows, chunk], drawn)
+        require_finite(values.reshape(-1))
+        return [Decoded(size, None, row) for row in values]
 
     def limit(self, size: int) -> int:
         """Return the most bytes for any vector of `size` coordinates."""
         return self._plan(size).limit(size)
 
     def _plan(self, size: int) -> TopK:
-        # A layer of which nothing is sent would be lost for good: nobody remembers it.
-        return TopK(self.density, "sign-per-chunk", chunks(self.sections, size), least=_LEAST)
+        return _planned(self.density, self.sections, size)
+
+    def _lengths(
+        self,
+        magnitudes: NDArray[np.float32],
+        energies: NDArray[np.float64],
+        counts: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Return float32[m, c], how long what is sent of each chunk is; see `_choose`."""
+        ends = np.cumsum(counts, axis=1)
+        # Each sum by itself: what is rounded depends on how sums are cut.
+        totals = np.array(
+            [
+                [float(row[a:b].sum(dtype=np.float64)) for a, b in pairwise([0, *stops])]
+                for row, stops in zip(magnitudes, ends.tolist(), strict=True)
+            ]
+        )
+        some = totals > 0
+        lengths = np.zeros(counts.shape)
+        if self.unbiased:
+            lengths[some] = energies[some] / totals[some]
+        else:
+            lengths[some] = totals[some] / counts[some]
+        return np.minimum(lengths, float(np.finfo(np.float32).max)).astype(np.float32)
 
     def _choose(
         self, part: NDArray[np.float32], block: Block, random: np.random.Philox
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the chosen rotated coordinates of a block, and plus or minus their lengths."""
         with np.errstate(over="ignore", invalid="ignore"):
-            rotated = [rotate(chunk, _signs(random, chunk.size)) for chunk in _chunks(part, block)]
+            rotated = [rotate(chunk, _drawn(random, chunk.size)) for chunk in _chunks(part, block)]
         # Not by BLAS, which wakes as many threads as there are cores for a sum of microseconds, and
         # whose order of adding depends on how many these are.
         energies = np.array([np.square(z, dtype=np.float64).sum() for z in rotated])
@@ -140,6 +217,12 @@ class RotatedTopK:
             values.append(np.copysign(magnitudes, what))
             start += z.size
         return np.concatenate(indices), np.concatenate(values)
+
+
+@lru_cache(maxsize=16)
+def _planned(density: float, sections: tuple[int, ...], size: int) -> TopK:
+    # A layer of which nothing is sent would be lost for good: nobody remembers it.
+    return TopK(density, "sign-per-chunk", chunks(sections, size), least=_LEAST)
 
 
 def chunks(sections: tuple[int, ...], size: int) -> tuple[int, ...]:
@@ -196,70 +279,27 @@ def shares(
     return got
 
 
-def rotate(values: NDArray[np.float32], signs: Signs) -> NDArray[np.float32]:
-    """Return float32[m] under an orthonormal map that spreads every coordinate over all others.
+def _drawn_many(
+    block: Block, random: Sequence[np.random.Philox]
+) -> Iterator[tuple[int, slice, slice, NDArray[np.float32]]]:
+    """Yield the chunks of a block of many vectors: its number, some rows, where it is, and signs.
 
-    With L the largest power of two up to m, a turn is random signs and a Hadamard transform of the
-    first L, then of the last L; between two turns the even coordinates go before the odd ones. So
-    no length has to be filled up, and what only one of the two transforms has reached, up to half
-    of either end, is halved between them by the next turn: with one turn alone, the weaker end of a
-    chunk a little shorter than a power of two would hardly ever be sent.
-
-    Args:
-        values: float32[m], m > 0.
-        signs: float32[2 turns, L] of 1 and -1.
+    Of long chunks few rows come at once: what is worked on then stays in the cache.
     """
-    out = values.copy()
-    for number, sign in enumerate(signs):
-        if number and number % 2 == 0:
-            out = np.concatenate((out[::2], out[1::2]))
-        part = _part(out.size, number)
-        out[part] = _hadamard(out[part] * sign)
-    return out
+    sizes = np.diff(block.ends, prepend=0).tolist()
+    needed = [words(size) for size in sizes]
+    raw = np.stack([one.random_raw(sum(needed)) for one in random])
+    at = start = 0
+    for column, (size, taken) in enumerate(zip(sizes, needed, strict=True)):
+        most = max(1, (_SHORT_AT_ONCE if size < _SHORT else _AT_ONCE) // size)
+        for first in range(0, len(random), most):
+            rows = slice(first, min(len(random), first + most))
+            yield column, rows, slice(start, start + size), signs(raw[rows, at : at + taken], size)
+        at, start = at + taken, start + size
 
 
-def unrotate(values: NDArray[np.float32], signs: Signs) -> NDArray[np.float32]:
-    """Return what `rotate` with the same signs made `values` from, float32[m]."""
-    out = values.copy()
-    for number in reversed(range(len(signs))):
-        part = _part(out.size, number)
-        out[part] = _hadamard(out[part]) * signs[number]
-        if number and number % 2 == 0:
-            even = -(-out.size // 2)
-            shuffled = out
-            out = np.empty_like(shuffled)
-            out[::2], out[1::2] = shuffled[:even], shuffled[even:]
-    return out
-
-
-def _length(size: int) -> int:
-    return 1 << (size.bit_length() - 1)
-
-
-def _part(size: int, number: int) -> slice:
-    """Return what transform `number` of a chunk is of: the first L for even ones, the last L."""
-    length = _length(size)
-    return slice(size - length, size) if number % 2 else slice(0, length)
-
-
-def _turns(size: int) -> int:
-    if size < _MANY:
-        return 4
-    return 1 if size == _length(size) else 2
-
-
-def _hadamard(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    # Additions and one product, each rounded on its own: every machine gets the same bits.
-    out: NDArray[np.float32] = hadamard(values[None])[0]
-    out *= np.float32(values.size**-0.5)
-    return out
-
-
-def _signs(random: np.random.Philox, size: int) -> Signs:
-    length = _length(size)
-    number = 2 * _turns(size) * length
-    words = random.random_raw(-(-number // 64)).astype("<u8", copy=False)
-    return _OF_BYTE[words.view(np.uint8)].reshape(-1)[:number].reshape(-1, length)
+def _drawn(random: np.random.Philox, size: int) -> NDArray[np.float32]:
+    return signs(random.random_raw(words(size)), size)
 
 
 def _chunks(part: NDArray[np.float32], block: Block) -> Iterator[NDArray[np.float32]]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 _CHUNK = 131_072
 _SAMPLE = 65_536
+# Many rows of no more values are sorted at once in less time than each is divided by itself.
+_SORTED = 1024
 
 # A float32 without its sign bit, read as an integer: magnitudes keep their order, and infinity and
 # NaN come after them all.
@@ -140,6 +142,47 @@ def select(
     if not np.isfinite(values).all():
         require_finite(vector)
     return indices, values
+
+
+def select_rows(
+    rows: NDArray[np.float32], ends: NDArray[np.int64], counts: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """Return where in each row the largest magnitudes of each run of it are: as `select` has them.
+
+    Args:
+        rows: float32[m, n], finite.
+        ends: int64[c], where each of the c runs in a row ends, ascending, the last one at n.
+        counts: int64[m, c], how many are taken of each; of every row as many in all.
+
+    Returns:
+        int32[m, k], in each row strictly increasing.
+
+    >>> select_rows(np.array([[1, -3, 2, 3]], np.float32), np.array([2, 4]), np.array([[1, 1]]))
+    array([[1, 3]], dtype=int32)
+    """
+    keep = np.zeros(rows.shape, dtype=np.bool_)
+    bits, start = rows.view(np.int32), 0
+    for end, wanted in zip(ends.tolist(), counts.T, strict=True):
+        magnitude = bits[:, start:end] & _MAGNITUDE
+        cuts = np.minimum(end - start - wanted, end - start - 1)
+        if end - start <= _SORTED:
+            thresholds = np.sort(magnitude, axis=1)[np.arange(len(rows)), cuts]
+        else:
+            pairs = zip(magnitude, cuts.tolist(), strict=True)
+            thresholds = np.array([np.partition(row, cut)[cut] for row, cut in pairs])
+        chosen = keep[:, start:end]
+        np.greater(magnitude, thresholds[:, None], out=chosen)
+        level = magnitude == thresholds[:, None]
+        short = wanted - np.count_nonzero(chosen, axis=1)
+        few = short != np.count_nonzero(level, axis=1)
+        level[few] = False
+        chosen |= level
+        for row in np.flatnonzero(few).tolist():
+            at = np.flatnonzero(magnitude[row] == thresholds[row])[: short[row]]
+            chosen[row, at] = True
+        start = end
+    found: NDArray[np.int32] = np.nonzero(keep)[1].reshape(len(rows), -1).astype(np.int32)
+    return found
 
 
 def _trim(indices: NDArray[np.int32], bits: Bits, k: int) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +119,35 @@ class ScaledSign:
         magnitudes = _read_magnitudes(data, 1) * _ROOTS[codes % 8] * octaves
         magnitudes[codes == _NOTHING] = 0
         return _signed(np.repeat(magnitudes, sizes), data, 4 + sizes.size), used
+
+
+def decode_many(
+    data: Sequence[Bytes], where: NDArray[np.int32], ends: Splits
+) -> tuple[NDArray[np.float32], int]:
+    """Return what `Sign(per_tensor=True).decode` does of each: float32[m, k], and the bytes of one.
+
+    where: int32[m, k], the coordinates of the values of each, ascending. ends: int64[t], where the
+    tensors end. Raises ValueError as that does for one of them.
+    """
+    many, count = where.shape
+    used = Sign(per_tensor=True).limit(count, ends.size)
+    for one in data:
+        require(one, used, count)
+    raw = np.frombuffer(b"".join([one[:used] for one in data]), np.uint8).reshape(many, -1)
+    heads = raw[:, : 4 * ends.size].tobytes()
+    magnitudes = _read_magnitudes(heads, many * ends.size)
+    # Row after row they ascend, so one search finds the tensors of all.
+    rows = np.arange(many)[:, None] * int(ends[-1])
+    splits = np.searchsorted((where + rows).reshape(-1), rows + np.concatenate(([0], ends)))
+    sizes = np.diff(splits).reshape(-1)
+    if magnitudes[sizes == 0].any():
+        raise ValueError("magnitude of a tensor of which nothing is sent must be 0")
+    packed = raw[:, 4 * ends.size :]
+    if count % 8 and (packed[:, -1] >> (count % 8)).any():
+        raise ValueError(f"pad bits after {count} signs must be 0")
+    negative = np.unpackbits(packed, axis=1, count=count, bitorder="little").view(np.bool_)
+    values = np.repeat(magnitudes, sizes).reshape(many, count)
+    return np.where(negative, -values, values), used
 
 
 def require(data: Bytes, used: int, count: int) -> None:

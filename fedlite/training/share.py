@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -75,17 +75,25 @@ class Asked:
         return self.learner.share(self.received, self.round, self.site, self.mechanism, self.kept)
 
 
-def alone(steps: Generator[Asked, Share, Answer]) -> Answer:
-    """Return what `steps` comes to, each share that it asks for trained by itself."""
+class Step(Protocol):
+    """Something that a site asks for in a round: its share of training, or its bytes."""
+
+    def alone(self) -> Any:
+        """Return it, made for this site by itself."""
+        ...
+
+
+def alone(steps: Generator[Step, Any, Answer]) -> Answer:
+    """Return what `steps` comes to, each thing that it asks for made by itself."""
     try:
         asked = next(steps)
         while True:
             try:
-                share = asked.alone()
+                made = asked.alone()
             except Exception as error:  # raised where it was asked for
                 asked = steps.throw(error)
             else:
-                asked = steps.send(share)
+                asked = steps.send(made)
     except StopIteration as ended:
         answer: Answer = ended.value
         return answer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.opening import open_simulated_site
+from clients.opening import open_simulated_site, state_directory
 from clients.site import Site
 from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import DataSet, SitePolicy
@@ -207,3 +207,17 @@ def test_no_site_finds_out_by_its_records_what_its_columns_are(tmp_path: Path) -
     (place / "own.csv").write_text(PEOPLE.replace("name,sex", "code,sex"))
     with pytest.raises(ValueError, match=r"'sex': a feature must be.*data.categories"):
         open_deployed_site(plan(shape="2", drop="code"), place, RUN)
+
+
+def test_state_lies_beside_the_run_which_every_machine_must_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    for elsewhere in ({}, {"run.directory": ""}, {"run.directory": "runs/one"}):
+        assert state_directory(elsewhere, 17) == tmp_path / "home/fedlite/0000000000000011"
+    here = {"run.directory": str(tmp_path / "one")}
+    with pytest.raises(ScenarioError, match=r"run.directory: .* all machines share"):
+        state_directory(here, 17)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "scenario.toml").touch()
+    assert state_directory(here, 17) == tmp_path / "one/checkpoint/fedlite/0000000000000011"

@@ -10,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import norm
 
 from fedlite.compression import Context, TopK
-from fedlite.compression.rotated import RotatedTopK, _signs, chunks, rotate, shares, unrotate
+from fedlite.compression.rotated import RotatedTopK, _drawn, chunks, shares
+from fedlite.compression.rotation import rotate, unrotate
 
 CONTEXT = Context(b"run-0001", 7)
 SECTIONS = (144, 16, 4608, 32, 2880, 10)
@@ -138,7 +139,7 @@ def test_shares_add_up_and_fit(parts: list[tuple[int, float]], share: float) -> 
 @pytest.mark.parametrize("size", [*range(1, 70), 4095, 4096, 4097, 6000])
 def test_a_rotation_keeps_lengths_and_can_be_undone(size: int) -> None:
     values = np.random.default_rng(size).normal(size=size).astype(np.float32)
-    signs = _signs(CONTEXT.random(shared=False), size)
+    signs = _drawn(CONTEXT.random(shared=False), size)
     turned = rotate(values, signs)
     np.testing.assert_allclose(np.linalg.norm(turned), np.linalg.norm(values), rtol=1e-5)
     np.testing.assert_allclose(unrotate(turned, signs), values, atol=2e-6)
@@ -148,7 +149,7 @@ def test_a_rotation_is_orthonormal_from_its_definition() -> None:
     """Against the matrices themselves: Sylvester's construction, diagonal signs."""
     size, length = 11, 8
     turns = 4
-    signs = _signs(CONTEXT.random(shared=False), size)
+    signs = _drawn(CONTEXT.random(shared=False), size)
     h = np.ones((1, 1))
     while len(h) < length:
         h = np.block([[h, h], [h, -h]])

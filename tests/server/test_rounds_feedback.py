@@ -33,12 +33,16 @@ def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
     rounds = some.rounds()
     used: dict[str, np.ndarray] = {m.site.name: np.zeros(N) for m in some.members}
     pending: dict[str, np.ndarray] = {}
-    use, save = rounds.asking._use, checkpoint.save
+    add, save = rounds.updates.add_many, checkpoint.save
 
-    def watch(name: str, number: int, blob: bytes, outcome: Any) -> None:
-        before = rounds.updates._strategy._sum.copy()  # type: ignore[attr-defined]
-        use(name, number, blob, outcome)
-        pending[name] = rounds.updates._strategy._sum - before  # type: ignore[attr-defined]
+    def watch(arrived: Any, aged: Any = None) -> Any:
+        total = rounds.updates._strategy._sum  # type: ignore[union-attr]
+        before = total.copy()
+        # Each is added when it is asked for what is wrong with it, and not before.
+        for (name, _), error in zip(arrived, add(arrived, aged), strict=True):
+            pending[name] = total - before
+            before = total.copy()
+            yield error
 
     def settle(directory: Any, point: Any) -> None:
         for name, update in pending.items():
@@ -47,7 +51,7 @@ def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
         pending.clear()
         save(directory, point)
 
-    monkeypatch.setattr(rounds.asking, "_use", watch)
+    monkeypatch.setattr(rounds.updates, "add_many", watch)
     monkeypatch.setattr(checkpoint, "save", settle)
     some.play(rounds)
     # Both kinds of loss occurred: single replies, and whole rounds without a quorum.

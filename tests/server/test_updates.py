@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -52,14 +54,14 @@ def test_clear_updates_have_one_length_whatever_was_selected(world: World) -> No
         federation={"rounds": 3},
     )
     plan = ClientMechanism(clip=0.5, noise_multiplier=2.0, steps=4, at="server")
-    lengths, add = [], Updates.add
+    lengths, add = [], Updates.add_many
 
-    def counting(updates: Updates, name: str, blob: bytes) -> None:
-        lengths.append(len(blob))
-        add(updates, name, blob)
+    def counting(updates: Updates, arrived: Any, aged: Any = None) -> Any:
+        lengths.extend(len(blob) for _, blob in arrived)
+        return add(updates, arrived, aged)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Updates, "add", counting)
+        patch.setattr(Updates, "add_many", counting)
         played = some.play(some.rounds(central=plan))
     assert len(lengths) == 12 and len(set(lengths)) == 1
     assert {r.bytes_up for r in played.records} == {4 * lengths[0]}

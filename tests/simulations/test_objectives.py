@@ -200,15 +200,15 @@ def test_sites_that_are_not_asked_or_come_late_or_are_lost(
     """Two of four are asked; what a dropped update led to does not count at its site."""
     objective, federation, by_hand = METHODS[name]
     plan = scenario(tmp_path, 4, objective, participation=0.5, seed=3, **federation)
-    add, lost = Updates.add, []
+    add, lost = Updates._add, []
 
-    def losing(self: Updates, name: str, blob: bytes) -> None:
+    def losing(self: Updates, name: str, *rest: Any) -> None:
         if self._number == 2 and not lost:
             lost.append(name)
             raise ValueError("update: lost")
-        add(self, name, blob)
+        add(self, name, *rest)
 
-    monkeypatch.setattr(Updates, "add", losing)
+    monkeypatch.setattr(Updates, "_add", losing)
     found, used = trained(tmp_path / "run", plan)
     assert [len(one) for one in used] == [2, 1, 2]
     # Somebody comes in the third round for the first time, or after an update of his was lost.

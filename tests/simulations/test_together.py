@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from clients import app as clientapp, site as sites
+from clients import app as clientapp, opening, site as sites
 from clients.site import Site
 from fedlite import flower
+from fedlite.compression.rotated import RotatedTopK
 from fedlite.guard.guardian import Guardian
 from fedlite.messages import Code, Instruction, site_id
 from fedlite.parameters import vector_digest
@@ -73,6 +74,54 @@ def test_together_alone_in_a_pool_and_resumed_are_one_run(
     assert killed(lambda: simulate(small, resumed, engine="serial", quiet=True), arm)
     simulate(run.resume_scenario(resumed), resumed, engine="serial", quiet=True)
     assert outcome(resumed) == truth and trained(resumed)["together"] > 0
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("fit", [True, False])
+@pytest.mark.parametrize("down", ["dense", "topk"])
+def test_updates_packed_together_are_those_packed_alone_and_resumed(
+    plan: Plan,
+    tmp_path: Path,
+    outcome: Outcome,
+    killed: Killed,
+    trap: Trap,
+    monkeypatch: pytest.MonkeyPatch,
+    fit: bool,
+    down: str,
+) -> None:
+    """Also of sites that train one by one, and of those that keep nothing (a dense way down)."""
+    links = {
+        "uplink": {"compressor": "rotated-topk", "density": 0.1, "error_feedback": False},
+        "downlink": {"compressor": down},
+    }
+    small = plan(False, federation=ROUNDS, **links)
+    simulate(small, tmp_path / "alone", engine="serial", quiet=True)
+    truth = outcome(tmp_path / "alone")
+    packed: dict[str, list[int]] = {"compress_many": [], "decompress_many": []}
+    for name, seen in packed.items():
+        real = getattr(RotatedTopK, name)
+
+        def noted(self: Any, many: Any, *rest: Any, real: Any = real, seen: Any = seen) -> Any:
+            seen.append(len(many))
+            return real(self, many, *rest)
+
+        monkeypatch.setattr(RotatedTopK, name, noted)
+    monkeypatch.setattr(together, "_LEAST", 1)
+    monkeypatch.setattr(together, "_GAIN", 0.0)
+    monkeypatch.setattr(opening, "_together", {})
+    if not fit:
+        monkeypatch.setattr(Together, "_unfit", lambda self: "it is said so")
+    simulate(small, tmp_path / "packed", engine="serial", quiet=True)
+    assert outcome(tmp_path / "packed") == truth
+    assert trained(tmp_path / "packed")["together"] == (15 if fit else 0)
+    assert packed["compress_many"] == [6] * 4
+    # In the first round updates wait for the median of their lengths, and are read again.
+    assert packed["decompress_many"] == [6] * 5
+    arm = trap(checkpoint, "save", 2, "before")
+    resumed = tmp_path / "resumed"
+    assert killed(lambda: simulate(small, resumed, engine="serial", quiet=True), arm)
+    simulate(run.resume_scenario(resumed), resumed, engine="serial", quiet=True)
+    assert outcome(resumed) == truth
 
 
 @pytest.mark.long

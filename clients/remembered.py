@@ -1,0 +1,59 @@
+"""What simulated sites wrote last, in memory: as long as its file is that one, it need not be read.
+
+A worker of a pool may serve a site that another has served meanwhile. It wrote another file then,
+which is told by its number, its time and its size.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Generic, TypeVar
+
+_BYTES = 64_000_000
+
+State = TypeVar("State")
+Stamp = tuple[int, int, int]
+
+
+class Remembered(Generic[State]):
+    """Something for each of some files, `_BYTES` of it in all; the oldest is forgotten first.
+
+    >>> Remembered().find(Path("never-written")) is None
+    True
+    """
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._known: OrderedDict[Path, tuple[Stamp, State, int]] = OrderedDict()
+        self._held = 0
+
+    def keep(self, path: Path, state: State, size: int) -> None:
+        """Remember what was just written into a file, and that it takes `size` bytes."""
+        self.forget(path)
+        stamp = _stamp(path)
+        if stamp is None or size > _BYTES:
+            return
+        self._known[path] = stamp, state, size
+        self._held += size
+        while self._held > _BYTES:
+            self.forget(next(iter(self._known)))
+
+    def find(self, path: Path) -> State | None:
+        """Return what was written into the file; None where it is not known, or another by now."""
+        found = self._known.get(path)
+        return found[1] if found is not None and found[0] == _stamp(path) else None
+
+    def forget(self, path: Path) -> None:
+        """Remember nothing of a file any longer."""
+        if (found := self._known.pop(path, None)) is not None:
+            self._held -= found[2]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        seen = os.stat(path)
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
