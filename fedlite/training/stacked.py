@@ -21,6 +21,8 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional
 
+from fedlite.privacy.convolutions import convolve, has_few
+
 # Rows of values begin at multiples of 64 bytes, as a tensor of one site does: kernels add up in
 # another order where they do not.
 _ALIGNED = 16
@@ -73,9 +75,16 @@ class Stacked:
         model: nn.Module,
         see: Callable[[nn.Module, Tensor, Tensor], None] | None = None,
         linear: Callable[[nn.Linear, Tensor, Tensor, Tensor | None], Tensor] | None = None,
+        *,
+        patched: bool = False,
     ) -> None:
-        """Find the layers; nothing is changed yet. linear: how a linear layer is computed."""
+        """Find the layers; nothing is changed yet.
+
+        linear: how a linear layer is computed. patched: whether a plain convolution with few
+        patches is computed from these, and `see` told of them, as under record-level privacy.
+        """
         self.model, self._see, self._linear = model, see, linear or _of_linear
+        self._patched = patched
         trained = [p for p in model.parameters() if p.requires_grad]
         self._places = {id(p): at for at, p in enumerate(trained)}
         self.shapes = [p.shape for p in trained]
@@ -111,6 +120,8 @@ class Stacked:
             raise ValueError(f"model: {type(layer).__name__} is not one layer of one input")
         if type(layer) is nn.Linear and x.dim() == 2:
             output = self._linear(layer, x, own["weight"], own.get("bias"))
+        elif self._patched and isinstance(layer, nn.Conv2d) and has_few(layer, x):
+            output, x = convolve(layer, x, own["weight"], own.get("bias"))
         else:
             output = self._in_turn(layer, forward, x, own)
         if self._see is not None:

@@ -176,15 +176,15 @@ class Together:
     def _train(self, works: Sequence[Work], mechanism: Mechanism | None) -> list[many.End]:
         bench = self._bench
         bench.reset()
-        if isinstance(mechanism, RecordMechanism):
+        with bench.kernels():
+            if not isinstance(mechanism, RecordMechanism):
+                return many.clear(bench.model, works, self._training)
             from fedlite.privacy.trial import block_of
             from fedlite.training.noised import noised
 
             work, batch = works[0], mechanism.expected_batch
             block = block_of(bench.model, work.inputs, work.labels, work.objective.loss, batch)
             return noised(bench.model, works, mechanism, self._training.steps, block)
-        with bench.kernels():
-            return many.clear(bench.model, works, self._training)
 
     def _share(self, one: Asked, values: Vector, after: tuple[State, ...]) -> Share:
         model, extras = self.plan.split(one.received)
@@ -264,8 +264,8 @@ class Together:
     def _alone(self, work: Work, mechanism: Mechanism | None) -> many.End:
         model, training = copy.deepcopy(self._bench.model), self._training
         load_vector(model, work.values)
-        if not isinstance(mechanism, RecordMechanism):
-            with self._bench.kernels():
+        with self._bench.kernels():
+            if not isinstance(mechanism, RecordMechanism):
                 after = local.train(
                     model,
                     local.flatten(model),
@@ -277,24 +277,24 @@ class Together:
                     rng=work.own_order,
                     kept=work.before,
                 )
-            return to_vector(model), after
-        from fedlite.privacy import dpsgd
+                return to_vector(model), after
+            from fedlite.privacy import dpsgd
 
-        states = work.objective.begin(torch.from_numpy(work.values), work.before)
-        sampler, noise = work.own_streams
-        dpsgd.train(
-            model,
-            work.inputs,
-            work.labels,
-            work.objective.loss,
-            mechanism,
-            steps=training.steps,
-            learning_rate=work.rate,
-            sampler=sampler,
-            noise=noise,
-            after=partial(work.objective.add_terms, states=states) if states else None,
-        )
-        return to_vector(model), ()
+            states = work.objective.begin(torch.from_numpy(work.values), work.before)
+            sampler, noise = work.own_streams
+            dpsgd.train(
+                model,
+                work.inputs,
+                work.labels,
+                work.objective.loss,
+                mechanism,
+                steps=training.steps,
+                learning_rate=work.rate,
+                sampler=sampler,
+                noise=noise,
+                after=partial(work.objective.add_terms, states=states) if states else None,
+            )
+            return to_vector(model), ()
 
 
 def _tried(work: Callable[[], Share]) -> Share | Exception:
