@@ -4,7 +4,8 @@ The records of g sites go through the model as one batch, site after site. What 
 treats records one by one, so it need not know of sites. A linear layer takes a product of matrices
 for each site in one call; the same numbers are added in the same order as for the site alone. Any
 other layer is called for each site in turn: a convolution of few records costs what its arithmetic
-costs, and a grouped one rounds otherwise.
+costs, and a grouped one rounds otherwise. Where records are protected, a plain convolution is a
+product for each record, of patches that its gradients take as well.
 
 Whether a model may be treated so is not believed but tried: `fedlite.training.together`.
 """

@@ -218,7 +218,14 @@ class Together:
         try:
             works = self._made_up(length, one)
             _check_by_itself(model, works[0].inputs)
-            truth = [self._alone(work, one.mechanism) for work in works]
+            copies = [copy.deepcopy(model) for _ in works]
+            if isinstance(one.mechanism, RecordMechanism):
+                # Whether a copy may be trained privately is itself tried: of one, once.
+                copies = copies[:1] * len(works)
+            truth = [
+                self._alone(copied, work, one.mechanism)
+                for copied, work in zip(copies, works, strict=True)
+            ]
             found = self._train(self._made_up(length, one), one.mechanism)
         except Exception as error:  # whatever code of one's own raises
             told = str(error).strip().split("\n")[0]
@@ -261,8 +268,8 @@ class Together:
             for rows in [rng.permutation(count)]
         ]
 
-    def _alone(self, work: Work, mechanism: Mechanism | None) -> many.End:
-        model, training = copy.deepcopy(self._bench.model), self._training
+    def _alone(self, model: nn.Module, work: Work, mechanism: Mechanism | None) -> many.End:
+        training = self._training
         load_vector(model, work.values)
         with self._bench.kernels():
             if not isinstance(mechanism, RecordMechanism):
