@@ -100,7 +100,15 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     # site.
     lasting = bool(scenario.simulation.sites)
     files = FILES if lasting else UNFLUSHED
-    guardian = Guardian(data.name, scenario, plan.mechanism, home, lambda: commitment, files=files)
+    guardian = Guardian(
+        data.name,
+        scenario,
+        plan.mechanism,
+        home,
+        lambda: commitment,
+        files=files,
+        lasting=lasting,
+    )
     # Other people's models may remember records in more than parameters and buffers.
     bench = _bench(plan) if of_the_house(scenario.model.name) else None
     replicas = None if lasting else _replicas(plan)

@@ -111,7 +111,7 @@ class Site:
         """
         if instruction.site != self.number:
             raise Decline(Code.BAD_INSTRUCTION, "the instruction is for another site")
-        with exclusive(self.path) if self.keeps else nullcontext():
+        with exclusive(self.path) if self.keeps else nullcontext(), self.guardian.held():
             self.guardian.admit(instruction)
             frame = yield from self._take_part(instruction)
             return Reply(frame, self.guardian.release(instruction, frame))

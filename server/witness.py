@@ -70,6 +70,8 @@ class Witness:
         # The heads in the run's own file: whatever is countersigned in a run stands there as well,
         # also where the server was killed between the two files.
         self._told: set[_Seen] = set()
+        # What was last signed of each site: it stands in a line, and is the site's receipt.
+        self._signed: dict[str, tuple[_Seen, str]] = {}
         self._lines: list[dict[str, Any]] = []
         for file in self._files:
             for row in file.load():
@@ -98,10 +100,15 @@ class Witness:
         seen = self._seen.get(site)
         if seen is None:
             return None
-        return Receipt(bytes.fromhex(self.public), seen.seq, bytes.fromhex(self._sign(seen)))
+        return Receipt(bytes.fromhex(self.public), seen.seq, bytes.fromhex(self._sign(site, seen)))
 
-    def _sign(self, seen: _Seen) -> str:
-        return keys.sign(self._key, rows.witness_message(seen.ledger, seen.seq, seen.hash))
+    def _sign(self, site: str, seen: _Seen) -> str:
+        before, signature = self._signed.get(site, (None, ""))
+        if before != seen:
+            message = rows.witness_message(seen.ledger, seen.seq, seen.hash)
+            signature = keys.sign(self._key, message)
+            self._signed[site] = seen, signature
+        return signature
 
     def expect(self, site: str, key: str) -> None:
         """Accept a ledger that was never seen only from the holder of `key` (public, hex)."""
@@ -137,7 +144,7 @@ class Witness:
         if seen is None or why:
             self._refuse(site, head, why, run=run, number=number, payload=payload)
         elif seen not in self._told or payload:
-            self._append("seen", site, seen, self._sign(seen), run, number, payload, "")
+            self._append("seen", site, seen, self._sign(site, seen), run, number, payload, "")
             self._seen[site] = seen
             self._told.add(seen)
             self._count(run, site, payload)

@@ -147,7 +147,7 @@ def test_a_circle_is_found() -> None:
 # somebody else has no scenario, so no plan.
 OWN = (
     *("fedlite.plan", "fedlite.models.registry", "fedlite.guard.guardian"),
-    "fedlite.flower.offer",
+    *("fedlite.guard.foretold", "fedlite.flower.offer"),
 )
 ONLY_IN_PLAN = {
     "fedlite.models.build",

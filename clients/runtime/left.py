@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedlite.guard import guardian
+from fedlite.guard.foretold import foretold
 from fedlite.guard.policy import SitePolicy
 from fedlite.privacy.budget.outlook import MOST_RUNS, Outlook
 from fedlite.protection import round_steps
@@ -22,7 +22,7 @@ def left(
     if not scenario.claims_privacy:
         return None, [], []
     try:
-        seen = guardian.foretold(scenario, policy, home / "ledgers")
+        seen = foretold(scenario, policy, home / "ledgers")
     except (ValueError, OSError) as error:
         return None, [], [f"what is left of the budget is not known: {error}"]
     spent, after = wording.epsilon(seen.spent, 3), wording.epsilon(seen.charged, 3)

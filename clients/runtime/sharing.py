@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedlite.guard import guardian
+from fedlite.guard.foretold import in_force
 from fedlite.guard.guardian import sharing_of
 from fedlite.guard.policy import SitePolicy, for_data
 from fedlite.guard.trust import beyond_trust
@@ -42,7 +42,7 @@ def sharing(
         here = " (this site)" * (name == policy.site)
         facts += [("shares noise with" * (not facts), f"{json.dumps(name)}{here}, whose key is")]
         facts += [("", key)]
-    _, kept = guardian.in_force(scenario, policy, home / "ledgers")
+    _, kept = in_force(scenario, policy, home / "ledgers")
     facts += _figures(mechanism, policy, kept, scenario)
     refused += _too_high(mechanism, for_data(policy, scenario.data.name))
     if policy.trusts(scenario.honest) and not kept.trusts(scenario.honest):

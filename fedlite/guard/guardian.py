@@ -14,7 +14,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -29,14 +29,10 @@ from fedlite.guard.policy import DataSet, SitePolicy, for_scenario
 from fedlite.guard.register import Kept, Register
 from fedlite.guard.trust import beyond_trust
 from fedlite.identity import keys
-from fedlite.messages import Code, Hello, Instruction, LedgerHead, Reply, site_id
+from fedlite.messages import Code, Hello, Instruction, LedgerHead, Receipt, Reply, site_id
 from fedlite.privacy import Mechanism, SharedMechanism, counting
-from fedlite.privacy.budget import Account, Budget, Refused
-from fedlite.privacy.budget.outlook import Outlook, outlook
-from fedlite.privacy.budget.plans import Plan, asked_plan
-from fedlite.privacy.budget.policy import Policy
-from fedlite.privacy.budget.siblings import Siblings
-from fedlite.privacy.ledger import Ledger, read
+from fedlite.privacy.budget import Budget, Refused
+from fedlite.privacy.ledger import Ledger
 from fedlite.privacy.ledger.files import FILES, Files
 from fedlite.protection import counting_mechanism, plan_mechanism, round_steps, unit_of
 from fedlite.scenario import Scenario, ScenarioError, own_code
@@ -66,6 +62,16 @@ class Decline(Exception):
         self.code = code
 
 
+@dataclass
+class _Held:
+    """What is open for a whole round: ledger and budget, the policy, and the receipt checked."""
+
+    ledger: Ledger
+    budget: Budget
+    policy: SitePolicy
+    receipt: Receipt | None = None
+
+
 @dataclass(frozen=True)
 class Guardian:
     """What one site's own process knows of one run, and holds it to.
@@ -76,7 +82,8 @@ class Guardian:
     digits. app: the folder of the app's code, if it is not the one beside this library. register:
     what the machine remembers of the site's ledgers; None for a simulated site. counting: whether
     what is asked for are the site's counts, after the last round; the mechanism is then theirs.
-    files: how a ledger touches the disk.
+    files: how a ledger touches the disk. lasting: whether the home outlives the run, so that others
+    may want its ledger meanwhile; a simulated site's mostly does not.
     """
 
     site: str
@@ -88,6 +95,8 @@ class Guardian:
     register: Register | None = None
     counting: bool = False
     files: Files = FILES
+    lasting: bool = True
+    _held: list[_Held] = field(default_factory=list, init=False, compare=False, repr=False)
 
     @cached_property
     def unit(self) -> str:
@@ -103,11 +112,33 @@ class Guardian:
 
     def policy(self) -> SitePolicy:
         """Return what the site allows now; without a home, what the scenario needs."""
+        if self._held:
+            return self._held[0].policy
         return self.home.policy() if self.home else self._needed
 
     @cached_property
     def _needed(self) -> SitePolicy:
         return for_scenario(self.scenario, self.site)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the ledger open for a round, where nobody else can want it before that is over.
+
+        Elsewhere each of `admit`, `reserve` and `release` opens it by itself, and site.toml is read
+        for each: a site may train for hours, and another run at it must be able to spend meanwhile.
+        Raises LedgerError and PolicyError.
+        """
+        if self.lasting or self.unit == "none" or self.home is None:
+            yield
+            return
+        policy = self.home.policy()
+        with self._opened(self.home) as ledger:
+            budget = Budget(ledger, siblings=(self.home.ledgers,))
+            self._held.append(_Held(ledger, budget, policy))
+            try:
+                yield
+            finally:
+                self._held.clear()
 
     def admit(self, instruction: Instruction) -> None:
         """Find out, before anybody trains, whether the site takes part in this round.
@@ -158,8 +189,7 @@ class Guardian:
         steps = round_steps(self.scenario)
         if self.counting:
             steps, asked = 1, self.scenario.inference.epsilon
-        commitment = self.commitment()
-        policy = self.home.policy()
+        commitment, policy = self.commitment(), self.policy()
         with self._budget(instruction) as (budget, _):
             if self.counting and "counts" not in budget.enforce(policy).metrics:
                 raise Decline(
@@ -234,6 +264,13 @@ class Guardian:
         if self.home is None or self.mechanism is None:
             raise Decline(Code.CONFIG, "privacy is claimed, and the site has no ledger")
         try:
+            if self._held:
+                held, receipt = self._held[0], instruction.receipt
+                if receipt is not None and receipt != held.receipt:
+                    held.budget.witness(receipt)
+                    held.receipt = receipt
+                yield held.budget, held.ledger
+                return
             with self._opened(self.home) as ledger:
                 budget = Budget(ledger, siblings=(self.home.ledgers,))
                 if instruction.receipt is not None:
@@ -323,35 +360,6 @@ def deployed(
     return Guardian(policy.site, scenario, mechanism, place, commitment, app, register)
 
 
-def foretold(scenario: Scenario, policy: SitePolicy, ledgers: Path) -> Outlook:
-    """Return what a new run of a private scenario would be charged, and how often; writes nothing.
-
-    policy: what site.toml says. ledgers: the site's folder of them. A run that has begun is charged
-    already. Raises ValueError where a ledger does not verify or the plan leaves something open.
-    """
-    account, limits = in_force(scenario, policy, ledgers)
-    told = scenario.privacy
-    asked = _asked("0" * 16, plan_mechanism(scenario), told.epsilon, told.delta)
-    counts = counting_mechanism(scenario)
-    later = None
-    if counts is not None:
-        later = _asked("1" * 16, counts, scenario.inference.epsilon, told.delta)
-    own = str(ledgers / f"{scenario.data.name}.jsonl")
-    elsewhere = Siblings((ledgers,), own).plans(limits)
-    return outlook(account, elsewhere, limits, asked, round_steps(scenario), later)
-
-
-def in_force(scenario: Scenario, policy: SitePolicy, ledgers: Path) -> tuple[Account, Policy]:
-    """Return what the data set's ledger says, and the lower of its policy and site.toml's.
-
-    Raises ValueError where the ledger does not verify.
-    """
-    path = ledgers / f"{scenario.data.name}.jsonl"
-    limits = site_policy.for_data(policy, scenario.data.name)
-    account = Account.of(read(path)) if path.exists() else Account()
-    return account, account.policy.meet(limits) if account.rows else limits
-
-
 def sharing_of(scenario: Scenario) -> SharedMechanism | None:
     """Return what protects a run whose noise is shared, as a site's own process knows it.
 
@@ -359,10 +367,6 @@ def sharing_of(scenario: Scenario) -> SharedMechanism | None:
     """
     mechanism = plan_mechanism(scenario) if scenario.shared else None
     return mechanism if isinstance(mechanism, SharedMechanism) else None
-
-
-def _asked(run: str, mechanism: Mechanism, epsilon: float, delta: float) -> Plan:
-    return asked_plan(run, mechanism, epsilon=epsilon, delta=delta, code="0" * 64)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ that process, which takes nothing from here at its word.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from fedlite.flower import wire
@@ -34,6 +35,10 @@ class Remote:
     def for_counts(self) -> Remote:
         """Return itself: by the message's kind the site's own process knows what is asked for."""
         return self
+
+    def held(self) -> AbstractContextManager[None]:
+        """Return what holds nothing: the ledger is not here."""
+        return nullcontext()
 
     def admit(self, instruction: Instruction) -> None:
         """Do nothing: what came here was admitted."""

@@ -75,7 +75,7 @@ def load(path: str | Path) -> Key:
     path = Path(path)
     data = read_private(path)
     try:
-        key = load_pem_private_key(data, password=None)
+        key = _parsed(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyFileError(
             "key-unreadable",
@@ -89,6 +89,12 @@ def load(path: str | Path) -> Key:
             "`generate` wrote",
         )
     return key
+
+
+# A file is read anew each time, as it may have been replaced; what it says is mostly the same.
+@lru_cache(maxsize=256)
+def _parsed(data: bytes) -> object:
+    return load_pem_private_key(data, password=None)
 
 
 def load_or_generate(path: str | Path) -> Key:

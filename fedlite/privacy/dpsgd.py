@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedlite.privacy.gradients import Loss, ModelGradients, Rows, check_model
 from fedlite.privacy.mechanism import RecordMechanism
-from fedlite.privacy.noise import Stream, release
+from fedlite.privacy.noise import Stream, release, releases
 from fedlite.privacy.trial import block_of
 
 
@@ -78,7 +78,7 @@ def clipped_sum(gradients: Gradients, rows: Rows, bound: float) -> NDArray[np.fl
 
 
 def factors(norms: NDArray[np.float64], bound: float) -> NDArray[np.float64]:
-    """Return what cuts gradients of these norms to the norm `bound`, float64 [b]; 0 for no norm."""
+    """Return what cuts gradients of these norms to the norm `bound`, as many; 0 for no norm."""
     return np.where(np.isfinite(norms), bound / np.maximum(norms, bound), 0.0)
 
 
@@ -89,11 +89,14 @@ class ManyGradients(Protocol):
     def size(self) -> int:
         """Number of coordinates d of a gradient."""
 
-    def norms(self, rows: Sequence[Rows]) -> list[NDArray[np.float64]]:
-        """Return for each site what `Gradients.norms` returns for its rows."""
+    def norms(self, rows: Sequence[Rows]) -> NDArray[np.float64]:
+        """Return for each site what `Gradients.norms` returns for its rows, float64 [g, b].
 
-    def weighted(self, factors: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return the sites' weighted sums, float64 [g, d]."""
+        b is at least the most rows that a site has; beyond its own they are NaN.
+        """
+
+    def weighted(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sites' weighted sums, float64 [g, d]; factors: float64 [g, b]."""
 
 
 def noised_sums(
@@ -107,13 +110,8 @@ def noised_sums(
     Each site's records are clipped and noised by themselves, with bits of its own stream.
     """
     bound = mechanism.clip_bound(gradients.size)
-    totals = gradients.weighted([factors(norms, bound) for norms in gradients.norms(rows)])
-    return np.stack(
-        [
-            release(total, mechanism.noise_std, noise)
-            for total, noise in zip(totals, noises, strict=True)
-        ]
-    )
+    totals = gradients.weighted(factors(gradients.norms(rows), bound))
+    return releases(totals, mechanism.noise_std, noises)
 
 
 def train(

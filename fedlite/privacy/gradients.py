@@ -2,7 +2,8 @@
 
 A linear layer's gradient on one record is an outer product, so its norm and a weighted sum need its
 two factors only ("book-keeping": Bu, Wang, Zha, Karypis 2023, section 3): what comes into the layer
-and the gradient of what comes out. Other layers' gradients are built by Opacus, record by record.
+and the gradient of what comes out. A plain convolution's gradients are built of the same two
+(`fedlite.privacy.convolutions`), and other layers' by Opacus, record by record.
 
 Norms and sums are taken in float64 from the very same numbers, so that a clipped contribution is as
 long as its norm says: in float32 the rounding of a sum of many records could exceed what the
@@ -32,6 +33,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
+
+from fedlite.privacy import convolutions
+from fedlite.privacy.parts import Outer, Part, Whole, whole
 
 Loss = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 Rows = NDArray[np.int64]
@@ -63,81 +67,38 @@ _MENDS = {
 }
 
 
-@dataclass(frozen=True)
-class Outer:
-    """Gradients `left_j right_j^T` of a weight, or `left_j` of a bias: float64 [b, .]."""
-
-    left: Tensor
-    right: Tensor | None
-
-    def at(self, where: Tensor) -> Tensor:
-        """Return some coordinates of each record's gradient, float64 [b, len(where)]."""
-        if self.right is None:
-            return self.left[:, where]
-        wide = self.right.shape[1]
-        return self.left[:, where // wide] * self.right[:, where % wide]
-
-    def squares(self) -> Tensor:
-        """Return the squared norms, float64 [b]."""
-        found = squares(self.left)
-        return found if self.right is None else found * squares(self.right)
-
-    def weighted(self, factors: Tensor) -> Tensor:
-        """Return the sum of all, each times its factor, float64 [values]."""
-        left = torch.nan_to_num(self.left, 0.0, 0.0, 0.0) * factors[:, None]
-        if self.right is None:
-            return left.sum(0)
-        # In place: a copy would take as long as the product.
-        return (left.T @ torch.nan_to_num_(self.right, 0.0, 0.0, 0.0)).reshape(-1)
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer's gradients follow from what goes in and the gradient of what comes out."""
+    return type(layer) is nn.Linear or convolutions.is_plain(layer)
 
 
-@dataclass(frozen=True)
-class Whole:
-    """Gradients one by one: float64 [b, values of the tensor]."""
-
-    values: Tensor
-
-    def at(self, where: Tensor) -> Tensor:
-        """Return some coordinates of each record's gradient, float64 [b, len(where)]."""
-        return self.values[:, where]
-
-    def squares(self) -> Tensor:
-        """Return the squared norms, float64 [b]."""
-        return squares(self.values)
-
-    def weighted(self, factors: Tensor) -> Tensor:
-        """Return the sum of all, each times its factor, float64 [values]."""
-        return factors @ torch.nan_to_num_(self.values, 0.0, 0.0, 0.0)
-
-
-Part = Outer | Whole
-
-
-def squares(rows: Tensor) -> Tensor:
-    """Return the squared norm of each row, float64 [b]."""
-    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return norms.square()
-
-
-class _Linears:
-    """Hooks that only remember what goes through the plain linear layers of a model.
+class _Plain:
+    """Hooks that only remember what goes through the plain layers of a model.
 
     Of a model that trains nothing else they are all that is needed, and no other is put on.
     """
 
     def __init__(self, model: nn.Module) -> None:
         """Put them on."""
-        self._of, self.uses = model, dict[nn.Linear, list[_Use]]()
-        self.aligned: list[nn.Linear] = []
+        self._of, self.uses = model, dict[nn.Module, list[_Use]]()
+        # From a layer to the hook behind it.
+        self._patches: dict[nn.Module, Tensor] = {}
+        self.aligned: list[nn.Module] = []
         self._handles: list[RemovableHandle] = []
         for module in model.modules():
-            if type(module) is nn.Linear:
-                if module.in_features % ALIGNED or module.out_features % ALIGNED:
-                    # Not the method of the class: somebody else may use the same layer elsewhere.
-                    module.forward = partial(_aligned, module)  # type: ignore[method-assign]
-                    self.aligned.append(module)
-                if any(p.requires_grad for p in module.parameters()):
-                    self._handles.append(module.register_forward_hook(self._remember))
+            if type(module) is nn.Linear and (
+                module.in_features % ALIGNED or module.out_features % ALIGNED
+            ):
+                # Not the method of the class: somebody else may use the same layer elsewhere.
+                module.forward = partial(_aligned, module)  # type: ignore[method-assign]
+                self.aligned.append(module)
+            if not (is_plain(module) and any(p.requires_grad for p in module.parameters())):
+                continue
+            if isinstance(module, nn.Conv2d):
+                forward = partial(self._convolve, module, module.forward)
+                module.forward = forward  # type: ignore[method-assign]
+                self.aligned.append(module)
+            self._handles.append(module.register_forward_hook(self._remember))
 
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return what the model answers."""
@@ -151,26 +112,33 @@ class _Linears:
         for module in self.aligned:
             del module.forward
 
-    def _remember(self, module: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        x = inputs[0].detach()
+    def _remember(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        x = self._patches.pop(module, inputs[0].detach())
         # The edge and not the output, which the next layer may overwrite.
         self.uses.setdefault(module, []).append(_Use(x, x._version, get_gradient_edge(output)))
+
+    def _convolve(self, layer: nn.Conv2d, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if not convolutions.has_few(layer, x):
+            return forward(x)
+        values = layer.weight[None], None if layer.bias is None else layer.bias[None]
+        output, self._patches[layer] = convolutions.convolve(layer, x, *values)
+        return output
 
     def gradients(self, total: Tensor, parameters: list[nn.Parameter]) -> list[Part | None]:
         """Return each parameter's gradients by record; None where `total` does not depend on it."""
         uses = [(module, use) for module, found in self.uses.items() for use in found]
-        linear = {id(p) for module in self.uses for p in (module.weight, module.bias)}
-        others = [p for p in parameters if id(p) not in linear]
+        plain = {id(p) for module in self.uses for p in module.parameters()}
+        others = [p for p in parameters if id(p) not in plain]
         places: list[Any] = [*(use.edge for _, use in uses), *others]
         slopes = torch.autograd.grad(total, places, allow_unused=True)
         found: dict[int, Outer | Whole] = {}
         for (module, use), slope in zip(uses, slopes, strict=False):
             if use.x._version != use.version:
                 raise ValueError(
-                    "model: what goes into a linear layer must not be changed in place afterwards"
+                    "model: what goes into a layer must not be changed in place afterwards"
                 )
             if slope is not None:
-                of_linear(module, use.x.double(), slope.double(), found)
+                of_layer(module, use.x, slope, found)
         for parameter in others:
             samples = getattr(parameter, "grad_sample", None)
             if isinstance(samples, Tensor):
@@ -180,14 +148,14 @@ class _Linears:
 
 
 class _Samples(GradSampleModule):  # type: ignore[misc]
-    """Opacus's hooks, on what is no plain linear layer."""
+    """Opacus's hooks, on what is no plain layer."""
 
     def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
-        """Leave the plain linear layers to `_Linears`."""
-        return (m for m in super().iterate_submodules(module) if type(m) is not nn.Linear)
+        """Leave the plain layers to `_Plain`."""
+        return (m for m in super().iterate_submodules(module) if not is_plain(m))
 
 
-class _All(_Linears):
+class _All(_Plain):
     """Both kinds of hooks."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -206,22 +174,22 @@ class _All(_Linears):
     def gradients(
         self, total: Tensor, parameters: list[nn.Parameter]
     ) -> list[Outer | Whole | None]:
-        """As of linear layers alone."""
+        """As of plain layers alone."""
         found = super().gradients(total, parameters)
         self._samples.set_grad_sample_to_none()
         return found
 
 
-def _hooked(model: nn.Module) -> _Linears:
+def _hooked(model: nn.Module) -> _Plain:
     """Return the hooks that a model needs, put on it."""
-    linear = {id(p) for m in model.modules() if type(m) is nn.Linear for p in m.parameters()}
-    others = any(p.requires_grad and id(p) not in linear for p in model.parameters())
-    return _All(model) if others else _Linears(model)
+    plain = {id(p) for m in model.modules() if is_plain(m) for p in m.parameters()}
+    others = any(p.requires_grad and id(p) not in plain for p in model.parameters())
+    return _All(model) if others else _Plain(model)
 
 
 @dataclass(frozen=True)
 class _Use:
-    """A linear layer's input, its version then, and the place of the output in the graph."""
+    """A layer's input, its version then, and the place of the output in the graph."""
 
     x: Tensor
     version: int
@@ -236,7 +204,25 @@ def _aligned(module: nn.Linear, x: Tensor) -> Tensor:
     return padded.clone() if module.bias is None else padded + module.bias
 
 
-def of_linear(module: nn.Linear, x: Tensor, slope: Tensor, found: dict[int, Outer | Whole]) -> None:
+def of_layer(module: nn.Module, x: Tensor, slope: Tensor, found: dict[int, Outer | Whole]) -> None:
+    """Add what one use of a plain layer gives.
+
+    x: what came in, or a convolution's patches; slope: the gradient of what came out; float32.
+    """
+    if isinstance(module, nn.Linear):
+        _of_linear(module, x.double(), slope.double(), found)
+    elif isinstance(module, nn.Conv2d):
+        patches = x if x.dim() == 3 else convolutions.patches(module, x)
+        for parameter, samples in convolutions.by_record(module, patches, slope).items():
+            values, before = samples.double(), found.get(id(parameter))
+            if before is not None:
+                values += whole(before).flatten(1)
+            found[id(parameter)] = Whole(values)
+
+
+def _of_linear(
+    module: nn.Linear, x: Tensor, slope: Tensor, found: dict[int, Outer | Whole]
+) -> None:
     """Add what one use of a linear layer gives: x [b, ..., in], slope [b, ..., out]."""
     for parameter in (module.weight, module.bias):
         if parameter is None or not parameter.requires_grad:
@@ -251,16 +237,8 @@ def of_linear(module: nn.Linear, x: Tensor, slope: Tensor, found: dict[int, Oute
             x if weight else torch.ones_like(slope[..., 0]),
         )
         if before is not None:
-            values = values + _whole(before).reshape(values.shape)
+            values = values + whole(before).reshape(values.shape)
         found[id(parameter)] = Whole(values.flatten(1))
-
-
-def _whole(part: Outer | Whole) -> Tensor:
-    if isinstance(part, Whole):
-        return part.values
-    if part.right is None:
-        return part.left
-    return part.left[:, :, None] * part.right[:, None, :]
 
 
 class ModelGradients:

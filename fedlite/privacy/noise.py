@@ -37,6 +37,7 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -55,11 +56,14 @@ _MOST_CELLS = 2.0**51
 # A 32-bit word picks a column of the table and the first bits of a threshold; the rest of the
 # threshold decides ties.
 _COLUMN_BITS = _FIRST_BITS = 16
+_LOW = 2**16 - 1
 _COLUMNS = 2**_COLUMN_BITS
 _CENTRE = _COLUMNS // 2
 _LAST_BYTES = 20
 _LAST_BITS = 8 * _LAST_BYTES
 _PRECISION = 320
+# Coordinates that are noised at a time: they lie in a processor's near memory beside the table.
+_NEAR = 2**13
 
 
 class Stream:
@@ -100,43 +104,69 @@ class Stream:
 
     def gaussians(self, count: int) -> Integers:
         """Return `count` draws of the discrete Gaussian of standard deviation SPREAD, int64."""
-        high, low = self._draws(2 * count).astype(np.int64).reshape(2, count)
-        high *= RADIX
-        high += low
-        high -= _CENTRE * (RADIX + 1)
-        return high
+        found: Integers = gaussians([self], count)[0]
+        return found
 
-    def _draws(self, count: int) -> NDArray[np.uint16]:
-        """Return draws of D(2048), shifted by the centre: Walker's alias method (Vose 1991)."""
-        table = _table()
-        # One draw more than is asked for, on which to do a tie's work when there are few: it takes
-        # long enough to be timed, and far from the centre there are no draws but by a tie.
-        words = np.frombuffer(self._bytes(4 * (count + 1)), "<u2").reshape(count + 1, 2)
-        columns, first = words[:, 0], words[:, 1]
-        # One lookup for both halves of an entry: this line is most of the time of all noise.
-        entries = table.entries[columns.astype(np.intp)].view(np.uint16).reshape(count + 1, 2)
-        aliases, limits = entries[:, 0], entries[:, 1]
-        found = np.where(first < limits, columns, aliases)
-        ties = np.flatnonzero(first == limits)
-        # More than these come less than once in 2^40 times.
-        mean = count / 2**_FIRST_BITS
-        idle = math.ceil(mean + 8.0 * math.sqrt(mean) + 16.0) - len(ties)
-        for at in np.append(ties, np.full(max(0, idle), count)):
-            column = int(columns[at])
-            if int.from_bytes(self._bytes(_LAST_BYTES), "little") < table.last[column]:
-                found[at] = column
-        return found[:count]
+
+def gaussians(streams: Sequence[Stream], count: int) -> Integers:
+    """Return what `Stream.gaussians` draws from each of several streams, int64 [streams, count]."""
+    drawn = _draws(streams, 2 * count)
+    # Less than 2^26, as yet.
+    found = drawn[:, :count] * np.uint32(RADIX)
+    found += drawn[:, count:]
+    noise = found.astype(np.int64)
+    noise -= _CENTRE * (RADIX + 1)
+    return noise
+
+
+def _draws(streams: Sequence[Stream], count: int) -> NDArray[np.uint32]:
+    """Return draws of D(2048), shifted by the centre: Walker's alias method (Vose 1991).
+
+    Each row is of one stream's bits alone, and the same whatever streams stand beside it.
+    """
+    table = _table()
+    # One draw more than is asked for, on which to do a tie's work when there are few: it takes
+    # long enough to be timed, and far from the centre there are no draws but by a tie.
+    bits = b"".join(stream._bytes(4 * (count + 1)) for stream in streams)
+    words = np.frombuffer(bits, "<u4").reshape(len(streams), count + 1)
+    # One lookup for both halves of an entry: this line is most of the time of all noise.
+    entries = table.entries[(words & _LOW).astype(np.intp)]
+    # Of words the upper half decides, unless the two are the same.
+    found = np.minimum(words, entries)
+    found &= _LOW
+    even = np.bitwise_xor(words, entries, out=entries)
+    even >>= _FIRST_BITS
+    # More than these come less than once in 2^40 times.
+    mean = count / 2**_FIRST_BITS
+    least = math.ceil(mean + 8.0 * math.sqrt(mean) + 16.0)
+    ties: list[list[int]] = [[] for _ in streams]
+    for at in np.flatnonzero(even == 0).tolist():
+        ties[at // (count + 1)].append(at % (count + 1))
+    for stream, row, word, tied in zip(streams, found, words, ties, strict=True):
+        places = [*tied, *[count] * (least - len(tied))]
+        last = stream._bytes(_LAST_BYTES * len(places))
+        row[places] = [
+            column
+            if int.from_bytes(last[at : at + _LAST_BYTES], "little") < table.last[column]
+            else table.aliases[column]
+            for at, column in zip(
+                range(0, len(last), _LAST_BYTES), (word[places] & _LOW).tolist(), strict=True
+            )
+        ]
+    drawn: NDArray[np.uint32] = found[:, :count]
+    return drawn
 
 
 @dataclass(frozen=True)
 class _Table:
     """Columns of equal mass: column c stands for c below its threshold and for its alias above.
 
-    entries: uint32 [columns], the alias and the threshold's leading 16 bits, each a little-endian
-    uint16. last: the threshold's other 160 bits.
+    entries: uint32 [columns], the alias in the lower half, the threshold's leading 16 bits in the
+    upper. aliases: the lower halves. last: the threshold's other 160 bits.
     """
 
     entries: NDArray[np.uint32]
+    aliases: tuple[int, ...]
     last: tuple[int, ...]
 
 
@@ -183,11 +213,10 @@ def _table() -> _Table:
     # Columns that keep all their mass are their own alias, so their threshold does not matter.
     for rest in large:
         left[rest] = 0
-    first = np.array([value >> _LAST_BITS for value in left], "<u2")
-    entries = np.stack([np.array(alias, "<u2"), first], axis=1)
-    return _Table(
-        entries.view(np.uint32).ravel(), tuple(value & ((1 << _LAST_BITS) - 1) for value in left)
-    )
+    first = np.array([value >> _LAST_BITS for value in left], np.uint32)
+    entries = np.array(alias, np.uint32)
+    entries |= first << np.uint32(_FIRST_BITS)
+    return _Table(entries, tuple(alias), tuple(value & ((1 << _LAST_BITS) - 1) for value in left))
 
 
 def release(total: NDArray[np.float64], noise_std: float, stream: Stream) -> NDArray[np.float64]:
@@ -200,16 +229,40 @@ def release(total: NDArray[np.float64], noise_std: float, stream: Stream) -> NDA
 
     Raises ValueError when a coordinate is not a number, or `noise_std` is out of range.
     """
-    cell = fine_cell(noise_std)
-    if not (math.isfinite(noise_std) and cell > 1e-300):
+    _check_noised(total, noise_std)
+    return _released(total, stream.gaussians(total.size), noise_std)
+
+
+def releases(
+    totals: NDArray[np.float64], noise_std: float, streams: Sequence[Stream]
+) -> NDArray[np.float64]:
+    """Return what `release` makes of each of several sums with its own stream, float64 [g, n].
+
+    totals: float64 [g, n]. Raises ValueError as `release` does, and then releases none of them.
+    """
+    _check_noised(totals, noise_std)
+    found, size = np.empty_like(totals), totals.shape[1]
+    few = max(1, _NEAR // max(1, size))
+    for at in range(0, len(streams), few):
+        some = slice(at, at + few)
+        found[some] = _released(totals[some], gaussians(streams[some], size), noise_std)
+    return found
+
+
+def _check_noised(totals: NDArray[np.float64], noise_std: float) -> None:
+    if not (math.isfinite(noise_std) and fine_cell(noise_std) > 1e-300):
         raise ValueError(f"noise_std: must be finite and greater than 0, got {noise_std!r}")
-    if np.isnan(total).any():
+    if np.isnan(totals).any():
         raise ValueError("total: every coordinate must be a number, got NaN; see the model")
-    cells = np.divide(total, cell)
+
+
+def _released(
+    totals: NDArray[np.float64], noise: Integers, noise_std: float
+) -> NDArray[np.float64]:
+    cells = np.divide(totals, fine_cell(noise_std))
     np.clip(cells, -_MOST_CELLS, _MOST_CELLS, out=cells)
     np.rint(cells, out=cells)
-    noised = stream.gaussians(total.size)
-    noised += cells.astype(np.int64)
-    noised += 2 ** (COARSE_BITS - 1)
-    noised >>= COARSE_BITS
-    return noised.astype(np.float64) * np.float64(grid(noise_std))
+    noise += cells.astype(np.int64)
+    noise += 2 ** (COARSE_BITS - 1)
+    noise >>= COARSE_BITS
+    return noise.astype(np.float64) * np.float64(grid(noise_std))

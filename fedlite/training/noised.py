@@ -20,7 +20,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
 from fedlite.privacy import RecordMechanism, dpsgd
-from fedlite.privacy.gradients import ALIGNED, Outer, Part, Rows as Chosen, Whole, of_linear
+from fedlite.privacy.gradients import ALIGNED, Rows as Chosen, is_plain, of_layer
+from fedlite.privacy.parts import Outer, Part, Whole
 from fedlite.training.many import End, Work, begun
 from fedlite.training.stacked import Rows, Stacked, products
 
@@ -85,7 +86,7 @@ class StackedGradients:
         self._model, self._block, self._loss = model, block, works[0].objective.loss
         self._inputs = [_some(work.inputs) for work in works]
         self._labels = [_some(work.labels) for work in works]
-        self._stacked = Stacked(model, self._see, _aligned)
+        self._stacked = Stacked(model, self._see, _aligned, patched=True)
         self._stacked.rows = Rows(values, self._stacked.shapes)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._seen: list[_Seen] = []
@@ -106,28 +107,36 @@ class StackedGradients:
         torch.set_flush_denormal(False)
         self._stacked.__exit__(*error)
 
-    def norms(self, rows: Sequence[Chosen]) -> list[NDArray[np.float64]]:
-        """Return each site's norms, float64 [b]; not finite where a gradient is not."""
-        blocks = max(1, *(-(-len(one) // self._block) for one in rows))
-        chosen = [torch.from_numpy(self._padded(one, blocks)) for one in rows]
+    def norms(self, rows: Sequence[Chosen]) -> NDArray[np.float64]:
+        """Return each site's norms, float64 [g, b]; NaN beyond its own records.
+
+        Not finite where a gradient is not.
+        """
+        counts = np.array([len(one) for one in rows])
+        width = self._block * max(1, -(-int(counts.max()) // self._block))
+        # Filled up with each site's first record, which gets no weight.
+        chosen = np.zeros((len(rows), width), np.int64)
+        for place, one in zip(chosen, rows, strict=True):
+            place[: len(one)] = one
         self._blocks = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             found = [
-                self._pass(
-                    torch.cat([x[at] for x, at in zip(self._inputs, where, strict=True)]),
-                    torch.cat([y[at] for y, at in zip(self._labels, where, strict=True)]),
-                ).view(len(rows), -1)
-                for where in zip(*(torch.split(one, self._block) for one in chosen), strict=True)
+                self._pass(_taken(self._inputs, where), _taken(self._labels, where))
+                for where in torch.split(torch.from_numpy(chosen), self._block, 1)
             ]
-        whole = torch.cat(found, 1).sqrt().numpy()
-        return [norms[: len(one)] for norms, one in zip(whole, rows, strict=True)]
-
-    def weighted(self, factors: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return each site's weighted sum of its records' gradients, float64 [g, d]."""
-        padded = torch.from_numpy(
-            np.stack([self._padded(one, len(self._blocks)) for one in factors])
+        norms: NDArray[np.float64] = (
+            torch.cat([one.view(len(rows), -1) for one in found], 1).sqrt().numpy()
         )
+        norms[np.arange(width) >= counts[:, None]] = np.nan
+        return norms
+
+    def weighted(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return each site's weighted sum of its records' gradients, float64 [g, d].
+
+        factors: float64 [g, b], as `norms` returned; 0 beyond a site's own records.
+        """
+        padded = torch.from_numpy(factors)
         total = torch.zeros(len(factors), self.size, dtype=torch.float64)
         sizes = [p.numel() for p in self._parameters]
         for weights, parts in zip(torch.split(padded, self._block, 1), self._blocks, strict=True):
@@ -137,9 +146,6 @@ class StackedGradients:
         self._blocks = []
         found: NDArray[np.float64] = total.numpy()
         return found
-
-    def _padded(self, values: NDArray[np.generic], blocks: int) -> NDArray[np.generic]:
-        return np.concatenate([values, np.zeros(blocks * self._block - len(values), values.dtype)])
 
     def _see(self, layer: nn.Module, x: Tensor, output: Tensor) -> None:
         x = x.detach()
@@ -155,13 +161,13 @@ class StackedGradients:
                 raise ValueError("model: what goes into a layer is changed in place afterwards")
             if slope is None:
                 continue
-            if type(seen.layer) is nn.Linear:
-                of_linear(seen.layer, seen.x.double(), slope.double(), found)
+            if is_plain(seen.layer):
+                of_layer(seen.layer, seen.x, slope, found)
                 continue
             sampler = GradSampleModule.GRAD_SAMPLERS[type(seen.layer)]
             for parameter, samples in sampler(seen.layer, [seen.x], slope).items():
                 if id(parameter) in found:
-                    raise ValueError("model: a layer other than a linear one is used twice")
+                    raise ValueError("model: a layer that is not plain is used twice")
                 found[id(parameter)] = Whole(samples.detach().double().flatten(1))
         self._seen = []
         parts = [found.get(id(p)) for p in self._parameters]
@@ -176,6 +182,14 @@ class StackedGradients:
 def _some(records: Tensor) -> Tensor:
     """Return a site's records, or one that is nobody's where it has none."""
     return records if len(records) else records.new_zeros((1, *records.shape[1:]))
+
+
+def _taken(records: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Return some records of each site, site after site: rows int64 [g, b]."""
+    found = records[0].new_empty((*rows.shape, *records[0].shape[1:]))
+    for of, chosen, place in zip(records, rows.unbind(), found.unbind(), strict=True):
+        torch.index_select(of, 0, chosen, out=place)
+    return found.flatten(0, 1)
 
 
 def _weighted(part: Part, weights: Tensor) -> Tensor:

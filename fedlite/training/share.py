@@ -271,18 +271,19 @@ class Learner:
         objective.check_private()
         states = objective.begin(begun, before)
         sampler, noise = dpsgd.entropy(self.scenario.privacy.simulate_seed, round_number, site)
-        dpsgd.train(
-            self.model,
-            self.inputs,
-            self.labels,
-            objective.loss,
-            mechanism,
-            steps=self.scenario.training.steps,
-            learning_rate=rate,
-            sampler=sampler,
-            noise=noise,
-            after=partial(objective.add_terms, states=states) if states else None,
-        )
+        with self.bench.kernels():
+            dpsgd.train(
+                self.model,
+                self.inputs,
+                self.labels,
+                objective.loss,
+                mechanism,
+                steps=self.scenario.training.steps,
+                learning_rate=rate,
+                sampler=sampler,
+                noise=noise,
+                after=partial(objective.add_terms, states=states) if states else None,
+            )
 
     def kept_of(self, after: tuple[State, ...]) -> Kept:
         """Return what the objective's term keeps, of the states that all terms ended with."""

@@ -4,7 +4,8 @@ The records of g sites go through the model as one batch, site after site. What 
 treats records one by one, so it need not know of sites. A linear layer takes a product of matrices
 for each site in one call; the same numbers are added in the same order as for the site alone. Any
 other layer is called for each site in turn: a convolution of few records costs what its arithmetic
-costs, and a grouped one rounds otherwise.
+costs, and a grouped one rounds otherwise. Where records are protected, a plain convolution is a
+product for each record, of patches that its gradients take as well.
 
 Whether a model may be treated so is not believed but tried: `fedlite.training.together`.
 """
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional
+
+from fedlite.privacy.convolutions import convolve, has_few
 
 # Rows of values begin at multiples of 64 bytes, as a tensor of one site does: kernels add up in
 # another order where they do not.
@@ -73,9 +76,16 @@ class Stacked:
         model: nn.Module,
         see: Callable[[nn.Module, Tensor, Tensor], None] | None = None,
         linear: Callable[[nn.Linear, Tensor, Tensor, Tensor | None], Tensor] | None = None,
+        *,
+        patched: bool = False,
     ) -> None:
-        """Find the layers; nothing is changed yet. linear: how a linear layer is computed."""
+        """Find the layers; nothing is changed yet.
+
+        linear: how a linear layer is computed. patched: whether a plain convolution with few
+        patches is computed from these, and `see` told of them, as under record-level privacy.
+        """
         self.model, self._see, self._linear = model, see, linear or _of_linear
+        self._patched = patched
         trained = [p for p in model.parameters() if p.requires_grad]
         self._places = {id(p): at for at, p in enumerate(trained)}
         self.shapes = [p.shape for p in trained]
@@ -111,6 +121,8 @@ class Stacked:
             raise ValueError(f"model: {type(layer).__name__} is not one layer of one input")
         if type(layer) is nn.Linear and x.dim() == 2:
             output = self._linear(layer, x, own["weight"], own.get("bias"))
+        elif self._patched and isinstance(layer, nn.Conv2d) and has_few(layer, x):
+            output, x = convolve(layer, x, own["weight"], own.get("bias"))
         else:
             output = self._in_turn(layer, forward, x, own)
         if self._see is not None:

@@ -176,15 +176,15 @@ class Together:
     def _train(self, works: Sequence[Work], mechanism: Mechanism | None) -> list[many.End]:
         bench = self._bench
         bench.reset()
-        if isinstance(mechanism, RecordMechanism):
+        with bench.kernels():
+            if not isinstance(mechanism, RecordMechanism):
+                return many.clear(bench.model, works, self._training)
             from fedlite.privacy.trial import block_of
             from fedlite.training.noised import noised
 
             work, batch = works[0], mechanism.expected_batch
             block = block_of(bench.model, work.inputs, work.labels, work.objective.loss, batch)
             return noised(bench.model, works, mechanism, self._training.steps, block)
-        with bench.kernels():
-            return many.clear(bench.model, works, self._training)
 
     def _share(self, one: Asked, values: Vector, after: tuple[State, ...]) -> Share:
         model, extras = self.plan.split(one.received)
@@ -218,7 +218,14 @@ class Together:
         try:
             works = self._made_up(length, one)
             _check_by_itself(model, works[0].inputs)
-            truth = [self._alone(work, one.mechanism) for work in works]
+            copies = [copy.deepcopy(model) for _ in works]
+            if isinstance(one.mechanism, RecordMechanism):
+                # Whether a copy may be trained privately is itself tried: of one, once.
+                copies = copies[:1] * len(works)
+            truth = [
+                self._alone(copied, work, one.mechanism)
+                for copied, work in zip(copies, works, strict=True)
+            ]
             found = self._train(self._made_up(length, one), one.mechanism)
         except Exception as error:  # whatever code of one's own raises
             told = str(error).strip().split("\n")[0]
@@ -261,11 +268,11 @@ class Together:
             for rows in [rng.permutation(count)]
         ]
 
-    def _alone(self, work: Work, mechanism: Mechanism | None) -> many.End:
-        model, training = copy.deepcopy(self._bench.model), self._training
+    def _alone(self, model: nn.Module, work: Work, mechanism: Mechanism | None) -> many.End:
+        training = self._training
         load_vector(model, work.values)
-        if not isinstance(mechanism, RecordMechanism):
-            with self._bench.kernels():
+        with self._bench.kernels():
+            if not isinstance(mechanism, RecordMechanism):
                 after = local.train(
                     model,
                     local.flatten(model),
@@ -277,24 +284,24 @@ class Together:
                     rng=work.own_order,
                     kept=work.before,
                 )
-            return to_vector(model), after
-        from fedlite.privacy import dpsgd
+                return to_vector(model), after
+            from fedlite.privacy import dpsgd
 
-        states = work.objective.begin(torch.from_numpy(work.values), work.before)
-        sampler, noise = work.own_streams
-        dpsgd.train(
-            model,
-            work.inputs,
-            work.labels,
-            work.objective.loss,
-            mechanism,
-            steps=training.steps,
-            learning_rate=work.rate,
-            sampler=sampler,
-            noise=noise,
-            after=partial(work.objective.add_terms, states=states) if states else None,
-        )
-        return to_vector(model), ()
+            states = work.objective.begin(torch.from_numpy(work.values), work.before)
+            sampler, noise = work.own_streams
+            dpsgd.train(
+                model,
+                work.inputs,
+                work.labels,
+                work.objective.loss,
+                mechanism,
+                steps=training.steps,
+                learning_rate=work.rate,
+                sampler=sampler,
+                noise=noise,
+                after=partial(work.objective.add_terms, states=states) if states else None,
+            )
+            return to_vector(model), ()
 
 
 def _tried(work: Callable[[], Share]) -> Share | Exception:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fedlite.guard.guardian import Guardian
 from fedlite.guard.policy import SitePolicy
 from fedlite.guard.policy_file import write
 from fedlite.identity import keys
 from fedlite.messages import Code, Receipt
 from fedlite.privacy.budget import Budget
-from fedlite.privacy.ledger import read
+from fedlite.privacy.ledger import Ledger, LedgerBusy, read
 from fedlite.privacy.ledger.rows import witness_message
 from tests.clients.stub import StubLearner, changed, invite, private, refused, scenario, spent, stub
 
@@ -109,3 +111,39 @@ def test_a_server_that_has_seen_more_than_the_site_has_stops_it(tmp_path: Path) 
         asked = replace(invite(3, base, acknowledged=2), receipt=receipt(seq, digest))
         assert refused(member, asked) is Code.LEDGER
     assert spent(member) == spent_before
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_a_ledger_is_held_for_a_round_only_where_nobody_else_can_want_it(
+    tmp_path: Path, lasting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = private(tmp_path, steps=2)
+    member = replace(member, guardian=replace(member.guardian, lasting=lasting))
+    home = member.guardian.home
+    assert isinstance(member.guardian, Guardian) and home is not None
+    opened, meanwhile = [], []
+    ledger_open = Ledger.open
+
+    def counted(*given: Any, **more: Any) -> Ledger:
+        opened.append(given)
+        return ledger_open(*given, **more)
+
+    rounds = member.part(invite(1, StubLearner.initial))
+    monkeypatch.setattr(Ledger, "open", counted)
+    asked = next(rounds)
+    # While the site trains, another run at it may spend, unless its home ends with this run.
+    try:
+        ledger_open(home.ledger, home.key()).close()
+    except LedgerBusy:
+        meanwhile.append("busy")
+    assert spent(member) == (2, 0), "steps are on disk before the first of them, held or not"
+    with pytest.raises(StopIteration):
+        rounds.send(asked.alone())
+    assert meanwhile == ([] if lasting else ["busy"])
+    assert len(opened) == (3 if lasting else 1)
+    assert [row.kind for row in read(home.ledger)] == ["genesis", "reserve", "settle", "release"]
+    # It is let go, whether the round ends or not.
+    rounds = member.part(invite(2, StubLearner.initial, acknowledged=1))
+    next(rounds)
+    rounds.close()
+    ledger_open(home.ledger, home.key()).close()

@@ -6,8 +6,9 @@ Each is a function that spoils the real code through a `pytest.MonkeyPatch`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,6 +34,11 @@ def releasing(patch: Patch, spoilt: Release) -> None:
     """Put `spoilt` wherever a sum or an update is noised."""
     for module in (dpsgd, client):
         patch.setattr(module, "release", spoilt)
+
+    def each(totals: Values, std: float, streams: Sequence[Stream]) -> Values:
+        return np.stack([spoilt(*one) for one in zip(totals, repeat(std), streams, strict=False)])
+
+    patch.setattr(dpsgd, "releases", each)
 
 
 def no_noise(patch: Patch) -> None:

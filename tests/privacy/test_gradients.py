@@ -1,4 +1,7 @@
-"""Norms and weighted sums of per-record gradients, against one backward pass a record."""
+"""Norms and weighted sums of per-record gradients, against one backward pass a record.
+
+Covers fedlite/privacy/parts.py.
+"""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def test_a_tie_is_decided_by_160_bits_more(more: int, kept: bool) -> None:
     word = np.array([column, first], "<u2").tobytes()
     rest = (table.last[column] + more).to_bytes(20, "little")
     assert alias != column and table.last[column] > 0
-    idle = [bytes(20)] * 16
-    assert Told(word + bytes(4), rest, *idle)._draws(1).tolist() == [column if kept else alias]
+    stream = Told(word + bytes(4), rest + bytes(20 * 16))
+    assert noise._draws([stream], 1).tolist() == [[column if kept else alias]]
 
 
 @pytest.mark.parametrize("count", [1, 5_000, 400_000])
@@ -94,7 +94,7 @@ def test_ties_take_the_same_work_however_many_there_are(count: int) -> None:
     stream, works = Counting.fresh(), set()
     for _ in range(20):
         calls.clear()
-        assert stream._draws(count).size == count
+        assert noise._draws([stream], count).size == count
         works.add(tuple(calls))
     assert len(works) == 1
 

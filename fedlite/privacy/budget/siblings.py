@@ -20,14 +20,14 @@ _WAIT = 60.0
 class Siblings:
     """The other ledgers, read only and read anew each time.
 
-    paths: ledgers, or folders in which every `*.jsonl` is one. own: the ledger that is open, which
-    may be among them and is left out. What is missing has spent nothing.
+    paths: ledgers, or folders in which every `*.jsonl` is one. own: the real path of the open one,
+    which may be among them and is left out. What is missing has spent nothing.
     """
 
     def __init__(self, paths: Sequence[Path], own: str) -> None:
         """Keep the paths."""
         self._paths = tuple(paths)
-        self._own = os.path.realpath(own)
+        self._own = own
 
     def plans(self, policy: Policy) -> list[Plan]:
         """Return all their plans, or none where the policy has no ceiling for a person.

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedlite.privacy.gradients import Loss, ModelGradients, Part, squares
+from fedlite.privacy.gradients import Loss, ModelGradients
+from fedlite.privacy.parts import Part, squares
 
 # Coordinates that are looked at together: a block of 512 records then takes 16 MB.
 _TOGETHER = 4096

@@ -1,6 +1,6 @@
 """The page on which an operator sees with whom the site would share its noise.
 
-Covers clients/runtime/sharing.py.
+Covers clients/runtime/sharing.py, fedlite/guard/foretold.py.
 """
 
 from __future__ import annotations
