@@ -146,6 +146,7 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
             least=scenario.federation.quorum,
             honest=scenario.honest,
             unit="client" if privacy.unit == "client" else "record",
+            groups=privacy.groups,
         )
         try:
             accounting.check_rounding(shared, privacy.epsilon, privacy.delta)

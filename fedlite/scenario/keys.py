@@ -217,8 +217,10 @@ class Privacy:
     says whether the site adds the noise itself, or the server that it must then trust. With
     noise_at `shared` the sites share it, and nobody sees more than sums, of steps (`record`) or of
     whole updates (`client`): epsilon holds if at least `honest` of the sites are (0: two thirds of
-    them, rounded up). At real sites `members` are their names and keys, as JSON, and `coordinates`
-    is how many values a sum has; a coordinator settles both.
+    them, rounded up). `groups` above 1 divides them anew in every round, by the seed, into as many
+    groups with a sum each, which a robust strategy can judge. At real sites `members` are their
+    names and keys, as JSON, and `coordinates` is how many values a sum has; a coordinator settles
+    both.
     `expected_batch` is the public constant that the noised sum of clipped gradients is divided by;
     0 derives it from the public size of the data source. `max_batch` > 0 cuts a larger Poisson
     sample to that size, at sites of at most `max_records` records.
@@ -228,6 +230,7 @@ class Privacy:
     unit: str = choice("none", "none", "record", "client")
     noise_at: str = choice("site", "site", "server", "shared")
     honest: int = at_least(0, 0)
+    groups: int = between(1, 1, 33)
     members: str = setting(
         "",
         "empty, or a JSON object of sites' names (A-Z a-z 0-9 . _ -) and their keys, 64 hex digits "
