@@ -294,6 +294,7 @@ def _as_run(scenario: Scenario, asked: Asked) -> Scenario:
         noise_at="shared",
         epsilon=asked.epsilon,
         delta=asked.delta,
+        groups=1,
     )
     return replace(
         scenario,
