@@ -8,6 +8,7 @@ A round is one sum, or one of each of `privacy.groups`, which a robust rule can 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -37,6 +38,21 @@ from strategies import ServerState, weighted_mean
 from strategies.over_groups import make_over, needed
 
 log = logging.getLogger("fedlite.server")
+
+
+# In the checkpoint: the sum of what was answered, where figures are asked for.
+ANSWERS = "answers.json"
+
+
+def encoded(names: Collection[str], total: Words) -> bytes:
+    """Return whose answers a sum is of, and the sum modulo 2^bits, as JSON."""
+    return json.dumps({"sites": sorted(names), "sum": total.tolist()}).encode()
+
+
+def decoded(data: bytes) -> tuple[list[str], Words]:
+    """Return what `encoded` wrote."""
+    found = json.loads(data)
+    return found["sites"], np.array(found["sum"], np.uint32)
 
 
 class Sums:
@@ -184,8 +200,12 @@ class Sums:
                 log.error("round %d: %s told what does not fit", self._number, name)
         outcome.used = [name for name in masked if name in used]
         self._summed = len(sums)
-        for _, total in sorted(sums, key=lambda found: found[0]):
-            self._add(total)
+        for names, total in sorted(sums, key=lambda found: found[0]):
+            if self._plan.scenario.statistics.bins:
+                # Nobody is asked again: on disk before anything else becomes of the round.
+                write_atomic(self._path.with_name(ANSWERS), encoded(names, total))
+            else:
+                self._add(total)
 
     def _add(self, total: Words) -> None:
         """Hand one sum to the strategy, as the update of its members together."""

@@ -41,8 +41,11 @@ _ALIKE = (
 _table = lru_cache(maxsize=64)(table)
 
 
-def mismatches(told: object, plan: Plan) -> list[str]:
-    """Return in what `privacy.shared` of a summary is another than a plan of shared noise."""
+def mismatches(told: object, plan: Plan, reach: float = 0.0) -> list[str]:
+    """Return in what `privacy.shared` of a summary is another than a plan of shared noise.
+
+    reach: as of `SharedMechanism`; no ledger holds it, and the width of sums follows from it.
+    """
     said: Mapping[str, Any] = told if isinstance(told, dict) else {}
     wrong = [
         f"shared.{name} {_shown(said.get(name))}, committed {plan.body[row]!r}"
@@ -52,7 +55,7 @@ def mismatches(told: object, plan: Plan) -> list[str]:
     # A run in one group says nothing of groups, nor does its plan.
     if not _is(said.get("groups", 1), groups_of(plan)):
         wrong.append(f"shared.groups {_shown(said.get('groups'))}, committed {groups_of(plan)}")
-    mechanism, real = _real(plan)
+    mechanism, real = _real(plan, reach)
     if mechanism is None:
         return wrong
     for name, known in (("noise_of", mechanism.carried), ("bits", mechanism.bits)):
@@ -227,7 +230,7 @@ def _names(group: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {key}" for name, key in sorted(group.items()))
 
 
-def _real(plan: Plan) -> tuple[SharedMechanism | None, Mapping[int, float]]:
+def _real(plan: Plan, reach: float = 0.0) -> tuple[SharedMechanism | None, Mapping[int, float]]:
     """Return a plan's mechanism and table; none where it has no such, told where it is judged."""
     body = plan.body
     try:
@@ -244,6 +247,7 @@ def _real(plan: Plan) -> tuple[SharedMechanism | None, Mapping[int, float]]:
             honest=body["honest"],
             unit="client" if body["unit"].startswith("client") else "record",
             groups=groups_of(plan),
+            reach=reach,
         )
         return mechanism, _table(mechanism, body["delta"])
     except (ValueError, OverflowError):

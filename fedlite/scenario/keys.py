@@ -13,6 +13,7 @@ from fedlite.scenario import tabular
 from fedlite.scenario.densities import densities_of
 from fedlite.scenario.fields import named, path_setting
 from fedlite.scenario.members import members_of
+from fedlite.scenario.question import columns_of
 from fedlite.scenario.texts import LANGUAGE
 from fedlite.settings import (
     anything,
@@ -246,6 +247,29 @@ class Privacy:
     max_batch: int = at_least(0, 0)
     max_records: int = at_least(0, 0)
     simulate_seed: int = at_least(-1, -1)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Figures of the sites' tables, asked for by one sum in the place of training.
+
+    `bins` above 0: of each histogram. `columns`: a JSON object of the columns' public ranges by
+    their names, which `fedlite stats` and `fedlite server stats` settle. `most_records`: how many
+    records of a site count at most, as everybody may know.
+    """
+
+    columns: str = setting(
+        "",
+        "empty, or a JSON object of columns and their ranges, two numbers each",
+        tabular.reads(columns_of),
+    )
+    bins: int = setting(
+        0,
+        "0, or from 2 to 1000",
+        lambda v: v == 0 or 2 <= v <= 1000,
+        anyOf=[{"const": 0}, {"minimum": 2, "maximum": 1000}],
+    )
+    most_records: int = between(100_000, 1, 10**9)
 
 
 @dataclass(frozen=True)
