@@ -24,7 +24,6 @@ from fedlite.privacy import SharedMechanism, accounting
 from fedlite.privacy.noise import Integers
 from fedlite.privacy.shared.lattice import OWN_ROUNDED
 from fedlite.privacy.shared.tables import Question, Summary, summarize
-from fedlite.protection import plan_mechanism
 from fedlite.scenario import Data, Scenario, ScenarioError, from_dict
 from fedlite.scenario.keys import (
     Federation,
@@ -208,7 +207,8 @@ def as_run(scenario: Scenario, asked: Asked, columns: dict[str, tuple[float, flo
     """Return the run that asks for these figures: one sum, of nothing but a scenario's records.
 
     Of the scenario it keeps whose the records are, how they are read, and how many sites are
-    honest. Raises ScenarioError for numbers that make no secret sum, or no epsilon.
+    honest. Raises ScenarioError for numbers that make no secret sum; whether any noise keeps the
+    epsilon, its plan says.
     """
     question = question_about(columns, asked.bins)
     federation, privacy = scenario.federation, scenario.privacy
@@ -244,12 +244,7 @@ def as_run(scenario: Scenario, asked: Asked, columns: dict[str, tuple[float, flo
         simulation=scenario.simulation,
         statistics=Keys(text_of(columns), asked.bins, asked.most_records),
     )
-    checked = from_dict(found.to_dict())
-    try:
-        plan_mechanism(checked)
-    except ValueError as error:
-        raise ScenarioError(str(error)) from error
-    return checked
+    return from_dict(found.to_dict())
 
 
 def question_of(scenario: Scenario) -> Question:
@@ -297,24 +292,28 @@ def answer(
 
 
 def told(
-    scenario: Scenario, total: NDArray[np.uint32], there: int, *, name: str, lasting: bool
+    scenario: Scenario,
+    mechanism: SharedMechanism,
+    total: NDArray[np.uint32],
+    there: int,
+    *,
+    lasting: bool,
 ) -> Statistics:
     """Return what a question's sum tells.
 
-    total: modulo 2^bits, as it comes out from under the masks. there: of how many sites. All are
-    taken to have added their noise; where some have not, intervals are wider than need be.
+    mechanism: of its plan. total: modulo 2^bits, as it comes out from under the masks. there: of
+    how many sites. All are taken to have added their noise; where some have not, intervals are
+    wider than need be.
     """
     from fedlite.privacy.shared import summed
 
-    mechanism, question = plan_mechanism(scenario), question_of(scenario)
-    if not isinstance(mechanism, SharedMechanism):
-        raise ScenarioError("privacy.noise_at: must be shared where figures are asked for")
+    question = question_of(scenario)
     scale, privacy, keys = question.scale(mechanism), scenario.privacy, scenario.statistics
     error = mechanism.unit_width * OWN_ROUNDED * math.sqrt(there) / scale
     found = summarize(question, summed.values(total, mechanism) / scale, error, QUANTILES)
     claimed = scenario.claims_privacy
     return Statistics(
-        name,
+        scenario.federation.name,
         Asked(privacy.epsilon, privacy.delta, keys.bins, keys.most_records),
         mechanism,
         accounting.running(mechanism, 1, privacy.delta) if claimed else math.inf,

@@ -235,7 +235,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
             summary["trained"] = trained()
         if asks:
             # What the sum says; the model is the public first one.
-            summary["statistics"] = figures_of(scenario, directory)
+            summary["statistics"] = figures_of(plan, directory)
         if scenario.inference.calibration:
             told = counting.ask(rounds, witness, journal)
             summary["inference"] = counting.inference_of(rounds, told, held=evaluator is not None)
@@ -247,14 +247,16 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
     log.info("run directory: %s", directory)
 
 
-def figures_of(scenario: Scenario, directory: Path) -> dict[str, object]:
+def figures_of(plan: Plan, directory: Path) -> dict[str, object]:
     """Return the figures that a run's sum tells, and write them beside its record."""
     from fedlite.questions import told
 
     names, total = decoded((directory / "checkpoint" / ANSWERS).read_bytes())
+    scenario = plan.scenario
+    if plan.shared is None:
+        raise ValueError("privacy.noise_at: must be shared where figures are asked for")
     lasting = bool(scenario.simulation.sites) or bool(scenario.members)
-    name = scenario.federation.name
-    found = told(scenario, total, len(names), name=name, lasting=lasting).as_dict()
+    found = told(scenario, plan.shared, total, len(names), lasting=lasting).as_dict()
     write_atomic(directory / STATISTICS, (json.dumps(found, indent=2) + "\n").encode())
     return found
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 MOST_COLUMNS = 10_000
+_LARGEST = 10**300
 Ends = tuple[float, float]
 
 
@@ -45,5 +46,7 @@ def text_of(columns: Mapping[str, Ends]) -> str:
 
 
 def _is_number(value: object) -> bool:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return real and abs(float(value)) <= 1e300 and math.isfinite(float(value))
+    # Whole numbers may be longer than a float holds.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= _LARGEST and math.isfinite(value)
