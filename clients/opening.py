@@ -12,11 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from clients.replicas import Replicas
 from clients.site import Site
 from fedlite import depth, plan as plans
 from fedlite.compression import batch
-from fedlite.data import Dataset, SiteData
+from fedlite.data import Dataset, SiteData, Source
+from fedlite.data.spread import divided
 from fedlite.guard import records
 from fedlite.guard.folder import open_home
 from fedlite.guard.guardian import Guardian
@@ -25,6 +29,7 @@ from fedlite.guard.remote import Remote
 from fedlite.models.registry import of_the_house
 from fedlite.plan import Plan
 from fedlite.privacy.ledger.files import FILES, UNFLUSHED
+from fedlite.questions import check_columns
 from fedlite.scenario import Scenario, ScenarioError
 from fedlite.training import Learner
 from fedlite.training.bench import Bench
@@ -84,7 +89,7 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
 
     Raises ValueError when the data, the model or the privacy plan is not usable.
     """
-    plan, _, sites = plans.simulated(scenario)
+    plan, source, sites = plans.simulated(scenario)
     data, scenario, home = sites[index], plan.scenario, None
     plan = depth.plan_of(plan, data.name)
     # What claims nothing spends nothing: a thousand sites need no thousand policies on disk.
@@ -113,7 +118,12 @@ def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site
     bench = _bench(plan) if of_the_house(scenario.model.name) else None
     replicas = None if lasting else _replicas(plan)
     keeps = lasting or home is not None or not forgetful(plan)
-    return _ready(plan, data, train, state, guardian, commitment, bench, replicas, keeps=keeps)
+    site = _ready(plan, data, train, state, guardian, commitment, bench, replicas, keeps=keeps)
+    if scenario.statistics.bins:
+        how = scenario.data, scenario.federation.sites, scenario.federation.seed
+        read = divided(source, *how, private=True)[index]
+        site.table = _table(scenario, source, read, scenario.privacy.max_records)
+    return site
 
 
 def forgetful(plan: Plan) -> bool:
@@ -145,7 +155,21 @@ def open_deployed_site(
     # To know its own records again it needs no secret: this stays in its own folder.
     commitment = train.digest().hex()
     state = folder / "state.safetensors"
-    return _ready(plan, data, train, state, guardian, commitment)
+    ready = _ready(plan, data, train, state, guardian, commitment)
+    if scenario.statistics.bins:
+        _, read = records.own_records(scenario, chosen, folder, site, raw=True)
+        ready.table = _table(scenario, source, read, chosen.records_at_most)
+    return ready
+
+
+def _table(scenario: Scenario, source: Source, read: SiteData, most: int) -> NDArray[np.float64]:
+    """Return the site's training records as they were read, to be counted, float64 [n, d].
+
+    Raises ScenarioError where its columns are not those that are asked for.
+    """
+    check_columns(scenario, source)
+    found: NDArray[np.float64] = records.counted(read, scenario, most).x.astype(np.float64)
+    return found
 
 
 def _ready(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fedlite
 from clients.replicas import Replicas
@@ -28,6 +29,7 @@ from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Kept, Vector, vect
 from fedlite.plan import Plan
 from fedlite.privacy import Mechanism, SharedMechanism, client
 from fedlite.privacy.shared.summed import residues
+from fedlite.questions import answer
 from fedlite.scenario import Scenario
 from fedlite.secure.masks import pack
 from fedlite.secure.messages import SUMMED, Note
@@ -43,7 +45,8 @@ class Site:
     commitment: to exactly the records that it trains on. calibration: those that choose which
     inputs leave early; None where the scenario holds out none. replicas: where simulated sites hold
     their models; None for a site that keeps its own. keeps: False where a simulated site remembers
-    nothing, as nothing of a round counts in the next (`clients.opening.forgetful`).
+    nothing, as nothing of a round counts in the next (`clients.opening.forgetful`). table: the
+    training records as they were read, where figures are asked for and nothing is trained.
     """
 
     plan: Plan
@@ -55,6 +58,7 @@ class Site:
     calibration: Dataset | None = None
     replicas: Replicas | None = None
     keeps: bool = True
+    table: NDArray[np.float64] | None = None
 
     @property
     def scenario(self) -> Scenario:
@@ -214,7 +218,10 @@ class Site:
                 # A crash came before its frame was kept. Its steps are reserved, and cost no more.
                 return self._summed(state, instruction, masked)
             self.guardian.reserve(instruction, sums.group())
-        units = self.learner.units(state.replica, number, self.number, mechanism)
+        if self.table is None:
+            units = self.learner.units(state.replica, number, self.number, mechanism)
+        else:
+            units = answer(self.scenario, self.table, mechanism, self.number, number)
         values, bits = residues(units, mechanism.bits), mechanism.bits
         if sums is None:
             save(self.path, state, self.replicas)

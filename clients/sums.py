@@ -104,6 +104,8 @@ class Sums:
             members=shared.sites,
             least=shared.least,
             honest=shared.honest,
+            parts=shared.groups,
+            seed=self._seed,
             approved=self.approved,
         )
         if self.joined is None:
@@ -128,9 +130,16 @@ class Sums:
             members=shared.sites,
             least=shared.least,
             honest=shared.honest,
+            parts=shared.groups,
+            seed=self._seed,
             approved=self.approved,
         )
         return member
+
+    @property
+    def _seed(self) -> int:
+        """What divides into the groups of a round: of the settings, as they were approved."""
+        return self.guardian.scenario.federation.seed
 
     def _identity(self) -> keys.Key:
         if self.guardian.home is not None:

@@ -6,6 +6,9 @@ taking the word of the code that trains.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from dataclasses import replace
 
 from fedlite.compression import Context
@@ -23,6 +26,8 @@ from fedlite.privacy.budget import plan_unit
 from fedlite.privacy.checks import MAX_SLACK
 from fedlite.scenario import Privacy, Scenario, with_values
 from fedlite.scenario.densities import of_tensors
+from fedlite.scenario.question import columns_of
+from fedlite.secure.masks import MOST_BITS
 
 
 def unit_of(scenario: Scenario, mechanism: Mechanism | None) -> str:
@@ -65,6 +70,8 @@ def densities(scenario: Scenario, layout: Layout) -> tuple[float, ...]:
 
 def summed(scenario: Scenario, layout: Layout) -> int:
     """Return how many coordinates a round sums, where noise is shared; else 0."""
+    if scenario.statistics.bins:
+        return scenario.privacy.coordinates
     return support_size(layout.sizes, densities(scenario, layout)) if scenario.shared else 0
 
 
@@ -133,6 +140,7 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
                 "costs depends on how many values a round sums), got 0; submit with `fedlite "
                 "server submit`"
             )
+        length = _answer_length(scenario, coordinates) if scenario.statistics.bins else 0.0
         # What rounding at the sites costs is kept back from delta.
         kept = replace(privacy, delta=privacy.delta * (1.0 - MAX_SLACK))
         shared = SharedMechanism(
@@ -146,7 +154,15 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
             least=scenario.federation.quorum,
             honest=scenario.honest,
             unit="client" if privacy.unit == "client" else "record",
+            groups=privacy.groups,
+            reach=scenario.statistics.most_records / length if length else 0.0,
         )
+        if shared.bits > MOST_BITS:
+            raise ValueError(
+                f"statistics.most_records: must be so few that sums fit into {MOST_BITS} bits, got "
+                f"{scenario.statistics.most_records:,}, which needs {shared.bits}; lower it, or "
+                "privacy.epsilon"
+            )
         try:
             accounting.check_rounding(shared, privacy.epsilon, privacy.delta)
         except ValueError as error:
@@ -162,6 +178,38 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
         expected_batch=privacy.expected_batch,
         **caps,
     )
+
+
+def question_run(scenario: Scenario) -> str:
+    """Return the only name that a run may have which asks for these figures, 16 hex digits.
+
+    A ledger has one plan a run, and a plan one sum: so a question is answered once, and no second
+    answer, with other noise, stands beside the first. What a bundle leaves out does not count.
+    """
+    tables = scenario.to_dict()
+    for name in ("simulation", "network"):
+        del tables[name]
+    tables["federation"]["members"] = ""
+    text = json.dumps(tables, sort_keys=True)
+    return hashlib.sha256(b"fedlite question 1\0" + text.encode()).hexdigest()[:16]
+
+
+def _answer_length(scenario: Scenario, coordinates: int) -> float:
+    """Return how long one record's vector is at most, where figures are asked for.
+
+    Raises ValueError where the plan's numbers are not those of the columns that it names: they are
+    what a site's own process, which reads no table, charges by.
+    """
+    columns = len(columns_of(scenario.statistics.columns))
+    length = math.sqrt(2.0 * columns)
+    if coordinates != columns * (scenario.statistics.bins + 2) or scenario.privacy.clip != length:
+        raise ValueError(
+            f"privacy.clip: must be {length!r}, and privacy.coordinates "
+            f"{columns * (scenario.statistics.bins + 2)}, for figures of {columns} columns in "
+            f"{scenario.statistics.bins} bins (rule: one record moves each column by two values of "
+            f"1 at most), got {scenario.privacy.clip!r} and {coordinates}"
+        )
+    return length
 
 
 def counting_mechanism(scenario: Scenario) -> RecordMechanism | None:

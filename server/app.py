@@ -40,12 +40,14 @@ from server.roster import Roster
 from server.rounds import Rounds, RunFailed
 from server.selection import Selector
 from server.summary import summarize
+from server.sums import ANSWERS, decoded
 
 log = logging.getLogger("fedlite.server")
 
 # In the run directory of a deployment: what the server noticed, for its operator.
 LOG = "server.log"
 SCENARIO = "scenario.toml"
+STATISTICS = "statistics.json"
 
 app = ServerApp()
 
@@ -150,7 +152,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         plan = plans.of(scenario, scenario.data.sizes, scenario.width)
     else:
         plan, source, sites = plans.simulated(scenario)
-        evaluator = Evaluator(plan, source, sites)
+        evaluator = None if scenario.statistics.bins else Evaluator(plan, source, sites)
     scenario = plan.scenario
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -174,6 +176,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
     )
     selector = Selector.of(plan, evaluator)
     clock = None
+    asks = bool(scenario.statistics.bins)
     if scenario.network.profile and evaluator is not None and deployment is None:
         clock = Clock.of(plan, evaluator.sites)
     journal: Callable[..., None] = deployment.journal.write if deployment else _unwritten
@@ -200,7 +203,7 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
     meter = EnergyMeter.started(gpu=on_gpu)
     budget = scenario.privacy.epsilon if plan.mechanism else None
     with Progress(scenario.federation.rounds, budget, quiet=task.quiet) as progress:
-        if evaluator is None:
+        if evaluator is None and not asks:
             progress.status("no accuracy is measured: the coordinator holds no records")
         for record in rounds.play(
             epsilon=lambda asked: _loss(plan, asked),
@@ -230,6 +233,9 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         )
         if (trained := getattr(grid, "trained", None)) is not None:
             summary["trained"] = trained()
+        if asks:
+            # What the sum says; the model is the public first one.
+            summary["statistics"] = figures_of(plan, directory)
         if scenario.inference.calibration:
             told = counting.ask(rounds, witness, journal)
             summary["inference"] = counting.inference_of(rounds, told, held=evaluator is not None)
@@ -239,6 +245,20 @@ def run_scenario(grid: Grid, scenario: Scenario, task: Task) -> None:
         report(directory)
     trackers.finish(summary)
     log.info("run directory: %s", directory)
+
+
+def figures_of(plan: Plan, directory: Path) -> dict[str, object]:
+    """Return the figures that a run's sum tells, and write them beside its record."""
+    from fedlite.questions import told
+
+    names, total = decoded((directory / "checkpoint" / ANSWERS).read_bytes())
+    scenario = plan.scenario
+    if plan.shared is None:
+        raise ValueError("privacy.noise_at: must be shared where figures are asked for")
+    lasting = bool(scenario.simulation.sites) or bool(scenario.members)
+    found = told(scenario, plan.shared, total, len(names), lasting=lasting).as_dict()
+    write_atomic(directory / STATISTICS, (json.dumps(found, indent=2) + "\n").encode())
+    return found
 
 
 def _unwritten(action: str, **facts: str) -> None:

@@ -97,7 +97,7 @@ class Asking:
 
     def _able(self, number: int) -> tuple[Sequence[str], dict[str, str]]:
         """Return whom a round may ask, in order, and why not the others that are there."""
-        there, quorum = self.roster.nodes, self.scenario.federation.quorum
+        there, quorum = self.roster.nodes, self.updates.quorum
         out = attendance.kept_out(there, self.point.sites, number, quorum)
         names = self.roster.names
         return attendance.Without(names, out) if out else names, out

@@ -125,17 +125,18 @@ class Roster:
         codes = {code for code, _ in self._declined.values()} if self._enrolled else set()
         return len(self.nodes) >= self._federation.quorum or not codes & _AGAIN_SECONDS.keys()
 
-    def wait_for_quorum(self, spent: Set[str]) -> None:
+    def wait_for_quorum(self, spent: Set[str], quorum: int = 0) -> None:
         """Meet who is new; where too few are there, wait for them, but no longer than the deadline.
 
         A cut connection takes all sites off line at once: rounds without them would only be void.
-        spent: names that do not count, as they cannot take part any more.
+        spent: names that do not count, as they cannot take part any more. quorum: how many are
+        enough; 0 is the scenario's.
         """
         until = time.monotonic() + self._federation.deadline_seconds
         while True:
             self.meet()
             gone = sum(name in self.nodes for name in spent)
-            enough = len(self.nodes) - gone >= self._federation.quorum
+            enough = len(self.nodes) - gone >= (quorum or self._federation.quorum)
             if enough or time.monotonic() > until:
                 return
             time.sleep(POLL_SECONDS)

@@ -70,8 +70,10 @@ class Rounds:
         self._witness = witness
         self.roster = roster
         self._adapt, self._journal, self._selector = adapt, journal, selector
-        self.updates: Updates | Sums = Updates(plan, witness)
-        if plan.shared is not None:
+        self.updates: Updates | Sums
+        if plan.shared is None:
+            self.updates = Updates(plan, witness)
+        else:
             self.updates = Sums(plan, grid, roster, directory, witness)
         initial = plan.initial
         found = checkpoint.load(directory / "checkpoint")
@@ -129,13 +131,13 @@ class Rounds:
                 break
             started, cpu, before = time.monotonic(), cpu_seconds(), self._site_seconds()
             if number > 1:
-                self.roster.wait_for_quorum(self._spent())
+                self.roster.wait_for_quorum(self._spent(), self.updates.quorum)
             joined = sorted({*self.roster.entered()} - self.point.joined)
             self.point.joined.update(joined)
             outcome, state = self.asking.round(number)
             self._judge(number, outcome)
             # Too few answers make no round: their senders are told so and take the updates back.
-            enough = len(outcome.used) >= federation.quorum
+            enough = self.updates.enough(outcome.used)
             if enough and not self.point.can_send(self.plan, state):
                 log.error("round %d: the server's step is too long and is not taken", number)
                 enough = False
@@ -202,7 +204,7 @@ class Rounds:
                     )
                 log.warning("too few sites have privacy budget left; the run ends here")
                 return
-            too_long = bool(void) and len(outcome.used) >= federation.quorum
+            too_long = bool(void) and self.updates.enough(outcome.used)
             in_vain = number == federation.rounds and not any(r.accepted for r in self.records)
             if too_long and (void >= _VOID_ROUNDS or in_vain):
                 raise RunFailed(
@@ -213,7 +215,7 @@ class Rounds:
                 )
             if void >= _VOID_ROUNDS:
                 raise RunFailed(
-                    f"federation.quorum: {federation.quorum} updates a round are needed, and "
+                    f"federation.quorum: {self.updates.quorum} updates a round are needed, and "
                     f"{void} rounds in a row had fewer (last: {self._why(outcome)}); mend the "
                     f"sites, then resume {self.directory}"
                 )
@@ -249,7 +251,7 @@ class Rounds:
         """Whether the sites whose own budgets are spent leave too few for any further round."""
         there = self.roster.nodes
         spent = sum(name in there for name in self._spent())
-        return bool(spent) and len(there) - spent < self.scenario.federation.quorum
+        return bool(spent) and len(there) - spent < self.updates.quorum
 
     def _judge(self, number: int, outcome: Outcome) -> None:
         """Give strikes for a round, and say who will be asked less for them."""

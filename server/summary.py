@@ -103,6 +103,7 @@ def shared_of(mechanism: SharedMechanism, delta: float) -> dict[str, Any]:
     quorum lets. alone: what is left when all others collude with the server.
     """
     losses = {n: round(loss, 4) for n, loss in accounting.table(mechanism, delta).items()}
+    divided = {"groups": mechanism.groups} if mechanism.groups > 1 else {}
     return {
         "shared": {
             "sites": mechanism.sites,
@@ -113,6 +114,7 @@ def shared_of(mechanism: SharedMechanism, delta: float) -> dict[str, Any]:
             "alone": losses[min(losses)],
             "coordinates": mechanism.coordinates,
             "bits": mechanism.bits,
+            **divided,
         }
     }
 

@@ -1,14 +1,16 @@
-"""Rounds of which the server sees one sum: their members, their steps, and what becomes of it.
+"""Rounds of which the server sees sums alone: their members, their steps, and what becomes of them.
 
 In the place of `server.updates` where sites share the noise. Nothing here can judge a single
 update; what it can, it counts and names: who was missing in which step, whose shares were false.
+A round is one sum, or one of each of `privacy.groups`, which a robust rule can judge.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from fedlite.compression import Decoded
 from fedlite.messages import REPLY_BYTES, Code, Reply, site_id
 from fedlite.plan import Plan
 from fedlite.privacy.shared.summed import values
-from fedlite.secure.collector import Collector
-from fedlite.secure.group import Card, Group
+from fedlite.secure.collector import Collector, finish_all
+from fedlite.secure.group import Card, Group, split
+from fedlite.secure.masks import Words
 from fedlite.secure.messages import MOST_BYTES, SUMMED, Note, Step
 from fedlite.secure.rules import Refused
 from fedlite.storage import write_atomic
@@ -31,16 +34,33 @@ from server.outcome import Outcome
 from server.roster import Roster
 from server.updates import Aged
 from server.witness import Witness
-from strategies import ServerState, make, weighted_mean
+from strategies import ServerState, weighted_mean
+from strategies.over_groups import make_over, needed
 
 log = logging.getLogger("fedlite.server")
 
 
-class Sums:
-    """A run's secure sums, with the interface of `Updates`; one at a time.
+# In the checkpoint: the sum of what was answered, where figures are asked for.
+ANSWERS = "answers.json"
 
-    directory: the run's; the group is kept in it. longest: bytes of the longest reply. cut,
-    records, medians, product_error: what is known of single updates, which is nothing.
+
+def encoded(names: Collection[str], total: Words) -> bytes:
+    """Return whose answers a sum is of, and the sum modulo 2^bits, as JSON."""
+    return json.dumps({"sites": sorted(names), "sum": total.tolist()}).encode()
+
+
+def decoded(data: bytes) -> tuple[list[str], Words]:
+    """Return what `encoded` wrote."""
+    found = json.loads(data)
+    return found["sites"], np.array(found["sum"], np.uint32)
+
+
+class Sums:
+    """A run's secure sums, with the interface of `Updates`; a round at a time.
+
+    directory: the run's; the group is kept in it. longest: bytes of the longest reply. quorum:
+    sites with which a round may count. cut, records, medians, product_error: what is known of
+    single updates, which is nothing.
     """
 
     def __init__(
@@ -52,8 +72,13 @@ class Sums:
         self._plan, self._mechanism = plan, plan.shared
         self._grid, self._roster, self._witness = grid, roster, witness
         self._path = directory / "checkpoint" / "group"
-        self._strategy = make(plan.scenario.federation, weighted_mean)
-        self._strategy.check_updates(plan.scenario.uplink, ())
+        scenario, mechanism = plan.scenario, plan.shared
+        self._strategy = make_over(scenario, weighted_mean)
+        self._strategy.check_updates(scenario.uplink, ())
+        # Of several groups a part may fail.
+        self._needed = needed(self._strategy, mechanism.groups)
+        _, inside, _ = mechanism.summed
+        self.quorum = self._needed * inside
         self._joined: set[str] = set()
         self._owed: list[tuple[str, int, int]] = []
         self.cut: dict[str, float] = {}
@@ -81,12 +106,13 @@ class Sums:
                     f"{len(cards)} are there; start those that are missing, mend those that are "
                     f"named, then begin again{told}",
                 )
-            self._group = Group(mechanism.least, mechanism.honest, cards)
+            parts = mechanism.groups
+            seed = self._plan.scenario.federation.seed if parts > 1 else 0
+            self._group = Group(mechanism.least, mechanism.honest, cards, parts, seed)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self._path, self._group.encode())
-        self.longest = (
-            REPLY_BYTES + compression.HEADER_BYTES + self._collector(1, bytes(8)).body_bytes
-        )
+        body = self._collectors(1, bytes(8))[0].body_bytes
+        self.longest = REPLY_BYTES + compression.HEADER_BYTES + body
 
     def _cards(self, names: list[str], run: bytes) -> tuple[tuple[Card, ...], dict[str, str]]:
         """Ask sites for their cards; return those that may be used, and by name why others not."""
@@ -124,12 +150,14 @@ class Sums:
         layout = self._plan.travelling.digest
         self._envelope = compression.Envelope(point.run, number, 0, layout, down.digest, seed)
         self._state, self._number = point.state, number
-        self._round = self._collector(number, down.digest)
+        self._round = self._collectors(number, down.digest)
+        self._summed = 0
         self._strategy.start(self._plan.layout.size)
 
-    def _collector(self, number: int, model: bytes) -> Collector:
-        mechanism = self._mechanism
-        return Collector(self._group, number, model, mechanism.coordinates, mechanism.bits)
+    def _collectors(self, number: int, model: bytes) -> list[Collector]:
+        """Return one for each group of a round."""
+        length = self._mechanism.coordinates, self._mechanism.bits
+        return [Collector(one, number, model, *length) for one in split(self._group, number)]
 
     def add(self, name: str, blob: bytes, aged: Aged | None = None) -> None:
         """Take a site's masked vector; raises as `Updates.add` does. Its model is the round's."""
@@ -141,11 +169,12 @@ class Sums:
         elif reply.head is not None:
             raise ValueError("reply: holds a ledger's head in a run that claims no privacy")
         envelope = replace(self._envelope, site=site_id(name))
-        limit = self._round.body_bytes
+        mine = next((one for one in self._round if name in one.group.names), self._round[0])
+        limit = mine.body_bytes
         codec, records, body = compression.unpack(reply.frame, envelope, limit=limit)
         if codec != SUMMED or records:
             raise ValueError(f"codec: must be {SUMMED} and tell no records, got {codec}, {records}")
-        self._round.add(name, body)
+        mine.add(name, body)
 
     def add_many(
         self, arrived: Sequence[tuple[str, bytes]], aged: Aged | None = None
@@ -160,35 +189,49 @@ class Sums:
                 yield None
 
     def conclude(self, outcome: Outcome) -> None:
-        """Go through the steps of the sum and hand it to the strategy.
+        """Go through the steps of the sums and hand them to the strategy.
 
-        Who did not get so far is named in `outcome`; where too few did, nothing is used.
+        Who did not get so far is named in `outcome`; of a group in which too few did nothing is
+        used.
         """
         for name, up, down in self._owed:
             outcome.sent_up(name, up, whole=False)
             outcome.sent_down(name, down, whole=False)
         self._owed = []
         masked, outcome.used = outcome.used, []
-        try:
-            used, total = self._round.finish(lambda _, asked: self._exchange(asked, outcome))
-        except Refused as refused:
+        sums, failed = finish_all(self._round, lambda _, asked: self._exchange(asked, outcome))
+        for refused in failed:
             log.error("round %d: %s", self._number, refused)
-            used = []
-        # Who did what was asked is not to blame for a round that had too few others.
-        wrong = (name for name in masked if name in self._round.dropped and name not in used)
+        used = {name for names, _ in sums for name in names}
+        # Who did what was asked is not to blame for a sum that had too few others.
+        dropped = {name for one in self._round for name in one.dropped}
+        wrong = (name for name in masked if name in dropped and name not in used)
         outcome.dropped |= dict.fromkeys(wrong, Code.BAD_UPDATE.value)
-        for name in self._round.false:
-            log.error("round %d: %s told what does not fit", self._number, name)
-        if not used:
-            return
-        outcome.used = used
+        for one in self._round:
+            for name in one.false:
+                log.error("round %d: %s told what does not fit", self._number, name)
+        outcome.used = [name for name in masked if name in used]
+        self._summed = len(sums)
+        for names, total in sorted(sums, key=lambda found: found[0]):
+            if self._plan.scenario.statistics.bins:
+                # Nobody is asked again: on disk before anything else becomes of the round.
+                write_atomic(self._path.with_name(ANSWERS), encoded(names, total))
+            else:
+                self._add(total)
+
+    def _add(self, total: Words) -> None:
+        """Hand one sum to the strategy, as the update of its members together."""
         support = self._plan.support(self._number)
-        # Public and planned, whoever has answered: a round that lost a site takes a shorter step.
+        # Public and planned, whoever has answered: a sum that lost a site makes a shorter step.
         mean = values(total, self._mechanism) * support.factors / self._mechanism.divisor
         if self._mechanism.unit == "record":
             mean *= -self._plan.learning_rate(self._number)
         step = mean.astype(np.float32)
         self._strategy.add(Decoded(self._plan.layout.size, support.indices, step), 0)
+
+    def enough(self, used: Collection[str]) -> bool:
+        """Return whether the round counts, whose sums are of the sites `used`."""
+        return bool(used) and self._summed >= self._needed
 
     def finish(self) -> ServerState:
         """Return the state that the round's sum leads to."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -96,7 +96,7 @@ class Updates:
 
     witness: remembers the heads of the sites' ledgers, when they keep any. cut: by site, how many
     times as long its update of this round was as what it was cut to. records: by site, of how many
-    records it says that its update is.
+    records it says that its update is. quorum: updates with which a round counts.
     """
 
     def __init__(self, plan: Plan, witness: Witness | None = None) -> None:
@@ -107,6 +107,7 @@ class Updates:
         self.longest = REPLY_BYTES + compression.HEADER_BYTES + most
         self._witness = witness
         federation = plan.scenario.federation
+        self.quorum = federation.quorum
         # Where a scenario or a mechanism says how long an update is, honest ones are cut as well.
         self._said = plan.central is not None or bool(federation.update_norm)
         self._factor = 0.0 if self._said else federation.outlier_factor
@@ -268,6 +269,10 @@ class Updates:
         some = len(self._waiting) >= LEAST and held > _MOST_BYTES
         if some or len(self._waiting) == _MOST_WAITING:
             self._judge()
+
+    def enough(self, used: Collection[str]) -> bool:
+        """Return whether a round counts in which the updates of the sites `used` were."""
+        return len(used) >= self.quorum
 
     def finish(self) -> ServerState:
         """Return the state that the round's updates lead to."""

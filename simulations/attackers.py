@@ -1,8 +1,9 @@
 """Sites that want to spoil the model, for studies of what a strategy withstands.
 
 They act together and know what the others train in the round, as in the papers. What they send
-goes through their own site's codec: valid frames, no longer than the server lets pass uncut. Only
-one process may hold them all, so they need the engine `serial`.
+goes through their own site's codec: valid frames, no longer than the server lets pass uncut. Where
+noise is shared it goes under masks, where nothing is cut: no longer than the modulus has room for.
+Only one process may hold them all, so they need the engine `serial`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from fedlite.data import Dataset
 from fedlite.messages import site_id
 from fedlite.parameters import Kept, Vector
 from fedlite.plan import Plan
-from fedlite.privacy import Mechanism
+from fedlite.privacy import Mechanism, SharedMechanism
+from fedlite.privacy.noise import Integers
 from fedlite.training import Learner, Share
 from fedlite.training.bench import Bench
 
@@ -115,12 +117,14 @@ class Coalition:
         """Whether the site of this number is one of them."""
         return site in self._numbers
 
-    def see(self, plan: Plan, delta: Vector, round_number: int, site: int) -> None:
-        """Note what an honest site has trained in a round."""
+    def see(
+        self, plan: Plan, delta: Vector, round_number: int, site: int, *, read: bool = True
+    ) -> None:
+        """Note what an honest site has trained in a round; read: its length is seen as well."""
         if round_number != self._round:
             self._round, self._honest, self._lengths = round_number, {}, []
         self._honest[site] = delta
-        if self.attack.longest:
+        if self.attack.longest and read:
             self._lengths.append(read_length(plan, delta, round_number, site))
 
     def delta(self, plan: Plan, own: Vector, round_number: int, site: int) -> Vector:
@@ -128,15 +132,31 @@ class Coalition:
 
         Raises RuntimeError when the honest sites of the round have not trained before.
         """
+        delta = self._chosen(own, round_number)
+        if self.attack.longest and (read := read_length(plan, delta, round_number, site)):
+            delta = np.float32(self._longest(plan) / read) * delta
+        return delta
+
+    def units(self, own: Integers, round_number: int, mechanism: SharedMechanism) -> Integers:
+        """Return what a hostile site adds to a sum, int64 [k], under masks that nobody sees below.
+
+        The longest has its largest value at half of what the modulus has room for, so that honest
+        parts do not bring it round to the other side.
+        """
+        chosen = self._chosen(own.astype(np.float32), round_number).astype(np.float64)
+        largest = float(np.abs(chosen).max(initial=0.0))
+        if self.attack.longest and largest:
+            chosen *= 2.0 ** (mechanism.bits - 2) / largest
+        found: Integers = np.rint(chosen).astype(np.int64)
+        return found
+
+    def _chosen(self, own: Vector, round_number: int) -> Vector:
         if round_number != self._round or not self._honest:
             raise RuntimeError(
                 f"round {round_number}: a hostile site was asked before the honest ones; let the "
                 "names of hostile sites be the last, and take the engine serial"
             )
-        delta = self.attack.chooses(View(own, np.stack(list(self._honest.values()))))
-        if self.attack.longest and (read := read_length(plan, delta, round_number, site)):
-            delta = np.float32(self._longest(plan) / read) * delta
-        return delta
+        return self.attack.chooses(View(own, np.stack(list(self._honest.values()))))
 
     def _longest(self, plan: Plan) -> float:
         """Return the length up to which the server does not cut an update."""
@@ -192,15 +212,31 @@ class _Watched(Learner):
         mechanism: Mechanism | None,
         kept: Kept | None = None,
     ) -> Share:
-        hostile = self._coalition.has(site)
-        if hostile and self._coalition.attack.flips and not self._flipped:
-            self.labels, self._flipped = self.plan.classes - 1 - self.labels, True
+        hostile = self._is_hostile(site)
         own = super().share(received, round_number, site, mechanism, kept)
         if hostile:
             delta = self._coalition.delta(self.plan, own.delta, round_number, site)
             return replace(own, delta=delta)
         self._coalition.see(self.plan, own.delta, round_number, site)
         return own
+
+    def units(
+        self, received: Vector, round_number: int, site: int, mechanism: SharedMechanism
+    ) -> Integers:
+        hostile = self._is_hostile(site)
+        own = super().units(received, round_number, site, mechanism)
+        if hostile:
+            return self._coalition.units(own, round_number, mechanism)
+        seen = own.astype(np.float32)
+        self._coalition.see(self.plan, seen, round_number, site, read=False)
+        return own
+
+    def _is_hostile(self, site: int) -> bool:
+        """Whether the site is one of them; its labels are turned then, where that is the attack."""
+        hostile = self._coalition.has(site)
+        if hostile and self._coalition.attack.flips and not self._flipped:
+            self.labels, self._flipped = self.plan.classes - 1 - self.labels, True
+        return hostile
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
 
     Raises ValueError or ScenarioError: whatever can be found wrong is found here, before training.
     """
-    from strategies import make
+    from strategies.over_groups import make_over
 
     data = scenario.data
     if deployed:
@@ -90,7 +90,7 @@ def check(scenario: Scenario, *, deployed: bool = False) -> Scenario:
     else:
         device_of(scenario.training.device)
         scenario = _without_members(scenario)
-    strategy = make(scenario.federation)
+    strategy = make_over(scenario)
     trackers.check(scenario.report.tracker_names)
     if scenario.private and find(data.name).own and not data.own:
         # Whatever a package calls it, records of one's own are held against the rules for them.

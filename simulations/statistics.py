@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedlite.data import SiteData, Source, find
-from fedlite.data.spread import divided, load_source, share_out
+from fedlite.data import SiteData, Source
+from fedlite.data.spread import divided, share_out
 from fedlite.guard.folder import open_home
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.guard.policy import for_scenario
@@ -35,89 +31,21 @@ from fedlite.privacy.ledger.files import FILES, UNFLUSHED
 from fedlite.privacy.mechanism import MAX_SLACK
 from fedlite.privacy.shared import summed
 from fedlite.privacy.shared.lattice import OWN_ROUNDED
-from fedlite.privacy.shared.tables import Question, Summary, summarize
+from fedlite.privacy.shared.tables import Question, summarize
+from fedlite.questions import (
+    QUANTILES,
+    Asked,
+    Statistics,
+    columns_in,
+    question_about,
+    table_of,
+)
 from fedlite.scenario import Scenario, ScenarioError
 from fedlite.secure.group import LEAST_MEMBERS, MOST_MEMBERS
 from fedlite.secure.masks import MOST_BITS
 from fedlite.secure.party import Party
 
 _MODEL = bytes(8)
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is asked, and at what price.
-
-    epsilon, delta: of this release by itself. bins: of each histogram. most_records: of a site, a
-    public bound: of a larger one every count is cut to it.
-    """
-
-    epsilon: float = 1.0
-    delta: float = 1e-5
-    bins: int = 10
-    most_records: int = 100_000
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What was found, for whoever asks. error: standard deviation of the noise on every count.
-
-    lasting: whether the sites' ledgers outlive this, so that the next question adds to it.
-    """
-
-    scenario: str
-    asked: Asked
-    mechanism: SharedMechanism
-    epsilon: float
-    alone: float
-    error: float
-    columns: tuple[Summary, ...]
-    claimed: bool
-    lasting: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the JSON object of the command: NaN where the noise leaves no figure is null."""
-        found: dict[str, Any] = {
-            "format": 1,
-            "scenario": self.scenario,
-            "claimed": self.claimed,
-            "lasting": self.lasting,
-            "epsilon": self.epsilon if self.claimed else None,
-            "alone": self.alone if self.claimed else None,
-            "delta": self.asked.delta,
-            "asked": asdict(self.asked),
-            "unit": self.mechanism.unit,
-            "adjacency": self.mechanism.adjacency,
-            "sites": self.mechanism.sites,
-            "honest": self.mechanism.honest,
-            "noise_multiplier": self.mechanism.noise_multiplier,
-            "error_of_counts": self.error,
-            "columns": {},
-        }
-        for one in self.columns:
-            row: dict[str, Any] = {
-                "range": [float(one.edges[0]), float(one.edges[-1])],
-                "edges": one.edges.tolist(),
-                "histogram": one.histogram.tolist(),
-                "quantiles": {
-                    f"{q:g}": {
-                        "value": value if math.isfinite(value) else None,
-                        "interval": [low, high],
-                    }
-                    for q, (value, low, high) in one.quantiles.items()
-                },
-            }
-            for name in ("records", "present", "missing", "share", "mean"):
-                figure = getattr(one, name)
-                known = math.isfinite(figure.value)
-                row[name] = {
-                    "value": figure.value if known else None,
-                    "error": figure.error if known else None,
-                    "interval": list(figure.interval) if known else None,
-                }
-            found["columns"][one.name] = row
-        return found
 
 
 def check(scenario: Scenario, asked: Asked) -> None:
@@ -180,6 +108,7 @@ def statistics(scenario: Scenario, asked: Asked, directory: Path) -> Statistics:
         tuple(summarize(question, total, error, QUANTILES)),
         told.claims_privacy,
         bool(told.simulation.sites),
+        mechanism.sites,
     )
 
 
@@ -206,50 +135,17 @@ def _rehearse(guardian: Guardian, run: bytes, group: Mapping[str, str]) -> None:
         _held(again, run, partial(again.reserve, group=group))
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Say nothing of rows that do not fit: who asks may see neither a value nor how many."""
-    log = logging.getLogger("fedlite.site")
-    before, log.disabled = log.disabled, True
-    try:
-        yield
-    finally:
-        log.disabled = before
-
-
 def _question(scenario: Scenario, asked: Asked) -> tuple[Source, Question]:
     """Return the records as they were read, and what is asked of them."""
-    data, federation = scenario.data, scenario.federation
-    entry = find(data.name)
-    if data.tokenizer or data.text or (entry.own and not data.own_table):
-        raise ScenarioError(
-            f"data.name: must be a table with named columns, got {data.name!r}; texts, pictures "
-            "and arrays have none, so export what you want to count as csv, parquet or jsonl"
-        )
-    with _quietly():
-        source = load_source(data, scenario.task.reads, settled=True, skip_wrong=True)
-    if not source.features or len(source.shape) != 1:
-        raise ScenarioError(
-            f"data.name: must be a table with named columns, got {data.name!r} with records of "
-            f"shape {source.shape}; take csv, parquet, jsonl or heart-disease"
-        )
-    if source.ranges is None:
-        raise ScenarioError(
-            "data.ranges: must be set, got nothing (rule: bins are public, and no private record "
-            "decides where they lie); give each column's range as it is known without looking at "
-            "the data, for example data.ranges = 'age 0:120, dose 0:5'"
-        )
+    federation = scenario.federation
+    source = table_of(scenario)
+    columns = columns_in(source, scenario.data.name)
     if not LEAST_MEMBERS <= federation.sites <= MOST_MEMBERS:
         raise ScenarioError(
             f"federation.sites: must be from {LEAST_MEMBERS} to {MOST_MEMBERS} (rule: a sum of few "
             f"is no cover), got {federation.sites}"
         )
-    low, high = (np.asarray(end, np.float64) for end in source.ranges)
-    # A feature of a column of text is 0 or 1.
-    listed = {name for name, _ in (source.reading.categories if source.reading else ())}
-    binary = np.array([name.rpartition("=")[0] in listed for name in source.features])
-    low, high = np.where(binary, 0.0, low), np.where(binary, 1.0, high)
-    return source, Question(source.features, low, high, asked.bins)
+    return source, question_about(columns, asked.bins)
 
 
 def _mechanism(scenario: Scenario, asked: Asked, question: Question) -> SharedMechanism:
@@ -294,6 +190,7 @@ def _as_run(scenario: Scenario, asked: Asked) -> Scenario:
         noise_at="shared",
         epsilon=asked.epsilon,
         delta=asked.delta,
+        groups=1,
     )
     return replace(
         scenario,

@@ -60,6 +60,7 @@ class Gathered(FedAvg):
         Raises ValueError where a round could count with fewer, and where sites weigh by records.
         """
         super().__init__(federation, mean)
+        self.least = least
         self._updates: list[Decoded] = []
         if federation.weighting != "uniform":
             raise ValueError(

@@ -18,7 +18,7 @@ STOREYS = (
     "fedlite.registry fedlite.scenario fedlite.project fedlite.privacy fedlite.reporting "
     "fedlite.secure",
     "fedlite.models fedlite.tasks fedlite.objectives fedlite.compression fedlite.data "
-    "fedlite.deployment fedlite.audit fedlite.flower fedlite.protection",
+    "fedlite.deployment fedlite.audit fedlite.flower fedlite.protection fedlite.questions",
     "fedlite.plan fedlite.depth fedlite.guard strategies",
     "fedlite.training fedlite.evaluation",
     "clients fedlite.attacks fedlite.inference server",

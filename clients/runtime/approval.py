@@ -17,6 +17,7 @@ from typing import Any
 
 from clients.runtime import gate, left, masking, seats
 from clients.runtime.difference import Difference, difference
+from clients.runtime.figures import figures_beyond
 from clients.runtime.planned import plan_facts
 from clients.runtime.sharing import sharing
 from fedlite.compression.frame import HEADER_BYTES
@@ -206,7 +207,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
                 facts += sizes
                 refused += too_much
     except (ValueError, OSError) as error:
-        if str(error).startswith("privacy."):
+        if str(error).startswith(("privacy.", "statistics.")):
             # What is claimed of the model is not so: it would fail in the first round.
             refused.append(str(error))
         else:
@@ -372,6 +373,8 @@ def _sizes(
         return [], []
     # As for training: another model than that which trains has other limits.
     source, _ = own_source(scenario, chosen, home)
+    if scenario.statistics.bins:
+        return [], figures_beyond(policy, scenario, source)
     all_of_it, name = plans.of(scenario, source.shape, source.classes), scenario.model.name
     plan = depth.plan_of(all_of_it, policy.site)
     trained = f"{plan.layout.size:,}"

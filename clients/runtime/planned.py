@@ -9,6 +9,7 @@ from fedlite.inference import told
 from fedlite.inference.calibration import GRID
 from fedlite.protection import counting_mechanism
 from fedlite.scenario import Scenario, options_of, own_code
+from fedlite.scenario.question import columns_of
 
 
 def plan_facts(
@@ -43,6 +44,8 @@ def plan_facts(
         ("privacy", protection),
         ("metrics", "number of records" if federation.weighting == "records" else "none"),
     ]
+    if scenario.statistics.bins:
+        facts += _asked(scenario)
     if scenario.inference.calibration:
         facts.append(("counts", _counts(scenario)))
     for key, name in own_code(scenario).items():
@@ -58,6 +61,22 @@ def plan_facts(
     if at_most:
         facts.append(("at most", ", ".join(f"{k} = {v}" for k, v in at_most.items())))
     return facts
+
+
+def _asked(scenario: Scenario) -> list[tuple[str, str]]:
+    """Return what figures are asked for: each column with its range, whatever it is called."""
+    asked = scenario.statistics
+    columns = columns_of(asked.columns)
+    said = (
+        f"nothing is trained: once, how many of this site's training records have a value, and in "
+        f"which of {asked.bins} bins, and the sum of the values, of each of {len(columns)} "
+        f"columns; of at most {asked.most_records:,} records; the coordinator sees the sum over "
+        "the sites, with noise"
+    )
+    ranges = [
+        f"{json.dumps(name)} from {low:g} to {high:g}" for name, (low, high) in columns.items()
+    ]
+    return [("asks for", said), ("columns", ranges[0]), *(("", one) for one in ranges[1:])]
 
 
 def _counts(scenario: Scenario) -> str:

@@ -16,10 +16,12 @@ from typing import Any
 import fedlite
 from clients.runtime import runbook, seats, setup
 from clients.runtime.runbook import now
+from clients.runtime.status import trust
 from fedlite.deployment import journal
 from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import SitePolicy
 from fedlite.privacy.budget import Account
+from fedlite.privacy.budget.plans import Plan
 from fedlite.privacy.counting import run_of
 from fedlite.privacy.ledger import LedgerError, Row, read
 
@@ -31,8 +33,9 @@ _ACTS = ("init", "join", "approve", "refuse", "revoke", "adopt", "rotate", "rota
 def record(home: Path) -> dict[str, Any]:
     """Return everything as one object for JSON; times are UTC, sizes bytes.
 
-    datasets: each with its ceiling, what was charged, and every change of the ceiling. runs: each
-    with its coordinator, terms, and `releases`. acts: the journal's lines of what people decided.
+    datasets: each with its ceiling, what was charged, and every change of the ceiling; where noise
+    is shared also what is spent if all others collude, and that ceiling. runs: each with its
+    coordinator, terms, and `releases`. acts: the journal's lines of what people decided.
     Raises ValueError when the folder is no site's. A ledger that does not verify is named by
     `error`, and its runs are those of the runbook alone.
     """
@@ -64,6 +67,7 @@ def record(home: Path) -> dict[str, Any]:
                     "charged_before": before,
                     "charged_after": plan.charged,
                     "ceiling": described["ceiling"],
+                    **_shared(plan),
                     "releases": list(_releases(rows, plan.run)),
                     "signed": True,
                 }
@@ -121,6 +125,7 @@ def _dataset(
         "ceiling": account.policy.meet(limits).epsilon,
         "charged": account.plans[-1].charged if account.plans else 0.0,
         "runs": len(account.plans),
+        **trust(account, account.policy.meet(limits)),
         "changes": [
             {
                 "time": row.time,
@@ -132,6 +137,14 @@ def _dataset(
         ],
     }
     return described, account, rows
+
+
+def _shared(plan: Plan) -> dict[str, Any]:
+    """Return on whom a plan counts, and what all cost if these collude; nothing of local noise."""
+    if not plan.shared:
+        return {}
+    told = {"members": sorted(plan.group), "honest": plan.honest, "alone_after": plan.alone}
+    return told | ({"groups": plan.groups} if plan.groups > 1 else {})
 
 
 def _terms(run: str, dataset: str, what: Mapping[str, Any]) -> dict[str, Any]:

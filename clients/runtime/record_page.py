@@ -64,8 +64,9 @@ def build(found: Mapping[str, Any]) -> str:
                     " ".join(filter(None, (one["source"], one["part"], one["file"]))),
                     ", ".join(one["units"]),
                     f"{one['runs']:,}",
-                    "not known" if "error" in one else wording.epsilon(one["charged"], 3),
-                    f"{one['ceiling']:g}",
+                    "not known" if "error" in one else _charged(one),
+                    f"{one['ceiling']:g}"
+                    + (f"; {one['collusion']:g} if so" if "collusion" in one else ""),
                     f"{one['delta']:g}",
                 )
                 for one in datasets
@@ -110,6 +111,14 @@ def build(found: Mapping[str, Any]) -> str:
     )
 
 
+def _charged(one: Mapping[str, Any]) -> str:
+    """Return what a data set was charged, and what it comes to if all who share noise collude."""
+    told = wording.epsilon(one["charged"], 3)
+    if "alone" not in one:
+        return told
+    return f"{told}; {wording.epsilon(one['alone'], 3)} if all others collude with the server"
+
+
 def _verdict(found: Mapping[str, Any], unsigned: int) -> str:
     worst = [one for one in found["datasets"] if one["runs"]]
     told = [
@@ -140,6 +149,14 @@ def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
             f"data set: {wording.epsilon(run['charged_before'], 3)} before it, "
             f"{wording.epsilon(run['charged_after'], 3)} with it, ceiling {run['ceiling']:g}",
         )
+        if "members" in run:
+            groups = f", in {run['groups']} groups" if "groups" in run else ""
+            yield (
+                "rests on",
+                f"at least {run['honest']} of {len(run['members'])} being honest{groups} "
+                f"({', '.join(run['members'])}); if all others collude all runs come to epsilon "
+                f"{wording.epsilon(run['alone_after'], 3)}",
+            )
     else:
         yield (
             "protects",

@@ -78,6 +78,7 @@ def _figures(
     mechanism: SharedMechanism, policy: SitePolicy, kept: Policy, scenario: Scenario
 ) -> list[tuple[str, str]]:
     sites, honest, delta = mechanism.sites, mechanism.honest, scenario.privacy.delta
+    _, inside, _ = mechanism.summed
 
     def loss(carried: int) -> str:
         return wording.epsilon(accounting.seen_with(mechanism, carried, delta), 3)
@@ -90,7 +91,23 @@ def _figures(
         (
             "taken for honest",
             f"at least {honest} of {sites}: this site and {others} others, and site.toml trusts "
-            f"{policy.honest} (budget.honest){lower}; each sum is of at least {mechanism.least}",
+            f"{policy.honest} (budget.honest){lower}; each sum is of at least {inside}",
         ),
+        *_groups(mechanism, scenario),
         ("epsilon of this run", f"{held}; {fewer}{loss(1)} if all others collude with the server"),
+    ]
+
+
+def _groups(mechanism: SharedMechanism, scenario: Scenario) -> list[tuple[str, str]]:
+    """Return how many sums a round has, and on how few epsilon rests then; nothing of one sum."""
+    if mechanism.groups == 1:
+        return []
+    size, _, true = mechanism.summed
+    return [
+        (
+            "groups",
+            f"{mechanism.groups} of {size} in each round, with a sum each, drawn by the seed "
+            f"{scenario.federation.seed} and nothing else; if all that may be dishonest are in one "
+            f"group, {true} of its {size} are honest",
+        )
     ]

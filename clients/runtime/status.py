@@ -333,11 +333,11 @@ def _budget(path: Path, policy: SitePolicy) -> dict[str, Any]:
         "ceiling": in_force.epsilon,
         "delta": account.policy.delta,
         "plans": len(account.plans),
-        **_trust(account, in_force),
+        **trust(account, in_force),
     }
 
 
-def _trust(account: Account, in_force: Policy) -> dict[str, Any]:
+def trust(account: Account, in_force: Policy) -> dict[str, Any]:
     """Return what rests on others: spent if they all collude, that ceiling, how many are trusted.
 
     Nothing where no plan counts on their noise.

@@ -125,16 +125,18 @@ def under_masks(subject: Subject) -> Finding:
     Once with all members, and, where one may be missing, once without the last.
     """
     mechanism = mechanism_of(subject)
-    names = [f"site-{number:03d}" for number in range(mechanism.sites)]
+    # Of one group, where a round has several: all are alike.
+    members, least, honest = mechanism.summed
+    names = [f"site-{number:03d}" for number in range(members)]
     party = Party.of(
         _RUN,
         {name: Ed25519PrivateKey.generate() for name in names},
-        least=mechanism.least,
-        honest=mechanism.honest,
+        least=least,
+        honest=honest,
     )
     size, bits = mechanism.coordinates, mechanism.bits
     tests, packed = [], b""
-    for number, present in enumerate(sorted({mechanism.sites, mechanism.least}, reverse=True), 1):
+    for number, present in enumerate(sorted({members, least}, reverse=True), 1):
         bodies, plain = {}, np.zeros(size, np.int64)
         for place, name in enumerate(names[:present]):
             units = noise_of(mechanism, 1, subject.streams(number, place)[1])
@@ -151,7 +153,7 @@ def under_masks(subject: Subject) -> Finding:
     return finding(
         "under masks",
         tests,
-        f"the secure sum of {mechanism.sites} members is the plain sum; {len(packed):,} bytes of "
+        f"the secure sum of {members} members is the plain sum; {len(packed):,} bytes of "
         "single vectors are uniform",
         assumes="X25519, HKDF and ChaCha20 are what they are taken for",
         blind="a server or member that departs from the protocol; see tests/secure",

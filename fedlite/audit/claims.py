@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlite.audit import counts, sharing
+from fedlite.audit import counts, figures, sharing
 from fedlite.audit.book import Book, Plan, parts_of
 from fedlite.audit.cost import fits, left_of, loss_of, slack_of
 from fedlite.audit.counts import Told
@@ -45,8 +45,8 @@ class Claims:
     claimed: whether it claims any privacy. sites: its `privacy.sites`. named, length: its `sites`
     and `rounds`. rounds: its `rounds.jsonl`. declined: by site, the rounds that it declined for its
     budget. round_steps: private steps of one round by the scenario; 0 where unknown. asked: its
-    epsilon by the scenario; None where unknown. counts: what it says of those. planned: the
-    scenario's tables.
+    epsilon by the scenario; None where unknown. counts: what it says of those. figures: its
+    `statistics`, as they are. planned: the scenario's tables.
     """
 
     source: Run
@@ -62,6 +62,7 @@ class Claims:
     round_steps: int = 0
     asked: float | None = None
     counts: Told = field(default_factory=Told)
+    figures: object = None
     planned: Mapping[str, Any] = field(default_factory=dict)
     issues: list[Issue] = field(default_factory=list)
 
@@ -120,6 +121,7 @@ def _read_summary(claims: Claims, summary: Mapping[str, Any], privacy: Mapping[s
     claims.sites = sites if good else {}
     named, length = summary.get("sites"), summary.get("rounds")
     claims.counts = counts.read(summary.get("inference"))
+    claims.figures = summary.get("statistics")
     if (
         isinstance(named, list)
         and all(isinstance(site, str) for site in named)
@@ -251,8 +253,11 @@ def _mechanism(claims: Claims, site: str, plan: Plan) -> list[Issue]:
             wrong.append(f"{name} {said[name]!r}, committed {plan.body[name]!r}")
     under: list[str] = []
     if shares_noise(plan.body["unit"]) and plan.body["unit"] == unit:
-        wrong += sharing.mismatches(said.get("shared"), plan)
-        under = sharing.understated(said.get("shared"), plan)
+        asked, told = figures.reach_of(claims.planned, plan), said.get("shared")
+        wrong += sharing.mismatches(told, plan, asked)
+        under = sharing.understated(told, plan)
+        wrong += figures.mismatches(claims.figures, claims.planned, plan)
+        under += figures.understated(claims.figures, told)
     if "steps" in said and said["steps"] not in (plan.body["steps"], plan.body["asked"]):
         committed = f"{plan.body['steps']} of {plan.body['asked']} asked"
         wrong.append(f"steps {said['steps']!r}, committed {committed}")

@@ -17,7 +17,7 @@ from fedlite.privacy.accounting import (
     compose_rdp,
 )
 from fedlite.privacy.mechanism import MAX_SLACK, cut_slack
-from fedlite.privacy.ranges import shares_noise
+from fedlite.privacy.ranges import shares_noise, surely_honest
 from fedlite.privacy.shared.lattice import rounding_slack
 
 _ROUNDING = 1e-9
@@ -113,11 +113,12 @@ def surely(body: Mapping[str, Any]) -> int:
 
     Raises ValueError where none is: a ledger may hold any terms.
     """
-    carried = int(body["honest"] - (body["members"] - body["least"]))
+    groups = body.get("groups", 1)
+    carried = surely_honest(body["members"], body["least"], body["honest"], groups)
     if carried < 1:
         raise ValueError(
             f"of {body['honest']} honest members none is surely in a sum of {body['least']} of "
-            f"{body['members']}"
+            f"{body['members']}" + (f" in {groups} groups" if groups > 1 else "")
         )
     return carried
 

@@ -25,21 +25,37 @@ _KEYS = (
     ("federation", "quorum", "least"),
     ("privacy", "honest", "honest"),
     ("privacy", "coordinates", "coordinates"),
+    ("privacy", "groups", "groups"),
 )
 # In what all plans of one run must be alike.
-_ALIKE = ("group", "members", "least", "honest", "coordinates", "noise_multiplier", "clip")
+_ALIKE = (
+    "group",
+    "members",
+    "least",
+    "honest",
+    "coordinates",
+    "groups",
+    "noise_multiplier",
+    "clip",
+)
 _table = lru_cache(maxsize=64)(table)
 
 
-def mismatches(told: object, plan: Plan) -> list[str]:
-    """Return in what `privacy.shared` of a summary is another than a plan of shared noise."""
+def mismatches(told: object, plan: Plan, reach: float = 0.0) -> list[str]:
+    """Return in what `privacy.shared` of a summary is another than a plan of shared noise.
+
+    reach: as of `SharedMechanism`; no ledger holds it, and the width of sums follows from it.
+    """
     said: Mapping[str, Any] = told if isinstance(told, dict) else {}
     wrong = [
         f"shared.{name} {_shown(said.get(name))}, committed {plan.body[row]!r}"
         for name, row in _NAMES.items()
         if not _is(said.get(name), plan.body[row])
     ]
-    mechanism, real = _real(plan)
+    # A run in one group says nothing of groups, nor does its plan.
+    if not _is(said.get("groups", 1), groups_of(plan)):
+        wrong.append(f"shared.groups {_shown(said.get('groups'))}, committed {groups_of(plan)}")
+    mechanism, real = _real(plan, reach)
     if mechanism is None:
         return wrong
     for name, known in (("noise_of", mechanism.carried), ("bits", mechanism.bits)):
@@ -78,8 +94,9 @@ def planned_otherwise(tables: Mapping[str, Any], plan: Plan) -> list[str]:
         part = tables.get(place)
         said = part.get(key) if isinstance(part, dict) else None
         # 0 honest is "two thirds", 0 coordinates "as many as the model makes": settled elsewhere.
-        if said not in (None, 0) and not _is(said, plan.body[row]):
-            wrong.append(f"{place}.{key} {_shown(said)}, committed {plan.body[row]!r}")
+        committed = groups_of(plan) if row == "groups" else plan.body[row]
+        if said not in (None, 0) and not _is(said, committed):
+            wrong.append(f"{place}.{key} {_shown(said)}, committed {committed!r}")
     part = tables.get("privacy")
     if isinstance(part, dict) and (told := part.get("members")):
         try:
@@ -161,7 +178,7 @@ def divided(books: Iterable[Book]) -> list[Issue]:
     told = {(book.site, plan.run) for book, plan in _shared(known)}
     for book, plan in _shared(known):
         other, its = first.setdefault(plan.run, (book, plan))
-        if differs := [name for name in _ALIKE if plan.body[name] != its.body[name]]:
+        if differs := [name for name in _ALIKE if plan.body.get(name) != its.body.get(name)]:
             text = (
                 f"run {plan.run}: committed to another {', '.join(differs)} than {other.site} "
                 f"({other.path}): "
@@ -203,7 +220,7 @@ def _key(book: Book, plan: Plan, member: Book, told: bool) -> list[Issue]:
 
 def _told(plan: Plan, other: Plan, name: str) -> str:
     """Return what a plan says of `name`; of its members those alone that another has otherwise."""
-    said, others = plan.body[name], other.body[name]
+    said, others = plan.body.get(name, 1), other.body.get(name, 1)
     if name != "group":
         return repr(said)
     return _names({one: key for one, key in said.items() if others.get(one) != key}) or "no more"
@@ -213,7 +230,7 @@ def _names(group: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {key}" for name, key in sorted(group.items()))
 
 
-def _real(plan: Plan) -> tuple[SharedMechanism | None, Mapping[int, float]]:
+def _real(plan: Plan, reach: float = 0.0) -> tuple[SharedMechanism | None, Mapping[int, float]]:
     """Return a plan's mechanism and table; none where it has no such, told where it is judged."""
     body = plan.body
     try:
@@ -229,10 +246,17 @@ def _real(plan: Plan) -> tuple[SharedMechanism | None, Mapping[int, float]]:
             least=body["least"],
             honest=body["honest"],
             unit="client" if body["unit"].startswith("client") else "record",
+            groups=groups_of(plan),
+            reach=reach,
         )
         return mechanism, _table(mechanism, body["delta"])
     except (ValueError, OverflowError):
         return None, {}
+
+
+def groups_of(plan: Plan) -> int:
+    """Return in how many sums a round of a plan is."""
+    return int(plan.body.get("groups", 1))
 
 
 def _is(said: object, real: int) -> bool:

@@ -51,7 +51,7 @@ audit_app = typer.Typer(
 mechanism.add_to(audit_app)
 app.add_typer(audit_app, name="audit")
 
-stats.add_to(app)
+stats.add_to(app, server_app)
 sweep.add_to(app)
 app.add_typer(site_app, name="site")
 enrolment.add_to(server_app)

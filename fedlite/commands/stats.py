@@ -1,4 +1,4 @@
-"""`fedlite stats`: what a federation's tables hold, before any training, under noise."""
+"""`fedlite stats` and `server stats`: what tables hold, before any training, under noise."""
 
 from __future__ import annotations
 
@@ -8,31 +8,49 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlite.commands.output import SCENARIO_HELP, Json, begun, print_json, told
+from fedlite.commands.output import (
+    FAILED,
+    HERE,
+    SCENARIO_HELP,
+    CoordinatorFolder,
+    Json,
+    begun,
+    fail,
+    print_json,
+    tell,
+    told,
+)
+from fedlite.rooms import app_root
 
 if TYPE_CHECKING:
-    from simulations.statistics import Statistics
+    from fedlite.questions import Asked, Statistics
+    from fedlite.scenario import Scenario
 
 RESULT = "statistics.json"
+Name = Annotated[str, typer.Argument(help=SCENARIO_HELP)]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace one key; repeatable."),
+]
+Epsilon = Annotated[float, typer.Option(help="What these figures cost every record.")]
+Bins = Annotated[int, typer.Option(help="Of each histogram, from 2 to 1000.")]
+MostRecords = Annotated[
+    int, typer.Option(min=1, max=10**9, help="How many records of a site count at most: public.")
+]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command to `fedlite`."""
+def add_to(app: typer.Typer, server_app: typer.Typer) -> None:
+    """Add the command to `fedlite`, and to `fedlite server`."""
     app.command()(stats)
+    server_app.command("stats")(server_stats)
 
 
 def stats(
-    scenario: Annotated[str, typer.Argument(help=SCENARIO_HELP)],
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Replace one key; repeatable."),
-    ] = None,
-    epsilon: Annotated[float, typer.Option(help="What these figures cost every record.")] = 1.0,
-    bins: Annotated[int, typer.Option(min=1, max=1000, help="Of each histogram.")] = 10,
-    most_records: Annotated[
-        int,
-        typer.Option(min=1, max=10**9, help="How many records of a site count at most: public."),
-    ] = 100_000,
+    scenario: Name,
+    settings: Settings = None,
+    epsilon: Epsilon = 1.0,
+    bins: Bins = 10,
+    most_records: MostRecords = 100_000,
     out: Annotated[
         Path | None, typer.Option(help="Folder; new, or empty. Default: runs/NAME-stats.")
     ] = None,
@@ -44,11 +62,12 @@ def stats(
     histogram over its public range, each with its error. Charged to the sites' ledgers.
     """
     with told():
+        from fedlite.questions import Asked
         from fedlite.scenario import load
         from server.directories import free_directory, hold
         from simulations.homes import collect_ledgers
         from simulations.run import scenario_path
-        from simulations.statistics import Asked, check, statistics
+        from simulations.statistics import check, statistics
 
         chosen = load(scenario_path(scenario), list(settings or []))
         asked = Asked(
@@ -76,3 +95,79 @@ def _write(found: Statistics, path: Path) -> None:
 
     text = json.dumps(found.as_dict(), indent=2, sort_keys=True) + "\n"
     write_atomic(path, text.encode())
+
+
+def server_stats(
+    scenario: Name,
+    settings: Settings = None,
+    epsilon: Epsilon = 1.0,
+    bins: Bins = 10,
+    most_records: MostRecords = 100_000,
+    wait: Annotated[
+        float,
+        typer.Option(min=0.0, metavar="SECONDS", help="To wait for all sites; 0: the deadline."),
+    ] = 0.0,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Only write the bundle, to be approved by the sites."),
+    ] = None,
+    folder: CoordinatorFolder = HERE,
+    as_json: Json = False,
+) -> None:
+    """Count real sites' tables by one secure sum with noise, once their operators approve.
+
+    As `fedlite stats` does; of a scenario that only the sites hold the records of, too. A question
+    is answered once.
+    """
+    with told():
+        from fedlite.deployment.bundle import digest
+        from fedlite.questions import Asked
+        from fedlite.scenario import load
+        from fedlite.storage import write_atomic
+        from server.coordinator import groups, jobs, submit as runs
+        from server.coordinator.folder import Coordinator
+        from simulations.run import scenario_path
+
+        coordinator = Coordinator.open(folder)
+        chosen = load(scenario_path(scenario), list(settings or []))
+        asked = Asked(epsilon, chosen.privacy.delta, bins, most_records)
+        question = _settled(chosen, asked, quiet=as_json)
+        if bundle is not None:
+            content = runs.build(groups.settle(coordinator.path, question), app_root())
+            write_atomic(bundle, content)
+            value = {"bundle": str(bundle), "sha256": digest(content), "bytes": len(content)}
+            tell(value, f"{bundle}\nSHA-256 {value['sha256']}", as_json)
+            return
+        job = runs.submit(coordinator, question, app_root(), wait=wait)
+        job = runs.follow(coordinator, job.name, quiet=as_json)
+        if job.state != jobs.FINISHED:
+            fail(f"{job.name}: {job.state}: {job.reason}", FAILED)
+        directory = coordinator.path / job.directory
+        found = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        if as_json:
+            print_json(found)
+        else:
+            from fedlite.reporting.columns import print_columns
+
+            print_columns(found, str(directory))
+
+
+def _settled(chosen: Scenario, asked: Asked, *, quiet: bool) -> Scenario:
+    """Return the run that asks, settled: sites and coordinator compute the same plan from it."""
+    from fedlite import data
+    from fedlite.questions import as_run, columns_in, columns_said, table_of
+    from fedlite.scenario import ScenarioError
+    from simulations.run import check
+
+    if chosen.data.at_sites:
+        columns = columns_said(chosen.data)
+    else:
+        for source in data.missing(chosen.data):
+            if not quiet:
+                typer.echo(f"fetching {source} into {data.cache_folder()}", err=True)
+            data.fetch(source)
+        columns = columns_in(table_of(chosen), chosen.data.name)
+    try:
+        return check(as_run(chosen, asked, columns), deployed=True)
+    except ValueError as error:
+        raise ScenarioError(str(error)) from error

@@ -34,7 +34,13 @@ from fedlite.privacy import Mechanism, SharedMechanism, counting
 from fedlite.privacy.budget import Budget, Refused
 from fedlite.privacy.ledger import Ledger
 from fedlite.privacy.ledger.files import FILES, Files
-from fedlite.protection import counting_mechanism, plan_mechanism, round_steps, unit_of
+from fedlite.protection import (
+    counting_mechanism,
+    plan_mechanism,
+    question_run,
+    round_steps,
+    unit_of,
+)
 from fedlite.scenario import Scenario, ScenarioError, own_code
 from fedlite.secure.messages import Note
 from fedlite.storage import stamp, write_atomic
@@ -319,6 +325,12 @@ def deployed(
     policy = policy or site_policy.load(home / "site.toml")
     if why := own.refused(scenario):
         raise ScenarioError("\n".join(why))
+    if scenario.statistics.bins and run != question_run(scenario):
+        raise Decline(
+            Code.BAD_INSTRUCTION,
+            "asked-again: a question is asked in one run, whose name follows from it, and this is "
+            "another",
+        )
     if own_code(scenario) and not policy.limits.sandbox:
         raise Decline(
             Code.POLICY, "site.toml: limits.sandbox is false, and the plan brings code of its own"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedlite.data import Dataset, SiteData, Source, find
-from fedlite.data.spread import load_source, share_out
+from fedlite.data.spread import divided, load_source, share_out
 from fedlite.guard.policy import DataSet
 from fedlite.scenario import Data, Scenario
 from fedlite.scenario.texts import LANGUAGE
@@ -50,28 +50,30 @@ def own_source(scenario: Scenario, chosen: DataSet, home: Path) -> tuple[Source,
 
 
 def own_records(
-    scenario: Scenario, chosen: DataSet, home: Path, site: str
+    scenario: Scenario, chosen: DataSet, home: Path, site: str, *, raw: bool = False
 ) -> tuple[Source, SiteData]:
     """Return the records that the operator has named, under the site's own name.
+
+    raw: as they were read, neither scaled nor filled.
 
     Where they are private, neither a row of a file that does not fit the plan nor a part without
     rows stops the site: it trains on what is left, and on nothing if need be.
     """
     source, settings = own_source(scenario, chosen, home)
     private, federation = scenario.private, scenario.federation
-    kept = scenario.inference.calibration
+    kept, share = scenario.inference.calibration, divided if raw else share_out
     for note in source.notes:
         log.warning("data.%s: %s", chosen.name, note)
     if chosen.part and settings.partition != "natural":
         sites, seed = federation.sites, federation.seed
-        shares = share_out(source, settings, sites, seed, private=private, calibration=kept)
-        found = {share.name: share for share in shares}
+        shares = share(source, settings, sites, seed, private=private, calibration=kept)
+        found = {one.name: one for one in shares}
         if chosen.part not in found:
             raise _no_such_part(chosen, found)
         return source, replace(found[chosen.part], name=site)
     own = _of_part(source, chosen, private=private) if chosen.part else source
     alone = replace(settings, partition="iid")
-    (data,) = share_out(own, alone, 1, federation.seed, private=private, calibration=kept)
+    (data,) = share(own, alone, 1, federation.seed, private=private, calibration=kept)
     return source, replace(data, name=site)
 
 

@@ -220,13 +220,14 @@ def seen_with(mechanism: SharedMechanism, count: int, delta: float) -> float:
 def table(mechanism: SharedMechanism, delta: float) -> dict[int, float]:
     """Return epsilon by how many of all sites are honest, from the fewest whose noise is sure.
 
-    Of those as many may be missing in a sum as `least` lets. The first row is what is left when all
-    others collude with the server.
+    Of those as many may be missing in a sum as `least` lets, and all who are not may be in one
+    group. The first row is what is left when all others of it collude with the server.
     """
-    away = mechanism.sites - mechanism.least
+    # Each honest one more is one more whose noise is sure.
+    others = mechanism.honest - mechanism.carried
     return {
-        count: seen_with(mechanism, count - away, delta)
-        for count in range(away + 1, mechanism.sites + 1)
+        count: seen_with(mechanism, count - others, delta)
+        for count in range(others + 1, mechanism.sites + 1)
     }
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_STEPS = 10_000_000
+LEAST_MEMBERS = 3
+"""Of a sum."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ def plan_problem(plan: Mapping[str, Any]) -> str:
     """
     unit = plan["unit"]
     if shares_noise(unit):
-        told = sharing_problem(plan["members"], plan["least"], plan["honest"])
+        told = sharing_problem(
+            plan["members"], plan["least"], plan["honest"], plan.get("groups", 1)
+        )
         if told:
             return told
         if len(plan["group"]) != plan["members"]:
@@ -101,19 +105,53 @@ def plan_problem(plan: Mapping[str, Any]) -> str:
     return ""
 
 
-def sharing_problem(members: int, least: int, honest: int) -> str:
-    """Return what is wrong with who shares noise, or nothing; all three from 1.
+def worst_group(members: int, least: int, honest: int, groups: int = 1) -> tuple[int, int, int]:
+    """Return of one of the groups: its members, the least in its sum, the least that are honest.
 
-    It is the rule of `fedlite.secure.group.Group`, without which no sum is secret. It also leaves
-    `honest - (members - least)`, the honest ones whose noise is in every sum, at 1 or more.
+    All who may be missing, and all who may be dishonest, are taken to be in that one: nobody knows
+    in which they are, and a record or site is protected by its own group's sum alone.
+
+    >>> worst_group(5, 4, 4), worst_group(15, 15, 14, 3), worst_group(15, 14, 14, 3)
+    ((5, 4, 4), (5, 5, 4), (5, 4, 4))
+    """
+    size = members // groups
+    return size, size - (members - least), size - (members - honest)
+
+
+def surely_honest(members: int, least: int, honest: int, groups: int = 1) -> int:
+    """Return how many honest ones have their noise in every sum, if `honest` of all are.
+
+    >>> surely_honest(5, 4, 4), surely_honest(15, 15, 14, 3), surely_honest(15, 15, 14, 5)
+    (3, 4, 2)
+    """
+    size, inside, true = worst_group(members, least, honest, groups)
+    return true - (size - inside)
+
+
+def sharing_problem(members: int, least: int, honest: int, groups: int = 1) -> str:
+    """Return what is wrong with who shares noise, or nothing; all four from 1.
+
+    It is the rule of `fedlite.secure.group.Group`, without which no sum is secret: of members that
+    sum in several groups it has to hold in each, wherever the dishonest are. It also leaves
+    `surely_honest` at 1 or more.
 
     >>> sharing_problem(5, 4, 4), sharing_problem(5, 3, 3)[:40]
     ('', 'least and honest must be at most the mem')
+    >>> sharing_problem(15, 15, 14, 3), sharing_problem(15, 15, 14, 4)[:38]
+    ('', 'groups must divide the members into eq')
     """
-    if max(least, honest) <= members and 2 * least > 2 * members - honest:
+    if members % groups or (groups > 1 and members // groups < LEAST_MEMBERS):
+        return (
+            f"groups must divide the members into equal ones of at least {LEAST_MEMBERS} (rule: a "
+            f"sum of few is no cover), got {groups} of {members}"
+        )
+    size, inside, true = worst_group(members, least, honest, groups)
+    if max(least, honest) <= members and 2 * inside > 2 * size - true:
         return ""
+    where = f" in {groups} groups" if groups > 1 else ""
+    each = " of each group, all missing and all dishonest ones in it," if groups > 1 else ""
     return (
-        "least and honest must be at most the members, and twice least more than twice the members "
-        "less the honest (rule: no two lists of members can both be signed by enough), got "
-        f"{least} least and {honest} honest of {members}"
+        f"least and honest must be at most the members, and{each} twice least more than twice the "
+        "members less the honest (rule: no two lists of members can both be signed by enough), got "
+        f"{least} least and {honest} honest of {members}{where}"
     )

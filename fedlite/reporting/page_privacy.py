@@ -116,8 +116,12 @@ def _shared(shared: Mapping[str, Any]) -> list[tuple[str, object]]:
     if not losses:
         return []
     sites, planned = shared["sites"], shared["honest"]
+    groups = shared.get("groups", 1)
+    told: list[tuple[str, object]] = []
+    if groups > 1:
+        told = [("sums of a round", f"{groups}, of {sites // groups} sites each")]
     few = {max(losses), planned, *(math.ceil(sites * part) for part in _PARTS), min(losses)}
-    return [
+    return told + [
         (
             f"epsilon if {count} of {sites} sites are honest"
             + (", as planned" if count == planned else ""),

@@ -13,6 +13,7 @@ from fedlite.scenario import tabular
 from fedlite.scenario.densities import densities_of
 from fedlite.scenario.fields import named, path_setting
 from fedlite.scenario.members import members_of
+from fedlite.scenario.question import columns_of
 from fedlite.scenario.texts import LANGUAGE
 from fedlite.settings import (
     anything,
@@ -217,8 +218,10 @@ class Privacy:
     says whether the site adds the noise itself, or the server that it must then trust. With
     noise_at `shared` the sites share it, and nobody sees more than sums, of steps (`record`) or of
     whole updates (`client`): epsilon holds if at least `honest` of the sites are (0: two thirds of
-    them, rounded up). At real sites `members` are their names and keys, as JSON, and `coordinates`
-    is how many values a sum has; a coordinator settles both.
+    them, rounded up). `groups` above 1 divides them anew in every round, by the seed, into as many
+    groups with a sum each, which a robust strategy can judge. At real sites `members` are their
+    names and keys, as JSON, and `coordinates` is how many values a sum has; a coordinator settles
+    both.
     `expected_batch` is the public constant that the noised sum of clipped gradients is divided by;
     0 derives it from the public size of the data source. `max_batch` > 0 cuts a larger Poisson
     sample to that size, at sites of at most `max_records` records.
@@ -228,6 +231,7 @@ class Privacy:
     unit: str = choice("none", "none", "record", "client")
     noise_at: str = choice("site", "site", "server", "shared")
     honest: int = at_least(0, 0)
+    groups: int = between(1, 1, 33)
     members: str = setting(
         "",
         "empty, or a JSON object of sites' names (A-Z a-z 0-9 . _ -) and their keys, 64 hex digits "
@@ -243,6 +247,29 @@ class Privacy:
     max_batch: int = at_least(0, 0)
     max_records: int = at_least(0, 0)
     simulate_seed: int = at_least(-1, -1)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Figures of the sites' tables, asked for by one sum in the place of training.
+
+    `bins` above 0: of each histogram. `columns`: a JSON object of the columns' public ranges by
+    their names, which `fedlite stats` and `fedlite server stats` settle. `most_records`: how many
+    records of a site count at most, as everybody may know.
+    """
+
+    columns: str = setting(
+        "",
+        "empty, or a JSON object of columns and their ranges, two numbers each",
+        tabular.reads(columns_of),
+    )
+    bins: int = setting(
+        0,
+        "0, or from 2 to 1000",
+        lambda v: v == 0 or 2 <= v <= 1000,
+        anyOf=[{"const": 0}, {"minimum": 2, "maximum": 1000}],
+    )
+    most_records: int = between(100_000, 1, 10**9)
 
 
 @dataclass(frozen=True)

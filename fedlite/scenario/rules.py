@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fedlite.registry import is_own
 from fedlite.scenario import (
+    figure_rules,
     inference_rules,
     network_rules,
     shared_rules,
@@ -75,6 +76,7 @@ def broken(scenario: Scenario) -> list[str]:
     errors += training_rules.broken(scenario)
     errors += inference_rules.broken(scenario)
     errors += shared_rules.broken(scenario)
+    errors += figure_rules.broken(scenario)
     errors += network_rules.broken(scenario)
     if scenario.selection.active:
         errors += _selection(scenario)

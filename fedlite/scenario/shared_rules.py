@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fedlite.privacy.ranges import worst_group
+
 if TYPE_CHECKING:
     from fedlite.scenario.whole import Scenario
 
 LEAST_SITES, MOST_SITES = 3, 100
 # Rules that step along a sum as they would along any mean.
 _OF_MEANS = ("fedavg", "fedadam", "fedyogi", "fedadagrad")
+# Rules that judge updates, and so may judge the sums of groups.
+_OF_GROUPS = (
+    "median",
+    "trimmed-mean",
+    "geometric-median",
+    "krum",
+    "multi-krum",
+    "norm-bound",
+)
 _LINEAR = ("randk", "dense")
 
 
@@ -24,6 +35,11 @@ def broken(scenario: Scenario) -> list[str]:
                 f"privacy.{key}: must be left out unless privacy.noise_at is shared (rule: "
                 f"nobody's honesty is assumed otherwise), got {value!r:.80}"
             )
+    if privacy.groups > 1 and not scenario.shared:
+        errors.append(
+            "privacy.groups: must be 1 unless privacy.noise_at is shared (rule: updates that are "
+            f"seen one by one need no groups), got {privacy.groups}; leave it out"
+        )
     if (link.densities and not scenario.shared) or scenario.downlink.densities:
         way = "downlink" if scenario.downlink.densities else "uplink"
         errors.append(
@@ -59,6 +75,7 @@ def _steps(scenario: Scenario) -> list[str]:
 def _members(scenario: Scenario) -> list[str]:
     """Enough members, enough of them in every sum, and enough honest ones among these."""
     errors, federation, honest = [], scenario.federation, scenario.honest
+    privacy = scenario.privacy
     sites, least = federation.sites, federation.quorum
     if not LEAST_SITES <= sites <= MOST_SITES:
         errors.append(
@@ -71,6 +88,8 @@ def _members(scenario: Scenario) -> list[str]:
             f"privacy.honest: must be at most federation.sites, which is {sites}, got {honest}; "
             "lower it"
         )
+    elif privacy.groups > 1:
+        errors += _groups(scenario)
     elif 2 * least <= 2 * sites - honest or least > sites:
         most = sites - honest // 2 + (honest % 2 == 0)
         errors.append(
@@ -95,13 +114,38 @@ def _members(scenario: Scenario) -> list[str]:
             "federation.weak: must be 0 when privacy.noise_at is shared (rule: all sites sum the "
             "same coordinates), leave it and federation.weak_sites out"
         )
-    if federation.strategy not in _OF_MEANS:
+    rules = _OF_MEANS + _OF_GROUPS * (privacy.groups > 1)
+    if federation.strategy not in rules:
+        mend = "" if federation.strategy not in _OF_GROUPS else "; set privacy.groups to judge sums"
         errors.append(
-            f"federation.strategy: must be one of {', '.join(_OF_MEANS)} when privacy.noise_at is "
+            f"federation.strategy: must be one of {', '.join(rules)} when privacy.noise_at is "
             "shared (rule: the server sees no single update, so none can be judged), got "
-            f"{federation.strategy!r}"
+            f"{federation.strategy!r}{mend}"
         )
     return errors
+
+
+def _groups(scenario: Scenario) -> list[str]:
+    """Groups of one size, each of which is proven whoever of all is missing or dishonest in it."""
+    federation, groups, honest = scenario.federation, scenario.privacy.groups, scenario.honest
+    sites, away = federation.sites, federation.sites - federation.quorum
+    if sites % groups or sites // groups < LEAST_SITES:
+        return [
+            "privacy.groups: must divide federation.sites into groups of one size, of at least "
+            f"{LEAST_SITES} (rule: a sum of few is no cover, and every sum has the same noise), "
+            f"got {groups} with {sites} sites"
+        ]
+    size, least, true = worst_group(sites, federation.quorum, honest, groups)
+    if 2 * least > 2 * size - true and away >= 0:
+        return []
+    false = sites - honest
+    return [
+        f"privacy.groups: must leave more than {false} + 2 x {away} sites in a group (rule: nobody "
+        f"knows where the {false} that may be dishonest are, by privacy.honest {honest} of "
+        f"{sites}, nor the {max(0, away)} that federation.quorum lets be missing, so all of them "
+        f"may be in one), got {groups} groups of {size}; take fewer groups, a higher "
+        "federation.quorum, or more honest sites if that is so"
+    ]
 
 
 def _linear(scenario: Scenario) -> list[str]:

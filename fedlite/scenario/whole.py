@@ -17,6 +17,7 @@ from fedlite.scenario.keys import (
     Report,
     Selection,
     Simulation,
+    Statistics,
     Task,
     Training,
 )
@@ -47,6 +48,7 @@ class Scenario:
     uplink: Link = field(default_factory=Link)
     downlink: Link = field(default_factory=Link)
     privacy: Privacy = field(default_factory=Privacy)
+    statistics: Statistics = field(default_factory=Statistics)
     selection: Selection = field(default_factory=Selection)
     simulation: Simulation = field(default_factory=Simulation)
     network: Network = field(default_factory=Network)
@@ -156,6 +158,7 @@ SECTIONS: dict[str, type[Any]] = {
     "uplink": Link,
     "downlink": Link,
     "privacy": Privacy,
+    "statistics": Statistics,
     "selection": Selection,
     "simulation": Simulation,
     "network": Network,

@@ -7,7 +7,7 @@ over members on one list, of which at least `least` have signed (`fedlite.secure
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations
 from math import comb
@@ -18,7 +18,7 @@ from fedlite.identity import keys
 from fedlite.secure import masks, shamir
 from fedlite.secure.group import Group
 from fedlite.secure.masks import Words
-from fedlite.secure.member import CHECK_BYTES, check_of, derives
+from fedlite.secure.member import CHECK_BYTES, check_of
 from fedlite.secure.messages import (
     SIGNATURE_BYTES,
     Note,
@@ -30,11 +30,17 @@ from fedlite.secure.messages import (
     to_flags,
 )
 from fedlite.secure.rules import Refused
+from fedlite.secure.seat import derives
 
 log = logging.getLogger("fedlite.server")
 
 # Asks members, by name, and returns what those answered that did before it was too late.
 Exchange = Callable[[Step, Mapping[str, bytes]], Mapping[str, bytes]]
+# What is to be asked of whom, and the answers.
+Question = tuple[Step, Mapping[str, bytes]]
+Answers = Mapping[str, bytes]
+# Whose vectors are summed, and their sum.
+Found = tuple[list[str], Words]
 # Where shares can be chosen in more ways, not all of them are tried.
 _MOST_CHOICES = 500
 
@@ -92,28 +98,41 @@ class Collector:
         shares = dict(zip(holders, sealed, strict=True))
         self._masked[me] = _Masked(body[:CHECK_BYTES], shares, values)
 
-    def finish(self, exchange: Exchange) -> tuple[list[str], Words]:
+    def finish(self, exchange: Exchange) -> Found:
         """Go through the steps; return whose vectors are summed, and the sum, uint32 [count].
 
         Raises Refused "too-few" when fewer than `least` are left in any step: nothing is known then
         but masked vectors.
         """
-        left = self._settle(exchange)
+        steps, answers = self.steps(), None
+        while True:
+            try:
+                # The first one is sent nothing, as a generator wants it.
+                step, asked = next(steps) if answers is None else steps.send(answers)
+            except StopIteration as ended:
+                found: Found = ended.value
+                return found
+            answers = exchange(step, asked)
+
+    def steps(self) -> Generator[Question, Answers, Found]:
+        """Do what `finish` does, but yield what is to be asked, and be sent the answers."""
+        left = yield from self._settle()
         flags = to_flags(left, len(self.group.cards))
-        signed = self._signatures(left, flags, exchange)
+        signed = yield from self._signatures(left, flags)
         proof = b"".join(bytes([member]) + signature for member, signature in signed.items())
         secrets: dict[int, bytes] = {}
-        for member, body in self._ask(Step.OPEN, left, proof, exchange, shamir.BYTES):
+        opened = yield from self._ask(Step.OPEN, left, proof, shamir.BYTES)
+        for member, body in opened.items():
             if check_of(body, self._context) == self._masked[member].check:
                 secrets[member] = body
             else:
                 self._tell_false(member)
         silent = [member for member in left if member not in secrets]
         if silent:
-            secrets |= self._recover(silent, [m for m in left if m in secrets], exchange)
+            secrets |= yield from self._recover(silent, [m for m in left if m in secrets])
         return [self.group.names[m] for m in left], self._unmasked(left, secrets)
 
-    def _settle(self, exchange: Exchange) -> list[int]:
+    def _settle(self) -> Generator[Question, Answers, list[int]]:
         """Return who is left once all of them have told the seeds shared with those who are not."""
         left, size = sorted(self._masked), len(self.group.cards)
         while True:
@@ -121,19 +140,21 @@ class Collector:
             gone = [member for member in range(size) if member not in left]
             if not gone:
                 return left
-            told = set()
             flags, wanted = to_flags(left, size), masks.SEED_BYTES * len(gone)
-            for member, body in self._ask(Step.SEEDS, left, flags, exchange, wanted):
-                told.add(member)
+            told = yield from self._ask(Step.SEEDS, left, flags, wanted)
+            for member, body in told.items():
                 seeds = pieces(body, masks.SEED_BYTES, len(gone))
                 self._seeds |= {(member, out): seed for out, seed in zip(gone, seeds, strict=True)}
-            if told == set(left):
+            if [*told] == left:
                 return left
-            left = [member for member in left if member in told]
+            left = [*told]
 
-    def _signatures(self, left: list[int], flags: bytes, exchange: Exchange) -> dict[int, bytes]:
+    def _signatures(
+        self, left: list[int], flags: bytes
+    ) -> Generator[Question, Answers, dict[int, bytes]]:
         found, text = {}, signed_list(self._context, flags)
-        for member, body in self._ask(Step.SIGN, left, flags, exchange, SIGNATURE_BYTES):
+        told = yield from self._ask(Step.SIGN, left, flags, SIGNATURE_BYTES)
+        for member, body in told.items():
             if keys.verify(self.group.cards[member].fingerprint, body.hex(), text):
                 found[member] = body
             else:
@@ -142,8 +163,8 @@ class Collector:
         return found
 
     def _recover(
-        self, silent: list[int], holders: list[int], exchange: Exchange
-    ) -> dict[int, bytes]:
+        self, silent: list[int], holders: list[int]
+    ) -> Generator[Question, Answers, dict[int, bytes]]:
         """Return the secrets of members that have not opened theirs, from the others' shares."""
         self._check_enough(holders)
         flags = to_flags(silent, len(self.group.cards))
@@ -154,7 +175,8 @@ class Collector:
             bodies[holder] = flags + b"".join(sealed)
         points: dict[int, dict[int, int]] = {member: {} for member in silent}
         wanted = shamir.BYTES * len(silent)
-        for holder, body in self._ask(Step.SHARES, holders, bodies, exchange, wanted):
+        told = yield from self._ask(Step.SHARES, holders, bodies, wanted)
+        for holder, body in told.items():
             for member, share in zip(silent, pieces(body, shamir.BYTES, len(silent)), strict=True):
                 points[member][holder + 1] = shamir.number(share)
         return {member: self._together(member, points[member]) for member in silent}
@@ -193,10 +215,9 @@ class Collector:
         step: Step,
         members: list[int],
         body: bytes | Mapping[int, bytes],
-        exchange: Exchange,
         wanted: int,
-    ) -> Iterator[tuple[int, bytes]]:
-        """Ask members for a step; yield what those answered whose answers have the right form."""
+    ) -> Generator[Question, Answers, dict[int, bytes]]:
+        """Ask members for a step; return what those answered whose answers have the right form."""
         binding, names = binding_of(self._context), self.group.names
         asked = {
             names[m]: Note(
@@ -204,7 +225,8 @@ class Collector:
             ).encode()
             for m in members
         }
-        answers = exchange(step, asked)
+        answers = yield step, asked
+        found: dict[int, bytes] = {}
         for member in members:
             blob = answers.get(names[member])
             if blob is None:
@@ -219,7 +241,8 @@ class Collector:
                 log.warning("%s: %s", names[member], refused)
                 self.dropped[names[member]] = refused.rule
                 continue
-            yield member, note.body
+            found[member] = note.body
+        return found
 
     def _tell_false(self, member: int) -> None:
         name = self.group.names[member]
@@ -235,6 +258,46 @@ class Collector:
         if name not in self.group.names:
             raise Refused("not-a-member", f"{name!r} is not in the group of this run")
         return self.group.names.index(name)
+
+
+def finish_all(
+    collectors: Sequence[Collector], exchange: Exchange
+) -> tuple[list[Found], list[Refused]]:
+    """Go through the steps of several groups' sums side by side: return all that were found.
+
+    Members of all groups are asked at once, for whatever step theirs has come to. A group that
+    fails, as `Collector.finish` would, has no part in what is returned, but its error, and holds up
+    no other.
+    """
+    found: list[Found] = []
+    failed: list[Refused] = []
+    runs: list[tuple[Generator[Question, Answers, Found], Answers | None]] = [
+        (one.steps(), None) for one in collectors
+    ]
+    while runs:
+        going: list[tuple[Generator[Question, Answers, Found], Question]] = []
+        for steps, answers in runs:
+            try:
+                asked = next(steps) if answers is None else steps.send(answers)
+                going.append((steps, asked))
+            except StopIteration as ended:
+                found.append(ended.value)
+            except Refused as refused:
+                failed.append(refused)
+        told: dict[str, bytes] = {}
+        for step in dict.fromkeys(step for _, (step, _) in going):
+            asked_now = {
+                name: blob
+                for _, (one, questions) in going
+                if one is step
+                for name, blob in questions.items()
+            }
+            told |= exchange(step, asked_now)
+        runs = [
+            (steps, {name: told[name] for name in questions if name in told})
+            for steps, (_, questions) in going
+        ]
+    return found, failed
 
 
 def _candidates(

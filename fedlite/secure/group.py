@@ -6,7 +6,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -18,10 +18,13 @@ from fedlite.secure.rules import Refused
 LEAST_MEMBERS, MOST_MEMBERS = 3, 100
 _CARD = struct.Struct("<8s32s32s64sB")
 _GROUP = struct.Struct("<8sBBB")
+# Of members that sum in parts: the zero stands where a group has its size, which is none.
+_DIVIDED = struct.Struct("<8sBBBBBQ")
 _MOST_NAME = 255
 MOST_CARD_BYTES = _CARD.size + _MOST_NAME
-MOST_GROUP_BYTES = _GROUP.size + MOST_MEMBERS * MOST_CARD_BYTES
+MOST_GROUP_BYTES = _DIVIDED.size + MOST_MEMBERS * MOST_CARD_BYTES
 _PURPOSE = b"fedlite secure sum, card 1\0"
+_SPLIT = b"fedlite secure sum, parts 1\0"
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,20 @@ class Group:
     is `2 least > 2 members - honest`) makes two different lists with `least` signatures each
     impossible, and with them all that a server could gain by splitting the group.
 
-    Raises Refused "members" or "thresholds".
+    parts > 1: in each round the members are divided into as many groups of their own, each with a
+    sum, by `seed` and the round alone (`part`). Then the rule holds in each part, with all who may
+    be missing and all who collude in it. of: the digest of the whole that a part is of; empty of a
+    whole.
+
+    Raises Refused "members", "thresholds" or "split".
     """
 
     least: int
     honest: int
     cards: tuple[Card, ...]
+    parts: int = 1
+    seed: int = 0
+    of: bytes = b""
 
     def __post_init__(self) -> None:
         """Check it as a whole; signatures were checked when the cards were read."""
@@ -130,12 +141,25 @@ class Group:
                     raise Refused("members", told)
         if not 1 <= self.honest <= size or not self.least <= size:
             raise Refused("thresholds", f"{self.least} least and {self.honest} honest of {size}")
-        if 2 * self.least <= 2 * size - self.honest:
+        if self.parts != 1 and (
+            self.parts < 1 or size % self.parts or size // self.parts < LEAST_MEMBERS
+        ):
+            raise Refused("split", f"{size} members make no {self.parts} groups of {LEAST_MEMBERS}")
+        members, least, honest = self.each
+        if 2 * least <= 2 * members - honest:
+            where = f" in each of {self.parts} groups" if self.parts > 1 else ""
             raise Refused(
                 "thresholds",
-                f"least must be more than members - honest / 2, got {self.least} with {size} "
-                f"members and {self.honest} honest",
+                f"least must be more than members - honest / 2, got {least} with {members} "
+                f"members and {honest} honest{where}",
             )
+
+    @property
+    def each(self) -> tuple[int, int, int]:
+        """Of a part of it: its members, least and honest, with all that is amiss in that one."""
+        size = len(self.cards)
+        one = size // self.parts
+        return one, one - (size - self.least), one - (size - self.honest)
 
     @property
     def run(self) -> bytes:
@@ -148,8 +172,11 @@ class Group:
         return tuple(card.name for card in self.cards)
 
     def encode(self) -> bytes:
-        """Return the wire form: run, three counts, the cards."""
-        head = _GROUP.pack(self.run, len(self.cards), self.least, self.honest)
+        """Return the wire form: run, three counts, where it has parts their number, the cards."""
+        counts = len(self.cards), self.least, self.honest
+        head = _GROUP.pack(self.run, *counts)
+        if self.parts > 1:
+            head = _DIVIDED.pack(self.run, 0, *counts, self.parts, self.seed)
         return head + b"".join(card.encode() for card in self.cards)
 
     @classmethod
@@ -158,24 +185,57 @@ class Group:
         if not _GROUP.size <= len(blob) <= MOST_GROUP_BYTES:
             raise Refused("form", f"a group has at most {MOST_GROUP_BYTES} bytes, got {len(blob)}")
         run, size, least, honest = _GROUP.unpack_from(blob)
-        cards, start = [], _GROUP.size
+        start, parts, seed = _GROUP.size, 1, 0
+        if not size:
+            if len(blob) < _DIVIDED.size:
+                raise Refused("form", f"a group in parts has at least {_DIVIDED.size} bytes")
+            run, _, size, least, honest, parts, seed = _DIVIDED.unpack_from(blob)
+            start = _DIVIDED.size
+            if parts < 2:
+                raise Refused("form", f"a group in parts has two or more, got {parts}")
+        cards = []
         for _ in range(size):
             card, start = Card._read(blob, start)
             cards.append(card)
         if start != len(blob):
             raise Refused("form", f"{len(blob) - start} bytes too many after the group")
-        group = cls(least, honest, tuple(cards))
+        group = cls(least, honest, tuple(cards), parts, seed)
         if group.run != run:
             raise Refused("members", "the cards are of another run than the group")
         return group
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of the wire form: what all members must see alike."""
-        return hashlib.sha256(self.encode()).digest()
+        """SHA-256 of the wire form: what all members must see alike; of a part, of both."""
+        return hashlib.sha256(self.encode() + self.of).digest()
 
-    def check_for(self, card: Card, *, members: int, least: int, honest: int) -> None:
+    def part(self, number: int, name: str) -> Group:
+        """Return with whom a member sums in a round, from 1: a group as any; undivided, itself.
+
+        Raises Refused "not-a-member".
+        """
+        for one in split(self, number):
+            if name in one.names:
+                return one
+        raise Refused("not-a-member", f"{name!r} is not in the group of this run")
+
+    def check_for(
+        self,
+        card: Card,
+        *,
+        members: int,
+        least: int,
+        honest: int,
+        parts: int = 1,
+        seed: int = 0,
+    ) -> None:
         """Raise Refused unless it is the group that a member agreed to: its numbers, its card."""
+        if (self.parts, self.seed) != (parts, seed if parts > 1 else 0):
+            raise Refused(
+                "split",
+                f"must be divided into {parts} by the seed {seed} as planned, got {self.parts} by "
+                f"{self.seed}",
+            )
         if (len(self.cards), self.least, self.honest) != (members, least, honest):
             raise Refused(
                 "thresholds",
@@ -201,6 +261,30 @@ class Group:
     def fingerprints(self) -> dict[str, str]:
         """The members' identities by name, 64 hex digits each."""
         return {card.name: card.fingerprint for card in self.cards}
+
+
+@lru_cache(maxsize=64)
+def split(group: Group, number: int) -> tuple[Group, ...]:
+    """Return the groups in which members sum in a round, from 1; each member is in one of them.
+
+    Members stand in the order of a SHA-256 of seed, round and their place, and are cut into equal
+    parts: whoever knows the seed knows all rounds' parts beforehand, and nobody chooses them.
+    """
+    if group.parts == 1:
+        return (group,)
+    text = _SPLIT + group.seed.to_bytes(8, "little") + number.to_bytes(4, "little")
+    places = range(len(group.cards))
+    order = sorted(places, key=lambda at: hashlib.sha256(text + at.to_bytes(2, "little")).digest())
+    size, least, honest = group.each
+    return tuple(
+        Group(
+            least,
+            honest,
+            tuple(group.cards[at] for at in sorted(order[start : start + size])),
+            of=group.digest,
+        )
+        for start in range(0, len(order), size)
+    )
 
 
 def new_agreement() -> bytes:

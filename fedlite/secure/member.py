@@ -45,10 +45,9 @@ from fedlite.secure.messages import (
     to_flags,
 )
 from fedlite.secure.rules import Refused
+from fedlite.secure.seat import Seat
 
 CHECK_BYTES = 8
-# The same pairs every round, and every question of it.
-_pair_key = lru_cache(maxsize=4 * 4096)(masks.pair_key)
 _group_of = lru_cache(maxsize=8)(Group.decode)
 
 
@@ -98,18 +97,28 @@ class Member:
         members: int,
         least: int,
         honest: int,
+        parts: int = 1,
+        seed: int = 0,
         approved: Mapping[str, str] | None = None,
     ) -> None:
         """Keep the group, or find that it is the one that is kept.
 
-        identity: its own. members, least, honest: as planned. approved: fingerprints by name that
-        people have approved; None where nobody is there to do so, as in a simulation. Raises
-        Refused.
+        identity: its own. members, least, honest: as planned; so are parts, the groups of a round,
+        and the seed that divides into them. approved: fingerprints by name that people have
+        approved; None where nobody is there to do so, as in a simulation. Raises Refused.
         """
         if self.group and self.group != blob.hex():
             raise Refused("keys-changed", "the group is not the one that this run began with")
         joined = replace(self, group=blob.hex())
-        joined.check_group(identity, members=members, least=least, honest=honest, approved=approved)
+        joined.check_group(
+            identity,
+            members=members,
+            least=least,
+            honest=honest,
+            parts=parts,
+            seed=seed,
+            approved=approved,
+        )
         self.group = joined.group
 
     def check_group(
@@ -119,6 +128,8 @@ class Member:
         members: int,
         least: int,
         honest: int,
+        parts: int = 1,
+        seed: int = 0,
         approved: Mapping[str, str] | None = None,
     ) -> None:
         """Raise Refused unless the group that it has joined, if any, may be joined by these terms.
@@ -129,7 +140,8 @@ class Member:
             return
         group = self._group
         card = self.card(group.run, identity)
-        group.check_for(card, members=members, least=least, honest=honest)
+        terms = {"members": members, "least": least, "honest": honest}
+        group.check_for(card, **terms, parts=parts, seed=seed)
         if approved is not None:
             group.check_approved(approved)
 
@@ -171,16 +183,16 @@ class Member:
             return known
         if not 1 <= bits <= masks.MOST_BITS or (values >> np.uint32(bits - 1) > 1).any():
             raise Refused("range", f"must be below 2^{bits}, bits from 1 to {masks.MOST_BITS}")
-        group, me = self._group, self._number
-        context = context_of(group.digest, number, model)
-        points = self._points(context)
+        seat = self._seat(number)
+        context = context_of(seat.group.digest, number, model)
+        points = seat.points(context)
         secret = shamir.share(shamir.at(points, 0))
         total = values + masks.stream(masks.own_seed(secret, context), values.size, bits)
-        for other in self._others():
-            mask = masks.stream(self._seed(other, context), values.size, bits)
-            total = total + mask if me < other else total - mask
+        for other in seat.others():
+            mask = masks.stream(seat.seed(other, context), values.size, bits)
+            total = total + mask if seat.number < other else total - mask
         packed = masks.pack(total & np.uint32(2**bits - 1), bits)
-        body = check_of(secret, context) + self._sealed(points, context) + packed
+        body = check_of(secret, context) + seat.sealed(points, context) + packed
         self.round, self.model, self.body = number, model.hex(), body.hex()
         self.listed, self.signed, self.opened = (), False, False
         return body
@@ -215,8 +227,9 @@ class Member:
                 "both-masks", "no pairwise seed is told once a list of the round has been signed"
             )
         self.listed = left
-        gone = (other for other in self._others() if other not in left)
-        return b"".join(self._seed(other, self._context) for other in gone)
+        seat, context = self._seat(self.round), self._context
+        gone = (other for other in seat.others() if other not in left)
+        return b"".join(seat.seed(other, context) for other in gone)
 
     def _sign(self, body: bytes, identity: keys.Key) -> bytes:
         left = self._shrunk(body)
@@ -226,7 +239,8 @@ class Member:
         return bytes.fromhex(keys.sign(identity, signed_list(self._context, body)))
 
     def _open(self, body: bytes) -> bytes:
-        group = self._group
+        seat = self._seat(self.round)
+        group = seat.group
         if not self.signed:
             raise Refused("order", "a list is signed before anything is opened")
         if len(body) % (1 + SIGNATURE_BYTES):
@@ -246,36 +260,33 @@ class Member:
                 f"{len(found)} have; others were shown another list or another group",
             )
         self.opened = True
-        return shamir.share(shamir.at(self._points(self._context), 0))
+        return shamir.share(shamir.at(seat.points(self._context), 0))
 
     def _tell_shares(self, body: bytes) -> bytes:
-        size, group = -(-len(self._group.cards) // 8), self._group
+        seat, context = self._seat(self.round), self._context
+        members = len(seat.group.cards)
+        size = -(-members // 8)
         if not self.opened:
             raise Refused("order", "a list is proven before any share is told")
-        silent = of_flags(body[:size], len(group.cards))
-        if not set(silent) <= set(self.listed) - {self._number}:
+        silent = of_flags(body[:size], members)
+        if not set(silent) <= set(self.listed) - {seat.number}:
             raise Refused(
                 "both-masks",
                 "shares are told of members on the signed list alone: of the others the pairwise "
                 "seeds may be known",
             )
-        told = []
-        for other, sent in zip(silent, pieces(body[size:], shamir.BYTES, len(silent)), strict=True):
-            key = self._pair(other)
-            value = shamir.number(masks.derive(key, "share", self._context, other))
-            if not derives(group, other, self._number):
-                pad = shamir.number(masks.derive(key, "pad", self._context, other))
-                value = (shamir.number(sent) - pad) % shamir.PRIME
-            told.append(shamir.share(value))
-        return b"".join(told)
+        sent = pieces(body[size:], shamir.BYTES, len(silent))
+        return b"".join(
+            seat.held(other, one, context) for other, one in zip(silent, sent, strict=True)
+        )
 
     def _shrunk(self, body: bytes) -> tuple[int, ...]:
-        group = self._group
-        left = of_flags(body, len(group.cards))
-        if self._number not in left or (self.listed and not set(left) <= set(self.listed)):
+        seat = self._seat(self.round)
+        left = of_flags(body, len(seat.group.cards))
+        if seat.number not in left or (self.listed and not set(left) <= set(self.listed)):
             raise Refused("shrinking", "a later list holds its reader, and nobody new")
-        if len(left) < group.least:
-            raise Refused("too-few", f"{group.least} members are needed, {len(left)} are left")
+        if len(left) < seat.group.least:
+            raise Refused("too-few", f"{seat.group.least} members are needed, {len(left)} are left")
         return left
 
     @property
@@ -286,51 +297,14 @@ class Member:
     def _group(self) -> Group:
         return _group_of(bytes.fromhex(self.group))
 
-    @property
-    def _number(self) -> int:
-        return self._group.names.index(self.name)
+    def _seat(self, number: int) -> Seat:
+        """Return its place among those with whom it sums in a round."""
+        return Seat(self._group.part(number, self.name), self.name, self._private)
 
     @property
     def _context(self) -> bytes:
-        return context_of(self._group.digest, self.round, bytes.fromhex(self.model))
-
-    def _others(self) -> list[int]:
-        me = self._number
-        return [other for other in range(len(self._group.cards)) if other != me]
-
-    def _pair(self, other: int) -> bytes:
-        cards, me = self._group.cards, self._number
-        ends = (me, cards[me].agreement), (other, cards[other].agreement)
-        return _pair_key(self._private, *ends, self._group.digest)
-
-    def _seed(self, other: int, context: bytes) -> bytes:
-        return masks.derive(self._pair(other), "mask", context)
-
-    def _points(self, context: bytes) -> dict[int, int]:
-        """Return the values that name the polynomial of the own secret, by place; 0 is its own."""
-        group, me, points = self._group, self._number, {}
-        for other in self._others():
-            if derives(group, me, other):
-                value = masks.derive(self._pair(other), "share", context, me)
-                points[other + 1] = shamir.number(value)
-        if len(points) < group.least:
-            # All have to be there, so no share is ever needed.
-            points[0] = shamir.number(masks.derive(self._private, "secret", context))
-        return points
-
-    def _sealed(self, points: Mapping[int, int], context: bytes) -> bytes:
-        """Return the shares that their holders cannot derive, each under a pad of its own."""
-        told, me = [], self._number
-        for other in self._others():
-            if not derives(self._group, me, other):
-                pad = shamir.number(masks.derive(self._pair(other), "pad", context, me))
-                told.append(shamir.share((shamir.at(points, other + 1) + pad) % shamir.PRIME))
-        return b"".join(told)
-
-
-def derives(group: Group, dealer: int, holder: int) -> bool:
-    """Whether a holder's share of a dealer's secret is derived, and not sent: of the first ones."""
-    return holder - (holder > dealer) < min(group.least, len(group.cards) - 1)
+        digest = self._seat(self.round).group.digest
+        return context_of(digest, self.round, bytes.fromhex(self.model))
 
 
 def check_of(secret: bytes, context: bytes) -> bytes:

@@ -19,6 +19,7 @@ import tomli_w
 from flwr.cli.build import build_fab_from_files
 
 from fedlite.deployment import bundle as bundles, journal
+from fedlite.protection import question_run
 from fedlite.reporting.attendance import rested
 from fedlite.reporting.progress import Progress
 from fedlite.reporting.record import GATHERING, RoundRecord, read_rounds, total_bytes
@@ -118,7 +119,7 @@ def submit(
     content = build(scenario, root, own)
     sha256 = bundles.digest(content)
     with jobs.locked(coordinator):
-        if not again:
+        if not again or scenario.statistics.bins:
             _refuse_second(coordinator, scenario, members, bundles.read(content).own)
         free, number = name, 1
         while any(
@@ -130,7 +131,7 @@ def submit(
         write_atomic(bundle, content)
         job = Job(
             name=free,
-            run_id=secrets.token_hex(8),
+            run_id=_run_id(content, scenario),
             bundle=bundle.relative_to(coordinator.path).as_posix(),
             directory=(coordinator.runs / free).relative_to(coordinator.path).as_posix(),
             wait=wait,
@@ -149,6 +150,13 @@ def submit(
     more = {"own": told} if own else {}
     coordinator.journal.write("submit", run=free, run_id=job.run_id, sha256=sha256, **more)
     return job
+
+
+def _run_id(content: bytes, scenario: Scenario) -> str:
+    """Return a new run's number; that of a question follows from what is asked."""
+    if not scenario.statistics.bins:
+        return secrets.token_hex(8)
+    return question_run(from_run_config(bundles.read(content).settings))
 
 
 def _refuse_second(
@@ -177,8 +185,12 @@ def _refuse_second(
         }.get(job.state, f"let it go on with fedlite server submit --resume {job.name}")
         raise ValueError(
             f"submit: this scenario was submitted already, as run {job.name}, which is "
-            f"{job.state}, and every run spends budget of its own; {instead}, or submit it once "
-            "more with --again"
+            f"{job.state}, and every run spends budget of its own; {instead}, or "
+            + (
+                "ask something else: sites answer a question once"
+                if scenario.statistics.bins
+                else "submit it once more with --again"
+            )
         )
 
 

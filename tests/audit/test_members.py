@@ -74,6 +74,40 @@ def test_two_ledgers_show_that_a_server_showed_two_plans(
     assert f"committed to another {name}" in told["members-differ"]
 
 
+def divided(groups: int) -> SharedMechanism:
+    return replace(PLAN, sites=6, least=6, honest=5, groups=groups)
+
+
+def test_two_ledgers_show_that_a_server_showed_two_numbers_of_groups(tmp_path: Path) -> None:
+    group = GROUP | {"sixth": "6" * 64}
+    one = ledger(tmp_path, "north", group, divided(1))
+    other = ledger(tmp_path, "south", group, divided(2))
+    told = found(one, other)
+    assert "committed to another groups" in told["members-differ"]
+    assert "2 against 1" in told["members-differ"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "rule"), [(1, "charge-understated"), (3, "plan-terms"), (7, "plan-terms")]
+)
+def test_a_row_with_other_groups_than_it_was_charged_for_is_found(
+    tmp_path: Path, groups: int, rule: str
+) -> None:
+    """Of fewer groups each site's own share of the noise would be smaller than was charged."""
+    group = GROUP | {"sixth": "6" * 64}
+    honest = ledger(tmp_path / "honest", "north", group, divided(2), alone=20.0)
+    assert found(honest) == {}
+    body = dict(read(honest.path)[0].body)
+    plan = {name: value for name, value in body["plan"].items() if name != "groups"}
+    assert body["plan"]["groups"] == 2
+    body["plan"] = plan | ({"groups": groups} if groups > 1 else {})
+    path = tmp_path / "forged" / "ledgers" / "scans.jsonl"
+    path.parent.mkdir(parents=True)
+    with Ledger.open(path, KEYS["north"]) as opened:
+        opened.create(body)
+    assert rule in found(Site(path, key=KEYS["north"]))
+
+
 def test_a_members_own_ledger_shows_that_another_key_was_its_own(tmp_path: Path) -> None:
     """Both sites approved the same list, with the server's key under the name of a third."""
     false = GROUP | {"west": "f" * 64}

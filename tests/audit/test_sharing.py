@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,6 +76,25 @@ def test_a_scenario_that_was_changed_afterwards_is_found() -> None:
         changed = {**tables, place: {**tables[place], key: 3}}
         (found,) = planned_otherwise(changed, PLAN)
         assert found == f"{place}.{key} 3, committed {tables[place][key]}"
+
+
+def test_a_summary_of_other_groups_is_found() -> None:
+    divided = replace(MECHANISM, sites=15, least=15, honest=14, groups=3)
+    body = asked_plan("0" * 16, divided, epsilon=3.0, delta=1e-5, code="0" * 64).body()
+    assert body["groups"] == 3 and "groups" not in BODY
+    plan, told = Plan(0, 1, body), shared_of(divided, 1e-5)["shared"]
+    assert (told["groups"], told["noise_of"]) == (3, 4) and "groups" not in TOLD
+    assert mismatches(told, plan) == understated(told, plan) == []
+    for forged in (5, 1, 3.0, "3"):
+        (found,) = mismatches({**told, "groups": forged}, plan)
+        assert found.startswith("shared.groups ") and found.endswith("committed 3")
+    without = {name: value for name, value in told.items() if name != "groups"}
+    assert len(mismatches(without, plan)) == 1
+    (found,) = mismatches({**TOLD, "groups": 3}, PLAN)
+    assert found == "shared.groups 3, committed 1"
+    (found,) = planned_otherwise({"privacy": {"groups": 5}}, plan)
+    assert found == "privacy.groups 5, committed 3"
+    assert planned_otherwise({"privacy": {"groups": 3}}, plan) == []
 
 
 def test_a_plan_that_makes_no_group_is_told_of_elsewhere() -> None:

@@ -15,6 +15,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 
 WHOLE = {"unit": "client"}
+FIFTEEN = {"federation": {"sites": 15, "quorum": 15}}
 
 
 def changed(**tables: dict[str, Any]) -> Scenario:
@@ -53,6 +54,20 @@ def test_a_scenario_gets_a_common_support_and_two_thirds_honest() -> None:
         ({"federation": {"participation": 0.5, "quorum": 3}}, "participation: .*approved people"),
         ({"federation": {"weak": 0.2}}, "federation.weak: .*rule: all sites sum the same"),
         ({"federation": {"strategy": "median"}}, "strategy: .*rule: the server sees no single"),
+        ({"federation": {"strategy": "median"}}, "strategy: .*; set privacy.groups to judge sums"),
+        ({"federation": {"strategy": "feddyn"}, "privacy": {"groups": 2}}, "federation.strategy: "),
+        ({"privacy": {"groups": 34}}, "privacy.groups: must be from 1 to 33"),
+        (
+            {"privacy": {"groups": 2}},
+            "privacy.groups: must divide federation.sites .* with 5 sites",
+        ),
+        (FIFTEEN | {"privacy": {"groups": 15, "honest": 15}}, "groups: must divide .* at least 3"),
+        (FIFTEEN | {"privacy": {"groups": 3}}, r"groups: must leave more than 5 \+ 2 x 0 sites"),
+        (FIFTEEN | {"privacy": {"groups": 5, "honest": 12}}, r"groups: must leave more than 3 \+"),
+        (
+            {"federation": {"sites": 15, "quorum": 13}, "privacy": {"groups": 3, "honest": 14}},
+            r"groups: must leave more than 1 \+ 2 x 2 sites in a group",
+        ),
         ({"uplink": {"compressor": "topk"}}, "uplink.compressor: .*rule: only a linear compressor"),
         ({"uplink": {"compressor": "eden"}}, "uplink.compressor: .*rule: only a linear compressor"),
         ({"uplink": {"compressor": "randk", "values": "fp16"}}, "uplink.density: must be set"),
@@ -69,6 +84,15 @@ def test_what_is_not_proven_is_refused(tables: dict[str, dict[str, Any]], words:
         changed(**tables)
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "median", "trimmed-mean", "krum", "norm-bound"])
+def test_groups_let_a_robust_rule_judge_their_sums(strategy: str) -> None:
+    federation = FIFTEEN["federation"] | {"strategy": strategy}
+    given = changed(federation=federation, privacy={"groups": 5, "honest": 13})
+    assert given.privacy.groups == 5
+    # One more may be missing if nobody else is dishonest.
+    assert changed(federation=federation | {"quorum": 14}, privacy={"groups": 5, "honest": 15})
+
+
 def test_a_whole_update_may_take_as_many_steps_as_it_likes() -> None:
     scenario = changed(privacy=WHOLE, training={"steps": 7, "momentum": 0.5})
     assert scenario.shared and not scenario.noised_at_server
@@ -80,6 +104,7 @@ def test_a_whole_update_may_take_as_many_steps_as_it_likes() -> None:
     [
         ({"privacy": {"honest": 3}}, "privacy.honest: must be left out unless privacy.noise_at"),
         ({"privacy": {"coordinates": 9}}, "privacy.coordinates: must be left out unless"),
+        ({"privacy": {"groups": 3}}, "privacy.groups: must be 1 unless privacy.noise_at is shared"),
         ({"privacy": {"members": f'{{"a": "{64 * "0"}"}}'}}, "privacy.members: must be left out"),
         ({"uplink": {"densities": "exit 0.3"}}, "uplink.densities: must be empty unless"),
     ],

@@ -9,10 +9,11 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedlite.secure.collector import Collector
-from fedlite.secure.group import Group
+from fedlite.secure.group import Group, split
 from fedlite.secure.masks import Words
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Note, Step
+from fedlite.secure.rules import Refused
 
 RUN, MODEL = b"run-0001", b"model-01"
 
@@ -28,16 +29,17 @@ class Party:
     asked: list[tuple[Step, tuple[str, ...]]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, size: int, least: int, honest: int, bits: int = 8) -> Party:
+    def of(
+        cls, size: int, least: int, honest: int, bits: int = 8, *, parts: int = 1, seed: int = 0
+    ) -> Party:
         names = [f"site-{number:03d}" for number in range(size)]
         members = {name: Member.new(name) for name in names}
         identities = {name: Ed25519PrivateKey.generate() for name in names}
         cards = tuple(members[name].card(RUN, identities[name]) for name in names)
-        group = Group(least, honest, cards)
+        group = Group(least, honest, cards, parts, seed)
+        terms = {"members": size, "least": least, "honest": honest, "parts": parts, "seed": seed}
         for card in cards:
-            members[card.name].join(
-                group.encode(), identities[card.name], members=size, least=least, honest=honest
-            )
+            members[card.name].join(group.encode(), identities[card.name], **terms)
         return cls(group, members, identities, bits)
 
     @property
@@ -46,6 +48,11 @@ class Party:
 
     def collector(self, count: int, number: int = 1) -> Collector:
         return Collector(self.group, number, MODEL, count, self.bits)
+
+    def collectors(self, count: int, number: int = 1) -> list[Collector]:
+        """One for each part of a round."""
+        parts = split(self.group, number)
+        return [Collector(part, number, MODEL, count, self.bits) for part in parts]
 
     def masked(
         self, values: Mapping[str, Words], number: int = 1, model: bytes = MODEL
@@ -77,6 +84,21 @@ class Party:
                     answer = self.members[name].answer(note, self.identities[name]).encode()
                     answers[name] = spoil(step, name, answer) if spoil else answer
             self.reload()
+            return answers
+
+        return ask
+
+    def exchange_refusing(self) -> Callable[[Step, Mapping[str, bytes]], dict[str, bytes]]:
+        """Return what a server asks by whose members answer what they may, and else nothing."""
+
+        def ask(step: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
+            answers = {}
+            for name, blob in questions.items():
+                try:
+                    note = Note.decode(blob)
+                    answers[name] = self.members[name].answer(note, self.identities[name]).encode()
+                except Refused:
+                    continue
             return answers
 
         return ask

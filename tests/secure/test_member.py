@@ -257,14 +257,14 @@ def test_what_a_server_and_its_colluders_see_is_uniform() -> None:
         pairs = np.bincount((view[:-1] >> 5) * 8 + (view[1:] >> 5), minlength=64)
         assert stats.chisquare(pairs).pvalue > 1e-6
     # All masks that are known to the five together leave the vector: the view was masks alone.
-    points = party.members["site-000"]._points(context)
+    points = party.members["site-000"]._seat(1).points(context)
     from fedlite.secure import shamir
 
     secret = shamir.share(shamir.at(points, 0))
     assert check_of(secret, context) == bodies["site-000"][:CHECK_BYTES]
     bare = with_two - masks.stream(masks.own_seed(secret, context), count, 8)
     for other in ("site-002", "site-003"):
-        key = party.members["site-000"]._pair(party.names.index(other))
+        key = party.members["site-000"]._seat(1).pair(party.names.index(other))
         bare = bare - masks.stream(masks.derive(key, "mask", context), count, 8)
     assert not (bare & np.uint32(255)).any()
 
@@ -275,7 +275,7 @@ def test_fewer_shares_than_the_threshold_say_nothing_of_a_secret() -> None:
 
     party = Party.of(7, 5, 5)
     context = context_of(party.group.digest, 1, MODEL)
-    points = party.members["site-000"]._points(context)
+    points = party.members["site-000"]._seat(1).points(context)
     known = dict(list(points.items())[:4])
     for guess in (0, 1, shamir.PRIME - 1):
         there = shamir.at({0: guess, **known}, 6)

@@ -77,7 +77,7 @@ def test_seeds_told_of_a_thief_are_not_those_of_the_pair_that_it_copied(how: str
         found = found - stream(told[name], COUNT, BITS)
     assert (found & np.uint32(255)).tolist() != thief.values[victim].tolist()
     # What the seeds would have to be for it, which each pair keeps.
-    pairs = [thief.members[victim]._seed(at, thief.context) for at in range(1, HONEST)]
+    pairs = [thief.members[victim]._seat(1).seed(at, thief.context) for at in range(1, HONEST)]
     assert not set(pairs) & set(told.values())
 
 

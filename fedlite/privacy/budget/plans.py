@@ -17,7 +17,13 @@ from fedlite.privacy.mechanism import (
     SharedMechanism,
     cut_slack,
 )
-from fedlite.privacy.ranges import ALONE, MOST_STEPS, bounds_absence, shares_noise
+from fedlite.privacy.ranges import (
+    ALONE,
+    MOST_STEPS,
+    bounds_absence,
+    shares_noise,
+    surely_honest,
+)
 from fedlite.privacy.shared.lattice import rounding_slack
 
 _TERMS = (
@@ -34,6 +40,7 @@ _TERMS = (
     "honest",
     "coordinates",
     "group",
+    "groups",
 )
 _SHARED = ("members", "least", "honest", "coordinates", "group", "alone")
 
@@ -46,7 +53,7 @@ class Plan:
     by `bound`, at the policy's delta. epsilon_asked, delta: what the run promises for itself.
     members, least, honest: of those who share the noise; coordinates: of their sums; group: their
     names and keys, hex; alone: as `charged`, if all others collude with the server. 0, or nothing,
-    where nobody does.
+    where nobody does. groups: in how many sums a round is; 1 is not written down.
     """
 
     run: str
@@ -70,6 +77,7 @@ class Plan:
     coordinates: int = 0
     group: Mapping[str, str] = field(default_factory=dict, hash=False)
     alone: float = 0.0
+    groups: int = 1
 
     def body(self) -> dict[str, Any]:
         """Return what a ledger's row holds."""
@@ -77,6 +85,8 @@ class Plan:
         if not self.shared:
             for name in _SHARED:
                 del body[name]
+        if self.groups == 1:
+            del body["groups"]
         return body
 
     def asks_the_same(self, other: Plan) -> bool:
@@ -91,7 +101,7 @@ class Plan:
     @property
     def carried(self) -> int:
         """Honest sites whose noise is in every sum, where it is shared."""
-        return self.honest - (self.members - self.least)
+        return surely_honest(self.members, self.least, self.honest, self.groups)
 
     @property
     def by_itself(self) -> Plan:
@@ -170,6 +180,7 @@ def asked_plan(
         honest=getattr(mechanism, "honest", 0),
         coordinates=getattr(mechanism, "coordinates", 0),
         group=dict(group),
+        groups=getattr(mechanism, "groups", 1),
     )
 
 

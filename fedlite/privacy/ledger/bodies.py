@@ -206,11 +206,14 @@ _SHARED: dict[str, Check] = {
 }
 _ALONE = _object(_TERMS)
 _TOGETHER = _object(_TERMS | _SHARED)
+# In how many sums a round is, where not in one: what was written before is read as it stands.
+_DIVIDED = _object(_TERMS | _SHARED | {"groups": _whole(2, 33)})
 
 
 def _plan(value: Any) -> None:
     shared = isinstance(value, dict) and ranges.shares_noise(str(value.get("unit")))
-    (_TOGETHER if shared else _ALONE)(value)
+    divided = _DIVIDED if shared and "groups" in value else _TOGETHER
+    (divided if shared else _ALONE)(value)
 
 
 KINDS: dict[str, Check] = {

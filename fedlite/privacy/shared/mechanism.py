@@ -9,7 +9,7 @@ from typing import Literal
 from fedlite.privacy.checks import check_count, check_noise, check_positive, check_rate
 from fedlite.privacy.event import Event, clip_bound
 from fedlite.privacy.grid import fine_cell
-from fedlite.privacy.ranges import sharing_problem
+from fedlite.privacy.ranges import sharing_problem, surely_honest, worst_group
 from fedlite.privacy.shared.lattice import (
     OWN_UNITS,
     REACH,
@@ -40,12 +40,19 @@ class SharedMechanism:
     noise of `honest - (sites - least)` honest ones is in every sum, whoever drops out or is dropped
     by the server: `carried`. Each therefore adds noise enough for `carried` to make sigma.
 
+    groups > 1: a round has as many sums, each of `sites / groups` sites, and a site is in one of
+    them. Then all who may be missing, and all who are not honest, are taken to be in one group, and
+    `carried` is of that (`worst_group`). Of two adjacent federations one group's sum differs in
+    each round, and all others are independent of what differs: so a round is one release, with
+    sigma as of one sum, whatever anybody sees first (docs/secure-sum.md).
+
     clip: bound C > 0 on the L2 norm, over the common support, of one record's gradient or of one
     site's update. noise_multiplier: sigma > 0, of the honest noise that is surely in a sum, in
     units of C. sampling_rate: q in (0, 1]; 1 of a client. steps: planned number of sums over the
     whole run, at least 1. expected_batch: of one site; 0 of a client. coordinates: length of the
-    common support, at least 1. sites: K >= 3. least, honest: from 1 to K. reach: the public bound
-    on what a site hands in of a coordinate, in units of C; 0 takes `REACH` deviations of the noise.
+    common support, at least 1. sites: K >= 3. least, honest: from 1 to K. groups: divides K into
+    groups of at least 3. reach: the public bound on what a site hands in of a coordinate, in units
+    of C; 0 takes `REACH` deviations of the noise.
 
     Raises ValueError for a number outside its range, and where so few make no secret sum
     (`sharing_problem`), by which honest noise is in every one.
@@ -67,13 +74,14 @@ class SharedMechanism:
     honest: int
     unit: Literal["record", "client"] = "record"
     reach: float = 0.0
+    groups: int = 1
 
     def __post_init__(self) -> None:
         """Check every number."""
         check_positive("clip", self.clip)
         check_noise(self.noise_multiplier)
         check_rate(self.sampling_rate)
-        for name in ("steps", "coordinates", "least", "honest"):
+        for name in ("steps", "coordinates", "least", "honest", "groups"):
             check_count(name, getattr(self, name), 1)
         if self.unit not in ("record", "client"):
             raise ValueError(f"unit: must be 'record' or 'client', got {self.unit!r}")
@@ -86,8 +94,9 @@ class SharedMechanism:
         if not 0.0 <= self.reach < math.inf:
             raise ValueError(f"reach: must be finite and at least 0, got {self.reach!r}")
         check_count("sites", self.sites, 3)
-        if told := sharing_problem(self.sites, self.least, self.honest):
-            raise ValueError(f"honest: {told}; raise least")
+        if told := sharing_problem(self.sites, self.least, self.honest, self.groups):
+            mend = "raise least, or take fewer groups" if self.groups > 1 else "raise least"
+            raise ValueError(f"honest: {told}; {mend}")
 
     @property
     def adjacency(self) -> str:
@@ -100,9 +109,14 @@ class SharedMechanism:
         return "add or remove one record of one site's table; only sums over the sites are seen"
 
     @property
+    def summed(self) -> tuple[int, int, int]:
+        """Of one sum: its members, the least that are in it, the least that are honest."""
+        return worst_group(self.sites, self.least, self.honest, self.groups)
+
+    @property
     def carried(self) -> int:
         """Honest sites whose noise is in every sum, if `honest` of all sites are."""
-        return self.honest - (self.sites - self.least)
+        return surely_honest(self.sites, self.least, self.honest, self.groups)
 
     @property
     def sensitivity(self) -> float:
@@ -117,7 +131,7 @@ class SharedMechanism:
     @property
     def divisor(self) -> int:
         """What a sum is divided by: public and planned, whoever has answered."""
-        return self.sites * max(1, self.expected_batch)
+        return self.summed[0] * max(1, self.expected_batch)
 
     @property
     def own_multiplier(self) -> float:
@@ -150,18 +164,19 @@ class SharedMechanism:
     @property
     def most_cells(self) -> int:
         """Fine cells beyond which a site cuts a coordinate of its clean sum: public, as K is."""
-        most = self.reach * self.sensitivity or REACH * self.noise_std / self.sites
+        most = self.reach * self.sensitivity or REACH * self.noise_std / self.summed[0]
         return math.floor(most / fine_cell(self.own_std))
 
     @property
     def bits(self) -> int:
         """The b of the modulus 2^b in which no sum wraps, but for noise beyond `TAIL` deviations.
 
-        The bound is of public numbers alone: K times what a site's clean coordinate may be and half
-        a unit for rounding, and the noise of all K.
+        The bound is of public numbers alone: of all members of a sum what a site's clean coordinate
+        may be and half a unit for rounding, and the noise of all of them.
         """
-        clean = self.sites * (self.most_cells / UNIT_CELLS + 0.5)
-        return width(clean + TAIL * OWN_UNITS * math.sqrt(self.sites))
+        members, _, _ = self.summed
+        clean = members * (self.most_cells / UNIT_CELLS + 0.5)
+        return width(clean + TAIL * OWN_UNITS * math.sqrt(members))
 
     def clip_bound(self, coordinates: int) -> float:
         """Return the L2 norm to which a gradient or update is clipped, as `RecordMechanism` does.

@@ -44,8 +44,11 @@ class Question:
             raise ValueError(
                 f"columns: must be from 1 to {MOST_COLUMNS:,}, got {len(self.columns)}"
             )
-        if not 1 <= self.bins <= MOST_BINS:
-            raise ValueError(f"bins: must be from 1 to {MOST_BINS:,}, got {self.bins}")
+        if not 2 <= self.bins <= MOST_BINS:
+            raise ValueError(
+                f"bins: must be from 2 to {MOST_BINS:,} (rule: one bin counts all values, which is "
+                f"told anyway), got {self.bins}; 10 suit most columns"
+            )
         for name, low, high in zip(self.columns, self.low, self.high, strict=True):
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ValueError(

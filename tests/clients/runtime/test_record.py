@@ -25,6 +25,7 @@ from fedlite.messages import Instruction, site_id
 from fedlite.privacy.budget import Account
 from fedlite.privacy.ledger import read
 from fedlite.scenario import from_dict
+from tests.clients.runtime.hospitals import Hospitals
 from tests.clients.runtime.test_approval import made
 from tests.clients.runtime.test_setup import invitation, invite
 
@@ -190,3 +191,21 @@ def test_a_bundle_that_names_its_run_like_a_path_writes_nowhere(home: Path, run_
     note = answered(run_id, 1, 10)
     runbook.note(home, home, approved(home, run_id), note, update=True)
     assert set(home.parent.rglob("*")) == before
+
+
+def test_what_rests_on_others_is_told_with_what_is_left_without_them(tmp_path: Path) -> None:
+    four = Hospitals(tmp_path)
+    four.join(four.group())
+    site = four.sites["hungary"]
+    site.vector(1, four.values()["hungary"])
+    (row,) = Account.of(read(site.home / "ledgers" / "digits.jsonl")).plans
+    found = records.record(site.home)
+    (data,) = [one for one in found["datasets"] if one["runs"]]
+    assert data["alone"] == row.alone > data["charged"] > 0
+    assert (data["collusion"], data["honest"]) == (20.0, 2)
+    (one,) = found["runs"]
+    assert one["members"] == sorted(four.keys) and one["honest"] == 3
+    assert one["alone_after"] == row.alone
+    page = record_page.build(found)
+    assert f"{row.alone:.2f}"[:-1] in page and "if all others collude with the server" in page
+    assert "at least 3 of 4 being honest (cleveland, hungary, switzerland, va-long-beach)" in page

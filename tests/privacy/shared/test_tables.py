@@ -131,7 +131,7 @@ def test_where_noise_leaves_nothing_nothing_is_told() -> None:
     assert math.isnan(value) and 0.0 <= low <= high <= 100.0
     nobody = summarize(ASKED, ASKED.answer(np.empty((0, 2))), 1.0, QUANTILES)
     assert math.isnan(_mean(nobody))
-    single = Question(("x",), np.zeros(1), np.ones(1), 1)
+    single = Question(("x",), np.zeros(1), np.ones(1), 2)
     assert summarize(single, single.answer(np.array([[0.5]])), 0.0, (0.5,))[0].mean.value == 0.5
 
 
@@ -140,7 +140,7 @@ def test_where_noise_leaves_nothing_nothing_is_told() -> None:
     [
         ([0.0, 5.0], [1.0, 5.0], 3, "data.ranges: must be a low end below a high one, got 5:5"),
         ([0.0, 0.0], [1.0, np.inf], 3, "data.ranges"),
-        ([0.0, 0.0], [1.0, 1.0], 0, "bins: must be from 1"),
+        ([0.0, 0.0], [1.0, 1.0], 0, "bins: must be from 2 to 1,000"),
         ([0.0, -1e308], [1.0, 1e308], 3, "data.ranges: must be so wide .* got -1e"),
         ([0.0, 1.0], [1.0, 1.0 + 2**-52], 3, "data.ranges: must be so wide"),
     ],

@@ -1,0 +1,243 @@
+"""Rounds in groups by real messages: a rule over their sums, and groups that fail.
+
+Covers strategies/over_groups.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedlite import plan as plans
+from fedlite.audit import audit
+from fedlite.compression import Decoded
+from fedlite.messages import site_id
+from fedlite.parameters import Vector
+from fedlite.privacy.ledger import read
+from fedlite.privacy.shared.summed import residues, values
+from fedlite.reporting.record import RoundRecord, read_rounds
+from fedlite.scenario import Scenario, from_dict
+from fedlite.secure.group import Group, split
+from fedlite.secure.messages import Step
+from fedlite.training import Learner
+from server.app import Task, run_scenario
+from server.rounds import RunFailed
+from server.summary import shared_of
+from simulations.engines import Serial
+from simulations.node import Node
+from strategies import ServerState
+from strategies.over_groups import make_over, needed
+from tests.server.test_sums import RUN, Lossy, flat, model
+
+SITES, GROUPS, ROUNDS = 9, 3, 2
+NAMES = tuple(f"site-{at:02d}" for at in range(1, SITES + 1))
+
+
+def scenario(
+    seed: int = 3,
+    *,
+    strategy: str = "median",
+    options: str = "",
+    sites: int = SITES,
+    quorum: int = 0,
+    **privacy: Any,
+) -> Scenario:
+    return from_dict(
+        {
+            "federation": {
+                "rounds": ROUNDS,
+                "sites": sites,
+                "quorum": quorum or sites,
+                "strategy": strategy,
+                "strategy_options": options,
+                "server_momentum": 0.5,
+                "deadline_seconds": 20.0,
+            },
+            "model": {"name": "mlp"},
+            "training": {"steps": 1, "learning_rate": 0.5},
+            "uplink": {"compressor": "randk", "density": 0.2, "densities": "exit 0.5"},
+            "downlink": {"compressor": "dense"},
+            "privacy": {
+                "unit": "record",
+                "noise_at": "shared",
+                "simulate_seed": seed,
+                "honest": sites - 1,
+                "groups": GROUPS,
+            }
+            | privacy,
+        }
+    )
+
+
+def play(
+    directory: Path, given: Scenario, lost: Iterable[tuple[int, Step | None, int]] = ()
+) -> list[RoundRecord]:
+    grid = Lossy(RUN, SITES, Serial(Node(RUN, SITES, given.to_run_config(), directory / "sites")))
+    grid.lost = set(lost)
+    task = Task(directory, RUN.to_bytes(8, "little"), "serial", quiet=True)
+    run_scenario(grid, given, task)
+    return read_rounds(directory)
+
+
+def members(directory: Path, number: int) -> list[list[int]]:
+    """Return who was with whom in a round, from the group that the server has made."""
+    whole = Group.decode((directory / "checkpoint" / "group").read_bytes())
+    return [[NAMES.index(name) for name in part.names] for part in split(whole, number)]
+
+
+def plainly(
+    given: Scenario, groups: dict[int, list[list[int]]], void: frozenset[int] = frozenset()
+) -> Vector:
+    """Return the model of the same run, whose sites hand their parts in openly, to these groups."""
+    plan, _, sites = plans.simulated(given)
+    mechanism = plan.shared
+    assert mechanism is not None
+    learners = [Learner(plan, site.train) for site in sites]
+    momentum, current = np.zeros(plan.layout.size, np.float32), plan.initial
+    for number in range(1, ROUNDS + 1):
+        if number in void:
+            continue
+        steps = []
+        for part in groups[number]:
+            units = [
+                learners[at].units(current, number, site_id(NAMES[at]), mechanism) for at in part
+            ]
+            total = values(residues(np.sum(units, axis=0), mechanism.bits), mechanism)
+            support, dense = plan.support(number), np.zeros(plan.layout.size)
+            rate = -plan.learning_rate(number) / (3 * mechanism.expected_batch)
+            dense[support.indices] = total * support.factors * rate
+            steps.append(dense.astype(np.float32))
+        rule = np.median if given.federation.strategy == "median" else np.mean
+        momentum = np.float32(0.5) * momentum + rule(np.stack(steps), axis=0).astype(np.float32)
+        current = current + momentum
+    return flat(plan, current)
+
+
+@pytest.mark.parametrize("strategy", ["median", "fedavg"])
+def test_the_model_is_that_of_the_rule_over_plain_sums_of_groups(
+    tmp_path: Path, strategy: str
+) -> None:
+    given = scenario(strategy=strategy)
+    records = play(tmp_path, given)
+    assert [r.accepted for r in records] == [SITES, SITES]
+    groups = {number: members(tmp_path, number) for number in (1, 2)}
+    assert groups[1] != groups[2] and all(len(part) == 3 for part in groups[1])
+    np.testing.assert_allclose(model(tmp_path), plainly(given, groups), rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("step", [None, Step.SIGN, Step.OPEN])
+def test_a_group_that_fails_releases_nothing_and_the_others_make_the_round(
+    tmp_path: Path, step: Step | None
+) -> None:
+    """A mean is content with two of three."""
+    given = scenario(strategy="fedavg")
+    records = play(tmp_path, given, [(2, step, 4)])
+    groups = {number: members(tmp_path, number) for number in (1, 2)}
+    assert [r.accepted for r in records] == [SITES, SITES - 3]
+    assert set(records[1].dropped) | set(records[1].missing) == {NAMES[4]}, (
+        "nobody else is to blame"
+    )
+    groups[2] = [part for part in groups[2] if 4 not in part]
+    np.testing.assert_allclose(model(tmp_path), plainly(given, groups), rtol=2e-5, atol=1e-7)
+
+
+def test_a_round_that_leaves_the_rule_too_few_groups_is_void(tmp_path: Path) -> None:
+    given = scenario()
+    records = play(tmp_path, given, [(2, Step.SIGN, 4)])
+    assert [r.accepted for r in records] == [SITES, 0], "a median wants three"
+    groups = {1: members(tmp_path, 1)}
+    wanted = plainly(given, groups, void=frozenset({2}))
+    np.testing.assert_allclose(model(tmp_path), wanted, rtol=2e-5, atol=1e-7)
+    lost = [(number, None, site) for number in (1, 2) for site in range(SITES)]
+    with pytest.raises(RunFailed):
+        play(tmp_path / "none", given, lost)
+
+
+def test_who_may_be_missing_in_a_group_costs_no_other_group_anything(tmp_path: Path) -> None:
+    """Twelve in three groups of four, one of which may lack one: five sums' worth of thresholds."""
+    given = scenario(strategy="fedavg", sites=12, quorum=11, honest=12)
+    plan = plans.simulated(given)[0]
+    assert plan.shared is not None and plan.shared.summed == (4, 3, 4)
+    assert plan.shared.carried == 3
+    engine = Serial(Node(RUN, 12, given.to_run_config(), tmp_path / "sites"))
+    grid = Lossy(RUN, 12, engine)
+    grid.lost = {(1, None, 3), (2, Step.SIGN, 5), (2, None, 7)}
+    task = Task(tmp_path, RUN.to_bytes(8, "little"), "serial", quiet=True)
+    run_scenario(grid, given, task)
+    records = read_rounds(tmp_path)
+    assert records[0].accepted == 11
+    whole = Group.decode((tmp_path / "checkpoint" / "group").read_bytes())
+    names = whole.names
+    together = any({names[5], names[7]} <= {*part.names} for part in split(whole, 2))
+    assert records[1].accepted == (8 if together else 11)
+
+
+def test_a_claimed_run_commits_to_its_groups_and_the_audit_computes_them_anew(
+    tmp_path: Path,
+) -> None:
+    given = scenario(seed=-1)
+    records = play(tmp_path, given)
+    assert [r.accepted for r in records] == [SITES, SITES]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    shared = summary["privacy"]["shared"]
+    assert (shared["groups"], shared["noise_of"], shared["honest"]) == (GROUPS, 2, SITES - 1)
+    assert list(shared["epsilon"]) == ["7", "8", "9"]
+    assert shared["epsilon"]["8"] == pytest.approx(3.0, abs=0.01) and shared["alone"] > 4
+    ledger = next(tmp_path.glob("sites/homes/site-01/ledgers/*.jsonl"))
+    assert read(ledger)[0].body["plan"]["groups"] == GROUPS
+    sources = [tmp_path, *tmp_path.glob("sites/homes/*/ledgers")]
+    assert audit(sources).clean
+    # Said afterwards to have been one sum, whose table looks better.
+    plan = plans.simulated(given)[0].shared
+    assert plan is not None
+    rosy = shared_of(replace(plan, groups=1), 1e-5)["shared"]
+    changed = {**summary, "privacy": {**summary["privacy"], "shared": rosy}}
+    (tmp_path / "summary.json").write_text(json.dumps(changed))
+    told = {issue.text for issue in audit(sources).findings}
+    assert any(f"shared.groups None, committed {GROUPS}" in text for text in told), told
+    assert any("shared.noise_of 8, and by the plan it is 2" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "groups", "sites", "enough"),
+    [
+        ("median", "", 3, 9, 3),
+        ("median", "", 5, 15, 3),
+        ("trimmed-mean", "", 5, 15, 3),
+        ("trimmed-mean", '{"attackers": 0.4}', 5, 15, 5),
+        ("multi-krum", "", 5, 15, 5),
+        ("fedavg", "", 4, 12, 3),
+        ("fedavg", "", 1, 12, 1),
+    ],
+)
+def test_a_rule_over_groups_counts_groups(
+    strategy: str, options: str, groups: int, sites: int, enough: int
+) -> None:
+    rule = make_over(
+        scenario(strategy=strategy, options=options, sites=sites, groups=groups, honest=sites)
+    )
+    assert needed(rule, groups) == enough
+    if groups > 1:
+        assert rule.settings.participants == rule.settings.sites == groups
+    rule.start(1)
+    for value in [*range(groups - 1), 900]:
+        rule.add(Decoded(1, None, np.array([value], np.float32)), 0)
+    after = rule.finish(ServerState.initial(np.zeros(1, np.float32)), 1).model[0]
+    assert (after < groups) == (strategy != "fedavg")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "least"), [("median", 3), ("krum", 5), ("trimmed-mean", 3), ("norm-bound", 3)]
+)
+def test_fewer_groups_than_a_rule_needs_are_refused_by_their_own_name(
+    strategy: str, least: int
+) -> None:
+    given = scenario(strategy=strategy, sites=10, groups=2)
+    with pytest.raises(ValueError, match=rf"^privacy\.groups: must be at least {least} with"):
+        make_over(given)
