@@ -156,6 +156,18 @@ class SharedMechanism:
         check_count("count", count, 1)
         return Event(self.own_multiplier * math.sqrt(count), self.sampling_rate)
 
+    def hidden_among(self, count: int) -> int:
+        """Return of how many honest sites the noise is in whatever can be seen of one of them.
+
+        count: honest ones that are in every sum by number, as `carried` counts them; at least 1.
+        That a sum is all that is seen holds where they are more than may be missing: it is the
+        rule 2 t > K + c for them (docs/secure-sum.md). Of fewer each can be singled out, by lists
+        that shrink around it, and what is seen of it then has its own noise alone.
+        """
+        check_count("count", count, 1)
+        members, inside, _ = self.summed
+        return count if count > members - inside else 1
+
     @property
     def unit_width(self) -> float:
         """Width of a unit of the grid on which sums are seen."""

@@ -10,13 +10,15 @@ import pytest
 
 from clients.runtime.sharing import sharing
 from fedlite.audit import audit
-from fedlite.guard.guardian import Decline
+from fedlite.guard.guardian import Decline, sharing_of
 from fedlite.guard.policy import load
+from fedlite.privacy import accounting
 from fedlite.privacy.ledger import read
+from fedlite.reporting import wording
 from fedlite.secure.collector import Collector, finish_all
 from fedlite.secure.group import Group, split
 from fedlite.secure.messages import Step
-from tests.clients.runtime.hospitals import MODEL, Hospitals
+from tests.clients.runtime.hospitals import MODEL, Hospitals, init, scenario
 
 EIGHT = tuple(f"clinic-{at}" for at in range(8))
 
@@ -77,3 +79,28 @@ def test_the_operator_sees_how_few_of_one_group_may_be_honest(eight: Hospitals) 
         "2 of 4 in each round, with a sum each, drawn by the seed 1 and nothing else; if all that "
         "may be dishonest are in one group, 3 of its 4 are honest"
     )
+
+
+def test_the_page_says_of_one_fewer_honest_what_is_left_then(tmp_path: Path) -> None:
+    """With two that may be missing, and two honest ones left, either can be read alone."""
+    init(tmp_path, EIGHT[0])
+    home, keys = tmp_path / EIGHT[0], {name: f"{at:064x}" for at, name in enumerate(EIGHT)}
+    fewer, alone = "one fewer is", "all others collude with the server"
+    for quorum, honest, told in (
+        (8, 4, [fewer, alone]),
+        (7, 3, [alone]),
+        (7, 4, [fewer, alone]),
+        (6, 5, [f"{fewer}, or {alone}"]),
+        (6, 6, [fewer, alone]),
+    ):
+        plan = scenario(keys, honest=honest)
+        plan = replace(plan, federation=replace(plan.federation, quorum=quorum))
+        made = sharing_of(plan)
+        assert made is not None
+        text = dict(sharing(home, load(home / "site.toml"), plan)[0])["epsilon of this run"]
+        table = accounting.table(made, 1e-5)
+        losses = [table[honest], *[table[honest - 1]] * (len(told) - 1), table[min(table)]]
+        whys = [f"at least {honest} of the 8 are honest", *told]
+        assert text == "; ".join(
+            f"{wording.epsilon(loss, 3)} if {why}" for loss, why in zip(losses, whys, strict=True)
+        ), (quorum, honest)
