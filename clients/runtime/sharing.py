@@ -111,7 +111,8 @@ def _groups(mechanism: SharedMechanism, scenario: Scenario) -> list[tuple[str, s
         (
             "groups",
             f"{mechanism.groups} of {size} in each round, with a sum each, drawn by the seed "
-            f"{scenario.federation.seed} and nothing else; if all that may be dishonest are in one "
-            f"group, {true} of its {size} are honest",
+            f"{scenario.federation.seed}, which nobody can change after approval; the figures "
+            "below hold whoever is with whom, as if all that may be dishonest were in one group, "
+            f"of whose {size} are {true} honest then",
         )
     ]

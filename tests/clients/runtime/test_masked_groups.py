@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clients.runtime import approval, gate
 from clients.runtime.sharing import sharing
 from fedlite.audit import audit
+from fedlite.deployment import bundle as bundles
 from fedlite.guard.guardian import Decline, sharing_of
-from fedlite.guard.policy import load
+from fedlite.guard.policy import ApprovedBundle, SitePolicy, load
 from fedlite.privacy import accounting
 from fedlite.privacy.ledger import read
 from fedlite.reporting import wording
@@ -19,6 +21,7 @@ from fedlite.secure.collector import Collector, finish_all
 from fedlite.secure.group import Group, split
 from fedlite.secure.messages import Step
 from tests.clients.runtime.hospitals import MODEL, Hospitals, init, scenario
+from tests.clients.runtime.test_sharing import bundle
 
 EIGHT = tuple(f"clinic-{at}" for at in range(8))
 
@@ -55,6 +58,7 @@ def test_each_group_is_summed_by_itself_and_every_ledger_says_so(eight: Hospital
     for site in eight.sites.values():
         plan = read(site.home / "ledgers" / "digits.jsonl")[0].body["plan"]
         assert (plan["groups"], plan["members"], plan["group"]) == (2, 8, eight.keys)
+        assert plan["split"] == f"{eight.plan.federation.seed:016x}"
     assert not audit([site.home / "ledgers" for site in eight.sites.values()]).findings
 
 
@@ -76,8 +80,9 @@ def test_the_operator_sees_how_few_of_one_group_may_be_honest(eight: Hospitals) 
     assert not refused
     assert told["taken for honest"].endswith("each sum is of at least 3")
     assert told["groups"] == (
-        "2 of 4 in each round, with a sum each, drawn by the seed 1 and nothing else; if all that "
-        "may be dishonest are in one group, 3 of its 4 are honest"
+        "2 of 4 in each round, with a sum each, drawn by the seed 1, which nobody can change after "
+        "approval; the figures below hold whoever is with whom, as if all that may be dishonest "
+        "were in one group, of whose 4 are 3 honest then"
     )
 
 
@@ -104,3 +109,22 @@ def test_the_page_says_of_one_fewer_honest_what_is_left_then(tmp_path: Path) -> 
         assert text == "; ".join(
             f"{wording.epsilon(loss, 3)} if {why}" for loss, why in zip(losses, whys, strict=True)
         ), (quorum, honest)
+
+
+def test_neither_groups_nor_the_seed_that_divides_them_are_loosened(tmp_path: Path) -> None:
+    """The run could choose the number that is worst for `alone`, and who is with whom."""
+    keys = {name: f"{at:064x}" for at, name in enumerate(EIGHT)}
+    content = bundle(keys, groups=1)
+    read_back = bundles.read(content)
+    loose = {"privacy.groups": 2, "federation.seed": 1_000_000}
+    for key, most in loose.items():
+        with pytest.raises(ValueError, match=f"--at-most {key}={most}: .* stays as it is"):
+            approval.loosened(read_back, [f"{key}={most}"])
+    # Also where an older fedlite has let it be approved.
+    known = ApprovedBundle(read_back.sha256, settings=read_back.settings, at_most=loose)
+    policy = SitePolicy(bundles=(known,))
+    run = {"run.id": "0" * 16}
+    assert gate.check(policy, content, run).config["privacy.groups"] == 1
+    for key, other in [*loose.items(), ("federation.seed", 0)]:
+        with pytest.raises(gate.NotApproved, match=f"^{key}: must be the approved 1, got {other}"):
+            gate.check(policy, content, run | {key: other})
