@@ -155,6 +155,7 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
             honest=scenario.honest,
             unit="client" if privacy.unit == "client" else "record",
             groups=privacy.groups,
+            split=scenario.federation.seed if privacy.groups > 1 else 0,
             reach=scenario.statistics.most_records / length if length else 0.0,
         )
         if shared.bits > MOST_BITS:

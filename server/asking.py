@@ -69,9 +69,6 @@ class Asking:
         self.updates.start(point, number, lengths.usual(self.plan, self._records, number))
 
         names, out = self._able(number)
-        if isinstance(self.updates, Sums):
-            able, names = names, self.updates.members(list(names))
-            out |= dict.fromkeys({*able} - {*names}, "resting")
         rng = np.random.default_rng([federation.seed, number])
         chosen, waited = self._choose(names, rng)
         outcome = Outcome(
@@ -97,9 +94,12 @@ class Asking:
 
     def _able(self, number: int) -> tuple[Sequence[str], dict[str, str]]:
         """Return whom a round may ask, in order, and why not the others that are there."""
-        there, quorum = self.roster.nodes, self.updates.quorum
-        out = attendance.kept_out(there, self.point.sites, number, quorum)
-        names = self.roster.names
+        there, names = self.roster.nodes, self.roster.names
+        if isinstance(self.updates, Sums):
+            out, rest = attendance.unwilling(there, self.point.sites, number)
+            able, others = self.updates.able([name for name in names if name not in out], rest)
+            return able, out | others
+        out = attendance.kept_out(there, self.point.sites, number, self.updates.quorum)
         return attendance.Without(names, out) if out else names, out
 
     def _choose(self, names: Sequence[str], rng: np.random.Generator) -> tuple[list[str], float]:

@@ -43,13 +43,21 @@ def kept_out(
     Those at rest may be where the others are too few. Only sites that were ever asked are looked
     at: a round costs nothing for the rest, however many they are.
     """
+    spent, rest = unwilling(there, sites, number)
+    return spent if len(there) - len(spent) - len(rest) < quorum else spent | rest
+
+
+def unwilling(
+    there: Collection[str], sites: Mapping[str, SiteRecord], number: int
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return which of those there have spent their budgets, and which others are at rest."""
     spent = {name: "spent" for name, site in sites.items() if site.spent and name in there}
     rest = {
         name: "resting"
         for name, site in sites.items()
         if number < site.again and not site.spent and name in there
     }
-    return spent if len(there) - len(spent) - len(rest) < quorum else spent | rest
+    return spent, rest
 
 
 def absent(

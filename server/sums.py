@@ -142,6 +142,30 @@ class Sums:
             self._joined |= self._exchange(dict.fromkeys(new, question), None).keys()
         return [name for name in names if name in self._joined]
 
+    def able(self, names: list[str], resting: Collection[str]) -> tuple[list[str], dict[str, str]]:
+        """Return whom the round that was started may ask, in order, and why not the others.
+
+        names: who is there and has budget left. resting: those of them that are at rest, if their
+        groups can do without them. Nobody is asked in a group that too few are left of, as each
+        would pay for a sum that nobody sees; and nobody at all where too few groups are left.
+        """
+        joined = self.members(names)
+        out = dict.fromkeys({*names} - {*joined}, "resting")
+        asked: set[str] = set()
+        complete = 0
+        for one in self._round:
+            mine = {*joined} & {*one.group.names}
+            awake = mine - {*resting}
+            chosen = awake if len(awake) >= one.group.least else mine
+            if len(chosen) >= one.group.least:
+                asked |= chosen
+                complete += 1
+                out |= dict.fromkeys(mine - chosen, "resting")
+        if complete < self._needed:
+            asked.clear()
+        out |= {name: "group" for name in joined if name not in asked and name not in out}
+        return [name for name in joined if name in asked], out
+
     def start(
         self, point: Checkpoint, number: int, usual: tuple[float, float] = (0.0, 0.0)
     ) -> None:
@@ -208,8 +232,11 @@ class Sums:
         wrong = (name for name in masked if name in dropped and name not in used)
         outcome.dropped |= dict.fromkeys(wrong, Code.BAD_UPDATE.value)
         for one in self._round:
-            for name in one.false:
+            for name in sorted(one.false):
                 log.error("round %d: %s told what does not fit", self._number, name)
+            # Where the others' shares made up for it the sum is right, and it was in it.
+            forged = sorted(one.forged - used)
+            outcome.dropped |= dict.fromkeys(forged, Code.BAD_UPDATE.value)
         outcome.used = [name for name in masked if name in used]
         self._summed = len(sums)
         for names, total in sorted(sums, key=lambda found: found[0]):

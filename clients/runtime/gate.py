@@ -19,9 +19,16 @@ from fedlite.storage import write_atomic
 
 # What Flower's side tells of a run; nothing of it reaches the training.
 EXEMPT = ("run.id", "run.directory", "run.quiet", "run.wait")
-# What no `at_most` loosens: of fewer sites a sum would have less noise, and other bins are another
-# question, which would be answered beside the first.
-EXACT = ("federation.quorum", "statistics.bins", "statistics.most_records")
+# What no `at_most` loosens: of fewer sites a sum would have less noise, fewer groups leave more if
+# all others collude, a seed that may rise lets the server choose who sums with whom, and other bins
+# are another question, which would be answered beside the first.
+EXACT = (
+    "federation.quorum",
+    "federation.seed",
+    "privacy.groups",
+    "statistics.bins",
+    "statistics.most_records",
+)
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 _KEPT_WAITING = 5
 

@@ -86,7 +86,11 @@ def _figures(
     others = honest - 1
     lower = f", of whom its ledger lets {kept.honest}" if kept.honest < policy.honest else ""
     held = f"{loss(mechanism.carried)} if at least {honest} of the {sites} are honest"
-    fewer = f"{loss(mechanism.carried - 1)} if one fewer is; " if mechanism.carried > 2 else ""
+    left = mechanism.hidden_among(max(1, mechanism.carried - 1))
+    fewer = f"{loss(left)} if one fewer is; " if left > 1 else ""
+    # Of too few each can be singled out, and the figure is that of all others colluding.
+    singled = "one fewer is, or " if left == 1 < mechanism.carried - 1 else ""
+    rest = f"{loss(1)} if {singled}all others collude with the server"
     return [
         (
             "taken for honest",
@@ -94,7 +98,7 @@ def _figures(
             f"{policy.honest} (budget.honest){lower}; each sum is of at least {inside}",
         ),
         *_groups(mechanism, scenario),
-        ("epsilon of this run", f"{held}; {fewer}{loss(1)} if all others collude with the server"),
+        ("epsilon of this run", f"{held}; {fewer}{rest}"),
     ]
 
 
@@ -107,7 +111,8 @@ def _groups(mechanism: SharedMechanism, scenario: Scenario) -> list[tuple[str, s
         (
             "groups",
             f"{mechanism.groups} of {size} in each round, with a sum each, drawn by the seed "
-            f"{scenario.federation.seed} and nothing else; if all that may be dishonest are in one "
-            f"group, {true} of its {size} are honest",
+            f"{scenario.federation.seed}, which nobody can change after approval; the figures "
+            "below hold whoever is with whom, as if all that may be dishonest were in one group, "
+            f"of whose {size} are {true} honest then",
         )
     ]

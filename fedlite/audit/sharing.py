@@ -13,6 +13,7 @@ from fedlite.privacy.accounting import table
 from fedlite.privacy.admission import order_for
 from fedlite.privacy.mechanism import SharedMechanism
 from fedlite.privacy.ranges import shares_noise
+from fedlite.scenario.keys import Federation
 from fedlite.scenario.members import members_of
 
 # What the summary and a ledger's plan call those who share the noise.
@@ -35,9 +36,12 @@ _ALIKE = (
     "honest",
     "coordinates",
     "groups",
+    "split",
     "noise_multiplier",
     "clip",
 )
+# What a scenario that leaves it out has.
+_SEED = Federation().seed
 _table = lru_cache(maxsize=64)(table)
 
 
@@ -93,10 +97,23 @@ def planned_otherwise(tables: Mapping[str, Any], plan: Plan) -> list[str]:
     for place, key, row in _KEYS:
         part = tables.get(place)
         said = part.get(key) if isinstance(part, dict) else None
-        # 0 honest is "two thirds", 0 coordinates "as many as the model makes": settled elsewhere.
-        committed = groups_of(plan) if row == "groups" else plan.body[row]
-        if said not in (None, 0) and not _is(said, committed):
+        if row == "groups":
+            # What is left out is one sum, and nothing else settles it.
+            said, committed = 1 if said is None else said, groups_of(plan)
+            differs = not _is(said, committed)
+        else:
+            # 0 honest is "two thirds", 0 coordinates "as the model makes": settled elsewhere.
+            committed = plan.body[row]
+            differs = said not in (None, 0) and not _is(said, committed)
+        if differs:
             wrong.append(f"{place}.{key} {_shown(said)}, committed {committed!r}")
+    part = tables.get("federation")
+    seed = part.get("seed", _SEED) if isinstance(part, dict) else _SEED
+    if groups_of(plan) > 1 and not _is(seed, int(plan.body["split"], 16)):
+        wrong.append(
+            f"federation.seed {_shown(seed)}, committed {int(plan.body['split'], 16)}, by which "
+            "the members of a round are divided"
+        )
     part = tables.get("privacy")
     if isinstance(part, dict) and (told := part.get("members")):
         try:

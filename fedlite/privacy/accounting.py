@@ -221,12 +221,14 @@ def table(mechanism: SharedMechanism, delta: float) -> dict[int, float]:
     """Return epsilon by how many of all sites are honest, from the fewest whose noise is sure.
 
     Of those as many may be missing in a sum as `least` lets, and all who are not may be in one
-    group. The first row is what is left when all others of it collude with the server.
+    group. Where those that are left are no more than may be missing, each can be singled out
+    (`SharedMechanism.hidden_among`), and its row is the first: what is left when all others of it
+    collude with the server.
     """
     # Each honest one more is one more whose noise is sure.
     others = mechanism.honest - mechanism.carried
     return {
-        count: seen_with(mechanism, count - others, delta)
+        count: seen_with(mechanism, mechanism.hidden_among(count - others), delta)
         for count in range(others + 1, mechanism.sites + 1)
     }
 

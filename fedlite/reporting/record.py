@@ -42,9 +42,10 @@ class RoundRecord:
     by the deadline.
 
     Who took part is said by what differs: `joined` names the sites that were first there in this
-    round; `out` maps a site that could not be asked to "offline", "resting" (`server.attendance`)
-    or "spent"; `asked` names those that were drawn, where not all others were. Whoever was asked
-    and is neither dropped nor missing was used.
+    round; `out` maps a site that could not be asked to "offline", "resting" (`server.attendance`),
+    "spent" or, where too few others were left for its secure sum, "group"; `asked` names those that
+    were drawn, where not all others were. Whoever was asked and is neither dropped nor missing was
+    used, unless the secure sum that it was in came to nothing.
 
     `kinds` is there where some sites train the shallow branch alone: for these and for the others,
     how many updates were used, the bytes both ways and, in a simulation, the processor seconds.

@@ -135,6 +135,17 @@ def _groups(scenario: Scenario) -> list[str]:
             f"{LEAST_SITES} (rule: a sum of few is no cover, and every sum has the same noise), "
             f"got {groups} with {sites} sites"
         ]
+    if federation.seed >= 2**64:
+        return [
+            "federation.seed: must be below 2^64 where privacy.groups is above 1 (rule: 8 bytes "
+            f"of it divide the members), got {federation.seed}; take a smaller one"
+        ]
+    if honest == sites and federation.strategy in _OF_GROUPS:
+        return [
+            f"privacy.honest: must be below federation.sites, {sites}, with federation.strategy "
+            f"{federation.strategy!r} (rule: whom the strategy is to withstand is not honest, and "
+            f"tells its noise as well), got {honest}; count them among the others, or take fedavg"
+        ]
     size, least, true = worst_group(sites, federation.quorum, honest, groups)
     if 2 * least > 2 * size - true and away >= 0:
         return []

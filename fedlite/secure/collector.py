@@ -58,8 +58,9 @@ class _Masked:
 class Collector:
     """One round: count values of `bits` bits for a model, from the members of a group.
 
-    dropped: by name, for whom the round went on without, the rule. false: who told a wrong secret
-    or share.
+    dropped: by name, for whom the round went on without, the rule. false: who told what does not
+    fit: a signature, a secret or a share. forged: those of them whose own signature or secret it
+    was; a share may also be false because it was dealt so.
     """
 
     group: Group
@@ -69,6 +70,7 @@ class Collector:
     bits: int
     dropped: dict[str, str] = field(default_factory=dict)
     false: set[str] = field(default_factory=set)
+    forged: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Begin without any vector."""
@@ -126,7 +128,7 @@ class Collector:
             if check_of(body, self._context) == self._masked[member].check:
                 secrets[member] = body
             else:
-                self._tell_false(member)
+                self._tell_false(member, own=True)
         silent = [member for member in left if member not in secrets]
         if silent:
             secrets |= yield from self._recover(silent, [m for m in left if m in secrets])
@@ -158,7 +160,7 @@ class Collector:
             if keys.verify(self.group.cards[member].fingerprint, body.hex(), text):
                 found[member] = body
             else:
-                self._tell_false(member)
+                self._tell_false(member, own=True)
         self._check_enough(found)
         return found
 
@@ -244,10 +246,12 @@ class Collector:
             found[member] = note.body
         return found
 
-    def _tell_false(self, member: int) -> None:
+    def _tell_false(self, member: int, *, own: bool = False) -> None:
         name = self.group.names[member]
         log.warning("%s: false-share: what it told does not fit; the others' are used", name)
         self.false.add(name)
+        if own:
+            self.forged.add(name)
 
     def _check_enough(self, members: Iterable[int]) -> None:
         found = len(list(members))

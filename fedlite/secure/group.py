@@ -268,7 +268,8 @@ def split(group: Group, number: int) -> tuple[Group, ...]:
     """Return the groups in which members sum in a round, from 1; each member is in one of them.
 
     Members stand in the order of a SHA-256 of seed, round and their place, and are cut into equal
-    parts: whoever knows the seed knows all rounds' parts beforehand, and nobody chooses them.
+    parts: whoever knows the seed knows all rounds' parts beforehand, and with the seed approved
+    nobody changes them.
     """
     if group.parts == 1:
         return (group,)

@@ -7,7 +7,7 @@ RULES = {
     "thresholds": "Twice the least taking part exceeds twice the members less the honest ones.",
     "not-a-member": "Who takes part is in the group, under the keys that it has there.",
     "keys-changed": "A group and its keys stay as they are for a whole run.",
-    "split": "Who sums with whom in a round follows from the approved seed, and nobody chooses it.",
+    "split": "Who sums with whom in a round follows from the approved seed, which nobody changes.",
     "unapproved": "A member's key is the one that people approved.",
     "form": "A message has the length and form that are known before it is read.",
     "other-round": "A message belongs to this group, round and model.",

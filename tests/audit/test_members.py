@@ -87,6 +87,13 @@ def test_two_ledgers_show_that_a_server_showed_two_numbers_of_groups(tmp_path: P
     assert "2 against 1" in told["members-differ"]
 
 
+def test_two_ledgers_show_that_their_members_are_divided_by_two_seeds(tmp_path: Path) -> None:
+    group = GROUP | {"sixth": "6" * 64}
+    one = ledger(tmp_path, "north", group, replace(divided(2), split=1))
+    other = ledger(tmp_path, "south", group, replace(divided(2), split=2))
+    assert "committed to another split" in found(one, other)["members-differ"]
+
+
 @pytest.mark.parametrize(
     ("groups", "rule"), [(1, "charge-understated"), (3, "plan-terms"), (7, "plan-terms")]
 )
@@ -98,9 +105,9 @@ def test_a_row_with_other_groups_than_it_was_charged_for_is_found(
     honest = ledger(tmp_path / "honest", "north", group, divided(2), alone=20.0)
     assert found(honest) == {}
     body = dict(read(honest.path)[0].body)
-    plan = {name: value for name, value in body["plan"].items() if name != "groups"}
+    plan = {name: value for name, value in body["plan"].items() if name not in ("groups", "split")}
     assert body["plan"]["groups"] == 2
-    body["plan"] = plan | ({"groups": groups} if groups > 1 else {})
+    body["plan"] = plan | ({"groups": groups, "split": "0" * 16} if groups > 1 else {})
     path = tmp_path / "forged" / "ledgers" / "scans.jsonl"
     path.parent.mkdir(parents=True)
     with Ledger.open(path, KEYS["north"]) as opened:

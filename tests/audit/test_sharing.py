@@ -79,7 +79,7 @@ def test_a_scenario_that_was_changed_afterwards_is_found() -> None:
 
 
 def test_a_summary_of_other_groups_is_found() -> None:
-    divided = replace(MECHANISM, sites=15, least=15, honest=14, groups=3)
+    divided = replace(MECHANISM, sites=15, least=15, honest=14, groups=3, split=1)
     body = asked_plan("0" * 16, divided, epsilon=3.0, delta=1e-5, code="0" * 64).body()
     assert body["groups"] == 3 and "groups" not in BODY
     plan, told = Plan(0, 1, body), shared_of(divided, 1e-5)["shared"]
@@ -99,3 +99,33 @@ def test_a_summary_of_other_groups_is_found() -> None:
 
 def test_a_plan_that_makes_no_group_is_told_of_elsewhere() -> None:
     assert understated(TOLD, Plan(0, 1, BODY | {"least": 3, "honest": 3})) == []
+
+
+@pytest.mark.parametrize("said", [None, 0, 1, 5, 3.0, "3", True], ids=repr)
+def test_a_scenario_of_other_groups_is_found_and_one_that_names_none(said: object) -> None:
+    divided = replace(MECHANISM, sites=15, least=15, honest=14, groups=3, split=1)
+    body = asked_plan("0" * 16, divided, epsilon=3.0, delta=1e-5, code="0" * 64).body()
+    plan, tables = Plan(0, 1, body), {"federation": {"sites": 15, "quorum": 15}}
+    assert planned_otherwise({**tables, "privacy": {"groups": 3}}, plan) == []
+    privacy = {} if said is None else {"groups": said}
+    (found,) = planned_otherwise({**tables, "privacy": privacy}, plan)
+    assert found == f"privacy.groups {1 if said is None else said!r}, committed 3"
+    whole = Plan(0, 1, BODY)
+    assert (
+        planned_otherwise({}, whole) == planned_otherwise({"privacy": {"groups": 1}}, whole) == []
+    )
+
+
+def test_a_scenario_that_divides_the_members_by_another_seed_is_found() -> None:
+    divided = replace(MECHANISM, sites=15, least=15, honest=14, groups=3, split=7)
+    body = asked_plan("0" * 16, divided, epsilon=3.0, delta=1e-5, code="0" * 64).body()
+    plan, privacy = Plan(0, 1, body), {"privacy": {"groups": 3}}
+    assert planned_otherwise(privacy | {"federation": {"seed": 7}}, plan) == []
+    for federation in ({"seed": 999}, {"seed": 7.0}, {"seed": "7"}, {}, None):
+        (found,) = planned_otherwise(privacy | {"federation": federation}, plan)
+        assert found.startswith("federation.seed ") and "committed 7, by which" in found
+    # It is 1 where a scenario leaves it out; and of one sum it divides nothing.
+    usual = replace(divided, split=1)
+    body = asked_plan("0" * 16, usual, epsilon=3.0, delta=1e-5, code="0" * 64).body()
+    assert planned_otherwise(privacy, Plan(0, 1, body)) == []
+    assert planned_otherwise({"federation": {"seed": 999}}, PLAN) == []

@@ -89,8 +89,21 @@ def test_groups_let_a_robust_rule_judge_their_sums(strategy: str) -> None:
     federation = FIFTEEN["federation"] | {"strategy": strategy}
     given = changed(federation=federation, privacy={"groups": 5, "honest": 13})
     assert given.privacy.groups == 5
-    # One more may be missing if nobody else is dishonest.
-    assert changed(federation=federation | {"quorum": 14}, privacy={"groups": 5, "honest": 15})
+    # One more may be missing if nobody else is dishonest, and then there is nobody to withstand.
+    federation |= {"quorum": 14}
+    if strategy == "fedavg":
+        assert changed(federation=federation, privacy={"groups": 5, "honest": 15})
+    else:
+        with pytest.raises(ScenarioError, match=r"^.*privacy\.honest: must be below .*, 15, with"):
+            changed(federation=federation, privacy={"groups": 5, "honest": 15})
+
+
+def test_groups_are_divided_by_eight_bytes_of_a_seed() -> None:
+    federation = FIFTEEN["federation"] | {"seed": 2**64 - 1}
+    privacy = {"groups": 3, "honest": 14}
+    assert changed(federation=federation, privacy=privacy).federation.seed == 2**64 - 1
+    with pytest.raises(ScenarioError, match=r"federation\.seed: must be below 2\^64"):
+        changed(federation=federation | {"seed": 2**64}, privacy=privacy)
 
 
 def test_a_whole_update_may_take_as_many_steps_as_it_likes() -> None:

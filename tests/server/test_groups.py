@@ -24,8 +24,10 @@ from fedlite.privacy.shared.summed import residues, values
 from fedlite.reporting.record import RoundRecord, read_rounds
 from fedlite.scenario import Scenario, from_dict
 from fedlite.secure.group import Group, split
+from fedlite.secure.member import Member
 from fedlite.secure.messages import Step
 from fedlite.training import Learner
+from server import attendance, checkpoint
 from server.app import Task, run_scenario
 from server.rounds import RunFailed
 from server.summary import shared_of
@@ -219,9 +221,7 @@ def test_a_claimed_run_commits_to_its_groups_and_the_audit_computes_them_anew(
 def test_a_rule_over_groups_counts_groups(
     strategy: str, options: str, groups: int, sites: int, enough: int
 ) -> None:
-    rule = make_over(
-        scenario(strategy=strategy, options=options, sites=sites, groups=groups, honest=sites)
-    )
+    rule = make_over(scenario(strategy=strategy, options=options, sites=sites, groups=groups))
     assert needed(rule, groups) == enough
     if groups > 1:
         assert rule.settings.participants == rule.settings.sites == groups
@@ -241,3 +241,71 @@ def test_fewer_groups_than_a_rule_needs_are_refused_by_their_own_name(
     given = scenario(strategy=strategy, sites=10, groups=2)
     with pytest.raises(ValueError, match=rf"^privacy\.groups: must be at least {least} with"):
         make_over(given)
+
+
+def longer(given: Scenario, rounds: int) -> Scenario:
+    return replace(given, federation=replace(given.federation, rounds=rounds))
+
+
+def asked(directory: Path) -> dict[str, int]:
+    """Return in how many rounds each site was asked to train."""
+    point = checkpoint.load(directory / "checkpoint")
+    assert point is not None
+    return {name: point.sites[name].asked if name in point.sites else 0 for name in NAMES}
+
+
+def test_a_site_at_rest_does_not_cost_the_others_of_its_group_their_round(tmp_path: Path) -> None:
+    """No group of three can do without it; of four of whom three make a sum, it rests."""
+    given = longer(scenario(strategy="fedavg"), 4)
+    lost = [(number, None, 4) for number in (1, 2, 3)]
+    records = play(tmp_path, given, lost)
+    assert [(r.accepted, r.missing) for r in records[:3]] == [(SITES - 3, [NAMES[4]])] * 3
+    assert (records[3].accepted, records[3].out) == (SITES, {})
+
+    given = longer(scenario(strategy="fedavg", sites=12, quorum=11, honest=12), 4)
+    engine = Serial(Node(RUN, 12, given.to_run_config(), tmp_path / "more" / "sites"))
+    grid = Lossy(RUN, 12, engine)
+    grid.lost = {*lost}
+    task = Task(tmp_path / "more", RUN.to_bytes(8, "little"), "serial", quiet=True)
+    run_scenario(grid, given, task)
+    record = read_rounds(tmp_path / "more")[3]
+    assert (record.accepted, record.out) == (11, {NAMES[4]: "resting"})
+
+
+def test_nobody_is_asked_in_a_group_that_cannot_be_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would reserve a round, and nothing would come of it."""
+    monkeypatch.setattr(attendance, "unwilling", lambda *_: ({NAMES[4]: "spent"}, {}))
+    records = play(tmp_path, scenario(strategy="fedavg"))
+    times = dict.fromkeys(NAMES, ROUNDS)
+    for record in records:
+        mine = next(part for part in members(tmp_path, record.round) if 4 in part)
+        assert record.out == {NAMES[at]: "spent" if at == 4 else "group" for at in mine}
+        assert record.accepted == SITES - 3 and not record.missing and not record.dropped
+        for at in mine:
+            times[NAMES[at]] -= 1
+    assert asked(tmp_path) == times
+    # A median of two groups is none: then nobody pays for the round.
+    with pytest.raises(RunFailed):
+        play(tmp_path / "none", scenario())
+    assert set(asked(tmp_path / "none").values()) == {0}
+
+
+@pytest.mark.parametrize("step", ["_sign", "_open"])
+def test_who_tells_what_is_false_is_struck_for_the_group_that_it_voids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    real = getattr(Member, step)
+
+    def told(self: Member, *given: Any) -> bytes:
+        found: bytes = real(self, *given)
+        return bytes(len(found)) if self.name == NAMES[4] else found
+
+    monkeypatch.setattr(Member, step, told)
+    records = play(tmp_path, scenario(strategy="fedavg"))
+    for record in records:
+        assert (record.accepted, record.missing) == (SITES - 3, [])
+        assert record.dropped == {NAMES[4]: "bad-update"}, "nobody else is to blame"
+    point = checkpoint.load(tmp_path / "checkpoint")
+    assert point is not None and point.sites[NAMES[4]].strikes == ROUNDS

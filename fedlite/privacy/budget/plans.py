@@ -41,6 +41,7 @@ _TERMS = (
     "coordinates",
     "group",
     "groups",
+    "split",
 )
 _SHARED = ("members", "least", "honest", "coordinates", "group", "alone")
 
@@ -53,7 +54,8 @@ class Plan:
     by `bound`, at the policy's delta. epsilon_asked, delta: what the run promises for itself.
     members, least, honest: of those who share the noise; coordinates: of their sums; group: their
     names and keys, hex; alone: as `charged`, if all others collude with the server. 0, or nothing,
-    where nobody does. groups: in how many sums a round is; 1 is not written down.
+    where nobody does. groups, split: in how many sums a round is, and the seed that divides the
+    members into them, 16 hex digits; of one sum neither is written down.
     """
 
     run: str
@@ -78,6 +80,7 @@ class Plan:
     group: Mapping[str, str] = field(default_factory=dict, hash=False)
     alone: float = 0.0
     groups: int = 1
+    split: str = ""
 
     def body(self) -> dict[str, Any]:
         """Return what a ledger's row holds."""
@@ -86,7 +89,7 @@ class Plan:
             for name in _SHARED:
                 del body[name]
         if self.groups == 1:
-            del body["groups"]
+            del body["groups"], body["split"]
         return body
 
     def asks_the_same(self, other: Plan) -> bool:
@@ -159,6 +162,7 @@ def asked_plan(
         raise ValueError(f"asked_epsilon: must be finite and at least 0, got {epsilon!r}")
     if mechanism.steps > MOST_STEPS:
         raise ValueError(f"steps: must be at most {MOST_STEPS:,}, got {mechanism.steps:,}")
+    groups = getattr(mechanism, "groups", 1)
     return Plan(
         run=run,
         unit=plan_unit(mechanism),
@@ -180,7 +184,8 @@ def asked_plan(
         honest=getattr(mechanism, "honest", 0),
         coordinates=getattr(mechanism, "coordinates", 0),
         group=dict(group),
-        groups=getattr(mechanism, "groups", 1),
+        groups=groups,
+        split=f"{getattr(mechanism, 'split', 0):016x}" if groups > 1 else "",
     )
 
 

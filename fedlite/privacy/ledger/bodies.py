@@ -206,8 +206,9 @@ _SHARED: dict[str, Check] = {
 }
 _ALONE = _object(_TERMS)
 _TOGETHER = _object(_TERMS | _SHARED)
-# In how many sums a round is, where not in one: what was written before is read as it stands.
-_DIVIDED = _object(_TERMS | _SHARED | {"groups": _whole(2, 33)})
+# In how many sums a round is, where not in one, and by which seed it is divided: what was written
+# before is read as it stands.
+_DIVIDED = _object(_TERMS | _SHARED | {"groups": _whole(2, 33), "split": _hex(16)})
 
 
 def _plan(value: Any) -> None:

@@ -51,8 +51,9 @@ class SharedMechanism:
     units of C. sampling_rate: q in (0, 1]; 1 of a client. steps: planned number of sums over the
     whole run, at least 1. expected_batch: of one site; 0 of a client. coordinates: length of the
     common support, at least 1. sites: K >= 3. least, honest: from 1 to K. groups: divides K into
-    groups of at least 3. reach: the public bound on what a site hands in of a coordinate, in units
-    of C; 0 takes `REACH` deviations of the noise.
+    groups of at least 3. split: the public seed by which they are divided in each round, from 0 to
+    2^64 - 1; no figure follows from it. reach: the public bound on what a site hands in of a
+    coordinate, in units of C; 0 takes `REACH` deviations of the noise.
 
     Raises ValueError for a number outside its range, and where so few make no secret sum
     (`sharing_problem`), by which honest noise is in every one.
@@ -75,6 +76,7 @@ class SharedMechanism:
     unit: Literal["record", "client"] = "record"
     reach: float = 0.0
     groups: int = 1
+    split: int = 0
 
     def __post_init__(self) -> None:
         """Check every number."""
@@ -94,6 +96,9 @@ class SharedMechanism:
         if not 0.0 <= self.reach < math.inf:
             raise ValueError(f"reach: must be finite and at least 0, got {self.reach!r}")
         check_count("sites", self.sites, 3)
+        check_count("split", self.split, 0)
+        if self.split >= 2**64:
+            raise ValueError(f"split: must be below 2^64, got {self.split}")
         if told := sharing_problem(self.sites, self.least, self.honest, self.groups):
             mend = "raise least, or take fewer groups" if self.groups > 1 else "raise least"
             raise ValueError(f"honest: {told}; {mend}")
@@ -155,6 +160,18 @@ class SharedMechanism:
         """
         check_count("count", count, 1)
         return Event(self.own_multiplier * math.sqrt(count), self.sampling_rate)
+
+    def hidden_among(self, count: int) -> int:
+        """Return of how many honest sites the noise is in whatever can be seen of one of them.
+
+        count: honest ones that are in every sum by number, as `carried` counts them; at least 1.
+        That a sum is all that is seen holds where they are more than may be missing: it is the
+        rule 2 t > K + c for them (docs/secure-sum.md). Of fewer each can be singled out, by lists
+        that shrink around it, and what is seen of it then has its own noise alone.
+        """
+        check_count("count", count, 1)
+        members, inside, _ = self.summed
+        return count if count > members - inside else 1
 
     @property
     def unit_width(self) -> float:

@@ -80,11 +80,13 @@ def test_the_table_tells_what_is_left_when_all_that_collude_are_in_one_group() -
         {"groups": 3, "least": 13},
         {"groups": 5, "honest": 12},
         {"groups": True},
+        {"groups": 3, "split": 2**64},
+        {"groups": 3, "split": -1},
     ],
     ids=str,
 )
 def test_groups_that_are_not_proven_make_no_mechanism(terms: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="groups"):
+    with pytest.raises(ValueError, match=r"groups|split"):
         replace(WHOLE, **terms)
 
 
@@ -98,9 +100,15 @@ def test_a_plan_in_groups_says_so_in_its_row_and_others_are_written_as_ever() ->
         assert asked.slack(3.0, 9) == pytest.approx(mechanism.delta_slack(3.0) / 10)
         return asked.body()
 
-    divided, whole = body(replace(THREE, steps=90)), body(replace(WHOLE, steps=90))
-    assert divided == whole | {"groups": 3} and "groups" not in whole
+    divided, whole = body(replace(THREE, steps=90, split=7)), body(replace(WHOLE, steps=90))
+    assert divided == whole | {"groups": 3, "split": f"{7:016x}"}
+    assert not {"groups", "split"} & {*whole}
     check_body("plan", {"plan": divided})
+    for split in (7, "7", "-" + "0" * 15, f"{7:016X}g", None):
+        with pytest.raises(LedgerError, match="split"):
+            check_body("plan", {"plan": divided | {"split": split}})
+    with pytest.raises(LedgerError, match="split"):
+        check_body("plan", {"plan": {k: v for k, v in divided.items() if k != "split"}})
     for value in (1, 0, 34, 3.0, "3"):
         with pytest.raises(LedgerError, match="groups"):
             check_body("plan", {"plan": divided | {"groups": value}})
