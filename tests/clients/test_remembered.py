@@ -45,8 +45,10 @@ def test_no_more_is_held_than_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_site_that_is_remembered_is_the_one_on_the_disk(tmp_path: Path) -> None:
     path, replicas = tmp_path / "site.safetensors", Replicas(6)
     left = np.arange(6, dtype=np.float32)
-    sent = Pending(3, b"12345678", b"frame", left, left - 1, {"kept": np.float32([7])})
-    state = SiteState(left + 2, nothing(6), sent, "unit", 3, "records", {"kept": np.float32([5])})
+    sent = Pending(3, b"12345678", b"frame", left, left - 1, {"kept": np.array([7], np.float32)})
+    state = SiteState(
+        left + 2, nothing(6), sent, "unit", 3, "records", {"kept": np.array([5], np.float32)}
+    )
     save(path, state, replicas)
     for found in (load(path, replicas), load(path, Replicas(6))):
         assert found is not None and found.pending is not None

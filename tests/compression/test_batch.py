@@ -306,6 +306,6 @@ def test_an_error_of_any_kind_is_of_its_own_update(error: type[Exception], many:
         decompress_many = compress_many
 
     own: Any = Short() if many else Own()
-    found = compress_many(own, [np.float32([n]) for n in range(5)], [NOTHING] * 5)
+    found = compress_many(own, [np.array([n], np.float32) for n in range(5)], [NOTHING] * 5)
     assert isinstance(found[2], error)
     assert [found[n] for n in (0, 1, 3, 4)] == [np.float32(n).tobytes() for n in (0, 1, 3, 4)]
