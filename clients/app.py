@@ -20,6 +20,7 @@ from flwr.clientapp import ClientApp
 
 from clients import counting, final
 from clients.opening import (
+    forget,
     open_deployed_site,
     open_simulated_site,
     state_directory,
@@ -73,6 +74,7 @@ def close_all() -> None:
     global _held
     _open.clear()
     _held = 0
+    forget()
 
 
 def _bytes(site: Site) -> int:
@@ -240,7 +242,7 @@ def train_many(asked: Sequence[tuple[Message, Context]]) -> tuple[list[Message],
     return [replies[at] for at in range(len(rounds))], together
 
 
-def _packed(waiting: Mapping[int, Step]) -> tuple[list[int], Sequence[bytes | ValueError]]:
+def _packed(waiting: Mapping[int, Step]) -> tuple[list[int], Sequence[bytes | Exception]]:
     """Return some of those that wait for their bytes, all of one compressor, and these bytes."""
     packing = {at: one for at, one in waiting.items() if isinstance(one, compression.Packing)}
     compressor = next(iter(packing.values())).compressor

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.remembered import Remembered
 from clients.replicas import Replicas
 from clients.site import Site
 from fedlite import depth, plan as plans
@@ -53,6 +54,8 @@ _ALONE = 16
 # What trains several simulated sites of a plan at once, for each plan of this process.
 _together: dict[Plan, Together] = {}
 
+_states: Remembered[Any] = Remembered()
+
 
 def together_of(plan: Plan) -> Together:
     """Return what trains several simulated sites of a plan at once."""
@@ -81,7 +84,15 @@ def _packed_at_once(plan: Plan) -> int:
 
 @lru_cache(maxsize=2)
 def _replicas(plan: Plan) -> Replicas:
-    return Replicas(plan.travelling.size)
+    return Replicas(plan.travelling.size, _states)
+
+
+def forget() -> None:
+    """Let go of what the sites of a run had in common, once all of them are closed."""
+    _together.clear()
+    _states.clear()
+    _replicas.cache_clear()
+    _bench.cache_clear()
 
 
 def open_simulated_site(scenario: Scenario, index: int, directory: Path) -> Site:

@@ -1,7 +1,8 @@
 """What simulated sites wrote last, in memory: as long as its file is that one, it need not be read.
 
 A worker of a pool may serve a site that another has served meanwhile. It wrote another file then,
-which is told by its number, its time and its size.
+which is told by its number, its size and its times: of when it was written, and, which nobody can
+set, of when anything of it was changed.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 _BYTES = 64_000_000
+# What each takes beside its arrays: the objects that hold them, its path and its stamp.
+_EACH = 2_000
 
 State = TypeVar("State")
-Stamp = tuple[int, int, int]
+Stamp = tuple[int, int, int, int]
 
 
 class Remembered(Generic[State]):
@@ -30,8 +33,9 @@ class Remembered(Generic[State]):
         self._held = 0
 
     def keep(self, path: Path, state: State, size: int) -> None:
-        """Remember what was just written into a file, and that it takes `size` bytes."""
+        """Remember what was just written into a file; its arrays take `size` bytes of memory."""
         self.forget(path)
+        size += _EACH
         stamp = _stamp(path)
         if stamp is None or size > _BYTES:
             return
@@ -50,10 +54,15 @@ class Remembered(Generic[State]):
         if (found := self._known.pop(path, None)) is not None:
             self._held -= found[2]
 
+    def clear(self) -> None:
+        """Remember nothing any longer."""
+        self._known.clear()
+        self._held = 0
+
 
 def _stamp(path: Path) -> Stamp | None:
     try:
         seen = os.stat(path)
     except OSError:
         return None
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns

@@ -28,12 +28,13 @@ Led = tuple[bytes, Vector]
 class Replicas:
     """Models by their digest. Those that it returns are read-only, as many sites share them.
 
-    size: how many float32 values a model has. states: what sites remember beside them.
+    size: how many float32 values a model has. states: what sites remember beside them, of which a
+    process has one, however many kinds of models there are.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, states: Remembered[Any] | None = None) -> None:
         """Know no model yet."""
-        self.states: Remembered[Any] = Remembered()
+        self.states: Remembered[Any] = Remembered() if states is None else states
         self._known: OrderedDict[bytes, Vector] = OrderedDict()
         self._led: OrderedDict[Hashable, Led] = OrderedDict()
         self._files: dict[bytes, Path] = {}

@@ -147,8 +147,7 @@ def save(path: Path, state: SiteState, replicas: Replicas | None = None) -> None
         meta["replica"] = digest.hex()
         if not state.saved:
             path.parent.mkdir(parents=True, exist_ok=True)
-        if digest != state.saved:
-            replicas.hold(path, digest, state.replica)
+        replicas.hold(path, digest, state.replica)
     data = safetensors.numpy.save(arrays, metadata={"state": json.dumps(meta)})
     if replicas is None:
         write_atomic(path, data)
@@ -157,8 +156,29 @@ def save(path: Path, state: SiteState, replicas: Replicas | None = None) -> None
         if state.saved and state.saved != digest:
             replicas.let_go(path, state.saved)
         state.saved = digest
-        held = sum(array.nbytes for name, array in arrays.items())
-        replicas.states.keep(path, replace(state, digest=digest), held)
+        # Its model is found by its digest: many sites hold the same, and not for ever.
+        known = replace(state, replica=nothing(0), digest=digest)
+        replicas.states.keep(path, known, _bytes(known))
+
+
+def _bytes(state: SiteState) -> int:
+    """Return what the arrays of a state take in memory, each counted once.
+
+    Of a view that is all that it is a view of. Nothing is what all sites have in common.
+    """
+    arrays, payload = [state.residual, *state.kept.values()], 0
+    if (pending := state.pending) is not None:
+        arrays += [pending.unsent, pending.residual, *pending.kept.values()]
+        payload = len(pending.payload)
+    owners = {id(whole): whole.nbytes for whole in map(_whole, arrays)}
+    owners.pop(id(nothing(state.residual.size)), None)
+    return sum(owners.values()) + payload
+
+
+def _whole(array: np.ndarray) -> np.ndarray:
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def _apart(name: str, vector: Vector, near: Vector) -> dict[str, np.ndarray]:
@@ -198,12 +218,12 @@ def load(path: Path, replicas: Replicas | None = None) -> SiteState | None:
     Raises ValueError when the file is damaged: a site must not silently forget its residual.
     """
     known: SiteState | None = None if replicas is None else replicas.states.find(path)
-    if known is not None:
-        return replace(known)
     there = latest(path)
-    if not there.exists():
+    if known is None and not there.exists():
         return None
     try:
+        if replicas is not None and known is not None:
+            return replace(known, replica=replicas.find(path, known.digest))
         with safetensors.safe_open(str(there), framework="numpy") as file:
             meta = json.loads((file.metadata() or {})["state"])
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -189,17 +189,20 @@ class Updates:
     ) -> Iterator[ValueError | None]:
         """Do what `add` does for one update after the other, and yield what it would raise.
 
-        Their heads are looked at first, all of them; then as many as fit into the memory of a few
-        are decoded together.
+        As many as fit into the memory of a few are opened and decoded together.
         """
-        opened = [self._tried(partial(self._open, name, blob, aged)) for name, blob in arrived]
-        for (name, _), one, decoded in zip(arrived, opened, self._decoded(opened), strict=True):
-            if isinstance(one, ValueError):
-                yield one
-            elif isinstance(decoded, ValueError):
-                yield decoded
-            else:
-                yield self._tried(partial(self._add, name, one, decoded, aged))
+        kinds = self._kinds.values()
+        most = min(batch.most(kind.uplink, kind.plan.travelling.size) for kind in kinds)
+        for start in range(0, len(arrived), most):
+            some = arrived[start : start + most]
+            opened = [self._tried(partial(self._open, name, blob, aged)) for name, blob in some]
+            for (name, _), one, decoded in zip(some, opened, self._decoded(opened), strict=True):
+                if isinstance(one, ValueError):
+                    yield one
+                elif isinstance(decoded, ValueError):
+                    yield decoded
+                else:
+                    yield self._tried(partial(self._add, name, one, decoded, aged))
 
     @staticmethod
     def _tried(work: Callable[[], Result]) -> Result | ValueError:

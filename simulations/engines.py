@@ -95,6 +95,11 @@ def _group(queue: deque[Task] | list[Task], most: int, take: Callable[[], Task])
     return tasks
 
 
+def _failed(task: Task) -> bytes:
+    """Return the serialised answer of a site that could not do what it was asked."""
+    return flower.to_bytes(flower.decline(Code.FAILED, flower.from_bytes(task.data)))
+
+
 class Serial:
     """Runs one message after the other, or a few together, in this process."""
 
@@ -122,9 +127,13 @@ class Serial:
         until = time.monotonic() + seconds
         while self._queue:
             tasks = _group(self._queue, self._node.most, self._queue.popleft)
-            replies, seconds = timed(self._node, [(task.node, task.data) for task in tasks])
+            try:
+                replies, spent = timed(self._node, [(task.node, task.data) for task in tasks])
+            except Exception:  # who waits for these would wait until the deadline
+                log.exception("%d sites could not be asked; they are left out", len(tasks))
+                replies, spent = [_failed(task) for task in tasks], 0.0
             for task, reply in zip(tasks, replies, strict=True):
-                self._spent[task.node] += seconds
+                self._spent[task.node] += spent
                 task.reply.set_result(reply)
             if time.monotonic() >= until:
                 return
@@ -243,15 +252,22 @@ class Pool:
                 self._take(busy[connection])  # type: ignore[index]
 
     def _take(self, number: int) -> None:
-        tasks = self._busy.pop(number)
+        process, connection = self._workers[number]
+        # Busy until all of its reply is here: nobody may read the rest of one as that of the next.
+        tasks = self._busy[number]
         try:
-            told = self._workers[number][1].recv()
+            told = connection.recv()
             self._cpu[number], replies, seconds, self._most[number], self._trained[number] = told
-        except (EOFError, OSError):
+        except Exception as error:
+            if not isinstance(error, EOFError | OSError):
+                log.exception("the reply of a worker could not be read; it is ended")
+                process.terminate()
             how = self._replace(number)
+            del self._busy[number]
             for task in tasks:
                 self._lost(task, how)
             return
+        del self._busy[number]
         for task, reply in zip(tasks, replies, strict=True):
             self._spent[task.node] += seconds
             task.reply.set_result(reply)
@@ -268,8 +284,7 @@ class Pool:
             task.node,
             how,
         )
-        reply = flower.to_bytes(flower.decline(Code.FAILED, flower.from_bytes(task.data)))
-        task.reply.set_result(reply)
+        task.reply.set_result(_failed(task))
 
     def _hand_over(self, number: int) -> None:
         queues = self._queues

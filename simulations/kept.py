@@ -69,6 +69,9 @@ def keep(worker: Worker) -> bool:
     if _waiting is None:
         return False
     try:
+        if worker[1].poll(0):
+            # A reply that nobody has read: the next run would take it for one of its own.
+            return False
         worker[1].send(None)
     except OSError:
         return False

@@ -21,6 +21,7 @@ MOST = 64
 _VALUES = 2**22
 
 Result = TypeVar("Result")
+Refusal = TypeVar("Refusal", bound=Exception)
 
 
 class Batching(Protocol):
@@ -34,8 +35,11 @@ class Batching(Protocol):
 
     def decompress_many(
         self, bodies: Sequence[bytes], size: int, contexts: Sequence[Context]
-    ) -> list[Decoded]:
-        """Return what `decompress` does of each body; ValueError where it would raise for any."""
+    ) -> Sequence[Decoded | ValueError]:
+        """Return what `decompress` does of each body, or the error that it would raise for it.
+
+        ValueError where it would raise for any, and it is not known yet for which.
+        """
         ...
 
 
@@ -66,8 +70,10 @@ def most(compressor: Compressor, size: int) -> int:
 
 def compress_many(
     compressor: Compressor, vectors: Sequence[NDArray[np.float32]], contexts: Sequence[Context]
-) -> list[bytes | ValueError]:
+) -> list[bytes | Exception]:
     """Return the body of each float32[n], all of one size, or the error of the one that has none.
+
+    An error of any kind is that of its update alone: a compressor may be somebody's own.
 
     >>> from fedlite.compression import NOTHING, make
     >>> twice = [np.array([1.5], np.float32), np.array([np.nan], np.float32)]
@@ -85,7 +91,7 @@ def compress_many(
         return compressor.compress(vectors[at], contexts[at])
 
     size = vectors[0].size if vectors else 0
-    return _in_groups(len(vectors), most(compressor, size), some, one)
+    return _in_groups(len(vectors), most(compressor, size), some, one, Exception)
 
 
 def decompress_many(
@@ -93,7 +99,7 @@ def decompress_many(
 ) -> list[Decoded | ValueError]:
     """Return the update in each possibly hostile body, or the error for which it is refused."""
 
-    def some(at: slice) -> list[Decoded]:
+    def some(at: slice) -> Sequence[Decoded | ValueError]:
         if not knows_many(compressor):
             raise ValueError("compressor: has no way for many")
         return compressor.decompress_many(bodies[at], size, contexts[at])
@@ -101,28 +107,37 @@ def decompress_many(
     def one(at: int) -> Decoded:
         return compressor.decompress(bodies[at], size, contexts[at])
 
-    return _in_groups(len(bodies), most(compressor, size), some, one)
+    return _in_groups(len(bodies), most(compressor, size), some, one, ValueError)
 
 
 def _in_groups(
     number: int,
     at_once: int,
-    some: Callable[[slice], list[Result]],
+    some: Callable[[slice], Sequence[Result | Refusal]],
     one: Callable[[int], Result],
-) -> list[Result | ValueError]:
-    found: list[Result | ValueError] = []
-    for start in range(0, number, at_once):
-        stop = min(number, start + at_once)
-        if stop - start > 1:
+    refusal: type[Refusal],
+) -> list[Result | Refusal]:
+    """Return what each comes to, or its `refusal`; of what is at fault in a group, halves tell."""
+
+    def of(start: int, stop: int) -> list[Result | Refusal]:
+        if stop - start == 1:
             try:
-                found += some(slice(start, stop))
-                continue
-            except ValueError:
-                # One of them is at fault, and none of the others: each by itself says which.
-                pass
-        for at in range(start, stop):
-            try:
-                found.append(one(at))
-            except ValueError as error:
-                found.append(error)
-    return found
+                return [one(start)]
+            except refusal as error:
+                return [error]
+        if (found := _whole(some, slice(start, stop))) is not None:
+            return found
+        middle = (start + stop) // 2
+        return of(start, middle) + of(middle, stop)
+
+    groups = (of(start, min(number, start + at_once)) for start in range(0, number, at_once))
+    return [result for group in groups for result in group]
+
+
+def _whole(some: Callable[[slice], Sequence[Result]], at: slice) -> list[Result] | None:
+    """Return what a group comes to; None where any of it is at fault, whatever is raised for it."""
+    try:
+        found = list(some(at))
+    except Exception:  # each by itself says what is wrong with it
+        return None
+    return found if len(found) == at.stop - at.start else None

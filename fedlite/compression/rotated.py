@@ -139,8 +139,12 @@ class RotatedTopK:
 
     def decompress_many(
         self, bodies: Sequence[bytes], size: int, contexts: Sequence[Context]
-    ) -> list[Decoded]:
-        """Return what `decompress` does of each body; ValueError as it does for any of them."""
+    ) -> list[Decoded | ValueError]:
+        """Return what `decompress` does of each body, or its error where only values are at fault.
+
+        Raises:
+            ValueError: as `decompress` does for any of them, before anything is rotated.
+        """
         plan = self._plan(size)
         values = np.zeros((len(bodies), size), np.float32)
         rests = [memoryview(body) for body in bodies]
@@ -158,8 +162,7 @@ class RotatedTopK:
                 part = values[:, block.start : block.stop]
                 for _, rows, chunk, drawn in _drawn_many(block, random):
                     part[rows, chunk] = unrotate(part[rows, chunk], drawn)
-        require_finite(values.reshape(-1))
-        return [Decoded(size, None, row) for row in values]
+        return [_finite(row) for row in values]
 
     def limit(self, size: int) -> int:
         """Return the most bytes for any vector of `size` coordinates."""
@@ -217,6 +220,14 @@ class RotatedTopK:
             values.append(np.copysign(magnitudes, what))
             start += z.size
         return np.concatenate(indices), np.concatenate(values)
+
+
+def _finite(values: NDArray[np.float32]) -> Decoded | ValueError:
+    try:
+        require_finite(values)
+    except ValueError as error:
+        return error
+    return Decoded(values.size, None, values)
 
 
 @lru_cache(maxsize=16)

@@ -9,6 +9,7 @@ import pytest
 
 from clients.state import load
 from fedlite import compression
+from fedlite.compression import batch
 from fedlite.parameters import LARGEST_UPDATE
 from fedlite.privacy import ClientMechanism
 from server import checkpoint
@@ -178,3 +179,34 @@ def test_a_claim_of_too_many_records_is_dropped(world: World) -> None:
     some.members[2].always = says(lambda m, i: frame(m, i, records=2**32 - 1))
     played = some.play()
     assert all(r.dropped == {"site-3": "bad-update"} for r in played.records)
+
+
+def test_no_more_updates_are_opened_than_are_decoded_together(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each that is open is a copy of what came."""
+    opened, most, arrived = 0, 0, []
+    open_, add, many = Updates._open, Updates._add, Updates.add_many
+
+    def opening(self: Updates, *given: Any) -> Any:
+        nonlocal opened, most
+        opened += 1
+        most = max(most, opened)
+        return open_(self, *given)
+
+    def adding(self: Updates, *given: Any) -> None:
+        nonlocal opened
+        opened -= 1
+        add(self, *given)
+
+    def noting(self: Updates, some: Any, aged: Any = None) -> Any:
+        arrived.append(len(some))
+        return many(self, some, aged)
+
+    monkeypatch.setattr(batch, "most", lambda *_: 2)
+    monkeypatch.setattr(Updates, "_open", opening)
+    monkeypatch.setattr(Updates, "_add", adding)
+    monkeypatch.setattr(Updates, "add_many", noting)
+    some = world(sites=5, uplink={"compressor": "rotated-topk"}, federation={"rounds": 1})
+    assert [record.accepted for record in some.play().records] == [5]
+    assert max(arrived) > 2 and most == 2

@@ -11,7 +11,9 @@ import pytest
 from flwr.app import Message
 
 from fedlite import flower
+from fedlite.messages import Code
 from server import replies
+from simulations import kept
 from simulations.engines import AHEAD, Engine, Pool, Serial
 from simulations.grid import SimulationGrid
 from simulations.node import FIRST_NODE
@@ -54,7 +56,8 @@ class Threads(Pool):
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        return SimpleNamespace(terminate=lambda: None, join=thread.join), here
+        end = SimpleNamespace(terminate=lambda: None, join=thread.join, exitcode=0)
+        return end, here
 
 
 def engine_of(kind: str) -> Engine:
@@ -181,3 +184,57 @@ def test_what_each_node_took_is_known_by_its_number(kind: str) -> None:
     if kind == "pool":
         assert spent == [0.5, 0.25, 0.0]
     engine.close()
+
+
+def test_sites_that_one_process_cannot_ask_are_answered_for() -> None:
+    """Else nobody would answer, and the round would wait until its deadline."""
+
+    class Broken(Echo):
+        most = 4
+
+        def handle_all(self, asked: Any) -> list[bytes]:
+            raise MemoryError("made up")
+
+    node: Any = Broken()
+    grid = SimulationGrid(7, 9, Serial(node))
+    found = grid.send_and_receive(questions(range(9)), timeout=60)
+    codes = {m.metadata.src_node_id: flower.code_of(m) for m in found}
+    assert len(codes) == 9
+    # The ninth was asked by itself.
+    assert {codes.pop(FIRST_NODE + 8)} == {None} and set(codes.values()) == {Code.FAILED}
+
+
+class Torn:
+    """A connection that breaks off once while a reply is read."""
+
+    def __init__(self, real: Any, error: BaseException) -> None:
+        self.real, self.error = real, error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def recv(self) -> Any:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("no pickle")])
+def test_a_worker_whose_reply_cannot_be_read_is_replaced(error: Exception) -> None:
+    pool = Threads(1)
+    process, connection = pool._workers[0]
+    pool._workers[0] = process, Torn(connection, error)  # type: ignore[assignment]
+    assert served(pool, range(1)) == {FIRST_NODE: b"worker 1"}
+    pool.close()
+
+
+def test_a_worker_whose_reply_is_read_in_part_is_not_kept() -> None:
+    pool = Threads(1)
+    pool._keep = True
+    process, connection = pool._workers[0]
+    ended: list[str] = []
+    process.terminate = lambda: ended.append("terminated")
+    pool._workers[0] = process, Torn(connection, KeyboardInterrupt())  # type: ignore[assignment]
+    with kept.keeping():
+        with pytest.raises(KeyboardInterrupt):
+            served(pool, range(1))
+        pool.close()
+        assert ended == ["terminated"] and not kept.connections()

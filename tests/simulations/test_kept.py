@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +19,8 @@ from simulations import engines, kept
 from simulations.kept import Begin
 from simulations.sweep import LOG, begin, grid, play
 from tests.simulations.running import Outcome, Plan
+
+ROOT = Path(__file__).parents[2]
 
 
 def worker() -> tuple[Any, Any, list[str]]:
@@ -71,6 +78,61 @@ def test_what_is_said_goes_to_the_run_that_it_is_of(tmp_path: Path) -> None:
         logger.propagate = before
     assert (tmp_path / "one").read_text() == "first\n"
     assert (tmp_path / "two").read_text() == "second\n"
+
+
+def test_a_worker_with_a_reply_that_nobody_has_read_is_not_kept() -> None:
+    """The first thing that the next run read of it would be of the run before."""
+    one, there, _ = worker()
+    there.send((0.0, [b"of the run before"], 0.1, 1, {}))
+    with kept.keeping():
+        assert not kept.keep(one) and not kept.connections()
+
+
+SWEEP = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from simulations.sweep import begin, grid, play
+
+def tell(trial, outcome):
+    # Between two runs: workers wait.
+    print(*(one.pid for one in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+
+os.cpu_count = lambda: 2
+tables = {"federation": {"sites": 2, "rounds": 1}, "data": {"name": "digits"}}
+sweep, out = grid(tables, {"training.learning_rate": ["0.1", "0.2"]}, [1]), Path(sys.argv[1])
+begin(sweep, out)
+play(sweep, out, sweep.trials, engine="pool", tell=tell)
+"""
+
+
+def lives(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
+def test_a_sweep_that_is_ended_leaves_no_worker_behind(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-c", SWEEP, str(tmp_path / "sweep")]
+    quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=quiet, text=True) as process:
+        assert process.stdout is not None
+        pids = process.stdout.readline().split()
+        process.send_signal(getattr(signal, name))
+        process.wait(60)
+    assert len(pids) == 2
+    until = time.monotonic() + 30
+    while any(lives(int(pid)) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    left = [pid for pid in pids if lives(int(pid))]
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+    assert not left
 
 
 @pytest.mark.long

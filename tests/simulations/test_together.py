@@ -6,7 +6,9 @@ Covers simulations/node.py.
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from fedlite.training.together import Together
 from server import checkpoint
 from simulations import run
 from simulations.engines import Serial
-from simulations.node import FIRST_NODE, Node
+from simulations.node import FIRST_NODE, Node, close_all
 from simulations.run import simulate
 from tests.simulations.running import Killed, Outcome, Plan, Trap
 
@@ -228,3 +230,47 @@ def test_files_are_free_after_an_error_in_training(
     assert flower.code_of(reply) is Code.DATA
     with member.path.with_suffix(".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_trouble_of_one_site_in_compression_is_its_own(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a kind that nobody expects."""
+    first, real, many = site_id("site-01"), RotatedTopK.compress, RotatedTopK.compress_many
+
+    def one(self: Any, vector: Any, context: Any) -> bytes:
+        if context.sender == first:
+            raise RuntimeError("own trouble")
+        return real(self, vector, context)
+
+    def all_(self: Any, vectors: Any, contexts: Any) -> list[bytes]:
+        if any(context.sender == first for context in contexts):
+            raise MemoryError
+        return many(self, vectors, contexts)
+
+    monkeypatch.setattr(RotatedTopK, "compress", one)
+    monkeypatch.setattr(RotatedTopK, "compress_many", all_)
+    up = {"compressor": "rotated-topk", "density": 0.1, "error_feedback": False}
+    node = node_of(plan(False, federation=ROUNDS, uplink=up), tmp_path)
+    asked = []
+    for number in range(FIRST_NODE, FIRST_NODE + 4):
+        member: Site = clientapp._site(node._context(number))
+        digest = vector_digest(member.plan.first)
+        blob = Instruction(bytes(8), 1, member.number, 0, digest, ()).encode()
+        asked.append((number, flower.to_bytes(flower.ask(blob, number, "train", "1"))))
+    codes = [flower.code_of(flower.from_bytes(reply)) for reply in node.handle_all(asked)]
+    assert codes == [Code.FAILED, None, None, None]
+
+
+def test_what_sites_had_in_common_ends_with_their_run(plan: Plan, tmp_path: Path) -> None:
+    node = node_of(plan(federation=ROUNDS), tmp_path)
+    member: Site = clientapp._site(node._context(FIRST_NODE))
+    opening.together_of(member.plan)
+    assert member.replicas is not None
+    gone = weakref.ref(member), weakref.ref(member.replicas)
+    del member
+    close_all()
+    gc.collect()
+    assert opening._together == {} and not opening._states._known
+    assert [one() for one in gone] == [None, None]
