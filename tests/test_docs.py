@@ -132,6 +132,7 @@ COMMANDS: list[list[str]] = [
     ["server", "status"],
     ["server", "submit"],
     ["server", "bundle"],
+    ["server", "stats"],
     ["server", "invite"],
     ["server", "approve"],
     ["server", "group"],

@@ -1,7 +1,7 @@
 """Questions for figures at sites: the run that asks them, what it may be, and what comes out.
 
 Covers fedlite/questions.py, fedlite/scenario/question.py, fedlite/scenario/figure_rules.py,
-clients/runtime/figures.py.
+clients/runtime/figures.py, fedlite/audit/figures.py.
 """
 
 from __future__ import annotations

@@ -73,8 +73,9 @@ def _spans(row: object, low: float, high: float) -> bool:
     ends = row.get("range") if isinstance(row, dict) else None
     if not isinstance(ends, list) or len(ends) != 2:
         return False
-    off = max(abs(_number(ends[0]) - low), abs(_number(ends[1]) - high))
-    return off <= 1e-9 * (high - low)
+    most = 1e-9 * (high - low)
+    # What is no number is as far as NaN, which is within nothing.
+    return abs(_number(ends[0]) - low) <= most and abs(_number(ends[1]) - high) <= most
 
 
 def _number(value: object) -> float:
