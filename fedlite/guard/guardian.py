@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from fedlite.identity import keys
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Receipt, Reply, site_id
 from fedlite.privacy import Mechanism, SharedMechanism, counting
 from fedlite.privacy.budget import Budget, Refused
-from fedlite.privacy.ledger import Ledger
+from fedlite.privacy.ledger import Ledger, Row, read
 from fedlite.privacy.ledger.files import FILES, Files
 from fedlite.protection import (
     counting_mechanism,
@@ -70,11 +70,14 @@ class Decline(Exception):
 
 @dataclass
 class _Held:
-    """What is open for a whole round: ledger and budget, the policy, and the receipt checked."""
+    """What counts for a whole round: the policy, and once it was asked for the budget, open.
 
-    ledger: Ledger
-    budget: Budget
+    closing: closes it. receipt: what it was held against last.
+    """
+
     policy: SitePolicy
+    closing: ExitStack
+    opened: tuple[Budget, Ledger] | None = None
     receipt: Receipt | None = None
 
 
@@ -128,19 +131,17 @@ class Guardian:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the ledger open for a round, where nobody else can want it before that is over.
+        """Keep the ledger open for a round, once it is asked for, where nobody else can want it.
 
         Elsewhere each of `admit`, `reserve` and `release` opens it by itself, and site.toml is read
         for each: a site may train for hours, and another run at it must be able to spend meanwhile.
-        Raises LedgerError and PolicyError.
+        Raises PolicyError.
         """
         if self.lasting or self.unit == "none" or self.home is None:
             yield
             return
-        policy = self.home.policy()
-        with self._opened(self.home) as ledger:
-            budget = Budget(ledger, siblings=(self.home.ledgers,))
-            self._held.append(_Held(ledger, budget, policy))
+        with ExitStack() as closing:
+            self._held.append(_Held(self.home.policy(), closing))
             try:
                 yield
             finally:
@@ -231,7 +232,7 @@ class Guardian:
             return None
         with self._budget(instruction) as (budget, ledger):
             budget.release(self._run(instruction), instruction.round, frame)
-            return _head(ledger, named=instruction.receipt is None)
+            return _head(ledger.rows, ledger.key, named=instruction.receipt is None)
 
     def _once(self, path: Path, frame: bytes) -> None:
         """Keep the digest of counts, durably, or hold them against the one that is kept.
@@ -252,9 +253,14 @@ class Guardian:
         """Return the ledger's head, if there is one, and the rows by which it changed its key."""
         if self.unit == "none" or self.home is None or not self.home.ledger.exists():
             return None, ()
-        with self._opened(self.home) as ledger:
-            rotations = (row for row in ledger.rows if row.kind == "key-rotate")
-            return _head(ledger, named=True), tuple(r.line.decode().rstrip() for r in rotations)
+        if self.lasting:
+            with self._opened(self.home) as ledger:
+                rows, key = list(ledger.rows), ledger.key
+        else:
+            # A worker that outlived its killed parent may hold it for the rest of a round.
+            rows, key = read(self.home.ledger), keys.public_hex(self.home.key())
+        rotations = (row for row in rows if row.kind == "key-rotate")
+        return _head(rows, key, named=True), tuple(r.line.decode().rstrip() for r in rotations)
 
     def send(self, outgoing: Hello | Reply | Note, message: wire.Message) -> wire.Message:
         """Return the reply that carries `outgoing`; raises egress.NotAllowed."""
@@ -272,10 +278,13 @@ class Guardian:
         try:
             if self._held:
                 held, receipt = self._held[0], instruction.receipt
+                if held.opened is None:
+                    ledger = held.closing.enter_context(self._opened(self.home))
+                    held.opened = Budget(ledger, siblings=(self.home.ledgers,)), ledger
                 if receipt is not None and receipt != held.receipt:
-                    held.budget.witness(receipt)
+                    held.opened[0].witness(receipt)
                     held.receipt = receipt
-                yield held.budget, held.ledger
+                yield held.opened
                 return
             with self._opened(self.home) as ledger:
                 budget = Budget(ledger, siblings=(self.home.ledgers,))
@@ -390,7 +399,7 @@ def _declined() -> Iterator[None]:
         raise Decline(Code.LEDGER, str(error)) from None
 
 
-def _head(ledger: Ledger, *, named: bool) -> LedgerHead:
-    head = ledger.head
-    names = (bytes.fromhex(head.ledger), bytes.fromhex(ledger.key)) if named else (b"", b"")
-    return LedgerHead(head.seq, bytes.fromhex(head.hash), bytes.fromhex(head.signature), *names)
+def _head(rows: Sequence[Row], key: str, *, named: bool) -> LedgerHead:
+    last = rows[-1]
+    names = (bytes.fromhex(rows[0].hash), bytes.fromhex(key)) if named else (b"", b"")
+    return LedgerHead(last.seq, bytes.fromhex(last.hash), bytes.fromhex(last.signature), *names)

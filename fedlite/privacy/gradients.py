@@ -20,7 +20,8 @@ not on which records are in them: time is a channel too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,6 +58,28 @@ def check_model(model: nn.Module) -> None:
                 "(rule: a record's gradient must be computable by itself and not depend on other "
                 f"records); {_MENDS.get(kind, 'use GroupNorm')}"
             )
+
+
+@contextmanager
+def alike(model: nn.Module) -> Iterator[None]:
+    """Let `model`, in training mode, compute a record alike at every place of a block.
+
+    On one torch thread: another rounds and flushes its share by itself, and where that begins
+    depends on nothing but the number of values, so that it may be within a record.
+    """
+    model.train()
+    if (settle := getattr(model, "one_by_one", None)) is not None:
+        settle()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # Arithmetic on denormal numbers is many times slower, and weights can make them of one record
+    # alone. That holds for this thread only.
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.set_num_threads(threads)
 
 
 _MENDS = {
@@ -244,8 +267,8 @@ def _of_linear(
 class ModelGradients:
     """The gradients of a model's loss on each of some records (`fedlite.privacy.dpsgd.Gradients`).
 
-    A context manager: inside, `model` is in training mode with Opacus's hooks on it; afterwards the
-    hooks are gone.
+    A context manager: inside, `model` is in training mode with Opacus's hooks on it, and torch has
+    one thread; afterwards both are as before, but for the mode.
 
     model: any that `check_model` accepts. inputs: [n, ...] float32; labels: [n, ...], what it
     should answer; loss(outputs, labels) -> [n]. block: how many records share a pass, at least 1;
@@ -264,19 +287,16 @@ class ModelGradients:
 
     def __enter__(self) -> ModelGradients:
         """Put the hooks on."""
-        self._model.train()
-        if (settle := getattr(self._model, "one_by_one", None)) is not None:
-            settle()
-        # Arithmetic on denormal numbers is many times slower, and weights can make them of one
-        # record alone.
-        torch.set_flush_denormal(True)
-        self._hooked = _hooked(self._model)
+        with ExitStack() as entered:
+            entered.enter_context(alike(self._model))
+            self._hooked = _hooked(self._model)
+            entered.callback(self._hooked.remove)
+            self._entered = entered.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Take the hooks off."""
-        torch.set_flush_denormal(False)
-        self._hooked.remove()
+        self._entered.close()
 
     def norms(self, rows: Rows) -> NDArray[np.float64]:
         """Return the norm of each record's gradient, float64 [b]; not finite where it is not."""

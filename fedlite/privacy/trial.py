@@ -16,9 +16,11 @@ from fedlite.privacy.gradients import Loss, ModelGradients
 
 # Small blocks cost calls, large ones memory. A model may ask for smaller ones.
 _MOST = 512
-# What is filled up is computed for nobody; but kernels take rows by fours, eights or sixteens, and
-# treat what is left over otherwise.
-_MULTIPLES = 4, 32
+# Loops over values take up to 32 at once, and what is left over one by one, where exponentials
+# round otherwise. No trial finds that reliably, as few values differ: a record must never be there.
+_MULTIPLE = 32
+# A sample beyond so many deviations takes a block more: about one in ten thousand.
+_DEVIATIONS = 4.0
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDictionary()
 
@@ -26,20 +28,19 @@ _known: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDic
 def block_of(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, batch: int) -> int:
     """Return how many records may share a pass of `model` so that none changes another's gradient.
 
-    A multiple of 4 or else of 32, of which few take what a step has, where a record's gradient has
-    the same bits at another place and beside other records, which says that no kernel sums in an
-    order that depends on them; else 1. batch: public, about how many records a step has, at least
-    1.
+    A multiple of 32, of which few take what a step has, where a record's gradient has the same bits
+    at another place and beside other records, which says that no kernel sums in an order that
+    depends on them; else 1. batch: public, about how many records a step has, at least 1.
 
     Tried once for a model and batch, on a copy with other weights and on made-up records of the
     shape of those in `inputs` and `labels`, so that nothing depends on a site's data.
 
     Raises ValueError when a record's gradient is not what autograd finds for it alone.
     """
-    # A sample larger by two deviations still fits, so that the work seldom tells how large it is.
-    room = batch + 2.0 * math.sqrt(batch)
+    # Such a sample still fits, so that the work seldom tells how large it is.
+    room = batch + _DEVIATIONS * math.sqrt(batch)
     blocks = math.ceil(room / min(_MOST, getattr(model, "block", _MOST)))
-    wanted = tuple(by * math.ceil(room / blocks / by) for by in _MULTIPLES)
+    wanted = _MULTIPLE * math.ceil(room / blocks / _MULTIPLE)
     known = _known.setdefault(model, {})
     # Where values take turns, other gradients are taken; other kernels round otherwise.
     flags: Any = torch.backends.mkldnn
@@ -49,14 +50,12 @@ def block_of(model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, batch
     return known[key]
 
 
-def _try(
-    model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wanted: tuple[int, ...]
-) -> int:
+def _try(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wanted: int) -> int:
     model.train()
     with torch.no_grad():
         for at, parameter in enumerate(model.parameters()):
             parameter.copy_(_made_up(at, parameter) / parameter.shape[1:].numel() ** 0.5)
-    rows = np.arange(2 * max(wanted))
+    rows = np.arange(2 * wanted)
     records = _made_up(1, inputs.new_empty(len(rows), *inputs.shape[1:])).abs()
     if not inputs.is_floating_point():
         # Not every number is a token.
@@ -67,7 +66,7 @@ def _try(
         labels = _made_up(2, targets.new_empty(len(rows), *targets.shape[1:])).abs()
     try:
         truth = _single(model, records[_TRIED], labels[_TRIED], loss)
-        for block in (*wanted, 1):
+        for block in (wanted, 1):
             with ModelGradients(model, records, labels, loss, block) as gradients:
                 _check(model, gradients, truth)
                 there = gradients.norms(rows)

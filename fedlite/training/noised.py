@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
 from fedlite.privacy import RecordMechanism, dpsgd
-from fedlite.privacy.gradients import ALIGNED, Rows as Chosen, is_plain, of_layer
+from fedlite.privacy.gradients import ALIGNED, Rows as Chosen, alike, is_plain, of_layer
 from fedlite.privacy.parts import Outer, Part, Whole
 from fedlite.training.many import End, Work, begun
 from fedlite.training.stacked import Rows, Stacked, products
@@ -95,17 +96,15 @@ class StackedGradients:
 
     def __enter__(self) -> StackedGradients:
         """Let the model's layers compute for all sites."""
-        self._model.train()
-        if (settle := getattr(self._model, "one_by_one", None)) is not None:
-            settle()
-        torch.set_flush_denormal(True)
-        self._stacked.__enter__()
+        with ExitStack() as entered:
+            entered.enter_context(alike(self._model))
+            entered.enter_context(self._stacked)
+            self._entered = entered.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Let them compute for one."""
-        torch.set_flush_denormal(False)
-        self._stacked.__exit__(*error)
+        self._entered.close()
 
     def norms(self, rows: Sequence[Chosen]) -> NDArray[np.float64]:
         """Return each site's norms, float64 [g, b]; NaN beyond its own records.

@@ -147,3 +147,30 @@ def test_a_ledger_is_held_for_a_round_only_where_nobody_else_can_want_it(
     next(rounds)
     rounds.close()
     ledger_open(home.ledger, home.key()).close()
+
+
+def test_a_held_ledger_is_opened_when_the_budget_is_asked_for_and_its_head_is_read_meanwhile(
+    tmp_path: Path,
+) -> None:
+    member = private(tmp_path, steps=1)
+    member = replace(member, guardian=replace(member.guardian, lasting=False))
+    home = member.guardian.home
+    assert isinstance(member.guardian, Guardian) and home is not None
+    home.ledger.parent.mkdir(parents=True, exist_ok=True)
+    home.ledger.write_bytes(b"damaged\n")
+    told = (home.path / "site.toml").read_text()
+    write(home.path / "site.toml", SitePolicy(site="site-01", units=("none",)))
+    # What the policy does not allow is declined for that, before a ledger is looked at.
+    assert refused(member, invite(1, StubLearner.initial)) is Code.POLICY
+    (home.path / "site.toml").write_text(told)
+    home.ledger.unlink()
+    rounds = member.part(invite(1, StubLearner.initial))
+    next(rounds)
+    # As when the run is resumed beside a worker that goes on: it need not wait for it.
+    again = private(tmp_path, steps=1)
+    head = replace(again, guardian=replace(again.guardian, lasting=False)).hello().head
+    last = read(home.ledger)[-1]
+    assert head is not None and (head.seq, head.hash.hex()) == (last.seq, last.hash)
+    assert head.ledger.hex() == read(home.ledger)[0].hash
+    assert head.key.hex() == keys.public_hex(home.key())
+    rounds.close()
