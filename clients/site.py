@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fedlite
+from clients.failing import failed
 from clients.replicas import Replicas
 from clients.state import Pending, SiteState, exclusive, load, nothing, save
 from clients.sums import Sums
@@ -153,26 +154,36 @@ class Site:
         if self.plan.shared is not None:
             return self._mask(state, instruction, self.plan.shared)
         self.guardian.reserve(instruction)
-        share: Share = yield Asked(
-            self.learner, replica, instruction.round, self.number, self.mechanism, state.kept
-        )
-        # In a residual it would be sent again in every round, and be refused in every round.
-        if not np.abs(share.delta).max(initial=0.0) <= LARGEST_DELTA:
-            if self.unit == "client-server":
-                # Who sends is public there and noised is only what is sent: its records may not
-                # decide whether a site is heard.
-                share = Share(np.zeros_like(share.delta), state.kept)
-            else:
-                raise Decline(
-                    Code.DATA,
-                    "training diverged: no parameter may move by more than "
-                    f"{LARGEST_DELTA:g} in a round; lower training.learning_rate, or see whether "
-                    "the server's model is sound",
-                )
+        share = yield from self._trained(state, instruction)
         payload = yield from self._compress(state, share, step, instruction)
         # Before it is released: what is on record can then always be sent again.
         self._save(state)
         return payload
+
+    def _trained(self, state: SiteState, asked: Instruction) -> Generator[Asked, Share, Share]:
+        """Return the share of a round; under privacy whatever goes wrong in it ends alike."""
+        try:
+            share = yield Asked(
+                self.learner, state.replica, asked.round, self.number, self.mechanism, state.kept
+            )
+            # In a residual it would be sent again in every round, and be refused in every round.
+            if not np.abs(share.delta).max(initial=0.0) <= LARGEST_DELTA:
+                raise Decline(
+                    Code.DATA,
+                    f"training diverged: no parameter may move by more than {LARGEST_DELTA:g} in a "
+                    "round; lower training.learning_rate, or see whether the server's model is "
+                    "sound",
+                )
+        except Exception as error:
+            if self.mechanism is None:
+                raise
+            if self.unit == "client-server":
+                # Who sends is public there and noised is only what is sent: its records may not
+                # decide whether a site is heard.
+                failed(self.name, error)
+                return Share(np.zeros_like(state.replica), state.kept)
+            raise failed(self.name, error) from error
+        return share
 
     def _save(self, state: SiteState) -> None:
         if self.keeps:
@@ -218,10 +229,13 @@ class Site:
                 # A crash came before its frame was kept. Its steps are reserved, and cost no more.
                 return self._summed(state, instruction, masked)
             self.guardian.reserve(instruction, sums.group())
-        if self.table is None:
-            units = self.learner.units(state.replica, number, self.number, mechanism)
-        else:
-            units = answer(self.scenario, self.table, mechanism, self.number, number)
+        try:
+            if self.table is None:
+                units = self.learner.units(state.replica, number, self.number, mechanism)
+            else:
+                units = answer(self.scenario, self.table, mechanism, self.number, number)
+        except Exception as error:
+            raise failed(self.name, error) from error
         values, bits = residues(units, mechanism.bits), mechanism.bits
         if sums is None:
             save(self.path, state, self.replicas)

@@ -18,6 +18,7 @@ from clients.runtime import setup
 from clients.runtime.shelf import Busy, Shelf, check
 from clients.runtime.trouble import Refused, RunOver, Unreachable
 from fedlite.guard import policy as site_policy
+from fedlite.inference import manifest
 from fedlite.inference.announcement import MAX_BYTES, PART_BYTES, Announcement
 
 log = logging.getLogger("fedlite.site")
@@ -49,6 +50,8 @@ class Fetching:
         self._refused: set[str] = set()
         # Numbers of what came and was not what was announced: a liar may not fill the line with it.
         self._bad: set[int] = set()
+        # Of what is here, by the SHA-256 of its manifest, whether it was found to be damaged.
+        self._looked: dict[str, bool] = {}
         self._again = _AGAIN
 
     def step(self, ask: Ask) -> bool:
@@ -95,7 +98,10 @@ class Fetching:
         """Fetch one part of what is announced and has not come; return whether there are more."""
         made = self._shelf.announced()
         wanted = site_policy.load(self._home / setup.POLICY).releases
-        if made is None or not wanted.fetch or made.number in self._bad or self._shelf.whole(made):
+        if made is None or not wanted.fetch or made.number in self._bad:
+            return False
+        damaged = self._damaged(made)
+        if self._shelf.whole(made) and not damaged:
             return False
         if made.size > wanted.bytes:
             raise ValueError(
@@ -106,7 +112,8 @@ class Fetching:
         if not part.is_dir():
             with self._shelf.alone(wait=False):
                 self._shelf.tidy()
-            self._unused(made)
+            if not damaged:
+                self._unused(made)
             part.mkdir(mode=0o700, parents=True)
         for path in part.iterdir():
             # What a process that was killed has left there.
@@ -151,12 +158,31 @@ class Fetching:
             self._bad.add(made.number)
             raise
         with self._shelf.alone(wait=False):
+            if self._damaged(made):
+                shutil.rmtree(self._shelf.path(made.sha256))
             os.replace(part, self._shelf.path(made.sha256))
+            self._looked.pop(made.sha256, None)
             self._shelf.tidy(keep=made.sha256)
         self._note("fetched", bundle=made.sha256, name=made.name, bytes=made.size)
         self._say(
             f"bundle {made.sha256[:12]} has come; see it with `fedlite site released {self._home}`"
         )
+
+    def _damaged(self, made: Announcement) -> bool:
+        """Whether the bundle is here, in use perhaps, and is not what was signed; looked at once.
+
+        One that is whole by its own manifest, and not what is announced, is another's.
+        """
+        folder = self._shelf.path(made.sha256)
+        if not folder.is_dir():
+            return False
+        if made.sha256 not in self._looked:
+            lost = not (_holds(check, folder, made) or _holds(manifest.read, folder))
+            self._looked[made.sha256] = lost
+            if lost:
+                self._note("damaged", bundle=made.sha256)
+                self._say(f"{folder}: is not what was signed any more; it is fetched again")
+        return self._looked[made.sha256]
 
     def _unused(self, made: Announcement) -> None:
         """Raise ValueError where a bundle that is kept has another's place."""
@@ -186,6 +212,15 @@ class Fetching:
     def _wait(self, why: str) -> None:
         log.debug("releases: %s", why)
         self._going, self._due = False, time.monotonic() + _LATER
+
+
+def _holds(test: Callable[..., object], *given: object) -> bool:
+    """Return whether a test of files passes."""
+    try:
+        test(*given)
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _lacking(part: Path, made: Announcement) -> Iterator[str]:

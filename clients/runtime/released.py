@@ -19,6 +19,7 @@ from fedlite.deployment.journal import Journal
 from fedlite.inference import announcement
 from fedlite.inference.announcement import Announcement
 from fedlite.inference.manifest import MANIFEST
+from fedlite.inference.programs import unreleased
 
 DESCRIPTION, CARD = "bundle.json", "README.md"
 # Of the card, in bytes; what lies beyond is counted, and not shown.
@@ -130,6 +131,9 @@ def review(home: Path, given: str, coordinator: str = "") -> Review:
             "and let the site run"
         )
     refused = []
+    # By their names: what is not announced is not there, and nothing else is opened as a program.
+    if why := unreleased(made.files):
+        refused.append(f"{folder}: {why}")
     try:
         check(folder, made)
     except (ValueError, OSError) as error:

@@ -79,8 +79,9 @@ def export(
         str,
         typer.Option(
             metavar="NAME",
-            help="onnx, or onnx-int8: 8-bit integers, smaller and faster. Default: onnx; of a "
-            "pretrained transformer adapters, and a bundle where one is named.",
+            help="onnx; onnx-int8: 8-bit integers, smaller and faster; or executorch: programs for "
+            "phones and small devices (experimental). Default: onnx; of a pretrained transformer "
+            "adapters, and a bundle where one is named.",
         ),
     ] = "",
     max_loss: Annotated[
@@ -105,6 +106,7 @@ def export(
     """
     with told():
         from fedlite.evaluation import open_model
+        from fedlite.inference import manifest
         from fedlite.models.pretrained import Classifier
 
         trained = open_model(run)
@@ -149,11 +151,15 @@ def export(
                 max_loss=max_loss,
                 energy={"watts": watts or WATTS_PER_CORE, "grid": grid} if energy else None,
             )
+        signer = manifest.signer(to)
     sizes = {str(path): path.stat().st_size for path in files}
     if as_json:
-        print_json({"files": [{"path": path, "bytes": size} for path, size in sizes.items()]})
+        told_files = [{"path": path, "bytes": size} for path, size in sizes.items()]
+        print_json({"files": told_files, "signed_by": signer})
         return
     width = max(map(len, sizes))
     for path, size in sizes.items():
         typer.echo(f"{path:<{width}}  {size:,} bytes")
+    if signer:
+        typer.echo(f"signed by {signer}")
     typer.echo(f"How they are used is in {to / 'README.md'}")

@@ -131,6 +131,13 @@ def serve(
         logging.basicConfig(format="fedlite: %(message)s", level=logging.WARNING)
         first = load(bundle, signed_by=signed_by)
         second = None if candidate is None else load(candidate, signed_by=signed_by)
+        for one in filter(None, (first, second)):
+            if one.of_programs:
+                raise ValueError(
+                    f"{one.directory}: must be of ONNX graphs to be served (rule: programs answer "
+                    "one record after the other), is of ExecuTorch's; export the run without "
+                    "--target executorch"
+                )
         run(first, second, options, _tell)
 
 

@@ -279,16 +279,25 @@ def _with_tuples(
 
 
 def for_data(policy: SitePolicy, name: str) -> SitePolicy:
-    """Return the policy with the ceiling of the data set `name` applied; the lower one counts.
+    """Return the policy with the ceilings of the data set `name` applied; the lower ones count.
 
-    >>> mine = SitePolicy(epsilon=3.0, data=(DataSet("scans", epsilon=1.0),))
+    A ceiling on a data set is one on what is left if others collude, too, unless it says otherwise.
+
+    >>> mine = SitePolicy(epsilon=3.0, alone=9.0, data=(DataSet("scans", epsilon=1.0),))
     >>> for_data(mine, "scans").epsilon, for_data(mine, "other").epsilon
     (1.0, 3.0)
+    >>> for_data(mine, "scans").collusion, for_data(mine, "other").collusion
+    (1.0, 9.0)
     """
     found = policy.data_set(name)
-    if found is None or not found.epsilon:
+    own = 0.0 if found is None else found.alone or found.epsilon
+    if found is None or not own:
         return policy
-    return replace(policy, epsilon=min(policy.epsilon, found.epsilon))
+    return replace(
+        policy,
+        epsilon=min(policy.epsilon, found.epsilon or policy.epsilon),
+        alone=min(policy.alone, own),
+    )
 
 
 def unit_for(scenario: Scenario) -> str:

@@ -48,8 +48,9 @@ class DataSet:
     source that holds several; "" is all of it. path, target: the file or folder of one's own, and
     its label column where it is a table.
     epsilon: the ceiling of this data set beside that of the budget, of which the lower counts; 0
-    leaves the budget's. records_at_most: a bound on its records that everybody may know, and that
-    is chosen without counting them; 0 declares none.
+    leaves the budget's. alone: the same if all others collude with the server, where noise is
+    shared; 0: no more than `epsilon` here, where that is set. records_at_most: a bound on its
+    records that everybody may know, and that is chosen without counting them; 0 declares none.
     """
 
     name: str = ""
@@ -58,6 +59,7 @@ class DataSet:
     path: str = _text()
     target: str = _text()
     epsilon: float = setting(0.0, CEILING.rule, CEILING.__contains__)
+    alone: float = setting(0.0, CEILING.rule, CEILING.__contains__)
     records_at_most: int = between(0, 0, 10**9)
 
     def file(self, home: Path) -> Path:

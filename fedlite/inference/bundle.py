@@ -1,7 +1,7 @@
 """A bundle in use: answers easy inputs early and hard ones late, without PyTorch.
 
 It needs onnxruntime and numpy, and of texts tokenizers. Nothing in a bundle is code: the router is
-one of the house.
+one of the house. One of ExecuTorch's programs needs that, which brings PyTorch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from fedlite.inference import manifest, routing
 from fedlite.inference.portions import portions
 from fedlite.inference.preparing import Numbers
+from fedlite.inference.programs import EXECUTORCH, PARTS, STEM_PROGRAM, TAIL_PROGRAM, Program
 from fedlite.inference.tokenized import KIND, TOKENIZER, Tokenized
 
 Inputs = NDArray[np.float32] | NDArray[np.int64]
@@ -123,7 +124,9 @@ class Bundle:
                 f"float32, got {self.tolerance!r:.80}; export the run again"
             )
         self._reader = self._reading(files)
-        self._stem, self._tail = session(files[STEM]), session(files[TAIL])
+        opened: Any = Program if self.of_programs else session
+        stem, tail = (STEM_PROGRAM, TAIL_PROGRAM) if self.of_programs else (STEM, TAIL)
+        self._stem, self._tail = opened(files[stem]), opened(files[tail])
         self._whole = session(files[WHOLE]) if WHOLE in files else None
 
     def _reading(self, files: Mapping[str, bytes]) -> Numbers | Tokenized:
@@ -141,6 +144,11 @@ class Bundle:
             raise ValueError(
                 f"{self.directory / DESCRIPTION}: {error}; export the run again"
             ) from None
+
+    @property
+    def of_programs(self) -> bool:
+        """Whether it is of ExecuTorch's programs, and not of ONNX graphs."""
+        return bool(self.told.get("graphs") == EXECUTORCH)
 
     @property
     def reads_texts(self) -> bool:
@@ -260,7 +268,8 @@ class Bundle:
             if bool(leaves) != early[at] or not (apart <= allowed[branch]).all():
                 raise self._wrong("its one graph answers otherwise than its two")
 
-    def _wrong(self, what: str, package: str = "onnxruntime") -> ValueError:
+    def _wrong(self, what: str, package: str = "") -> ValueError:
+        package = package or (EXECUTORCH if self.of_programs else "onnxruntime")
         return ValueError(
             f"{self.directory}: must answer here as where it was made, and {what}; use another "
             f"version of {package}, or export it again"
@@ -275,11 +284,19 @@ def load(directory: str | Path, *, signed_by: str | None = None) -> Bundle:
 
     Raises ValueError where anything in it is not what was signed, where another key signed it,
     where a signed file is not of the form that export writes, and where it answers otherwise than
-    where it was made.
+    where it was made; of one of programs also where no key is named, or ExecuTorch is missing.
     """
     folder = Path(directory)
     files = manifest.read(folder, signed_by)
-    lacks = {DESCRIPTION, STEM, TAIL, TRIALS} - files.keys()
+    programs = PARTS & files.keys()
+    if programs and signed_by is None:
+        raise ValueError(
+            f"{folder / min(programs)}: must have been signed by a key that is named (rule: a "
+            f"program is native code's to read, which believes it), and none is; this one is "
+            f"signed by {files['key'].decode()}: name that by --signed-by, or signed_by=, where it "
+            "is of whom you trust"
+        )
+    lacks = {DESCRIPTION, *(PARTS if programs else (STEM, TAIL)), TRIALS} - files.keys()
     if lacks:
         raise ValueError(f"{folder / min(lacks)}: no such file; export the run again")
     for name in {STEM, TAIL, WHOLE} & files.keys():

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedlite.evaluation import Trained
 from fedlite.inference.card import run_rows
+from fedlite.inference.programs import EXECUTORCH, STEM_PROGRAM
 from fedlite.inference.spent import row
 from fedlite.reporting import wording
 
 _USE = """```python
 import fedlite
 
-bundle = fedlite.load_bundle(".")
+bundle = fedlite.load_bundle({folder})
 answers = bundle.predict(x)  # {x}
 print(answers.labels, answers.early, answers.shares)
 ```"""
+_PROGRAMS = (
+    "`stem.pte` and `tail.pte` are ExecuTorch programs of one record, method `forward`: the stem "
+    "maps it to hidden values and the early answer, and the tail, where the score of that is below "
+    "the threshold, hidden values to the deep one. KEY is that of whoever made the bundle, as he "
+    "has told it; without it no program is opened."
+)
 _INPUTS = {
     "standardize": "raw values; each is centred and divided by a mean and a spread in bundle.json, "
     "those of the records that it was exported with",
@@ -29,10 +36,10 @@ _INPUTS = {
 }
 
 
-def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
+def bundle_card(trained: Trained, told: Mapping[str, Any], files: Collection[str]) -> str:
     """Return the card as Markdown, with the fields that the Hub reads.
 
-    told: what `bundle.json` says. one: whether there is the one graph for single inputs.
+    told: what `bundle.json` says. files: the names of its graphs, or programs.
     """
     path = trained.directory / "summary.json"
     summary: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -59,13 +66,25 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
         *([row(told["energy"])] if "energy" in told else []),
         *run_rows(summary),
     ]
+    programs = STEM_PROGRAM in files
     graphs = "`stem.onnx` and `tail.onnx` are for batches"
-    if one:
+    if "model.onnx" in files:
         graphs += ", `model.onnx` for single inputs: an `If` in it skips the tail"
+    if programs:
+        graphs = _PROGRAMS
+    # Native code reads programs and believes them, so their signer is named.
+    folder = '".", signed_by=KEY' if programs else '"."'
     x = "a list of texts" if texts else f"numbers, [n, {shape}]"
     return "\n".join(
         [
-            *("---", "library_name: onnx", "tags:", "- fedlite", "- early-exit", "---"),
+            *(
+                "---",
+                f"library_name: {EXECUTORCH if programs else 'onnx'}",
+                "tags:",
+                "- fedlite",
+                "- early-exit",
+                "---",
+            ),
             *("", f"# {name}", "", "A model that answers easy inputs early and hard ones late,"),
             *("trained at several sites that keep their records.", "", "| | |", "|---|---|"),
             *(f"| {key} | {value} |" for key, value in rows),
@@ -74,7 +93,7 @@ def bundle_card(trained: Trained, told: Mapping[str, Any], *, one: bool) -> str:
                 "",
                 "## Use",
                 "",
-                _USE.format(x=x),
+                _USE.format(x=x, folder=folder),
                 "",
             ),
             f"{graphs}. `bundle.json` says how inputs are prepared, `manifest.json` holds the",

@@ -28,12 +28,16 @@ NEVER = 2.0
 _BATCH, _LENGTH = "batch", "length"
 
 
-class _Early(nn.Module):
+class StemAndExit(nn.Module):
+    """What answers early: records to hidden values and the early answer."""
+
     def __init__(self, stem: nn.Module, exit: nn.Module) -> None:
+        """Keep both."""
         super().__init__()
         self.stem, self.exit = stem, exit
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return hidden values, and logits [n, classes]."""
         hidden = self.stem(x)
         return hidden, self.exit(hidden)
 
@@ -59,7 +63,7 @@ def traced(model: Branched) -> tuple[bytes, bytes]:
     texts = not records.is_floating_point()
     with torch.no_grad():
         hidden = deployed.stem(records)
-    early = _Early(deployed.stem, deployed.exit)
+    early = StemAndExit(deployed.stem, deployed.exit)
     stem = _traced(early, records, "x", ["hidden", "early"], length=2 if texts else None)
     tail = _traced(deployed.tail, hidden, "hidden", ["deep"], length=1 if texts else None)
     return stem.SerializeToString(), tail.SerializeToString()

@@ -81,6 +81,12 @@ def read(folder: Path, signed_by: str | None = None) -> dict[str, bytes]:
     return found | {"key": key.encode()}
 
 
+def signer(folder: Path) -> str:
+    """Return the key in hex that a manifest names; "" where there is none. Nothing is checked."""
+    path = folder / MANIFEST
+    return str(_manifest(path)["key"]) if path.is_file() else ""
+
+
 def _manifest(path: Path) -> dict[str, Any]:
     """Return what a manifest holds, of the right form; its signature is not looked at."""
     try:

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fedlite.data.text.tokens import content_of, open_tokenizer
 from fedlite.data.usage import ranges_of
 from fedlite.evaluation import Trained, held_out
 from fedlite.identity import keys
-from fedlite.inference import graphs, manifest, routing
+from fedlite.inference import graphs, manifest, programs, routing
 from fedlite.inference.bundle import (
     CARD,
     DESCRIPTION,
@@ -37,6 +38,7 @@ from fedlite.inference.bundle import (
 )
 from fedlite.inference.bundle_card import bundle_card
 from fedlite.inference.inputs import read_inputs
+from fedlite.inference.programs import EXECUTORCH
 from fedlite.inference.quantized import (
     Quantized,
     calibrating,
@@ -55,7 +57,7 @@ from fedlite.inference.work import BRANCHES
 from fedlite.models import Branched
 from fedlite.models.pretrained import Classifier
 
-TARGETS = ("onnx", INTEGERS)
+TARGETS = ("onnx", INTEGERS, EXECUTORCH)
 # Where a run keeps what is secret.
 KEY = Path("checkpoint") / "release.pem"
 # Candidates among which stored inputs are looked for, at each brightness, and how many are stored.
@@ -93,14 +95,15 @@ def write_bundle(
     own: records of the place by which its threshold is chosen, in the place of the run's. target:
     one of `TARGETS`; with `onnx-int8` the tail is of 8-bit integers, whose ranges come from a part
     of the records that calibrate, and the threshold from the rest, against that tail; of a model of
-    texts the stem, too, and no record is looked at for it. max_loss:
-    with that target, how much of its accuracy the deep branch may lose for a smaller tail, from 0;
-    held against a part of these records, and measured on others. energy: `watts` and `grid`, to say
-    what answers take here (`fedlite.inference.spent`); None: it is not looked at.
+    texts the stem, too, and no record is looked at for it; with `executorch` it is of programs
+    (`fedlite.inference.programs`). max_loss: with `onnx-int8`, how much of its accuracy the deep
+    branch may lose for a smaller tail, from 0; held against a part of these records, and measured
+    on others. energy: `watts` and `grid`, to say what answers take here
+    (`fedlite.inference.spent`), of graphs; None: it is not looked at.
 
-    Raises ValueError where the model does not answer twice or is no network that ONNX can say, an
-    argument is missing or does nothing, `folder` holds something already, or ranges are wanted of
-    records that may not be read here.
+    Raises ValueError where the model does not answer twice or is no network that the target can
+    say, a package is missing, an argument is missing or does nothing, `folder` holds something
+    already, or ranges are wanted of records that may not be read here.
     """
     if target not in TARGETS:
         raise ValueError(f"--target: must be one of {', '.join(TARGETS)}, got {target!r}")
@@ -109,6 +112,13 @@ def write_bundle(
             f"--max-loss: must be left out without --target {INTEGERS}, got {max_loss}; leave it "
             "out"
         )
+    if energy is not None and target == EXECUTORCH:
+        raise ValueError(
+            f"--energy: must be left out with --target {EXECUTORCH} (rule: what programs take here "
+            "is not what they take on a device); leave it out"
+        )
+    if target == EXECUTORCH:
+        programs.needs()
     model = trained.model
     if not isinstance(model, Branched) or not trained.scenario.classifies:
         raise ValueError(
@@ -162,19 +172,23 @@ def write_bundle(
         "calibrated": rule.calibrated,
         "versions": {"fedlite": fedlite.__version__, "torch": torch.__version__},
     }
-    stem, tail = (small.stem, small.tail) if small else graphs.traced(model)
-    one = graphs.joined(stem, tail, rule.router, rule.threshold)
+    if target == EXECUTORCH:
+        stem, tail = programs.lowered(model, trained.scenario.model.name)
+        description["versions"] |= {EXECUTORCH: version(EXECUTORCH)}
+        said = {programs.STEM_PROGRAM: stem, programs.TAIL_PROGRAM: tail}
+    else:
+        stem, tail = (small.stem, small.tail) if small else graphs.traced(model)
+        one = graphs.joined(stem, tail, rule.router, rule.threshold)
+        said = {STEM: stem, TAIL: tail} | ({} if one is None else {WHOLE: one})
     if energy is not None:
         inputs = _candidates(trained, reader)[1]
         description["energy"] = spent(stem, tail, inputs, _leaving(rule), **energy)
     files = {
         DESCRIPTION: json.dumps(description, indent=2, sort_keys=True).encode() + b"\n",
-        STEM: stem,
-        TAIL: tail,
-        **({} if one is None else {WHOLE: one}),
+        **said,
         TRIALS: _trials(trained, rule, reader),
         **({TOKENIZER: tokenizer} if tokenizer else {}),
-        CARD: bundle_card(trained, description, one=one is not None).encode(),
+        CARD: bundle_card(trained, description, tuple(said)).encode(),
     }
     signer = keys.load_or_generate(key or trained.directory / KEY)
     written = manifest.write(folder, files, signer)

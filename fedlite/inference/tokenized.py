@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 
 from fedlite.data.sources.texts import check_text
 from fedlite.data.text.redaction import redact
-from fedlite.data.text.tokens import Tokenizer, read_tokenizer
+from fedlite.data.text.tokens import LETTERS, Tokenizer, read_tokenizer
 from fedlite.scenario.texts import kinds
 
 # The tokenizer in a bundle, as the Hugging Face library writes it.
 TOKENIZER = "tokenizer.json"
 KIND = "text"
-# Characters of a text that are looked at, for each token that the model reads; a word of more than
-# 100 is one token for most tokenizers.
-_LETTERS = 128
 
 
 class Tokenized:
@@ -59,9 +56,9 @@ class Tokenized:
     def prepared(self, x: Sequence[str], *, missing: bool = False) -> NDArray[np.int64]:
         """Return texts as the model reads them, int64 [n, 2, length]: tokens over a mask.
 
-        missing: is of numbers; a text that is missing is an error. What lies beyond `length`, or
-        beyond 128 characters for each token of it, is cut. Raises ValueError for what is no text,
-        or an empty one.
+        missing: is of numbers; a text that is missing is an error. What lies beyond `length`, or,
+        once redacted, beyond 128 characters for each token of it, is cut. Raises ValueError for
+        what is no text, or an empty one.
         """
         if isinstance(x, str) or not len(x):
             told = "one text" if isinstance(x, str) else "none"
@@ -73,8 +70,8 @@ class Tokenized:
                     f"x: must be texts, and row {row} is {type(text).__name__}; convert it"
                 )
             whole = check_text(text, f"x, row {row}", 0, "text")
-            # What could not be among the tokens is neither searched nor cut up.
-            found.append(redact(whole[: _LETTERS * self.length], self._redact)[0])
+            # As in training. What could not be among the tokens is not cut up.
+            found.append(redact(whole, self._redact)[0][: LETTERS * self.length])
         return self._tokenizer.encode(found, self.length)[0]
 
     def made_up(self, count: int) -> list[str]:

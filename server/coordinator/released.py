@@ -31,7 +31,10 @@ def release(coordinator: Coordinator, bundle: Path, note: str = "") -> Announcem
     where it is none, or the note is no line.
     """
     from fedlite.inference.bundle import load
+    from fedlite.inference.programs import unreleased
 
+    if bundle.is_dir() and (why := unreleased(path.name for path in bundle.iterdir())):
+        raise ValueError(f"{bundle}: {why}")
     loaded = load(bundle)
     folder = coordinator.releases
     before = current(coordinator)

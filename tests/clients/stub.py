@@ -27,6 +27,10 @@ LAYOUT = Layout(("w",), ((N,),))
 MECHANISM = RecordMechanism(1.0, 1.0, 1.0, steps=4, expected_batch=1)
 
 
+class PowerCut(BaseException):
+    """The process is gone: nobody answers for it."""
+
+
 class StubLearner:
     """Deltas from nothing but round and site; the same numbers each time."""
 
@@ -40,7 +44,7 @@ class StubLearner:
 
     def delta(self, received: Vector, number: int, site: int, mechanism: Any) -> Vector:
         if self.failing:
-            raise RuntimeError("power cut")
+            raise PowerCut
         rng = np.random.default_rng([number, site, len(self.deltas)])
         self.deltas.append(rng.normal(size=N).astype(np.float32))
         return self.deltas[-1]

@@ -1,8 +1,12 @@
-"""Deltas, models and demands beyond every bound are refused."""
+"""Deltas, models and demands beyond every bound are refused.
+
+Covers clients/failing.py.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +14,12 @@ import pytest
 from clients.state import load
 from fedlite import compression
 from fedlite.guard.folder import open_home
+from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import for_scenario
 from fedlite.messages import Code
 from fedlite.parameters import LARGEST_DELTA, LARGEST_WEIGHT, Vector, vector_digest
 from fedlite.plan import compressor as compressor_of
-from fedlite.privacy import ClientMechanism
+from fedlite.privacy import ClientMechanism, RecordMechanism
 from tests.clients.stub import (
     LAYOUT,
     RUN,
@@ -65,6 +70,51 @@ def test_a_site_whose_clear_update_diverged_is_heard_where_the_server_adds_the_n
     member.learner.delta = lambda *a: np.full(N, value, np.float32)  # type: ignore[method-assign]
     payload = member.take_part(invite(1, StubLearner.initial)).frame
     assert not decoded(payload, 1, StubLearner.initial, plan).any()
+
+
+PRIVATE: list[dict[str, Any]] = [
+    {"unit": "record", "epsilon": 90.0, "expected_batch": 5},
+    {"unit": "client", "noise_at": "site", "epsilon": 90.0, "clip": 1.0},
+    {"unit": "client", "noise_at": "server", "epsilon": 90.0, "clip": 1.0},
+]
+
+
+@pytest.mark.parametrize("privacy", PRIVATE, ids=["record", "client-site", "client-server"])
+def test_under_privacy_whatever_goes_wrong_in_training_ends_alike(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, privacy: dict[str, Any]
+) -> None:
+    """Which error it was may hang on the records, and a code is seen."""
+    dense = {"compressor": "dense", "error_feedback": False}
+    tables = {"federation": {"rounds": 4}, "training": {"steps": 1}}
+    plan = scenario(**tables, privacy=privacy, uplink=dense)
+    wrong = [ValueError("not a number"), RuntimeError("inf"), MemoryError(), OSError("disk"), None]
+    told = set()
+    for number, error in enumerate(wrong):
+        home = open_home(tmp_path / str(number), "site-01", "digits", for_scenario(plan, "site-01"))
+        mechanism = (
+            RecordMechanism(1.0, 1.0, 1.0, steps=4, expected_batch=5)
+            if privacy["unit"] == "record"
+            else ClientMechanism(1.0, 1.0, steps=4, at=privacy["noise_at"])
+        )
+        member = site(tmp_path / f"site-{number}", plan, mechanism)
+        member = changed(member, home=home, commitment=lambda: "ab" * 32)
+
+        def learn(*a: object, error: Exception | None = error) -> Vector:
+            if error is not None:
+                raise error
+            return np.full(N, np.nan, np.float32)
+
+        member.learner.delta = learn  # type: ignore[method-assign]
+        try:
+            payload = member.take_part(invite(1, StubLearner.initial)).frame
+        except Decline as decline:
+            told.add((decline.code, str(decline)))
+        else:
+            assert not decoded(payload, 1, StubLearner.initial, plan).any()
+            told.add((None, ""))
+    heard = privacy.get("noise_at") == "server"
+    assert len(told) == 1 and {one for one, _ in told} == ({None} if heard else {Code.FAILED})
+    assert "not a number" in caplog.text, "the site's own log has what it was"
 
 
 def test_a_delta_at_the_bound_is_sent(tmp_path: Path) -> None:

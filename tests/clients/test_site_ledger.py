@@ -19,7 +19,17 @@ from fedlite.messages import Code, Receipt
 from fedlite.privacy.budget import Budget
 from fedlite.privacy.ledger import Ledger, LedgerBusy, read
 from fedlite.privacy.ledger.rows import witness_message
-from tests.clients.stub import StubLearner, changed, invite, private, refused, scenario, spent, stub
+from tests.clients.stub import (
+    PowerCut,
+    StubLearner,
+    changed,
+    invite,
+    private,
+    refused,
+    scenario,
+    spent,
+    stub,
+)
 
 
 def test_a_repeated_message_gets_the_same_frame_and_spends_nothing(tmp_path: Path) -> None:
@@ -41,7 +51,7 @@ def test_steps_are_on_disk_before_the_first_is_taken_and_end_with_the_plan(
     member = private(tmp_path, steps=2)
     base = StubLearner.initial
     member.learner.failing = True  # type: ignore[attr-defined]
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         member.take_part(invite(1, base))
     assert spent(member) == (2, 0)
     # A crash costs that round's steps: a restarted site has one round left, not two.

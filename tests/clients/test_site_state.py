@@ -13,7 +13,17 @@ from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import SitePolicy
 from fedlite.guard.policy_file import write
 from fedlite.messages import Code
-from tests.clients.stub import StubLearner, changed, invite, private, refused, scenario, spent, stub
+from tests.clients.stub import (
+    PowerCut,
+    StubLearner,
+    changed,
+    invite,
+    private,
+    refused,
+    scenario,
+    spent,
+    stub,
+)
 
 
 def test_what_a_clear_round_left_over_never_enters_a_private_update(tmp_path: Path) -> None:
@@ -58,7 +68,7 @@ def test_a_crash_in_the_first_training_pins_the_records_too(
     if not is_private:
         member = changed(member, stub(scenario()), home=None)
     member.learner.failing = True  # type: ignore[attr-defined]
-    with pytest.raises(RuntimeError, match="power cut"):
+    with pytest.raises(PowerCut):
         member.take_part(invite(1, base))
     member.learner.failing = False  # type: ignore[attr-defined]
     assert refused(replace(member, commitment="cd" * 32), invite(1, base)) is Code.DATA

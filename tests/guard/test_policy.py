@@ -241,3 +241,25 @@ def test_the_lower_ceiling_of_budget_and_data_set_counts() -> None:
     assert [for_data(policy, n).epsilon for n in ("low", "high", "no", "?")] == [1.0, 2.0, 2.0, 2.0]
     assert for_data(replace(policy, epsilon=0.0), "low").epsilon == 0.0
     assert for_data(policy, "low").data == policy.data
+
+
+@pytest.mark.parametrize(
+    ("alone", "own", "expected"),
+    [
+        # Of budget.alone, and of the table's epsilon and alone: what is left if others collude.
+        (8.0, (1.0, 0.0), 1.0),
+        (8.0, (1.0, 4.0), 4.0),
+        (8.0, (1.0, 9.0), 8.0),
+        (8.0, (0.0, 4.0), 4.0),
+        (8.0, (5.0, 0.0), 5.0),
+        (8.0, (0.0, 0.0), 8.0),
+        (0.0, (1.0, 4.0), 1.0),
+    ],
+)
+def test_a_ceiling_of_a_data_set_is_one_if_others_collude_too(
+    alone: float, own: tuple[float, float], expected: float
+) -> None:
+    chosen = DataSet("notes", epsilon=own[0], alone=own[1])
+    assert for_data(SitePolicy(epsilon=2.0, alone=alone, data=(chosen,)), "notes").collusion == (
+        expected
+    )

@@ -55,6 +55,36 @@ def test_what_was_changed_after_it_came_is_not_used(place: Place, made: Path) ->
         decisions.approve(place.home, seen, "me")
 
 
+@pytest.mark.parametrize("how", ["changed", "cut", "gone", "more"])
+def test_one_in_use_that_is_damaged_is_fetched_again(place: Place, made: Path, how: str) -> None:
+    place.allow()
+    one = released.release(place.coordinator, made)
+    place.run()
+    decisions.approve(place.home, decisions.review(place.home, one.sha256), "me")
+    folder = place.shelf.path(one.sha256)
+    graph, right = folder / "tail.onnx", (folder / "tail.onnx").read_bytes()
+    if how == "gone":
+        graph.unlink()
+    elif how == "more":
+        (folder / "more.txt").write_text("x")
+    else:
+        graph.write_bytes(right[:-1] + (b"" if how == "cut" else bytes([right[-1] ^ 1])))
+    # As the site is started again; nobody decides anew, as it is what was decided on.
+    place.asked.clear()
+    place.fetching = place.start()
+    place.run()
+    assert graph.read_bytes() == right and sorted(p.name for p in folder.iterdir()) == sorted(
+        one.files
+    )
+    assert place.shelf.state().current == one.sha256 and "damaged" in place.journal()
+    (row,) = decisions.known(place.home)
+    assert row["state"] == "in use"
+    fetched = place.asked.count("released-part")
+    place.fetching = place.start()
+    place.run()
+    assert fetched and place.asked.count("released-part") == fetched, "it is fetched once"
+
+
 def test_a_bundle_that_answers_otherwise_here_is_not_used(
     place: Place, made: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from fedlite.data.dataset import Answers, Dataset, Indices
 from fedlite.data.rows import check_memory
 from fedlite.data.text.cleaning import clean, rules
-from fedlite.data.text.tokens import open_tokenizer
+from fedlite.data.text.tokens import LETTERS, open_tokenizer
 from fedlite.scenario.texts import LANGUAGE, NLL, Texts
 
 # Changed with whatever makes other records of the same texts; ledgers commit to it.
@@ -55,8 +55,15 @@ def records(
     what = f"{len(found):,} texts of {texts.length:,} tokens, as data.length says"
     check_memory(where, len(found) * 2 * texts.length, what)
     cleaned = clean(found, y, owners, texts, answered=task != LANGUAGE)
-    x, cut = tokenizer.encode(cleaned.texts, texts.length)
+    # As where a model is used: see `fedlite.inference.tokenized`.
+    most = LETTERS * texts.length
+    x, cut = tokenizer.encode([text[:most] for text in cleaned.texts], texts.length)
     notes = list(cleaned.notes)
+    if beyond := sum(len(text) > most for text in cleaned.texts):
+        notes.append(
+            f"{beyond:,} of {len(x):,} texts have more than {most:,} characters, {LETTERS} for "
+            "each token, and are cut there"
+        )
     if cut:
         notes.append(
             f"{cut:,} of {len(x):,} texts are longer than data.length, {texts.length} tokens, and "
@@ -72,5 +79,8 @@ def records(
         answers = np.zeros((len(x), 1), np.float32)
     made = {"tokens": VERSION, "tokenizer": tokenizer.digest, "length": texts.length}
     made |= {"cleaning": rules(texts)}
+    if beyond:
+        # Others are the records that they were before texts were cut so.
+        made |= {"letters": LETTERS}
     version = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
     return Kept(Dataset(x, answers, version=version), cleaned.kept, tuple(notes))

@@ -20,6 +20,9 @@ from fedlite.data.weights import CONFIG
 from fedlite.storage import stamp
 
 KEY = "data.tokenizer"
+# Characters of a text of which tokens are made, for each token that is read; a word of more than
+# 100 is one token for most tokenizers.
+LETTERS = 128
 # Texts that are in memory as tokens at a time.
 _BATCH = 1024
 _LONGEST_FILE = 1 << 28

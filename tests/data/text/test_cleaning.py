@@ -15,6 +15,8 @@ import pytest
 from fedlite.data import Dataset
 from fedlite.data.text import cleaning, reading, redaction
 from fedlite.data.text.reading import records
+from fedlite.data.text.tokens import open_tokenizer
+from fedlite.inference.tokenized import Tokenized, preprocessing
 from fedlite.scenario.texts import Texts
 from tests.data.text.wordy import wordy
 
@@ -149,3 +151,30 @@ def test_every_rule_and_the_tokenizer_are_in_the_digest(
     # What is taken out of the records keeps it.
     assert plain.take(np.array([0])).digest() == plain.digest()
     assert Dataset(plain.x, plain.y).digest() != plain.digest()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # One word that no tokenizer knows, longer than all that is looked at; then one it knows.
+        "x" * 1100 + " fever",
+        "fever " + "x" * 1100 + " pain",
+        # What is redacted is shorter before it is cut.
+        "a.very.long.name.of.somebody@hospital.example " * 60 + "fever",
+        "the patient has pain",
+    ],
+)
+def test_what_a_model_learns_of_a_text_is_what_it_reads_of_it_in_use(
+    texts: Texts, text: str
+) -> None:
+    wanted = replace(texts, redact=("email",))
+    content = (Path(wanted.tokenizer) / "tokenizer.json").read_bytes()
+    tokenizer = open_tokenizer(wanted.tokenizer)
+    how = preprocessing(tokenizer, content, column="note", length=8, redacted=("email",))
+    learnt = records([text], np.zeros(1, np.int64), wanted)
+    np.testing.assert_array_equal(learnt.data.x, Tokenized(how, (2, 8), content).prepared([text]))
+    # Other records than before have another digest, and all others the one that they had.
+    cut = len(text) > 1024 and text.startswith(("x", "fever"))
+    assert any("more than 1,024 characters" in note for note in learnt.notes) == cut
+    short = records(["fever"], np.zeros(1, np.int64), wanted).data
+    assert (learnt.data.version != short.version) == cut
