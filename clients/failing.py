@@ -14,6 +14,15 @@ from fedlite.registry import explain
 log = logging.getLogger("fedlite.site")
 
 
+def diverged(most: float) -> Decline:
+    """Return what a site declines with whose training moved a parameter by more than `most`."""
+    return Decline(
+        Code.DATA,
+        f"training diverged: no parameter may move by more than {most:g} in a round; lower "
+        "training.learning_rate, or see whether the server's model is sound",
+    )
+
+
 def failed(name: str, error: Exception) -> Decline:
     """Return what the site declines with, and say in its own log what it was."""
     # Of what was meant to be read its text says enough.

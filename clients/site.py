@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fedlite
-from clients.failing import failed
+from clients.failing import diverged, failed
 from clients.replicas import Replicas
 from clients.state import Pending, SiteState, exclusive, load, nothing, save
 from clients.sums import Sums
@@ -168,12 +168,7 @@ class Site:
             )
             # In a residual it would be sent again in every round, and be refused in every round.
             if not np.abs(share.delta).max(initial=0.0) <= LARGEST_DELTA:
-                raise Decline(
-                    Code.DATA,
-                    f"training diverged: no parameter may move by more than {LARGEST_DELTA:g} in a "
-                    "round; lower training.learning_rate, or see whether the server's model is "
-                    "sound",
-                )
+                raise diverged(LARGEST_DELTA)
         except Exception as error:
             if self.mechanism is None:
                 raise
@@ -390,12 +385,7 @@ class Site:
             unsent = state.residual if kept else sent.unsent.value
             left = sent.residual.value
         state.pending = Pending(
-            round=instruction.round,
-            base=instruction.model,
-            payload=payload,
-            unsent=unsent,
-            residual=left,
-            kept=kept,
+            instruction.round, instruction.model, payload, unsent, residual=left, kept=kept
         )
         return payload
 
