@@ -24,7 +24,7 @@ CONFIDENCE = 0.999
 
 
 def _step(one: Subject) -> Finding:
-    return step_audit(one, canaries=one.size, confidence=CONFIDENCE, seconds=2.0)[0]
+    return step_audit(one, canaries=one.size, confidence=CONFIDENCE, seconds=5.0)[0]
 
 
 def _ledger(one: Subject) -> Finding:
