@@ -29,6 +29,8 @@ class Partner:
         self.process: subprocess.Popen[bytes] | None = None
         # Of the release that it has installed.
         self.program = FEDLITE
+        # What its machine has set otherwise than the coordinator's.
+        self.environment: dict[str, str] = {}
 
     @property
     def log(self) -> str:
@@ -43,7 +45,8 @@ class Partner:
                 stderr=subprocess.STDOUT,
                 # Each partner stands for a machine of its own, which knows nothing of the others'.
                 env=self.lab.environment
-                | {"FEDLITE_REGISTER": str(self.lab.root / f"register-{self.name}")},
+                | {"FEDLITE_REGISTER": str(self.lab.root / f"register-{self.name}")}
+                | self.environment,
                 start_new_session=True,
             )
 
@@ -99,13 +102,13 @@ class Lab:
         self.environment["FEDLITE_REGISTER"] = str(root / "register")
 
     def fedlite(
-        self, *words: object, code: int = 0, seconds: float = 120.0
+        self, *words: object, code: int = 0, seconds: float = 120.0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [str(self.program), *map(str, words)],
             capture_output=True,
             text=True,
-            env=self.environment,
+            env=self.environment | environment,
             cwd=self.root,
             timeout=seconds,
             stdin=subprocess.DEVNULL,
@@ -113,8 +116,8 @@ class Lab:
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def json(self, *words: object, seconds: float = 120.0) -> Any:
-        return json.loads(self.fedlite(*words, "--json", seconds=seconds).stdout)
+    def json(self, *words: object, seconds: float = 120.0, **environment: str) -> Any:
+        return json.loads(self.fedlite(*words, "--json", seconds=seconds, **environment).stdout)
 
     def init(self, name: str = "lab") -> None:
         made = self.json(
@@ -127,10 +130,12 @@ class Lab:
     def start(self) -> None:
         self.fedlite("server", "start")
 
-    def add(self, name: str, *, part: str = "", data: str = "heart-disease") -> Partner:
+    def add(
+        self, name: str, *words: object, part: str = "", data: str = "heart-disease"
+    ) -> Partner:
         """Enrol a site, as both operators would."""
         partner = self.partners[name] = Partner(self, name)
-        chosen = ("--part", part) if part else ()
+        chosen = (*words, *(("--part", part) if part else ()))
         self.fedlite(
             "site", "init", partner.home, "--name", name, "--data", data, "--epsilon", 20, *chosen
         )
@@ -146,9 +151,9 @@ class Lab:
         return self.partners.setdefault(name, Partner(self, name))
 
     def bundle(self, scenario: str, *words: object) -> Path:
-        path = self.root / f"{scenario}.fab"
+        path = self.root / f"{Path(scenario).stem}.fab"
         path.unlink(missing_ok=True)
-        self.fedlite("server", "bundle", scenario, *words, "--out", path)
+        self.fedlite("server", "bundle", scenario, *words, "--out", path, seconds=600)
         return path
 
     def enrol(self, names: Sequence[str]) -> None:
@@ -169,7 +174,8 @@ class Lab:
         return found
 
     def detached(self, scenario: str, *words: object) -> str:
-        return str(self.json("server", "submit", scenario, *words, "--detach")["name"])
+        given = ("server", "submit", scenario, *words, "--detach")
+        return str(self.json(*given, seconds=600)["name"])
 
     def job(self, name: str) -> dict[str, Any]:
         return dict(json.loads((self.coordinator / "jobs" / f"{name}.json").read_bytes()))
