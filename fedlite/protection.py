@@ -181,6 +181,15 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
     )
 
 
+def sharing_of(scenario: Scenario) -> SharedMechanism | None:
+    """Return what protects a run whose noise is shared, as a site's own process knows it.
+
+    Raises ValueError where the plan leaves something open.
+    """
+    mechanism = plan_mechanism(scenario) if scenario.shared else None
+    return mechanism if isinstance(mechanism, SharedMechanism) else None
+
+
 def question_run(scenario: Scenario) -> str:
     """Return the only name that a run may have which asks for these figures, 16 hex digits.
 

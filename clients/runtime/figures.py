@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.data import Source
-from fedlite.guard.guardian import sharing_of
 from fedlite.guard.policy import SitePolicy
+from fedlite.protection import sharing_of
 from fedlite.questions import check_columns
 from fedlite.scenario import Scenario
 from fedlite.secure.masks import packed_bytes

@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 
 from fedlite.guard.foretold import in_force
-from fedlite.guard.guardian import sharing_of
 from fedlite.guard.policy import SitePolicy, for_data
 from fedlite.guard.trust import beyond_trust
 from fedlite.identity import keys
 from fedlite.privacy import SharedMechanism, accounting
 from fedlite.privacy.budget.policy import Policy
 from fedlite.privacy.mechanism import MAX_SLACK
+from fedlite.protection import sharing_of
 from fedlite.reporting import wording
 from fedlite.scenario import Scenario
 

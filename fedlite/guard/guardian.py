@@ -30,7 +30,7 @@ from fedlite.guard.register import Kept, Register
 from fedlite.guard.trust import beyond_trust
 from fedlite.identity import keys
 from fedlite.messages import Code, Hello, Instruction, LedgerHead, Receipt, Reply, site_id
-from fedlite.privacy import Mechanism, SharedMechanism, counting
+from fedlite.privacy import Mechanism, counting
 from fedlite.privacy.budget import Budget, Refused
 from fedlite.privacy.ledger import Ledger, Row, read
 from fedlite.privacy.ledger.files import FILES, Files
@@ -379,15 +379,6 @@ def deployed(
         return kept[seen]
 
     return Guardian(policy.site, scenario, mechanism, place, commitment, app, register)
-
-
-def sharing_of(scenario: Scenario) -> SharedMechanism | None:
-    """Return what protects a run whose noise is shared, as a site's own process knows it.
-
-    Raises ValueError where the plan leaves something open.
-    """
-    mechanism = plan_mechanism(scenario) if scenario.shared else None
-    return mechanism if isinstance(mechanism, SharedMechanism) else None
 
 
 @contextmanager

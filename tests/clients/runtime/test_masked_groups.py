@@ -12,10 +12,11 @@ from clients.runtime import approval, gate
 from clients.runtime.sharing import sharing
 from fedlite.audit import audit
 from fedlite.deployment import bundle as bundles
-from fedlite.guard.guardian import Decline, sharing_of
+from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import ApprovedBundle, SitePolicy, load
 from fedlite.privacy import accounting
 from fedlite.privacy.ledger import read
+from fedlite.protection import sharing_of
 from fedlite.reporting import wording
 from fedlite.secure.collector import Collector, finish_all
 from fedlite.secure.group import Group, split
