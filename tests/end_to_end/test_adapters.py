@@ -89,7 +89,7 @@ def model(directory: Path) -> dict[str, Any]:
     return dict(safetensors.numpy.load_file(directory / "model.safetensors"))
 
 
-@pytest.mark.long
+@pytest.mark.faults
 def test_sites_take_turns_through_kills_and_the_base_is_never_sent(
     lab: Any, wait: Callable[..., Any]
 ) -> None:

@@ -34,7 +34,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
             cluster.shutdown()
 
 
-@pytest.mark.long
+@pytest.mark.faults
 @pytest.mark.ray
 def test_a_cluster_gets_the_bits_of_one_process(nodes: list[Path], tmp_path: Path) -> None:
     """Sites remember models and residuals, whichever node plays them in a round."""

@@ -5,6 +5,7 @@ Each is a function that spoils the real code through a `pytest.MonkeyPatch`.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
@@ -142,9 +143,9 @@ def clean_residual_fed_back(patch: Patch) -> None:
         self.clean = found.delta  # type: ignore[attr-defined]
         return train(self, received, number, site, mechanism, *kept)
 
-    def packing(self: Site, state: Any, share: Any, *rest: Any) -> bytes:
+    def packing(self: Site, state: Any, share: Any, *rest: Any) -> Generator[Any, Any, bytes]:
         before = state.residual
-        frame = pack(self, state, share, *rest)
+        frame = yield from pack(self, state, share, *rest)
         clean = before + self.learner.clean  # type: ignore[attr-defined]
         state.pending.residual += clean - state.pending.unsent
         state.pending.unsent = clean
