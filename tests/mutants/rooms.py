@@ -23,6 +23,7 @@ from fedlite.data.folds import stratified_folds
 from fedlite.flower import wire
 from fedlite.guard.guardian import Decline, Guardian
 from fedlite.inference import counted, noisy
+from fedlite.messages import Code
 from fedlite.privacy import ClientMechanism, client, counting, dpsgd
 from fedlite.privacy.budget import Account, Budget, account as accounts, budget, ceilings
 from fedlite.privacy.budget.plans import Plan
@@ -214,9 +215,9 @@ def a_charge_given_back_after_a_failure(patch: Patch) -> None:
     def spoilt(self: Site, instruction: Any) -> Any:
         try:
             return take_part(self, instruction)
-        except Decline:
-            raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, Decline) and error.code != Code.FAILED:
+                raise
             ledger = self.guardian.home.ledger  # type: ignore[union-attr]
             lines = ledger.read_bytes().splitlines(keepends=True)
             ledger.write_bytes(b"".join(line for line in lines if b'"reserve"' not in line))
