@@ -215,7 +215,7 @@ def a_charge_given_back_after_a_failure(patch: Patch) -> None:
     def spoilt(self: Site, instruction: Any) -> Any:
         try:
             return take_part(self, instruction)
-        except Exception as error:
+        except BaseException as error:
             if isinstance(error, Decline) and error.code != Code.FAILED:
                 raise
             ledger = self.guardian.home.ledger  # type: ignore[union-attr]
