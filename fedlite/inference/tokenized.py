@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.data.sources.texts import check_text
-from fedlite.data.text.redaction import redact
+from fedlite.data.text.redaction import redact, searched, shown
 from fedlite.data.text.tokens import LETTERS, Tokenizer, read_tokenizer
 from fedlite.scenario.texts import kinds
 
@@ -70,8 +70,10 @@ class Tokenized:
                     f"x: must be texts, and row {row} is {type(text).__name__}; convert it"
                 )
             whole = check_text(text, f"x, row {row}", 0, "text")
-            # As in training. What could not be among the tokens is not cut up.
-            found.append(redact(whole, self._redact)[0][: LETTERS * self.length])
+            # As in training. What could not be among the tokens is neither searched nor cut up.
+            most = LETTERS * self.length
+            redacted, _ = redact(searched(whole, most), self._redact)
+            found.append(shown(whole, redacted, most))
         return self._tokenizer.encode(found, self.length)[0]
 
     def made_up(self, count: int) -> list[str]:

@@ -185,7 +185,10 @@ def test_records_that_say_nothing_of_ranges_are_refused(run: Path, tmp_path: Pat
     alike = quantize(trained, Dataset((1e-30 * X).astype(np.float32), Y))
     assert np.isfinite(alike.answers(Dataset(X, Y))["deep"]).all()
     for given, words in (
-        (["--target", "tflite"], "--target: must be one of onnx, onnx-int8, got 'tflite'"),
+        (
+            ["--target", "tflite"],
+            "--target: must be one of onnx, onnx-int8, executorch, got 'tflite'",
+        ),
         (["--target", "onnx-int8", "--site", "north"], "--site: must be left out"),
     ):
         done = CliRunner().invoke(app, ["export", str(run), "--to", str(tmp_path / "n"), *given])

@@ -12,6 +12,7 @@ import numpy as np
 from fedlite.data.dataset import Answers, Dataset, Indices
 from fedlite.data.rows import check_memory
 from fedlite.data.text.cleaning import clean, rules
+from fedlite.data.text.redaction import searched, shown
 from fedlite.data.text.tokens import LETTERS, open_tokenizer
 from fedlite.scenario.texts import LANGUAGE, NLL, Texts
 
@@ -54,12 +55,15 @@ def records(
     tokenizer = open_tokenizer(texts.tokenizer)
     what = f"{len(found):,} texts of {texts.length:,} tokens, as data.length says"
     check_memory(where, len(found) * 2 * texts.length, what)
-    cleaned = clean(found, y, owners, texts, answered=task != LANGUAGE)
     # As where a model is used: see `fedlite.inference.tokenized`.
     most = LETTERS * texts.length
-    x, cut = tokenizer.encode([text[:most] for text in cleaned.texts], texts.length)
+    looked = [searched(text, most) for text in found]
+    cleaned = clean(looked, y, owners, texts, answered=task != LANGUAGE)
+    whole = [found[at] for at in cleaned.kept.tolist()]
+    short = [shown(*pair, most) for pair in zip(whole, cleaned.texts, strict=True)]
+    x, cut = tokenizer.encode(short, texts.length)
     notes = list(cleaned.notes)
-    if beyond := sum(len(text) > most for text in cleaned.texts):
+    if beyond := sum(one != other for one, other in zip(short, cleaned.texts, strict=True)):
         notes.append(
             f"{beyond:,} of {len(x):,} texts have more than {most:,} characters, {LETTERS} for "
             "each token, and are cut there"

@@ -16,9 +16,12 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice, takewhile
 
 from fedlite.data.text import checksums
 
+# Nothing that is found is longer: an address has 254 characters.
+LONGEST = 256
 # What may stand between the groups of a number; of spaces and dashes every width is one here.
 _GAP = "[ .\t-]"
 _GAPS = re.compile(_GAP)
@@ -82,6 +85,27 @@ def redact(text: str, kinds: tuple[str, ...]) -> tuple[str, dict[str, int]]:
             plain, written, count = rule.replaced(plain, written)
             counts[rule.kind] += count
     return "".join(written) or plain, counts
+
+
+def searched(text: str, most: int) -> str:
+    """Return as much of a text as is searched so that `most` characters of it can be told."""
+    return text[: most + LONGEST]
+
+
+def shown(text: str, redacted: str, most: int) -> str:
+    """Return at most `most` characters of what `redact` has made of `searched(text, most)`.
+
+    Of a text that goes on the last piece is left out: what was cut in two is not found there.
+
+    >>> shown("x" * 300, "x" * 266, 10), shown("ab", "ab", 10)
+    ('xxxxxxxxxx', 'ab')
+    """
+    looked = searched(text, most)
+    if len(looked) < len(text):
+        pairs = zip(reversed(looked), reversed(redacted), strict=False)
+        same = takewhile(lambda pair: pair[0] == pair[1], islice(pairs, LONGEST))
+        redacted = redacted[: len(redacted) - sum(1 for _ in same)]
+    return redacted[:most]
 
 
 def _plain(text: str) -> tuple[str, list[str]]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fedlite.data.text.redaction import LONGEST
 from fedlite.inference import tokenized
 from fedlite.inference.serving import asking
 from fedlite.inference.serving.refused import Refused
@@ -88,4 +89,4 @@ def test_of_a_long_text_no_more_is_searched_than_can_be_read(
         lambda text, kinds: (text, seen.append(len(text))),  # type: ignore
     )
     reader.prepared(["4 " * 8192, "short"])
-    assert seen == [128 * 12, 5]
+    assert seen == [128 * 12 + LONGEST, 5]
