@@ -83,7 +83,7 @@ def encode_many(indices: NDArray[np.int32], size: int, starts: list[int]) -> lis
 
     >>> rows = np.array([[3, 14, 15, 92], [0, 1, 2, 3]], dtype=np.int32)
     >>> [row.hex() for row in encode_many(rows, 100, [0])]
-    ['080831a887', '0400f0']
+    ['080831a887', '04000f']
     """
     many, count = indices.shape
     wholes = ragged.encode(
