@@ -114,6 +114,23 @@ def write_options(given: Any) -> str:
     return text
 
 
+def pairs_of(text: str) -> list[tuple[str, Any]]:
+    """Return the names and values of a JSON object as they stand there, a name maybe twice.
+
+    text: empty for none. Objects within are such lists, too. Raises ValueError for another text.
+
+    >>> pairs_of('{"a": 1, "a": [2]}'), pairs_of("")
+    ([('a', 1), ('a', [2])], [])
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=list) if text else []
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not (text or "{").lstrip().startswith("{"):
+        raise ValueError("must be a JSON object")
+    return found
+
+
 _LONGEST_OPTIONS = 10_000
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from fedlite.identity.names import member_problem
+from fedlite.settings import pairs_of
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -20,16 +21,8 @@ def members_of(text: str) -> dict[str, str]:
     >>> members_of('{"north": "' + 64 * "a" + '"}').keys()
     dict_keys(['north'])
     """
-    if not text:
-        return {}
-    try:
-        pairs = json.loads(text, object_pairs_hook=list)
-    except (ValueError, RecursionError):
-        raise ValueError("must be a JSON object") from None
-    if not text.lstrip().startswith("{"):
-        raise ValueError("must be a JSON object")
     found: dict[str, str] = {}
-    for name, key in pairs:
+    for name, key in pairs_of(text):
         if problem := member_problem(name):
             raise ValueError(f"a member's name {problem}")
         if name.casefold() in {other.casefold() for other in found}:

@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Mapping
 
+from fedlite.settings import pairs_of
+
 MOST_COLUMNS = 10_000
 _LARGEST = 10**300
 Ends = tuple[float, float]
@@ -20,14 +22,9 @@ def columns_of(text: str) -> dict[str, Ends]:
     >>> columns_of('{"age": [0, 120]}')
     {'age': (0.0, 120.0)}
     """
-    if not text:
-        return {}
-    try:
-        pairs = json.loads(text, object_pairs_hook=list)
-    except (ValueError, RecursionError):
-        raise ValueError("must be a JSON object") from None
-    if not text.lstrip().startswith("{") or len(pairs) > MOST_COLUMNS:
-        raise ValueError(f"must be a JSON object of at most {MOST_COLUMNS:,} columns")
+    pairs = pairs_of(text)
+    if len(pairs) > MOST_COLUMNS:
+        raise ValueError(f"must have at most {MOST_COLUMNS:,} columns")
     found: dict[str, Ends] = {}
     for name, ends in pairs:
         if not name or not name.isprintable() or name in found:
