@@ -7,6 +7,7 @@ rule they are other records.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from fedlite.data.text.duplicates import (
     first_of_each,
 )
 from fedlite.data.text.perplexity import rule, within
-from fedlite.data.text.redaction import redact, versions
+from fedlite.data.text.redaction import redact, searched, versions
 from fedlite.registry import Registry, digest_of, file_of, label
 from fedlite.scenario.texts import Texts
 
@@ -50,17 +51,29 @@ class Cleaned:
 
 
 def clean(
-    found: Sequence[str], y: Answers, owners: Indices | None, texts: Texts, *, answered: bool
+    found: Sequence[str],
+    y: Answers,
+    owners: Indices | None,
+    texts: Texts,
+    *,
+    answered: bool,
+    most: int = sys.maxsize,
 ) -> Cleaned:
     """Return the texts as the settings want them.
+
+    most: characters of a text of which something is made; of a longer one `searched` is looked at.
+    Its words are counted to the end.
 
     y: the answers, a row a text, told apart where `answered`. owners: whose each text is, int64
     [n]; None where all are one's: what one site holds takes nothing away from another.
 
     Raises ValueError as the user's own redactor does, and where an extra is missing.
     """
-    done, notes = _redacted(found, texts)
-    kept = np.array([at for at, text in enumerate(done) if _fits(text, texts)], np.int64)
+    looked = [searched(text, most) for text in found]
+    done, notes = _redacted(looked, texts)
+    rests = [text[len(part) :] for text, part in zip(found, looked, strict=True)]
+    fits = [_fits(text + rest, texts) for text, rest in zip(done, rests, strict=True)]
+    kept = np.flatnonzero(fits)
     if left := len(done) - len(kept):
         low, high = texts.words
         notes.append(

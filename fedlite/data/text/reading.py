@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ import numpy as np
 from fedlite.data.dataset import Answers, Dataset, Indices
 from fedlite.data.rows import check_memory
 from fedlite.data.text.cleaning import clean, rules
-from fedlite.data.text.redaction import searched, shown
+from fedlite.data.text.redaction import shown
 from fedlite.data.text.tokens import LETTERS, open_tokenizer
 from fedlite.scenario.texts import LANGUAGE, NLL, Texts
 
@@ -55,10 +56,10 @@ def records(
     tokenizer = open_tokenizer(texts.tokenizer)
     what = f"{len(found):,} texts of {texts.length:,} tokens, as data.length says"
     check_memory(where, len(found) * 2 * texts.length, what)
-    # As where a model is used: see `fedlite.inference.tokenized`.
-    most = LETTERS * texts.length
-    looked = [searched(text, most) for text in found]
-    cleaned = clean(looked, y, owners, texts, answered=task != LANGUAGE)
+    # As where a model is used: see `fedlite.inference.tokenized`. A redactor of one's own, which no
+    # bundle has, is given whole texts: it may shorten them anywhere.
+    most = sys.maxsize if texts.redactor else LETTERS * texts.length
+    cleaned = clean(found, y, owners, texts, answered=task != LANGUAGE, most=most)
     whole = [found[at] for at in cleaned.kept.tolist()]
     short = [shown(*pair, most) for pair in zip(whole, cleaned.texts, strict=True)]
     x, cut = tokenizer.encode(short, texts.length)

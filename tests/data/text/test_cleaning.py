@@ -180,3 +180,24 @@ def test_what_a_model_learns_of_a_text_is_what_it_reads_of_it_in_use(
     assert any("more than 1,024 characters" in note for note in learnt.notes) == cut
     short = records(["fever"], np.zeros(1, np.int64), wanted).data
     assert (learnt.data.version != short.version) == cut
+
+
+def test_words_are_counted_to_the_end_of_a_text(texts: Texts) -> None:
+    few = replace(texts, words=(1, 400))
+    # Of 8 tokens no more than 1,280 characters are searched, in which there are 320 words.
+    found = records(["fev " * 1000, "fever"], np.zeros(2, np.int64), few)
+    assert found.kept.tolist() == [1]
+
+
+@pytest.mark.parametrize("done", ["text.strip().lower()", "text[-100:]", "text.upper()"])
+def test_a_redactor_of_one_s_own_is_given_whole_texts(
+    texts: Texts, tmp_path: Path, done: str
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"def hide(text):\n    return {done}\n")
+    own = replace(texts, redact=("card",), redactor=f"{file}:hide")
+    text = "a" * 1266 + " 4111 1111 1111 1111 the patient has fever"
+    cleaned = cleaning.clean([text], np.zeros(1), None, own, answered=True)
+    assert "4111" not in cleaned.texts[0] and "<card>" in cleaned.texts[0].lower()
+    learnt = records([text], np.zeros(1, np.int64), own).data.x[0]
+    assert learnt[1].sum() > 0
