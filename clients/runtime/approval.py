@@ -153,7 +153,7 @@ def loosened(bundle: Bundle, given: Sequence[str]) -> dict[str, int | float]:
         approved, most = bundle.settings.get(key), parse_value(value)
         if type(approved) is float and type(most) is int:
             most = float(most)
-        if key in gate.EXACT:
+        if key in gate.EXACT or bundle.settings.get("statistics.bins"):
             raise ValueError(
                 f"--at-most {text}: {key} stays as it is in the bundle, {approved!r} (rule: lower "
                 "is not less of it, and the run need not keep what the page shows)"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from clients.runtime.approval import loosened
 from clients.runtime.gate import ApprovedRun, NotApproved, check, keep_refused
 from fedlite.deployment import bundle
 from fedlite.guard.policy import ApprovedBundle, SitePolicy
@@ -158,3 +159,19 @@ def test_a_clock_that_was_put_back_loses_no_bundle(tmp_path: Path) -> None:
     assert keep_refused(tmp_path, b"new")
     waiting = list((tmp_path / "bundles" / "waiting").iterdir())
     assert len(waiting) == 5 and b"new" in {path.read_bytes() for path in waiting}
+
+
+def test_of_a_question_no_setting_is_loosened() -> None:
+    """Each lower value would be another question, answered under the one approval."""
+    asks = PROJECT + "statistics = { bins = 20, most_records = 1000 }\n"
+    whole = content(asks)
+    found = bundle.read(whole)
+    with pytest.raises(ValueError, match=r"--at-most privacy\.epsilon=4: .* stays as it is"):
+        loosened(found, ["privacy.epsilon=4"])
+    loose = {"privacy.epsilon": 4.0, "statistics.bins": 30, "federation.rounds": 90}
+    known = ApprovedBundle(found.sha256, settings=found.settings, at_most=loose)
+    policy = SitePolicy(bundles=(known,))
+    assert check(policy, whole, RUN).config["privacy.epsilon"] == 3.0
+    for key, other in {**loose, "privacy.epsilon": 2.5, "statistics.most_records": 999}.items():
+        with pytest.raises(NotApproved, match=f"^{key}: must be the approved"):
+            check(policy, whole, RUN | {key: other})
