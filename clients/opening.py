@@ -71,15 +71,16 @@ def at_once(most: int) -> int:
 
     Where no plan gains by training several together, some may still be compressed together.
     """
-    if not all(one.why for one in _together.values()):
+    if not _together or not all(one.why for one in _together.values()):
+        # Where nobody has trained yet it is not known.
         return most
-    return min(most, max((_packed_at_once(plan) for plan in _together), default=1))
+    return min(most, max(map(_packed_at_once, _together)))
 
 
 def _packed_at_once(plan: Plan) -> int:
     if plan.scenario.uplink.error_feedback:
         return 1
-    return min(_ALONE, batch.most(plan.uplink, plan.travelling.size))
+    return min(_ALONE, batch.most(plan.up(1), plan.travelling.size))
 
 
 @lru_cache(maxsize=2)

@@ -151,7 +151,8 @@ class Serial:
         return dict(self._node.trained)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Close the sites: what they remember is on the disk."""
+        close_all()
 
 
 class Pool:

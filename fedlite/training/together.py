@@ -52,7 +52,7 @@ _GAIN = 1.1
 def most(plan: Plan) -> int:
     """Return how many sites of a plan may be handed to training at once, from 1 to `MOST`."""
     federation = plan.scenario.federation
-    if plan.weak:
+    if plan.weak or plan.shared is not None:
         # What each kind of site takes is told, and of a group only what all of it took is known.
         return 1
     if federation.rounds * federation.participants < _LEAST:
@@ -218,10 +218,10 @@ class Together:
         try:
             works = self._made_up(length, one)
             _check_by_itself(model, works[0].inputs)
-            copies = [copy.deepcopy(model) for _ in works]
-            if isinstance(one.mechanism, RecordMechanism):
+            copies = [copy.deepcopy(model)] * len(works)
+            if not isinstance(one.mechanism, RecordMechanism):
                 # Whether a copy may be trained privately is itself tried: of one, once.
-                copies = copies[:1] * len(works)
+                copies = [copy.deepcopy(model) for _ in works]
             truth = [
                 self._alone(copied, work, one.mechanism)
                 for copied, work in zip(copies, works, strict=True)

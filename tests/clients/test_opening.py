@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clients.opening import open_simulated_site, state_directory
+from clients.opening import at_once, forget, open_simulated_site, state_directory
 from clients.site import Site
 from fedlite.guard.guardian import Decline
 from fedlite.guard.policy import DataSet, SitePolicy
@@ -221,3 +221,9 @@ def test_state_lies_beside_the_run_which_every_machine_must_see(
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "scenario.toml").touch()
     assert state_directory(here, 17) == tmp_path / "one/checkpoint/fedlite/0000000000000011"
+
+
+def test_before_anybody_has_trained_as_many_are_asked_as_may_be() -> None:
+    """A resumed run begins with frames that it sends again, by which nothing is found out."""
+    forget()
+    assert at_once(64) == 64
