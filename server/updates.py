@@ -172,24 +172,14 @@ class Updates:
     def _kind_of(self, name: str) -> _Kind:
         return self._kinds[depth.plan_of(self._plan, name)]
 
-    def add(self, name: str, blob: bytes, aged: Aged | None = None) -> None:
-        """Decode a site's update, cut it to the bound and add it, now or at the end of the round.
-
-        aged: which model it is of, if not the round's.
-
-        Raises Disagreement when its ledger's head contradicts the witness, ValueError when it is
-        in any other way no update of this site for this round.
-        """
-        for error in self.add_many([(name, blob)], aged):
-            if error is not None:
-                raise error
-
     def add_many(
         self, arrived: Sequence[tuple[str, bytes]], aged: Aged | None = None
     ) -> Iterator[ValueError | None]:
-        """Do what `add` does for one update after the other, and yield what it would raise.
+        """Decode sites' updates, cut each to the bound and add it, now or at the end of the round.
 
-        As many as fit into the memory of a few are opened and decoded together.
+        aged: which model they are of, if not the round's. Yields for one after the other why it is
+        no update of this site for this round, Disagreement where its ledger's head contradicts the
+        witness, or None. As many as fit into the memory of a few are opened and decoded together.
         """
         kinds = self._kinds.values()
         most = min(batch.most(kind.uplink, kind.plan.travelling.size) for kind in kinds)

@@ -26,7 +26,6 @@ from simulations.benchmarks.engine import LINKS, scenario
 STAGES = (
     ("fedlite.training.share", "Learner.share", "training"),
     ("fedlite.training.together", "Together._many", "training"),
-    ("fedlite.compression.rotation", "signs", "rotation: signs"),
     ("fedlite.compression.rotated", "signs", "rotation: signs"),
     ("fedlite.compression.rotated", "rotate", "rotation, at the site"),
     ("fedlite.compression.rotated", "unrotate", "rotation, at the server"),
@@ -58,7 +57,6 @@ STAGES = (
     ("simulations.node", "Node.handle_all", "at the site, the rest"),
     ("server.asking", "Asking._instruction", "instructions"),
     ("server.updates", "Updates.add_many", "sum, bounds and lengths"),
-    ("server.updates", "Updates.add", "sum, bounds and lengths"),
     ("server.updates", "Updates.finish", "step of the server"),
     ("server.checkpoint", "Checkpoint.advance", "broadcast, at the server"),
     ("server.checkpoint", "save", "checkpoint and record"),
@@ -127,8 +125,7 @@ def profile(network: str, links: str, rounds: int) -> dict[str, float]:
         *path, last = name.split(".")
         for part in path:
             owner = getattr(owner, part)
-        if hasattr(owner, last):
-            setattr(owner, last, stages.around(stage, getattr(owner, last)))
+        setattr(owner, last, stages.around(stage, getattr(owner, last)))
     play, marks = Rounds.play, list[dict[str, float]]()
 
     def playing(self: Any, **named: Any) -> Any:

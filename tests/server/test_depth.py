@@ -68,7 +68,9 @@ class Round:
         self.add(name, self.frame(name, np.full(size, value, np.float32)))
 
     def add(self, name: str, frame: bytes) -> None:
-        self.updates.add(name, Reply(frame, None).encode())
+        (error,) = self.updates.add_many([(name, Reply(frame, None).encode())])
+        if error is not None:
+            raise error
 
     def moved(self) -> tuple[Vector, Vector]:
         """Return by how much the shallow branch has moved, and the tail."""

@@ -189,7 +189,11 @@ class Round:
         if codec == DENSE.codec:
             body = DENSE.compress(vector[:M])
         number = self.plan.uplink.codec if codec is None else codec
-        self.updates.add(name, Reply(compression.pack(envelope, number, body), None).encode())
+        (error,) = self.updates.add_many(
+            [(name, Reply(compression.pack(envelope, number, body), None).encode())]
+        )
+        if error is not None:
+            raise error
 
     def after(self) -> tuple[float, float]:
         state = self.updates.finish()

@@ -45,7 +45,9 @@ def changes(scenario: Scenario, played: Play, folder: Path) -> Draws:
     found = []
     for number, reply in enumerate(played.replies, start=1):
         updates.start(point, number)
-        updates.add(played.site.name, reply.encode())
+        (error,) = updates.add_many([(played.site.name, reply.encode())])
+        if error is not None:
+            raise error
         found.append(updates.finish().model.astype(np.float64) - learner.initial)
     return np.stack(found)
 
