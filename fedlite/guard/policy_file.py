@@ -107,7 +107,8 @@ bytes = {policy.releases.bytes}
 #                       without (the task causal-lm)
 #   epsilon = 0.0       ceiling of this data set; the lower of this and budget.epsilon counts.
 #                       0: budget.epsilon
-#   alone = 0.0         the same if all others collude, beside budget.alone. 0: this epsilon
+#   alone = 0.0         the same if all others collude, beside budget.alone. 0: this epsilon, where
+#                       it is set; what is below the epsilon in force stands for that
 #   records_at_most = 0 how many records it has at most, as you are content to tell everybody: a
 #                       round number well above. What lies beyond it is not trained on. 0: not told
 """

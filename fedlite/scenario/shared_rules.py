@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fedlite.privacy.ranges import worst_group
+from fedlite.privacy.ranges import LEAST_MEMBERS, worst_group
 
 if TYPE_CHECKING:
     from fedlite.scenario.whole import Scenario
 
-LEAST_SITES, MOST_SITES = 3, 100
+MOST_SITES = 100
 # Rules that step along a sum as they would along any mean.
 _OF_MEANS = ("fedavg", "fedadam", "fedyogi", "fedadagrad")
 # Rules that judge updates, and so may judge the sums of groups.
@@ -77,9 +77,9 @@ def _members(scenario: Scenario) -> list[str]:
     errors, federation, honest = [], scenario.federation, scenario.honest
     privacy = scenario.privacy
     sites, least = federation.sites, federation.quorum
-    if not LEAST_SITES <= sites <= MOST_SITES:
+    if not LEAST_MEMBERS <= sites <= MOST_SITES:
         errors.append(
-            f"federation.sites: must be from {LEAST_SITES} to {MOST_SITES} when privacy.noise_at "
+            f"federation.sites: must be from {LEAST_MEMBERS} to {MOST_SITES} when privacy.noise_at "
             f"is shared (rule: a sum of few is no cover, and every two sites share a key), got "
             f"{sites}"
         )
@@ -129,10 +129,10 @@ def _groups(scenario: Scenario) -> list[str]:
     """Groups of one size, each of which is proven whoever of all is missing or dishonest in it."""
     federation, groups, honest = scenario.federation, scenario.privacy.groups, scenario.honest
     sites, away = federation.sites, federation.sites - federation.quorum
-    if sites % groups or sites // groups < LEAST_SITES:
+    if sites % groups or sites // groups < LEAST_MEMBERS:
         return [
             "privacy.groups: must divide federation.sites into groups of one size, of at least "
-            f"{LEAST_SITES} (rule: a sum of few is no cover, and every sum has the same noise), "
+            f"{LEAST_MEMBERS} (rule: a sum of few is no cover, and every sum has the same noise), "
             f"got {groups} with {sites} sites"
         ]
     if federation.seed >= 2**64:

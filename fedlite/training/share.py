@@ -215,12 +215,13 @@ class Learner:
         sampler, noise = dpsgd.entropy(seed, round_number, site)
         rows = dpsgd.poisson_sample(len(self.labels), mechanism.sampling_rate, sampler)
         loss, batch = self.objective.loss, mechanism.expected_batch
-        block = block_of(self.model, self.inputs, self.labels, loss, batch)
         where = self.plan.support(round_number)
-        with RestrictedGradients(
-            self.model, self.inputs, self.labels, loss, block, where.indices, where.factors
-        ) as gradients:
-            return contribution(gradients, rows, mechanism, noise)
+        with self.bench.kernels():
+            block = block_of(self.model, self.inputs, self.labels, loss, batch)
+            with RestrictedGradients(
+                self.model, self.inputs, self.labels, loss, block, where.indices, where.factors
+            ) as gradients:
+                return contribution(gradients, rows, mechanism, noise)
 
     def _whole(
         self, received: Vector, round_number: int, site: int, mechanism: SharedMechanism

@@ -17,7 +17,6 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -106,12 +105,6 @@ def _recover(path: str, key: keys.Key, drop: bool, files: Files) -> Head | None:
         _VERIFIED[path] = chain
     disk.forgive(files, path)
     return chain.head if chain.rows else None
-
-
-@lru_cache(maxsize=4)
-def _told(seconds: int) -> str:
-    """Return a time in seconds since 1970 as rows say it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Ledger:
@@ -267,7 +260,7 @@ class Ledger:
     def _next(self, chain: Chain, kind: str, body: Mapping[str, Any]) -> bytes:
         """Add the next row, signed, to `chain` and judge it as a reader will; return its line."""
         seq, prev = len(chain.rows), chain.rows[-1].hash if chain.rows else NO_HASH
-        time = _told(int(self._files.now()))
+        time = datetime.fromtimestamp(self._files.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             hash = row_hash(seq, prev, kind, time, body)
         except (ValueError, TypeError, RecursionError):

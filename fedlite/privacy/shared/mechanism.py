@@ -9,7 +9,7 @@ from typing import Literal
 from fedlite.privacy.checks import check_count, check_noise, check_positive, check_rate
 from fedlite.privacy.event import Event, clip_bound
 from fedlite.privacy.grid import fine_cell
-from fedlite.privacy.ranges import sharing_problem, surely_honest, worst_group
+from fedlite.privacy.ranges import LEAST_MEMBERS, sharing_problem, surely_honest, worst_group
 from fedlite.privacy.shared.lattice import (
     OWN_UNITS,
     REACH,
@@ -95,7 +95,7 @@ class SharedMechanism:
             )
         if not 0.0 <= self.reach < math.inf:
             raise ValueError(f"reach: must be finite and at least 0, got {self.reach!r}")
-        check_count("sites", self.sites, 3)
+        check_count("sites", self.sites, LEAST_MEMBERS)
         check_count("split", self.split, 0)
         if self.split >= 2**64:
             raise ValueError(f"split: must be below 2^64, got {self.split}")
