@@ -83,7 +83,8 @@ def test_each_mutant_is_found(
 def test_the_real_client_mechanisms_pass(at: str) -> None:
     report = audit(small(unit="client", noise_at=at), quick=True, confidence=CONFIDENCE)
     assert report.failed == ()
-    assert 0.0 < report.measured < report.proven
+    # A site's noise hides a whole update so well that few seconds may leave a bound of nothing.
+    assert (0.0 if at == "server" else -1.0) < report.measured < report.proven
 
 
 @pytest.mark.parametrize("name", CLIENT)
