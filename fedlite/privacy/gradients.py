@@ -352,8 +352,8 @@ class ModelGradients:
         """
         padded = self._padded(factors)
         device = self._labels.device
-        total = torch.zeros(self.size, dtype=torch.float64, device=device)
         sizes = [p.numel() for p in self.parameters]
+        total = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
         for at, parts in enumerate(self._blocks):
             block = padded[at * self._block : (at + 1) * self._block]
             weights = torch.from_numpy(block).to(device)

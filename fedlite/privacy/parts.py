@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Values of a record that are squared together: no second copy of all is made.
+_TOGETHER = 4096
+
 
 @dataclass(frozen=True)
 class Outer:
@@ -15,17 +18,16 @@ class Outer:
     left: Tensor
     right: Tensor | None
 
-    def at(self, where: Tensor) -> Tensor:
-        """Return some coordinates of each record's gradient, float64 [b, len(where)]."""
+    def squares(self, scales: Tensor | None = None) -> Tensor:
+        """Return the squared norms, float64 [b]; each square times its scale, float64 [values]."""
+        if scales is None:
+            found = squares(self.left)
+            return found if self.right is None else found * squares(self.right)
+        left = self.left.square()
         if self.right is None:
-            return self.left[:, where]
-        wide = self.right.shape[1]
-        return self.left[:, where // wide] * self.right[:, where % wide]
-
-    def squares(self) -> Tensor:
-        """Return the squared norms, float64 [b]."""
-        found = squares(self.left)
-        return found if self.right is None else found * squares(self.right)
+            return left @ scales
+        # Never one by one: what a weight's values of one output share is multiplied once.
+        return (left @ scales.view(left.shape[1], -1)).mul_(self.right.square()).sum(1)
 
     def weighted(self, factors: Tensor) -> Tensor:
         """Return the sum of all, each times its factor, float64 [values]."""
@@ -42,13 +44,12 @@ class Whole:
 
     values: Tensor
 
-    def at(self, where: Tensor) -> Tensor:
-        """Return some coordinates of each record's gradient, float64 [b, len(where)]."""
-        return self.values[:, where]
-
-    def squares(self) -> Tensor:
-        """Return the squared norms, float64 [b]."""
-        return squares(self.values)
+    def squares(self, scales: Tensor | None = None) -> Tensor:
+        """Return the squared norms, float64 [b]; each square times its scale, float64 [values]."""
+        if scales is None:
+            return squares(self.values)
+        pairs = zip(self.values.split(_TOGETHER, 1), scales.split(_TOGETHER), strict=True)
+        return sum((some.square() @ scale for some, scale in pairs), self.values.new_zeros(()))
 
     def weighted(self, factors: Tensor) -> Tensor:
         """Return the sum of all, each times its factor, float64 [values]."""

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from fedlite.privacy import parts
 from fedlite.privacy.gradients import ModelGradients
-from fedlite.privacy.shared import restricted
 from fedlite.privacy.shared.restricted import RestrictedGradients
 
 
@@ -31,7 +31,7 @@ class Net(nn.Module):
 def test_norms_and_sums_are_those_of_the_chosen_scaled_values(
     together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restricted, "_TOGETHER", together)
+    monkeypatch.setattr(parts, "_TOGETHER", together)
     torch.manual_seed(1)
     model, inputs, labels = Net(), torch.randn(40, 1, 6, 6), torch.arange(40) % 4
     size = sum(p.numel() for p in model.parameters())
