@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import replace
 
 from fedlite.compression import Context
@@ -24,6 +23,7 @@ from fedlite.privacy import (
 )
 from fedlite.privacy.budget import plan_unit
 from fedlite.privacy.checks import MAX_SLACK
+from fedlite.privacy.ranges import figures_size
 from fedlite.scenario import Privacy, Scenario, with_values
 from fedlite.scenario.densities import of_tensors
 from fedlite.scenario.question import columns_of
@@ -210,14 +210,13 @@ def _answer_length(scenario: Scenario, coordinates: int) -> float:
     Raises ValueError where the plan's numbers are not those of the columns that it names: they are
     what a site's own process, which reads no table, charges by.
     """
-    columns = len(columns_of(scenario.statistics.columns))
-    length = math.sqrt(2.0 * columns)
-    if coordinates != columns * (scenario.statistics.bins + 2) or scenario.privacy.clip != length:
+    columns, bins = len(columns_of(scenario.statistics.columns)), scenario.statistics.bins
+    values, length = figures_size(columns, bins)
+    if (coordinates, scenario.privacy.clip) != (values, length):
         raise ValueError(
-            f"privacy.clip: must be {length!r}, and privacy.coordinates "
-            f"{columns * (scenario.statistics.bins + 2)}, for figures of {columns} columns in "
-            f"{scenario.statistics.bins} bins (rule: one record moves each column by two values of "
-            f"1 at most), got {scenario.privacy.clip!r} and {coordinates}"
+            f"privacy.clip: must be {length!r}, and privacy.coordinates {values}, for figures of "
+            f"{columns} columns in {bins} bins (rule: one record moves each column by two values "
+            f"of 1 at most), got {scenario.privacy.clip!r} and {coordinates}"
         )
     return length
 
