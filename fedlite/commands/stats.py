@@ -76,6 +76,7 @@ def stats(
             bins=bins,
             most_records=most_records,
         )
+        _fetch_table(chosen, quiet=as_json)
         check(chosen, asked)
         directory = out or free_directory(Path("runs"), f"{chosen.federation.name}-stats")
         with hold(directory, fresh=True), begun():
@@ -154,20 +155,21 @@ def server_stats(
 
 def _settled(chosen: Scenario, asked: Asked, *, quiet: bool) -> Scenario:
     """Return the run that asks, settled: sites and coordinator compute the same plan from it."""
-    from fedlite import data
     from fedlite.questions import as_run, columns_in, columns_said, table_of
-    from fedlite.scenario import ScenarioError
     from simulations.run import check
 
     if chosen.data.at_sites:
         columns = columns_said(chosen.data)
     else:
-        for source in data.missing(chosen.data):
-            if not quiet:
-                typer.echo(f"fetching {source} into {data.cache_folder()}", err=True)
-            data.fetch(source)
+        _fetch_table(chosen, quiet=quiet)
         columns = columns_in(table_of(chosen), chosen.data.name)
-    try:
-        return check(as_run(chosen, asked, columns), deployed=True)
-    except ValueError as error:
-        raise ScenarioError(str(error)) from error
+    return check(as_run(chosen, asked, columns), deployed=True)
+
+
+def _fetch_table(chosen: Scenario, *, quiet: bool) -> None:
+    """Fetch a table that is not there; raise ScenarioError where it is none, before it comes."""
+    from fedlite import data
+    from fedlite.questions import check_table
+
+    check_table(chosen.data)
+    data.fetch_missing(chosen.data, quiet=quiet)
