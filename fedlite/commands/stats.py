@@ -23,10 +23,9 @@ from fedlite.commands.output import (
 from fedlite.rooms import app_root
 
 if TYPE_CHECKING:
-    from fedlite.questions import Asked, Statistics
+    from fedlite.questions import Asked
     from fedlite.scenario import Scenario
 
-RESULT = "statistics.json"
 Name = Annotated[str, typer.Argument(help=SCENARIO_HELP)]
 Settings = Annotated[
     list[str] | None,
@@ -63,6 +62,7 @@ def stats(
     """
     with told():
         from fedlite.questions import Asked
+        from fedlite.reporting.record import write_statistics
         from fedlite.scenario import load
         from server.directories import free_directory, hold
         from simulations.homes import collect_ledgers
@@ -82,20 +82,13 @@ def stats(
         with hold(directory, fresh=True), begun():
             found = statistics(chosen, asked, directory / "checkpoint" / "sites")
             collect_ledgers(chosen, directory)
-            _write(found, directory / RESULT)
+            write_statistics(directory, found.as_dict())
         if as_json:
             print_json(found.as_dict())
         else:
             from fedlite.reporting.columns import print_columns
 
             print_columns(found.as_dict(), str(directory))
-
-
-def _write(found: Statistics, path: Path) -> None:
-    from fedlite.storage import write_atomic
-
-    text = json.dumps(found.as_dict(), indent=2, sort_keys=True) + "\n"
-    write_atomic(path, text.encode())
 
 
 def server_stats(
@@ -123,6 +116,7 @@ def server_stats(
     with told():
         from fedlite.deployment.bundle import digest
         from fedlite.questions import Asked
+        from fedlite.reporting.record import STATISTICS
         from fedlite.scenario import load
         from fedlite.storage import write_atomic
         from server.coordinator import groups, jobs, submit as runs
@@ -144,7 +138,7 @@ def server_stats(
         if job.state != jobs.FINISHED:
             fail(f"{job.name}: {job.state}: {job.reason}", FAILED)
         directory = coordinator.path / job.directory
-        found = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        found = json.loads((directory / STATISTICS).read_text(encoding="utf-8"))
         if as_json:
             print_json(found)
         else:

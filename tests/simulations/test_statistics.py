@@ -307,7 +307,8 @@ def test_the_command_tells_figures_errors_and_what_they_cost(
     tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.toml").write_text(scenario(tmp_path).to_toml())
+    turned = {"columns": "sex, dose, age"}
+    (tmp_path / "own.toml").write_text(scenario(tmp_path, data=turned).to_toml())
     run = CliRunner().invoke(app, ["stats", "own.toml", "--out", "out", "--epsilon", "2"])
     assert run.exit_code == 0, run.output
     assert "costs every record epsilon 2.0" in " ".join(run.output.split())
@@ -315,6 +316,8 @@ def test_the_command_tells_figures_errors_and_what_they_cost(
     assert "another call begins new ones" in " ".join(run.output.split())
     saved = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert saved["columns"]["dose"]["missing"]["error"] > 0
+    # As in the table, and as a run of the question writes them.
+    assert list(saved["columns"]) == ["sex=f", "sex=m", "dose", "age"]
     assert len(list((tmp_path / "out" / "ledgers").glob("*.jsonl"))) == 3
     told = CliRunner().invoke(app, ["stats", "own.toml", "--out", "two", "--json"])
     assert json.loads(told.output)["columns"].keys() == saved["columns"].keys()
