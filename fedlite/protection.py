@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import replace
 
 from fedlite.compression import Context
@@ -24,6 +23,7 @@ from fedlite.privacy import (
 )
 from fedlite.privacy.budget import plan_unit
 from fedlite.privacy.checks import MAX_SLACK
+from fedlite.privacy.ranges import figures_size
 from fedlite.scenario import Privacy, Scenario, with_values
 from fedlite.scenario.densities import of_tensors
 from fedlite.scenario.question import columns_of
@@ -116,7 +116,8 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
     `privacy.coordinates` says so, as at a site's own process, which holds no model.
 
     Raises ValueError when `privacy.expected_batch` has not been settled, no noise keeps the
-    epsilon, or rounding at the sites costs more of `privacy.delta` than is kept for it.
+    epsilon, or rounding at the sites costs more of `privacy.delta` than is kept for it (but for
+    figures of which nothing is claimed).
     """
     privacy, rounds = scenario.privacy, scenario.federation.rounds
     if privacy.unit == "client" and not scenario.shared:
@@ -164,10 +165,12 @@ def plan_mechanism(scenario: Scenario, layout: Layout | None = None) -> Mechanis
                 f"{scenario.statistics.most_records:,}, which needs {shared.bits}; lower it, or "
                 "privacy.epsilon"
             )
-        try:
-            accounting.check_rounding(shared, privacy.epsilon, privacy.delta)
-        except ValueError as error:
-            raise ValueError(f"privacy.{error}") from None
+        # Figures whose noise can be repeated claim nothing; what trains keeps to it all the same.
+        if scenario.claims_privacy or not scenario.statistics.bins:
+            try:
+                accounting.check_rounding(shared, privacy.epsilon, privacy.delta)
+            except ValueError as error:
+                raise ValueError(f"privacy.{error}") from None
         return shared
     steps = rounds * scenario.training.steps
     caps = {"max_batch": privacy.max_batch, "max_records": privacy.max_records}
@@ -210,14 +213,13 @@ def _answer_length(scenario: Scenario, coordinates: int) -> float:
     Raises ValueError where the plan's numbers are not those of the columns that it names: they are
     what a site's own process, which reads no table, charges by.
     """
-    columns = len(columns_of(scenario.statistics.columns))
-    length = math.sqrt(2.0 * columns)
-    if coordinates != columns * (scenario.statistics.bins + 2) or scenario.privacy.clip != length:
+    columns, bins = len(columns_of(scenario.statistics.columns)), scenario.statistics.bins
+    values, length = figures_size(columns, bins)
+    if (coordinates, scenario.privacy.clip) != (values, length):
         raise ValueError(
-            f"privacy.clip: must be {length!r}, and privacy.coordinates "
-            f"{columns * (scenario.statistics.bins + 2)}, for figures of {columns} columns in "
-            f"{scenario.statistics.bins} bins (rule: one record moves each column by two values of "
-            f"1 at most), got {scenario.privacy.clip!r} and {coordinates}"
+            f"privacy.clip: must be {length!r}, and privacy.coordinates {values}, for figures of "
+            f"{columns} columns in {bins} bins (rule: one record moves each column by two values "
+            f"of 1 at most), got {scenario.privacy.clip!r} and {coordinates}"
         )
     return length
 

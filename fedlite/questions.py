@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.data import Source, find
+from fedlite.data.header import limits
 from fedlite.data.spread import load_source
 from fedlite.privacy import SharedMechanism, accounting
 from fedlite.privacy.noise import Integers
@@ -180,15 +181,18 @@ def columns_said(data: Data) -> dict[str, tuple[float, float]]:
         raise ScenarioError(
             "data.columns: must name the columns where only the sites hold the records, got ''"
         )
-    listed, said = dict(reading.categories), {name: ends for name, *ends in reading.ranges}
+    # A table that is read by no public ranges has none for columns of text, either.
+    if not reading.ranges:
+        raise _no_ranges()
+    listed = dict(reading.categories)
+    plain = [name for name in reading.names if name not in listed]
+    given = dict(zip(plain, limits(plain, reading), strict=True))
     found: dict[str, tuple[float, float]] = {}
-    for at, name in enumerate(reading.names):
+    for name in reading.names:
         if name in listed:
             found |= {f"{name}={value}": (0.0, 1.0) for value in listed[name]}
             continue
-        ends = said.get(name) or (said.get("") if len(reading.ranges) == 1 else None)
-        if ends is None and at < len(reading.ranges) and reading.ranges[at][0] == "":
-            ends = list(reading.ranges[at][1:])
+        ends = given[name]
         if ends is None:
             raise _no_ranges()
         found[name] = float(ends[0]), float(ends[1])

@@ -25,7 +25,7 @@ from fedlite.privacy import accounting
 from fedlite.registry import begin_at, digest_of, explain, file_of, place_of
 from fedlite.reporting.energy import EnergyMeter
 from fedlite.reporting.progress import Progress
-from fedlite.reporting.record import FAILURE, GATHERING, total_bytes
+from fedlite.reporting.record import FAILURE, GATHERING, total_bytes, write_statistics
 from fedlite.reporting.report import report
 from fedlite.reporting.trackers import Trackers
 from fedlite.scenario import Scenario, from_run_config, own_code
@@ -47,7 +47,6 @@ log = logging.getLogger("fedlite.server")
 # In the run directory of a deployment: what the server noticed, for its operator.
 LOG = "server.log"
 SCENARIO = "scenario.toml"
-STATISTICS = "statistics.json"
 
 app = ServerApp()
 
@@ -257,7 +256,7 @@ def figures_of(plan: Plan, directory: Path) -> dict[str, object]:
         raise ValueError("privacy.noise_at: must be shared where figures are asked for")
     lasting = bool(scenario.simulation.sites) or bool(scenario.members)
     found = told(scenario, plan.shared, total, len(names), lasting=lasting).as_dict()
-    write_atomic(directory / STATISTICS, (json.dumps(found, indent=2) + "\n").encode())
+    write_statistics(directory, found)
     return found
 
 

@@ -261,7 +261,7 @@ def simulate(
     # Before torch starts threads of its own: workers may be copies of a process without any.
     settle_process()
     scenario = _with_absolute_paths(scenario)
-    _fetch_missing(scenario, quiet)
+    data.fetch_missing(scenario.data, quiet=quiet)
     try:
         scenario = check(scenario)
     except ValueError as error:
@@ -379,14 +379,6 @@ def resume_scenario(directory: Path, overrides: Sequence[str] = ()) -> Scenario:
             "--set data.path=FILE"
         )
     return scenario
-
-
-def _fetch_missing(scenario: Scenario, quiet: bool) -> None:
-    """Bring a named source, and a tokenizer, into the cache when not there yet, and say so."""
-    for name in data.missing(scenario.data):
-        if not quiet:
-            print(f"fetching {name} into {data.cache_folder()}", file=sys.stderr)
-        data.fetch(name)
 
 
 def _check_space(directory: Path) -> None:

@@ -144,10 +144,10 @@ def test_a_circle_is_found() -> None:
 
 # What follows from a scenario is computed in the plan: whoever needs it takes the plan. A site's
 # own process has no model and no plan: it computes the mechanism for itself. A Flower app of
-# somebody else has no scenario, so no plan.
+# somebody else has no scenario, and figures of a table have no model, so neither has a plan.
 OWN = (
     *("fedlite.plan", "fedlite.models.registry", "fedlite.guard.guardian"),
-    *("fedlite.guard.foretold", "fedlite.flower.offer"),
+    *("fedlite.guard.foretold", "fedlite.flower.offer", "simulations.statistics"),
 )
 ONLY_IN_PLAN = {
     "fedlite.models.build",

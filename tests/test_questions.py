@@ -191,16 +191,38 @@ def test_the_operator_sees_every_column_with_its_range(
     assert "epsilon 8 at delta 1e-05" in told["privacy"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "given"),
+    [
+        ("age, dose, sex", "age 0:100, dose 0:5"),
+        ("sex, age, dose", "0:100, 0:5"),
+        ("age, sex, dose", "0:100, 0:5"),
+        ("sex, dose, age", "0:100"),
+    ],
+    ids=["by name", "in turn after text", "in turn around text", "one for all"],
+)
 def test_columns_follow_from_settings_where_only_sites_hold_the_records(
     tmp_path: Path,
     frame: pd.DataFrame,  # noqa: F811
+    columns: str,
+    given: str,
 ) -> None:
-    given = scenario(tmp_path)
-    assert columns_said(given.data) == columns_in(table_of(given), "csv")
-    with pytest.raises(ScenarioError, match=r"data\.ranges: must be set"):
-        columns_said(replace(given.data, ranges="age 0:100"))
+    asks = scenario(tmp_path, data={"columns": columns, "ranges": given})
+    said = columns_said(asks.data)
+    assert [*said.items()] == [*columns_in(table_of(asks), "csv").items()]
+    assert said["age"] == (0.0, 100.0)
+    for wrong in ("age 0:100", "0:100, 0:5, 0:1", ""):
+        with pytest.raises(ScenarioError, match=r"data\.ranges: must be set"):
+            columns_said(replace(asks.data, ranges=wrong))
+    text = replace(asks.data, columns="sex", ranges="")
+    for refused in (
+        lambda: columns_said(text),
+        lambda: columns_in(table_of(replace(asks, data=text)), "csv"),
+    ):
+        with pytest.raises(ScenarioError, match=r"data\.ranges: must be set"):
+            refused()
     with pytest.raises(ScenarioError, match=r"data\.columns: must name the columns"):
-        columns_said(replace(given.data, columns="", categories=""))
+        columns_said(replace(asks.data, columns="", categories=""))
 
 
 @pytest.mark.parametrize("bins", [1, 0, -3, 1001])

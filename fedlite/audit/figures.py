@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlite.audit.book import Plan
 from fedlite.audit.cost import fits
+from fedlite.privacy.ranges import figures_size
 from fedlite.scenario.question import columns_of
 
 
@@ -34,9 +35,7 @@ def mismatches(told: object, tables: Mapping[str, Any], plan: Plan) -> list[str]
     except ValueError:
         columns = {}
     wrong = []
-    values = len(columns) * (asked["bins"] + 2)
-    # One record moves two values of each column by 1 at most.
-    length = math.sqrt(2.0 * len(columns))
+    values, length = figures_size(len(columns), asked["bins"])
     if (values, length, 1) != (plan.body["coordinates"], plan.body["clip"], plan.body["asked"]):
         wrong.append(
             f"{len(columns)} columns in {asked['bins']} bins, of {values} values and length "

@@ -23,10 +23,9 @@ from fedlite.commands.output import (
 from fedlite.rooms import app_root
 
 if TYPE_CHECKING:
-    from fedlite.questions import Asked, Statistics
+    from fedlite.questions import Asked
     from fedlite.scenario import Scenario
 
-RESULT = "statistics.json"
 Name = Annotated[str, typer.Argument(help=SCENARIO_HELP)]
 Settings = Annotated[
     list[str] | None,
@@ -63,6 +62,7 @@ def stats(
     """
     with told():
         from fedlite.questions import Asked
+        from fedlite.reporting.record import write_statistics
         from fedlite.scenario import load
         from server.directories import free_directory, hold
         from simulations.homes import collect_ledgers
@@ -76,25 +76,19 @@ def stats(
             bins=bins,
             most_records=most_records,
         )
+        _fetch_table(chosen, quiet=as_json)
         check(chosen, asked)
         directory = out or free_directory(Path("runs"), f"{chosen.federation.name}-stats")
         with hold(directory, fresh=True), begun():
             found = statistics(chosen, asked, directory / "checkpoint" / "sites")
             collect_ledgers(chosen, directory)
-            _write(found, directory / RESULT)
+            write_statistics(directory, found.as_dict())
         if as_json:
             print_json(found.as_dict())
         else:
             from fedlite.reporting.columns import print_columns
 
             print_columns(found.as_dict(), str(directory))
-
-
-def _write(found: Statistics, path: Path) -> None:
-    from fedlite.storage import write_atomic
-
-    text = json.dumps(found.as_dict(), indent=2, sort_keys=True) + "\n"
-    write_atomic(path, text.encode())
 
 
 def server_stats(
@@ -122,6 +116,7 @@ def server_stats(
     with told():
         from fedlite.deployment.bundle import digest
         from fedlite.questions import Asked
+        from fedlite.reporting.record import STATISTICS
         from fedlite.scenario import load
         from fedlite.storage import write_atomic
         from server.coordinator import groups, jobs, submit as runs
@@ -143,7 +138,7 @@ def server_stats(
         if job.state != jobs.FINISHED:
             fail(f"{job.name}: {job.state}: {job.reason}", FAILED)
         directory = coordinator.path / job.directory
-        found = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        found = json.loads((directory / STATISTICS).read_text(encoding="utf-8"))
         if as_json:
             print_json(found)
         else:
@@ -154,20 +149,21 @@ def server_stats(
 
 def _settled(chosen: Scenario, asked: Asked, *, quiet: bool) -> Scenario:
     """Return the run that asks, settled: sites and coordinator compute the same plan from it."""
-    from fedlite import data
     from fedlite.questions import as_run, columns_in, columns_said, table_of
-    from fedlite.scenario import ScenarioError
     from simulations.run import check
 
     if chosen.data.at_sites:
         columns = columns_said(chosen.data)
     else:
-        for source in data.missing(chosen.data):
-            if not quiet:
-                typer.echo(f"fetching {source} into {data.cache_folder()}", err=True)
-            data.fetch(source)
+        _fetch_table(chosen, quiet=quiet)
         columns = columns_in(table_of(chosen), chosen.data.name)
-    try:
-        return check(as_run(chosen, asked, columns), deployed=True)
-    except ValueError as error:
-        raise ScenarioError(str(error)) from error
+    return check(as_run(chosen, asked, columns), deployed=True)
+
+
+def _fetch_table(chosen: Scenario, *, quiet: bool) -> None:
+    """Fetch a table that is not there; raise ScenarioError where it is none, before it comes."""
+    from fedlite import data
+    from fedlite.questions import check_table
+
+    check_table(chosen.data)
+    data.fetch_missing(chosen.data, quiet=quiet)

@@ -37,10 +37,7 @@ def settled(
     chosen, files = own.pack(load(path, overrides), path.parent)
     if files and not run_own:
         _ask_to_run(files, quiet)
-    for source in data.missing(chosen.data):
-        if not quiet:
-            typer.echo(f"fetching {source} into {data.cache_folder()}", err=True)
-        data.fetch(source)
+    data.fetch_missing(chosen.data, quiet=quiet)
     try:
         # What was shown is what is run, and what is sent.
         with _unpacked(files):

@@ -2,7 +2,7 @@
 
 from fedlite.data.bases import BASES, Base
 from fedlite.data.cache import cache_folder
-from fedlite.data.catalog import available, entries, fetch, find, load, missing
+from fedlite.data.catalog import available, entries, fetch, fetch_missing, find, load
 from fedlite.data.dataset import Dataset, SiteData, Source
 from fedlite.data.entry import Entry
 from fedlite.data.partition import (
@@ -30,10 +30,10 @@ __all__ = [
     "check_sites",
     "entries",
     "fetch",
+    "fetch_missing",
     "find",
     "lacking",
     "load",
-    "missing",
     "of_one_class",
     "partition",
     "site_data",

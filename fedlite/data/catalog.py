@@ -5,6 +5,7 @@ A new source is one module with an `ENTRY`, and one name in `_MODULES`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlite.data.bases import BASES
+from fedlite.data.cache import cache_folder
 from fedlite.data.dataset import Source
 from fedlite.data.entry import Entry
 from fedlite.data.own import source_of
@@ -173,6 +175,17 @@ def missing(settings: Data) -> list[str]:
         name for name in dict.fromkeys(bases) if name in BASES and not BASES[name].available()
     ]
     return found
+
+
+def fetch_missing(settings: Data, *, quiet: bool) -> None:
+    """Fetch what the settings need and the cache has not; say so on stderr unless `quiet`.
+
+    Raises as `fetch` does.
+    """
+    for name in missing(settings):
+        if not quiet:
+            print(f"fetching {name} into {cache_folder()}", file=sys.stderr)
+        fetch(name)
 
 
 def fetch(name: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedlite.data.cells import SITE_COLUMN, counts, wrong
 from fedlite.data.column import Column, Values
 from fedlite.data.hints import differs_in_case
@@ -109,16 +111,29 @@ def _described(
 
 def _with_ranges(columns: list[Column], path: str, settings: Columns) -> None:
     given = settings.ranges
-    named = {name: (low, high) for name, low, high in given if name}
+    named = [name for name, _, _ in given if name]
     if not named and len(given) not in (1, len(columns)):
         rule = f"data.ranges must be one for all, or one for each of {len(columns)} columns"
         raise wrong(path, 1, "", rule, len(given), "name the columns, as in `age 0:120`")
-    for index, column in enumerate(columns):
-        if named and column.name not in named:
+    for column, ends in zip(columns, limits([one.name for one in columns], settings), strict=True):
+        if ends is None:
             rule = "data.ranges must name each column of numbers or dates"
             mend = f"add `{column.name} LOW:HIGH`, or name it in data.categories or data.drop"
             raise wrong(path, 1, column.name, rule, ", ".join(named), mend)
-        column.limits = named.get(column.name) or given[index % len(given)][1:]
+        column.limits = ends
+
+
+def limits(plain: Sequence[str], settings: Columns) -> list[tuple[float, float] | None]:
+    """Return the public range of each column, None where `data.ranges` gives it none.
+
+    plain: the feature columns without categories, in their order. Ranges without names are one for
+    all of these, or one for each in turn; columns of text have no place in that count.
+    """
+    given = settings.ranges
+    named = {name: (low, high) for name, low, high in given if name}
+    if named or len(given) not in (1, len(plain)):
+        return [named.get(name) for name in plain]
+    return [given[index % len(given)][1:] for index in range(len(plain))]
 
 
 def alike(columns: list[Column], settings: Columns) -> Columns:

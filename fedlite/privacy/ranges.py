@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 MOST_STEPS = 10_000_000
 LEAST_MEMBERS = 3
 """Of a sum."""
+
+MOST_COLUMNS, MOST_BINS = 10_000, 1_000
+"""Of a question for figures of tables, which has 2 bins at least."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,18 @@ RATE = Range(0.0, 1.0, above=True)
 CLIP = Range(1e-6, 1e6)
 # Less noise costs an epsilon of more than 100,000 a step; accountants go no further than the most.
 NOISE = Range(1e-3, 1e6)
+
+
+def figures_size(columns: int, bins: int) -> tuple[int, float]:
+    """Return how many values a question for figures sums, and the most one record's are long.
+
+    Of each column its bins, one for missing, and the mapped value: a record has a 1 in one cell and
+    a value of -1..1, so that d columns are at most sqrt(2 d) long.
+
+    >>> figures_size(2, 10)
+    (24, 2.0)
+    """
+    return columns * (bins + 2), math.sqrt(2.0 * columns)
 
 
 def shares_noise(unit: str) -> bool:

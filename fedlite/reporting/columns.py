@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedlite.reporting import terminal, wording
+from fedlite.reporting.record import STATISTICS
 
 _BARS = " ▁▂▃▄▅▆▇█"
 
@@ -54,7 +55,7 @@ def print_columns(found: Mapping[str, Any], directory: str) -> None:
             )
     else:
         shown.print("The noise can be repeated (privacy.simulate_seed): nothing is claimed.")
-    shown.print(f"{directory}/statistics.json has all figures, intervals and edges.")
+    shown.print(f"{directory}/{STATISTICS} has all figures, intervals and edges.")
 
 
 def _with_error(figure: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from fedlite.storage import write_atomic
 
 ROUNDS = "rounds.jsonl"
 SUMMARY = "summary.json"
+STATISTICS = "statistics.json"
 # Only in a deployment: until its first round, whom a run waits for; why a run failed, and will
 # fail again.
 GATHERING = "gathering.txt"
@@ -156,6 +157,12 @@ def encode_summary(summary: Mapping[str, Any]) -> bytes:
 def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
     """Write `summary.json` atomically."""
     write_atomic(directory / SUMMARY, encode_summary(summary))
+
+
+def write_statistics(directory: Path, found: Mapping[str, Any]) -> None:
+    """Write what a question for figures of tables has found, its columns in their own order."""
+    text = json.dumps(found, indent=2, allow_nan=False) + "\n"
+    write_atomic(directory / STATISTICS, text.encode())
 
 
 def read_summary(directory: Path) -> dict[str, Any]:

@@ -265,9 +265,9 @@ class Statistics:
     )
     bins: int = setting(
         0,
-        "0, or from 2 to 1000",
-        lambda v: v == 0 or 2 <= v <= 1000,
-        anyOf=[{"const": 0}, {"minimum": 2, "maximum": 1000}],
+        f"0, or from 2 to {ranges.MOST_BINS}",
+        lambda v: v == 0 or 2 <= v <= ranges.MOST_BINS,
+        anyOf=[{"const": 0}, {"minimum": 2, "maximum": ranges.MOST_BINS}],
     )
     most_records: int = between(100_000, 1, 10**9)
 

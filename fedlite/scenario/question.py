@@ -6,9 +6,9 @@ import json
 import math
 from collections.abc import Mapping
 
+from fedlite.privacy.ranges import MOST_COLUMNS
 from fedlite.settings import pairs_of
 
-MOST_COLUMNS = 10_000
 _LARGEST = 10**300
 Ends = tuple[float, float]
 

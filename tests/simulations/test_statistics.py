@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from fedlite.audit import audit
 from fedlite.commands.main import app
 from fedlite.privacy.ledger import read
+from fedlite.protection import plan_mechanism
 from fedlite.scenario import Scenario, ScenarioError, from_dict
 from simulations.run import simulate
 from simulations.statistics import Asked, statistics
@@ -124,6 +125,61 @@ def test_it_is_charged_once_and_the_same_is_not_asked_twice(
     assert sum(row.kind in ("genesis", "plan") for row in read(ledgers[0])) == 2
     with pytest.raises(RuntimeError, match="takes no part: ceiling"):
         statistics(told, Asked(epsilon=3.9), tmp_path / "unused")
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"training": {"learning_rate": 0.3}},
+        {"simulation": {"ceiling": 5.0}},
+        {"federation": {"rounds": 7}},
+        {"privacy": {"unit": "record", "expected_batch": 9}, "training": {"steps": 1}},
+    ],
+    ids=["another rate", "another ceiling", "more rounds", "private training"],
+)
+def test_a_question_stays_the_same_where_only_the_training_is_another(
+    tmp_path: Path, frame: pd.DataFrame, tables: dict[str, dict[str, object]]
+) -> None:
+    """Another answer of it, with other noise, would halve the first one's noise."""
+    kept: dict[str, object] = {"sites": str(tmp_path / "homes"), "ceiling": 4.0}
+    statistics(scenario(tmp_path, simulation=kept), Asked(), tmp_path)
+    ledgers = {path: path.read_bytes() for path in (tmp_path / "homes").glob("*/ledgers/*.jsonl")}
+    assert len(ledgers) == 3
+    again = scenario(tmp_path, **tables | {"simulation": kept | tables.get("simulation", {})})
+    with pytest.raises(RuntimeError, match=r"north takes no part: round-twice"):
+        statistics(again, Asked(), tmp_path)
+    assert {path: path.read_bytes() for path in ledgers} == ledgers
+
+
+def test_sites_that_share_noise_keep_their_quorum_for_figures(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    shared = {"unit": "record", "noise_at": "shared", "expected_batch": 20, "honest": 3}
+    kept = scenario(
+        tmp_path,
+        privacy=shared,
+        federation={"sites": 4, "quorum": 3},
+        data={"partition": "iid"},
+        training={"steps": 1},
+    )
+    found = statistics(kept, Asked(), tmp_path / "sites")
+    assert (found.mechanism.sites, found.mechanism.least, found.mechanism.honest) == (4, 3, 3)
+    assert (found.there, found.scenario, found.asked) == (4, kept.federation.name, Asked())
+
+
+def test_what_trains_keeps_to_what_rounding_may_cost_also_where_nothing_is_claimed(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    """A question of which nothing is claimed does not; see `LOUD`."""
+    privacy = {"unit": "record", "noise_at": "shared", "expected_batch": 20, "coordinates": 20}
+    loud = scenario(
+        tmp_path,
+        privacy=privacy | {"simulate_seed": 1, "epsilon": 60.0},
+        federation={"sites": 3, "quorum": 3},
+        training={"steps": 1},
+    )
+    with pytest.raises(ValueError, match=r"^privacy\.delta: rounding at the sites must cost"):
+        plan_mechanism(loud)
 
 
 def test_a_site_that_does_not_allow_it_stops_all_before_anything_is_spent(
@@ -243,7 +299,7 @@ def test_more_than_the_modulus_has_room_for_is_refused(tmp_path: Path, frame: ob
         statistics(scenario(tmp_path, **OPEN), replace(LOUD, most_records=10**9), tmp_path)
     with pytest.raises(ScenarioError, match=r"^--epsilon: .*rounding at the sites .* 10 or less"):
         statistics(scenario(tmp_path), Asked(epsilon=30.0), tmp_path)
-    with pytest.raises(ScenarioError, match=r"^--epsilon: "):
+    with pytest.raises(ScenarioError, match=r"^--epsilon: .*, got -1\.0$"):
         statistics(scenario(tmp_path), Asked(epsilon=-1.0), tmp_path)
 
 
@@ -251,7 +307,8 @@ def test_the_command_tells_figures_errors_and_what_they_cost(
     tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.toml").write_text(scenario(tmp_path).to_toml())
+    turned = {"columns": "sex, dose, age"}
+    (tmp_path / "own.toml").write_text(scenario(tmp_path, data=turned).to_toml())
     run = CliRunner().invoke(app, ["stats", "own.toml", "--out", "out", "--epsilon", "2"])
     assert run.exit_code == 0, run.output
     assert "costs every record epsilon 2.0" in " ".join(run.output.split())
@@ -259,6 +316,8 @@ def test_the_command_tells_figures_errors_and_what_they_cost(
     assert "another call begins new ones" in " ".join(run.output.split())
     saved = json.loads((tmp_path / "out" / "statistics.json").read_text())
     assert saved["columns"]["dose"]["missing"]["error"] > 0
+    # As in the table, and as a run of the question writes them.
+    assert list(saved["columns"]) == ["sex=f", "sex=m", "dose", "age"]
     assert len(list((tmp_path / "out" / "ledgers").glob("*.jsonl"))) == 3
     told = CliRunner().invoke(app, ["stats", "own.toml", "--out", "two", "--json"])
     assert json.loads(told.output)["columns"].keys() == saved["columns"].keys()

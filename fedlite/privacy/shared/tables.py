@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.privacy.ranges import MOST_BINS, MOST_COLUMNS, figures_size
 from fedlite.privacy.shared.mechanism import SharedMechanism
 
 Values = NDArray[np.float64]
-MOST_COLUMNS, MOST_BINS = 10_000, 1_000
 Z = 1.959963984540054
 """Deviations between which 95 of 100 Gaussians lie."""
 # Mapped values are added as whole multiples of this, so that no rounding of a long sum lets one
@@ -68,12 +68,12 @@ class Question:
     @property
     def coordinates(self) -> int:
         """Length of a record's vector: of each column its bins, one for missing, and its value."""
-        return len(self.columns) * (self.bins + 2)
+        return figures_size(len(self.columns), self.bins)[0]
 
     @property
     def length(self) -> float:
         """The most that a record's vector is long."""
-        return math.sqrt(2.0 * len(self.columns))
+        return figures_size(len(self.columns), self.bins)[1]
 
     @property
     def edges(self) -> Values:

@@ -7,7 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from fedlite.privacy.ranges import MOST_BINS, MOST_COLUMNS, figures_size
 from fedlite.privacy.shared.tables import Question, Summary, summarize
+from fedlite.scenario import ScenarioError, from_dict
+from fedlite.scenario.question import columns_of, text_of
 
 ASKED = Question(("age", "dose"), np.array([0.0, -1.0]), np.array([100.0, 3.0]), 20)
 QUANTILES = (0.05, 0.5, 0.95)
@@ -49,6 +52,35 @@ def test_a_record_moves_the_sum_by_the_length_at_most_whatever_it_holds(row: lis
     assert moved[: 2 * 21].sum() == 2, "one cell of each column"
     if not np.isnan(row[0]):
         assert np.linalg.norm(moved) == pytest.approx(ASKED.length), "the bound is met at the ends"
+
+
+@pytest.mark.parametrize(("columns", "bins"), [(1, 2), (3, 10), (7, MOST_BINS)])
+def test_what_a_question_sums_is_as_many_and_as_long_as_is_charged(columns: int, bins: int) -> None:
+    """Against the answer of one record that is at the end of every range."""
+    names = tuple(f"c{at}" for at in range(columns))
+    asked = Question(names, np.zeros(columns), np.ones(columns), bins)
+    answer = asked.answer(np.ones((1, columns)))
+    values, length = figures_size(columns, bins)
+    assert (values, values) == (answer.size, asked.coordinates)
+    assert length == asked.length == pytest.approx(np.linalg.norm(answer), abs=0, rel=1e-15)
+
+
+def test_no_question_is_larger_by_one_rule_than_by_another() -> None:
+    ends = np.zeros(1), np.ones(1)
+    Question(("a",), *ends, MOST_BINS)
+    with pytest.raises(ValueError, match=f"bins: must be from 2 to {MOST_BINS:,}"):
+        Question(("a",), *ends, MOST_BINS + 1)
+    with pytest.raises(
+        ScenarioError, match=f"statistics.bins: must be 0, or from 2 to {MOST_BINS}"
+    ):
+        from_dict({"statistics": {"bins": MOST_BINS + 1}})
+    many = {f"c{at}": (0.0, 1.0) for at in range(MOST_COLUMNS + 1)}
+    with pytest.raises(ValueError, match=f"must have at most {MOST_COLUMNS:,} columns"):
+        columns_of(text_of(many))
+    low, high = np.array([*many.values()]).T
+    with pytest.raises(ValueError, match=f"columns: must be from 1 to {MOST_COLUMNS:,}"):
+        Question(tuple(many), low, high, 2)
+    assert len(columns_of(text_of(dict([*many.items()][1:])))) == MOST_COLUMNS
 
 
 @pytest.mark.parametrize("error", [3.0, 12.0])
