@@ -10,7 +10,7 @@ from fedlite.secure.collector import Collector
 from fedlite.secure.group import Group
 from fedlite.secure.masks import Words
 from fedlite.secure.member import Member
-from fedlite.secure.messages import Note, Step
+from fedlite.secure.messages import Note
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Party:
             collector.add(name, body)
         return collector.finish(self._exchange)[1]
 
-    def _exchange(self, _: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
+    def _exchange(self, questions: Mapping[str, bytes]) -> dict[str, bytes]:
         return {
             name: self.members[name].answer(Note.decode(blob), self.identities[name]).encode()
             for name, blob in questions.items()

@@ -115,10 +115,10 @@ class Party:
     def exchange(self, meter: Meter, silent: Mapping[Step, set[str]]) -> Callable[..., Any]:
         """Return what a collector asks by; it counts what it carries."""
 
-        def ask(step: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
+        def ask(questions: Mapping[str, bytes]) -> dict[str, bytes]:
             answers = {}
             for name, blob in questions.items():
-                if name in silent.get(step, ()):
+                if name in silent.get(Note.decode(blob).step, ()):
                     continue
                 begun = time.process_time()
                 member = Member.load(self.stored[name])

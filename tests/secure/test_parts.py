@@ -85,8 +85,8 @@ def test_each_part_comes_to_the_plain_sum_of_its_members() -> None:
         for names, total in found:
             assert total.tolist() == plain(values, names, made.bits)
         # All parts are asked at once, step by step.
-        assert [step for step, _ in made.asked[-2:]] == [Step.SIGN, Step.OPEN]
-        assert all(len(names) == SIZE for _, names in made.asked[-2:])
+        assert made.steps[-2:] == [{Step.SIGN}, {Step.OPEN}]
+        assert all(len(asked) == SIZE for asked in made.asked[-2:])
 
 
 @pytest.mark.parametrize("step", [None, Step.SIGN, Step.OPEN])
@@ -129,6 +129,25 @@ def test_a_part_bears_the_drop_outs_that_it_is_planned_for(step: Step | None) ->
         assert total.tolist() == plain(values, names, made.bits)
         # Who signed is in the sum, whoever tells its secret.
         assert bool(lost & {*names}) == (step is not None)
+
+
+def test_a_part_that_is_a_step_behind_is_asked_with_the_others_and_not_after_them() -> None:
+    """Each exchange may last until the deadline: three of them do for the longest way."""
+    made = Party.of(15, 14, 14, parts=3, seed=SEED)
+    bodies, collectors = made.masked(vectors(made.names, COUNT, made.bits)), made.collectors(COUNT)
+    behind = collectors[1].group.names
+    for one in collectors:
+        for name in one.group.names:
+            if name != behind[2]:
+                one.add(name, bodies[name])
+    found, failed = finish_all(collectors, made.exchange())
+    assert not failed and len(found) == 3
+    steps = [{(name in behind, step) for name, step in asked.items()} for asked in made.asked]
+    assert steps == [
+        {(True, Step.SEEDS), (False, Step.SIGN)},
+        {(True, Step.SIGN), (False, Step.OPEN)},
+        {(True, Step.OPEN)},
+    ]
 
 
 def test_a_server_that_divides_otherwise_learns_nothing() -> None:
