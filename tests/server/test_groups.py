@@ -6,10 +6,11 @@ Covers strategies/over_groups.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ from server.rounds import RunFailed
 from server.summary import shared_of
 from simulations.engines import Serial
 from simulations.node import Node
-from strategies import ServerState
+from strategies import ServerState, over_groups
+from strategies.gathered import Gathered
 from strategies.over_groups import make_over, needed
 from tests.server.test_sums import RUN, Lossy, flat, model
 
@@ -241,6 +243,29 @@ def test_fewer_groups_than_a_rule_needs_are_refused_by_their_own_name(
     given = scenario(strategy=strategy, sites=10, groups=2)
     with pytest.raises(ValueError, match=rf"^privacy\.groups: must be at least {least} with"):
         make_over(given)
+
+
+def test_a_rule_is_told_whole_whatever_its_words_and_another_error_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Mine(Gathered):
+        def combine(self, updates: Sequence[Decoded]) -> Vector:
+            return updates[0].dense()
+
+    rule = "two, got from one site, must be told apart"
+    monkeypatch.setattr(
+        over_groups, "make", lambda asked, mean: Mine(asked, mean, least=4, rule=rule)
+    )
+    with pytest.raises(ValueError, match=r"^privacy\.groups: ") as told:
+        make_over(scenario(strategy="median"))
+    assert str(told.value) == (
+        f"privacy.groups: must be at least 4 with median (rule: {rule}), got {GROUPS}; take more "
+        "groups, with more sites"
+    )
+    own = "federation.quorum: must be at least what this strategy likes"
+    monkeypatch.setattr(over_groups, "make", Mock(side_effect=ValueError(own)))
+    with pytest.raises(ValueError, match=f"^{own}$"):
+        make_over(scenario(strategy="median"))
 
 
 def longer(given: Scenario, rounds: int) -> Scenario:
