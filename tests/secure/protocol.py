@@ -9,7 +9,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedlite.secure.collector import Collector, Exchange
-from fedlite.secure.group import Group, split
+from fedlite.secure.group import Group, Terms, split
 from fedlite.secure.masks import Words
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Note, Step
@@ -37,9 +37,9 @@ class Party:
         identities = {name: Ed25519PrivateKey.generate() for name in names}
         cards = tuple(members[name].card(RUN, identities[name]) for name in names)
         group = Group(least, honest, cards, parts, seed)
-        terms = {"members": size, "least": least, "honest": honest, "parts": parts, "seed": seed}
+        terms = Terms(size, least, honest, parts, seed)
         for card in cards:
-            members[card.name].join(group.encode(), identities[card.name], **terms)
+            members[card.name].join(group.encode(), identities[card.name], terms)
         return cls(group, members, identities, bits)
 
     @property

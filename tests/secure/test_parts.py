@@ -14,7 +14,7 @@ from itertools import combinations
 import pytest
 
 from fedlite.secure.collector import Collector, finish_all
-from fedlite.secure.group import Group, split
+from fedlite.secure.group import Group, Terms, split
 from fedlite.secure.messages import Step
 from fedlite.secure.rules import RULES, Refused
 from tests.secure.protocol import MODEL, Party, plain, vectors
@@ -166,18 +166,36 @@ def test_a_server_that_divides_otherwise_learns_nothing() -> None:
     assert not any(made.members[name].signed for name in made.names)
 
 
-@pytest.mark.parametrize("terms", [{"parts": 4}, {"parts": 1}, {"seed": 8}])
-def test_a_member_joins_no_group_that_is_divided_otherwise_than_planned(
-    terms: dict[str, int],
+@pytest.mark.parametrize(
+    ("terms", "rule"),
+    [
+        ({"parts": 4}, "split"),
+        ({"parts": 1}, "split"),
+        ({"seed": SEED + 1}, "split"),
+        ({"members": SIZE + 3}, "thresholds"),
+        ({"least": SIZE - 1}, "thresholds"),
+        ({"honest": SIZE}, "thresholds"),
+    ],
+)
+def test_a_member_joins_no_group_of_other_parts_or_numbers_than_planned(
+    terms: dict[str, int], rule: str
 ) -> None:
     made = party()
     name = made.names[0]
     again = replace(made.members[name], group="")
-    planned = {"members": SIZE, "least": SIZE, "honest": SIZE - 1, "parts": PARTS, "seed": SEED}
+    planned = Terms(SIZE, SIZE, SIZE - 1, PARTS, SEED)
     with pytest.raises(Refused) as refused:
-        again.join(made.group.encode(), made.identities[name], **(planned | terms))
-    assert refused.value.rule == "split" and "split" in RULES
-    again.join(made.group.encode(), made.identities[name], **planned)
+        again.join(made.group.encode(), made.identities[name], replace(planned, **terms))
+    assert refused.value.rule == rule and rule in RULES
+    again.join(made.group.encode(), made.identities[name], planned)
+
+
+def test_a_seed_that_divides_nothing_is_not_asked_for() -> None:
+    whole = Party.of(5, 4, 4)
+    for name, member in whole.members.items():
+        fresh = replace(member, group="")
+        fresh.join(whole.group.encode(), whole.identities[name], Terms(5, 4, 4, seed=SEED))
+        assert fresh.group == member.group
 
 
 def test_what_is_written_is_read_and_undivided_groups_are_written_as_ever() -> None:
