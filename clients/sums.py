@@ -19,6 +19,7 @@ from fedlite.guard.guardian import Decline, Guardian
 from fedlite.identity import keys
 from fedlite.messages import Code
 from fedlite.privacy import SharedMechanism
+from fedlite.secure.group import Terms
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Note, Step
 from fedlite.secure.rules import Refused
@@ -97,17 +98,7 @@ class Sums:
         return member.card(run, self._identity()).encode()
 
     def _join(self, member: Member, group: bytes) -> None:
-        shared = self.shared
-        member.join(
-            group,
-            self._identity(),
-            members=shared.sites,
-            least=shared.least,
-            honest=shared.honest,
-            parts=shared.groups,
-            seed=self._seed,
-            approved=self.approved,
-        )
+        member.join(group, self._identity(), self._terms, self.approved)
         if self.joined is None:
             return
         digest = hashlib.sha256(group).hexdigest()
@@ -124,22 +115,15 @@ class Sums:
                 "the run was joined, and its keys were removed (it is over, its approval was taken "
                 "back, or its folder cleaned); a run is joined once, so start another",
             )
-        member, shared = self._load(), self.shared
-        member.check_group(
-            self._identity(),
-            members=shared.sites,
-            least=shared.least,
-            honest=shared.honest,
-            parts=shared.groups,
-            seed=self._seed,
-            approved=self.approved,
-        )
+        member = self._load()
+        member.check_group(self._identity(), self._terms, self.approved)
         return member
 
     @property
-    def _seed(self) -> int:
-        """What divides into the groups of a round: of the settings, as they were approved."""
-        return self.guardian.scenario.federation.seed
+    def _terms(self) -> Terms:
+        """What it agrees to; the seed is that of the settings, as they were approved."""
+        shared, seed = self.shared, self.guardian.scenario.federation.seed
+        return Terms(shared.sites, shared.least, shared.honest, shared.groups, seed)
 
     def _identity(self) -> keys.Key:
         if self.guardian.home is not None:

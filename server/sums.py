@@ -223,7 +223,7 @@ class Sums:
             outcome.sent_down(name, down, whole=False)
         self._owed = []
         masked, outcome.used = outcome.used, []
-        sums, failed = finish_all(self._round, lambda _, asked: self._exchange(asked, outcome))
+        sums, failed = finish_all(self._round, lambda asked: self._exchange(asked, outcome))
         for refused in failed:
             log.error("round %d: %s", self._number, refused)
         used = {name for names, _ in sums for name in names}

@@ -21,6 +21,22 @@ Values = NDArray[np.float32]
 _BLOCK = 2**22
 
 
+class TooFew(ValueError):
+    """A round could count with fewer updates than its rule needs.
+
+    least: so many it needs, strategy: its name, rule: why, in words.
+    """
+
+    def __init__(self, text: str, least: int, strategy: str, rule: str) -> None:
+        """Keep all four as `args`, with which it comes back from another process."""
+        super().__init__(text, least, strategy, rule)
+        self.least, self.strategy, self.rule = least, strategy, rule
+
+    def __str__(self) -> str:
+        """The text alone."""
+        return str(self.args[0])
+
+
 class Gathered(FedAvg):
     """A rule that looks at all updates of a round at once; one method, `combine`, makes it.
 
@@ -57,7 +73,7 @@ class Gathered(FedAvg):
     ) -> None:
         """Keep the settings. least: updates without which the rule, told in words, has no meaning.
 
-        Raises ValueError where a round could count with fewer, and where sites weigh by records.
+        Raises TooFew where a round could count with fewer, ValueError where sites weigh by records.
         """
         super().__init__(federation, mean)
         self.least = least
@@ -70,10 +86,11 @@ class Gathered(FedAvg):
             )
         if federation.quorum < least:
             more = "" if federation.participants >= least else ", with more sites asked in a round"
-            raise ValueError(
+            text = (
                 f"federation.quorum: must be at least {least} with {federation.strategy} (rule: "
                 f"{rule}), got {federation.quorum}; raise it{more}"
             )
+            raise TooFew(text, least, federation.strategy, rule)
 
     def start(self, size: int) -> None:
         """Begin a round without any update."""

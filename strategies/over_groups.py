@@ -7,6 +7,7 @@ from dataclasses import replace
 from fedlite.scenario import Scenario
 from strategies import make
 from strategies.base import Mean, Strategy, weighted_mean
+from strategies.gathered import TooFew
 
 
 def make_over(scenario: Scenario, mean: Mean = weighted_mean) -> Strategy:
@@ -23,14 +24,10 @@ def make_over(scenario: Scenario, mean: Mean = weighted_mean) -> Strategy:
     asked = replace(scenario.federation, sites=groups, quorum=groups, participation=1.0, members="")
     try:
         return make(asked, mean)
-    except ValueError as error:
-        text = str(error)
-        if not text.startswith("federation.quorum: must be at least"):
-            raise
-        _, _, wanted = text.partition("must be ")
+    except TooFew as few:
         raise ValueError(
-            f"privacy.groups: must be {wanted.partition(', got')[0]}, got {groups}; take more "
-            "groups, with more sites"
+            f"privacy.groups: must be at least {few.least} with {few.strategy} (rule: {few.rule}), "
+            f"got {groups}; take more groups, with more sites"
         ) from None
 
 

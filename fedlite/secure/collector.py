@@ -34,11 +34,11 @@ from fedlite.secure.seat import derives
 
 log = logging.getLogger("fedlite.server")
 
-# Asks members, by name, and returns what those answered that did before it was too late.
-Exchange = Callable[[Step, Mapping[str, bytes]], Mapping[str, bytes]]
-# What is to be asked of whom, and the answers.
-Question = tuple[Step, Mapping[str, bytes]]
+# What is asked of whom, by name, and what those answered that did; each note has its own step.
+Questions = Mapping[str, bytes]
 Answers = Mapping[str, bytes]
+# Asks members, and returns the answers that came before it was too late.
+Exchange = Callable[[Questions], Answers]
 # Whose vectors are summed, and their sum.
 Found = tuple[list[str], Words]
 # Where shares can be chosen in more ways, not all of them are tried.
@@ -106,18 +106,16 @@ class Collector:
         Raises Refused "too-few" when fewer than `least` are left in any step: nothing is known then
         but masked vectors.
         """
-        steps, answers = self.steps(), None
-        while True:
-            try:
-                # The first one is sent nothing, as a generator wants it.
-                step, asked = next(steps) if answers is None else steps.send(answers)
-            except StopIteration as ended:
-                found: Found = ended.value
-                return found
-            answers = exchange(step, asked)
+        found, failed = finish_all([self], exchange)
+        if failed:
+            raise failed[0]
+        return found[0]
 
-    def steps(self) -> Generator[Question, Answers, Found]:
-        """Do what `finish` does, but yield what is to be asked, and be sent the answers."""
+    def steps(self) -> Generator[Questions, Answers, Found]:
+        """Do what `finish` does, but yield what is to be asked, and be sent the answers.
+
+        Answers of members that were not asked are left out.
+        """
         left = yield from self._settle()
         flags = to_flags(left, len(self.group.cards))
         signed = yield from self._signatures(left, flags)
@@ -134,7 +132,7 @@ class Collector:
             secrets |= yield from self._recover(silent, [m for m in left if m in secrets])
         return [self.group.names[m] for m in left], self._unmasked(left, secrets)
 
-    def _settle(self) -> Generator[Question, Answers, list[int]]:
+    def _settle(self) -> Generator[Questions, Answers, list[int]]:
         """Return who is left once all of them have told the seeds shared with those who are not."""
         left, size = sorted(self._masked), len(self.group.cards)
         while True:
@@ -153,7 +151,7 @@ class Collector:
 
     def _signatures(
         self, left: list[int], flags: bytes
-    ) -> Generator[Question, Answers, dict[int, bytes]]:
+    ) -> Generator[Questions, Answers, dict[int, bytes]]:
         found, text = {}, signed_list(self._context, flags)
         told = yield from self._ask(Step.SIGN, left, flags, SIGNATURE_BYTES)
         for member, body in told.items():
@@ -166,7 +164,7 @@ class Collector:
 
     def _recover(
         self, silent: list[int], holders: list[int]
-    ) -> Generator[Question, Answers, dict[int, bytes]]:
+    ) -> Generator[Questions, Answers, dict[int, bytes]]:
         """Return the secrets of members that have not opened theirs, from the others' shares."""
         self._check_enough(holders)
         flags = to_flags(silent, len(self.group.cards))
@@ -218,7 +216,7 @@ class Collector:
         members: list[int],
         body: bytes | Mapping[int, bytes],
         wanted: int,
-    ) -> Generator[Question, Answers, dict[int, bytes]]:
+    ) -> Generator[Questions, Answers, dict[int, bytes]]:
         """Ask members for a step; return what those answered whose answers have the right form."""
         binding, names = binding_of(self._context), self.group.names
         asked = {
@@ -227,7 +225,7 @@ class Collector:
             ).encode()
             for m in members
         }
-        answers = yield step, asked
+        answers = yield asked
         found: dict[int, bytes] = {}
         for member in members:
             blob = answers.get(names[member])
@@ -269,38 +267,28 @@ def finish_all(
 ) -> tuple[list[Found], list[Refused]]:
     """Go through the steps of several groups' sums side by side: return all that were found.
 
-    Members of all groups are asked at once, for whatever step theirs has come to. A group that
-    fails, as `Collector.finish` would, has no part in what is returned, but its error, and holds up
-    no other.
+    Members of all groups are asked in one exchange, for whatever step theirs has come to, so that
+    one who is silent is waited for once, by all. A group that fails, as `Collector.finish` would,
+    has no part in what is returned, but its error, and holds up no other.
     """
     found: list[Found] = []
     failed: list[Refused] = []
-    runs: list[tuple[Generator[Question, Answers, Found], Answers | None]] = [
-        (one.steps(), None) for one in collectors
-    ]
-    while runs:
-        going: list[tuple[Generator[Question, Answers, Found], Question]] = []
-        for steps, answers in runs:
+    going = [one.steps() for one in collectors]
+    answers: Answers | None = None
+    while going:
+        asked: dict[str, bytes] = {}
+        for steps in tuple(going):
             try:
-                asked = next(steps) if answers is None else steps.send(answers)
-                going.append((steps, asked))
+                # The first time nothing is sent, as a generator wants it.
+                asked |= next(steps) if answers is None else steps.send(answers)
             except StopIteration as ended:
                 found.append(ended.value)
+                going.remove(steps)
             except Refused as refused:
                 failed.append(refused)
-        told: dict[str, bytes] = {}
-        for step in dict.fromkeys(step for _, (step, _) in going):
-            asked_now = {
-                name: blob
-                for _, (one, questions) in going
-                if one is step
-                for name, blob in questions.items()
-            }
-            told |= exchange(step, asked_now)
-        runs = [
-            (steps, {name: told[name] for name in questions if name in told})
-            for steps, (_, questions) in going
-        ]
+                going.remove(steps)
+        if going:
+            answers = exchange(asked)
     return found, failed
 
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from fedlite.identity import keys
 from fedlite.identity.names import site_problem
+from fedlite.privacy.ranges import worst_group
 from fedlite.secure import masks
 from fedlite.secure.rules import Refused
 
@@ -98,6 +99,21 @@ def _signed(run: bytes, name: str, agreement: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What a member agrees to of a group before it joins it.
+
+    members, least, honest: how many, as in `Group`; so are parts, the groups of a round, and the
+    seed that divides into them, which is none of an undivided one's.
+    """
+
+    members: int
+    least: int
+    honest: int
+    parts: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Group:
     """All members of a run's sums, in the order of their names, and how many have to be there.
 
@@ -157,9 +173,7 @@ class Group:
     @property
     def each(self) -> tuple[int, int, int]:
         """Of a part of it: its members, least and honest, with all that is amiss in that one."""
-        size = len(self.cards)
-        one = size // self.parts
-        return one, one - (size - self.least), one - (size - self.honest)
+        return worst_group(len(self.cards), self.least, self.honest, self.parts)
 
     @property
     def run(self) -> bytes:
@@ -219,28 +233,21 @@ class Group:
                 return one
         raise Refused("not-a-member", f"{name!r} is not in the group of this run")
 
-    def check_for(
-        self,
-        card: Card,
-        *,
-        members: int,
-        least: int,
-        honest: int,
-        parts: int = 1,
-        seed: int = 0,
-    ) -> None:
+    def check_for(self, card: Card, terms: Terms) -> None:
         """Raise Refused unless it is the group that a member agreed to: its numbers, its card."""
-        if (self.parts, self.seed) != (parts, seed if parts > 1 else 0):
+        seed = terms.seed if terms.parts > 1 else 0
+        if (self.parts, self.seed) != (terms.parts, seed):
             raise Refused(
                 "split",
-                f"must be divided into {parts} by the seed {seed} as planned, got {self.parts} by "
-                f"{self.seed}",
+                f"must be divided into {terms.parts} by the seed {terms.seed} as planned, got "
+                f"{self.parts} by {self.seed}",
             )
-        if (len(self.cards), self.least, self.honest) != (members, least, honest):
+        planned = terms.members, terms.least, terms.honest
+        if (len(self.cards), self.least, self.honest) != planned:
             raise Refused(
                 "thresholds",
-                f"must be {members} members, {least} least and {honest} honest as planned, got "
-                f"{len(self.cards)}, {self.least} and {self.honest}",
+                "must be {} members, {} least and {} honest as planned, got ".format(*planned)
+                + f"{len(self.cards)}, {self.least} and {self.honest}",
             )
         if card not in self.cards:
             raise Refused("not-a-member", f"the group does not hold the card of {card.name!r}")

@@ -31,7 +31,7 @@ import numpy as np
 
 from fedlite.identity import keys
 from fedlite.secure import masks, shamir
-from fedlite.secure.group import Card, Group, new_agreement
+from fedlite.secure.group import Card, Group, Terms, new_agreement
 from fedlite.secure.masks import Words
 from fedlite.secure.messages import (
     SIGNATURE_BYTES,
@@ -93,43 +93,24 @@ class Member:
         self,
         blob: bytes,
         identity: keys.Key,
-        *,
-        members: int,
-        least: int,
-        honest: int,
-        parts: int = 1,
-        seed: int = 0,
+        terms: Terms,
         approved: Mapping[str, str] | None = None,
     ) -> None:
         """Keep the group, or find that it is the one that is kept.
 
-        identity: its own. members, least, honest: as planned; so are parts, the groups of a round,
-        and the seed that divides into them. approved: fingerprints by name that people have
+        identity: its own. terms: as planned. approved: fingerprints by name that people have
         approved; None where nobody is there to do so, as in a simulation. Raises Refused.
         """
         if self.group and self.group != blob.hex():
             raise Refused("keys-changed", "the group is not the one that this run began with")
         joined = replace(self, group=blob.hex())
-        joined.check_group(
-            identity,
-            members=members,
-            least=least,
-            honest=honest,
-            parts=parts,
-            seed=seed,
-            approved=approved,
-        )
+        joined.check_group(identity, terms, approved)
         self.group = joined.group
 
     def check_group(
         self,
         identity: keys.Key,
-        *,
-        members: int,
-        least: int,
-        honest: int,
-        parts: int = 1,
-        seed: int = 0,
+        terms: Terms,
         approved: Mapping[str, str] | None = None,
     ) -> None:
         """Raise Refused unless the group that it has joined, if any, may be joined by these terms.
@@ -139,9 +120,7 @@ class Member:
         if not self.group:
             return
         group = self._group
-        card = self.card(group.run, identity)
-        terms = {"members": members, "least": least, "honest": honest}
-        group.check_for(card, **terms, parts=parts, seed=seed)
+        group.check_for(self.card(group.run, identity), terms)
         if approved is not None:
             group.check_approved(approved)
 

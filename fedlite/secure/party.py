@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from fedlite.identity import keys
 from fedlite.secure.collector import Collector
-from fedlite.secure.group import Group
+from fedlite.secure.group import Group, Terms
 from fedlite.secure.masks import Words
 from fedlite.secure.member import Member
-from fedlite.secure.messages import Note, Step
+from fedlite.secure.messages import Note
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Party:
         cards = tuple(members[name].card(run, key) for name, key in identities.items())
         group = Group(least, honest, cards)
         for name, key in identities.items():
-            members[name].join(
-                group.encode(), key, members=len(members), least=least, honest=honest
-            )
+            members[name].join(group.encode(), key, Terms(len(members), least, honest))
         return cls(group, members, identities)
 
     def mask(self, name: str, number: int, model: bytes, values: Words, bits: int) -> bytes:
@@ -48,7 +46,7 @@ class Party:
             collector.add(name, body)
         return collector.finish(self._exchange)[1]
 
-    def _exchange(self, _: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
+    def _exchange(self, questions: Mapping[str, bytes]) -> dict[str, bytes]:
         return {
             name: self.members[name].answer(Note.decode(blob), self.identities[name]).encode()
             for name, blob in questions.items()

@@ -27,7 +27,7 @@ from fedlite.messages import LedgerHead, Reply
 from fedlite.privacy import SharedMechanism
 from fedlite.secure import masks
 from fedlite.secure.collector import Collector
-from fedlite.secure.group import Group
+from fedlite.secure.group import Group, Terms
 from fedlite.secure.masks import Words
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Note, Step
@@ -87,17 +87,11 @@ class Party:
             spent = time.process_time() - begun
             self.keys.add(name, _note(Step.CARD, cards[-1].encode()), _note(Step.CARD, RUN), spent)
         self.group = Group(plan.least, plan.honest, tuple(cards))
-        blob = self.group.encode()
+        blob, terms = self.group.encode(), Terms(plan.sites, plan.least, plan.honest)
         for name in names:
             begun = time.process_time()
             member = Member.load(stored[name])
-            member.join(
-                blob,
-                self.identities[name],
-                members=plan.sites,
-                least=plan.least,
-                honest=plan.honest,
-            )
+            member.join(blob, self.identities[name], terms)
             stored[name] = member.dump()
             spent = time.process_time() - begun
             self.keys.add(name, _note(Step.JOIN, b""), _note(Step.JOIN, blob), spent)
@@ -115,10 +109,10 @@ class Party:
     def exchange(self, meter: Meter, silent: Mapping[Step, set[str]]) -> Callable[..., Any]:
         """Return what a collector asks by; it counts what it carries."""
 
-        def ask(step: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
+        def ask(questions: Mapping[str, bytes]) -> dict[str, bytes]:
             answers = {}
             for name, blob in questions.items():
-                if name in silent.get(step, ()):
+                if name in silent.get(Note.decode(blob).step, ()):
                     continue
                 begun = time.process_time()
                 member = Member.load(self.stored[name])

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedlite.secure.collector import Collector
-from fedlite.secure.group import Group, split
+from fedlite.secure.collector import Collector, Exchange
+from fedlite.secure.group import Group, Terms, split
 from fedlite.secure.masks import Words
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Note, Step
@@ -20,13 +20,13 @@ RUN, MODEL = b"run-0001", b"model-01"
 
 @dataclass
 class Party:
-    """Members by name, their identities, and what each hands in."""
+    """Members by name, their identities, and of each exchange who was asked for which step."""
 
     group: Group
     members: dict[str, Member]
     identities: dict[str, Ed25519PrivateKey]
     bits: int = 8
-    asked: list[tuple[Step, tuple[str, ...]]] = field(default_factory=list)
+    asked: list[dict[str, Step]] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -37,10 +37,15 @@ class Party:
         identities = {name: Ed25519PrivateKey.generate() for name in names}
         cards = tuple(members[name].card(RUN, identities[name]) for name in names)
         group = Group(least, honest, cards, parts, seed)
-        terms = {"members": size, "least": least, "honest": honest, "parts": parts, "seed": seed}
+        terms = Terms(size, least, honest, parts, seed)
         for card in cards:
-            members[card.name].join(group.encode(), identities[card.name], **terms)
+            members[card.name].join(group.encode(), identities[card.name], terms)
         return cls(group, members, identities, bits)
+
+    @property
+    def steps(self) -> list[set[Step]]:
+        """The steps that were asked for in each exchange."""
+        return [set(asked.values()) for asked in self.asked]
 
     @property
     def names(self) -> list[str]:
@@ -70,28 +75,29 @@ class Party:
         self,
         silent: Mapping[Step, set[str]] | None = None,
         spoil: Callable[[Step, str, bytes], bytes] | None = None,
-    ) -> Callable[[Step, Mapping[str, bytes]], dict[str, bytes]]:
+    ) -> Exchange:
         """Return what a server asks by; who is silent in a step stays so."""
         gone: set[str] = set()
 
-        def ask(step: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
-            self.asked.append((step, tuple(questions)))
-            gone.update((silent or {}).get(step, ()))
+        def ask(questions: Mapping[str, bytes]) -> dict[str, bytes]:
+            notes = {name: Note.decode(blob) for name, blob in questions.items()}
+            self.asked.append({name: note.step for name, note in notes.items()})
             answers = {}
-            for name, blob in questions.items():
+            for name, note in notes.items():
+                if name in (silent or {}).get(note.step, ()):
+                    gone.add(name)
                 if name not in gone:
-                    note = Note.decode(blob)
                     answer = self.members[name].answer(note, self.identities[name]).encode()
-                    answers[name] = spoil(step, name, answer) if spoil else answer
+                    answers[name] = spoil(note.step, name, answer) if spoil else answer
             self.reload()
             return answers
 
         return ask
 
-    def exchange_refusing(self) -> Callable[[Step, Mapping[str, bytes]], dict[str, bytes]]:
+    def exchange_refusing(self) -> Exchange:
         """Return what a server asks by whose members answer what they may, and else nothing."""
 
-        def ask(step: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
+        def ask(questions: Mapping[str, bytes]) -> dict[str, bytes]:
             answers = {}
             for name, blob in questions.items():
                 try:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from fedlite.identity import keys
 from fedlite.secure import masks
-from fedlite.secure.group import Group
+from fedlite.secure.group import Group, Terms
 from fedlite.secure.masks import unpack
 from fedlite.secure.member import CHECK_BYTES, Member, check_of
 from fedlite.secure.messages import (
@@ -107,13 +107,7 @@ def test_a_group_shown_otherwise_to_some_opens_nothing() -> None:
     for name in ("site-002", "site-003"):
         fresh = Member.new(name)
         with refuses("not-a-member")():
-            fresh.join(
-                split.encode(),
-                party.identities[name],
-                members=5,
-                least=4,
-                honest=4,
-            )
+            fresh.join(split.encode(), party.identities[name], Terms(5, 4, 4))
         # One that had not joined yet sees the other group alone.
         party.members[name].group = split.encode().hex()
     party.masked(vectors(party.names, 8, 8))
@@ -208,22 +202,22 @@ def test_values_beyond_the_modulus_are_refused(bits: int) -> None:
 def test_a_group_is_joined_once_and_as_planned() -> None:
     party = Party.of(5, 4, 4)
     member, own = party.members["site-000"], party.identities["site-000"]
-    plan = {"members": 5, "least": 4, "honest": 4}
-    member.join(party.group.encode(), own, **plan)
+    plan = Terms(5, 4, 4)
+    member.join(party.group.encode(), own, plan)
     fresh = Member.new("site-004").card(RUN, party.identities["site-004"])
     later = Group(4, 4, (*party.group.cards[:4], fresh))
     with refuses("keys-changed")():
-        member.join(later.encode(), own, **plan)
+        member.join(later.encode(), own, plan)
     other = replace(member, group="")
     for wrong in ({"members": 6}, {"least": 5}, {"honest": 5}):
         with refuses("thresholds")():
-            other.join(party.group.encode(), own, **plan | wrong)
+            other.join(party.group.encode(), own, replace(plan, **wrong))
     approved = {card.name: card.fingerprint for card in party.group.cards}
-    other.join(party.group.encode(), own, **plan, approved=approved)
+    other.join(party.group.encode(), own, plan, approved=approved)
     for lacking in ({"site-003": "0" * 64}, {}):
         told = {name: key for name, key in approved.items() if name != "site-003"} | lacking
         with pytest.raises(Refused, match=r"^unapproved: 'site-003' comes with the key"):
-            other.join(party.group.encode(), own, **plan, approved=told)
+            other.join(party.group.encode(), own, plan, approved=told)
 
 
 def test_what_a_member_keeps_comes_back_from_its_disk() -> None:
@@ -286,5 +280,5 @@ def test_a_member_that_lost_its_key_is_in_no_group() -> None:
     party = Party.of(5, 4, 4)
     with refuses("not-a-member")():
         Member.new("site-000").join(
-            party.group.encode(), party.identities["site-000"], members=5, least=4, honest=4
+            party.group.encode(), party.identities["site-000"], Terms(5, 4, 4)
         )

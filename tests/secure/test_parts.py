@@ -14,7 +14,7 @@ from itertools import combinations
 import pytest
 
 from fedlite.secure.collector import Collector, finish_all
-from fedlite.secure.group import Group, split
+from fedlite.secure.group import Group, Terms, split
 from fedlite.secure.messages import Step
 from fedlite.secure.rules import RULES, Refused
 from tests.secure.protocol import MODEL, Party, plain, vectors
@@ -85,8 +85,8 @@ def test_each_part_comes_to_the_plain_sum_of_its_members() -> None:
         for names, total in found:
             assert total.tolist() == plain(values, names, made.bits)
         # All parts are asked at once, step by step.
-        assert [step for step, _ in made.asked[-2:]] == [Step.SIGN, Step.OPEN]
-        assert all(len(names) == SIZE for _, names in made.asked[-2:])
+        assert made.steps[-2:] == [{Step.SIGN}, {Step.OPEN}]
+        assert all(len(asked) == SIZE for asked in made.asked[-2:])
 
 
 @pytest.mark.parametrize("step", [None, Step.SIGN, Step.OPEN])
@@ -131,6 +131,25 @@ def test_a_part_bears_the_drop_outs_that_it_is_planned_for(step: Step | None) ->
         assert bool(lost & {*names}) == (step is not None)
 
 
+def test_a_part_that_is_a_step_behind_is_asked_with_the_others_and_not_after_them() -> None:
+    """Each exchange may last until the deadline: three of them do for the longest way."""
+    made = Party.of(15, 14, 14, parts=3, seed=SEED)
+    bodies, collectors = made.masked(vectors(made.names, COUNT, made.bits)), made.collectors(COUNT)
+    behind = collectors[1].group.names
+    for one in collectors:
+        for name in one.group.names:
+            if name != behind[2]:
+                one.add(name, bodies[name])
+    found, failed = finish_all(collectors, made.exchange())
+    assert not failed and len(found) == 3
+    steps = [{(name in behind, step) for name, step in asked.items()} for asked in made.asked]
+    assert steps == [
+        {(True, Step.SEEDS), (False, Step.SIGN)},
+        {(True, Step.SIGN), (False, Step.OPEN)},
+        {(True, Step.OPEN)},
+    ]
+
+
 def test_a_server_that_divides_otherwise_learns_nothing() -> None:
     """It puts one member with three others of its choice."""
     made = party()
@@ -147,18 +166,36 @@ def test_a_server_that_divides_otherwise_learns_nothing() -> None:
     assert not any(made.members[name].signed for name in made.names)
 
 
-@pytest.mark.parametrize("terms", [{"parts": 4}, {"parts": 1}, {"seed": 8}])
-def test_a_member_joins_no_group_that_is_divided_otherwise_than_planned(
-    terms: dict[str, int],
+@pytest.mark.parametrize(
+    ("terms", "rule"),
+    [
+        ({"parts": 4}, "split"),
+        ({"parts": 1}, "split"),
+        ({"seed": SEED + 1}, "split"),
+        ({"members": SIZE + 3}, "thresholds"),
+        ({"least": SIZE - 1}, "thresholds"),
+        ({"honest": SIZE}, "thresholds"),
+    ],
+)
+def test_a_member_joins_no_group_of_other_parts_or_numbers_than_planned(
+    terms: dict[str, int], rule: str
 ) -> None:
     made = party()
     name = made.names[0]
     again = replace(made.members[name], group="")
-    planned = {"members": SIZE, "least": SIZE, "honest": SIZE - 1, "parts": PARTS, "seed": SEED}
+    planned = Terms(SIZE, SIZE, SIZE - 1, PARTS, SEED)
     with pytest.raises(Refused) as refused:
-        again.join(made.group.encode(), made.identities[name], **(planned | terms))
-    assert refused.value.rule == "split" and "split" in RULES
-    again.join(made.group.encode(), made.identities[name], **planned)
+        again.join(made.group.encode(), made.identities[name], replace(planned, **terms))
+    assert refused.value.rule == rule and rule in RULES
+    again.join(made.group.encode(), made.identities[name], planned)
+
+
+def test_a_seed_that_divides_nothing_is_not_asked_for() -> None:
+    whole = Party.of(5, 4, 4)
+    for name, member in whole.members.items():
+        fresh = replace(member, group="")
+        fresh.join(whole.group.encode(), whole.identities[name], Terms(5, 4, 4, seed=SEED))
+        assert fresh.group == member.group
 
 
 def test_what_is_written_is_read_and_undivided_groups_are_written_as_ever() -> None:

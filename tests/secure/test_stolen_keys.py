@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedlite.identity import keys
 from fedlite.secure import masks
-from fedlite.secure.group import Card, Group
+from fedlite.secure.group import Card, Group, Terms
 from fedlite.secure.masks import Words, own_seed, stream, unpack
 from fedlite.secure.member import CHECK_BYTES, Member
 from fedlite.secure.messages import Note, Step, binding_of, context_of, signed_list, to_flags
@@ -37,8 +37,7 @@ class Thief:
         cards.append(Card.make(RUN, "thief", self.own["thief"], stolen))
         group = Group(least, HONEST, tuple(cards))
         for name, one in self.members.items():
-            plan = {"members": SIZE, "least": least, "honest": HONEST}
-            one.join(group.encode(), self.own[name], **plan)
+            one.join(group.encode(), self.own[name], Terms(SIZE, least, HONEST))
         self.values = vectors(self.names, COUNT, BITS)
         self.context = context_of(group.digest, 1, MODEL)
         bodies = {n: self.members[n].mask(1, MODEL, self.values[n], BITS) for n in self.names}

@@ -6,10 +6,11 @@ Covers strategies/over_groups.py.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,21 +22,19 @@ from fedlite.messages import site_id
 from fedlite.parameters import Vector
 from fedlite.privacy.ledger import read
 from fedlite.privacy.shared.summed import residues, values
-from fedlite.reporting.record import RoundRecord, read_rounds
-from fedlite.scenario import Scenario, from_dict
+from fedlite.scenario import Scenario
 from fedlite.secure.group import Group, split
 from fedlite.secure.member import Member
 from fedlite.secure.messages import Step
 from fedlite.training import Learner
 from server import attendance, checkpoint
-from server.app import Task, run_scenario
 from server.rounds import RunFailed
 from server.summary import shared_of
-from simulations.engines import Serial
-from simulations.node import Node
-from strategies import ServerState
+from strategies import ServerState, over_groups
+from strategies.gathered import Gathered
 from strategies.over_groups import make_over, needed
-from tests.server.test_sums import RUN, Lossy, flat, model
+from tests.server import test_sums
+from tests.server.test_sums import flat, model, play
 
 SITES, GROUPS, ROUNDS = 9, 3, 2
 NAMES = tuple(f"site-{at:02d}" for at in range(1, SITES + 1))
@@ -50,41 +49,15 @@ def scenario(
     quorum: int = 0,
     **privacy: Any,
 ) -> Scenario:
-    return from_dict(
-        {
-            "federation": {
-                "rounds": ROUNDS,
-                "sites": sites,
-                "quorum": quorum or sites,
-                "strategy": strategy,
-                "strategy_options": options,
-                "server_momentum": 0.5,
-                "deadline_seconds": 20.0,
-            },
-            "model": {"name": "mlp"},
-            "training": {"steps": 1, "learning_rate": 0.5},
-            "uplink": {"compressor": "randk", "density": 0.2, "densities": "exit 0.5"},
-            "downlink": {"compressor": "dense"},
-            "privacy": {
-                "unit": "record",
-                "noise_at": "shared",
-                "simulate_seed": seed,
-                "honest": sites - 1,
-                "groups": GROUPS,
-            }
-            | privacy,
-        }
-    )
-
-
-def play(
-    directory: Path, given: Scenario, lost: Iterable[tuple[int, Step | None, int]] = ()
-) -> list[RoundRecord]:
-    grid = Lossy(RUN, SITES, Serial(Node(RUN, SITES, given.to_run_config(), directory / "sites")))
-    grid.lost = set(lost)
-    task = Task(directory, RUN.to_bytes(8, "little"), "serial", quiet=True)
-    run_scenario(grid, given, task)
-    return read_rounds(directory)
+    federation = {
+        "rounds": ROUNDS,
+        "sites": sites,
+        "quorum": quorum or sites,
+        "strategy": strategy,
+        "strategy_options": options,
+    }
+    shared = {"honest": sites - 1, "groups": GROUPS} | privacy
+    return test_sums.scenario(seed, federation=federation, privacy=shared)
 
 
 def members(directory: Path, number: int) -> list[list[int]]:
@@ -167,12 +140,7 @@ def test_who_may_be_missing_in_a_group_costs_no_other_group_anything(tmp_path: P
     plan = plans.simulated(given)[0]
     assert plan.shared is not None and plan.shared.summed == (4, 3, 4)
     assert plan.shared.carried == 3
-    engine = Serial(Node(RUN, 12, given.to_run_config(), tmp_path / "sites"))
-    grid = Lossy(RUN, 12, engine)
-    grid.lost = {(1, None, 3), (2, Step.SIGN, 5), (2, None, 7)}
-    task = Task(tmp_path, RUN.to_bytes(8, "little"), "serial", quiet=True)
-    run_scenario(grid, given, task)
-    records = read_rounds(tmp_path)
+    records = play(tmp_path, given, [(1, None, 3), (2, Step.SIGN, 5), (2, None, 7)])
     assert records[0].accepted == 11
     whole = Group.decode((tmp_path / "checkpoint" / "group").read_bytes())
     names = whole.names
@@ -243,6 +211,29 @@ def test_fewer_groups_than_a_rule_needs_are_refused_by_their_own_name(
         make_over(given)
 
 
+def test_a_rule_is_told_whole_whatever_its_words_and_another_error_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Mine(Gathered):
+        def combine(self, updates: Sequence[Decoded]) -> Vector:
+            return updates[0].dense()
+
+    rule = "two, got from one site, must be told apart"
+    monkeypatch.setattr(
+        over_groups, "make", lambda asked, mean: Mine(asked, mean, least=4, rule=rule)
+    )
+    with pytest.raises(ValueError, match=r"^privacy\.groups: ") as told:
+        make_over(scenario(strategy="median"))
+    assert str(told.value) == (
+        f"privacy.groups: must be at least 4 with median (rule: {rule}), got {GROUPS}; take more "
+        "groups, with more sites"
+    )
+    own = "federation.quorum: must be at least what this strategy likes"
+    monkeypatch.setattr(over_groups, "make", Mock(side_effect=ValueError(own)))
+    with pytest.raises(ValueError, match=f"^{own}$"):
+        make_over(scenario(strategy="median"))
+
+
 def longer(given: Scenario, rounds: int) -> Scenario:
     return replace(given, federation=replace(given.federation, rounds=rounds))
 
@@ -263,12 +254,7 @@ def test_a_site_at_rest_does_not_cost_the_others_of_its_group_their_round(tmp_pa
     assert (records[3].accepted, records[3].out) == (SITES, {})
 
     given = longer(scenario(strategy="fedavg", sites=12, quorum=11, honest=12), 4)
-    engine = Serial(Node(RUN, 12, given.to_run_config(), tmp_path / "more" / "sites"))
-    grid = Lossy(RUN, 12, engine)
-    grid.lost = {*lost}
-    task = Task(tmp_path / "more", RUN.to_bytes(8, "little"), "serial", quiet=True)
-    run_scenario(grid, given, task)
-    record = read_rounds(tmp_path / "more")[3]
+    record = play(tmp_path / "more", given, lost)[3]
     assert (record.accepted, record.out) == (11, {NAMES[4]: "resting"})
 
 

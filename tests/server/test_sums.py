@@ -86,8 +86,8 @@ class Lossy(SimulationGrid):
 def play(
     directory: Path, given: Scenario, lost: Iterable[tuple[int, Step | None, int]] = ()
 ) -> list[RoundRecord]:
-    engine = Serial(Node(RUN, 5, given.to_run_config(), directory / "sites"))
-    grid = Lossy(RUN, 5, engine)
+    sites = given.federation.sites
+    grid = Lossy(RUN, sites, Serial(Node(RUN, sites, given.to_run_config(), directory / "sites")))
     grid.lost = set(lost)
     run = RUN.to_bytes(8, "little")
     run_scenario(grid, given, Task(directory, run, "serial", quiet=True))

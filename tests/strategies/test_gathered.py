@@ -5,6 +5,7 @@ Covers strategies/median.py, strategies/trimmed.py, strategies/normbound.py.
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable
 
@@ -233,6 +234,16 @@ def test_a_round_counts_only_with_as_many_updates_as_the_rule_needs(
     expected = rf"federation\.quorum: must be at least {least} with {name} .* got {least - 1}; "
     with pytest.raises(ValueError, match=expected + "raise it$"):
         make(wrong)
+
+
+def test_what_a_rule_needs_is_still_known_of_an_error_from_another_process() -> None:
+    with pytest.raises(gathered.TooFew) as told:
+        make(Federation(strategy="median", sites=9, quorum=2))
+    # As pickle does it: the class again, of the error's own arguments.
+    back = copy.copy(told.value)
+    assert str(back) == str(told.value)
+    assert (back.least, back.strategy) == (3, "median")
+    assert back.rule == "of two updates no middle one can be told"
 
 
 def test_options_come_from_the_scenario() -> None:

@@ -162,8 +162,9 @@ class Hospitals:
         """Return what a collector asks by; who is silent in a step stays so."""
         gone: set[str] = set()
 
-        def ask(step: Step, questions: Mapping[str, bytes]) -> dict[str, bytes]:
-            gone.update(silent.get(step, ()))
+        def ask(questions: Mapping[str, bytes]) -> dict[str, bytes]:
+            steps = {name: Note.decode(blob).step for name, blob in questions.items()}
+            gone.update(name for name, step in steps.items() if name in silent.get(step, ()))
             there = {name: blob for name, blob in questions.items() if name not in gone}
             return {n: self.sites[n].masking.step(blob).encode() for n, blob in there.items()}
 
