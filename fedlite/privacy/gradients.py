@@ -20,7 +20,7 @@ not on which records are in them: time is a channel too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
@@ -47,9 +46,12 @@ ALIGNED = 16
 
 def check_model(model: nn.Module) -> None:
     """Raise ValueError naming a layer of `model` that has no per-record gradients (BatchNorm)."""
+    modules = dict(model.named_modules())
+    if all(_is_sound(module) for module in modules.values()):
+        return
     from opacus.validators import ModuleValidator
 
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         validator = ModuleValidator.VALIDATORS.get(type(module))
         if validator is not None and validator(module):
             kind = type(module).__name__
@@ -82,6 +84,17 @@ def alike(model: nn.Module) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _is_sound(module: nn.Module) -> bool:
+    """Whether Opacus, which takes seconds to load, would have nothing against a module."""
+    kind = type(module)
+    return kind in _SOUND or not kind.__module__.startswith(("torch.", "opacus."))
+
+
+_SOUND = {
+    *(nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding),
+    *(nn.Identity, nn.Flatten, nn.Sequential, nn.ModuleList, nn.ModuleDict),
+    *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d),
+}
 _MENDS = {
     "LSTM": "use opacus.layers.DPLSTM",
     "GRU": "use opacus.layers.DPGRU",
@@ -170,22 +183,14 @@ class _Plain:
         return [found.get(id(p)) for p in parameters]
 
 
-class _Samples(GradSampleModule):  # type: ignore[misc]
-    """Opacus's hooks, on what is no plain layer."""
-
-    def iterate_submodules(self, module: nn.Module) -> Iterable[nn.Module]:
-        """Leave the plain layers to `_Plain`."""
-        return (m for m in super().iterate_submodules(module) if not is_plain(m))
-
-
 class _All(_Plain):
-    """Both kinds of hooks."""
+    """These, and Opacus's on what is no plain layer."""
 
     def __init__(self, model: nn.Module) -> None:
         """Put both on."""
-        # strict=False: the fixed public filters are buffers, which strict mode takes for
-        # BatchNorm's.
-        self._samples = _Samples(model, loss_reduction="sum", strict=False)
+        from fedlite.privacy.sampled import Samples
+
+        self._samples = Samples(model, is_plain)
         super().__init__(model)
         self._of = self._samples
 
@@ -194,9 +199,7 @@ class _All(_Plain):
         super().remove()
         self._samples.to_standard_module()
 
-    def gradients(
-        self, total: Tensor, parameters: list[nn.Parameter]
-    ) -> list[Outer | Whole | None]:
+    def gradients(self, total: Tensor, parameters: list[nn.Parameter]) -> list[Part | None]:
         """As of plain layers alone."""
         found = super().gradients(total, parameters)
         self._samples.set_grad_sample_to_none()
@@ -206,8 +209,9 @@ class _All(_Plain):
 def _hooked(model: nn.Module) -> _Plain:
     """Return the hooks that a model needs, put on it."""
     plain = {id(p) for m in model.modules() if is_plain(m) for p in m.parameters()}
-    others = any(p.requires_grad and id(p) not in plain for p in model.parameters())
-    return _All(model) if others else _Plain(model)
+    if all(id(p) in plain for p in model.parameters() if p.requires_grad):
+        return _Plain(model)
+    return _All(model)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
@@ -163,6 +162,9 @@ class StackedGradients:
             if is_plain(seen.layer):
                 of_layer(seen.layer, seen.x, slope, found)
                 continue
+            # Loaded where it is needed: it takes seconds.
+            from opacus.grad_sample import GradSampleModule
+
             sampler = GradSampleModule.GRAD_SAMPLERS[type(seen.layer)]
             for parameter, samples in sampler(seen.layer, [seen.x], slope).items():
                 if id(parameter) in found:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from fedlite.models import build
 from fedlite.parameters import to_vector
-from fedlite.privacy import RecordMechanism, dpsgd
+from fedlite.privacy import RecordMechanism, dpsgd, gradients
 from fedlite.privacy.gradients import check_model
 from fedlite.privacy.noise import Stream
 from tests.privacy.small import SILENT, convolutional, linear, loss
@@ -202,6 +205,35 @@ def test_batch_norm_is_refused_and_the_model_is_left_as_it_was() -> None:
             sampler=Stream.seeded(0),
             noise=Stream.fresh(),
         )
+
+
+def test_opacus_is_loaded_for_what_it_judges_and_no_more() -> None:
+    """It takes as long to load as all else that a model needs."""
+    code = """
+import sys
+from torch import nn
+from fedlite.models import build
+from fedlite.privacy.gradients import ModelGradients, check_model
+import fedlite.training.noised, torch
+model = build("mlp", (1, 28, 28), 10, seed=1)
+check_model(model)
+given = model.prepare(torch.rand(3, 1, 28, 28)), torch.zeros(3, dtype=torch.int64)
+loss = lambda outputs, labels: nn.functional.cross_entropy(outputs[0], labels, reduction="none")
+with ModelGradients(model, *given, loss) as gradients:
+    gradients.norms(torch.arange(3).numpy())
+print("opacus" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_whatever_opacus_judges_is_handed_to_it() -> None:
+    """A module that it refuses may have no values of its own: its type alone decides."""
+    assert ModuleValidator.VALIDATORS
+    for kind in ModuleValidator.VALIDATORS:
+        assert kind not in gradients._SOUND and kind.__module__.startswith("torch.")
+    with pytest.raises(ValueError, match="BatchNorm"):
+        check_model(nn.Sequential(nn.BatchNorm1d(3, affine=False, track_running_stats=False)))
 
 
 def test_no_hook_is_left_behind() -> None:

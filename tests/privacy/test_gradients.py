@@ -1,6 +1,6 @@
 """Norms and weighted sums of per-record gradients, against one backward pass a record.
 
-Covers fedlite/privacy/parts.py.
+Covers fedlite/privacy/parts.py, fedlite/privacy/sampled.py.
 """
 
 from __future__ import annotations
