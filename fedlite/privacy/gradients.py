@@ -3,7 +3,7 @@
 A linear layer's gradient on one record is an outer product, so its norm and a weighted sum need its
 two factors only ("book-keeping": Bu, Wang, Zha, Karypis 2023, section 3): what comes into the layer
 and the gradient of what comes out. A plain convolution's gradients are built of the same two
-(`fedlite.privacy.convolutions`), and other layers' by Opacus, record by record.
+(`fedlite.privacy.convolutions`), so are GroupNorm's, and other layers' by Opacus, record by record.
 
 Norms and sums are taken in float64 from the very same numbers, so that a clipped contribution is as
 long as its norm says: in float32 the rounding of a sum of many records could exceed what the
@@ -105,7 +105,7 @@ _MENDS = {
 
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer's gradients follow from what goes in and the gradient of what comes out."""
-    return type(layer) is nn.Linear or convolutions.is_plain(layer)
+    return type(layer) in (nn.Linear, nn.GroupNorm) or convolutions.is_plain(layer)
 
 
 class _Plain:
@@ -238,13 +238,23 @@ def of_layer(module: nn.Module, x: Tensor, slope: Tensor, found: dict[int, Outer
     """
     if isinstance(module, nn.Linear):
         _of_linear(module, x.double(), slope.double(), found)
+    elif isinstance(module, nn.GroupNorm):
+        slope = slope.double()
+        normal = functional.group_norm(x.double(), module.num_groups, eps=module.eps)
+        for of, each in ((module.weight, normal * slope), (module.bias, slope)):
+            _add(of, each.reshape(*slope.shape[:2], -1).sum(2), found)
     elif isinstance(module, nn.Conv2d):
         patches = x if x.dim() == 3 else convolutions.patches(module, x)
         for parameter, samples in convolutions.by_record(module, patches, slope).items():
-            values, before = samples.double(), found.get(id(parameter))
-            if before is not None:
-                values += whole(before).flatten(1)
-            found[id(parameter)] = Whole(values)
+            _add(parameter, samples.double(), found)
+
+
+def _add(parameter: Tensor, values: Tensor, found: dict[int, Outer | Whole]) -> None:
+    """Add gradients one by one, float64 [b, values], to those of the layer's earlier uses."""
+    if parameter.requires_grad:
+        if (before := found.get(id(parameter))) is not None:
+            values = values + whole(before).flatten(1)
+        found[id(parameter)] = Whole(values)
 
 
 def _of_linear(

@@ -48,7 +48,9 @@ class Whole:
         """Return the squared norms, float64 [b]; each square times its scale, float64 [values]."""
         if scales is None:
             return squares(self.values)
-        pairs = zip(self.values.split(_TOGETHER, 1), scales.split(_TOGETHER), strict=True)
+        pairs = zip(
+            torch.split(self.values, _TOGETHER, 1), torch.split(scales, _TOGETHER), strict=True
+        )
         return sum((some.square() @ scale for some, scale in pairs), self.values.new_zeros(()))
 
     def weighted(self, factors: Tensor) -> Tensor:

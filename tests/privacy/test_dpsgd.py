@@ -215,7 +215,7 @@ from torch import nn
 from fedlite.models import build
 from fedlite.privacy.gradients import ModelGradients, check_model
 import fedlite.training.noised, torch
-model = build("mlp", (1, 28, 28), 10, seed=1)
+model = build("cnn", (1, 28, 28), 10, seed=1)
 check_model(model)
 given = model.prepare(torch.rand(3, 1, 28, 28)), torch.zeros(3, dtype=torch.int64)
 loss = lambda outputs, labels: nn.functional.cross_entropy(outputs[0], labels, reduction="none")

@@ -38,7 +38,7 @@ class RestrictedGradients(ModelGradients):
         scales = np.zeros(self.size)
         scales[indices] = np.square(factors)
         sizes = [p.numel() for p in self.parameters]
-        self._scales = torch.from_numpy(scales).to(labels.device).split(sizes)
+        self._scales = torch.split(torch.from_numpy(scales).to(labels.device), sizes)
         self._indices, self._factors, self.size = indices, factors, len(indices)
 
     def _norms(self, parts: list[Part | None], total: Tensor) -> None:
