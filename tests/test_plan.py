@@ -165,6 +165,7 @@ def test_shared_noise_needs_the_model() -> None:
         plan.plan_mechanism(shared())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("epsilon", [16.0, 24.0])
 def test_what_rounding_costs_is_asked_before_anything_is_spent(epsilon: float) -> None:
     """The shipped scenario at an epsilon at which 1 % of delta does not pay for rounding."""

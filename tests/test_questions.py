@@ -57,6 +57,7 @@ def play(directory: Path, asks: Scenario) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_a_question_by_real_messages_finds_what_pandas_finds(
     tmp_path: Path,
     frame: pd.DataFrame,  # noqa: F811

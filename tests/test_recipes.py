@@ -65,6 +65,7 @@ def test_there_is_a_recipe_for_each() -> None:
     assert set(RECIPES) == {f"toy_{x}.py" for x in ("model", "strategy", "compressor", "data")}
 
 
+@pytest.mark.long
 def test_a_file_of_ones_own_needs_no_step(folder: Path) -> None:
     names = (
         "model.name=toy_model.py:make",

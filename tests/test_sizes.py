@@ -43,6 +43,7 @@ def test_no_file_is_longer_than_can_be_read_at_once() -> None:
     assert {name: lines for name, lines in found.items() if lines > LONGEST} == {}
 
 
+@pytest.mark.long
 def test_every_module_has_its_test_or_a_test_that_says_it_covers_it() -> None:
     modules = {
         path.relative_to(ROOT).as_posix() for path in sources(ROOMS) if path.stem != "__init__"

@@ -26,6 +26,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> fedlite.Sweep:
     )
 
 
+@pytest.mark.long
 def test_a_sweep_has_its_runs_and_names_what_failed(swept: fedlite.Sweep) -> None:
     assert [run.summary["seed"] for run in swept.runs] == [1, 2]
     assert sorted(name.split("-")[0] for name in swept.failed) == ["003", "004"]

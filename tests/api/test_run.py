@@ -23,6 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> fedlite.Run:
     return fedlite.simulate(PRIVATE, tmp_path_factory.mktemp("api") / "run", engine="serial")
 
 
+@pytest.mark.long
 def test_a_run_is_opened_again_by_its_directory(run: fedlite.Run, tmp_path: Path) -> None:
     again = fedlite.load(run.directory)
     assert again == run and again.summary == run.summary
@@ -66,6 +67,7 @@ def test_wrong_records_are_told_with_the_shape(run: fedlite.Run) -> None:
     assert run.predict(np.zeros((0, 1, 8, 8))).shape == (0,)
 
 
+@pytest.mark.long
 def test_a_run_shows_itself(run: fedlite.Run) -> None:
     figure = run.figure()
     assert len(figure.axes) == 3, "quality, bytes and privacy loss"

@@ -28,6 +28,7 @@ def make(shape, classes):
 """
 
 
+@pytest.mark.long
 def test_a_run_from_python_is_the_run_of_the_command_and_prints_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +106,7 @@ def fresh(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_importing_fedlite_imports_nothing_heavy() -> None:
     heavy = ("torch", "flwr", "numpy", "matplotlib", "typer", "rich")
     shown = f"print([m for m in {heavy} if m in sys.modules])"

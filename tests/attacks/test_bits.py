@@ -18,12 +18,14 @@ def _sums(seed: int) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
     return 0.02 * rng.standard_normal(SIZE), bits.record_direction(SIZE, MU, rng), rng
 
 
+@pytest.mark.long
 def test_one_record_was_told_apart_in_all_of_a_thousand_trials() -> None:
     old = FloatNoise()
     without, record, rng = _sums(0)
     assert bits.told_apart(lambda s: old.release(s, 1.0), without, record, 1000, rng) == 1000
 
 
+@pytest.mark.long
 def test_one_record_is_told_apart_by_chance_only() -> None:
     stream = Stream.fresh()
     without, record, rng = _sums(1)

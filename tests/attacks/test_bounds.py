@@ -24,6 +24,7 @@ def test_an_upper_rate_covers_exactly() -> None:
     assert bounds.upper_rate(12, 12, 0.1) == 1.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mu", "delta"), [(0.3, 1e-5), (1.0, 1e-6), (3.0, 1e-5)])
 def test_the_gaussian_epsilon_agrees_with_the_accountant(mu: float, delta: float) -> None:
     assert bounds.gaussian_epsilon(mu, delta) == pytest.approx(pld(1 / mu, 1.0, 1, delta), abs=2e-3)
@@ -107,6 +108,7 @@ def test_a_gaussian_curve_is_refuted_as_seldom_as_it_says(m: int, mu: float) -> 
     assert bounds.curve_refuted(m, m, m, bounds.gaussian_curve(0.01), 0.05)
 
 
+@pytest.mark.long
 def test_a_sampled_plans_curve_is_never_above_the_gaussian_it_contains() -> None:
     composed = bounds.composed_curve(1.0, 0.999999, 1)
     plain = bounds.gaussian_curve(1.0)
@@ -117,6 +119,7 @@ def test_a_sampled_plans_curve_is_never_above_the_gaussian_it_contains() -> None
     assert all(sampled(y) > bounds.composed_curve(1.0, 0.4, 5)(y) for y in (0.1, 0.5, 0.9))
 
 
+@pytest.mark.long
 def test_ideal_runs_give_the_known_figures() -> None:
     """T = 100 steps, epsilon 4 at 1e-5: earlier prototypes gave 2.2 and 2.8 at m = 10,000."""
     mu, m = 0.925, 10_000

@@ -43,6 +43,7 @@ def test_the_real_clip_cuts_each_canary_to_its_bound(kind: type[Dirac] | type[De
     np.testing.assert_allclose(scores, 0.5 * coins, atol=1e-5)
 
 
+@pytest.mark.long
 def test_canaries_leave_the_records_part_as_it_was(subject: Callable[..., Subject]) -> None:
     one = subject()
     canaries = Dirac.drawn(one.size, 20, np.random.default_rng(0))

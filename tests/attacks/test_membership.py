@@ -19,6 +19,7 @@ def test_auc_counts_pairs() -> None:
     assert auc(inside, outside) == pytest.approx(np.mean(pairs))
 
 
+@pytest.mark.long
 def test_noise_hides_members_and_its_absence_shows_them(
     subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def test_each_mutant_is_found(
     assert {k: CHECKS[k](one).outcome for k in killers} == dict.fromkeys(killers, "fail")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at", ["site", "server"])
 def test_the_real_client_mechanisms_pass(at: str) -> None:
     report = audit(small(unit="client", noise_at=at), quick=True, confidence=CONFIDENCE)
@@ -87,6 +88,7 @@ def test_the_real_client_mechanisms_pass(at: str) -> None:
     assert (0.0 if at == "server" else -1.0) < report.measured < report.proven
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CLIENT)
 def test_each_mutant_of_a_client_mechanism_is_found(
     name: str, subject: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch

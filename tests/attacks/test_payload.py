@@ -14,6 +14,7 @@ from fedlite.privacy import client
 from tests.attacks.mutants import RECORD
 
 
+@pytest.mark.long
 def test_scores_are_what_the_plan_says(subject: Callable[..., Subject]) -> None:
     one = subject()
     trace = payload.play(one, 3000, 6)
@@ -30,6 +31,7 @@ def test_scores_are_what_the_plan_says(subject: Callable[..., Subject]) -> None:
     assert 0.1 < trace.ever <= 1.0
 
 
+@pytest.mark.long
 def test_bounds_are_below_the_claim_and_above_nothing(subject: Callable[..., Subject]) -> None:
     one = subject(epsilon=8.0)
     dense, sent, final = payload.one_run_audit(one, canaries=3500, rounds=6, confidence=0.95)

@@ -59,6 +59,7 @@ def subject(unit: str = "record") -> Subject:
     return prepare(scenario(unit), 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unit", ["record", "client"])
 def test_the_bounds_are_below_the_claims_and_above_half_of_them(unit: str) -> None:
     one = subject(unit)
@@ -170,6 +171,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_wrong_sum_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (target, wrong), killers = MUTANTS[name]
@@ -179,6 +181,7 @@ def test_each_wrong_sum_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert {k: CHECKS[k](one).outcome for k in killers} == dict.fromkeys(killers, "fail")
 
 
+@pytest.mark.long
 def test_a_site_that_does_not_clip_its_update_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     one = subject("client")
     monkeypatch.setattr(summed, "clipped_update", lambda update, mechanism: update)

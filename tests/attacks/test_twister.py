@@ -37,6 +37,7 @@ def test_certain_bits_are_right_and_fewer_where_less_is_known() -> None:
     assert counts[0] > counts[1] > counts[2] > 0
 
 
+@pytest.mark.long
 def test_a_state_that_is_mostly_known_is_solved_and_another_noise_contradicts_it() -> None:
     old, sizes = FloatNoise(), (8000,)
     known = old.state[64:]

@@ -85,6 +85,7 @@ def test_a_cap_that_uses_up_delta_is_found(site: Site) -> None:
     assert found(site.path) == set()
 
 
+@pytest.mark.long
 def test_shares_whose_rounding_uses_up_delta_are_found(site: Site) -> None:
     """By a site that never asked: at epsilon 24 rounding takes more, at 3 next to nothing."""
     shared = {"unit": "record-shared", "members": 5, "least": 5, "honest": 4, "coordinates": 642}

@@ -22,6 +22,7 @@ from tests.audit.findings import found, noted
 from tests.privacy.federation import RUN, Site, World, plan_body, policy_body
 
 
+@pytest.mark.long
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

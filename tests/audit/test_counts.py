@@ -20,6 +20,8 @@ from simulations.run import simulate
 from tests.audit.findings import found
 from tests.privacy.federation import DELTA, RUN, Site, plan_body, policy_body
 
+pytestmark = pytest.mark.long
+
 COUNTS = run_of(bytes.fromhex(RUN))
 SIGMA = mechanism(1.0, DELTA).noise_multiplier
 PRIVACY = {"delta": DELTA, "counts": {"epsilon": 1.0, "noise_multiplier": SIGMA}}

@@ -221,6 +221,7 @@ def _written(site: Site, sigma: float, ceiling: float) -> None:
         budget._ledger.append(("plan", {"plan": body}))
 
 
+@pytest.mark.long
 def test_a_local_plan_on_top_of_a_shared_one_counts_for_collusion(tmp_path: Path) -> None:
     """Its row says nothing of it, so it is computed from all plans' own noise."""
     loud = replace(PLAN, noise_multiplier=9.0)

@@ -78,6 +78,7 @@ def test_a_scenario_that_was_changed_afterwards_is_found() -> None:
         assert found == f"{place}.{key} 3, committed {tables[place][key]}"
 
 
+@pytest.mark.long
 def test_a_summary_of_other_groups_is_found() -> None:
     divided = replace(MECHANISM, sites=15, least=15, honest=14, groups=3, split=1)
     body = asked_plan("0" * 16, divided, epsilon=3.0, delta=1e-5, code="0" * 64).body()

@@ -104,6 +104,7 @@ def test_witness_lines_with_other_types_are_damaged(world: World) -> None:
         assert found(world.run) == {"witness-damaged"}, name
 
 
+@pytest.mark.long
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -101,6 +101,7 @@ def test_without_privacy_it_tells_its_exact_counts(tmp_path: Path) -> None:
     assert site.calibration is not None and found.total == len(site.calibration) > 50
 
 
+@pytest.mark.long
 def test_private_counts_have_noise_and_stand_in_the_ledger_before_they_leave(
     tmp_path: Path,
 ) -> None:

@@ -136,6 +136,7 @@ def test_the_log_of_the_site_names_what_counts_as_absent(
 
 
 # One that reads texts has no table.
+@pytest.mark.long
 @pytest.mark.parametrize("model", sorted(set(registry.names()) - {"lora", "lora-lm"}))
 def test_every_model_can_be_prepared_and_trained_without_a_record(
     tmp_path: Path, model: str
@@ -292,6 +293,7 @@ def test_a_public_source_bounds_its_own_records() -> None:
     assert most_records(DataSet("a", "csv")) == 0
 
 
+@pytest.mark.long
 def test_one_row_more_changes_what_is_trained_on_by_that_row(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [

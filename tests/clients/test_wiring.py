@@ -112,6 +112,7 @@ numpy.savez(folder / "sent.npz", **sent)
 """
 
 
+@pytest.mark.long
 def test_a_fresh_process_repeats_no_noise(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("one", "two")]
     running = [
@@ -150,6 +151,7 @@ def test_an_update_is_the_sum_of_its_clipped_records(tmp_path: Path) -> None:
     assert np.linalg.norm(alone.sum(axis=0)) > 2 * CLIP
 
 
+@pytest.mark.long
 def test_a_client_site_cuts_its_update_to_the_clip(tmp_path: Path) -> None:
     scenario = client_plan(
         tmp_path,
@@ -170,6 +172,7 @@ def test_all_sites_have_one_plan_whatever_they_hold(tmp_path: Path) -> None:
     assert rows[0] == rows[1] and rows[0]["expected_batch"] == BATCH
 
 
+@pytest.mark.long
 def test_a_settled_batch_is_that_of_the_source_and_not_of_the_site(tmp_path: Path) -> None:
     scenario = from_dict(
         {
@@ -217,6 +220,7 @@ def check_count(found: float, n: int, p: float) -> None:
     assert low <= found <= high, f"{found} of {n}, and {n * p:.1f} are to be expected"
 
 
+@pytest.mark.long
 def test_batches_are_the_poisson_samples_of_the_plan_row(tmp_path: Path) -> None:
     """Sizes are binomial, empty ones counted; records and steps do not know of each other."""
     played, member = batches(tmp_path, "run")
@@ -237,6 +241,7 @@ def test_batches_are_the_poisson_samples_of_the_plan_row(tmp_path: Path) -> None
     check_count(np.count_nonzero(member[:, 1:] & member[:, :-1]), (n - 1) * steps, q * q)
 
 
+@pytest.mark.long
 def test_no_seed_repeats_the_samples(tmp_path: Path) -> None:
     found = []
     for folder in ("one", "two"):

@@ -43,6 +43,7 @@ def test_the_file_that_is_read_is_never_overwritten(run: Path, tmp_path: Path) -
     assert people.read_text() == before
 
 
+@pytest.mark.long
 def test_an_evaluation_writes_its_page(run: Path, tmp_path: Path) -> None:
     people = table(tmp_path / "new.csv", 200, seed=5)
     words = ("--group", "sex", "--corrupt", "noise,missing", "--out", tmp_path / "page")

@@ -156,6 +156,7 @@ def test_it_reads_and_nothing_else(world: World) -> None:
     assert {p: p.read_bytes() for p in world.root.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [["audit", "--help"], ["audit", "ledgers"]])
 def test_it_runs_on_a_machine_without_torch_and_flower(world: World, words: list[str]) -> None:
     spoilt = world.run if "ledgers" in words else None

@@ -27,6 +27,7 @@ def call(*arguments: str):  # type: ignore[no-untyped-def]
     return CliRunner().invoke(app, ["audit", "mechanism", *arguments])
 
 
+@pytest.mark.long
 def test_json_is_one_object_and_says_what_holds(scenario: str, tmp_path: Path) -> None:
     out = tmp_path / "audit"
     done = call(scenario, "--quick", "--confidence", "0.999", "--json", "--out", str(out))

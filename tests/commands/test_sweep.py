@@ -44,6 +44,7 @@ def swept(folder: Path) -> tuple[Path, Result]:
     return folder / "sweep", done
 
 
+@pytest.mark.long
 def test_a_sweep_tells_each_trial_and_fails_where_one_does(swept: tuple[Path, Result]) -> None:
     directory, done = swept
     assert done.exit_code == 1

@@ -89,6 +89,7 @@ def test_a_vector_of_several_blocks_is_cut_as_alone(monkeypatch: pytest.MonkeyPa
         assert found.values.tobytes() == truth.values.tobytes()
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(data=st.data())
 def test_sets_are_written_as_each_by_itself(data: st.DataObject) -> None:
@@ -159,6 +160,7 @@ def test_rows_are_selected_as_each_run_by_itself(seed: int, ties: bool) -> None:
         assert got.tolist() == np.concatenate(want).tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sections", [(), (600, 400), (300, 300, 400)])
 def test_hostile_bodies_are_refused_or_read_as_one_by_one(sections: tuple[int, ...]) -> None:
     """Each body with an honest one beside it: what is wrong with it may not be overlooked."""

@@ -58,6 +58,7 @@ def gains(
     return found.mean(axis=0), found.std(axis=0, ddof=1) / np.sqrt(repeats)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", VECTORS)
 @pytest.mark.parametrize("size", LENGTHS)
 @pytest.mark.parametrize("name", COMPRESSORS)
@@ -71,6 +72,7 @@ def test_every_part_of_every_length_arrives_whole(name: str, size: int, kind: st
     assert np.all(np.abs(mean - 1) <= most * error + 1e-6), (mean, error)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [127, 255])
 def test_what_stands_out_of_a_short_chunk_does_not_drown_the_rest(size: int) -> None:
     """With two turns the smallest of these three arrives about a tenth too long."""

@@ -90,6 +90,7 @@ def test_round_trip_equals_the_definition(
     )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=400)
 @given(vector=MEDIUM, compressor=st.sampled_from(EVERY))
 def test_what_every_compressor_writes_it_reads(

@@ -133,6 +133,7 @@ def test_there_are_a_hundred_thousand_frames() -> None:
     assert {compressor.codec for compressor, _ in CASES} == set(range(12)) - {9}
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
 def test_mutated_frames_are_refused_or_legal(case: int) -> None:

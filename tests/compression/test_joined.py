@@ -99,6 +99,7 @@ def test_a_body_that_is_no_such_is_refused(body: bytes, why: str) -> None:
         JOINED.decompress(body, sum(SIZES), CONTEXT)
 
 
+@pytest.mark.long
 def test_no_damage_passes_as_more_than_a_finite_update() -> None:
     rng = np.random.default_rng(1)
     for _ in range(2000):

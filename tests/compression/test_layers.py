@@ -69,6 +69,7 @@ def test_small_tensors_join_the_one_before_them() -> None:
         layers.begins((3, 4), 8)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=400)
 @given(data=st.data())
 def test_damaged_bytes_are_refused_or_a_set_of_the_planned_size(data: st.DataObject) -> None:

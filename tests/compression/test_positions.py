@@ -63,6 +63,7 @@ def test_round_trip(size: int, data: st.DataObject) -> None:
     np.testing.assert_array_equal(decoded, indices)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @given(
     size=st.integers(2, 300),
@@ -255,6 +256,7 @@ def test_pad_bits_are_refused() -> None:
         positions.decode(encoded[:-1] + bytes([encoded[-1] | 0x80]), 100, 3)
 
 
+@pytest.mark.long
 def test_what_is_accepted_is_what_the_sender_writes_in_that_mode() -> None:
     """One byte string for a set and a mode: whatever decodes, encodes to itself."""
     rng = np.random.default_rng(8)

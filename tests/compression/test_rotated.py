@@ -62,6 +62,7 @@ def test_the_error_is_that_of_the_largest_of_normal_values(size: int, density: f
     assert np.mean(found) == pytest.approx(theory, rel=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [127, 200, 255, 256, 300])
 @pytest.mark.parametrize("spikes", [{17: 5.0}, {17: 5.0, 40: 1.0}, {3: 5.0, 290: -2.0, 8: 1.0}])
 def test_spikes_are_unbiased_too(size: int, spikes: dict[int, float]) -> None:
@@ -76,6 +77,7 @@ def test_spikes_are_unbiased_too(size: int, spikes: dict[int, float]) -> None:
     assert error(np.mean(got, axis=0, dtype=np.float64), vector) < 2 * single / sites
 
 
+@pytest.mark.long
 def test_every_layer_is_sent_even_of_a_tiny_model() -> None:
     """At 1 % of 600 values six would be sent, of seven layers: the seventh would be lost."""
     sections = (150,) * 7

@@ -42,6 +42,7 @@ def cut(size: int, cuts: list[int]) -> tuple[int, ...]:
     return tuple(int(d) for d in np.diff(edges))
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=120)
 @given(
     vector=VECTORS,

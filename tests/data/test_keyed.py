@@ -58,6 +58,7 @@ def check_one_row(whole: Parts, less: Parts, row: bytes) -> None:
     assert before[place] == row
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "sites", "fraction"),
     [("iid", 1, 0.2), ("iid", 1, 0.5), ("iid", 1, 0.0), ("iid", 4, 0.1), ("dirichlet", 4, 0.2)],

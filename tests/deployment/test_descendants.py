@@ -8,6 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 import fedlite
 
 ROOT = Path(fedlite.__file__).resolve().parents[1]
@@ -83,6 +85,7 @@ def site(base: Path, code: str) -> None:
     assert done.returncode == 0, (base / "errors").read_text()
 
 
+@pytest.mark.long
 def test_a_process_without_any_tie_is_ended_and_other_workers_stay(tmp_path: Path) -> None:
     site(
         tmp_path,
@@ -105,6 +108,7 @@ def test_a_process_without_any_tie_is_ended_and_other_workers_stay(tmp_path: Pat
     )
 
 
+@pytest.mark.long
 def test_forking_on_and_on_saves_nobody(tmp_path: Path) -> None:
     site(
         tmp_path,

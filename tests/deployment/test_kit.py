@@ -26,6 +26,8 @@ from server.coordinator import gateway
 from server.coordinator.setup import init
 from tests.deployment.stubs import call, files, sha256, stub_wheels
 
+pytestmark = pytest.mark.long
+
 ROLES = {"site": container.SITE, "server": container.COORDINATOR}
 
 
@@ -91,7 +93,6 @@ def test_a_changed_byte_and_an_added_file_are_seen_by_the_first_step_of_the_read
     assert re.search(r"sudo python[0-9.]+ -I -m venv", text)
 
 
-@pytest.mark.long
 def test_the_same_inputs_give_the_same_bytes(
     kits: dict[str, Path], wheels: Path, tmp_path: Path
 ) -> None:
@@ -249,7 +250,6 @@ def inside(image: Path, build: Build, *words: object, home: Path) -> Any:
     )
 
 
-@pytest.mark.long
 def test_the_image_holds_the_programs_and_no_wheels(
     images: dict[str, tuple[Path, Build]], tmp_path: Path
 ) -> None:

@@ -161,6 +161,7 @@ def test_root_keeps_no_capability_but_to_overlook_owners(base: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_torch_trains_inside(base: Path) -> None:
     out = inside(
         base,

@@ -24,6 +24,7 @@ def write(log: WorkLog, data: bytes) -> None:
         file.write(data)
 
 
+@pytest.mark.long
 def test_a_flood_fills_nothing_and_stops_nobody(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "worker.log"
     log = WorkLog(path)

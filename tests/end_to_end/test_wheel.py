@@ -25,6 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("fedlite-*.whl"))
 
 
+@pytest.mark.long
 def test_the_wheel_adds_one_import_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
@@ -42,6 +43,7 @@ def test_the_wheel_adds_one_import_package(wheel: Path) -> None:
     assert not [name for name in names if "test" in name or "__pycache__" in name]
 
 
+@pytest.mark.long
 def test_the_quickstart_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     """A new environment holds the wheel; only the dependencies are borrowed from this one."""
     home = tmp_path / "environment"

@@ -22,6 +22,7 @@ def rows(trained: Trained) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.long
 def test_a_classifier_s_figures_are_scikit_learn_s(sick: Trained) -> None:
     records = read(sick, people(sick), columns=("sex",))
     found = evaluate(sick, records, group=("sex",)).told
@@ -46,6 +47,7 @@ def test_a_classifier_s_figures_are_scikit_learn_s(sick: Trained) -> None:
     assert "branch" in found and json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.long
 def test_a_regression_s_errors_are_in_its_own_units(doses: Trained) -> None:
     records = read(doses, people(doses), columns=("sex",))
     found = evaluate(doses, records, group=("sex",))
@@ -65,6 +67,7 @@ def test_a_regression_s_errors_are_in_its_own_units(doses: Trained) -> None:
     assert "confusion" not in found.told and "calibration" not in found.told
 
 
+@pytest.mark.long
 def test_corruptions_take_their_toll(each: Trained, digits: Trained) -> None:
     found = evaluate(each, read(each, people(each)), corrupt=("noise", "missing")).told
     main = {"classification": "accuracy", "regression": "r2", "multilabel": "f1"}

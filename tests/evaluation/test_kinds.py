@@ -55,6 +55,7 @@ def written(folder: Path, kind: str, **renamed: str) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "hf"])
 def test_a_table_is_the_same_in_every_kind_of_file(
     each: Trained, tmp_path: Path, kind: str
@@ -72,6 +73,7 @@ def test_a_table_is_the_same_in_every_kind_of_file(
     assert told["scores"] == evaluate(each, known, group=("ward",)).told["scores"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl", "hf"])
 def test_what_a_run_held_out_is_grouped_by_a_column_of_its_own_file(
     tmp_path: Path, kind: str
@@ -115,6 +117,7 @@ def arrays(path: Path, **found: Any) -> str:
     return str(path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("whole", [True, False])
 def test_arrays_are_scaled_by_the_run_s_own_range(tmp_path: Path, whole: bool) -> None:
     """They stood as they were: a model that is right was told to be no better than chance."""
@@ -133,6 +136,7 @@ def test_arrays_are_scaled_by_the_run_s_own_range(tmp_path: Path, whole: bool) -
         read(open_model(tmp_path / "run"), new)
 
 
+@pytest.mark.long
 def test_bytes_are_pictures_here_too(tmp_path: Path) -> None:
     x = RNG.integers(0, 256, (40, 5, 4), dtype=np.uint8)
     own = arrays(tmp_path / "own.npz", x=x, y=np.arange(40) % 2)

@@ -15,6 +15,7 @@ from fedlite.evaluation import Trained, evaluate, held_out, page, read
 from tests.reporting.reader import read as read_page
 
 
+@pytest.mark.long
 def test_every_part_is_there(each: Trained, tmp_path: Path) -> None:
     path = Path(each.scenario.data.path)
     records = read(each, path, columns=("sex", "ward"))

@@ -98,6 +98,7 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return run(tmp_path_factory.mktemp("language"), "causal-lm")
 
 
+@pytest.mark.long
 def test_other_texts_are_answered_in_their_order_from_any_file(
     notes: Trained, tmp_path: Path
 ) -> None:
@@ -120,6 +121,7 @@ def test_other_texts_are_answered_in_their_order_from_any_file(
     assert evaluate(notes, held_out(notes)).told["scores"]["deep"]["accuracy"] > 0.95
 
 
+@pytest.mark.long
 def test_a_language_model_is_judged_by_its_perplexity(language: Trained) -> None:
     """The best unigram model's is the exponential of the words' entropy: seven of equal share."""
     found = evaluate(language, held_out(language)).told

@@ -23,6 +23,7 @@ def test_it_answers_as_the_network_does(sick: Trained) -> None:
     assert sick.labels == ("no", "yes") and sick.target == "sick"
 
 
+@pytest.mark.long
 def test_what_is_held_out_scores_what_the_summary_says(each: Trained) -> None:
     summary = json.loads((each.directory / "summary.json").read_text())
     told = {"accuracy": summary["accuracy"], **(summary.get("scores") or {})}

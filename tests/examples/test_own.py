@@ -17,6 +17,8 @@ from fedlite.scenario import load
 from simulations.run import simulate
 from tests.examples.lines import lines_of, lines_of_toml
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 MINE = ("own_model", "own_table", "own_data", "regression", "own_compressor")
@@ -141,7 +143,6 @@ def test_the_compressor_survives_hostile_bytes(body: bytes, size: int) -> None:
         assert np.isfinite(found.values).all() and len(found.values) == size
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_resnet_is_trained_through_nn_module_alone(tmp_path: Path, norm: str) -> None:
     folder = EXAMPLES / "resnet18"

@@ -31,6 +31,7 @@ def test_the_import_takes_neither_torch_nor_flower_with_it() -> None:
     assert told(f"import fedlite, fedlite.flower\n{loaded}") == "[]"
 
 
+@pytest.mark.long
 def test_the_two_lines_need_no_torch_and_switch_nothing_of_flower_s() -> None:
     code = (
         "import fedlite.flower\n"
@@ -41,6 +42,7 @@ def test_the_two_lines_need_no_torch_and_switch_nothing_of_flower_s() -> None:
     assert told(code) == "False []"
 
 
+@pytest.mark.long
 def test_fedlite_s_own_apps_switch_flower_s_telemetry_off() -> None:
     code = "from fedlite import flower\nflower.KEY\nprint(os.environ['FLWR_TELEMETRY_ENABLED'])"
     assert told(code) == "0"

@@ -56,6 +56,7 @@ def model_for(name: str) -> Arrays:
 WHOLE = [pytest.param(n, marks=pytest.mark.long if n == "Bulyan" else ()) for n in STRATEGIES]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", WHOLE)
 def test_with_dense_frames_every_strategy_ends_where_it_ends_without(name: str) -> None:
     model = model_for(name)
@@ -75,6 +76,7 @@ def test_with_dense_frames_every_strategy_ends_where_it_ends_without(name: str) 
     assert abs(float(tracked[0]) - float(tracked[1])) <= 1.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_small_messages_come_near(name: str) -> None:
     model = model_for(name)

@@ -67,6 +67,7 @@ def test_the_owner_signs_and_the_operator_applies(tmp_path: Path, site: Path) ->
     assert code == 2 and "grant" in output
 
 
+@pytest.mark.long
 def test_another_key_another_ledger_and_other_files_are_refused(tmp_path: Path, site: Path) -> None:
     ledger = site / "ledgers" / "digits.jsonl"
     run("owner", "--key", tmp_path / "thief.pem")
@@ -95,6 +96,7 @@ def test_another_key_another_ledger_and_other_files_are_refused(tmp_path: Path, 
     assert Account.of(read(ledger)).policy.epsilon == 1.0
 
 
+@pytest.mark.long
 def test_a_rotated_key_signs_every_later_row_also_after_an_interruption(
     tmp_path: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

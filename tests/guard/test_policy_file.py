@@ -163,6 +163,7 @@ for number in range(count):
 """
 
 
+@pytest.mark.long
 def test_of_edits_at_the_same_moment_none_is_lost(tmp_path: Path) -> None:
     file = saved(tmp_path, "# mine\n[limits]\nup = 7\n")
     count, ended = 8, []

@@ -58,6 +58,7 @@ def run_of(folder: Path, method: str, kind: str) -> Path:
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 @pytest.mark.parametrize("method", ["both", "frozen-a", "sb"])
 def test_peft_answers_as_the_run_s_model_does(folder: Path, method: str, kind: str) -> None:
@@ -81,6 +82,7 @@ def test_peft_answers_as_the_run_s_model_does(folder: Path, method: str, kind: s
             assert close is same
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["both", "heads"])
 def test_the_card_s_own_code_gives_the_model_s_answers(
     folder: Path, method: str, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +117,7 @@ def test_the_card_s_own_code_gives_the_model_s_answers(
     assert np.allclose(found["answer"].numpy()[:, 0], wanted[:, 1], atol=1e-4)
 
 
+@pytest.mark.long
 def test_what_cannot_be_written_is_told(folder: Path, tmp_path: Path) -> None:
     run = run_of(folder, "both", "bert")
     (tmp_path / "there.txt").write_text("mine")

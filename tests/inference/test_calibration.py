@@ -180,6 +180,7 @@ def test_no_record_lets_nothing_leave_early_however_little_is_asked(
     assert found.threshold is None and found.missing == least(alpha, confidence) >= 1
 
 
+@pytest.mark.long
 def test_a_loss_lets_more_leave_early_than_harm_and_is_kept_as_often_as_said() -> None:
     rng, alpha, sure = np.random.default_rng(11), 0.02, 0.9
     scores, shallow, deep, truth = drawn(rng, 100_000)

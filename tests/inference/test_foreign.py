@@ -161,6 +161,7 @@ def test_all_files_together_have_a_bound(made: Path, monkeypatch: pytest.MonkeyP
         load(made)
 
 
+@pytest.mark.long
 def test_what_its_makers_own_machine_refuses_is_left_unsigned(run: Path, tmp_path: Path) -> None:
     flat = nn.Sequential(nn.Flatten())
     flat.add_module("location", nn.Linear(64, 8))

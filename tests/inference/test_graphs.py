@@ -65,6 +65,7 @@ def test_every_house_model_and_router_goes_the_same_ways(
         np.testing.assert_allclose(answer[0], (shallow if leaves else deep)[row], atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [3, 5])
 def test_of_equal_shares_the_one_graph_leaves_early_where_batches_do(classes: int) -> None:
     model = build("linear", (3,), classes, seed=1).eval()

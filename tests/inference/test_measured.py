@@ -26,6 +26,8 @@ from fedlite.scenario import Scenario, from_dict
 from tests.inference.test_calibration import counted
 from tests.reporting.reader import read
 
+pytestmark = pytest.mark.long
+
 
 def scenario(**inference: Any) -> Scenario:
     tables: dict[str, Any] = {"inference": {"calibration": 0.2, "alpha": 0.05} | inference}

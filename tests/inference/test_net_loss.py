@@ -30,6 +30,7 @@ def test_no_truth_on_the_border_is_taken_for_kept_more_often_than_said(
     assert 0 < max(found) <= error
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gained", [0.001, 0.01, 0.05])
 def test_draws_on_the_border_break_it_no_more_often_than_said(gained: float) -> None:
     # More than chance would be 4 standard deviations above 5 %.
@@ -73,6 +74,7 @@ def test_more_harm_never_helps_and_more_records_never_hurt() -> None:
         assert said == sorted(said) and said[-1]
 
 
+@pytest.mark.long
 def test_counts_that_no_site_has_take_bounded_time_and_memory() -> None:
     import tracemalloc
 

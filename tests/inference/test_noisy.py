@@ -19,6 +19,7 @@ def told(rng: np.random.Generator, n: int, sigma: float) -> Cells:
     return Cells(noised(coarser(cells_of(counted(rng, n))), sigma, STREAM), sigma)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sigma", [1.0, 3.7])
 def test_the_promise_is_kept_as_often_as_it_says(sigma: float) -> None:
     rng = np.random.default_rng(1)

@@ -31,6 +31,8 @@ from tests.inference.forged import described, signed_anew
 from tests.inference.releasing import Place
 from tests.inference.test_bundle import X, expected
 
+pytestmark = pytest.mark.long
+
 needed = pytest.mark.skipif(
     importlib.util.find_spec("executorch") is None,
     reason="ExecuTorch is not installed: pip install 'fedlite[executorch]'",
@@ -59,7 +61,6 @@ def forged(made: Path, tmp_path: Path) -> tuple[Path, str]:
 
 
 @needed
-@pytest.mark.long
 def test_every_input_goes_the_same_way_and_gets_the_same_answer(run: Path, small: Path) -> None:
     key = json.loads((small / "manifest.json").read_text())["key"]
     found = load(small, signed_by=key)
@@ -87,7 +88,6 @@ def test_every_input_goes_the_same_way_and_gets_the_same_answer(run: Path, small
 
 
 @needed
-@pytest.mark.long
 def test_the_command_answers_a_file_and_tells_nothing_else(
     small: Path, made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +106,6 @@ def test_the_command_answers_a_file_and_tells_nothing_else(
 
 
 @needed
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["stem.pte", "tail.pte"])
 def test_one_that_answers_otherwise_than_was_stored_is_refused(
     run: Path, small: Path, tmp_path: Path, name: str
@@ -125,7 +124,6 @@ def test_one_that_answers_otherwise_than_was_stored_is_refused(
 
 
 @needed
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "shape"),
     [("linear", (13,)), ("mlp", (6, 5)), ("cnn1d", (3, 40)), ("cosine", (1, 8, 8))],
@@ -145,7 +143,6 @@ def test_other_models_of_the_house_answer_as_in_torch(name: str, shape: tuple[in
 
 
 @needed
-@pytest.mark.long
 def test_texts_of_any_length_are_answered_as_in_torch(tmp_path: Path) -> None:
     from tests.inference import textual
 
@@ -175,7 +172,6 @@ class Odd(nn.Module):
 
 
 @needed
-@pytest.mark.long
 def test_a_model_that_cannot_be_lowered_is_refused_by_name() -> None:
     tail = nn.Sequential(Odd(), nn.Linear(4, 3))
     model = Branched(nn.Linear(4, 4), nn.Linear(4, 3), tail, shape=(4,), classes=3)

@@ -25,6 +25,8 @@ from fedlite.inference.release import write_bundle
 from fedlite.inference.rule import Own, rule_of
 from tests.inference.forged import described, signed_anew
 
+pytestmark = pytest.mark.long
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")

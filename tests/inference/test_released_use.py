@@ -116,6 +116,7 @@ def test_what_a_card_says_steers_no_terminal(place: Place, made: Path, tmp_path:
     assert all(line[:2] in ("| ", "> ") or line in ("|", "") for line in inside)
 
 
+@pytest.mark.long
 def test_there_is_no_way_back_to_what_was_changed(place: Place, made: Path, tmp_path: Path) -> None:
     place.allow()
     assert site(place, "--back")[0] == 2
@@ -144,6 +145,7 @@ def two_of_them(place: Place, made: Path, root: Path) -> tuple[Announcement, Ann
     return one, two
 
 
+@pytest.mark.long
 def test_the_site_removes_nothing_while_somebody_says_yes(
     place: Place, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +170,7 @@ def test_the_site_removes_nothing_while_somebody_says_yes(
     assert (current / "README.md").read_bytes() == b"two"
 
 
+@pytest.mark.long
 def test_another_coordinator_that_names_the_same_bundle_stops_nobody(
     place: Place, made: Path, tmp_path: Path
 ) -> None:
@@ -191,6 +194,7 @@ def test_another_coordinator_that_names_the_same_bundle_stops_nobody(
     assert site(place, one.sha256, "--yes")[0] == 0
 
 
+@pytest.mark.long
 def test_what_is_shown_is_where_the_link_leads_whenever_the_power_goes(
     place: Place, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +226,7 @@ def test_what_is_shown_is_where_the_link_leads_whenever_the_power_goes(
     assert site(place, "--back")[0] == 0 and place.shelf.state().current == one.sha256
 
 
+@pytest.mark.long
 def test_a_site_that_was_restored_takes_no_old_release(
     place: Place, made: Path, tmp_path: Path
 ) -> None:
@@ -243,6 +248,7 @@ def test_a_site_that_was_restored_takes_no_old_release(
     assert place.shelf.whole(two)
 
 
+@pytest.mark.long
 def test_no_line_of_the_page_can_be_forged_and_it_is_short(
     place: Place, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +270,7 @@ def test_no_line_of_the_page_can_be_forged_and_it_is_short(
     assert one.sha256 in page
 
 
+@pytest.mark.long
 def test_a_bundle_that_never_ends_is_tried_out_for_so_long(
     place: Place, made: Path, tmp_path: Path
 ) -> None:

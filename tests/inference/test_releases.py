@@ -44,6 +44,7 @@ def plain(tmp_path: Path) -> Path:
     return tmp_path / "plain"
 
 
+@pytest.mark.long
 def test_a_release_is_heard_of_fetched_looked_at_and_used_and_there_is_a_way_back(
     place: Place, made: Path, tmp_path: Path
 ) -> None:

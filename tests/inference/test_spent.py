@@ -54,6 +54,7 @@ def test_a_share_that_leaves_early_takes_the_stem_and_that_share_less_of_the_tai
     assert "adaptive" not in spent.spent(b"stem", b"tail", x, None)
 
 
+@pytest.mark.long
 def test_a_card_and_an_answer_say_what_they_take(
     run_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from fedlite.inference.serving import protocol
 from tests.inference import textual
 from tests.inference.serving.conftest import running
 
+pytestmark = pytest.mark.long
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("peft")
@@ -388,7 +389,6 @@ def test_what_no_bundle_can_hold_is_told(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.long
 def test_a_smaller_one_loses_no_more_than_was_allowed(made: Path, tmp_path: Path) -> None:
     args = ["export", str(made / "run"), "--to", str(tmp_path / "small"), "--target", "onnx-int8"]
     result = CliRunner().invoke(app, [*args, "--max-loss", "0.3"])

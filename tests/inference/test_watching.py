@@ -87,6 +87,7 @@ def paired(
     return None
 
 
+@pytest.mark.long
 def test_a_worse_candidate_is_given_up_and_an_equal_one_is_not() -> None:
     rng = np.random.default_rng(3)
     # 3 points worse, where the two differ in 7 of 100 answers.
@@ -102,6 +103,7 @@ def test_a_worse_candidate_is_given_up_and_an_equal_one_is_not() -> None:
     assert paired(Worse(), (0.05, 0.02, 0.93), 20_000, rng) is None, "better"
 
 
+@pytest.mark.long
 def test_rows_of_a_request_that_are_alike_raise_no_more_than_was_promised() -> None:
     # Twenty rows of one patient: both versions are wrong of all or of none.
     rng = np.random.default_rng(6)

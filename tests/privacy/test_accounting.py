@@ -54,6 +54,7 @@ def analytic_gaussian(mu: float, delta: float) -> float:
     return high
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sigma", "q", "steps", "delta", "rdp", "prv", "pld", "interval"), REFERENCE
 )
@@ -119,6 +120,7 @@ def test_different_gaussians_compose_exactly() -> None:
     assert rdp == pytest.approx(4.5 * mu**2 + math.log1p(-1 / 9) - math.log(9e-5) / 8, rel=1e-12)
 
 
+@pytest.mark.long
 def test_plans_of_several_kinds_cost_the_same_by_three_libraries_and_in_any_order() -> None:
     pld = composition.compose_pld(MIXED, 1e-5, COARSE)
     prv = composition.compose_prv(MIXED, 1e-5)
@@ -181,6 +183,7 @@ def test_rounding_never_makes_many_tiny_steps_free() -> None:
     assert composition.compose_pld([(event, 10**9)], 1e-5) > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "part",
     [
@@ -215,6 +218,7 @@ def test_nothing_spent_costs_nothing_and_more_steps_cost_more() -> None:
     assert running[-1] == losses[-1].pld
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("plan", [(3.0, 1e-5, 1.0, 90), (3.0, 1e-5, 0.1, 600)])
 def test_processors_that_round_otherwise_find_the_same_noise(
     plan: tuple[float, float, float, int], monkeypatch: pytest.MonkeyPatch
@@ -287,6 +291,7 @@ print(admission.admit(parts, Event(20.0), 9, epsilon=9.0, delta=1e-5, order=4.0)
 """
 
 
+@pytest.mark.long
 def test_an_auditor_needs_no_torch() -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True
@@ -304,6 +309,7 @@ def test_the_calibrated_plan_fits_and_is_not_loose(epsilon: float, rate: float, 
     assert exact == pytest.approx(epsilon, rel=0.001)
 
 
+@pytest.mark.long
 def test_a_sampled_plan_fits_and_is_not_loose() -> None:
     sigma = accounting.calibrate(2.0, 1e-5, 0.1, 20)
     assert 2.0 * 0.998 < accounting.pld(sigma, 0.1, 20, 1e-5) <= 2.0
@@ -333,6 +339,7 @@ def test_an_epsilon_that_no_noise_can_meet_is_refused() -> None:
         accounting.calibrate(1e-12, 1e-12, 1.0, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("delta", [1e-12, 1e-15, 1e-30])
 def test_a_tiny_delta_is_charged_by_the_smaller_bound_and_planned_for(delta: float) -> None:
     # The masses that a PLD cuts off are more than such a delta; Renyi DP has none.
@@ -355,6 +362,7 @@ def test_the_smaller_bound_is_no_smaller_than_the_truth() -> None:
         assert exact <= accounting.pld(2.0, 1.0, 1, delta) <= 1.25 * exact
 
 
+@pytest.mark.long
 def test_a_search_that_cannot_end_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounting, "pld", lambda sigma, *_: 1 / sigma)
     monkeypatch.setattr(accounting, "prv", lambda *_: 1e6)

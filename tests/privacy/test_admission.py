@@ -95,6 +95,7 @@ def brute_force(history: Parts, event: Event, steps: int, epsilon: float, left: 
     return best
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("event", "steps", "found"),
     [(Event(3.0), 5, 4), (Event(1.1, 0.25), 3, 2), (Event(1.2), 2, 0)],
@@ -127,6 +128,7 @@ def test_a_later_plan_is_admitted_as_far_as_the_sum_fits(
     assert found.charged <= epsilon and found.bound == "rdp"
 
 
+@pytest.mark.long
 @given(
     history=histories,
     more=parts,
@@ -165,6 +167,7 @@ def test_gaussian_plans_that_were_admitted_never_cost_more_than_the_ceiling(
     assert not history or analytic_gaussian(math.sqrt(weight), DELTA) <= epsilon
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("epsilon", "rate", "steps"), [(3.0, 1.0, 30), (2.0, 0.1, 20)])
 def test_a_calibrated_plan_is_admitted_whole_and_nothing_after_it(
     epsilon: float, rate: float, steps: int
@@ -230,6 +233,7 @@ def test_a_history_without_meaning_is_refused(steps: Any) -> None:
         admit([(Event(9.0), steps)], Event(9.0), 1, **ceiling())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("event", [Event(1e-9), Event(1e-300, 1e-9), Event(0.02), Event(0.01, 0.5)])
 def test_an_absurd_plan_is_refused_and_fills_no_memory(event: Event) -> None:
     assert admit([], event, 10**9, **ceiling()) == Admission(0, "pld", 0.0)

@@ -8,6 +8,7 @@ from fedlite.privacy.composition import compose_pld, gaussian
 from fedlite.privacy.mechanism import Event
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 13.0, 200.0])
 @pytest.mark.parametrize(("steps", "delta"), [(1, 1e-5), (40, 1e-3), (89, 1e-7)])
 def test_the_exact_loss_is_that_of_the_grid_and_not_below_the_truth(

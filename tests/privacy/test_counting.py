@@ -59,12 +59,14 @@ def test_the_bound_is_of_the_noise_that_is_drawn_at_the_largest_multiplier_too()
         assert exceeded == pytest.approx(chance, abs=4 * np.sqrt(chance / 200_000))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("epsilon", [0.002, 0.005])
 def test_an_epsilon_that_leaves_nothing_but_noise_is_refused(epsilon: float) -> None:
     with pytest.raises(ValueError, match=r"(epsilon|delta): must be one"):
         counting.mechanism(epsilon, 1e-6)
 
 
+@pytest.mark.long
 def test_the_refused_noise_is_named_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     from fedlite.protection import counting_mechanism
     from fedlite.scenario import from_dict

@@ -21,6 +21,7 @@ def truncated(sigma: float, q: float, steps: int, cap: int, records: int, delta:
 
 
 # The first cap adds nothing, the second is the smallest that is allowed.
+@pytest.mark.long
 @pytest.mark.parametrize("cap", [200, 173])
 def test_a_cut_sample_costs_no_more_than_is_charged(cap: int) -> None:
     mechanism = RecordMechanism(1.0, 1.0, 0.01, 1000, 100, max_batch=cap, max_records=10_000)
@@ -39,6 +40,7 @@ def test_a_cap_that_would_cost_more_is_refused_with_the_smallest_that_does_not()
     assert truncated(1.0, 0.01, 1000, 120, 10_000, 1e-5) > 5
 
 
+@pytest.mark.long
 def test_a_plan_with_a_cap_is_calibrated_for_it() -> None:
     capped = accounting.calibrate(2.0, 1e-5, 0.1, 20, max_batch=50, max_records=200)
     assert 1.0 < capped / accounting.calibrate(2.0, 1e-5, 0.1, 20) < 1.002

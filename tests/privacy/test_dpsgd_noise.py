@@ -17,6 +17,7 @@ from fedlite.privacy.noise import Stream
 from tests.privacy.small import SILENT, convolutional, linear, loss
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [linear, convolutional])
 def test_noise_lies_on_every_coordinate_with_the_promised_deviation(
     make: Callable[[], tuple[nn.Module, Tensor, Tensor]],

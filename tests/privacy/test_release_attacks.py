@@ -156,6 +156,7 @@ def test_what_leaves_is_a_function_of_what_was_released(
     np.testing.assert_array_equal(deltas(slice(20, 40)), first)
 
 
+@pytest.mark.long
 def test_no_bit_of_a_release_tells_better_than_its_value() -> None:
     """One step with or without the first record at epsilon 0.25, 1,000 times each."""
     model, x, y = records("linear", (13,), 41)

@@ -229,6 +229,7 @@ HOUSE = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "shape"), HOUSE)
 def test_a_place_makes_no_difference_in_the_house_s_models(
     name: str, shape: tuple[int, ...]

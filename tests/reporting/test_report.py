@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from fedlite.reporting.report import report
 
 
+@pytest.mark.long
 def test_a_report_can_be_made_again(private: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -47,6 +47,7 @@ def test_megabytes_keep_two_digits(size: int) -> None:
     assert math.isclose(shown, size, rel_tol=0.051)
 
 
+@pytest.mark.long
 @given(st.text())
 def test_plain_text_has_only_printable_characters(text: str) -> None:
     assert wording.plain(text).isprintable()

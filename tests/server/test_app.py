@@ -130,6 +130,7 @@ def test_a_coordinator_without_records_trains_and_says_that_it_measured_nothing(
     assert "north, south" in page and "simulation" not in page
 
 
+@pytest.mark.long
 def test_the_ledgers_of_such_a_run_audit_clean(
     deployed: Callable[[Scenario], Path], tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
+@pytest.mark.long
 def test_a_site_that_never_answers_is_asked_less_and_less(
     world: World, clock: SimpleNamespace
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_site_that_never_answers_is_asked_less_and_less(
     assert clock.now == pytest.approx(600 * len(ASKED), rel=0.01)
 
 
+@pytest.mark.long
 def test_withholding_for_ever_costs_little_where_the_others_are_fast(
     world: World, clock: SimpleNamespace
 ) -> None:

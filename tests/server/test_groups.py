@@ -94,6 +94,7 @@ def plainly(
     return flat(plan, current)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["median", "fedavg"])
 def test_the_model_is_that_of_the_rule_over_plain_sums_of_groups(
     tmp_path: Path, strategy: str
@@ -106,6 +107,7 @@ def test_the_model_is_that_of_the_rule_over_plain_sums_of_groups(
     np.testing.assert_allclose(model(tmp_path), plainly(given, groups), rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [None, Step.SIGN, Step.OPEN])
 def test_a_group_that_fails_releases_nothing_and_the_others_make_the_round(
     tmp_path: Path, step: Step | None
@@ -122,6 +124,7 @@ def test_a_group_that_fails_releases_nothing_and_the_others_make_the_round(
     np.testing.assert_allclose(model(tmp_path), plainly(given, groups), rtol=2e-5, atol=1e-7)
 
 
+@pytest.mark.long
 def test_a_round_that_leaves_the_rule_too_few_groups_is_void(tmp_path: Path) -> None:
     given = scenario()
     records = play(tmp_path, given, [(2, Step.SIGN, 4)])
@@ -134,6 +137,7 @@ def test_a_round_that_leaves_the_rule_too_few_groups_is_void(tmp_path: Path) -> 
         play(tmp_path / "none", given, lost)
 
 
+@pytest.mark.long
 def test_who_may_be_missing_in_a_group_costs_no_other_group_anything(tmp_path: Path) -> None:
     """Twelve in three groups of four, one of which may lack one: five sums' worth of thresholds."""
     given = scenario(strategy="fedavg", sites=12, quorum=11, honest=12)
@@ -148,6 +152,7 @@ def test_who_may_be_missing_in_a_group_costs_no_other_group_anything(tmp_path: P
     assert records[1].accepted == (8 if together else 11)
 
 
+@pytest.mark.long
 def test_a_claimed_run_commits_to_its_groups_and_the_audit_computes_them_anew(
     tmp_path: Path,
 ) -> None:
@@ -245,6 +250,7 @@ def asked(directory: Path) -> dict[str, int]:
     return {name: point.sites[name].asked if name in point.sites else 0 for name in NAMES}
 
 
+@pytest.mark.long
 def test_a_site_at_rest_does_not_cost_the_others_of_its_group_their_round(tmp_path: Path) -> None:
     """No group of three can do without it; of four of whom three make a sum, it rests."""
     given = longer(scenario(strategy="fedavg"), 4)

@@ -47,6 +47,7 @@ HONEST: dict[str, tuple[int, Scale]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", list(HONEST))
 @pytest.mark.parametrize("weighting", ["uniform", "records"])
 def test_an_honest_run_is_the_same_to_the_bit(world: World, kind: str, weighting: str) -> None:
@@ -77,6 +78,7 @@ ATTACKS: dict[str, Callable[[int], float]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("kind", list(ATTACKS))
 def test_a_poisoned_update_does_not_become_the_model(world: World, kind: str, first: bool) -> None:

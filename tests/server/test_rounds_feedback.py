@@ -15,6 +15,7 @@ from server import checkpoint
 from tests.server.hostile import N, World
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.0, 0.7])
 def test_what_was_sent_and_used_plus_the_residual_is_the_sum_of_all_deltas(
     world: World, monkeypatch: pytest.MonkeyPatch, share: float

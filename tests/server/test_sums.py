@@ -133,6 +133,7 @@ def flat(plan: Plan, vector: Vector) -> Vector:
     return np.concatenate([named[name] for name in sorted(named)])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("lost", "absent"),
     [
@@ -165,6 +166,7 @@ def test_a_round_with_too_few_is_none_and_three_of_them_end_the_run(tmp_path: Pa
         assert set(record.dropped) == {"site-01", "site-02"}, "the others have done their part"
 
 
+@pytest.mark.long
 def test_a_run_that_was_cut_off_in_a_step_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     class Cut(Lossy):
         def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -184,6 +186,7 @@ def test_a_run_that_was_cut_off_in_a_step_goes_on_as_if_it_had_not_been(tmp_path
     assert model(cut).tobytes() == model(whole).tobytes()
 
 
+@pytest.mark.long
 def test_a_site_refuses_before_anything_is_spent(tmp_path: Path) -> None:
     """Without a group, for an earlier round, and for another model of a round that it masked."""
     from clients.opening import open_simulated_site
@@ -344,6 +347,7 @@ def test_a_claimed_run_keeps_ledgers_and_says_on_whom_its_epsilon_rests(tmp_path
     assert len(told) == 5 * (1 + len(shared["epsilon"]))
 
 
+@pytest.mark.long
 def test_what_leaves_a_site_says_nothing_of_its_vector(tmp_path: Path) -> None:
     """The packed values of one site over all rounds, as the server has them, are uniform bits."""
     seen: list[bytes] = []

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fedlite.privacy.ledger import read
 from tests.server.test_sums import flat, model, plainly, play, scenario
@@ -16,6 +17,7 @@ from tests.server.test_sums import flat, model, plainly, play, scenario
 WHOLE = {"unit": "client", "noise_at": "shared", "clip": 0.5, "epsilon": 3.0}
 
 
+@pytest.mark.long
 def test_the_model_of_whole_updates_is_that_of_plain_sums(tmp_path: Path) -> None:
     steps = {"steps": 3, "learning_rate": 0.5}
     given = scenario(training=steps, privacy=WHOLE | {"simulate_seed": 3})
@@ -25,6 +27,7 @@ def test_the_model_of_whole_updates_is_that_of_plain_sums(tmp_path: Path) -> Non
     assert plan.shared is not None and plan.shared.divisor == 5
 
 
+@pytest.mark.long
 def test_whole_updates_are_summed_and_written_down_as_such(tmp_path: Path) -> None:
     from fedlite.audit import audit
 

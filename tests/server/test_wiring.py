@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
@@ -76,6 +77,7 @@ def test_no_seed_repeats_the_noise_of_the_server(tmp_path: Path) -> None:
     check_noise(found[0] - found[1], promised(played.plan) * np.sqrt(2), mean=False)
 
 
+@pytest.mark.long
 def test_the_server_cuts_every_update_to_the_clip(tmp_path: Path) -> None:
     scenario = client_plan(
         tmp_path,

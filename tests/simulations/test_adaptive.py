@@ -28,6 +28,8 @@ from fedlite.scenario import Scenario, ScenarioError, from_dict
 from simulations.run import check, simulate
 from tests.reporting.reader import read
 
+pytestmark = pytest.mark.long
+
 SCENARIO: dict[str, Any] = {
     "federation": {"name": "routed", "rounds": 5, "sites": 3, "weighting": "records"},
     "model": {"name": "cnn"},

@@ -117,6 +117,7 @@ def test_batch_norm_s_statistics_are_averaged_with_the_model(tmp_path: Path) -> 
     assert right == pytest.approx(run.summary["accuracy"]["deep"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("links", ["rotated-topk", "topk", "eden"])
 def test_statistics_travel_as_they_are_beside_what_is_compressed(
     tmp_path: Path, links: str
@@ -136,6 +137,7 @@ def test_statistics_travel_as_they_are_beside_what_is_compressed(
     assert run.summary["accuracy"]["deep"] > 0.3 and run.summary["bytes"]["up_ratio"] > 3
 
 
+@pytest.mark.long
 def test_two_engines_agree_to_the_bit(tmp_path: Path) -> None:
     asked = scenario(tmp_path, "net")
     for engine in ("serial", "pool"):
@@ -151,6 +153,7 @@ def test_batch_norm_is_refused_under_privacy_with_the_mend(tmp_path: Path, unit:
         simulate(asked, tmp_path / "run", engine="serial", quiet=True)
 
 
+@pytest.mark.long
 def test_odd_tensors_are_trained_and_frozen_ones_never_sent(tmp_path: Path) -> None:
     asked = scenario(tmp_path, "odd", federation={"rounds": 8})
     simulate(asked, tmp_path / "run", engine="serial", quiet=True)
@@ -169,6 +172,7 @@ def test_what_is_unused_is_refused_where_it_would_be_noised(tmp_path: Path) -> N
         simulate(asked, tmp_path / "run", engine="serial", quiet=True)
 
 
+@pytest.mark.long
 def test_a_run_begins_with_given_weights_and_goes_on_with_no_others(tmp_path: Path) -> None:
     first = scenario(tmp_path, "net")
     simulate(first, tmp_path / "one", engine="serial", quiet=True)

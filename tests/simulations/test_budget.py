@@ -57,6 +57,7 @@ def audited(*paths: Path) -> tuple[int, dict[str, Any]]:
     return result.exit_code, json.loads(result.output)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_sites_stop_at_their_own_ceiling_across_two_servers_and_a_restart(
     plan: Plan, tmp_path: Path, killed: Killed, trap: Trap
@@ -117,6 +118,7 @@ def test_one_plan_above_the_ceiling_is_cut_to_the_most_that_fits(
     assert code == 0, json.dumps(found, indent=1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_site_whose_machine_was_restored_from_a_copy_takes_no_step(
     plan: Plan, tmp_path: Path
@@ -147,6 +149,7 @@ def test_a_site_whose_machine_was_restored_from_a_copy_takes_no_step(
     assert code == 1 and "regress" in json.dumps(found)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("noise_at", ["site", "server"])
 def test_a_private_run_of_either_client_unit_audits_clean(
@@ -167,6 +170,7 @@ def test_a_private_run_of_either_client_unit_audits_clean(
     assert code == 0, json.dumps(found, indent=1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_one_flipped_byte_in_a_ledger_of_a_run_is_found(plan: Plan, tmp_path: Path) -> None:
     directory = tmp_path / "run"
@@ -181,6 +185,7 @@ def test_one_flipped_byte_in_a_ledger_of_a_run_is_found(plan: Plan, tmp_path: Pa
     assert audited(directory)[0] == 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_site_with_a_new_key_is_followed_by_old_and_new_servers(
     plan: Plan, tmp_path: Path
@@ -223,6 +228,7 @@ def test_folders_are_kept_as_absolute_paths_wherever_a_run_goes_on(
         private(plan, 1.0, 1, witness="seen.jsonl")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_no_site_can_afford_fails_and_says_why(plan: Plan, tmp_path: Path) -> None:
     asked = private(plan, 8.0, 1, ceiling=0.1)
@@ -255,6 +261,7 @@ def test_an_edited_summary_is_found(
     assert code == 1 and rule in json.dumps(found["findings"])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("target", "name", "call", "when"),

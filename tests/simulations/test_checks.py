@@ -17,6 +17,7 @@ from simulations.run import simulate
 from tests.simulations.running import CSV, Plan, cut
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("content", "settings", "expected"),
     [

@@ -32,6 +32,7 @@ def plan(folder: Path, **tables: dict[str, Any]) -> Scenario:
     return from_dict({name: base[name] | tables.get(name, {}) for name in base})
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_public_ranges_save_what_raw_columns_lose(tmp_path: Path) -> None:
     def auc(name: str, **data: str) -> float:
@@ -43,6 +44,7 @@ def test_public_ranges_save_what_raw_columns_lose(tmp_path: Path) -> None:
     assert mapped > 0.8 and raw < mapped - 0.1, (raw, mapped)
 
 
+@pytest.mark.long
 def test_the_noise_of_a_step_grows_with_the_root_of_the_rounds(tmp_path: Path) -> None:
     """So at full batches the noise of all steps grows as what they learn does: by their number."""
     noise = [

@@ -18,7 +18,7 @@ from simulations.benchmarks import heart
 from simulations.comparison import Comparison, as_summary, compare
 from simulations.run import check, scenario_path, simulate
 
-pytestmark = pytest.mark.data("heart-disease")
+pytestmark = [pytest.mark.data("heart-disease"), pytest.mark.long]
 
 SITES = ("cleveland", "hungary", "switzerland", "va-long-beach")
 TINY = (

@@ -138,6 +138,7 @@ HOW: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_a_resumed_run_is_the_run(
@@ -155,6 +156,7 @@ def test_a_resumed_run_is_the_run(
     assert same(outcome(tmp_path / "cut"), outcome(tmp_path / "whole"))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_pool_is_the_serial_run(outcome: Outcome, tmp_path: Path) -> None:
     scenario = planned(**HOW["topk, momentum"])
@@ -198,6 +200,7 @@ def test_a_round_of_weak_sites_alone_leaves_the_tail_and_says_so(
     assert summary["kinds"]["tail stood still"] == stood
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("unit", ["record", "client"])
 def test_a_private_runs_ledgers_audit_clean(tmp_path: Path, unit: str) -> None:

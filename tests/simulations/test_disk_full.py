@@ -34,6 +34,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_usable(
     plan: Plan,

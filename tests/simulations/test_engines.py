@@ -94,6 +94,7 @@ def lines(engine: Engine, count: int, *, at_once: bool) -> int:
     return seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("kind", ["serial", "pool"])
 def test_a_message_costs_the_same_however_many_there_are(kind: str, at_once: bool) -> None:

@@ -32,6 +32,7 @@ def scenario(**tables: Any) -> Scenario:
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("engine", ["serial", "pool"])
 def test_nothing_is_kept_of_any_site_and_the_model_is_the_same(

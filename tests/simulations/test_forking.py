@@ -100,6 +100,7 @@ def test_nor_is_one_where_it_would_not_be_safe(
     assert not forking.possible()
 
 
+@pytest.mark.long
 def test_copies_train_to_the_same_bits(plan: Plan, tmp_path: Path) -> None:
     process = begin(_RUNS, tmp_path, plan())
     out, _ = process.communicate(timeout=120)
@@ -109,6 +110,7 @@ def test_copies_train_to_the_same_bits(plan: Plan, tmp_path: Path) -> None:
     assert models[0] == models[1]
 
 
+@pytest.mark.long
 def test_no_copy_outlives_who_made_it_and_one_that_was_killed_is_replaced(
     plan: Plan, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_waiting_ends_with_the_timeout(plan: Plan, tmp_path: Path) -> None:
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("deaths", [1, 2])
 def test_a_worker_that_dies_is_replaced_and_its_message_tried_once_more(
     plan: Plan,

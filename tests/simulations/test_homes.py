@@ -10,6 +10,7 @@ from simulations import run
 from simulations.run import simulate
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("claimed", [False, True])
 def test_a_finished_run_keeps_no_model_a_site(
     plan: Callable[..., Scenario], tmp_path: Path, claimed: bool
@@ -24,6 +25,7 @@ def test_a_finished_run_keeps_no_model_a_site(
     assert ({"ledger.pem", "site.toml", "digits.jsonl"} <= kept) if claimed else not kept
 
 
+@pytest.mark.long
 def test_a_run_that_is_not_over_keeps_what_its_sites_remember(
     plan: Callable[..., Scenario], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,7 @@ def truths() -> dict[bool, tuple[bytes, list[dict[str, Any]]]]:
     return {}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("private", "module", "name", "call", "when"),
@@ -96,6 +97,7 @@ def test_a_kill_after_the_reservation_costs_that_round_and_never_more_than_the_p
         assert kinds.count("release") == (2 if number == 2 else 3)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_sigkill_at_a_random_moment(plan: Plan, tmp_path: Path, outcome: Outcome) -> None:
     many = plan(federation={"rounds": 30, "evaluate_every": 10})

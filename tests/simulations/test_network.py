@@ -50,6 +50,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("network", KINDS)
 def test_serial_pool_and_a_resumed_run_have_the_same_times_and_model(
@@ -178,6 +179,7 @@ def test_arrivals_are_those_of_a_simulation_by_hand(tmp_path: Path) -> None:
     assert max(row["staleness"] for row in rows) > 0.5
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "network", [{"over_selection": 0.6}, {"buffer": 3, "hours": 12.0}], ids=["late", "buffer"]
@@ -223,6 +225,7 @@ def test_an_old_update_counts_less() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_private_sites_take_each_step_once_and_stay_within_their_plan(tmp_path: Path) -> None:
     tables = scenario({"rounds": 4}, buffer=3, spread=1.0).to_dict()

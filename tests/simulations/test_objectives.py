@@ -235,6 +235,7 @@ def truths() -> dict[str, Any]:
     return {}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("module", "called", "call", "when"),
@@ -269,6 +270,7 @@ def test_a_killed_run_goes_on_with_what_its_sites_had_kept(
     assert outcome(directory) == truths[name]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("compressor", ["topk", "rotated-topk", "eden", "randk", "dense"])
 def test_the_servers_control_variate_is_the_mean_of_the_sites_own_however_it_travels(
@@ -296,6 +298,7 @@ def test_the_servers_control_variate_is_the_mean_of_the_sites_own_however_it_tra
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_objective.py"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_fedprox_as_a_file_of_ones_own_has_at_most_30_lines_and_is_fedprox(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

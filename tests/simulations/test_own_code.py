@@ -129,6 +129,7 @@ def same(one: Path, two: Path) -> None:
         np.testing.assert_array_equal(values, second[name], err_msg=name)
 
 
+@pytest.mark.long
 def test_everything_of_ones_own_in_one_run_serial_and_pool(folder: Path) -> None:
     serial = run(folder, "serial")
     told = json.loads((serial / "summary.json").read_text())
@@ -147,6 +148,7 @@ def test_the_same_under_ray(folder: Path) -> None:
     same(run(folder, "serial"), run(folder, "ray", engine="ray"))
 
 
+@pytest.mark.long
 def test_a_changed_helper_is_not_resumed(folder: Path) -> None:
     directory = run(folder, "out")
     (directory / "summary.json").unlink()
@@ -218,6 +220,7 @@ def test_a_model_that_raises_in_the_middle_is_told_once_at_the_site(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.long
 def test_what_only_this_process_knows_runs_serially(folder: Path) -> None:
     from fedlite.registry import name_of
 

@@ -33,6 +33,7 @@ def digits() -> tuple[Any, Any]:
     return source.train, source.test
 
 
+@pytest.mark.long
 def test_digits_in_an_npz_are_the_digits_bit_for_bit(tmp_path: Path) -> None:
     train, test = digits()
     path = tmp_path / "own.npz"
@@ -42,6 +43,7 @@ def test_digits_in_an_npz_are_the_digits_bit_for_bit(tmp_path: Path) -> None:
     assert model(tmp_path / "a", {"name": "digits"} | skew) == model(tmp_path / "b", own | skew)
 
 
+@pytest.mark.long
 def test_a_table_trains_the_same_model_whatever_it_is_in(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     n = 90
@@ -67,6 +69,7 @@ def test_a_table_trains_the_same_model_whatever_it_is_in(tmp_path: Path) -> None
     assert len(set(found.values())) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("partition", ["shards", "quantity", "natural"])
 def test_private_and_plain_runs_on_pictures(tmp_path: Path, partition: str) -> None:
     train, _ = digits()

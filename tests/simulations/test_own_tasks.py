@@ -72,6 +72,7 @@ def slope(task: str, answers: Matrix, targets: Matrix) -> Matrix:
     return (powers / powers.sum(axis=1, keepdims=True) - np.eye(width)[targets]) / n
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", TARGETS)
 def test_dense_averaging_equals_a_plain_loop(tmp_path: Path, task: str) -> None:
     asked = scenario(tmp_path, task)
@@ -103,6 +104,7 @@ class OfLabels(MultiLabel): "As it is."
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("task", "name"),
     [
@@ -141,6 +143,7 @@ def test_a_task_and_its_scenario_say_the_same(tmp_path: Path) -> None:
         scenario(tmp_path, "regression", task={"like": "multilabel"})
 
 
+@pytest.mark.long
 def test_a_regression_s_record_speaks_of_its_scores(tmp_path: Path) -> None:
     keys = {"rounds": 12}
     simulate(scenario(tmp_path, "regression", federation=keys), tmp_path / "run", quiet=True)
@@ -158,6 +161,7 @@ def test_a_regression_s_record_speaks_of_its_scores(tmp_path: Path) -> None:
     assert told["branches"] == ["deep"] and told["task"] == "regression"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["regression", "multilabel"])
 def test_a_private_one_claims_its_epsilon(tmp_path: Path, task: str) -> None:
     ranges = {"ranges": "-4:4"} | ({"target_ranges": "p 0:200, q -20:20"} if task[0] == "r" else {})

@@ -23,6 +23,7 @@ def trained(folder: Path, **changes: dict[str, object]) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.long
 def test_what_only_names_a_run_does_not_change_its_model(tmp_path: Path) -> None:
     first = trained(tmp_path / "first", federation={"name": "one"})
     renamed = {"name": "another", "evaluate_every": 2}
@@ -30,6 +31,7 @@ def test_what_only_names_a_run_does_not_change_its_model(tmp_path: Path) -> None
     assert trained(tmp_path / "third", federation={"seed": 5}) != first
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compressor", ["eden", "randk"])
 def test_a_moved_table_gives_the_same_model(tmp_path: Path, compressor: str) -> None:
     found = []

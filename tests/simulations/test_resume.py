@@ -27,6 +27,7 @@ def test_a_changed_scenario_is_not_resumed(plan: Plan, tmp_path: Path) -> None:
         simulate(plan(), directory, engine="serial", quiet=True)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("unit", ["none", "record", "client"])
 @pytest.mark.parametrize("change", ["a label", "a test record", "a record more"])
@@ -91,6 +92,7 @@ def test_what_was_found_in_a_table_is_told_before_the_run(tmp_path: Path, privat
     ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("unit", ["none", "record"])
 def test_a_run_goes_on_from_any_directory_and_with_records_that_have_moved(
@@ -163,6 +165,7 @@ def test_a_run_goes_on_from_any_directory_and_with_records_that_have_moved(
     assert sorted(path.name for path in other.iterdir()) == ["run"]
 
 
+@pytest.mark.long
 def test_a_changed_file_of_own_code_is_not_resumed(
     killed: Killed, trap: Trap, plan: Plan, tmp_path: Path
 ) -> None:

@@ -37,6 +37,7 @@ def five(strategy: str, **keys: Any) -> dict[str, Any]:
     return {"federation": federation | keys, "uplink": ROTATED, "downlink": ROTATED}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("strategy", [*GATHERED, "fedadam"])
 def test_a_resumed_run_equals_one_that_was_not_interrupted(
@@ -51,6 +52,7 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(
     assert outcome(directory) == outcome(tmp_path / "whole")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_pool_gives_what_one_process_gives(plan: Plan, tmp_path: Path, outcome: Outcome) -> None:
     scenario = plan(**five("geometric-median"))
@@ -87,6 +89,7 @@ def test_what_a_strategy_holds_is_told_before_the_run(plan: Plan) -> None:
 # A strategy of one's own --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_example_is_short_and_does_what_the_house_s_median_does(tmp_path: Path) -> None:
     tree = ast.parse(OWN.read_text(encoding="utf-8"))
     assert sum(isinstance(n, ast.stmt) for n in ast.walk(tree)) <= 25
@@ -150,6 +153,7 @@ def test_the_longest_attack_is_just_let_pass(plan: Plan, bound: dict[str, float]
     assert 0.9 * limit < read_length(made, sent, 4, 99) < limit
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_hostile_sites_send_valid_updates_that_move_the_model(plan: Plan, tmp_path: Path) -> None:
     """FedAvg follows one of five against the others; the median and Krum do not."""
@@ -230,6 +234,7 @@ def test_points_lost_are_to_the_clean_mean_of_the_same_seed() -> None:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.data("fashion-mnist")
 @pytest.mark.parametrize("strategy", study.RULES)
 def test_the_study_s_scenarios_are_valid_and_of_twenty_sites(strategy: str) -> None:

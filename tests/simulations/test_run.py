@@ -19,6 +19,7 @@ from tests.simulations.running import CSV, Outcome, Plan
 Wire = dict[str, dict[Any, Any]]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("private", [False, True])
 def test_a_pool_of_workers_equals_one_process_bit_for_bit(
@@ -35,6 +36,7 @@ def test_a_pool_of_workers_equals_one_process_bit_for_bit(
     assert json.loads((tmp_path / "pool" / "summary.json").read_text())["engine"] == "pool"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_private_noise_is_new_in_every_run_unless_it_is_only_simulated(
     plan: Plan, tmp_path: Path, wire: Wire, outcome: Outcome
@@ -77,6 +79,7 @@ def test_bytes_in_the_record_are_the_bytes_on_the_grid(
 # What is wrong is told before anything runs ------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_finished_run_is_not_resumed_and_no_run_is_overwritten(
     plan: Plan, tmp_path: Path
@@ -120,6 +123,7 @@ def test_a_run_in_which_nothing_was_accepted_presents_no_model(plan: Plan, tmp_p
     assert CliRunner().invoke(app, ["report", str(directory)]).exit_code != 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("unit", ["none", "record"])
 def test_no_file_that_is_shown_to_others_confirms_a_guess_of_the_table(

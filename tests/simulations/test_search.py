@@ -111,6 +111,7 @@ def test_a_search_that_cannot_be_is_refused_before_it_begins(
         begin(BASE, Search(ranges, 4))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_search_plays_both_stages_and_an_interrupted_one_tries_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,7 @@ def test_the_best_round_by_its_score_is_released(
     assert chosen["on"] == summary["accuracy"]["on"] and not chosen["stopped"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("keep", "patience", "minimum"), [("best", 2, 0.0), ("last", 1, 0.05)])
 def test_a_run_stops_when_it_has_waited_long_enough(
     plan: Plan, tmp_path: Path, keep: str, patience: int, minimum: float
@@ -97,6 +98,7 @@ def test_a_run_stops_when_it_has_waited_long_enough(
     assert summary["accuracy"]["shallow"] == values[at - 1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", [2, 4])
 def test_a_resumed_run_keeps_and_stops_as_one_that_was_not_interrupted(
     plan: Plan, outcome: Outcome, killed: Killed, trap: Trap, tmp_path: Path, call: int
@@ -110,6 +112,7 @@ def test_a_resumed_run_keeps_and_stops_as_one_that_was_not_interrupted(
     assert read_summary(cut)["selection"] == read_summary(whole)["selection"]
 
 
+@pytest.mark.long
 def test_a_run_that_had_stopped_plays_no_round_more(
     plan: Plan, killed: Killed, trap: Trap, tmp_path: Path
 ) -> None:
@@ -121,6 +124,7 @@ def test_a_run_that_had_stopped_plays_no_round_more(
     assert summary["selection"]["stopped"]
 
 
+@pytest.mark.long
 def test_rounds_that_are_not_scored_do_not_count(plan: Plan, tmp_path: Path) -> None:
     scored = {"federation": {"evaluate_every": 2}}
     play(wild(plan, **scored), tmp_path / "whole")
@@ -245,6 +249,7 @@ def test_a_score_of_another_form_is_refused_by_the_key(
         plan(selection={"score": text})
 
 
+@pytest.mark.long
 def test_the_record_of_a_run_says_which_round_was_kept(plan: Plan, tmp_path: Path) -> None:
     from fedlite.reporting import wording
 

@@ -69,6 +69,7 @@ def scenario(folder: Path, **tables: dict[str, object]) -> Scenario:
     return from_dict({name: base.get(name, {}) | tables.get(name, {}) for name in {*base, *tables}})
 
 
+@pytest.mark.long
 def test_with_next_to_no_noise_it_is_what_pandas_finds_in_the_pooled_table(
     tmp_path: Path, frame: pd.DataFrame
 ) -> None:
@@ -95,6 +96,7 @@ def test_with_next_to_no_noise_it_is_what_pandas_finds_in_the_pooled_table(
     assert columns["sex=f"].mean.value == pytest.approx((frame["sex"] == "f").mean(), abs=0.01)
 
 
+@pytest.mark.long
 def test_it_is_charged_once_and_the_same_is_not_asked_twice(
     tmp_path: Path, frame: pd.DataFrame
 ) -> None:
@@ -167,6 +169,7 @@ def test_sites_that_share_noise_keep_their_quorum_for_figures(
     assert (found.there, found.scenario, found.asked) == (4, kept.federation.name, Asked())
 
 
+@pytest.mark.long
 def test_what_trains_keeps_to_what_rounding_may_cost_also_where_nothing_is_claimed(
     tmp_path: Path, frame: pd.DataFrame
 ) -> None:
@@ -220,6 +223,7 @@ def test_the_same_table_in_another_format_has_the_same_ceiling(
         statistics(scenario(tmp_path, simulation=kept, data=other), Asked(), tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("privacy", [{}, {"unit": "record", "expected_batch": 20, "epsilon": 2.0}])
 @pytest.mark.parametrize("first", ["figures", "training"])
 def test_figures_and_training_share_homes_whichever_comes_first(
@@ -294,6 +298,7 @@ def test_what_is_no_table_is_refused_with_the_mend(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.long
 def test_more_than_the_modulus_has_room_for_is_refused(tmp_path: Path, frame: object) -> None:
     with pytest.raises(ScenarioError, match=r"--most-records: must be so few .* 32 bits"):
         statistics(scenario(tmp_path, **OPEN), replace(LOUD, most_records=10**9), tmp_path)
@@ -303,6 +308,7 @@ def test_more_than_the_modulus_has_room_for_is_refused(tmp_path: Path, frame: ob
         statistics(scenario(tmp_path), Asked(epsilon=-1.0), tmp_path)
 
 
+@pytest.mark.long
 def test_the_command_tells_figures_errors_and_what_they_cost(
     tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ def test_names_are_safe_whatever_the_values_are() -> None:
     assert "/" not in long and len(long) < 100 and long.startswith("001-path=.._.._etc_passwd")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_trials_are_runs_as_they_would_be_alone_also_side_by_side(tmp_path: Path) -> None:
     found = quick(BASE, "training.learning_rate=0.1,0.5")
@@ -140,6 +141,7 @@ def test_foreign_code_that_raises_anything_stops_no_other(
     assert [outcome.error for outcome in outcomes.values()] == ["KeyError: 'mine'", ""]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_sweep_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,6 +171,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
         assert model(whole / trial.name) == model(cut / trial.name)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_sites_that_keep_their_ledgers_stop_a_sweep_at_their_ceiling(tmp_path: Path) -> None:
     keeping = {"sites": str(tmp_path / "sites"), "ceiling": 1.2}
@@ -207,6 +210,7 @@ def test_a_folder_that_holds_no_sweep_is_refused(tmp_path: Path) -> None:
             opened(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 def test_a_sweep_is_compared_and_its_cost_is_that_of_plans_fixed_beforehand(tmp_path: Path) -> None:
     found = quick(BASE | PRIVATE, "training.learning_rate=0.1,0.2")

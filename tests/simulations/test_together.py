@@ -46,6 +46,7 @@ def trained(directory: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("private", "tables"),
@@ -78,6 +79,7 @@ def test_together_alone_in_a_pool_and_resumed_are_one_run(
     assert outcome(resumed) == truth and trained(resumed)["together"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("fit", [True, False])
 @pytest.mark.parametrize("down", ["dense", "topk"])

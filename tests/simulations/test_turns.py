@@ -97,6 +97,7 @@ HOW: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_only_what_has_its_turn_moves(
     planned: Callable[..., Scenario],
@@ -167,6 +168,7 @@ def test_without_turns_the_products_are_averaged_wrongly_and_that_is_told(
     assert all(error is not None and 1e-4 < error < 1 for error in errors), errors
 
 
+@pytest.mark.long
 def test_a_run_goes_on_in_the_turn_it_was_in(
     planned: Callable[..., Scenario], outcome: Outcome, killed: Killed, trap: Trap, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_terms_add_up_and_are_not_cut_with_the_gradient_of_the_records() -> None
     assert float(model.w.detach()) == pytest.approx(1.0 - 0.1 * (-2.0 + 1.5))
 
 
+@pytest.mark.long
 def test_control_variates_lead_unlike_sites_to_their_joint_optimum() -> None:
     """Two sites, unlike in curvature: averaged alone they miss the joint optimum, corrected not."""
     sites = [bowl(1.0, 0.0), bowl(4.0, 10.0)]

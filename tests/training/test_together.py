@@ -81,6 +81,7 @@ def check_same(shares: list[Share | Exception], truth: list[Share]) -> None:
             np.testing.assert_array_equal(share.kept[name], value, err_msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "tables"),
     [

@@ -124,6 +124,7 @@ def test_other_code_than_the_installed_is_named_and_needs_a_word(
     assert len(policy.load(home / "site.toml").bundles) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("tables", "allowed", "key"),
     [
@@ -274,6 +275,7 @@ def begin(home: Path, seen: approval.Review, run: str) -> None:
     guard.reserve(Instruction(bytes.fromhex(run), 1, site_id("site"), 0, bytes(8), ()))
 
 
+@pytest.mark.long
 def test_what_is_left_of_the_budget_is_what_the_guardian_then_charges(home: Path) -> None:
     """Before: the page told what a plan asks for, and nobody saw that nothing was left."""
     content = made(privacy={"epsilon": 1.2, "sampling_rate": 1.0})
@@ -310,6 +312,7 @@ def test_a_ceiling_that_was_lowered_in_the_ledger_counts_on_the_page(home: Path)
     assert "of 1 spent" in dict(seen.facts)["budget"]
 
 
+@pytest.mark.long
 def test_the_difference_to_the_last_approval_of_the_name_is_shown(home: Path) -> None:
     files = {"clients/same.py": b"a\nb\n", "clients/gone.py": b"1\n", "clients/moved.py": b"x\ny\n"}
     first = wait(home, made(files))

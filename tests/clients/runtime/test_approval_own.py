@@ -20,6 +20,7 @@ __all__ = ["home"]
 TRAP = "open('SPRUNG', 'w')\nmake = None\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["model.name", "uplink.compressor", "downlink.compressor"])
 def test_a_file_that_a_bundle_names_is_shown_whole_and_not_run(
     home: Path, key: str, monkeypatch: pytest.MonkeyPatch

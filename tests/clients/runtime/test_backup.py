@@ -241,6 +241,7 @@ def test_a_running_site_is_backed_up_and_not_restored(home: Path, tmp_path: Path
             assert unlocked(home) == before
 
 
+@pytest.mark.long
 def test_a_backup_while_it_spends_and_changes_its_key_can_go_on(
     home: Path, tmp_path: Path, elsewhere: Callable[[], None]
 ) -> None:

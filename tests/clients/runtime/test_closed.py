@@ -30,6 +30,7 @@ def test_a_site_among_packages_is_refused_and_nothing_is_made(library: Path) -> 
     assert not home.exists()
 
 
+@pytest.mark.long
 def test_so_is_one_by_a_link_and_one_that_holds_python(library: Path, tmp_path: Path) -> None:
     (library / "hospital").mkdir()
     (tmp_path / "home").symlink_to(library / "hospital")
@@ -53,6 +54,7 @@ def _checks(home: Path) -> dict[str, doctor.Check]:
     return {c.name: c for c in doctor._sandbox(home, policy.load(home / "site.toml"))}
 
 
+@pytest.mark.long
 def test_the_doctor_and_the_start_refuse_what_was_installed_around_a_site(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made.desk.close()
 
 
+@pytest.mark.long
 def test_an_honest_round_is_written_down_before_it_is_trained_and_before_it_leaves(
     place: Place,
 ) -> None:
@@ -114,6 +115,7 @@ def test_an_honest_round_is_written_down_before_it_is_trained_and_before_it_leav
     assert place.notes == []
 
 
+@pytest.mark.long
 def test_approved_code_reaches_neither_keys_nor_ledgers_nor_other_runs(place: Place) -> None:
     place.ask("honest")
     rows = place.kinds()
@@ -124,6 +126,7 @@ def test_approved_code_reaches_neither_keys_nor_ledgers_nor_other_runs(place: Pl
     assert (place.home / "keys" / "ledger.pem").exists()
 
 
+@pytest.mark.long
 def test_what_it_tried_failed_every_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[bytes] = []
     monkeypatch.setattr(
@@ -135,6 +138,7 @@ def test_what_it_tried_failed_every_time(place: Place, monkeypatch: pytest.Monke
     assert handed[-1] == bytes(28) + b"frame"
 
 
+@pytest.mark.long
 def test_what_it_prints_is_bounded_and_harmless_and_nothing_of_it_stays(place: Place) -> None:
     _, word = place.ask("chatter")
     assert word == "sent" and place.notes == []
@@ -181,6 +185,7 @@ def test_whatever_it_does_the_site_is_there_for_the_next_round(
     assert word == "sent" and flower.code_of(again) is None
 
 
+@pytest.mark.long
 def test_approved_code_runs_only_while_it_is_asked(place: Place) -> None:
     place.ask("honest")
     place.ask("later", 2)
@@ -192,6 +197,7 @@ def test_approved_code_runs_only_while_it_is_asked(place: Place) -> None:
     assert word == "sent"
 
 
+@pytest.mark.long
 def test_nothing_fills_the_disk_while_the_ledger_is_written(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,11 +218,13 @@ def test_nothing_fills_the_disk_while_the_ledger_is_written(
     assert word == "failed" and place.kinds() == [*rows, "reserve"]
 
 
+@pytest.mark.long
 def test_what_approved_code_hands_over_is_read_as_bytes_and_as_nothing_else(place: Place) -> None:
     reply, word = place.ask("raw")
     assert word == "sent" and Reply.decode(flower.unwrap(reply)).frame == bytes(28) + b"frame"
 
 
+@pytest.mark.long
 def test_an_error_in_between_leaves_no_answer_for_the_next_message(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +239,7 @@ def test_an_error_in_between_leaves_no_answer_for_the_next_message(
     assert place.ask("honest", 3)[1] == "sent"
 
 
+@pytest.mark.long
 def test_a_hello_tells_one_layout_and_nothing_else(place: Place) -> None:
     """It is asked for without end, and no ledger has a row for it."""
     said, word = place.ask("hello", kind="query")
@@ -242,6 +251,7 @@ def test_a_hello_tells_one_layout_and_nothing_else(place: Place) -> None:
     assert all("one layout" in why for _, why in place.notes) and place.kinds() == []
 
 
+@pytest.mark.long
 def test_records_that_are_replaced_while_a_round_is_begun_are_not_trained_on(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +262,7 @@ def test_records_that_are_replaced_while_a_round_is_begun_are_not_trained_on(
     assert place.ask("honest", 2)[1] == "data" and place.kinds() == rows
 
 
+@pytest.mark.long
 def test_a_head_that_approved_code_makes_up_is_not_sent(place: Place) -> None:
     place.ask("honest")
     reply, _ = place.ask("head", 2)
@@ -261,6 +272,7 @@ def test_a_head_that_approved_code_makes_up_is_not_sent(place: Place) -> None:
     assert (said.head.seq, said.head.hash.hex()) == (last.seq, last.hash)
 
 
+@pytest.mark.long
 def test_a_second_folder_has_no_second_budget_for_the_same_records(
     place: Place, tmp_path: Path
 ) -> None:
@@ -278,6 +290,7 @@ def test_a_second_folder_has_no_second_budget_for_the_same_records(
         other.desk.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("back", [False, True])
 def test_a_ledger_that_went_back_while_the_site_was_stopped_is_found(
     tmp_path: Path, back: bool

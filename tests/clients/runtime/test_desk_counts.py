@@ -33,6 +33,7 @@ def allow(place: Place, metrics: str) -> None:
     path.write_text("\n".join(f"metrics = {metrics}" if "metrics =" in x else x for x in lines))
 
 
+@pytest.mark.long
 def test_honest_counts_are_charged_before_they_leave_and_once(place: Place) -> None:
     reply, word = place.ask("counts", AFTER, "evaluate")
     assert word == "sent" and place.kinds() == ["genesis", "reserve", "settle", "release"]
@@ -46,6 +47,7 @@ def test_honest_counts_are_charged_before_they_leave_and_once(place: Place) -> N
     assert flower.code_of(again) is Code.BUDGET and word == "budget"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "deed",
     ["counts long", "counts exact", "counts negative", "counts update", "counts records", "honest"],
@@ -57,24 +59,28 @@ def test_what_is_no_form_of_counts_does_not_leave(place: Place, deed: str) -> No
     assert "counts:" in place.notes[-1][1]
 
 
+@pytest.mark.long
 def test_counts_that_nobody_wrote_down_do_not_leave(place: Place) -> None:
     reply, _ = place.ask("counts unasked", AFTER, "evaluate")
     assert flower.code_of(reply) is Code.DATA
     assert "trained unasked" in place.notes[-1][1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [1, 5, 7])
 def test_counts_are_told_after_the_last_round_only(place: Place, number: int) -> None:
     reply, _ = place.ask("counts", number, "evaluate")
     assert flower.code_of(reply) is Code.BAD_INSTRUCTION and place.kinds() == []
 
 
+@pytest.mark.long
 def test_a_policy_without_them_lets_none_leave_and_asks_nobody(place: Place) -> None:
     allow(place, "[]")
     reply, _ = place.ask("counts", AFTER, "evaluate")
     assert flower.code_of(reply) is Code.POLICY and place.kinds() == []
 
 
+@pytest.mark.long
 def test_a_ledger_that_began_without_them_needs_the_owner_s_word(place: Place) -> None:
     allow(place, "[]")
     assert place.ask("honest")[1] == "sent"
@@ -84,6 +90,7 @@ def test_a_ledger_that_began_without_them_needs_the_owner_s_word(place: Place) -
     assert [kind for kind in place.kinds() if kind == "plan"] == []
 
 
+@pytest.mark.long
 def test_exact_counts_are_told_once_a_run_whatever_approved_code_forgets(tmp_path: Path) -> None:
     made = Place(tmp_path / "home", private=False, calibration=0.3)
     path = made.home / setup.POLICY

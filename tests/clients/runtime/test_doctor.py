@@ -288,6 +288,7 @@ def test_a_table_is_looked_at_without_a_scenario(home: Path) -> None:
     assert found.state == "ok" and found.what == "csv loads, 2 classes"
 
 
+@pytest.mark.long
 def test_a_base_that_an_approved_bundle_needs(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

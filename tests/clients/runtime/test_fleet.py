@@ -110,6 +110,7 @@ def refused(site: Fleet, call: str, most: float = 30.0) -> str:
     return str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", CALLS)
 def test_nothing_is_unpacked(hostile: Coordinator, site: Fleet, call: str) -> None:
     bomb = gzip.compress(gzip.compress(bytes(200 << 20)))
@@ -147,6 +148,7 @@ def test_a_length_that_is_told_is_believed(hostile: Coordinator, site: Fleet) ->
     assert "800000000 bytes, where at most 4010000 are taken" in refused(site, "get-fab")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize(
     ("first", "then"),
@@ -238,6 +240,7 @@ def test_an_announcement_of_any_form_is_one_message(
     assert "not as Flower does" in refused(site, "pull-messages")
 
 
+@pytest.mark.long
 def test_a_tree_of_a_million_parts_is_not_taken(hostile: Coordinator, site: Fleet) -> None:
     leaf = ObjectTree(object_id="ab" * 32)
     tree = ok(announce(ObjectTree(object_id="cd" * 32, children=[leaf] * 1_000_000)))
@@ -259,6 +262,7 @@ def test_a_tree_of_a_million_parts_is_not_taken(hostile: Coordinator, site: Flee
     assert sum("pull-object" in line for line in hostile.asked) == 1
 
 
+@pytest.mark.long
 def test_a_part_is_not_waited_for_longer_than_a_message_may_take(
     hostile: Coordinator, site: Fleet
 ) -> None:
@@ -284,6 +288,7 @@ def test_a_reply_that_nobody_reads_holds_nobody(
     assert time.monotonic() - started < 6
 
 
+@pytest.mark.long
 def test_an_honest_coordinator_may_take_its_time(hostile: Coordinator, site: Fleet) -> None:
     bundle = bytes(range(250)) * 400
 
@@ -327,6 +332,7 @@ def test_who_speaks_another_protocol_is_left_at_once(hostile: Coordinator, site:
     assert site.activate() == 7
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "forever",
     [

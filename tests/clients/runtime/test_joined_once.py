@@ -35,6 +35,7 @@ def four(tmp_path: Path) -> Hospitals:
     return Hospitals(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("second", [BUNDLE, "c" * 64], ids=["same file", "another bundle"])
 def test_a_group_of_a_list_that_was_revoked_masks_nothing_for_the_next(
     four: Hospitals, second: str
@@ -100,6 +101,7 @@ def test_another_group_is_not_joined_by_a_key_that_was_made_before(four: Hospita
         second.ask(Step.JOIN, four.group(cards).encode())
 
 
+@pytest.mark.long
 def test_the_keys_of_a_bundle_go_with_its_approval(tmp_path: Path) -> None:
     four = Hospitals(tmp_path, coordinates=VALUES)
     home, given = four.sites[FIRST].home, tmp_path / "plan.fab"
@@ -118,6 +120,7 @@ def test_the_keys_of_a_bundle_go_with_its_approval(tmp_path: Path) -> None:
     assert not own.masking.sums.path.exists() and not kept.exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("asks", [True, False])
 def test_numbers_of_code_that_did_not_ask_for_the_round_are_not_masked(
     four: Hospitals, asks: bool, monkeypatch: pytest.MonkeyPatch

@@ -37,6 +37,7 @@ def divided(eight: Hospitals, **change: int) -> Group:
     return replace(eight.group(), **({"parts": 2, "seed": seed} | change))
 
 
+@pytest.mark.long
 def test_each_group_is_summed_by_itself_and_every_ledger_says_so(eight: Hospitals) -> None:
     assert eight.mechanism.summed == (4, 3, 3) and eight.mechanism.carried == 2
     group, values = divided(eight), eight.values()
@@ -63,6 +64,7 @@ def test_each_group_is_summed_by_itself_and_every_ledger_says_so(eight: Hospital
     assert not audit([site.home / "ledgers" for site in eight.sites.values()]).findings
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [{"seed": 2}, {"parts": 1, "seed": 0}])
 def test_a_group_that_is_divided_otherwise_is_refused_before_anything_is_spent(
     eight: Hospitals, change: dict[str, int]
@@ -74,6 +76,7 @@ def test_a_group_that_is_divided_otherwise_is_refused_before_anything_is_spent(
         assert site.rows == []
 
 
+@pytest.mark.long
 def test_the_operator_sees_how_few_of_one_group_may_be_honest(eight: Hospitals) -> None:
     home = eight.sites[EIGHT[0]].home
     facts, refused = sharing(home, load(home / "site.toml"), eight.plan)
@@ -87,6 +90,7 @@ def test_the_operator_sees_how_few_of_one_group_may_be_honest(eight: Hospitals) 
     )
 
 
+@pytest.mark.long
 def test_the_page_says_of_one_fewer_honest_what_is_left_then(tmp_path: Path) -> None:
     """With two that may be missing, and two honest ones left, either can be read alone."""
     init(tmp_path, EIGHT[0])

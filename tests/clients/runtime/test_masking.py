@@ -52,6 +52,7 @@ def spent(four: Hospitals) -> set[str]:
 # What should happen.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("silent", "used"),
     [
@@ -89,6 +90,7 @@ def test_the_sum_is_that_of_the_vectors_and_every_ledger_is_clean(
     assert not checked.findings, [issue.text for issue in checked.findings]
 
 
+@pytest.mark.long
 def test_what_leaves_is_masked(tmp_path: Path) -> None:
     """And what approved code handed over without masks is written nowhere."""
     four = Hospitals(tmp_path)
@@ -107,6 +109,7 @@ def test_what_leaves_is_masked(tmp_path: Path) -> None:
     assert site.masking.sums.path.parent.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -185,6 +188,7 @@ def _with(cards: tuple[Card, ...], one: Card) -> tuple[Card, ...]:
     return tuple(one if card.name == one.name else card for card in cards)
 
 
+@pytest.mark.long
 def test_different_lists_for_two_sites_do_not_make_a_sum(tmp_path: Path) -> None:
     """Each has approved another list; neither joins the group of the other's, whatever is shown."""
     four = Hospitals(tmp_path)
@@ -221,6 +225,7 @@ def test_different_lists_for_two_sites_do_not_make_a_sum(tmp_path: Path) -> None
     assert "committed to another group than" in found.findings[0].text
 
 
+@pytest.mark.long
 def test_a_site_that_is_no_member_or_not_by_its_key_takes_no_part(tmp_path: Path) -> None:
     four = Hospitals(tmp_path)
     init(tmp_path, "zurich")
@@ -237,6 +242,7 @@ def test_a_site_that_is_no_member_or_not_by_its_key_takes_no_part(tmp_path: Path
 # How many are trusted.
 
 
+@pytest.mark.long
 def test_a_plan_that_counts_on_more_than_the_policy_trusts_is_refused(tmp_path: Path) -> None:
     four = Hospitals(tmp_path)
     more = scenario(four.keys, honest=4)
@@ -248,6 +254,7 @@ def test_a_plan_that_counts_on_more_than_the_policy_trusts_is_refused(tmp_path: 
         Site.of(tmp_path / FIRST, four.plan)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [1.0, 3.0])
 def test_the_ceiling_for_collusion_is_held_before_anything_is_spent(
     most: float, tmp_path: Path
@@ -269,6 +276,7 @@ def test_the_ceiling_for_collusion_is_held_before_anything_is_spent(
     assert 0 < plan["steps"] < plan["asked"] == 5 and plan["alone"] <= most
 
 
+@pytest.mark.long
 def test_a_policy_without_the_unit_answers_no_step(four: Hospitals) -> None:
     path = four.sites[FIRST].home / "site.toml"
     path.write_text(path.read_text().replace('units = ["record-shared"]', 'units = ["record"]'))
@@ -279,6 +287,7 @@ def test_a_policy_without_the_unit_answers_no_step(four: Hospitals) -> None:
 # Rounds.
 
 
+@pytest.mark.long
 def test_a_round_is_masked_once_and_never_an_earlier_one(four: Hospitals) -> None:
     four.join(four.group())
     site, values = four.sites[FIRST], four.values()[FIRST]
@@ -302,6 +311,7 @@ def test_keys_of_members_are_not_swapped_between_rounds(four: Hospitals) -> None
         four.sites[FIRST].ask(Step.JOIN, replace(group, cards=fresh).encode())
 
 
+@pytest.mark.long
 def test_both_kinds_of_a_members_masks_are_never_told(four: Hospitals) -> None:
     group = four.group()
     four.join(group)
@@ -319,6 +329,7 @@ def test_both_kinds_of_a_members_masks_are_never_told(four: Hospitals) -> None:
         site.ask(Step.SHARES, to_flags([3], 4) + bytes(16), 1, binding)
 
 
+@pytest.mark.long
 def test_a_card_is_told_for_its_own_run_only(four: Hospitals) -> None:
     """Otherwise the key of this run could be brought into a group of another."""
     with pytest.raises(Decline, match=r"^other-round: a card is asked for of another run"):
@@ -328,12 +339,14 @@ def test_a_card_is_told_for_its_own_run_only(four: Hospitals) -> None:
             four.sites[FIRST].card(wrong)
 
 
+@pytest.mark.long
 def test_runs_have_keys_apart(four: Hospitals) -> None:
     second = Site.of(four.sites[FIRST].home, four.plan, OTHER_RUN)
     one, other = four.sites[FIRST].card(), second.card(OTHER_RUN)
     assert one.identity == other.identity and one.agreement != other.agreement
 
 
+@pytest.mark.long
 def test_clocks_apart_change_nothing(four: Hospitals, monkeypatch: pytest.MonkeyPatch) -> None:
     """No step has a time in it: sites whose clocks are days apart make the same sum."""
     import time
@@ -376,6 +389,7 @@ def test_a_file_of_keys_that_is_damaged_is_said_to_be(four: Hospitals) -> None:
         four.sites[FIRST].card()
 
 
+@pytest.mark.long
 def test_the_key_that_signs_a_card_is_the_one_that_signs_the_ledger(four: Hospitals) -> None:
     for name, site in four.sites.items():
         own = keys.public_hex(keys.load(site.home / "keys" / "ledger.pem"))

@@ -29,6 +29,7 @@ def init(home: Path, *words: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.long
 @pytest.mark.data("heart-disease")
 def test_a_wrong_part_of_a_named_source_is_refused_with_those_there_are(tmp_path: Path) -> None:
     """Before: `site 's' is ready`, and every run was declined for want of data."""
@@ -92,6 +93,7 @@ def test_a_domain_of_the_sentences_is_a_part(tmp_path: Path) -> None:
         list(parts.check(DataSet("sentiment", "sentiment", part="film")))
 
 
+@pytest.mark.long
 def test_other_files_and_folders_of_one_s_own_make_a_site(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 2)), np.arange(12) % 2

@@ -144,6 +144,7 @@ def test_the_proxy_looks_the_name_up(
     assert way.asked[0].startswith(b"CONNECT fl.no-such-host.invalid:443 ")
 
 
+@pytest.mark.long
 def test_doctor_waits_for_nobody_who_sends_byte_by_byte(
     there: Coordinator, authority: Authority
 ) -> None:

@@ -157,6 +157,7 @@ def test_names_of_others_are_text(home: Path) -> None:
     assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("torn", [b'{"time', b"\xff\xfe", b"[1]\n", b"null\n"])
 def test_a_torn_note_costs_only_itself(home: Path, torn: bytes) -> None:
     path = home / "runs" / f"{'ef' * 8}.jsonl"
@@ -193,6 +194,7 @@ def test_a_bundle_that_names_its_run_like_a_path_writes_nowhere(home: Path, run_
     assert set(home.parent.rglob("*")) == before
 
 
+@pytest.mark.long
 def test_what_rests_on_others_is_told_with_what_is_left_without_them(tmp_path: Path) -> None:
     four = Hospitals(tmp_path)
     four.join(four.group())

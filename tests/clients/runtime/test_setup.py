@@ -137,6 +137,7 @@ def test_init_says_what_is_otherwise_in_a_table_that_is_there(tmp_path: Path) ->
     assert code == 2 and "data.csv.path is " in output and "own.cvs', got " in output
 
 
+@pytest.mark.long
 def test_init_refuses_other_folders_and_wrong_words(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("mine")

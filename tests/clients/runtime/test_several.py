@@ -60,6 +60,7 @@ def children() -> list[int]:
     return [p for p in shown if b"child.py" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
+@pytest.mark.long
 def test_each_coordinator_has_a_process_and_one_that_dies_starts_again(home: Path) -> None:
     stop = threading.Event()
     serving = threading.Thread(target=several.serve, args=(home, stop))

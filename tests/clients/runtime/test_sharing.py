@@ -30,6 +30,7 @@ def bundle(members: dict[str, str], **privacy: object) -> bytes:
     return made(**tables)
 
 
+@pytest.mark.long
 def test_names_keys_and_both_epsilons_stand_on_the_page(tmp_path: Path) -> None:
     four = Hospitals(tmp_path, coordinates=VALUES)
     path = tmp_path / "plan.fab"
@@ -58,6 +59,7 @@ def test_names_keys_and_both_epsilons_stand_on_the_page(tmp_path: Path) -> None:
         assert "".join(part.split()) in told, (part, output)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -83,6 +85,7 @@ def test_what_is_beyond_the_policy_is_refused_with_the_key_that_says_so(
         approval.approve(tmp_path / FIRST, seen, "me")
 
 
+@pytest.mark.long
 def test_a_site_that_is_not_on_the_list_or_by_another_key_cannot_approve(tmp_path: Path) -> None:
     four = Hospitals(tmp_path)
     init(tmp_path, "zurich")
@@ -95,6 +98,7 @@ def test_a_site_that_is_not_on_the_list_or_by_another_key_cannot_approve(tmp_pat
     assert why.startswith("privacy.members: has the key eeeeeeeeeeeeeeee... for this site")
 
 
+@pytest.mark.long
 def test_a_changed_list_is_another_bundle_and_the_page_says_what_changed(tmp_path: Path) -> None:
     four = Hospitals(tmp_path)
     first, second = tmp_path / "first.fab", tmp_path / "second.fab"
@@ -108,6 +112,7 @@ def test_a_changed_list_is_another_bundle_and_the_page_says_what_changed(tmp_pat
     assert four.keys[NAMES[3]] in changed[1] and "e" * 64 in changed[2]
 
 
+@pytest.mark.long
 def test_more_honest_ones_by_at_most_are_held_against_the_policy(tmp_path: Path) -> None:
     """Less noise by a number that the operator let rise: the page judges the most of it."""
     four = Hospitals(tmp_path)
@@ -119,6 +124,7 @@ def test_more_honest_ones_by_at_most_are_held_against_the_policy(tmp_path: Path)
     assert why.startswith("budget.honest: trusts 2 others, and the plan takes 3 for honest")
 
 
+@pytest.mark.long
 def test_what_rests_on_others_is_told_wherever_the_budget_is(tmp_path: Path) -> None:
     four = Hospitals(tmp_path)
     four.join(four.group())
@@ -146,6 +152,7 @@ def test_scripts_are_told_all_members_and_every_line(tmp_path: Path) -> None:
     assert "" not in told["facts"]
 
 
+@pytest.mark.long
 def test_the_page_shows_the_trust_that_the_ledger_keeps(tmp_path: Path) -> None:
     """Who lowered `honest` and raised it again by site.toml alone is refused later: say so now."""
     from fedlite.guard import policy as site_policy
@@ -176,6 +183,7 @@ def test_the_page_shows_the_trust_that_the_ledger_keeps(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_the_quorum_is_not_loosened(tmp_path: Path) -> None:
     """The page would show the noise of more sites than the run has to keep in a sum."""
     from dataclasses import replace
@@ -214,6 +222,7 @@ def test_a_site_of_local_noise_is_told_nothing_of_others(tmp_path: Path) -> None
     assert json.loads(json.dumps(seen.to_dict()))["budget"]["collusion"] == 0.0
 
 
+@pytest.mark.long
 def test_a_bundle_that_says_another_length_than_its_model_has_is_refused_there(
     tmp_path: Path,
 ) -> None:

@@ -151,6 +151,7 @@ def start_worker(folder: Path, **environment: str) -> subprocess.CompletedProces
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_worker_of_another_installation_is_refused_with_the_mend(tmp_path: Path) -> None:
     """Before: `PYTHONPATH=... fedlite site start` guarded by one release and trained by another."""
     other = tmp_path / "other"

@@ -76,6 +76,7 @@ def test_images_and_labels_are_the_published_ones() -> None:
     assert source.origin.startswith((str(fashion.SYSTEM_FOLDER), str(cache_folder())))
 
 
+@pytest.mark.long
 @pytest.mark.data(NAME)
 def test_a_damaged_copy_gives_way_to_a_good_one_and_fetch_repairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

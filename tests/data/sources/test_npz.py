@@ -201,6 +201,7 @@ def test_what_an_array_claims_is_looked_at_first(
         load("npz", path=path)
 
 
+@pytest.mark.long
 def test_a_bomb_of_zeros_is_read_as_far_as_its_header_says(tmp_path: Path) -> None:
     huge = _npy((2, 1), "<f8", bytes(200_000_000))
     path = _zip(tmp_path, x=huge, y=_npy((2,), "<i8", np.array([0, 1]).tobytes()))

@@ -63,6 +63,7 @@ WORDS = st.text(string.ascii_letters + "_ äé", min_size=1, max_size=6).map(str
 NUMBERS = st.floats(-1e30, 1e30) | st.integers(-(2**53), 2**53).map(float)
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), n=st.integers(8, 30), task=st.sampled_from(["classification", "regression"]))
 def test_the_same_table_is_the_same_source(

@@ -146,6 +146,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
             load("hf", path=str(path), target="y")
 
 
+@pytest.mark.long
 def test_changed_bytes_never_do_more_than_fail(tmp_path: Path) -> None:
     """Arrow says where each text begins and ends; unchecked, that would read other memory."""
     rng = np.random.default_rng(0)

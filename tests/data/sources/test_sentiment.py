@@ -92,6 +92,7 @@ def test_four_domains_with_their_counts_and_rates() -> None:
     assert sentiment.survey("", "") == (19_459, 2, tuple(sentiment.DOMAINS))
 
 
+@pytest.mark.long
 @pytest.mark.data(NAME, "minilm")
 def test_no_sentence_is_learnt_at_one_site_and_asked_at_another() -> None:
     source = load(NAME, texts=Texts(tokenizer="minilm", length=64))

@@ -42,6 +42,7 @@ def test_of_every_letter_one_mail_stays() -> None:
     assert kept == sorted(kept) and [letters[at] for at in kept] == list(dict.fromkeys(letters))
 
 
+@pytest.mark.long
 def test_what_is_left_out_truly_resembles_what_stays() -> None:
     """Every pair by hand: nothing goes that resembles nothing, and hardly anything is missed."""
     rng = random.Random(9)

@@ -206,6 +206,7 @@ def test_only_what_is_asked_for_is_replaced_and_twice_is_as_once() -> None:
     assert redact(once, KINDS) == (once, dict.fromkeys(KINDS, 0))
 
 
+@pytest.mark.long
 def test_no_text_takes_the_square_of_its_length() -> None:
     parts = ("a", "a.", "a@", "1 ", "+4", "(", "DE89 ", "0 0", "a-", "@a.", "0", "x@a-", "4 4")
     for part in parts:

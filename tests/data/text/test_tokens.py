@@ -46,6 +46,7 @@ def test_minilm_s_tokens_are_those_of_transformers() -> None:
         assert row.tolist() == [found["input_ids"], found["attention_mask"]], text
 
 
+@pytest.mark.long
 @pytest.mark.data("smollm2")
 def test_smollm2_s_tokens_are_those_of_transformers_and_digits_stand_alone() -> None:
     transformers = pytest.importorskip("transformers")

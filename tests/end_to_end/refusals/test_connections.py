@@ -29,6 +29,8 @@ from fedlite.identity import nodekey
 from server.coordinator import authority
 from server.coordinator.folder import Coordinator
 
+pytestmark = pytest.mark.long
+
 
 def ask(fleet: Fleet) -> None:
     try:

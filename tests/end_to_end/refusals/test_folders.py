@@ -13,6 +13,8 @@ from clients.runtime.node import Runtime
 from server.coordinator.folder import Coordinator
 from server.coordinator.setup import init
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("name", "text"),

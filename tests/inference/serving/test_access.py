@@ -33,6 +33,8 @@ from fedlite.inference.serving.doors import Door
 from fedlite.inference.serving.keeping import Keeping
 from tests.inference.serving.conftest import Live, asked
 
+pytestmark = pytest.mark.long
+
 Start = Callable[..., Live]
 X = np.full((2, 1, 8, 8), 0.5, np.float32)
 

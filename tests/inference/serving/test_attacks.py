@@ -78,6 +78,7 @@ def test_who_has_no_token_cannot_hold_the_calls_of_others(
     assert live.ask("ServerLive").live and not live.service.under_way
 
 
+@pytest.mark.long
 def test_a_token_is_not_sent_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     came: dict[str, bytes] = {"proxy": b"", "server": b""}
 
@@ -126,6 +127,7 @@ def test_what_happened_is_kept_though_nobody_reads_it(
     assert "could not be told: alarm" in caplog.text
 
 
+@pytest.mark.long
 def test_a_reset_is_of_what_is_served_and_leaves_no_early_answer(
     bundle: Bundle, tmp_path: Path
 ) -> None:

@@ -277,6 +277,7 @@ def test_what_the_protocol_is_made_of_can_be_asked_for(start: Start, bundle: Bun
             assert told.status == health_pb2.HealthCheckResponse.SERVING
 
 
+@pytest.mark.long
 def test_the_command_serves_counts_and_leaves_in_order(made: Path, tmp_path: Path) -> None:
     from simulations.benchmarks.lab import free_port
 

@@ -91,6 +91,7 @@ def test_a_candidate_three_points_worse_is_withdrawn_by_itself(mix: Mix) -> None
     assert versions.choose("") is versions.current
 
 
+@pytest.mark.long
 def test_an_equal_candidate_is_withdrawn_in_5_of_100_drills_at_most() -> None:
     class Other(Stub):
         """As often wrong, on other inputs."""

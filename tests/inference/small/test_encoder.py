@@ -95,6 +95,7 @@ def test_a_table_of_four_bits_is_within_half_a_step(whole: Encoder) -> None:
     assert all(len(row.unique()) <= 15 for row in after / step)
 
 
+@pytest.mark.long
 def test_teaching_brings_it_nearer_and_leaves_the_teacher_as_it_is(whole: Encoder) -> None:
     kept = {name: one.clone() for name, one in whole.state_dict().items()}
     small, _ = encoder.narrowed(whole, 0.75, encoder.moments_of(whole, TOKENS))

@@ -50,6 +50,7 @@ def test_it_tries_the_smallest_first_and_ends_with_the_one_that_was(run: Path) -
     assert (found[-1].share, found[-1].error, found[-1].loss) == (0.0, None, 0.0)
 
 
+@pytest.mark.long
 def test_a_bundle_of_it_is_smaller_and_its_threshold_comes_of_other_records(
     run: Path, tmp_path: Path
 ) -> None:

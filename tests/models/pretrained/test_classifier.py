@@ -184,6 +184,7 @@ def test_what_a_record_becomes_depends_on_it_alone(bert: Path) -> None:
     assert torch.equal(torch.cat([model.prepare(row[None]) for row in x]), found)
 
 
+@pytest.mark.long
 @pytest.mark.data("minilm")
 def test_it_depends_on_it_alone_where_kernels_are_as_wide_as_real_ones_too() -> None:
     model = build("lora", (2, 32), 2, seed=1, base="minilm", method="heads")

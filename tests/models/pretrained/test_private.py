@@ -39,6 +39,7 @@ def planned(bert: Path, method: str, **tables: Any) -> plans.Plan:
     return plans.of(from_dict(base | tables), SHAPE, 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_is_the_noised_sum_of_each_texts_clipped_gradient(bert: Path, method: str) -> None:
     """Against autograd, a text at a time, over what moves in that round alone."""

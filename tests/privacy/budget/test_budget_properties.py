@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings, strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -117,6 +118,7 @@ actions = st.one_of(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=20, deadline=None)
 @given(st.lists(actions, min_size=3, max_size=14), st.sampled_from([0.7, 1.5, 3.0]))
 def test_the_ceilings_hold_whatever_is_asked(asked: list[Any], ceiling: float) -> None:

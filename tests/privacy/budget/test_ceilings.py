@@ -76,6 +76,7 @@ def test_any_lowered_ceiling_stops_a_plan_that_is_beyond_it(
     assert refusal(site.reserve, 1) == "ceiling"
 
 
+@pytest.mark.long
 def test_a_lower_delta_stops_a_plan_too(site: Site) -> None:
     sigma = sigma_for(3.0, 100)
     site.begin(gaussian(sigma, 100))

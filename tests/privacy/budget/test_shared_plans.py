@@ -147,6 +147,7 @@ def test_a_round_of_shared_noise_is_reserved_once(site: Site) -> None:
     assert site.kinds == ["genesis", "reserve", "refuse", "reserve"]
 
 
+@pytest.mark.long
 def test_a_table_counts_on_no_rounding_that_delta_does_not_pay_for() -> None:
     """Fewer honest sites than planned make epsilon larger, and with it what rounding costs."""
     loud = replace(MECHANISM, noise_multiplier=6.0, sites=9, least=9, honest=9)
@@ -196,6 +197,7 @@ def test_both_ceilings_hold_each_by_its_own_noise(site: Site) -> None:
     assert site.plan()["steps"] == 90
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [4.5, 5.0])
 def test_collusion_cuts_a_plan_where_its_ceiling_is_reached(most: float, site: Site) -> None:
     site.policy = replace(site.policy, epsilon=4.0, **TRUST | {"alone": most})

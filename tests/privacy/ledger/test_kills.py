@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from fedlite.privacy import ledger
 from fedlite.privacy.ledger import (
     Ledger,
@@ -93,6 +95,7 @@ def kill_many(directory: Path, kills: int, seed: int) -> None:
     print(json.dumps(total))
 
 
+@pytest.mark.long
 def test_two_hundred_kills_lose_nothing_that_was_sent(tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(tmp_path), "204", "1"]
     root = str(Path(ledger.__file__).parents[3])

@@ -200,6 +200,7 @@ def check_state(path: Path, sent: list[str], least: set[str]) -> str:
     return how
 
 
+@pytest.mark.long
 def test_a_power_cut_before_any_call_loses_nothing_that_was_sent(tmp_path: Path) -> None:
     outcomes: set[str] = set()
     for at in itertools.count():

@@ -63,6 +63,7 @@ def test_the_bound_is_more_than_half_the_series_of_the_proof(honest: int, own: f
         assert rounding_distance(honest, own) <= 2.2 * 0.5 * terms
 
 
+@pytest.mark.long
 def test_two_units_cost_what_forty_digits_say_or_less() -> None:
     with mpmath.workdps(40):
         own = mpmath.mpf(SPREAD) / UNIT_CELLS

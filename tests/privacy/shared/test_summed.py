@@ -36,6 +36,7 @@ def test_the_fewer_are_honest_the_less_is_claimed_and_the_plan_is_the_third_of_t
     assert table[0] == pytest.approx(alone)
 
 
+@pytest.mark.long
 def test_the_statements_of_the_documentation_are_the_accountants() -> None:
     for least, told in ((5, [6.70, 4.46, 3.53, 3.00, 2.64]), (4, [5.65, 3.78, 3.00, 2.55])):
         one = replace(MECHANISM, noise_multiplier=13.202, least=least)

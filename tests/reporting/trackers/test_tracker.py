@@ -65,6 +65,7 @@ def test_tensorboard_reads_what_was_written(directory: Path) -> None:
     assert b"training.learning_rate = 0.1" in text.tensor_proto.string_val[0]
 
 
+@pytest.mark.long
 def test_mlflow_reads_what_was_written_and_a_resumed_run_is_one(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
             process.wait(30)
 
 
+@pytest.mark.long
 def test_a_site_comes_changes_its_key_leaves_and_returns(
     coordinator: Coordinator, tmp_path: Path
 ) -> None:

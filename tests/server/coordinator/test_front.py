@@ -30,6 +30,8 @@ from simulations.benchmarks.lab import wait_for
 from tests.server.coordinator import front
 from tests.server.coordinator.test_superlink import make, programs
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 
 

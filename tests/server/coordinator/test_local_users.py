@@ -27,6 +27,8 @@ from simulations.benchmarks.lab import wait_for
 from tests.server.coordinator import front
 from tests.server.coordinator.test_superlink import make, programs
 
+pytestmark = pytest.mark.long
+
 NOBODY = 65534
 KIND = "application/protobuf"
 

@@ -64,6 +64,7 @@ pathlib.Path({str(told)!r}).write_text(repr(sys.argv))"
     assert words[-2] == "very secret"
 
 
+@pytest.mark.long
 def test_the_programs_are_flowers_and_leave_the_name_server_to_the_bundle(
     tmp_path: Path,
 ) -> None:

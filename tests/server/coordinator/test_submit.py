@@ -196,6 +196,7 @@ def test_a_run_that_goes_on_may_wait_for_another_time(coordinator: Coordinator) 
 # Following --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_following_shows_every_round_and_the_end(
     coordinator: Coordinator, capsys: pytest.CaptureFixture[str]
 ) -> None:

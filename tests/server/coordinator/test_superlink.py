@@ -33,6 +33,8 @@ from server.coordinator.service import Service
 from server.coordinator.setup import init
 from simulations.benchmarks.lab import free_port, wait_for
 
+pytestmark = pytest.mark.long
+
 
 def make(path: Path, **settings: object) -> Coordinator:
     given = {"bind": "127.0.0.1", "superlink_port": free_port(), **settings}
