@@ -52,12 +52,8 @@ def model_for(name: str) -> Arrays:
     return START if name == "QFedAvg" else NORMED
 
 
-# Flower's Bulyan takes as long as all the others together.
-WHOLE = [pytest.param(n, marks=pytest.mark.long if n == "Bulyan" else ()) for n in STRATEGIES]
-
-
 @pytest.mark.long
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", STRATEGIES)
 def test_with_dense_frames_every_strategy_ends_where_it_ends_without(name: str) -> None:
     model = model_for(name)
     plain, _, _ = play(STRATEGIES[name](), client(nearer, []), model)
