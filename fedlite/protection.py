@@ -27,6 +27,7 @@ from fedlite.privacy.ranges import figures_size
 from fedlite.scenario import Privacy, Scenario, with_values
 from fedlite.scenario.densities import of_tensors
 from fedlite.scenario.question import columns_of
+from fedlite.scenario.tabular import names
 from fedlite.secure.masks import MOST_BITS
 
 
@@ -193,18 +194,35 @@ def sharing_of(scenario: Scenario) -> SharedMechanism | None:
     return mechanism if isinstance(mechanism, SharedMechanism) else None
 
 
+# What makes no other question of the same figures; all keys where none is named.
+_NO_QUESTION = {
+    "simulation": (),
+    "network": (),
+    "federation": ("members", "name", "deadline_seconds"),
+    "data": (
+        *("path", "partition_file", "columns", "drop", "categories", "ranges"),
+        *("scaling", "shape", "length", "alpha", "shards"),
+    ),
+}
+
+
 def question_run(scenario: Scenario) -> str:
     """Return the only name that a run may have which asks for these figures, 16 hex digits.
 
     A ledger has one plan a run, and a plan one sum: so a question is answered once, and no second
-    answer, with other noise, stands beside the first. What a bundle leaves out does not count.
+    answer, with other noise, stands beside the first. What a bundle leaves out does not count, nor
+    how a run is called, where a table lies, and what of its settings no figure depends on: the
+    columns and their ranges count as they were read.
     """
     tables = scenario.to_dict()
-    for name in ("simulation", "network"):
-        del tables[name]
-    tables["federation"]["members"] = ""
+    for table, keys in _NO_QUESTION.items():
+        for key in keys or tuple(tables[table]):
+            del tables[table][key]
+    data = tables["data"]
+    for name in ("labels", "missing"):
+        data[name] = json.dumps(sorted(names(str(data[name]))))
     text = json.dumps(tables, sort_keys=True)
-    return hashlib.sha256(b"fedlite question 1\0" + text.encode()).hexdigest()[:16]
+    return hashlib.sha256(b"fedlite question 2\0" + text.encode()).hexdigest()[:16]
 
 
 def _answer_length(scenario: Scenario, coordinates: int) -> float:

@@ -92,15 +92,30 @@ def test_a_question_by_real_messages_finds_what_pandas_finds(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["statistics"] == found and summary["accuracy"] == {"by_site": {}}
     sources = [tmp_path / "run", *tmp_path.glob("run/checkpoint/sites/homes/*/ledgers")]
+    wider = found["columns"] | {"age": found["columns"]["age"] | {"range": [0.0, 1e9]}}
     for forged, rule, words in (
         ({"epsilon": 1.0}, "summary-understates", "statistics.epsilon 1.0, and it is"),
         ({"alone": 2.0}, "summary-understates", "statistics.alone 2.0"),
         ({"columns": {}}, "summary-mismatch", "figures of other columns than its question"),
+        ({"columns": wider}, "summary-mismatch", "figures by other ranges than its question"),
     ):
         changed = {**summary, "statistics": {**found, **forged}}
         (tmp_path / "run" / "summary.json").write_text(json.dumps(changed))
         issues = [one for one in audit(sources).findings if one.rule == rule]
         assert any(words in one.text for one in issues), (forged, issues)
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    path = tmp_path / "run" / "scenario.toml"
+    settled = path.read_text()
+    for before, after, words in (
+        ("most_records = 1000", f"most_records = {10**400}", "bound on records that no question"),
+        ("most_records = 1000", f"most_records = {10**308}", "bound on records that no question"),
+        ("bins = 20", "bins = 19", "in 19 bins"),
+        ("bins = 20", "bins = 0", "figures of tables, and its scenario asks for none"),
+    ):
+        assert settled.count(before) == 1
+        path.write_text(settled.replace(before, after))
+        issues = [one for one in audit(sources).findings if one.rule == "summary-mismatch"]
+        assert any(words in one.text for one in issues), (after, issues)
 
 
 def test_a_run_of_a_question_has_one_name_and_every_other_question_another(
@@ -121,6 +136,16 @@ def test_a_run_of_a_question_has_one_name_and_every_other_question_another(
     assert question_run(with_values(asks, "simulation", ceiling=3.0)) == name
     assert question_run(with_values(asks, "federation", members="north, south, west")) == name
     assert question_run(from_dict(asks.to_dict())) == name
+    # Nor does what no figure depends on, or is written otherwise.
+    for same in (
+        {"federation": {"name": "another", "deadline_seconds": 7.0}},
+        {"data": {"ranges": "age 0:100.0,  dose 0:5"}},
+        {"data": {"path": str(tmp_path / "copy.csv"), "labels": "no, yes", "scaling": "none"}},
+    ):
+        changed = asks
+        for table, values in same.items():
+            changed = with_values(changed, table, **values)
+        assert question_run(changed) == name, same
 
 
 def test_a_site_answers_a_question_in_its_one_run_only(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedlite.audit.book import Plan
 from fedlite.audit.cost import fits
-from fedlite.privacy.ranges import figures_size
+from fedlite.privacy.ranges import MOST_RECORDS, figures_size
 from fedlite.scenario.question import columns_of
 
 
@@ -20,9 +20,11 @@ def asked_of(tables: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def reach_of(tables: Mapping[str, Any], plan: Plan) -> float:
-    """Return the public bound on a site's part of a sum, in clips, where figures are asked for."""
+    """Return the public bound on a site's part of a sum, in clips; 0 where none may be asked by."""
     most = asked_of(tables).get("most_records")
-    return most / float(plan.body["clip"]) if type(most) is int and most > 0 else 0.0
+    if type(most) is not int or not 0 < most <= MOST_RECORDS:
+        return 0.0
+    return most / float(plan.body["clip"])
 
 
 def mismatches(told: object, tables: Mapping[str, Any], plan: Plan) -> list[str]:
@@ -42,6 +44,8 @@ def mismatches(told: object, tables: Mapping[str, Any], plan: Plan) -> list[str]
             f"{length:.6g}, committed one of {plan.body['coordinates']} and "
             f"{plan.body['clip']:.6g} in {plan.body['asked']} sums"
         )
+    if not reach_of(tables, plan):
+        wrong.append("figures under a bound on records that no question may have")
     shown = told.get("columns") if isinstance(told, dict) else None
     # A summary has its keys in their own order.
     if not isinstance(shown, dict) or set(shown) != set(columns):

@@ -45,7 +45,17 @@ ALIGNED = 16
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise ValueError naming a layer of `model` that has no per-record gradients (BatchNorm)."""
+    """Raise ValueError naming a layer of `model` that has no per-record gradients (BatchNorm).
+
+    Trained values of float64 are refused, too: norms are products of squares in float64, which can
+    come out as 0 where the gradients of such a model are far from it.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype is torch.float64:
+            raise ValueError(
+                f"model: '{name}' is float64, which is not allowed under record-level privacy "
+                "(rule: squares of gradients must be in float64's range); use float32"
+            )
     modules = dict(model.named_modules())
     if all(_is_sound(module) for module in modules.values()):
         return
@@ -249,9 +259,9 @@ def of_layer(module: nn.Module, x: Tensor, slope: Tensor, found: dict[int, Outer
             _add(parameter, samples.double(), found)
 
 
-def _add(parameter: Tensor, values: Tensor, found: dict[int, Outer | Whole]) -> None:
+def _add(parameter: Tensor | None, values: Tensor, found: dict[int, Outer | Whole]) -> None:
     """Add gradients one by one, float64 [b, values], to those of the layer's earlier uses."""
-    if parameter.requires_grad:
+    if parameter is not None and parameter.requires_grad:
         if (before := found.get(id(parameter))) is not None:
             values = values + whole(before).flatten(1)
         found[id(parameter)] = Whole(values)

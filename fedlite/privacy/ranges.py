@@ -11,8 +11,8 @@ MOST_STEPS = 10_000_000
 LEAST_MEMBERS = 3
 """Of a sum."""
 
-MOST_COLUMNS, MOST_BINS = 10_000, 1_000
-"""Of a question for figures of tables, which has 2 bins at least."""
+MOST_COLUMNS, MOST_BINS, MOST_RECORDS = 10_000, 1_000, 10**9
+"""Of a question for figures of tables, which has 2 bins at least, and of one site's records."""
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class Statistics:
         lambda v: v == 0 or 2 <= v <= ranges.MOST_BINS,
         anyOf=[{"const": 0}, {"minimum": 2, "maximum": ranges.MOST_BINS}],
     )
-    most_records: int = between(100_000, 1, 10**9)
+    most_records: int = between(100_000, 1, ranges.MOST_RECORDS)
 
 
 @dataclass(frozen=True)

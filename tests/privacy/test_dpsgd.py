@@ -207,6 +207,14 @@ def test_batch_norm_is_refused_and_the_model_is_left_as_it_was() -> None:
         )
 
 
+def test_a_model_of_float64_is_refused() -> None:
+    """Its gradients can be so short that their squares, multiplied, are 0: clipped to nothing."""
+    with pytest.raises(ValueError, match=r"'1\.weight' is float64"):
+        check_model(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))
+    frozen = nn.Sequential(nn.Linear(2, 2).double().requires_grad_(False), nn.Linear(2, 2))
+    check_model(frozen)
+
+
 def test_opacus_is_loaded_for_what_it_judges_and_no_more() -> None:
     """It takes as long to load as all else that a model needs."""
     code = """

@@ -65,6 +65,11 @@ BODIES = {
         (1, 5, 5),
         36,
     ),
+    "norm without bias": (
+        lambda: nn.Sequential(nn.Linear(6, 6), nn.GroupNorm(1, 6, bias=False)),
+        (6,),
+        6,
+    ),
     "norm of a vector": (lambda: nn.Sequential(nn.Linear(6, 6), nn.GroupNorm(1, 6)), (6,), 6),
     "sequence convolution": (lambda: nn.Conv1d(2, 3, 3, padding=1), (2, 7), 21),
 }

@@ -145,6 +145,7 @@ def test_a_link_is_open_until_somebody_names_its_compressor() -> None:
         "heart",
         "fashion",
         "fashion-private",
+        "fashion-distributed",
     ],
 )
 def test_the_named_scenarios_keep_their_own_links(name: str) -> None:
