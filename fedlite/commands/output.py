@@ -35,8 +35,8 @@ typer.main.TyperArgument = _Argument  # type: ignore[attr-defined]
 # A test holds the names against the folder; reading it here would slow every command.
 SCENARIO_HELP = (
     "A scenario's name (quickstart, quickstart-distributed, quickstart-clients, heart, "
-    "fashion-private, fashion, cross-device, sentiment-lora, sentiment-lora-private, "
-    "smollm-smoke), or a path to a TOML file."
+    "fashion-private, fashion-distributed, fashion, cross-device, sentiment-lora, "
+    "sentiment-lora-private, smollm-smoke), or a path to a TOML file."
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
