@@ -62,9 +62,10 @@ def check_model(model: nn.Module) -> None:
     from opacus.validators import ModuleValidator
 
     for name, module in modules.items():
-        validator = ModuleValidator.VALIDATORS.get(type(module))
-        if validator is not None and validator(module):
-            kind = type(module).__name__
+        # Of a class of one's own, what it was made from.
+        known = (of for of in type(module).__mro__ if of in ModuleValidator.VALIDATORS)
+        if (of := next(known, None)) is not None and ModuleValidator.VALIDATORS[of](module):
+            kind = of.__name__
             raise ValueError(
                 f"model: '{name}' is {kind}, which is not allowed under record-level privacy "
                 "(rule: a record's gradient must be computable by itself and not depend on other "
@@ -96,14 +97,20 @@ def alike(model: nn.Module) -> Iterator[None]:
 
 def _is_sound(module: nn.Module) -> bool:
     """Whether Opacus, which takes seconds to load, would have nothing against a module."""
-    kind = type(module)
-    return kind in _SOUND or not kind.__module__.startswith(("torch.", "opacus."))
+    return all(
+        of in _SOUND or not of.__module__.startswith(("torch.", "opacus."))
+        for of in type(module).__mro__
+    )
 
 
 _SOUND = {
-    *(nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding),
-    *(nn.Identity, nn.Flatten, nn.Sequential, nn.ModuleList, nn.ModuleDict),
-    *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d),
+    of
+    for kind in (
+        *(nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm, nn.Embedding),
+        *(nn.Identity, nn.Flatten, nn.Sequential, nn.ModuleList, nn.ModuleDict),
+        *(nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Dropout, nn.MaxPool2d, nn.AvgPool2d),
+    )
+    for of in kind.__mro__
 }
 _MENDS = {
     "LSTM": "use opacus.layers.DPLSTM",

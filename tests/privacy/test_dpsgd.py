@@ -243,6 +243,12 @@ def test_whatever_opacus_judges_is_handed_to_it() -> None:
     with pytest.raises(ValueError, match="BatchNorm"):
         check_model(nn.Sequential(nn.BatchNorm1d(3, affine=False, track_running_stats=False)))
 
+    class Own(nn.InstanceNorm1d):
+        """Mixes no records in training, and its running statistics do."""
+
+    with pytest.raises(ValueError, match="'0' is InstanceNorm1d"):
+        check_model(nn.Sequential(Own(3, track_running_stats=True)))
+
 
 def test_no_hook_is_left_behind() -> None:
     model, inputs, labels = linear()
