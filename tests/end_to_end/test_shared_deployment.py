@@ -123,7 +123,7 @@ def of_round(rows: list[dict[str, Any]], number: int) -> tuple[int, int]:
     return len(reserved), sum(r["kind"] == "release" and r["body"]["of"] in reserved for r in rows)
 
 
-@pytest.mark.long
+@pytest.mark.faults
 @pytest.mark.data("heart-disease")
 def test_hospitals_share_noise_and_one_is_killed_in_every_phase(
     lab: Any, hospitals: Sequence[str], wait: Callable[..., Any], capsys: pytest.CaptureFixture[str]
