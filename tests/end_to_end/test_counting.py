@@ -55,7 +55,7 @@ def left(home: Path, run: str, noise: float = 0.0) -> Cells:
     return told.decode(frame[compression.HEADER_BYTES :], noise)
 
 
-@pytest.mark.long
+@pytest.mark.faults
 @pytest.mark.data("heart-disease")
 def test_counts_of_hospitals_are_those_of_their_records_in_one_place(
     lab: Any, hospitals: Sequence[str]

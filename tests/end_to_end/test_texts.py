@@ -10,7 +10,7 @@ DOMAINS = ("movie", "nyt", "tweets", "amazon")
 SHORT = ("--rounds", "2", "--set", "data.length=16")
 
 
-@pytest.mark.long
+@pytest.mark.faults
 @pytest.mark.data("sentiment", "minilm")
 def test_four_domains_adapt_a_pretrained_model_and_are_audited(lab: Any) -> None:
     lab.start()
