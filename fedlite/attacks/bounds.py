@@ -273,12 +273,18 @@ def gaussian_pair(
     free = len(inside) + len(outside) - 2
     pooled = ((len(inside) - 1) * v1 + (len(outside) - 1) * v0) / free
     widest = math.sqrt(pooled * free / float(chi2.ppf(significance / 3, free)))
+    if not widest:
+        return estimate, estimate
     return estimate, gaussian_epsilon(max(0.0, gap) / widest, delta)
 
 
 def pair_epsilon(first: tuple[float, float], second: tuple[float, float], delta: float) -> float:
     """Return epsilon at `delta` of a Gaussian against another, each (mean, deviation)."""
     check_delta(delta)
+
+    if not (first[1] and second[1]):
+        # Without any noise one look tells which it is, unless nothing differs.
+        return 0.0 if first == second else math.inf
 
     def gap(epsilon: float) -> float:
         return _pair_delta(epsilon, first, second) - delta

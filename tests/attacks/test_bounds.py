@@ -173,3 +173,13 @@ def test_canary_clients_estimate_the_gaussian_mechanisms_epsilon() -> None:
 def test_numbers_outside_their_range_are_refused(call: object, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         call()  # type: ignore[operator]
+
+
+def test_scores_without_any_noise_are_told_apart_for_certain() -> None:
+    """All alike, as of a server that adds none: their variance is 0, and not nearly so."""
+    assert bounds.pair_epsilon((1.0, 0.0), (0.0, 0.0), 1e-5) == math.inf
+    assert bounds.pair_epsilon((1.0, 1.0), (0.0, 0.0), 1e-5) == math.inf
+    assert bounds.pair_epsilon((1.0, 0.0), (1.0, 0.0), 1e-5) == 0.0
+    same = np.zeros(9), np.ones(9)
+    assert bounds.gaussian_pair(same[1], same[0], 1e-5, 0.01) == (math.inf, math.inf)
+    assert bounds.gaussian_pair(same[0], same[0], 1e-5, 0.01) == (0.0, 0.0)
