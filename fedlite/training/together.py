@@ -43,10 +43,12 @@ MOST = 64
 _VALUES = 2**23
 # A run of fewer shares is over before it is known how to train faster.
 _LEAST = 100
-# Sites on which is tried whether bits are the same, and of a group that shows how long one takes.
+# Sites on which is tried whether bits are the same, and of a group that show how long one takes.
 _TRIED, _TIMED = 5, 3
-# What together must be faster by: on a busy machine no time is exact.
-_GAIN = 1.1
+# Groups that show it, beside the first one, which meets what is not yet prepared.
+_GROUPS = 2
+# What together must be faster by: it takes more memory.
+_GAIN = 1.05
 
 
 def most(plan: Plan) -> int:
@@ -72,7 +74,8 @@ class Together:
         self._bench = Bench(plan, device_of(settings.training.device))
         self._training = settings.training
         self._known: dict[tuple[str, int], bool] = {}
-        # Processor seconds of a share, by way; the first one of each way is not counted.
+        # Processor seconds of a share, by way and group. Several sites each: of single ones the
+        # quickest says how much times differ, and not what one takes.
         self._seconds: dict[str, list[float]] = {"alone": [], "together": []}
         self.why = ""
         if reason := self._unfit():
@@ -112,8 +115,9 @@ class Together:
                 alike[one.round, one.mechanism].append(at)
         for places in alike.values():
             if self._wins() is None:
-                for at in places[:_TIMED]:
-                    found[at] = self._timed("alone", 1, partial(_tried, asked[at].alone))
+                first = [asked[at] for at in places[:_TIMED]]
+                ends = self._timed("alone", len(first), partial(_one_by_one, first))
+                found.update(zip(places, ends, strict=False))
             left = [at for at in places if at not in found]
             if len(left) > 1 and self._wins() is not False:
                 group = [asked[at] for at in left]
@@ -134,7 +138,7 @@ class Together:
     def _wins(self) -> bool | None:
         """Whether together is faster; None as long as that is not known."""
         alone, together = (self._seconds[way][1:] for way in ("alone", "together"))
-        if len(alone) < _TIMED - 1 or len(together) < 2:
+        if min(len(alone), len(together)) < _GROUPS:
             return None
         wins = min(alone) > _GAIN * min(together)
         if not wins and not self.why:
@@ -147,7 +151,7 @@ class Together:
         except (ValueError, RuntimeError) as error:
             # One site's fault may not be another's: each finds out by itself.
             log.debug("together: %s; one by one instead", error)
-            return [_tried(one.alone) for one in asked]
+            return _one_by_one(asked)
         return [
             _tried(partial(self._share, one, *end)) for one, end in zip(asked, found, strict=True)
         ]
@@ -309,6 +313,10 @@ def _tried(work: Callable[[], Share]) -> Share | Exception:
         return work()
     except Exception as error:  # raised again where the site is that it belongs to
         return error
+
+
+def _one_by_one(asked: Sequence[Asked]) -> list[Share | Exception]:
+    return [_tried(one.alone) for one in asked]
 
 
 def _equal(one: many.End, other: many.End) -> bool:

@@ -6,7 +6,9 @@ fedlite/training/stacked.py.
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -270,6 +272,29 @@ def test_the_faster_way_is_taken_and_the_other_one_given_up(
         assert counts == [4, 4, 4, 7 if slower == "alone" else 0]
         assert bool(group.why) == (slower == "together")
     assert caplog.text.count("takes no less time") == 1
+
+
+def test_the_quickest_of_single_sites_is_not_what_a_site_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan, now, seconds = planned(), [0.0], itertools.cycle((0.5, 1.0, 1.5))
+    monkeypatch.setattr(together.time, "process_time", lambda: now[0])
+    train, share = Together._train, Learner.share
+
+    def at_once(self: Together, works: Sequence[Any], *given: Any) -> Any:
+        # Each of them a fifth less than alone, in the mean.
+        now[0] += 0.8 * len(works)
+        return train(self, works, *given)
+
+    def alone(*given: Any) -> Any:
+        now[0] += next(seconds)
+        return share(*given)
+
+    monkeypatch.setattr(Together, "_train", at_once)
+    monkeypatch.setattr(Learner, "share", alone)
+    group = Together(plan)
+    counts = [group.shares(asked(plan, (8,) * 7, number))[1] for number in (1, 2, 3, 4)]
+    assert counts == [4, 4, 4, 7], group.why
 
 
 def _given(one: Asked) -> tuple[Any, ...]:
