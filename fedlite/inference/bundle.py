@@ -329,8 +329,12 @@ def is_bundle(directory: Path) -> bool:
 def _stored(content: bytes) -> dict[str, NDArray[Any]]:
     """Return the stored trials; they are not packed, so they are no larger than their file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
+        listed = archive.infolist()
+        if any(one.compress_type != zipfile.ZIP_STORED for one in listed):
             raise ValueError(f"{TRIALS}: must not be compressed; export the run again")
+        # Entries may lie in each other, and not every Python finds that.
+        if sum(one.file_size for one in listed) > len(content):
+            raise ValueError(f"{TRIALS}: must not be larger than its file; export the run again")
     with np.load(io.BytesIO(content), allow_pickle=False) as trials:
         return dict(trials)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ MANIFEST = "manifest.json"
 FORMAT = "fedlite-bundle-1"
 # All files together: graphs of TinyML; more is no bundle of ours.
 _LARGEST = 1 << 30
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _MEND = "get the bundle again from whoever made it"
 
 
@@ -36,7 +38,7 @@ def write(folder: Path, files: Mapping[str, bytes], key: keys.Key) -> tuple[Path
     }
     signed = told | {"signature": keys.sign(key, canonical(told))}
     # Last: a folder without it is half written, and no bundle.
-    write_atomic(folder / MANIFEST, json.dumps(signed, indent=2, sort_keys=True).encode() + b"\n")
+    write_atomic(folder / MANIFEST, _form(signed))
     return tuple(folder / name for name in (*files, MANIFEST))
 
 
@@ -55,6 +57,7 @@ def read(folder: Path, signed_by: str | None = None) -> dict[str, bytes]:
             f"{path}: no such file; give a folder that fedlite export has written, as a whole"
         )
     told = _manifest(path)
+    form = _form(told)
     key, signature = told["key"], told.pop("signature")
     if signed_by is not None and key != signed_by.lower():
         asked = signed_by or "a key, and none is named"
@@ -64,6 +67,10 @@ def read(folder: Path, signed_by: str | None = None) -> dict[str, bytes]:
         )
     if not keys.verify(key, signature, canonical(told)):
         raise ValueError(f"{path}: its signature is not that of its key; {_MEND}")
+    # A blank more, or a digit in upper case, is signed as well, and has another SHA-256: a bundle
+    # that was withdrawn, or in use before, would come back as another one.
+    if path.read_bytes() != form or not _SIGNATURE.fullmatch(signature):
+        raise ValueError(f"{path}: must be written as fedlite export writes it, is not; {_MEND}")
     there = {one.name for one in folder.iterdir()} - {MANIFEST}
     if more := there - told["files"].keys():
         raise ValueError(f"{folder / min(more)}: must not be there, nobody signed it; remove it")
@@ -79,6 +86,11 @@ def read(folder: Path, signed_by: str | None = None) -> dict[str, bytes]:
         if hashlib.sha256(found[name]).hexdigest() != digest:
             raise ValueError(f"{file}: is not what was signed: changed, or cut off; {_MEND}")
     return found | {"key": key.encode()}
+
+
+def _form(signed: Mapping[str, Any]) -> bytes:
+    """Return the one way in which a manifest is written."""
+    return json.dumps(signed, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def signer(folder: Path) -> str:

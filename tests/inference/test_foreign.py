@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import struct
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +52,27 @@ def test_a_manifest_that_is_not_ours_is_refused(
     path.write_bytes(change(json.loads(path.read_text())))
     with pytest.raises(ValueError, match=rule):
         load(copy)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda text: text + b"\n",
+        lambda text: json.dumps(json.loads(text)).encode(),
+        lambda text: text.replace(b'"signature": "', b'"signature": "00", "signature": "'),
+        lambda text: text.replace(
+            json.loads(text)["signature"].encode(), json.loads(text)["signature"].upper().encode()
+        ),
+    ],
+)
+def test_a_bundle_has_one_manifest_and_so_one_sha256(
+    made: Path, bundle: Bundle, tmp_path: Path, other: Callable[[bytes], bytes]
+) -> None:
+    copy = shutil.copytree(made, tmp_path / "copy")
+    path = copy / "manifest.json"
+    path.write_bytes(other(path.read_bytes()))
+    with pytest.raises(ValueError, match="must be written as fedlite export writes it"):
+        load(copy, signed_by=bundle.signed_by)
 
 
 def test_another_signer_is_refused_where_the_right_one_is_known(
@@ -124,6 +147,17 @@ def packed(made: Path) -> bytes:
     return content.getvalue()
 
 
+def again(made: Path) -> bytes:
+    """Return the trials with entries that lie in each other: all are there several times."""
+    content = (made / "trials.npz").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        start, count = archive.start_dir, len(archive.infolist())
+    size = len(content) - 22 - start
+    listed = content[start : start + size] * 3
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 3 * count, 3 * count, 3 * size, start, 0)
+    return content[:start] + listed + end
+
+
 @pytest.mark.parametrize(
     ("name", "change", "rule"),
     [
@@ -131,6 +165,7 @@ def packed(made: Path) -> bytes:
         ("tail_onnx", lambda made: (made / "model.onnx").read_bytes(), "Required inputs"),
         ("trials_npz", lambda made: b"PK", "must hold what fedlite export writes"),
         ("trials_npz", packed, "must not be compressed"),
+        ("trials_npz", again, "must not be larger than its file"),
         ("bundle_json", lambda made: b"[]", "has no 'labels'"),
         ("bundle_json", lambda made: b'{"labels": 1}', "has no 'preprocessing'"),
         ("bundle_json", lambda made: described(made, labels=1), "must hold what fedlite export"),
