@@ -14,10 +14,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 # Flower's own heads have some 1,200 bytes; nginx lets 32 KiB through.
 HEAD_BYTES = 65_536
 HEAD_SECONDS = 15.0
+# Requests that came before the one before them was answered: each is an object of some kilobytes.
+PIPELINED = 8
 
 
 class BoundedHeads(HttpToolsProtocol):
-    """Hangs up on a head that is too long, or is not there in time."""
+    """Hangs up on a head that is too long, or is not there in time, and on too many at once."""
 
     _bytes = 0
     _whole = False
@@ -39,15 +41,24 @@ class BoundedHeads(HttpToolsProtocol):
             self.transport.abort()
 
     def on_headers_complete(self) -> None:
-        """Stop waiting."""
+        """Stop waiting for it. Raises ValueError, which ends the reading, for too many."""
         self._whole = True
         self._stop()
         super().on_headers_complete()
+        if len(self.pipeline) > PIPELINED:
+            self.pipeline.clear()
+            raise ValueError(f"at most {PIPELINED} requests may wait for those before them")
 
     def on_message_complete(self) -> None:
         """Get ready for the next head."""
         self._whole, self._bytes = False, 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Hang up where the body was not waited for: what is left of it has no time of its own."""
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""

@@ -217,7 +217,8 @@ def _request(name: str, version: str, body: bytes, values: int) -> Any:
     """Return the message of gRPC that says what a body of JSON does; raises Refused."""
     _bound(body, values)
     try:
-        told = json.loads(body)
+        # Of bytes Python would take UTF-16, too, in which quotes and commas are counted wrongly.
+        told = json.loads(body.decode())
     except (ValueError, RecursionError):
         raise _wrong("body: must be JSON in UTF-8") from None
     inputs, outputs = (_list(told, key) for key in ("inputs", "outputs"))
