@@ -7,6 +7,8 @@ uvicorn reads it with has no bound of its own. `uvicorn.protocols` is pinned wit
 from __future__ import annotations
 
 import asyncio
+import socket
+import weakref
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -72,3 +74,30 @@ class BoundedHeads(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class Listener(socket.socket):
+    """A socket that is listened on, with so many connections at once; what more come it closes.
+
+    uvicorn counts a connection when its first head is whole, so who says nothing, or begins no
+    handshake of TLS, is counted here alone. most: settable, above 0.
+    """
+
+    def __init__(self, bound: socket.socket, most: int) -> None:
+        """Take over a bound socket."""
+        super().__init__(fileno=bound.detach())
+        self.most = most
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return a connection; raises BlockingIOError, as for none, where there are too many."""
+        line, address = super().accept()
+        if len(self._open) >= self.most:
+            # What was closed may still be known to somebody.
+            for one in [one for one in self._open if one.fileno() < 0]:
+                self._open.discard(one)
+        if len(self._open) >= self.most:
+            line.close()
+            raise BlockingIOError
+        self._open.add(line)
+        return line, address

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from fedlite.deployment.heads import BoundedHeads
+from fedlite.deployment.heads import BoundedHeads, Listener
 from fedlite.inference.bundle import Bundle
 from fedlite.inference.serving import asking, protocol
 from fedlite.inference.serving.doors import Door
@@ -58,6 +58,8 @@ _AROUND = 256
 # Seconds in which a body must come, and more for so many of its bytes; for an answer.
 _PATIENCE, _SLOWEST, _SECONDS = 10.0, 100_000, 60.0
 _DEEPEST, _OUTPUTS = 16, 16
+# Connections beyond those that are answered, which are told so; who comes after them is hung up on.
+_TOLD = 32
 # Milliseconds for which a client may leave unread what was sent.
 _UNREAD = 30_000
 
@@ -377,11 +379,12 @@ async def listening(app: Rest, door: Door, port: int, calls: int) -> AsyncIterat
         ssl_keyfile=door.key,
     )
     server = _Server(config)
-    task = asyncio.ensure_future(server.serve([bound]))
+    listener = Listener(bound, calls + _TOLD)
+    task = asyncio.ensure_future(server.serve([listener]))
     try:
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
-        yield int(bound.getsockname()[1])
+        yield int(listener.getsockname()[1])
     finally:
         server.should_exit = True
         await task

@@ -6,18 +6,29 @@ Covers fedlite/inference/serving/rest.py, fedlite/deployment/heads.py.
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from fedlite.inference.bundle import Bundle
 from fedlite.inference.serving import rest
+from fedlite.inference.serving.doors import Door
 from fedlite.inference.serving.refused import Refused
 from tests.inference.serving.conftest import Live
+from tests.inference.serving.test_access import pair
 from tests.inference.serving.test_rest import ONE, ask, infer, port
 
 Start = Callable[..., Live]
+
+
+def tried(live: Live, context: ssl.SSLContext | None) -> int:
+    try:
+        return ask(live, "/v2/health/live", context=context)[0]
+    except OSError:
+        return 0
 
 
 def test_a_body_in_utf_16_does_not_hide_its_values(bundle: Bundle) -> None:
@@ -70,3 +81,33 @@ def test_requests_before_an_answer_are_few(start: Start, bundle: Bundle) -> None
     assert answered(4) == 4
     assert answered(1000) <= 10
     assert ask(live, "/v2/models/routed/infer", infer(ONE))[0] == 200
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_no_more_connections_are_open_than_may_be(
+    start: Start, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
+    monkeypatch.setattr("fedlite.inference.serving.server._at_once", lambda longest: 16)
+    cert, key = pair(tmp_path) if tls else (None, None)
+    live = start(bundle, http=0, door=Door(port=0, cert=cert, key=key))
+    # Nobody says anything, nor begins a handshake.
+    lines = [socket.create_connection(("127.0.0.1", port(live)), timeout=20) for _ in range(80)]
+    hung = 0
+    for line in lines:
+        line.settimeout(0.2)
+        try:
+            hung += line.recv(1) == b""
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            hung += 1
+    assert hung == 80 - 16 - 32
+    for line in lines:
+        line.close()
+    context = ssl.create_default_context(cafile=str(cert)) if tls else None
+    if context is not None:
+        context.check_hostname = False
+    until = time.monotonic() + 20
+    while (found := tried(live, context)) != 200 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert found == 200
