@@ -6,6 +6,7 @@ one of the house. One of ExecuTorch's programs needs that, which brings PyTorch.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -86,13 +87,15 @@ class Answers:
 class Bundle:
     """A loaded bundle.
 
-    told: what `bundle.json` says. signed_by: the public key in hex that signed it.
+    told: what `bundle.json` says. signed_by: the public key in hex that signed it. sha256: of the
+    manifest that was loaded, in hex; another may lie in its folder by now.
     """
 
     def __init__(self, directory: Path, files: Mapping[str, bytes]) -> None:
         """Make the graphs ready; see `load`."""
         self.directory = directory
         self.signed_by = files["key"].decode()
+        self.sha256 = hashlib.sha256(files[manifest.MANIFEST]).hexdigest()
         self.told: dict[str, Any] = json.loads(files[DESCRIPTION])
         if lacks := _NEEDED - set(self.told):
             raise ValueError(f"{directory / DESCRIPTION}: has no {min(lacks)!r}; export it again")

@@ -43,7 +43,9 @@ def write(folder: Path, files: Mapping[str, bytes], key: keys.Key) -> tuple[Path
 
 
 def read(folder: Path, signed_by: str | None = None) -> dict[str, bytes]:
-    """Return the files of a bundle by name, each as it was signed, and the key in hex as "key".
+    """Return the files of a bundle by name, each as it was signed, and the manifest.
+
+    The key that has signed it stands under "key", in hex.
 
     signed_by: the public key, 64 hex digits, that must have signed it; with None any key will do,
     which finds damage, and nothing that somebody has made anew. An empty text is refused: it is
@@ -85,7 +87,7 @@ def read(folder: Path, signed_by: str | None = None) -> dict[str, bytes]:
         found[name] = file.read_bytes()
         if hashlib.sha256(found[name]).hexdigest() != digest:
             raise ValueError(f"{file}: is not what was signed: changed, or cut off; {_MEND}")
-    return found | {"key": key.encode()}
+    return found | {MANIFEST: form, "key": key.encode()}
 
 
 def _form(signed: Mapping[str, Any]) -> bytes:

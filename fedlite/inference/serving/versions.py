@@ -5,7 +5,6 @@ What runs here runs in the one thread that computes; what is asked from elsewher
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.inference import manifest
 from fedlite.inference.bundle import Answers, Bundle
 from fedlite.inference.serving.pairs import Pairs
 from fedlite.inference.serving.refused import Refused
@@ -43,10 +41,9 @@ class Version:
     @classmethod
     def of(cls, bundle: Bundle, delta: float, limit: float | None = None) -> Version:
         """Return a loaded bundle as a version; see `watched` for `limit`."""
-        content = (bundle.directory / manifest.MANIFEST).read_bytes()
         found = watched(bundle) if limit is None else limit
         drift = None if found is None or bundle.threshold is None else TooOften(found, delta)
-        return cls(bundle, hashlib.sha256(content).hexdigest()[:_DIGITS], drift)
+        return cls(bundle, bundle.sha256[:_DIGITS], drift)
 
 
 def watched(bundle: Bundle) -> float | None:

@@ -236,6 +236,17 @@ def test_a_candidate_must_be_able_to_stand_in(made: Path, bundle: Bundle, tmp_pa
     assert Version.of(other(made, tmp_path / "n", calibrated=None), 0.01).drift is None
 
 
+def test_a_version_is_of_what_was_loaded(made: Path, tmp_path: Path) -> None:
+    other(made, tmp_path / "new", calibrated=None)
+    link = tmp_path / "current"
+    link.symlink_to(made)
+    loaded, name = load(link), Version.of(load(made), 0.01).name
+    link.unlink()
+    link.symlink_to(tmp_path / "new")
+    # An alarm would else be the new one's, and the old one would answer early after a restart.
+    assert Version.of(loaded, 0.01).name == name
+
+
 def test_two_versions_over_the_wire_and_across_a_restart(
     start: Start, made: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
