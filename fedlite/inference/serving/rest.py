@@ -157,7 +157,7 @@ class Rest:
             del body
         except Refused as refusal:
             # What is no request is counted as over gRPC; the others are when they are answered.
-            self._service.figures.codes[refusal.code] += 1
+            self._service.unread("ModelInfer", refusal)
             raise
         work = asyncio.ensure_future(self._service.call("ModelInfer", made, _Call()))
         left = asyncio.ensure_future(receive())

@@ -124,7 +124,7 @@ class Service:
         async def guarded(request: Any, context: Any) -> Any:
             try:
                 if isinstance(request, Refused):
-                    self.figures.codes[request.code] += 1
+                    self.unread(method, request)
                     raise request
                 return await self.call(method, request, context)
             except Refused as refusal:
@@ -232,6 +232,14 @@ class Service:
             if served is not None:
                 text = "server: cannot write its log, so it answers nothing; tell its operator"
                 raise Refused("UNAVAILABLE", text) from None
+
+    def unread(self, method: str, refusal: Refused) -> None:
+        """Count what is no request, and add it to the log: who sends it is known."""
+        self.figures.codes[refusal.code] += 1
+        try:
+            self.keeping.request(client=WHO.get(), refused=method, times=1, code=refusal.code)
+        except OSError as error:
+            log.error("the log of requests cannot be written: %s", error)
 
     async def _Feedback(self, request: Any, _: Any) -> Any:
         labels = list(request.labels)

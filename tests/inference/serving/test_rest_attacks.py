@@ -1,20 +1,23 @@
 """Attacks on a server's port for JSON that once worked.
 
-Covers fedlite/inference/serving/rest.py, fedlite/deployment/heads.py.
+Covers fedlite/inference/serving/rest.py, fedlite/inference/serving/service.py,
+fedlite/deployment/heads.py.
 """
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from fedlite.inference.bundle import Bundle
-from fedlite.inference.serving import rest
+from fedlite.inference.serving import protocol, rest, tokens
 from fedlite.inference.serving.doors import Door
 from fedlite.inference.serving.refused import Refused
 from tests.inference.serving.conftest import Live
@@ -38,6 +41,22 @@ def test_a_body_in_utf_16_does_not_hide_its_values(bundle: Bundle) -> None:
     for name in ("utf-8", "utf-16-le", "utf-16-be", "utf-16"):
         with pytest.raises(Refused, match=r"more values than its rows|must be JSON in UTF-8"):
             rest._request("routed", "", text.encode(name), most)
+
+
+def test_what_is_no_request_is_in_the_log_with_who_sent_it(
+    start: Start, bundle: Bundle, tmp_path: Path
+) -> None:
+    token = tokens.add(tmp_path / "tokens.toml", "ward", "client", 9)
+    door = Door(port=0, tokens=tmp_path / "tokens.toml")
+    live = start(bundle, http=0, door=door, keep=tmp_path / "keep")
+    assert ask(live, "/v2/models/routed/infer", b"no JSON", token=token)[0] == 400
+    with grpc.insecure_channel(live.address) as channel, pytest.raises(grpc.RpcError):
+        call = channel.unary_unary(f"/{protocol.INFERENCE}/ModelInfer")
+        call(b"\x2a\x00" * 6000, timeout=20, metadata=[("authorization", f"Bearer {token}")])
+    (file,) = (tmp_path / "keep").glob("requests-*.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    told = {"client": "ward", "refused": "ModelInfer", "times": 1, "code": "INVALID_ARGUMENT"}
+    assert [{name: line[name] for name in told} for line in lines] == [told, told]
 
 
 def test_who_was_answered_before_his_body_came_holds_no_connection(
