@@ -368,7 +368,8 @@ def session(graph: bytes, *, plain: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     # Several threads wait for each other on graphs so small.
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3
+    # What fails is raised. Its own log would write a stranger's names of nodes to the terminal.
+    options.log_severity_level = 4
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

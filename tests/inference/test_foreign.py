@@ -182,6 +182,24 @@ def test_what_a_stranger_has_signed_is_refused_with_one_line(
         load(tmp_path / "other")
 
 
+def test_names_in_a_graph_steer_no_terminal(
+    made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import onnx
+
+    stem = onnx.load(made / "stem.onnx")
+    shape = onnx.numpy_helper.from_array(np.array([7, 13]), "wrong")
+    stem.graph.initializer.append(shape)
+    node = onnx.helper.make_node("Reshape", ["x", "wrong"], ["odd"], name="node\x1b[2J")
+    stem.graph.node.insert(0, node)
+    stem.graph.output.append(onnx.helper.make_tensor_value_info("odd", 1, [7, 13]))
+    signed_anew(made, tmp_path / "other", stem_onnx=stem.SerializeToString())
+    with pytest.raises(ValueError, match="must hold what fedlite export writes"):
+        load(tmp_path / "other")
+    # Not by Python, but by native code to the terminal itself.
+    assert "\x1b" not in "".join(capfd.readouterr())
+
+
 def test_what_is_said_in_a_bundle_forges_no_display(made: Path, tmp_path: Path) -> None:
     signed_anew(made, tmp_path / "b", bundle_json=described(made, promise="\x1b[2Jall is well"))
     np.savez(tmp_path / "x.npz", x=X[:2])
