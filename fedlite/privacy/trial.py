@@ -22,6 +22,9 @@ _MULTIPLE = 32
 # A sample beyond so many deviations takes a block more: about one in ten thousand.
 _DEVIATIONS = 4.0
 
+# Tokens of made-up texts that are short; a kernel may look whether any text of a block is.
+_SHORT = 2
+
 _known: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDictionary()
 
 
@@ -61,6 +64,9 @@ def _try(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wanted: 
         # Not every number is a token.
         made: Tensor = getattr(model, "made_up")(len(rows))  # noqa: B009 - not of every module
         records = made.to(inputs.device)
+        if records.dim() == 3:
+            # Token ids over a mask: whole texts stand by themselves, and short ones beside them.
+            records[wanted:, 1, _SHORT:] = 0
     labels = torch.arange(len(rows), device=inputs.device) % 2
     if targets.is_floating_point():
         labels = _made_up(2, targets.new_empty(len(rows), *targets.shape[1:])).abs()

@@ -290,6 +290,22 @@ def test_where_a_place_makes_a_difference_records_go_one_by_one(
     assert block_of(scatter, torch.rand(3, scatter.columns), CLASSES, loss, 12) in (1, 32)
 
 
+def test_a_model_that_asks_whether_any_text_is_short_takes_them_one_by_one() -> None:
+    """As libraries do, for another kernel: no difference beside texts that are all whole."""
+
+    class Reader(Pair):
+        def made_up(self, count: int) -> Tensor:
+            ids = torch.arange(6 * count).view(count, 6)
+            return torch.stack([ids, torch.ones_like(ids)], 1)
+
+    def body(s: Pair, x: Tensor) -> Tensor:
+        ids, mask = torch.sin(x[:, 0].float()), x[:, 1]
+        return s.a(ids if mask.all() else ids * mask * (1.0 + 1e-6))
+
+    model = Reader(body, 6, a=nn.Linear(6, 6))
+    assert block_of(model, model.made_up(3), CLASSES, loss, 12) == 1
+
+
 def test_a_trial_leaves_the_model_alone_and_is_made_once() -> None:
     model = through(nn.Linear(6, 6), 6)
     before = [p.clone() for p in model.parameters()]

@@ -120,7 +120,7 @@ class Pooled(nn.Module):
 
     def _features(self, tokens: Tensor, *, trim: bool) -> Tensor:
         ids, mask = read_tokens(tokens, self.network.config.vocab_size, trim=trim)
-        states = hidden_states(self.network, ids, mask)
+        states = hidden_states(self.network, ids, mask, alike=not trim)
         return torch.cat([pooled(states[at], mask) for part in self.read for at in part], 1)
 
     @property

@@ -11,7 +11,12 @@ from torch.nn import functional
 from fedlite.data.bases import find
 from fedlite.data.loading import check_causal, load_network
 from fedlite.models.pretrained.adapters import adapt, factors, turns
-from fedlite.models.pretrained.network import made_up_tokens, positions, read_tokens
+from fedlite.models.pretrained.network import (
+    always_masked,
+    made_up_tokens,
+    positions,
+    read_tokens,
+)
 
 # Without gradients so many texts are answered at a time: each has a number for every word there is.
 _BLOCK = 8
@@ -67,7 +72,8 @@ class Foresight(nn.Module):
     def _losses(self, tokens: Tensor) -> Tensor:
         ids, mask = read_tokens(tokens, self.network.config.vocab_size, trim=self.trim)
         given = positions(self.network, mask)
-        logits = self.network(input_ids=ids, attention_mask=mask, **given).logits
+        with always_masked(self.network, alike=not self.trim):
+            logits = self.network(input_ids=ids, attention_mask=mask, **given).logits
         nll = functional.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none")
         counted = (mask[:, 1:] * mask[:, :-1]).to(nll.dtype)
         return ((nll * counted).sum(1) / counted.sum(1).clamp_min(1)).unsqueeze(1)

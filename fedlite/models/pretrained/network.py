@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
@@ -14,6 +15,8 @@ from fedlite.models.branched import macs_of
 
 # Of networks that count positions from the padding token's number, as RoBERTa does.
 _OWN_POSITIONS = "create_position_ids_from_input_ids"
+# Attention that is always given its mask; what transformers registers it under.
+_MASKED = "fedlite_masked"
 
 
 def layers_of(network: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -74,12 +77,52 @@ def read_tokens(tokens: Tensor, vocabulary: int, *, trim: bool) -> tuple[Tensor,
     return ids.clamp(0, vocabulary - 1), mask
 
 
-def hidden_states(network: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-    """Return what comes out of the embeddings and of each layer, float32 [n, length, width]."""
+def hidden_states(network: Any, ids: Tensor, mask: Tensor, *, alike: bool) -> tuple[Tensor, ...]:
+    """Return what comes out of the embeddings and of each layer, float32 [n, length, width].
+
+    alike: see `always_masked`.
+    """
     given = positions(network, mask)
-    found = network(input_ids=ids, attention_mask=mask, output_hidden_states=True, **given)
+    with always_masked(network, alike):
+        found = network(input_ids=ids, attention_mask=mask, output_hidden_states=True, **given)
     states: tuple[Tensor, ...] = found.hidden_states
     return states
+
+
+@contextmanager
+def always_masked(network: Any, alike: bool) -> Iterator[None]:
+    """Let attention be masked by one kernel, whether or not any text of the batch is padded.
+
+    transformers leaves the mask out where no text is padded, and other kernels round otherwise: one
+    short text would move the bits of all others beside it. alike: whether that matters here.
+    """
+    config = network.config
+    if not alike or config._attn_implementation != "sdpa":
+        yield
+        return
+    _register()
+    config._attn_implementation = _MASKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if _MASKED not in AttentionInterface():
+        AttentionInterface.register(_MASKED, sdpa_attention_forward)
+        AttentionMaskInterface.register(_MASKED, _mask)
+
+
+def _mask(*args: Any, **options: Any) -> Any:
+    """Return the mask that attention takes, also where it hides nothing."""
+    from transformers.masking_utils import sdpa_mask
+
+    never = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(*args, **(options | never))
 
 
 def positions(network: Any, mask: Tensor) -> dict[str, Tensor]:
