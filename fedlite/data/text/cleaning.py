@@ -23,12 +23,14 @@ from fedlite.data.text.duplicates import (
     first_of_each,
 )
 from fedlite.data.text.perplexity import rule, within
-from fedlite.data.text.redaction import redact, searched, versions
+from fedlite.data.text.redaction import redact, searched, shown, versions
 from fedlite.registry import Registry, digest_of, file_of, label
 from fedlite.scenario.texts import Texts
 
 # Raised when duplicates or the count of words come to something else.
 VERSION = 2
+# How copies are told; other records than before, and those of who keeps copies are the same.
+_COPIES = 2
 REDACTORS: Registry[Any] = Registry(
     "data.redactor", "fedlite.redactors", {}, takes="(text) and returns the text redacted"
 )
@@ -92,7 +94,9 @@ def clean(
         before = len(kept)
         # Of what answers itself every answer is the same.
         answers = [row.tobytes() if answered else b"" for row in y]
-        keys: list[Hashable] = [(done[at], answers[at], int(whose[at])) for at in kept]
+        # As it is told: of two that are the same as far as is looked, one may go on and be cut.
+        told = {at: shown(found[at], done[at], most) for at in kept.tolist()}
+        keys: list[Hashable] = [(text, answers[at], int(whose[at])) for at, text in told.items()]
         kept = kept[first_of_each(keys)]
         if copies := before - len(kept):
             notes.append(f"{copies:,} of {before:,} texts are copies of others and are left out")
@@ -114,7 +118,12 @@ def rules(texts: Texts) -> dict[str, Any]:
         "version": VERSION,
         "redact": versions(texts.redact),
         "redactor": [label(texts.redactor), _content(texts.redactor)] if texts.redactor else [],
-        "duplicates": [texts.duplicates, THRESHOLD, WORDS],
+        "duplicates": [
+            texts.duplicates,
+            THRESHOLD,
+            WORDS,
+            *[_COPIES][: texts.duplicates != "keep"],
+        ],
         "words": list(texts.words),
     }
 

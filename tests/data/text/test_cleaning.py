@@ -112,6 +112,20 @@ def test_one_record_more_changes_at_most_one_that_is_left(texts: Texts) -> None:
         assert len(left) <= 1
 
 
+def test_copies_are_told_as_far_as_they_are_learnt(texts: Texts) -> None:
+    """Two that are the same as far as is looked, of which one goes on and is cut: other records.
+
+    Taken for copies, the shorter one would take the longer one's place: two changes for one record.
+    """
+    wanted = replace(texts, duplicates="exact", redact=("email",))
+    address = ".".join(["a" * 60] * 10) + "@" + ".".join(["b" * 60] * 6) + ".example"
+    ends = f"{address} {'x' * 60} the patient has fever {'pain ' * 300}"[: 1024 + 256]
+    goes_on = ends + " and more"
+    alone, both = made([goes_on], [0], wanted), made([ends, goes_on], [0, 0], wanted)
+    assert len(both) == 2 and alone.x[0].tobytes() in [x.tobytes() for x in both.x]
+    assert len(made([goes_on, goes_on], [0, 0], wanted)) == 1
+
+
 def test_resemblance_has_no_such_bound(texts: Texts) -> None:
     """Why the unit record refuses it: one record more takes two away."""
     pytest.importorskip("datasketch")
