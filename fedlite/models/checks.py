@@ -11,13 +11,17 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedlite.data.dataset import Dataset
 from fedlite.models.registry import Model
 from fedlite.parameters import Layout
 from fedlite.registry import line_of, place_of
 from fedlite.tasks import Loss, Outputs, Task, joint
 
+# Records that are prepared in another order, too, and the first ones of them without the others.
+_PREPARED, _FEWER = 40, 17
 # One record too: it is what is left of a site's records for the last batch of a pass.
 _BATCHES = (2, 1)
 
@@ -68,6 +72,7 @@ nn.GroupNorm(1, 3)
         from fedlite.privacy.trial import block_of
 
         check_model(model)
+        _try_preparing(model, task)
         with torch.no_grad():
             inputs = model.prepare(model.made_up(1).to(next(model.parameters()).device))
         block_of(model, inputs, task.made_up(1, model.classes).to(inputs.device), loss, batch)
@@ -153,6 +158,35 @@ def _try_step(model: Model, task: Task, loss: Loss, count: int, *, private: bool
                 f"model: the buffer '{name}' ({buffer.dtype}) changes in training, and no site "
                 "sends it: the released model would never have it; keep buffers as they are built"
             )
+
+
+def _try_preparing(model: Model, task: Task) -> None:
+    """Raise ValueError where what becomes of a record depends on others: it is not clipped alone.
+
+    To the bit, as of gradients (`fedlite.privacy.trial`).
+    """
+    device = next(model.parameters()).device
+    x, y = model.made_up(_PREPARED).numpy(), task.made_up(_PREPARED, model.classes).numpy()
+
+    def prepared(rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
+        raw, targets = task.tensors(Dataset(x[rows], y[rows]), device)
+        return model.prepare(raw), targets
+
+    rows = np.arange(_PREPARED)
+    with torch.no_grad():
+        halves = [prepared(part) for part in np.split(rows, [_FEWER])]
+        found = zip(
+            prepared(rows), prepared(rows[::-1]), *halves, ("prepare", "tensors"), strict=True
+        )
+    for whole, turned, first, rest, name in found:
+        if torch.equal(turned.flip(0), whole) and torch.equal(torch.cat([first, rest]), whole):
+            continue
+        raise ValueError(
+            f"model: {name} must make the same of a record, to the bit, whatever records stand "
+            "beside it (rule: one record may change no other's gradient), and does not; look at "
+            "each record alone, and where only the last bits differ, in blocks of one size that "
+            "are filled up"
+        )
 
 
 def _outputs(model: Model, found: object, count: int) -> Outputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -288,6 +289,46 @@ def test_a_site_s_flat_model_is_held_to_the_same() -> None:
     flatten(unused)
     with pytest.raises(ValueError, match=r"'stem\.idle' gets no gradient"):
         check(unused, TASK, private=True)
+
+
+def prepared(made: Callable[[Tensor], Tensor]) -> Branched:
+    """Return a model of one's own with a transform of one's own."""
+
+    class Prepared(Branched):
+        def prepare(self, x: Tensor) -> Tensor:
+            return made(x)
+
+    return of_class(Prepared)
+
+
+MIXING: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x - x.float().mean(0),
+    lambda x: x / (1 + x.abs().sum()),
+    lambda x: torch.cat([x[:1], x[:-1]]),
+    # No more than the last bits.
+    lambda x: x * (1.0 + 1e-7 * len(x)),
+]
+
+
+@pytest.mark.parametrize("made", MIXING)
+def test_what_is_done_to_a_record_before_looks_at_no_other_under_record_privacy(
+    made: Callable[[Tensor], Tensor],
+) -> None:
+    """It comes before a gradient is clipped: one record would move all others' gradients."""
+    rule = "must make the same of a record, to the bit"
+    check(prepared(made), TASK)
+    with pytest.raises(ValueError, match=f"^model: prepare {rule}"):
+        check(prepared(made), TASK, batch=20)
+
+    for name, places in (("prepare", (True, False)), ("tensors", (False, True))):
+
+        def tensors(task: Classification, *given: Any, places: Any = places) -> tuple[Tensor, ...]:
+            pairs = zip(task.tensors(*given), places, strict=True)
+            return tuple(made(of) if mixed else of for of, mixed in pairs)
+
+        with pytest.raises(ValueError, match=f"^model: {name} {rule}"):
+            check(toy(), Own(tensors=tensors), batch=20)
+    check(prepared(lambda x: x / (1.0 + x.square().sum(1, keepdim=True))), TASK, batch=20)
 
 
 SHAPES = {"cnn1d": (6, 100), "linear": (30,), "mlp": (30,)}
