@@ -108,7 +108,7 @@ got 'cub'; did you mean cube?
         fitted = fitting(builder, len(given), options, self.options, named, whose) | named
         if name in self.house:
             return builder(*given, **fitted)
-        self._check_arguments(name, builder, given, fitted)
+        self.check_arguments(name, builder, given, fitted)
         try:
             return builder(*given, **fitted)
         except Exception as error:  # whatever foreign code raises
@@ -129,9 +129,10 @@ got 'cub'; did you mean cube?
     def _called(self) -> str:
         return f" that takes {self.takes}" if self.takes else ""
 
-    def _check_arguments(
-        self, name: str, builder: Any, given: tuple[Any, ...], fitted: Mapping[str, Any]
+    def check_arguments(
+        self, name: str, builder: Any, given: tuple[Any, ...], fitted: Mapping[str, Any] = _NONE
     ) -> None:
+        """Raise ValueError where `builder` cannot be called so, which nothing is needed for."""
         try:
             signature = inspect.signature(builder)
             signature.bind(*given, **fitted)

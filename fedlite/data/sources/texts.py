@@ -85,7 +85,9 @@ def load_texts(
         y, called, scale, told = finish(found.answers, labels)
     called = (NLL,) if task == LANGUAGE else called
     groups = found.groups()
-    made = records(found.texts, y, texts, owners=groups, task=task, where=path)
+    made = records(
+        found.texts, y, texts, owners=groups, task=task, where=path, skip_wrong=skip_wrong
+    )
     if found.texts and not len(made.data) and not skip_wrong:
         raise ValueError(
             f"{path}: must hold a text that stays, and none does: {'; '.join(made.notes)}; widen "

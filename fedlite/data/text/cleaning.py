@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlite.data.dataset import Answers, Indices
 from fedlite.data.text.duplicates import (
@@ -24,7 +25,7 @@ from fedlite.data.text.duplicates import (
 )
 from fedlite.data.text.perplexity import rule, within
 from fedlite.data.text.redaction import redact, searched, shown, versions
-from fedlite.registry import Registry, digest_of, file_of, label
+from fedlite.registry import Registry, digest_of, file_of, label, place_of
 from fedlite.scenario.texts import Texts
 
 # Raised when duplicates or the count of words come to something else.
@@ -60,6 +61,7 @@ def clean(
     *,
     answered: bool,
     most: int = sys.maxsize,
+    skip_wrong: bool = False,
 ) -> Cleaned:
     """Return the texts as the settings want them.
 
@@ -69,14 +71,16 @@ def clean(
     y: the answers, a row a text, told apart where `answered`. owners: whose each text is, int64
     [n]; None where all are one's: what one site holds takes nothing away from another.
 
-    Raises ValueError as the user's own redactor does, and where an extra is missing.
+    skip_wrong: a text on which the user's own redactor fails counts as absent.
+
+    Raises ValueError, without the text, where that redactor fails, and where an extra is missing.
     """
     looked = [searched(text, most) for text in found]
-    done, notes = _redacted(looked, texts)
+    done, absent, notes = _redacted(looked, texts, skip_wrong=skip_wrong)
     rests = [text[len(part) :] for text, part in zip(found, looked, strict=True)]
     fits = [_fits(text + rest, texts) for text, rest in zip(done, rests, strict=True)]
-    kept = np.flatnonzero(fits)
-    if left := len(done) - len(kept):
+    kept = np.flatnonzero(np.array(fits, bool) & ~absent)
+    if left := int((~np.array(fits, bool) & ~absent).sum()):
         low, high = texts.words
         notes.append(
             f"{left:,} of {len(done):,} texts do not have {low} to {high} words and are left out"
@@ -134,27 +138,47 @@ def _content(name: str) -> str:
     return digest_of(file) if file is not None and file.is_file() else ""
 
 
-def _redacted(found: Sequence[str], texts: Texts) -> tuple[list[str], list[str]]:
+def _redacted(
+    found: Sequence[str], texts: Texts, *, skip_wrong: bool
+) -> tuple[list[str], NDArray[np.bool_], list[str]]:
+    """Return the texts redacted, which of them count as absent, bool [n], and what to say."""
+    absent = np.zeros(len(found), np.bool_)
     if not (texts.redact or texts.redactor):
-        return list(found), []
+        return list(found), absent, []
     own = _own(texts.redactor) if texts.redactor else None
     counts: Counter[str] = Counter()
-    done, changed = [], 0
-    for before in found:
+    done, changed, notes = [], 0, list[str]()
+    for at, before in enumerate(found):
         text, counted = redact(before, texts.redact)
         counts.update(counted)
-        text = own(text) if own is not None else text
+        try:
+            text = own(text) if own is not None else text
+        except ValueError as error:
+            if not skip_wrong:
+                raise
+            absent[at] = True
+            notes = [f"{int(absent.sum()):,} of {len(found):,} texts count as absent: {error}"]
         changed += text != before
         done.append(text)
     told = ", ".join(f"{counts[kind]:,} {_SAID[kind]}" for kind in texts.redact)
-    return done, [f"replaced in {changed:,} of {len(done):,} texts{': ' + told if told else ''}"]
+    said = f"replaced in {changed:,} of {len(done):,} texts{': ' + told if told else ''}"
+    return done, absent, [said, *notes]
 
 
 def _own(name: str) -> Callable[[str], str]:
     builder = REDACTORS.get(name)
+    if not callable(builder):
+        REDACTORS.call(name, builder, "")
+    REDACTORS.check_arguments(name, builder, ("",))
 
     def redacted(text: str) -> str:
-        made = REDACTORS.call(name, builder, text)
+        try:
+            made = builder(text)
+        except Exception as error:  # whatever foreign code raises
+            # What it says may hold the text.
+            at = place_of(error, getattr(getattr(builder, "__code__", None), "co_filename", ""))
+            said = f"{REDACTORS.key}: {name!r} fails ({type(error).__name__})"
+            raise ValueError(f"{said}; mend {at or name}") from None
         if not isinstance(made, str):
             raise REDACTORS.wrong(name, builder, f"must return a text, got {type(made).__name__}")
         # A text of which nothing is left is still a record.

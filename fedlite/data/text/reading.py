@@ -38,12 +38,14 @@ def records(
     owners: Indices | None = None,
     task: str = "classification",
     where: str = "",
+    skip_wrong: bool = False,
 ) -> Kept:
     """Return the records of texts, each with its answer.
 
     y: as in a data set, a row a text; where the texts are their own answers (`causal-lm`) it is not
     looked at, and is 0 nats, the loss of who foresees every token. owners: whose each text is,
-    int64 [n], None where that is not told apart. where: the file, for messages.
+    int64 [n], None where that is not told apart. where: the file, for messages. skip_wrong: as of
+    `clean`.
 
     x is int64 [n, 2, length]: token ids over a mask, which is 0 where the padding is. Raises
     ValueError as `open_tokenizer` and `Tokenizer.encode` do.
@@ -59,7 +61,8 @@ def records(
     # As where a model is used: see `fedlite.inference.tokenized`. A redactor of one's own, which no
     # bundle has, is given whole texts: it may shorten them anywhere.
     most = sys.maxsize if texts.redactor else LETTERS * texts.length
-    cleaned = clean(found, y, owners, texts, answered=task != LANGUAGE, most=most)
+    answered = task != LANGUAGE
+    cleaned = clean(found, y, owners, texts, answered=answered, most=most, skip_wrong=skip_wrong)
     whole = [found[at] for at in cleaned.kept.tolist()]
     short = [shown(*pair, most) for pair in zip(whole, cleaned.texts, strict=True)]
     x, cut = tokenizer.encode(short, texts.length)

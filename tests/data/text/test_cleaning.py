@@ -215,3 +215,21 @@ def test_a_redactor_of_one_s_own_is_given_whole_texts(
     assert "4111" not in cleaned.texts[0] and "<card>" in cleaned.texts[0].lower()
     learnt = records([text], np.zeros(1, np.int64), own).data.x[0]
     assert learnt[1].sum() > 0
+
+
+@pytest.mark.parametrize("wrong", ["1 / 0", "{}[text]", "None", "int(text)"])
+def test_a_text_on_which_a_redactor_fails_counts_as_absent_where_records_are_private(
+    texts: Texts, tmp_path: Path, wrong: str
+) -> None:
+    """One record may not decide whether its site answers, and no message holds a text."""
+    file = tmp_path / "mine.py"
+    file.write_text(f"def hide(text):\n    return {wrong} if 'fever' in text else text\n")
+    own = replace(texts, redactor=f"{file}:hide", words=(1, 9))
+    found, y = ["no pain", "high fever", "cough"], np.arange(3) % 2
+    with pytest.raises(ValueError, match=r"^data\.redactor: .*mine\.py") as raised:
+        records(found, y, own)
+    left = records(found, y, own, skip_wrong=True)
+    assert left.kept.tolist() == [0, 2]
+    assert "1 of 3 texts count as absent" in left.notes[1]
+    assert "fever" not in f"{raised.value}{left.notes}"
+    assert "high" not in str(raised.getrepr(chain=False).reprcrash)
