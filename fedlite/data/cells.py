@@ -14,6 +14,7 @@ from fedlite.data.hints import near_name
 SITE_COLUMN = "site"
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
 _WHOLE = re.compile(r"(-?[0-9]+)(\.0+)?")
 _LONGEST = 200
 # What programs write where nothing is.
@@ -72,6 +73,15 @@ def number(text: str) -> float | None:
     except ValueError:
         return None
     return value if abs(value) <= FLOAT32_MAX else None
+
+
+def decimal_comma(text: str) -> bool:
+    """Whether a cell holds a number with a decimal comma, which is none here.
+
+    >>> decimal_comma("-0,126"), decimal_comma("0.126"), decimal_comma("a,1")
+    (True, False, False)
+    """
+    return _COMMA.fullmatch(text) is not None
 
 
 def label(text: str) -> str:

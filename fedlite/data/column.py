@@ -10,13 +10,27 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlite.data.cells import number, wrong
+from fedlite.data.cells import decimal_comma, number, wrong
 from fedlite.scenario.tabular import days
 
 Values = NDArray[np.float64]
 # A column of text with more values, or hardly a value twice, names its records.
 MOST_VALUES = 20
-_NUMERIC = "a feature must be a finite number (float32), or empty where it is missing"
+NUMERIC = "a feature must be a finite number (float32), or empty where it is missing"
+MIXED = "a column must hold numbers only, or text only"
+
+
+def mend_of(text: str) -> str:
+    """Return what to do about a cell that should hold a number and holds this text."""
+    if decimal_comma(text):
+        return (
+            f"numbers have a decimal point, as in {text.replace(',', '.')!r}, and no sign between "
+            "thousands: write them so"
+        )
+    return (
+        "correct or empty the cell, list it in data.missing where it stands for no value, or drop "
+        "the column (data.drop)"
+    )
 
 
 def _reads(plain: Callable[[str], float], text: str) -> bool:
@@ -79,11 +93,10 @@ class Column:
         value = number(text)
         if self.codes is None:
             if value is None:
-                mend = "correct or empty the cell, list it in data.missing where it stands for no "
-                mend += "value, or drop the column (data.drop)"
+                mend = mend_of(text)
                 if self.settled:
                     mend += "; data.categories lists the values of a column of text"
-                raise wrong(path, line, self.name, _NUMERIC, text, mend)
+                raise wrong(path, line, self.name, NUMERIC, text, mend)
             return value
         if not self.found:
             rule = f"a value must be one of {', '.join(self.codes)}"
@@ -91,8 +104,7 @@ class Column:
             raise wrong(path, line, self.name, rule, text, mend)
         if value is not None:
             mend = "drop the column (data.drop), or list its values in data.categories"
-            rule = "a column must hold numbers only, or text only as its first cells do"
-            raise wrong(path, line, self.name, rule, text, mend)
+            raise wrong(path, line, self.name, MIXED, text, mend)
         if len(self.codes) <= MOST_VALUES:
             self.codes[text] = float(len(self.codes))
         return self.codes.get(text, math.nan)

@@ -24,6 +24,7 @@ from fedlite.data.answers import (
     given_labels,
     in_order,
 )
+from fedlite.data.blame import odd_one_out
 from fedlite.data.cells import FLOAT32_MAX, counted_in, in_unit, owner, wrong
 from fedlite.data.column import Column, Values
 from fedlite.data.dataset import Dataset, Source
@@ -132,7 +133,7 @@ def _read(
             rows.add(row, line, odd=odd)
         except ValueError as error:
             if not skip_wrong:
-                raise
+                raise odd_one_out(error, reader, rows.columns, settings.missing) from None
             skipped += 1
             if skipped <= _NAMED:
                 log.warning("a row counts as absent: %s", in_unit(error, reader.unit))
