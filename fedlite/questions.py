@@ -146,6 +146,9 @@ def table_of(scenario: Scenario) -> Source:
     Raises ScenarioError where they are no table.
     """
     check_table(scenario.data)
+    if scenario.data.own_table and not scenario.data.reading.ranges:
+        # Before a record is looked at: without the keys hardly a row may fit, which says nothing.
+        raise _no_ranges()
     with quietly():
         return load_source(scenario.data, scenario.task.reads, settled=True, skip_wrong=True)
 

@@ -15,6 +15,7 @@ from fedlite.scenario import NUMERIC
 from fedlite.scenario.tabular import Ranges, names
 
 MAX_CLASSES = 1000
+NONE = "at least one record is needed"
 
 
 def in_order(found: dict[str, int], order: list[str], numbers: array[int]) -> Indices:
@@ -103,8 +104,7 @@ class Labels:
         if self.given:
             return list(self.given)
         if not self.classes:
-            rule, mend = "at least one record is needed", "add rows"
-            raise wrong(self.path, 2, self.target, rule, 0, mend)
+            raise wrong(self.path, 2, self.target, NONE, 0, "add rows")
         present = sorted(self.classes, key=label_order)
         if not 2 <= len(present) <= MAX_CLASSES:
             rule = f"the labels must form 2 to {MAX_CLASSES} classes"
@@ -213,8 +213,7 @@ class Numbers:
 
     def _found(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         if not len(raw):
-            rule, mend = "at least one record is needed", "add rows"
-            raise wrong(self.path, 2, self.targets[0], rule, 0, mend)
+            raise wrong(self.path, 2, self.targets[0], NONE, 0, "add rows")
         middle, spread = raw.mean(axis=0), 2 * raw.std(axis=0)
         for name, width, value in zip(self.targets, spread, middle, strict=True):
             if not width > 1e-12 * abs(value):

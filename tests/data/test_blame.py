@@ -73,3 +73,19 @@ def test_no_other_record_has_a_part_in_what_is_said_of_a_settled_column(
             read(tmp_path, table(["?", *others]), columns=settings, settled=True)
         said.add(str(error.value))
     assert len(said) == 1
+
+
+@pytest.mark.parametrize("text", ["x,d,ill\n", "x,d,ill\na,2024-01-01,no\n"], ids=["none", "odd"])
+def test_a_table_of_which_no_row_fits_is_told_by_its_header_and_keys(
+    tmp_path: Path, text: str
+) -> None:
+    """Neither a cell nor how many rows there are is told: they may be private."""
+    message = r"one row must fit the keys of \[data\], got 0; these are read as .*: x, d; "
+    with pytest.raises(ValueError, match=message + r".*data\.categories, of dates in data\.dates"):
+        read(tmp_path, text, settled=True, skip_wrong=True)
+    dated = Columns(dates=(("d", ""),))
+    with pytest.raises(ValueError, match=r"absent: x; name"):
+        read(tmp_path, text, columns=dated, settled=True, skip_wrong=True)
+    open_ = "at least one record is needed, got 0; add rows"
+    with pytest.raises(ValueError, match=open_):
+        read(tmp_path, "x,d,ill\n")

@@ -69,6 +69,19 @@ def scenario(folder: Path, **tables: dict[str, object]) -> Scenario:
     return from_dict({name: base.get(name, {}) | tables.get(name, {}) for name in {*base, *tables}})
 
 
+def test_a_table_without_keys_is_told_what_it_lacks_before_a_record_is_read(
+    tmp_path: Path, frame: pd.DataFrame
+) -> None:
+    """No row fits where text is read as numbers: to ask for more rows would be no mend."""
+    table = {"name": "csv", "path": str(tmp_path / "table.csv"), "target": "ill"}
+    bare = from_dict({"federation": {"sites": 3}, "data": table})
+    with pytest.raises(ScenarioError, match=r"data\.ranges: must be set"):
+        statistics(bare, LOUD, tmp_path / "sites")
+    ranged = replace(bare, data=replace(bare.data, ranges="0:100"))
+    with pytest.raises(ValueError, match=r"read as numbers.*: age, dose, sex; name columns of"):
+        statistics(ranged, LOUD, tmp_path / "sites")
+
+
 @pytest.mark.long
 def test_with_next_to_no_noise_it_is_what_pandas_finds_in_the_pooled_table(
     tmp_path: Path, frame: pd.DataFrame

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.data.answers import (
+    NONE,
     Labels,
     Numbers,
     Read,
@@ -25,7 +26,7 @@ from fedlite.data.answers import (
     in_order,
 )
 from fedlite.data.blame import odd_one_out
-from fedlite.data.cells import FLOAT32_MAX, counted_in, in_unit, owner, wrong
+from fedlite.data.cells import FLOAT32_MAX, Wrong, counted_in, in_unit, owner, wrong
 from fedlite.data.column import Column, Values
 from fedlite.data.dataset import Dataset, Source
 from fedlite.data.entry import Entry, nothing_to_fetch
@@ -142,6 +143,17 @@ def _read(
     return rows, said
 
 
+def _none_fits(error: Wrong, columns: list[Column]) -> ValueError:
+    """Return what to do where no row was left, by header and keys alone; else the error itself."""
+    path, line, target, rule, value, _ = error.args
+    if rule != NONE:
+        return error
+    numbers = ", ".join(column.name for column in columns if column.plain)
+    mend = f"these are read as numbers, and a row that does not fit counts as absent: {numbers}; "
+    mend += "name columns of text in data.categories, of dates in data.dates, others in data.drop"
+    return wrong(path, line, target, "at least one row must fit the keys of [data]", value, mend)
+
+
 def _features(rows: _Rows, settings: Columns) -> tuple[Values, Columns, Values | None, list[str]]:
     """Return the features [n, d], how they were read, their ranges [2, d] or None, and notes."""
     columns, said = rows.columns, list[str]()
@@ -240,7 +252,10 @@ def load_table(
     asked = (targets or ("",)) if answered else ()
     with counted_in(reader.unit):
         rows, said = _read(reader, answers, asked, columns, settled=settled, skip_wrong=skip_wrong)
-        y, called, scale, told = finish(rows.answers, labels)
+        try:
+            y, called, scale, told = finish(rows.answers, labels)
+        except Wrong as error:
+            raise _none_fits(error, rows.columns) if skip_wrong else error from None
         x, reading, ranges, more = _features(rows, columns)
     if shape and math.prod(shape) != reading.width:
         raise ValueError(
