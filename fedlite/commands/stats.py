@@ -88,7 +88,7 @@ def stats(
         else:
             from fedlite.reporting.columns import print_columns
 
-            print_columns(found.as_dict(), str(directory))
+            print_columns(found.as_dict(), str(directory), dict(chosen.data.reading.dates))
 
 
 def server_stats(
@@ -144,7 +144,7 @@ def server_stats(
         else:
             from fedlite.reporting.columns import print_columns
 
-            print_columns(found, str(directory))
+            print_columns(found, str(directory), dict(chosen.data.reading.dates))
 
 
 def _settled(chosen: Scenario, asked: Asked, *, quiet: bool) -> Scenario:

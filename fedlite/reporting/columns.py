@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import date
 from typing import Any
 
 from fedlite.reporting import terminal, wording
 from fedlite.reporting.record import STATISTICS
 
+_EPOCH = date(1970, 1, 1).toordinal()
+_FIRST, _LAST = date.min.toordinal() - _EPOCH, date.max.toordinal() - _EPOCH
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
-def print_columns(found: Mapping[str, Any], directory: str) -> None:
-    """Print what `fedlite stats` found: a row a column, then what it cost and on whom it rests."""
+def print_columns(found: Mapping[str, Any], directory: str, dates: Collection[str] = ()) -> None:
+    """Print what `fedlite stats` found: a row a column, then what it cost and on whom it rests.
+
+    dates: the columns whose values are days since 1970, which are shown as dates.
+    """
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -23,14 +29,18 @@ def print_columns(found: Mapping[str, Any], directory: str) -> None:
     table.add_column("histogram")
     for name, row in found["columns"].items():
         quantiles = row["quantiles"]
+        dated = name in dates
+        low, high = (_known(end, ".3g", dated=dated) for end in row["range"])
         table.add_row(
             wording.plain(name),
             _with_error(row["present"]),
             _between(row["share"], 100, " %"),
-            _between(row["mean"]),
-            _known(quantiles["0.5"]["value"], ".4g"),
-            " .. ".join(_known(quantiles[q]["value"], ".3g") for q in ("0.05", "0.95")),
-            _bars(row["histogram"]) + f"  {row['range'][0]:.3g} .. {row['range'][1]:.3g}",
+            _between(row["mean"], dated=dated),
+            _known(quantiles["0.5"]["value"], ".4g", dated=dated),
+            " .. ".join(
+                _known(quantiles[q]["value"], ".3g", dated=dated) for q in ("0.05", "0.95")
+            ),
+            _bars(row["histogram"]) + f"  {low} .. {high}",
         )
     terminal.print_whole(table)
     shown = terminal.console()
@@ -63,16 +73,26 @@ def _with_error(figure: Mapping[str, Any]) -> str:
     return f"{figure['value']:,.0f} ± {half:,.0f}"
 
 
-def _between(figure: Mapping[str, Any], times: float = 1.0, unit: str = "") -> str:
+def _between(
+    figure: Mapping[str, Any], times: float = 1.0, unit: str = "", *, dated: bool = False
+) -> str:
     """Return a quotient with the ends of its interval, which need not lie evenly around it."""
     if figure["value"] is None:
         return "unknown"
-    low, high = (times * end for end in figure["interval"])
-    return f"{times * figure['value']:.3g}{unit} ({low:.3g} to {high:.3g})"
+    value, low, high = (
+        _known(times * value, ".3g", dated=dated)
+        for value in (figure["value"], *figure["interval"])
+    )
+    return f"{value}{unit} ({low} to {high})"
 
 
-def _known(value: float | None, digits: str) -> str:
-    return "unknown" if value is None else format(value, digits)
+def _known(value: float | None, digits: str, *, dated: bool = False) -> str:
+    if value is None:
+        return "unknown"
+    # A range may reach beyond the calendar: then days are told.
+    if dated and _FIRST <= round(value) <= _LAST:
+        return date.fromordinal(_EPOCH + round(value)).isoformat()
+    return format(value, digits)
 
 
 def _bars(counts: list[float]) -> str:

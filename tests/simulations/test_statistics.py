@@ -343,3 +343,31 @@ def test_the_command_tells_figures_errors_and_what_they_cost(
     wrong = CliRunner().invoke(app, ["stats", "own.toml", "--out", "three", "--epsilon", "0"])
     assert wrong.exit_code == 2 and "--epsilon" in wrong.output
     assert not (tmp_path / "three").exists()
+
+
+def test_columns_of_dates_are_shown_as_dates(
+    tmp_path: Path, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days since 1970 to three digits lose months; what is beyond the calendar stays a number."""
+    monkeypatch.chdir(tmp_path)
+    # The table is wider than a terminal that nobody has.
+    monkeypatch.setenv("COLUMNS", "200")
+    frame.assign(seen="2021-07-01", far="1970-02-01").to_csv("table.csv", index=False)
+    columns = {
+        "columns": "seen, far",
+        "categories": "",
+        "dates": "seen, far",
+        "ranges": "seen 2020-01-01:2023-01-01, far 0:1e7",
+    }
+    (tmp_path / "own.toml").write_text(scenario(tmp_path, data=columns).to_toml())
+    run = CliRunner().invoke(app, ["stats", "own.toml", "--out", "out", "--epsilon", "8"])
+    assert run.exit_code == 0, run.output
+    saved = json.loads((tmp_path / "out" / "statistics.json").read_text())["columns"]["seen"]
+    days = [saved["mean"]["value"], *saved["mean"]["interval"], saved["quantiles"]["0.5"]["value"]]
+    mean, low, high, median = (str(np.datetime64(round(day), "D")) for day in days)
+    seen, far = (
+        next(x for x in run.output.splitlines() if x.startswith(n)) for n in ("seen", "far")
+    )
+    assert f"{mean} ({low} to {high})" in seen and f" {median} " in seen
+    assert seen.rstrip().endswith("2020-01-01 .. 2023-01-01")
+    assert far.rstrip().endswith("1970-01-01 .. 1e+07")
