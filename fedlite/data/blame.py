@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fedlite.data.cells import Wrong, decimal_comma, number, wrong
 from fedlite.data.column import MIXED, NUMERIC, Column, mend_of
 from fedlite.data.rows import Reader
+from fedlite.scenario.tabular import days, listed
 
 # So many texts that may stand for no value are named at most.
 _MOST = 5
@@ -50,6 +51,39 @@ def odd_one_out(
     return wrong(reader.path, first[odd], column.name, MIXED, odd, mend + "data.categories")
 
 
+def check_text(path: str, columns: Sequence[Column], records: int) -> None:
+    """Raise ValueError where columns that were found to hold text can be no features.
+
+    Their values name the records, are dates, or numbers with a decimal comma. columns: as read.
+    """
+    found = [
+        (column, next(iter(column.codes))) for column in columns if column.found and column.codes
+    ]
+    for column, text in found:
+        if all(map(decimal_comma, column.codes or ())):
+            raise wrong(path, column.begins, column.name, NUMERIC, text[:80], mend_of(text))
+    many = [(column, text) for column, text in found if column.names_records(records)]
+    if not many:
+        return
+    dated = [column.name for column, _ in many if all(map(_is_day, column.codes or ()))]
+    others = [column.name for column, _ in many if column.name not in dated]
+    mends = [f"data.dates = {listed(dated)!r}"] * bool(dated)
+    mends += [f"data.drop = {listed(others)!r}"] * bool(others)
+    rest = "" if dated else "dates go into data.dates, "
+    column, text = many[0]
+    rule = "a column of text must have few values, each in many records"
+    mend = f"set {' and '.join(mends)}; {rest}values go into data.categories"
+    raise wrong(path, column.begins, column.name, rule, text[:80], mend)
+
+
+def _is_day(text: str) -> bool:
+    try:
+        days(text, "")
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
 def _nearly(text: str) -> bool:
     """Whether a text that is no number here was written as one, as `1,5` and `inf`."""
     if decimal_comma(text):
@@ -65,8 +99,7 @@ def _mend(odd: str, texts: Counter[str], missing: Sequence[str]) -> str:
     often = [text for text, count in texts.items() if count > 1 and not _nearly(text)]
     if odd not in often or len(often) > _MOST or any('"' in text for text in often):
         return mend_of(odd)
-    listed = ", ".join(f'"{text}"' if "," in text else text for text in (*missing, *often))
     return (
         f"{texts[odd]} cells hold it: where it stands for no value, set data.missing = "
-        f"{listed!r}; else correct them, or drop the column (data.drop)"
+        f"{listed((*missing, *often))!r}; else correct them, or drop the column (data.drop)"
     )

@@ -48,6 +48,7 @@ class Column:
     place: its index in a row. codes: of a column of text, the number of each value. form: of a
     column of dates, their format, else None. limits: its public range. settled: nothing about the
     column may be found out from the records. absent: what an empty cell may hold.
+    found: whether its text was found in the records, on line `begins` first.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Column:
     settled: bool = False
     absent: frozenset[str] = frozenset({""})
     found: bool = field(default=False, init=False)
+    begins: int = field(default=2, init=False)
 
     @property
     def plain(self) -> bool:
@@ -117,9 +119,9 @@ class Column:
             mend = f"give its format, as in data.dates = '{self.name}: %d/%m/%Y', or correct it"
             raise wrong(path, line, self.name, rule, text, mend) from None
 
-    def become_text(self) -> None:
-        """Take its values from the records: none so far was a number."""
-        self.codes, self.found = {}, True
+    def become_text(self, line: int) -> None:
+        """Take its values from the records, from this line on: none so far was a number."""
+        self.codes, self.found, self.begins = {}, True, line
 
     def names_records(self, records: int) -> bool:
         """Whether its text has too many values to be features."""

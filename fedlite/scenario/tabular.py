@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -72,6 +72,15 @@ def names(text: str) -> tuple[str, ...]:
     """
     line = text.replace("\n", " ").strip()
     return tuple(name.strip() for name in next(csv.reader([line], skipinitialspace=True), []))
+
+
+def listed(found: Iterable[str]) -> str:
+    """Return the list that `names` splits into these; none of them may hold a double quote.
+
+    >>> listed(["age", "weight, kg"])
+    'age, "weight, kg"'
+    """
+    return ", ".join(f'"{name}"' if "," in name else name for name in found)
 
 
 def distinct(text: str, least: int = 0) -> tuple[str, ...]:

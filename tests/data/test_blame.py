@@ -75,6 +75,35 @@ def test_no_other_record_has_a_part_in_what_is_said_of_a_settled_column(
     assert len(said) == 1
 
 
+@pytest.mark.parametrize(
+    ("cells", "mend"),
+    [
+        (
+            [f"n{n}" for n in range(30)],
+            r"got 'n0'; set data\.drop = 'x'; dates go into data\.dates",
+        ),
+        ([f"2024-01-{n:02}" for n in range(1, 31)], r"got '2024-01-01'; set data\.dates = 'x'; "),
+        ([f"0,{n}" for n in range(30)], r"finite number.*got '0,0'; .*point, as in '0\.0'"),
+        (["0,5", "0,7"] * 15, r"finite number.*got '0,5'; .*point, as in '0\.5'"),
+    ],
+    ids=["names", "dates", "commas", "few commas"],
+)
+def test_of_a_column_of_text_a_value_is_shown_with_the_mend_that_suits_it(
+    tmp_path: Path, cells: list[str], mend: str
+) -> None:
+    with pytest.raises(ValueError, match=r"line 3, column 'x': .*" + mend):
+        read(tmp_path, table(["", *cells]))
+
+
+def test_columns_that_need_another_mend_are_told_together(tmp_path: Path) -> None:
+    rows = [f"n{n},2024-01-{n:02},{n}.5,{n % 2}" for n in range(1, 31)]
+    text = '"name, full",seen,x,ill\n' + "\n".join(rows)
+    with pytest.raises(ValueError, match=r"got 'n1'; set data.dates = 'seen' and data.drop = '\""):
+        read(tmp_path, text)
+    mended = Columns(drop=names('"name, full"'), dates=(("seen", ""),))
+    assert read(tmp_path, text, columns=mended).features == ("seen", "x")
+
+
 @pytest.mark.parametrize("text", ["x,d,ill\n", "x,d,ill\na,2024-01-01,no\n"], ids=["none", "odd"])
 def test_a_table_of_which_no_row_fits_is_told_by_its_header_and_keys(
     tmp_path: Path, text: str

@@ -25,7 +25,7 @@ from fedlite.data.answers import (
     given_labels,
     in_order,
 )
-from fedlite.data.blame import odd_one_out
+from fedlite.data.blame import check_text, odd_one_out
 from fedlite.data.cells import FLOAT32_MAX, Wrong, counted_in, in_unit, owner, wrong
 from fedlite.data.column import Column, Values
 from fedlite.data.dataset import Dataset, Source
@@ -94,7 +94,7 @@ class _Rows:
             except ValueError:
                 if column.settled or not column.plain or self._seen(number):
                     raise
-                column.become_text()
+                column.become_text(line)
                 values.append(column.read(text, self.path, line))
                 self._settle()
         return values
@@ -165,12 +165,7 @@ def _features(rows: _Rows, settings: Columns) -> tuple[Values, Columns, Values |
         else:
             said.append(f"{what} and is left out; data.columns can keep it")
             columns, raw = columns[:number] + columns[number + 1 :], np.delete(raw, number, axis=1)
-    many = [column.name for column in columns if column.names_records(len(raw))]
-    if many:
-        listed = ", ".join(many)
-        rule = "a column of text must have few values, each in many records"
-        mend = f"set data.drop = {listed!r}; dates go into data.dates, values into data.categories"
-        raise wrong(rows.path, 2, many[0], rule, listed, mend)
+    check_text(rows.path, columns, len(raw))
     reading = alike(columns, settings)
     for number, column in enumerate(columns):
         if beyond := column.beyond(raw[:, number]):
