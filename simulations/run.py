@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedlite import data, depth, plan as plans
 from fedlite.data import find
-from fedlite.data.overview import overview
+from fedlite.data.overview import idle, overview
 from fedlite.data.own import DIVISIONS
 from fedlite.data.partition import check_expected
 from fedlite.deployment import own
@@ -293,6 +293,8 @@ def _read(scenario: Scenario) -> list[str]:
     """Return what was read, a line each: whoever simulates holds all records."""
     _, source, sites = plans.simulated(scenario)
     told = read_section(overview(source, sites))
+    if not scenario.private:
+        told.append(("columns", idle(source, sites)))
     lines = [wording.plain(f"{name}: {text}") for name, text in told if text]
     training, most = scenario.training, max(sites.sizes)
     if not training.steps and training.epochs == 1 and most <= training.batch_size:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fedlite.data.dataset import SiteData, Source
-from fedlite.data.shares import lengths
+from fedlite.data.shares import Shares, lengths
 from fedlite.scenario.texts import NLL
+
+# So many columns are named.
+_TOLD = 10
 
 
 def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
@@ -40,6 +44,33 @@ def overview(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:
         "sites": {name: [train, test] for name, (train, test, _) in found.items()},
         "warnings": [] if classes is None else look_alikes(source.labels),
     }
+
+
+def idle(source: Source, sites: Shares) -> str:
+    """Return which named columns hold one value, or none, in what all sites train on; "" for none.
+
+    No model learns from them. One record may decide it: for whoever may see the records themselves.
+    """
+    places = np.concatenate([train for train, _, _ in sites.places])
+    width = math.prod(source.shape)
+    if len(source.features) != width or not len(places):
+        return ""
+    x = source.train.x.reshape(-1, width)
+    empty, constant = [], []
+    for at, name in enumerate(source.features):
+        values = x[places, at]
+        seen = values[~np.isnan(values)]
+        if not len(seen):
+            empty.append(name)
+        elif (seen == seen[0]).all():
+            constant.append(name)
+    told = [
+        f"{what} in all that the sites train on: {', '.join(map(repr, found[:_TOLD]))}"
+        + f" and {len(found) - _TOLD:,} more" * (len(found) > _TOLD)
+        for what, found in (("empty", empty), ("of one value", constant))
+        if found
+    ]
+    return "; ".join(told) + "; no model learns from that" * bool(told)
 
 
 def division(source: Source, sites: Sequence[SiteData]) -> dict[str, Any]:

@@ -79,6 +79,27 @@ def test_one_step_a_round_is_told(
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("private", [False, True])
+def test_columns_from_which_nothing_can_be_learnt_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], private: bool
+) -> None:
+    """Of private records it is not told: one record more and the column is another."""
+    rows = [f",7,{n % 7},{n % 5},{('no', 'yes')[n % 2]}" for n in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["none,one,a,b,y", *rows]) + "\n")
+    data = {"name": "csv", "path": str(tmp_path / "t.csv"), "target": "y"}
+    tables: dict[str, Any] = {"federation": {"rounds": 1, "sites": 2}, "data": data}
+    if private:
+        data |= {"labels": "no, yes", "ranges": "0:10"}
+        tables["privacy"] = {"unit": "record", "expected_batch": 8, "simulate_seed": 1}
+        tables["training"] = {"steps": 1}
+    simulate(from_dict(tables), tmp_path / "run", engine="serial")
+    told = [one for one in capsys.readouterr().err.splitlines() if one.startswith("columns: ")]
+    assert told == [] if private else len(told) == 1
+    for words in [] if private else ["empty in all", "'none'; of one value", "'one'; no model"]:
+        assert words in told[0]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_simulation_says_that_it_has_no_members(
     plan: Callable[..., Scenario], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
