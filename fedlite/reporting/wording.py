@@ -289,7 +289,8 @@ def measured_on(summary: Mapping[str, Any]) -> list[str]:
         few, many = min(sizes), max(sizes)
         alike = f"one with {count(few, 'record')} counts like one with {many:,}"
         alike = alike if few < many else "each counts the same"
-        lines.append(f"Its AUC is the mean of {count(len(areas), 'site')}, in which {alike}.")
+        of = f"the mean of {len(areas):,} sites, in which {alike}"
+        lines.append(f"Its AUC is {of if len(areas) > 1 else 'that of one site'}.")
         if alone := len(held) - len(areas):
             lines.append(f"Without an AUC, as all their records are of one class: {alone:,}.")
     if held and right:
@@ -303,8 +304,8 @@ def measured_on(summary: Mapping[str, Any]) -> list[str]:
 def _quality(summary: Mapping[str, Any]) -> str:
     if why := unmeasured(summary):
         return f"{why.capitalize()}."
-    on = plain(summary["accuracy"].get("on", "held-out data"))
     first, part = measures.part_of(summary)
+    on = _scored_on(summary["accuracy"], part)
     said = first.say(part.get("deep"))
     told = f"its {first.name} is {said}"
     if first.key == "accuracy":
@@ -316,6 +317,16 @@ def _quality(summary: Mapping[str, Any]) -> str:
         parts = measures.measured(summary)
         told += "; " + ", ".join(f"{o.name} {o.say(parts[o.key].get('deep'))}" for o in others)
     return f"On the {on} {told}."
+
+
+def _scored_on(quality: Mapping[str, Any], part: Mapping[str, Any]) -> str:
+    """Return what a score is of: of sites that have it not, no record speaks for it."""
+    held, mine = quality.get("by_site") or {}, part.get("by_site") or {}
+    if quality.get("of") != "sites" or not 0 < len(mine) < len(held):
+        return plain(quality.get("on", "held-out data"))
+    records = sum(int(number_of(branch(held, site, "records")) or 0) for site in mine)
+    sites = f"{len(mine):,} of {count(len(held), 'site')}"
+    return f"own held-out parts of {sites} ({count(records, 'record')})"
 
 
 def _privacy(privacy: Mapping[str, Any]) -> str:

@@ -129,3 +129,20 @@ def test_verdict_without_a_claim(make_run: Callable[..., Any]) -> None:
     assert "No privacy is claimed: no noise was added." in wording.verdict(
         make_run(private=False)[1]
     )
+
+
+def test_a_score_that_some_sites_lack_does_not_speak_for_their_records(
+    make_run: Callable[..., Any],
+) -> None:
+    _, summary = make_run(private=False, binary=True)
+    whole = "sites' own held-out parts (108 records)"
+    summary["accuracy"] |= {"of": "sites", "records": 108, "on": whole}
+    assert f"On the {whole} its AUC is 0.876" in " ".join(wording.verdict(summary))
+    del summary["auc"]["by_site"]["site-01"]
+    # The fixture's sites hold out 35, 36 and 37.
+    told = " ".join(wording.verdict(summary))
+    assert "On the own held-out parts of 2 of 3 sites (73 records) its AUC is 0.876" in told
+    del summary["auc"]["by_site"]["site-02"]
+    told = " ".join([*wording.verdict(summary), *wording.measured_on(summary)])
+    assert "of 1 of 3 sites (37 records) its AUC" in told
+    assert "Its AUC is that of one site. Without an AUC" in told
