@@ -368,6 +368,13 @@ def _check_score(members: Sequence[Member], score: str) -> None:
         raise ValueError(f"score: must be one of {', '.join(known)}, got {score!r}; name one")
 
 
+def _parts_differ(members: Sequence[Member]) -> bool:
+    # They do of one seed, too, where one run is private: no record may decide its division.
+    rows = [(m.seed, m.summary["accuracy"].get("by_site") or {}) for m in members]
+    held = {(seed, *((site, row.get("records")) for site, row in r.items())) for seed, r in rows}
+    return len(held) > len({seed for seed, _ in rows})
+
+
 def _notes(members: Sequence[Member], score: str) -> list[str]:
     """Return what is not alike, though not so much as to forbid the comparison."""
     notes = []
@@ -376,6 +383,8 @@ def _notes(members: Sequence[Member], score: str) -> list[str]:
     if score.startswith("auc."):
         keys += ["data.partition", "data.alpha", "federation.sites"]
     differ = [k for k in keys if len({m.settings.get(k) for m in members}) > 1]
+    if score.startswith("auc.") and not differ and _parts_differ(members):
+        differ = ["the sites' parts"]
     if on_sites and differ:
         notes.append(
             f"Not scored on the same records: {', '.join(differ)} differ, and the score is that of "
@@ -384,8 +393,7 @@ def _notes(members: Sequence[Member], score: str) -> list[str]:
     notes += virtual.notes([m.summary for m in members])
     if any(wording.unmeasured(m.summary) for m in members):
         notes.append("Some runs were not scored: nobody but the sites held records.")
-    if any(wording.spoilt(m.summary) for m in members):
-        names = ", ".join(m.directory.name for m in members if wording.spoilt(m.summary))
+    if names := ", ".join(m.directory.name for m in members if wording.spoilt(m.summary)):
         notes.append(f"The model may be spoilt, see the report: {wording.plain(names)}.")
     if len({len(group.members) for group in groups_of(members)}) > 1:
         notes.append("Not every setting was run with every seed: means are of other seeds.")

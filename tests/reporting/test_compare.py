@@ -135,6 +135,22 @@ def test_a_search_keeps_the_test_set_for_what_it_chose(written: Written, tmp_pat
     assert "91.2 %" in page and "95.1 %" not in page
 
 
+def test_other_parts_at_the_sites_are_told_of_a_mean_over_them(written: Written) -> None:
+    runs = [written("x", binary=True), written("y", binary=True, rate=0.3)]
+    runs.append(written("z", binary=True, seed=2))
+    told = "Not scored on the same records: the sites' parts differ"
+    for run, sizes in zip(runs, ((19, 19, 17), (15, 15, 25), (15, 20, 20)), strict=True):
+        summary = json.loads((run / "summary.json").read_text())
+        summary["accuracy"]["of"] = "sites"
+        for row, size in zip(summary["accuracy"]["by_site"].values(), sizes, strict=True):
+            row["records"] = size
+        (run / "summary.json").write_text(json.dumps(summary))
+    assert any(told in note for note in compare(runs).notes)
+    # The accuracy counts each record once, and another seed draws another lot.
+    assert not any(told in note for note in compare(runs, "accuracy.deep").notes)
+    assert not any(told in note for note in compare([runs[0], runs[2]]).notes)
+
+
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
