@@ -320,7 +320,7 @@ def _epsilon(member: Member) -> float | None:
 def measured_on(members: Sequence[Member]) -> str:
     """Return what the score of all runs was measured on, for a person."""
     told = {str(m.summary["accuracy"].get("on", "")) for m in members}
-    return told.pop() if len(told) == 1 else "the sites' own held-out parts"
+    return told.pop() if len(told) == 1 else "sites' own held-out parts"
 
 
 def check(members: Sequence[Member]) -> None:

@@ -156,7 +156,7 @@ def difference(score: str, spread: Spread | None) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Return which setting has the best mean, and how far the next is from it.
+    """Return which setting has the best mean and how far the next is from it, or who share it.
 
     Judged by the sites' held-out records where there are any: a global test set that chooses is a
     test set no more.
@@ -166,12 +166,18 @@ def verdict(comparison: Comparison) -> str:
     if measure is None or len(ranked) < 2:
         return "There is nothing to set side by side: one setting, or none that was scored."
     (top, spread), (next_best, other) = ranked[:2]
-    text = f"{top.name} has the best mean: {said(measure, spread)}"
+    many = sum(one.mean == spread.mean for _, one in ranked)
+    who = f"{top.name} has the best mean"
+    if many > 1:
+        who = f"{many:,} settings share the best mean, {top.name} the first"
+    text = f"{who}: {said(measure, spread)}"
     if measure.name == "held_out":
         whole = said(by_name["score"], top.spread(by_name["score"])) if "score" in by_name else "-"
         text += f" on the sites' held-out records, {whole} on the {comparison.on}"
-    gap = difference(comparison.score, top.beyond(next_best, measure))
-    text += f". To the next, {next_best.name}, it is {gap}."
+    if many == 1:
+        gap = difference(comparison.score, top.beyond(next_best, measure))
+        text += f". To the next, {next_best.name}, it is {gap}"
+    text += "."
     if min(spread.n, other.n) < 2:
         text += " Of a single seed no spread is known: it may be chance."
     return text

@@ -124,6 +124,22 @@ def test_what_judges_is_what_sites_hold_out(written: Written) -> None:
     assert "90.0 % on the global test set" in told and "it is +10.0 points, n 1" in told
 
 
+def test_a_tie_is_told_as_one(written: Written) -> None:
+    rates = (0.1, 0.3, 1.0, 3.0)
+    runs = [
+        written(f"r{r}-{s}", s, s, r, held=0.7 if r == 3.0 else 0.8) for r in rates for s in (1, 2)
+    ]
+    found = compare(runs)
+    assert compare_page.verdict(found).startswith(
+        "3 settings share the best mean, learning_rate 0.1 the first: 80.0 ± 0.0 % on the"
+    )
+    for run in runs[:4]:
+        summary = json.loads((run / "summary.json").read_text())
+        summary["accuracy"] |= {"of": "sites", "on": f"sites' own held-out parts ({run.name})"}
+        (run / "summary.json").write_text(json.dumps(summary))
+    assert compare(runs[:4]).on == "sites' own held-out parts"
+
+
 def test_a_search_keeps_the_test_set_for_what_it_chose(written: Written, tmp_path: Path) -> None:
     runs = [written("x", 0.951, rate=0.1, held=0.7), written("y", 0.912, rate=0.3, held=0.8)]
     found = compare(runs, searched=True)
