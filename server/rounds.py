@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from fedlite.messages import Code
 from fedlite.parameters import Vector
 from fedlite.plan import Plan
 from fedlite.reporting.record import RoundRecord, append_round, read_rounds, rewrite_rounds
@@ -216,8 +217,8 @@ class Rounds:
             if void >= _VOID_ROUNDS:
                 raise RunFailed(
                     f"federation.quorum: {self.updates.quorum} updates a round are needed, and "
-                    f"{void} rounds in a row had fewer (last: {self._why(outcome)}); mend the "
-                    f"sites, then resume {self.directory}"
+                    f"{void} rounds in a row had fewer (last: {self._why(outcome)}); "
+                    f"{self._mend(outcome)}"
                 )
         if not any(r.accepted for r in self.records):
             last = self.records[-1]
@@ -272,6 +273,14 @@ class Rounds:
                 until,
             )
             self._journal("rest", run=self.directory.name, site=name, strikes=strikes, round=until)
+
+    def _mend(self, outcome: Outcome) -> str:
+        resume = f"mend the sites, then resume {self.directory}"
+        if Code.DATA not in outcome.dropped.values():
+            return resume
+        # As after a training that diverged. Neither settings nor a simulation's records may change.
+        anew = "see the sites' messages, and begin anew in another directory with what they name"
+        return f"{anew}, or {resume}" if self.plan.scenario.data.at_sites else anew
 
     def _why(self, outcome: Outcome) -> str:
         parts = [f"{name} {code}" for name, code in sorted(outcome.dropped.items())]

@@ -57,6 +57,16 @@ def test_a_narrow_table_is_learnt_without_naming_a_model(tmp_path: Path, columns
     assert summary(out)["auc"]["deep"] > 0.98
 
 
+def test_a_run_that_diverged_is_not_sent_to_go_on_as_it_is(tmp_path: Path) -> None:
+    """`--resume` takes no other learning rate, so that it could only diverge again."""
+    result, out = simulate(tmp_path, 3, "training.learning_rate=1e9")
+    assert result.exit_code == 1
+    assert "3 rounds in a row had fewer (last: site-01 data, site-02 data)" in result.output
+    last = result.output.strip().splitlines()[-1]
+    assert "see the sites' messages, and begin anew in another directory" in last
+    assert "resume" not in last and str(out) not in last
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 def test_cosine_is_refused_where_it_can_see_nothing(tmp_path: Path, columns: int) -> None:
     result, out = simulate(tmp_path, columns, "model.name=cosine")
