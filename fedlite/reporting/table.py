@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from fedlite.reporting import kinds, markup, measures, routes, terminal, virtual, wording
+from fedlite.reporting import chance, kinds, markup, measures, routes, terminal, virtual, wording
 from fedlite.reporting.many import LEVELS, numbers, quantile
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
         parts.append(Text(why))
     else:
         parts.append(Text(wording.plain(" ".join(wording.measured_on(summary)))))
+    if no_better := chance.told(summary):
+        parts.append(Text(no_better, style="bold"))
     parts += [Text(told) for told in (*kinds.told(summary), *virtual.told(summary))]
     if told := wording.selected(summary):
         parts.append(Text(" ".join(told)))

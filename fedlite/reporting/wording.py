@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from fedlite.reporting import measures, scores
+from fedlite.reporting import chance, measures, scores
 from fedlite.reporting.formats import ABSENT as ABSENT, number_of, score as score, share as share
 
 _UNITS = {"record": "one record of a site", "client": "one whole site", "none": "nothing"}
@@ -179,7 +179,7 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
             f"{megabytes(sent['dense_up'] / many)} ({times(sent['up_ratio'])})."
         )
     privacy = summary["privacy"]
-    lines += [_quality(summary), *selected(summary)]
+    lines += [_quality(summary), chance.told(summary), *selected(summary)]
     lines += [_privacy(privacy), prefix(privacy), spent(summary)]
     refused = summary.get("refused", [])
     if refused:
