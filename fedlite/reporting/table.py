@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from fedlite.reporting import chance, kinds, markup, measures, routes, terminal, virtual, wording
+from fedlite.reporting.formats import number_of
 from fedlite.reporting.many import LEVELS, numbers, quantile
 
 if TYPE_CHECKING:
@@ -48,12 +49,13 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
     if why := wording.unmeasured(summary):
         parts.append(Text(why))
     else:
-        parts.append(Text(wording.plain(" ".join(wording.measured_on(summary)))))
+        told = [*_right(summary), *wording.measured_on(summary)]
+        parts.append(Text(wording.plain(" ".join(told))))
     if no_better := chance.told(summary):
         parts.append(Text(no_better, style="bold"))
-    parts += [Text(told) for told in (*kinds.told(summary), *virtual.told(summary))]
-    if told := wording.selected(summary):
-        parts.append(Text(" ".join(told)))
+    parts += [Text(line) for line in (*kinds.told(summary), *virtual.told(summary))]
+    if chosen := wording.selected(summary):
+        parts.append(Text(" ".join(chosen)))
     if summary.get("inference"):
         parts.append(Text(wording.plain(routes.verdict(summary["inference"]))))
     privacy = summary["privacy"]
@@ -70,6 +72,16 @@ def render(summary: Mapping[str, Any]) -> list[RenderableType]:
         names = ", ".join(map(wording.plain, over))
         parts.append(Text(f"the privacy budget is exceeded at {names}", style="bold red"))
     return parts
+
+
+def _right(summary: Mapping[str, Any]) -> list[str]:
+    """Return the accuracy where the table's columns are those of another score."""
+    first, quality = measures.part_of(summary)[0], summary["accuracy"]
+    branches = [b for b in measures.BRANCHES if number_of(quality.get(b)) is not None]
+    if first.key == "accuracy" or not branches:
+        return []
+    found = [wording.share(quality[b]) + (f" {b}" if len(branches) > 1 else "") for b in branches]
+    return [f"The accuracy is {', '.join(found)}."]
 
 
 def print_summary(

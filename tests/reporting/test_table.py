@@ -139,6 +139,18 @@ def test_what_all_is_measured_on_is_said(make_run: Callable[..., Any], tmp_path:
     assert "as all their records are of one class: 1." in text
 
 
+def test_the_accuracy_is_told_where_the_columns_are_an_auc(
+    make_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    told = "The accuracy is 87.4 % shallow, 91.4 % deep."
+    assert "The accuracy is" not in printed(make_run(private=False)[1], tmp_path)
+    _, summary = make_run(private=False, binary=True)
+    assert told in " ".join(printed(summary, tmp_path).split())
+    summary["model"]["costs"] = {"network": {"parameters": 5, "macs": 4}}
+    del summary["accuracy"]["shallow"], summary["auc"]["shallow"]
+    assert "The accuracy is 91.4 %. " in " ".join(printed(summary, tmp_path).split())
+
+
 def test_files_and_next_command(make_run: Callable[..., Any], tmp_path: Path) -> None:
     directory = tmp_path / ("deep" * 30)
     directory.mkdir()
