@@ -45,6 +45,9 @@ ENGINES = ("auto", "serial", "pool", "ray")
 _FREE_BYTES = 200_000_000
 # So many sites that lack labels, and labels of one, are named.
 _NAMED = 5
+# What makes sites' classes more alike, of divisions that read such a key.
+_LARGER = dict.fromkeys(("dirichlet", "quantity"), ", or a larger data.alpha")
+_LARGER["shards"] = ", or larger data.shards"
 # Below this many multiply-accumulates a run is over before a pool of workers has started.
 _POOL_FROM = 2e11
 
@@ -179,9 +182,10 @@ def _check_data(scenario: Scenario) -> Plan:
         )
     found = [f"data: {note}" for note in source.notes]
     if not scenario.private and (alone := data.of_one_class(sites)):
+        larger = _LARGER.get(scenario.data.division, "")
         found.append(
             f"data: records of one class only at {len(alone)} of {len(sites)} sites, {alone[0]} "
-            "first; see training.objective, training.logit_adjustment or a larger data.alpha"
+            f"first; see training.objective or training.logit_adjustment{larger}"
         )
     elif not scenario.private and scenario.data.division == "natural" and source.labels:
         # No lot has taken them away: a label that a site lacks may be called otherwise there.

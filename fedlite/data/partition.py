@@ -188,7 +188,8 @@ def _natural(source: Source, sites: int) -> list[Indices]:
     if source.groups is None:
         raise ValueError(
             f"partition: natural needs a source with groups, and {source.name} has none; use "
-            "'iid' or 'dirichlet', or give a CSV file a `site` column"
+            "'iid' or 'dirichlet', or 'column' with data.partition_column, where a column of a "
+            "table says whose each record is"
         )
     if sites != len(source.group_names):
         raise ValueError(

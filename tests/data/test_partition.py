@@ -118,6 +118,7 @@ def test_natural_follows_the_groups() -> None:
         ("dirichlet", 3, math.nan, 0, "alpha"),
         ("dirichlet", 3, math.inf, 0, "alpha"),
         ("natural", 3, 1.0, 0, "needs a source with groups, and toy has none"),
+        ("natural", 3, 1.0, 0, "'column' with data.partition_column"),
     ],
 )
 def test_wrong_settings_are_named(

@@ -15,7 +15,7 @@ from fedlite import data
 from fedlite.commands.main import app
 from fedlite.scenario import from_dict, load, with_values
 from fedlite.scenario.links import TABLES, for_size
-from simulations.run import scenario_path
+from simulations.run import check, scenario_path
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -65,6 +65,27 @@ def test_a_run_that_diverged_is_not_sent_to_go_on_as_it_is(tmp_path: Path) -> No
     last = result.output.strip().splitlines()[-1]
     assert "see the sites' messages, and begin anew in another directory" in last
     assert "resume" not in last and str(out) not in last
+
+
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({"partition": "natural"}, "training.logit_adjustment"),
+        ({"partition": "dirichlet", "alpha": 0.01}, ", or a larger data.alpha"),
+        ({"partition": "shards", "shards": 1}, ", or larger data.shards"),
+    ],
+)
+def test_sites_of_one_class_are_mended_by_what_their_division_reads(
+    tmp_path: Path, settings: dict[str, Any], mend: str
+) -> None:
+    table = tmp_path / "own.csv"
+    rows = [f"{n},{n % 2},{'ab'[n % 2]}" for n in range(200)]
+    table.write_text("\n".join(["x,label,site", *rows]) + "\n")
+    read = {"name": "csv", "path": str(table), "target": "label", **settings}
+    scenario = check(from_dict({"federation": {"sites": 2}, "data": read}))
+    (told,) = (note for note in scenario.notes if "of one class only" in note)
+    assert told.endswith(mend)
+    assert ("alpha" in told, "shards" in told) == ("alpha" in mend, "shards" in mend)
 
 
 @pytest.mark.parametrize("columns", [1, 2])
