@@ -183,7 +183,9 @@ class Counted(Reply):
     """
 
 
-# What a reply may add to its frame; a longer one is cut off before it is read.
+# What a reply adds to its frame where the server knows the ledger, and at most; a longer one is cut
+# off before it is read.
+HEAD_BYTES = _REPLY.size
 REPLY_BYTES = _REPLY.size + _LEDGER.size
 
 

@@ -17,10 +17,9 @@ from typing import Any
 
 from clients.runtime import gate, left, masking, seats
 from clients.runtime.difference import Difference, difference
-from clients.runtime.figures import figures_beyond
 from clients.runtime.planned import plan_facts
 from clients.runtime.sharing import sharing
-from fedlite.compression.frame import HEADER_BYTES
+from clients.runtime.sizes import sizes
 from fedlite.deployment import bundle as bundles, own
 from fedlite.deployment.bundle import Bundle
 from fedlite.deployment.journal import Journal
@@ -40,8 +39,6 @@ from fedlite.rooms import app_root
 from fedlite.scenario import Scenario, from_run_config, own_code
 from fedlite.settings import parse_value
 
-# What travels with a frame: Flower's record around it, and the ledger's head.
-_AROUND = 1024
 _SHORTEST = 8
 
 
@@ -203,8 +200,8 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
                     "fedlite's, and nothing of it is run before you approve it"
                 )
             else:
-                sizes, too_much = _sizes(home, policy, scenario)
-                facts += sizes
+                known, too_much = sizes(home, policy, scenario)
+                facts += known
                 refused += too_much
     except (ValueError, OSError) as error:
         if str(error).startswith(("privacy.", "statistics.")):
@@ -359,41 +356,3 @@ def _beyond(policy: SitePolicy, scenario: Scenario) -> list[str]:
 def _bound(data: DataSet) -> str:
     most = most_records(data)
     return f"at most {most:,}, as declared or public" if most else "no bound is declared"
-
-
-def _sizes(
-    home: Path, policy: SitePolicy, scenario: Scenario
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return the model's size and the bytes of a round as facts, and what is over the limits."""
-    from fedlite import depth, plan as plans
-    from fedlite.guard.records import own_source
-
-    chosen = policy.data_set(scenario.data.name)
-    if chosen is None:
-        return [], []
-    # As for training: another model than that which trains has other limits.
-    source, _ = own_source(scenario, chosen, home)
-    if scenario.statistics.bins:
-        return [], figures_beyond(policy, scenario, source)
-    all_of_it, name = plans.of(scenario, source.shape, source.classes), scenario.model.name
-    plan = depth.plan_of(all_of_it, policy.site)
-    trained = f"{plan.layout.size:,}"
-    if plan is not all_of_it:
-        trained += f" of {all_of_it.layout.size:,}"
-    up, down = HEADER_BYTES + plan.up_limit, HEADER_BYTES + plan.down_limit
-    # What is delivered at the end is all of the model.
-    whole_comes = scenario.federation.deliver or scenario.inference.calibration
-    largest = all_of_it if whole_comes else plan
-    whole = HEADER_BYTES + 4 * largest.travelling.size
-    facts = [
-        ("model", f"{json.dumps(name)}, {trained} parameters"),
-        ("leaves", f"at most {up:,} bytes a round ({scenario.uplink.compressor})"),
-        ("comes in", f"at most {down:,} bytes a round, the whole model with {whole:,}"),
-    ]
-    limits = policy.limits
-    refused = [
-        f"limits.{key}: {most:,} is below the {size + _AROUND:,} bytes of a message; raise it"
-        for key, most, size in (("up", limits.up, up), ("down", limits.down, max(down, whole)))
-        if size + _AROUND > most
-    ]
-    return facts, refused

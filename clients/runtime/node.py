@@ -236,7 +236,8 @@ class Runtime:
         self._status.count(answered)
         try:
             asked = message.metadata.message_type in (MessageType.TRAIN, MessageType.EVALUATE)
-            runbook.note(self.home, self.seat, approved, answered, update=asked)
+            blob = b"" if reply.has_error() else flower.unwrap(reply)
+            runbook.note(self.home, self.seat, approved, answered, update=asked, blob=blob)
         except OSError as error:
             log.error("the record of the run could not be written: %s", error)
         log.info("round %s: %s in %.1f s", name, outcome, seconds)

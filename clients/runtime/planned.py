@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from clients.runtime import payload
 from fedlite.inference import told
 from fedlite.inference.calibration import GRID
 from fedlite.protection import counting_mechanism
@@ -84,11 +85,14 @@ def _counts(scenario: Scenario) -> str:
     chosen, mechanism = scenario.inference, counting_mechanism(scenario)
     noise = mechanism.noise_multiplier if mechanism else 0.0
     grid = len(told.COARSE if noise else GRID)
+    size = told.length(noise, chosen.risk)
     gain = " or rightly where the deep branch is wrong" if chosen.risk == "loss" else ""
     said = (
         f"once, after the last round: how many of about {chosen.calibration:g} of the records that "
         f"are not held out, which are not trained on, leave early at each of {grid} thresholds, "
-        f"and how many of them wrongly{gain}; {told.length(noise, chosen.risk)} bytes"
+        f"and how many of them wrongly{gain}; at most "
+        f"{payload.in_all(size, ledger=scenario.claims_privacy):,} bytes in all: "
+        f"{payload.parts('counts', size, ledger=scenario.claims_privacy)}"
     )
     if not mechanism:
         return f"{said}, without noise"

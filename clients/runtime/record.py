@@ -20,6 +20,7 @@ from clients.runtime.status import trust
 from fedlite.deployment import journal
 from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import SitePolicy
+from fedlite.messages import HEAD_BYTES, REPLY_BYTES
 from fedlite.privacy.budget import Account
 from fedlite.privacy.budget.plans import Plan
 from fedlite.privacy.counting import run_of
@@ -35,7 +36,8 @@ def record(home: Path) -> dict[str, Any]:
 
     datasets: each with its ceiling, what was charged, and every change of the ceiling; where noise
     is shared also what is spent if all others collude, and that ceiling. runs: each with its
-    coordinator, terms, and `releases`. acts: the journal's lines of what people decided.
+    coordinator, terms, `releases`, and `bytes`: of what left, by the definition of the
+    coordinator's summary (`_left`). acts: the journal's lines of what people decided.
     Raises ValueError when the folder is no site's. A ledger that does not verify is named by
     `error`, and its runs are those of the runbook alone.
     """
@@ -68,7 +70,7 @@ def record(home: Path) -> dict[str, Any]:
                     "charged_after": plan.charged,
                     "ceiling": described["ceiling"],
                     **_shared(plan),
-                    "releases": list(_releases(rows, plan.run)),
+                    **_left(list(_releases(rows, plan.run, what)), told.get(plan.run, {})),
                     "signed": True,
                 }
             )
@@ -165,11 +167,7 @@ def _unsigned(what: Mapping[str, Any]) -> dict[str, Any]:
         **_terms(what["run"], str(what.get("dataset", "")), what),
         "since": what.get("since", ""),
         "unit": settings.get("privacy.unit", "none"),
-        "releases": [
-            {"time": one["time"], "round": one["round"], "bytes": one["up"]}
-            for one in what["messages"]
-            if one["outcome"] == "sent" and one["update"]
-        ],
+        **_left([_noted(one) for one in _sent(what) if not one.get("step")], what),
         "signed": False,
     }
 
@@ -180,14 +178,55 @@ def _opened(rows: Iterable[Row], run: str) -> str:
     return next((row.time for row in plans if row.body["plan"]["run"] == run), "")
 
 
-def _releases(rows: Iterable[Row], run: str) -> Iterable[dict[str, Any]]:
+def _sent(what: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the notes of a run's answers that left, other than who the site is."""
+    messages = what.get("messages", [])
+    return [one for one in messages if one["outcome"] == "sent" and one["update"]]
+
+
+def _noted(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what left by a note alone; one from before blobs were noted has the whole message."""
+    size = one.get("blob") or one["up"]
+    told = {"time": one["time"], "round": one["round"], "bytes": size, "frame": size, "head": 0}
+    return told | ({} if one.get("blob") else {"at_most": True})
+
+
+def _releases(rows: Iterable[Row], run: str, what: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    """Yield each release of a ledger: its frame by the ledger, its head by the notes.
+
+    A head has one of two lengths. Where no note says which, the longer one counts.
+    """
+    noted = {(one["round"], one.get("blob", 0)) for one in _sent(what) if not one.get("step")}
     reserved: dict[int, Row] = {}
     for row in rows:
         if row.kind == "reserve" and row.body["run"] == run:
             reserved[row.seq] = row
         elif row.kind == "release" and row.body["of"] in reserved:
-            round = reserved[row.body["of"]].body["round"]
-            yield {"time": row.time, "round": str(round), "bytes": row.body["bytes"]}
+            round, frame = str(reserved[row.body["of"]].body["round"]), row.body["bytes"]
+            heads = [n for n in (HEAD_BYTES, REPLY_BYTES) if (round, frame + n) in noted]
+            head = max(heads, default=REPLY_BYTES)
+            told = {"time": row.time, "round": round, "bytes": frame + head}
+            told |= {"frame": frame, "head": head}
+            yield told | ({} if heads else {"at_most": True})
+
+
+def _left(releases: list[dict[str, Any]], what: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the releases of a run and its `bytes`: all, frames, heads and steps of sums.
+
+    at_most: of how many releases no note tells the length to the byte.
+    """
+    frames, heads = (sum(one[part] for one in releases) for part in ("frame", "head"))
+    steps = sum(one["blob"] for one in _sent(what) if one.get("step"))
+    return {
+        "releases": releases,
+        "bytes": {
+            "all": frames + heads + steps,
+            "frames": frames,
+            "heads": heads,
+            "sum_steps": steps,
+            "at_most": sum(1 for one in releases if "at_most" in one),
+        },
+    }
 
 
 def _coordinator(seat: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def build(found: Mapping[str, Any]) -> str:
             ("coordinators", f"{len(found['coordinators']):,}"),
             ("runs", f"{len(runs):,}"),
             ("updates that left", f"{len(releases):,}"),
-            ("bytes that left", wording.megabytes(sum(one["bytes"] for one in releases))),
+            ("bytes that left", _bytes([run["bytes"] for run in runs])),
         ],
         coordinators=markup.Table(
             ("coordinator", "address", "fingerprint"),
@@ -87,7 +87,7 @@ def build(found: Mapping[str, Any]) -> str:
                 "title": f"{run['scenario'] or 'a run'}, {run['since'][:10]}",
                 "facts": list(_facts(run)),
                 "days": markup.Table(
-                    ("day", "updates that left", "bytes"),
+                    ("day", "updates that left", "their bytes"),
                     [(day, f"{n:,}", f"{size:,}") for day, n, size in by_day(run["releases"])],
                 ),
             }
@@ -109,6 +109,11 @@ def build(found: Mapping[str, Any]) -> str:
         made=found["made"],
         version=found["fedlite"],
     )
+
+
+def _bytes(found: Sequence[Mapping[str, int]]) -> str:
+    most = "at most " if any(one["at_most"] for one in found) else ""
+    return f"{most}{sum(one['all'] for one in found):,}"
 
 
 def _charged(one: Mapping[str, Any]) -> str:
@@ -168,3 +173,7 @@ def _facts(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     if run["releases"]:
         first, last = run["releases"][0]["time"], run["releases"][-1]["time"]
         yield "left", f"{first} to {last}"
+        parts = {"frames": "frames", "heads": "ledger heads", "sum_steps": "steps of sums"}
+        size = run["bytes"]
+        told = [f"{name} {size[key]:,}" for key, name in parts.items() if size[key]]
+        yield "bytes in all", f"{_bytes([size])}: {', '.join(told)}"

@@ -18,6 +18,7 @@ from clients.runtime import seats
 from clients.runtime.gate import EXEMPT, ApprovedRun
 from clients.runtime.status import Answered
 from fedlite.identity.canonical import canonical
+from fedlite.secure.messages import is_note
 
 FOLDER = "runs"
 _RUN = re.compile(r"[0-9a-f]{16}")
@@ -25,12 +26,19 @@ _UNKNOWN: dict[str, Any] = {"settings": {}}
 
 
 def note(
-    home: Path, seat: Path, approved: ApprovedRun, answered: Answered, *, update: bool
+    home: Path,
+    seat: Path,
+    approved: ApprovedRun,
+    answered: Answered,
+    *,
+    update: bool,
+    blob: bytes = b"",
 ) -> None:
     """Add a message that was answered; raises OSError when it cannot be written.
 
-    update: whether it was asked to train or to count, not only who it is. A run without an id is
-    none: nothing is written.
+    update: whether it was asked to train or to count, not only who it is. blob: what the answer
+    carries, which is all of it that is fedlite's; its length is kept, and whether it is a step of a
+    sum. A run without an id is none: nothing is written.
 
     It is not flushed: a power cut may cost the last lines.
     """
@@ -50,6 +58,8 @@ def note(
             "update": update,
             "up": answered.bytes_up,
             "down": answered.bytes_down,
+            "blob": len(blob),
+            "step": is_note(blob),
         }
     )
     data = b"".join(canonical(line) + b"\n" for line in lines)

@@ -52,7 +52,7 @@ _KEPT_ROUNDS = 20
 
 @dataclass(frozen=True)
 class Answered:
-    """A message that the site has answered: in seconds, and in bytes as they were sent.
+    """A message that the site has answered: in seconds, and in bytes as Flower packs them.
 
     run, scenario: run.id and federation.name. outcome: `sent`, or the code that was sent instead.
     """
@@ -227,7 +227,11 @@ def print_status(home: Path, found: dict[str, Any]) -> None:
             sum(one[name] or 0 for one in found["coordinators"] or [found])
             for name in ("bytes_up", "bytes_down")
         )
-        say(f"sent {up:,} bytes, received {down:,}")
+        say(
+            f"sent {up:,} bytes, received {down:,} since the start: messages as Flower packs them, "
+            "hellos and refusals too, without TLS; what is fedlite's of an update is in "
+            f"`fedlite site record {home}`"
+        )
     bundles = found["bundles"]
     say(f"bundles: {len(bundles['approved'])} approved, {len(bundles['waiting'])} waiting")
     for name in bundles["waiting"]:

@@ -22,7 +22,7 @@ from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles, journal
 from fedlite.guard import guardian, policy, policy_file
 from fedlite.guard.policy import DataSet, Limits, SitePolicy
-from fedlite.messages import Instruction, site_id
+from fedlite.messages import Instruction, LedgerHead, Reply, site_id
 from fedlite.plan import compressor
 from fedlite.privacy.budget import Account
 from fedlite.privacy.ledger import read
@@ -259,7 +259,14 @@ def test_the_model_that_is_shown_is_the_one_that_trains(home: Path, private: boo
     facts = dict(seen.facts)
     assert facts["model"] == '"linear", 15 parameters'
     up = HEADER_BYTES + compressor(seen.scenario.uplink, layout.sizes).limit(layout.size)
-    assert facts["leaves"].startswith(f"at most {up:,} bytes a round")
+    # As an answer is packed: with the head of the ledger, where there is one, and its names.
+    named = LedgerHead(1, bytes(32), bytes(64), bytes(32), bytes(32)) if private else None
+    most = len(Reply(bytes(up), named).encode())
+    assert facts["leaves"].startswith(
+        f"at most {most:,} bytes a round in all: update ({seen.scenario.uplink.compressor}) "
+        f"{up - HEADER_BYTES}, frame 28"
+    )
+    assert ("ledger head 168 (104 once" in facts["leaves"]) is private
     # The limits are held against that size.
     tight = Limits(up=up + 1023)
     policy_file.write(

@@ -21,10 +21,11 @@ from fedlite.commands.main import app
 from fedlite.deployment import bundle as bundles
 from fedlite.guard import guardian, policy
 from fedlite.guard.policy import DataSet
-from fedlite.messages import Instruction, site_id
+from fedlite.messages import Instruction, LedgerHead, Reply, site_id
 from fedlite.privacy.budget import Account
 from fedlite.privacy.ledger import read
 from fedlite.scenario import from_dict
+from fedlite.secure.messages import Note, Step
 from tests.clients.runtime.hospitals import Hospitals
 from tests.clients.runtime.test_approval import made
 from tests.clients.runtime.test_setup import invitation, invite
@@ -50,6 +51,15 @@ def spend(home: Path, run: str, frames: list[bytes]) -> None:
         guard.release(asked, frame)
 
 
+STEP = Note(Step.SIGN, 2, bytes(8), bytes(64)).encode()
+
+
+def head(*, named: bool = False) -> bytes:
+    """Return what goes before a frame, as a site packs it."""
+    names = {"ledger": bytes(32), "key": bytes(32)} if named else {}
+    return Reply(b"", LedgerHead(3, bytes(32), bytes(64), **names)).encode()
+
+
 def answered(run: str, round: int, up: int, outcome: str = "sent") -> Answered:
     return Answered(run, "x", str(round), 0.1, up, 5000, outcome)
 
@@ -73,14 +83,18 @@ def home(tmp_path: Path) -> Path:
     spend(home, RUNS[0], [b"12345", b"1234567"])
     spend(home, RUNS[1], [b"123"])
     terms = {"federation.name": "heart", "data.name": "digits", "privacy.unit": "record"}
-    for number, seat in zip(RUNS, (first, second), strict=True):
-        runbook.note(
-            home, seat, approved(home, number, **terms), answered(number, 1, 99), update=True
-        )
+    # As the first site sent them: the ledger's names went with the first answer. A step of a sum is
+    # an answer, too; the other run's notes are of an older release.
+    for number, blob in ((1, head(named=True) + b"12345"), (2, head() + b"1234567"), (2, STEP)):
+        note, run_ = answered(RUNS[0], number, 999), approved(home, RUNS[0], **terms)
+        runbook.note(home, first, run_, note, update=True, blob=blob)
+    run_ = approved(home, RUNS[1], **terms)
+    runbook.note(home, second, run_, answered(RUNS[1], 1, 99), update=True)
     plain = {"federation.name": "plain", "data.name": "digits", "privacy.unit": "none"}
     for number, (up, outcome) in enumerate([(700, "sent"), (12, "failed"), (900, "sent")], 1):
-        note = answered("ef" * 8, number, up, outcome)
-        runbook.note(home, second, approved(home, "ef" * 8, **plain), note, update=True)
+        note, run_ = answered("ef" * 8, number, up, outcome), approved(home, "ef" * 8, **plain)
+        blob = bytes(650) if number == 1 else b""
+        runbook.note(home, second, run_, note, update=True, blob=blob)
     # Whatever the coordinator calls it: what trains is an update, and what does not is none.
     hello = Answered("ef" * 8, "x", "1", 0.1, 300, 1, "sent")
     runbook.note(home, second, approved(home, "ef" * 8, **plain), hello, update=False)
@@ -103,10 +117,18 @@ def test_every_run_is_told_with_its_coordinator_its_loss_and_what_left(home: Pat
     assert found["datasets"][0]["charged"] == charged[-1] <= found["datasets"][0]["ceiling"] == 3.0
     sent = {n: [(one["round"], one["bytes"]) for one in by_run[n]["releases"]] for n in by_run}
     assert sent == {
-        RUNS[0]: [("1", 5), ("2", 7)],
-        RUNS[1]: [("1", 3)],
-        # Without a ledger: what left, and not what was declined.
-        "ef" * 8: [("1", 700), ("3", 900)],
+        RUNS[0]: [("1", 5 + 168), ("2", 7 + 104)],
+        # No note tells how long the head was: the longer one counts.
+        RUNS[1]: [("1", 3 + 168)],
+        # Without a ledger: what left, and not what was declined; an old note knows the message.
+        "ef" * 8: [("1", 650), ("3", 900)],
+    }
+    names = ("all", "frames", "heads", "sum_steps", "at_most")
+    parts = {n: tuple(by_run[n]["bytes"][name] for name in names) for n in by_run}
+    assert parts == {
+        RUNS[0]: (12 + 272 + 80, 12, 272, 80, 0),
+        RUNS[1]: (171, 3, 168, 0, 1),
+        "ef" * 8: (1550, 1550, 0, 0, 1),
     }
     assert [by_run[n]["signed"] for n in (*RUNS, "ef" * 8)] == [True, True, False]
     held = policy.load(home / "site.toml").bundles[0]
@@ -131,7 +153,9 @@ def test_the_page_says_it_in_words_and_is_made_anew(home: Path, tmp_path: Path) 
             "by dr. who", "digits: epsilon",
         ):  # fmt: skip
             assert part in text, part
-        assert re.search(r"\d{4}-\d\d-\d\d 2 12 ", text) and " 2 1,600 " in text
+        assert re.search(r"\d{4}-\d\d-\d\d 2 284 ", text) and " 2 1,550 " in text
+        assert "at most 2,085 bytes that left" in text or "bytes that left at most 2,085" in text
+        assert "bytes in all 364: frames 12, ledger heads 272, steps of sums 80" in text
         assert "http" not in out.read_text().replace("http-equiv", "") and "<script" not in text
     other = tmp_path / "thesis.html"
     other.write_text("<title>Thesis</title>")

@@ -97,6 +97,7 @@ def test_a_site_at_work(home: Path) -> None:
     assert "fedlite 0.1.0 here and 0.2.0 there" in output
     assert f"digits: epsilon {charged:.3g} of 2 spent, at delta 1e-05, in 1 run" in output
     assert "12,345" in output and "sent" in output and "1.25" in output
+    assert "sent 12,345 bytes, received 678 since the start: messages as Flower packs" in output
     assert "1 approved, 1 waiting" in output and "cd" * 32 in output
     result = CliRunner().invoke(app, ["site", "status", str(home), "--json"])
     found = json.loads(result.output)
