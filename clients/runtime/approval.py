@@ -18,6 +18,7 @@ from typing import Any
 from clients.runtime import gate, left, masking, seats
 from clients.runtime.difference import Difference, difference
 from clients.runtime.planned import plan_facts
+from clients.runtime.reads import reads
 from clients.runtime.sharing import sharing
 from clients.runtime.sizes import sizes
 from fedlite.deployment import bundle as bundles, own
@@ -195,6 +196,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
             facts.append(("records", _bound(data)))
             refused += beyond_declared(policy, scenario)
             if foreign:
+                facts += reads(scenario, data)
                 warnings.append(
                     f"model and bytes are not known: {', '.join(foreign)} name code that is not "
                     "fedlite's, and nothing of it is run before you approve it"
@@ -208,6 +210,7 @@ def review(home: Path, bundle: Bundle, at_most: Mapping[str, int | float]) -> Re
             # What is claimed of the model is not so: it would fail in the first round.
             refused.append(str(error))
         else:
+            facts += reads(scenario, data) if data else []
             why = f"as the data set does not load: {error}"
             warnings.append(f"model and bytes are not known, {why}")
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clients.runtime import payload
 from clients.runtime.figures import figures_sizes
+from clients.runtime.reads import reads
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.guard.policy import SitePolicy
 from fedlite.privacy import SharedMechanism
@@ -19,7 +20,7 @@ _AROUND = 1024
 def sizes(
     home: Path, policy: SitePolicy, scenario: Scenario
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return the model's size and the bytes of a round as facts, and what is over the limits."""
+    """Return what is read, the model's size and a round's bytes; and what is over the limits."""
     from fedlite import depth, plan as plans
     from fedlite.guard.records import own_source
 
@@ -44,6 +45,7 @@ def sizes(
     largest = all_of_it if whole_comes else plan
     whole = HEADER_BYTES + 4 * largest.travelling.size
     facts = [
+        *reads(scenario, chosen, source),
         ("model", f"{json.dumps(name)}, {trained} parameters"),
         *payload.leaves(body, how, plan.mechanism, ledger=scenario.claims_privacy),
         ("comes in", f"frames of at most {down:,} bytes, of the whole model {whole:,}"),

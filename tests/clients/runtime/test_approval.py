@@ -1,7 +1,7 @@
 """What an operator sees before he lets code run.
 
 Covers fedlite/commands/approval.py, clients/runtime/left.py, clients/runtime/difference.py,
-clients/runtime/foreign.py, clients/runtime/planned.py.
+clients/runtime/foreign.py, clients/runtime/planned.py, clients/runtime/sizes.py.
 """
 
 from __future__ import annotations
