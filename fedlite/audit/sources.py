@@ -36,6 +36,12 @@ _UNSIGNED = {
     "checkpoint": "was not looked at: it is for going on with the run, and in a simulation holds "
     "the private keys of the server and the sites, with which anything can be signed",
 }
+# Where a coordinator keeps its journal; a site's folder is not searched beyond its ledgers.
+_JOURNALS = "audit"
+_JOURNAL = (
+    "is a journal of what people decided, which nobody signs, and was not looked at beyond its "
+    "first line"
+)
 # What a ledger's writer keeps beside it.
 _LOCK, _POISONED = ".lock", ".poisoned"
 
@@ -163,6 +169,8 @@ def _folder(sources: Sources, path: Path, depth: int) -> None:
                 sources.passed_over(inner, "is a link to a folder, and was not followed")
             elif inner.is_dir():
                 _folder(sources, inner, depth + 1)
+            elif name.endswith(".jsonl") and path.name == _JOURNALS and _is_journal(inner):
+                sources.passed_over(inner, _JOURNAL)
             elif name.endswith(".jsonl"):
                 _file(sources, inner)
 
@@ -247,6 +255,20 @@ def _is_witness(data: bytes) -> bool:
         if row is not None and {"proof", "witness"} <= row.keys():
             return True
     return False
+
+
+def _is_journal(path: Path) -> bool:
+    """Tell by its first line whether a file is a journal; what cannot be read is none."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            first = file.readline(MAX_LINE)
+    except OSError:
+        return False
+    # A torn first line is a finding: whoever looks finds out what the file is.
+    row = as_object(first) if first.endswith(b"\n") else None
+    return row is not None and {"time", "action"} <= row.keys() and "kind" not in row
 
 
 def as_object(data: bytes) -> dict[str, Any] | None:

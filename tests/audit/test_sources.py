@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fedlite.audit import audit
+from fedlite.deployment.journal import Journal
 from tests.audit.findings import found
 from tests.privacy.federation import World
 
@@ -38,6 +40,23 @@ def test_a_place_without_a_ledger_is_found(world: World, tmp_path: Path) -> None
     assert found(world.run, empty) == {"no-ledger"}
     (empty / "site.toml").write_text("")
     assert found(empty) == {"no-ledger"}
+
+
+def test_a_coordinator_s_journal_is_no_ledger_and_is_named(world: World, tmp_path: Path) -> None:
+    """Its own folder was never clean: what lies in `audit/` was read as a ledger."""
+    home = tmp_path / "coordinator"
+    Journal(home / "audit").write("approve", name="Klinik Süd")
+    shutil.copytree(world.run, home / "runs" / "study")
+    result = audit([home])
+    assert result.clean == audit([world.run]).clean and not result.findings
+    (journal,) = (home / "audit").iterdir()
+    assert [one.rule for one in result.notes if one.path == str(journal)] == ["not-audited"]
+    # By what it holds: a ledger there is audited, and so is whatever is no journal.
+    (home / "audit" / "a.jsonl").write_bytes(world.sites[0].path.read_bytes()[:-9])
+    assert found(home)
+    (home / "audit" / "a.jsonl").write_text('{"action":"approve"}\n')
+    assert found(home) == {"not-a-ledger"}
+    assert found(journal) == {"not-a-ledger"}, "who gives it as a ledger is told that it is none"
 
 
 def test_a_path_that_does_not_exist_is_found(world: World, tmp_path: Path) -> None:
