@@ -32,7 +32,7 @@ def left(
             f"epsilon {spent} of {seen.ceiling:g} spent, at delta {seen.delta:g}, in "
             f"{wording.count(seen.runs, 'run')}",
         ),
-        ("with it", f"epsilon {after} of {seen.ceiling:g} for a new run; {_how_often(seen.fits)}"),
+        ("with it", f"epsilon {after} of {seen.ceiling:g} for a new run; {how_often(seen)}"),
     ]
     if seen.collusion:
         alone = f"epsilon {wording.epsilon(seen.alone, 3)} of {seen.collusion:g} (budget.alone)"
@@ -54,7 +54,11 @@ def left(
     )
 
 
-def _how_often(fits: int) -> str:
+def how_often(seen: Outlook) -> str:
+    """Return in words how often such a run still fits."""
+    fits = seen.fits
+    if not seen.steps:
+        return "no round of it fits, and nothing is charged"
     if not fits:
         return "it does not fit whole"
     if fits == 1:

@@ -130,7 +130,10 @@ def _verdict(found: Mapping[str, Any], unsigned: int) -> str:
         f"{one['name']}: epsilon {wording.epsilon(one['charged'], 3)} of {one['ceiling']:g}"
         for one in worst
     ]
-    text = f"{found['site']} answered {wording.count(len(found['runs']), 'run')}."
+    runs = len(found["runs"])
+    sent = sum(1 for run in found["runs"] if run["releases"])
+    text = f"{found['site']} answered {wording.count(sent, 'run')}"
+    text += f", and sent nothing in {runs - sent} more." if sent < runs else "."
     if told:
         text += f" Charged so far: {'; '.join(told)}."
     if unsigned:

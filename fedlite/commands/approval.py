@@ -64,10 +64,13 @@ def _decide(home: Path, seen: Review, changed_code: bool, yes: bool, as_json: bo
         _show(seen)
     why = list(seen.refused)
     if seen.changed and not changed_code:
-        why.append(
-            f"{len(seen.changed)} files differ from the code installed here; install the "
-            "coordinator's version of fedlite, or read them and add --changed-code"
-        )
+        own = len(seen.own)
+        said, mend = f"{len(seen.changed)} files differ from the code installed here", ""
+        if own < len(seen.changed):
+            mend = "install the coordinator's version of fedlite, or "
+        if own:
+            said += f", {own} of them the coordinator's own, which no version of fedlite has"
+        why.append(f"{said}; {mend}read them and add --changed-code")
     if not why and not yes:
         if as_json:
             fail("--json: nobody can be asked; add --yes", WRONG_USE)

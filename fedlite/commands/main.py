@@ -217,9 +217,13 @@ def audit_ledgers(
 ) -> None:
     """Verify privacy ledgers, recompute every epsilon, and compare with what servers saw.
 
-    Exits with 1 when there is any finding, or anything that could not be checked.
+    Exits with 1 when there is any finding, or anything that could not be checked, and with 2 for a
+    path that is not there.
     """
     with told():
+        for path in paths:
+            if not os.path.lexists(path):
+                fail(f"{path}: no such file or folder; check the path", WRONG_USE)
         for key in witness_key or ():
             if not re.fullmatch(r"[0-9a-f]{64}", key):
                 text = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,9 +101,21 @@ def told(site: Path | None = None) -> Iterator[None]:
     except RuntimeError as error:
         fail(str(error), FAILED)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            raise  # as of `| head`: click ends the command without a word
         fail(explain(error), WRONG_USE if isinstance(error, _WRONG_PLACE) else FAILED)
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads this command's output has gone, and not what else it talks to."""
+    asked = select.poll()
+    try:
+        asked.register(sys.stdout.fileno(), select.POLLOUT)
+    except (OSError, ValueError):  # no file, or one that is closed
+        return False
+    return any(event & select.POLLERR for _, event in asked.poll(0))
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def test_a_finding_fails(world: World) -> None:
 
 
 def test_what_is_not_there_fails_and_wrong_use_is_told_apart(tmp_path: Path) -> None:
-    assert call(tmp_path / "nowhere").exit_code == 1
+    assert call(tmp_path / "nowhere").exit_code == 2
     assert call().exit_code == 2
     assert call(tmp_path, "--fast").exit_code == 2
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +162,15 @@ def test_a_list_in_a_pipe_has_no_blanks_at_its_ends() -> None:
     )
     assert "digits" in done.stdout
     assert not [line for line in done.stdout.splitlines() if line != line.rstrip()]
+
+
+def test_who_reads_no_further_is_told_nothing() -> None:
+    """As by `| head`: it was called a broken pipe, with the mend to check the path."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", "from fedlite.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "data", "list", "--json"], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

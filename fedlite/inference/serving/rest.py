@@ -224,8 +224,10 @@ def _request(name: str, version: str, body: bytes, values: int) -> Any:
     except (ValueError, RecursionError):
         raise _wrong("body: must be JSON in UTF-8") from None
     inputs, outputs = (_list(told, key) for key in ("inputs", "outputs"))
-    if len(inputs) != 1 or len(outputs) > _OUTPUTS:
-        raise _wrong(f"inputs: must be one tensor called {asking.INPUT!r}; outputs: few")
+    if len(inputs) != 1:
+        raise _wrong(f"inputs: must be one tensor called {asking.INPUT!r}, got {len(inputs)}")
+    if len(outputs) > _OUTPUTS:
+        raise _wrong(f"outputs: must be at most {_OUTPUTS}, got {len(outputs)}; name each once")
     made = protocol.message("inference.ModelInferRequest")(
         model_name=name, model_version=version, id=_text(told, "id")
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from clients.runtime import approval, gate
+from clients.runtime import approval, gate, left
 from fedlite.commands.approval import approve as command
 from fedlite.compression.frame import HEADER_BYTES
 from fedlite.deployment import bundle as bundles, journal
@@ -25,6 +26,7 @@ from fedlite.guard.policy import DataSet, Limits, SitePolicy
 from fedlite.messages import Instruction, LedgerHead, Reply, site_id
 from fedlite.plan import compressor
 from fedlite.privacy.budget import Account
+from fedlite.privacy.budget.outlook import Outlook
 from fedlite.privacy.ledger import read
 from fedlite.rooms import app_root
 from fedlite.scenario import from_dict
@@ -302,11 +304,20 @@ def test_what_is_left_of_the_budget_is_what_the_guardian_then_charges(home: Path
     assert fits == list(range(fits[0], -1, -1)) and fits[0] >= 2
     (warning,) = (text for text in seen.warnings if text.startswith("budget: "))
     assert f"budget: {seen.budget.steps} of 5 rounds fit" in warning
-    assert "does not fit whole" in facts["with it"] and not seen.refused
+    last = "does not fit whole" if seen.budget.steps else "no round of it fits"
+    assert last in facts["with it"] and not seen.refused
     # A ledger that does not verify: nobody knows, and the page says so.
     ledger.write_bytes(ledger.read_bytes().replace(b'"steps":1', b'"steps":2', 1))
     seen = approval.review(home, bundles.read(content), {})
     assert seen.budget is None and "budget is not known" in seen.warnings[0]
+
+
+def test_where_no_round_fits_nothing_is_said_to_be_charged() -> None:
+    spent = Outlook(
+        runs=1, spent=3.0, ceiling=3.0, delta=1e-5, charged=3.0, steps=0, asked=20, fits=0
+    )
+    assert left.how_often(spent) == "no round of it fits, and nothing is charged"
+    assert left.how_often(replace(spent, steps=4)) == "it does not fit whole"
 
 
 def test_a_ceiling_that_was_lowered_in_the_ledger_counts_on_the_page(home: Path) -> None:

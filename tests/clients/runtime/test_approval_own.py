@@ -34,6 +34,7 @@ def test_a_file_that_a_bundle_names_is_shown_whole_and_not_run(
     digest = wait(home, content)
     code, output = call(home, digest[:8], "--yes")
     assert code == 1 and "--changed-code" in output and "2 are not" in output
+    assert "no version of fedlite has; read them" in " ".join(output.split())
     assert f'{key}: own/a/trap.py:make; options {{"x": [1]}}' in output
     for number, line in enumerate(text.replace("\t", "    ").splitlines(), 1):
         assert f"\n{number:5} | {line}\n" in output

@@ -164,6 +164,13 @@ def test_the_page_says_it_in_words_and_is_made_anew(home: Path, tmp_path: Path) 
     assert other.read_text() == "<title>Thesis</title>"
 
 
+def test_a_run_that_was_declined_was_not_answered(home: Path) -> None:
+    terms = approved(home, "12" * 8, **{"federation.name": "late", "privacy.unit": "record"})
+    runbook.note(home, home, terms, answered("12" * 8, 1, 9, "budget"), update=True)
+    page = record_page.build(records.record(home))
+    assert "site-01 answered 3 runs, and sent nothing in 1 more." in page
+
+
 def test_a_ledger_that_does_not_verify_is_named_and_hides_nothing_else(home: Path) -> None:
     ledger = home / "ledgers/digits.jsonl"
     ledger.write_bytes(ledger.read_bytes().replace(b'"bytes":5', b'"bytes":4', 1))

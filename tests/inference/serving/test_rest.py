@@ -97,6 +97,8 @@ ONE = X[:1].tolist()
         ([], 400, "must be a list of objects"),
         ({}, 400, "one tensor"),
         ({"inputs": [{}] * 9000}, 400, "one tensor"),
+        ({"inputs": []}, 400, "one tensor called 'x', got 0"),
+        ({"inputs": [{}], "outputs": [{}] * 17}, 400, "outputs: must be at most 16, got 17"),
         ({"inputs": 3}, 400, "must be a list"),
         (infer(ONE, outputs=[{"name": "secret"}]), 400, "must be among"),
         (infer(ONE, outputs=[{}] * 5000), 400, "few"),
