@@ -166,18 +166,27 @@ def _try_preparing(model: Model, task: Task) -> None:
     To the bit, as of gradients (`fedlite.privacy.trial`).
     """
     device = next(model.parameters()).device
-    x, y = model.made_up(_PREPARED).numpy(), task.made_up(_PREPARED, model.classes).numpy()
+    made = model.made_up(_PREPARED), task.made_up(_PREPARED, model.classes)
+    # As data sets hold them.
+    x, y = ((one.float() if one.is_floating_point() else one.long()).numpy() for one in made)
 
     def prepared(rows: NDArray[np.int64]) -> tuple[Tensor, ...]:
         raw, targets = task.tensors(Dataset(x[rows], y[rows]), device)
         return model.prepare(raw), targets
 
     rows = np.arange(_PREPARED)
-    with torch.no_grad():
-        halves = [prepared(part) for part in np.split(rows, [_FEWER])]
-        found = zip(
-            prepared(rows), prepared(rows[::-1]), *halves, ("prepare", "tensors"), strict=True
-        )
+    try:
+        with torch.no_grad():
+            halves = [prepared(part) for part in np.split(rows, [_FEWER])]
+            found = zip(
+                prepared(rows), prepared(rows[::-1]), *halves, ("prepare", "tensors"), strict=True
+            )
+    except Exception as error:  # whatever code of one's own raises
+        raise ValueError(
+            "model: tensors and prepare must take made-up records, without further columns, so "
+            "that it can be tried that they look at each alone (rule: one record may change no "
+            f"other's gradient), and cannot: {_first_line(error)}{_at(error)}"
+        ) from error
     for whole, turned, first, rest, name in found:
         if torch.equal(turned.flip(0), whole) and torch.equal(torch.cat([first, rest]), whole):
             continue

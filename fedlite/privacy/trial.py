@@ -64,7 +64,7 @@ def _try(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Loss, wanted: 
         # Not every number is a token.
         made: Tensor = getattr(model, "made_up")(len(rows))  # noqa: B009 - not of every module
         records = made.to(inputs.device)
-        if records.dim() == 3:
+        if records.dim() == 3 and records.shape[1] == 2:
             # Token ids over a mask: whole texts stand by themselves, and short ones beside them.
             records[wanted:, 1, _SHORT:] = 0
     labels = torch.arange(len(rows), device=inputs.device) % 2

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedlite.models import Branched, build, names
 from fedlite.models.checks import check
+from fedlite.models.single import Single
 from fedlite.tasks import make as make_task
 from fedlite.tasks.classification import Classification
 from fedlite.training.local import flatten
@@ -329,6 +330,32 @@ def test_what_is_done_to_a_record_before_looks_at_no_other_under_record_privacy(
         with pytest.raises(ValueError, match=f"^model: {name} {rule}"):
             check(toy(), Own(tensors=tensors), batch=20)
     check(prepared(lambda x: x / (1.0 + x.square().sum(1, keepdim=True))), TASK, batch=20)
+
+
+class Numbers(nn.Module):
+    """Reads whole numbers, which it makes up of a narrower kind than data sets hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(5, 4), nn.Linear(24, 3)
+
+    def made_up(self, count: int) -> Tensor:
+        return (torch.arange(6 * count) % 5).view(count, 1, 6).int()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.words(x[:, 0]).flatten(1))
+        return found
+
+
+def test_made_up_records_need_neither_the_type_nor_the_mask_of_those_of_a_site() -> None:
+    check(Single(Numbers(), shape=(1, 6), classes=3), TASK, batch=20)
+
+
+def test_a_task_that_needs_more_than_made_up_records_is_refused_under_record_privacy() -> None:
+    """Nothing else would say that it looks at each record alone."""
+    check(toy(), Own(tensors=failing), private=True)
+    with pytest.raises(ValueError, match=r"^model: tensors and prepare must take made-up"):
+        check(toy(), Own(tensors=failing), batch=20)
 
 
 SHAPES = {"cnn1d": (6, 100), "linear": (30,), "mlp": (30,)}
