@@ -183,6 +183,9 @@ class Counted(Reply):
     """
 
 
+# What the messages that ask for counts are grouped by, and sites call their round.
+COUNTS = "counts"
+
 # What a reply adds to its frame where the server knows the ledger, and at most; a longer one is cut
 # off before it is read.
 HEAD_BYTES = _REPLY.size

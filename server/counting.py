@@ -19,7 +19,7 @@ from fedlite import compression, flower
 from fedlite.evaluation import open_model
 from fedlite.inference import measured, told
 from fedlite.inference.told import Cells
-from fedlite.messages import REPLY_BYTES, Code, Instruction, Reply
+from fedlite.messages import COUNTS, REPLY_BYTES, Code, Instruction, Reply
 from fedlite.privacy import counting
 from fedlite.protection import counting_mechanism
 from server import delivery, replies
@@ -27,9 +27,6 @@ from server.rounds import Rounds
 from server.witness import Disagreement, Witness
 
 log = logging.getLogger("fedlite.server")
-
-# What sites call the round of such a message in their logs.
-NAME = "counts"
 
 
 @dataclass
@@ -68,7 +65,7 @@ def ask(rounds: Rounds, witness: Witness | None, journal: Callable[..., None]) -
         for node, name in nodes.items():
             data = asked[name].encode()
             found.down += len(data)
-            yield flower.ask(data, node, "evaluate", NAME)
+            yield flower.ask(data, node, "evaluate", COUNTS)
 
     seen: set[str] = set()
     for message in replies.ask(rounds.grid, messages(), scenario.federation.deadline_seconds):

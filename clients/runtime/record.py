@@ -20,7 +20,7 @@ from clients.runtime.status import trust
 from fedlite.deployment import journal
 from fedlite.guard import policy as site_policy
 from fedlite.guard.policy import SitePolicy
-from fedlite.messages import HEAD_BYTES, REPLY_BYTES
+from fedlite.messages import COUNTS, HEAD_BYTES, REPLY_BYTES
 from fedlite.privacy.budget import Account
 from fedlite.privacy.budget.plans import Plan
 from fedlite.privacy.counting import run_of
@@ -203,7 +203,9 @@ def _releases(rows: Iterable[Row], run: str, what: Mapping[str, Any]) -> Iterabl
             reserved[row.seq] = row
         elif row.kind == "release" and row.body["of"] in reserved:
             round, frame = str(reserved[row.body["of"]].body["round"]), row.body["bytes"]
-            heads = [n for n in (HEAD_BYTES, REPLY_BYTES) if (round, frame + n) in noted]
+            # Counts are charged as another run, and noted as the last message of their own.
+            asked = round if what.get("run", run) == run else COUNTS
+            heads = [n for n in (HEAD_BYTES, REPLY_BYTES) if (asked, frame + n) in noted]
             head = max(heads, default=REPLY_BYTES)
             told = {"time": row.time, "round": round, "bytes": frame + head}
             told |= {"frame": frame, "head": head}

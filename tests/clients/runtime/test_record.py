@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,9 @@ from fedlite.commands.main import app
 from fedlite.deployment import bundle as bundles
 from fedlite.guard import guardian, policy
 from fedlite.guard.policy import DataSet
-from fedlite.messages import Instruction, LedgerHead, Reply, site_id
+from fedlite.messages import COUNTS, Instruction, LedgerHead, Reply, site_id
 from fedlite.privacy.budget import Account
+from fedlite.privacy.counting import run_of
 from fedlite.privacy.ledger import read
 from fedlite.scenario import from_dict
 from fedlite.secure.messages import Note, Step
@@ -162,6 +164,19 @@ def test_the_page_says_it_in_words_and_is_made_anew(home: Path, tmp_path: Path) 
     code, output = run("record", home, "--out", other)
     assert code == 2 and "never overwritten" in output
     assert other.read_text() == "<title>Thesis</title>"
+
+
+def test_the_head_of_counts_is_known_by_their_note(home: Path) -> None:
+    """They have a plan of their own, and the notes of the run that they end."""
+    counted = run_of(bytes.fromhex(RUNS[0]))
+    spend(home, counted, [b"123456"])
+    note = replace(answered(RUNS[0], 4, 999), round=COUNTS)
+    blob = head() + b"123456"
+    runbook.note(home, home, approved(home, RUNS[0]), note, update=True, blob=blob)
+    (found,) = (one for one in records.record(home)["runs"] if one["run"] == counted)
+    assert found["scenario"] == "heart, its counts"
+    told = {"all": 6 + 104, "frames": 6, "heads": 104, "sum_steps": 0, "at_most": 0}
+    assert found["bytes"] == told
 
 
 def test_a_run_that_was_declined_was_not_answered(home: Path) -> None:
