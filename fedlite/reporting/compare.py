@@ -370,7 +370,7 @@ def _check_score(members: Sequence[Member], score: str) -> None:
 
 def _parts_differ(members: Sequence[Member]) -> bool:
     # They do of one seed, too, where one run is private: no record may decide its division.
-    rows = [(m.seed, m.summary["accuracy"].get("by_site") or {}) for m in members]
+    rows = [(m.seed, b) for m in members if (b := m.summary["accuracy"].get("by_site"))]
     held = {(seed, *((site, row.get("records")) for site, row in r.items())) for seed, r in rows}
     return len(held) > len({seed for seed, _ in rows})
 

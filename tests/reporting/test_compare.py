@@ -165,6 +165,11 @@ def test_other_parts_at_the_sites_are_told_of_a_mean_over_them(written: Written)
     # The accuracy counts each record once, and another seed draws another lot.
     assert not any(told in note for note in compare(runs, "accuracy.deep").notes)
     assert not any(told in note for note in compare([runs[0], runs[2]]).notes)
+    # What was not scored has no parts.
+    unscored = json.loads((runs[1] / "summary.json").read_text())
+    unscored["accuracy"]["by_site"] = {}
+    (runs[1] / "summary.json").write_text(json.dumps(unscored))
+    assert not any(told in note for note in compare(runs[:2]).notes)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ ONE = X[:1].tolist()
         ({"inputs": [{}], "outputs": [{}] * 17}, 400, "outputs: must be at most 16, got 17"),
         ({"inputs": 3}, 400, "must be a list"),
         (infer(ONE, outputs=[{"name": "secret"}]), 400, "must be among"),
-        (infer(ONE, outputs=[{}] * 5000), 400, "few"),
+        (infer(ONE, outputs=[{}] * 5000), 400, "at most 16, got 5000"),
         (infer(ONE, id=3), 400, "id: must be a text"),
         (infer(ONE, id="\ud800"), 400, "id: must be a text"),
         (infer(ONE, id="a" * 129), 400, "128"),
