@@ -16,7 +16,7 @@ from tests.end_to_end.test_shared_deployment import trusting
 ASKED = ("heart", "--epsilon", 1, "--bins", 8, "--set", "federation.deadline_seconds=60")
 
 
-@pytest.mark.long
+@pytest.mark.faults
 @pytest.mark.data("heart-disease")
 def test_hospitals_tell_figures_once_and_their_ledgers_were_charged_before(
     lab: Any, hospitals: Sequence[str]

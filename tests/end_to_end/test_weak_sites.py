@@ -25,7 +25,7 @@ def model(directory: Path) -> dict[str, np.ndarray[Any, Any]]:
     return dict(safetensors.numpy.load_file(directory / "model.safetensors"))
 
 
-@pytest.mark.long
+@pytest.mark.faults
 @pytest.mark.data("heart-disease")
 def test_a_weak_hospital_trains_its_part_privately_and_as_in_a_simulation(
     lab: Any, hospitals: Sequence[str]
