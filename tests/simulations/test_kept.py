@@ -89,9 +89,12 @@ def test_a_worker_with_a_reply_that_nobody_has_read_is_not_kept() -> None:
 
 
 SWEEP = """
-import multiprocessing, os, sys, time
+import multiprocessing, os, signal, sys, time
 from pathlib import Path
 from simulations.sweep import begin, grid, play
+
+# Who plays the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def tell(trial, outcome):
     # Between two runs: workers wait.
