@@ -24,7 +24,7 @@ def figures_sizes(
         return [], []
     body, ledger = payload.masked_body(mechanism), scenario.claims_privacy
     facts = payload.leaves(body, "figures under masks", mechanism, ledger=ledger)
-    size = HEADER_BYTES + body + 1024
+    size = HEADER_BYTES + body + payload.AROUND
     if size <= policy.limits.up:
         return facts, []
     refused = f"limits.up: {policy.limits.up:,} is below the {size:,} bytes of the answer; raise it"

@@ -9,23 +9,21 @@ from fedlite.compression.frame import HEADER_BYTES
 from fedlite.messages import HEAD_BYTES, REPLY_BYTES
 from fedlite.privacy import SharedMechanism
 from fedlite.secure import shamir
-from fedlite.secure.masks import packed_bytes
-from fedlite.secure.member import CHECK_BYTES
+from fedlite.secure.member import body_bytes
 from fedlite.secure.messages import HEAD_BYTES as STEP_BYTES, SIGNATURE_BYTES
 
 # What a site sends in the steps of a sum where nobody falls silent: it signs the list of those
 # that are summed, and opens its own mask.
 SUM_STEPS = 2 * STEP_BYTES + SIGNATURE_BYTES + shamir.BYTES
+# What travels with a frame, for the limits of `site.toml`: Flower's record, and the ledger's head.
+AROUND = 1024
 
 
 def masked_body(mechanism: SharedMechanism) -> int:
     """Return the most bytes that the body of a masked vector has."""
-    # Where members are divided into groups, who shares with how many depends on the group.
-    sent = mechanism.sites
-    if mechanism.groups == 1:
-        sent -= 1 + min(mechanism.least, mechanism.sites - 1)
-    packed = packed_bytes(mechanism.coordinates, mechanism.bits)
-    return CHECK_BYTES + sent * shamir.BYTES + packed
+    # Where members are divided into groups, with how many one shares depends on the group.
+    least = mechanism.least if mechanism.groups == 1 else 0
+    return body_bytes(mechanism.sites, least, mechanism.coordinates, mechanism.bits)
 
 
 def in_all(body: int, *, ledger: bool) -> int:

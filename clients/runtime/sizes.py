@@ -13,9 +13,6 @@ from fedlite.guard.policy import SitePolicy
 from fedlite.privacy import SharedMechanism
 from fedlite.scenario import Scenario
 
-# What travels with a frame: Flower's record around it, and the ledger's head.
-_AROUND = 1024
-
 
 def sizes(
     home: Path, policy: SitePolicy, scenario: Scenario
@@ -50,10 +47,10 @@ def sizes(
         *payload.leaves(body, how, plan.mechanism, ledger=scenario.claims_privacy),
         ("comes in", f"frames of at most {down:,} bytes, of the whole model {whole:,}"),
     ]
-    limits = policy.limits
+    limits, around = policy.limits, payload.AROUND
     refused = [
-        f"limits.{key}: {most:,} is below the {size + _AROUND:,} bytes of a message; raise it"
+        f"limits.{key}: {most:,} is below the {size + around:,} bytes of a message; raise it"
         for key, most, size in (("up", limits.up, up), ("down", limits.down, max(down, whole)))
-        if size + _AROUND > most
+        if size + around > most
     ]
     return facts, refused

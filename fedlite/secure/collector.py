@@ -18,7 +18,7 @@ from fedlite.identity import keys
 from fedlite.secure import masks, shamir
 from fedlite.secure.group import Group
 from fedlite.secure.masks import Words
-from fedlite.secure.member import CHECK_BYTES, check_of
+from fedlite.secure.member import CHECK_BYTES, body_bytes, check_of
 from fedlite.secure.messages import (
     SIGNATURE_BYTES,
     Note,
@@ -81,9 +81,7 @@ class Collector:
     @property
     def body_bytes(self) -> int:
         """The length of a masked vector's body, known beforehand."""
-        size = len(self.group.cards)
-        sent = size - 1 - min(self.group.least, size - 1)
-        return CHECK_BYTES + sent * shamir.BYTES + masks.packed_bytes(self.count, self.bits)
+        return body_bytes(len(self.group.cards), self.group.least, self.count, self.bits)
 
     def add(self, name: str, body: bytes) -> None:
         """Take a member's masked vector; raises Refused "not-a-member", "form" or "one-sum"."""

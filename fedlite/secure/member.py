@@ -51,6 +51,15 @@ CHECK_BYTES = 8
 _group_of = lru_cache(maxsize=8)(Group.decode)
 
 
+def body_bytes(members: int, least: int, count: int, bits: int) -> int:
+    """Return how long the body of a masked vector is: a check, sealed shares, packed numbers.
+
+    members, least: of the group. count: of the vector's values, each of `bits`.
+    """
+    sealed = members - 1 - min(least, members - 1)
+    return CHECK_BYTES + sealed * shamir.BYTES + masks.packed_bytes(count, bits)
+
+
 @dataclass
 class Member:
     """What a member keeps of one run, on its own disk, before any answer leaves.

@@ -78,9 +78,10 @@ def clean(
     looked = [searched(text, most) for text in found]
     done, absent, notes = _redacted(looked, texts, skip_wrong=skip_wrong)
     rests = [text[len(part) :] for text, part in zip(found, looked, strict=True)]
-    fits = [_fits(text + rest, texts) for text, rest in zip(done, rests, strict=True)]
-    kept = np.flatnonzero(np.array(fits, bool) & ~absent)
-    if left := int((~np.array(fits, bool) & ~absent).sum()):
+    whole = zip(done, rests, strict=True)
+    fits = np.array([_fits(text + rest, texts) for text, rest in whole], np.bool_)
+    kept = np.flatnonzero(fits & ~absent)
+    if left := int((~fits & ~absent).sum()):
         low, high = texts.words
         notes.append(
             f"{left:,} of {len(done):,} texts do not have {low} to {high} words and are left out"
@@ -126,7 +127,7 @@ def rules(texts: Texts) -> dict[str, Any]:
             texts.duplicates,
             THRESHOLD,
             WORDS,
-            *[_COPIES][: texts.duplicates != "keep"],
+            *([_COPIES] if texts.duplicates != "keep" else []),
         ],
         "words": list(texts.words),
     }
