@@ -51,9 +51,11 @@ def idle(source: Source, sites: Shares) -> str:
 
     No model learns from them. One record may decide it: for whoever may see the records themselves.
     """
-    places = np.concatenate([train for train, _, _ in sites.places])
     width = math.prod(source.shape)
-    if len(source.features) != width or not len(places):
+    if len(source.features) != width:
+        return ""
+    places = np.concatenate([train for train, _, _ in sites.places])
+    if not len(places):
         return ""
     x = source.train.x.reshape(-1, width)
     empty, constant = [], []
