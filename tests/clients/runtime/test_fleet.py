@@ -182,9 +182,10 @@ def test_an_answer_sends_nobody_elsewhere(
     with gateway(None) as port, coordinator(authority.server()) as other:
         for address in (f"http://127.0.0.1:{port}/", f"https://127.0.0.1:{other.port}/"):
             for status in (302, 307, 308):
-                hostile.answers["pull-messages"] = lambda send, a=address, s=status: send(
-                    f"HTTP/1.1 {s} Found\r\nLocation: {a}\r\nContent-Length: 0\r\n\r\n".encode()
-                )
+                # Whole, so that the next question does not find the connection ended.
+                hostile.answers["pull-messages"] = (
+                    f"HTTP/1.1 {status} Found\r\nLocation: {address}\r\nContent-Length: 0\r\n\r\n"
+                ).encode()
                 assert f"HTTP {status}" in refused(site, "pull-messages")
         assert other.asked == inside == []
 
