@@ -36,8 +36,9 @@ from fedlite.messages import Code, Hello, Instruction, Reply
 from fedlite.registry import begin_at, explain, place_of
 from fedlite.scenario import Scenario, ScenarioError, from_run_config
 from fedlite.secure.messages import Note, is_note
+from fedlite.steps import Step, alone
 from fedlite.storage import is_full
-from fedlite.training.share import Asked, Step, alone, settle_process
+from fedlite.training.share import Asked, settle_process
 
 log = logging.getLogger("fedlite.site")
 

@@ -34,8 +34,9 @@ from fedlite.questions import answer
 from fedlite.scenario import Scenario
 from fedlite.secure.masks import pack
 from fedlite.secure.messages import SUMMED, Note
+from fedlite.steps import Step, alone
 from fedlite.training import Learner, Share
-from fedlite.training.share import Asked, Step, alone
+from fedlite.training.share import Asked
 
 
 @dataclass
@@ -359,7 +360,7 @@ class Site:
         else:
             # Without a residual nothing is kept of what the server cuts off.
             bound = self.plan.update_norm if link.error_feedback else 0.0
-            sent = compression.compress(
+            sent = yield from compression.compressing(
                 compressor,
                 share.delta,
                 residual,

@@ -19,7 +19,7 @@ from fedlite.compression.frame import (
 )
 from fedlite.compression.gain import gain
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
-from fedlite.compression.joined import Joined, Stretch, compress, pieces_of, split
+from fedlite.compression.joined import Joined, Stretch, compress, compressing, pieces_of, split
 from fedlite.compression.part import Part
 from fedlite.compression.quantization import QUANTIZERS, Quantizer
 from fedlite.compression.selection import count, top_k
@@ -48,6 +48,7 @@ __all__ = [
     "TopK",
     "compress",
     "compress_many",
+    "compressing",
     "count",
     "decompress_many",
     "disclosed_records",

@@ -23,14 +23,18 @@ feedback is not used. What the server has broadcast is public, so subtracting it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlite.compression.batch import Packing
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.selection import require_finite
+from fedlite.steps import alone
+
+Cut = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +87,7 @@ def compress(
     *,
     reference: NDArray[np.float32] | None = None,
     context: Context = NOTHING,
-    cut: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    cut: Cut | None = None,
 ) -> Sent:
     """Compress `delta` plus `residual` minus `reference`, and say what is left in either case.
 
@@ -108,6 +112,21 @@ def compress(
     >>> sent.update.dense(), sent.residual.value
     (array([4., 0., 0.], dtype=float32), array([ 0.,  1., -2.], dtype=float32))
     """
+    return alone(
+        compressing(compressor, delta, residual, reference=reference, context=context, cut=cut)
+    )
+
+
+def compressing(
+    compressor: Compressor,
+    delta: NDArray[np.float32],
+    residual: Residual | None = None,
+    *,
+    reference: NDArray[np.float32] | None = None,
+    context: Context = NOTHING,
+    cut: Cut | None = None,
+) -> Generator[Packing, bytes, Sent]:
+    """Do what `compress` does, but yield what is to be written, and be sent the bytes."""
     for name, other in (
         ("residual", residual.value if residual else None),
         ("reference", reference),
@@ -120,12 +139,12 @@ def compress(
     # An overflow becomes infinite here and is refused by the compressor.
     with np.errstate(over="ignore", invalid="ignore"):
         unsent = delta.copy() if residual is None else delta + residual.value
-    body, update = _say(compressor, unsent, reference, context)
+    body, update = yield from _say(compressor, unsent, reference, context)
     left = unsent.copy()
     if cut is not None and (kept := cut(update.values)) is not update.values:
         factor = _norm(kept) / _norm(update.values)
         left = (unsent.astype(np.float64) * factor).astype(np.float32)
-        body, update = _say(compressor, left, reference, context)
+        body, update = yield from _say(compressor, left, reference, context)
         # What a reference or rounded values still have too much is not taken off the residual.
         update = replace(update, values=cut(update.values))
     update.add_to(left, -1.0)
@@ -137,11 +156,11 @@ def _say(
     vector: NDArray[np.float32],
     reference: NDArray[np.float32] | None,
     context: Context,
-) -> tuple[bytes, Decoded]:
+) -> Generator[Packing, bytes, tuple[bytes, Decoded]]:
     """Return the body for `vector`, and the update before any bound."""
     with np.errstate(over="ignore", invalid="ignore"):
         target = vector if reference is None else vector - reference
-    body = compressor.compress(target, context)
+    body = yield Packing(compressor, target, context)
     return body, restore(compressor.decompress(body, vector.size, context), reference)
 
 

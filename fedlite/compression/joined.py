@@ -7,7 +7,7 @@ digests, broadcasts and checkpoints see one vector and need not know what it is 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
@@ -16,9 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import feedback
-from fedlite.compression.feedback import Residual, Sent
+from fedlite.compression.batch import Packing
+from fedlite.compression.feedback import Cut, Residual, Sent
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.part import Part
+from fedlite.steps import alone
 
 _PART = struct.Struct("<BI")
 
@@ -156,9 +158,24 @@ def compress(
     *,
     reference: NDArray[np.float32] | None = None,
     context: Context = NOTHING,
-    cut: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+    cut: Cut | None = None,
 ) -> Sent:
-    """Return what `feedback.compress` does, stretch by stretch where there are several.
+    """Return what `compressing` comes to, by itself."""
+    return alone(
+        compressing(compressor, delta, residual, reference=reference, context=context, cut=cut)
+    )
+
+
+def compressing(
+    compressor: Compressor,
+    delta: NDArray[np.float32],
+    residual: Residual | None = None,
+    *,
+    reference: NDArray[np.float32] | None = None,
+    context: Context = NOTHING,
+    cut: Cut | None = None,
+) -> Generator[Packing, bytes, Sent]:
+    """Do what `feedback.compressing` does, stretch by stretch where there are several.
 
     `residual` and `cut` are for the first stretch, the model's: of the others nothing is kept. Of a
     vector of which only a part travels they are for that part, and there is no `reference`.
@@ -166,26 +183,26 @@ def compress(
     if isinstance(compressor, Part):
         if reference is not None:
             raise ValueError("reference: must be none where only a part travels, got one")
-        return compressor.send(delta, residual, context, cut)
+        return (yield from compressor.sending(delta, residual, context, cut))
     if not isinstance(compressor, Joined):
-        return feedback.compress(
+        sending = feedback.compressing(
             compressor, delta, residual, reference=reference, context=context, cut=cut
         )
+        return (yield from sending)
     sizes, sent = compressor.sizes, []
     deltas = pieces_of(delta, sizes)
     references = (None,) * len(sizes) if reference is None else pieces_of(reference, sizes)
     for number, (_, inner) in enumerate(compressor.parts):
         first = number == 0
-        sent.append(
-            feedback.compress(
-                inner,
-                deltas[number],
-                Residual(residual.value[: sizes[0]]) if first and residual else None,
-                reference=references[number],
-                context=_own(context, number),
-                cut=cut if first else None,
-            )
+        one = yield from feedback.compressing(
+            inner,
+            deltas[number],
+            Residual(residual.value[: sizes[0]]) if first and residual else None,
+            reference=references[number],
+            context=_own(context, number),
+            cut=cut if first else None,
         )
+        sent.append(one)
     nothing = np.zeros(sum(sizes[1:]), np.float32)
     return Sent(
         compressor.body([one.body for one in sent]),

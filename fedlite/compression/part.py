@@ -5,7 +5,7 @@ Of what is not in it nothing is said and nothing forgotten: a residual there sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlite.compression import feedback
-from fedlite.compression.feedback import Residual, Sent
+from fedlite.compression.batch import Packing
+from fedlite.compression.feedback import Cut, Residual, Sent
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 
 
@@ -60,18 +61,19 @@ class Part:
         self._check(size)
         return 1 + self.inner.limit(self.moving.size)
 
-    def send(
+    def sending(
         self,
         delta: NDArray[np.float32],
         residual: Residual | None,
         context: Context,
-        cut: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None,
-    ) -> Sent:
-        """Return what `feedback.compress` does of the part, with the residual of all the rest."""
+        cut: Cut | None,
+    ) -> Generator[Packing, bytes, Sent]:
+        """Do what `feedback.compressing` does of the part, with the residual of all the rest."""
         self._check(delta.size)
         kept = np.zeros_like(delta) if residual is None else residual.value
         mine = None if residual is None else Residual(kept[self.moving])
-        sent = feedback.compress(self.inner, delta[self.moving], mine, context=context, cut=cut)
+        part = delta[self.moving]
+        sent = yield from feedback.compressing(self.inner, part, mine, context=context, cut=cut)
         unsent, left = kept.copy(), kept.copy()
         unsent[self.moving], left[self.moving] = sent.unsent.value, sent.residual.value
         update = self._of_whole(sent.update)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -85,7 +86,7 @@ class TopK:
 
     def decompress(self, body: bytes, size: int, context: Context = NOTHING) -> Decoded:
         """Return the sparse update; ValueError unless `body` has exactly the planned form."""
-        blocks = list(self.blocks(size))
+        blocks = self.blocks(size)
         limit = self._limit(blocks)
         if len(body) > limit:
             raise ValueError(
@@ -109,11 +110,48 @@ class TopK:
             raise ValueError(f"a top-k body ends with its values, got {len(rest)} trailing bytes")
         return Decoded(size, indices, values)
 
+    def compress_many(
+        self, vectors: NDArray[np.float32], contexts: Sequence[Context]
+    ) -> list[bytes]:
+        """Return what `compress` does of each row of float32[m, n]; ValueError as it for any."""
+        form, bodies = quantizer(self.values), [b""] * len(vectors)
+        for block in self.blocks(vectors.shape[1]):
+            found = [select(row, block.count, block.start, block.stop) for row in vectors]
+            where = np.stack([indices for indices, _ in found])
+            written = layers.encode_many(where, block.size, block.layers)
+            for row, (positions, (indices, values)) in enumerate(zip(written, found, strict=True)):
+                bodies[row] += positions + form.encode(values, block.splits(indices))
+        return bodies
+
+    def decompress_many(
+        self, bodies: Sequence[bytes], size: int, contexts: Sequence[Context]
+    ) -> list[Decoded | ValueError]:
+        """Return what `decompress` does of each body; ValueError as it for any of them."""
+        blocks, form = self.blocks(size), quantizer(self.values)
+        if max(map(len, bodies)) > self._limit(blocks):
+            raise ValueError("a top-k body takes more bytes than any may")
+        kind = np.int32 if size < 2**31 else np.int64
+        shape = len(bodies), sum(block.count for block in blocks)
+        indices, values = np.empty(shape, kind), np.empty(shape, np.float32)
+        rests, done = [memoryview(body) for body in bodies], 0
+        for block in blocks:
+            into = slice(done, done + block.count)
+            found, used = layers.decode_many(rests, block.size, block.count, block.layers)
+            np.add(found, block.start, out=indices[:, into], dtype=kind)
+            for row, where in enumerate(found):
+                rest = rests[row][used[row] :]
+                values[row, into], taken = form.decode(rest, block.count, block.splits(where))
+                rests[row] = rest[taken:]
+            done = into.stop
+        if any(len(rest) for rest in rests):
+            raise ValueError("a top-k body ends with its values, got trailing bytes")
+        return [Decoded(size, *row) for row in zip(indices, values, strict=True)]
+
     def limit(self, size: int) -> int:
         """Return the most bytes for any vector of `size` coordinates."""
-        return self._limit(list(self.blocks(size)))
+        return self._limit(self.blocks(size))
 
-    def _limit(self, blocks: list[Block]) -> int:
+    def _limit(self, blocks: Sequence[Block]) -> int:
         form = quantizer(self.values)
         total = 0
         for block in blocks:
@@ -121,18 +159,26 @@ class TopK:
             total += form.limit(block.count, block.ends.size)
         return total
 
-    def blocks(self, size: int) -> Iterator[Block]:
-        """Yield the blocks of a vector of `size` coordinates."""
-        starts = np.array(layers.begins(self.sections, size))
-        ends = layers.ends(self.sections, size)
-        for start, stop in pairwise(cuts(size, self.least)):
-            inside = np.unique(np.clip(ends, start, stop)) - start
-            ends_inside = inside[inside > 0]
-            among = starts[(starts > start) & (starts < stop)] - start
-            number = count(stop - start, self.density)
-            if self.least:
-                number = max(number, ends_inside.size)
-            yield Block(start, stop, number, ends_inside, [0, *among.tolist()])
+    def blocks(self, size: int) -> tuple[Block, ...]:
+        """Return the blocks of a vector of `size` coordinates."""
+        return _blocks(self, tuple(cuts(size, self.least)))
+
+
+@lru_cache(maxsize=16)
+def _blocks(plan: TopK, edges: tuple[int, ...]) -> tuple[Block, ...]:
+    size = edges[-1]
+    starts = np.array(layers.begins(plan.sections, size))
+    ends = layers.ends(plan.sections, size)
+    found = []
+    for start, stop in pairwise(edges):
+        inside = np.unique(np.clip(ends, start, stop)) - start
+        ends_inside = inside[inside > 0]
+        among = starts[(starts > start) & (starts < stop)] - start
+        number = count(stop - start, plan.density)
+        if plan.least:
+            number = max(number, ends_inside.size)
+        found.append(Block(start, stop, number, ends_inside, [0, *among.tolist()]))
+    return tuple(found)
 
 
 def cuts(size: int, least: int = 0) -> list[int]:

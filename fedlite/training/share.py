@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +22,6 @@ from fedlite.tasks import Outputs
 from fedlite.training import local
 from fedlite.training.bench import Bench
 from fedlite.training.objective import Objective, class_offsets
-
-Answer = TypeVar("Answer")
 
 
 def settle_process(threads: int = 1) -> None:
@@ -73,30 +70,6 @@ class Asked:
     def alone(self) -> Share:
         """Train at this site by itself."""
         return self.learner.share(self.received, self.round, self.site, self.mechanism, self.kept)
-
-
-class Step(Protocol):
-    """Something that a site asks for in a round: its share of training, or its bytes."""
-
-    def alone(self) -> Any:
-        """Return it, made for this site by itself."""
-        ...
-
-
-def alone(steps: Generator[Step, Any, Answer]) -> Answer:
-    """Return what `steps` comes to, each thing that it asks for made by itself."""
-    try:
-        asked = next(steps)
-        while True:
-            try:
-                made = asked.alone()
-            except Exception as error:  # raised where it was asked for
-                asked = steps.throw(error)
-            else:
-                asked = steps.send(made)
-    except StopIteration as ended:
-        answer: Answer = ended.value
-        return answer
 
 
 class Learner:

@@ -147,8 +147,9 @@ def test_a_ledger_is_held_for_a_round_only_where_nobody_else_can_want_it(
     except LedgerBusy:
         meanwhile.append("busy")
     assert spent(member) == (2, 0), "steps are on disk before the first of them, held or not"
+    packing = rounds.send(asked.alone())
     with pytest.raises(StopIteration):
-        rounds.send(asked.alone())
+        rounds.send(packing.alone())
     assert meanwhile == ([] if lasting else ["busy"])
     assert len(opened) == (3 if lasting else 1)
     assert [row.kind for row in read(home.ledger)] == ["genesis", "reserve", "settle", "release"]

@@ -29,8 +29,10 @@ from fedlite.compression import (
 )
 from fedlite.compression.rotated import RotatedTopK
 from fedlite.compression.selection import select, select_rows
+from fedlite.compression.topk import TopK
 
 CNN = (144, 16, 4608, 32, 51200, 64, 640, 10)
+VALUES = ("sign", "sign-per-tensor", "fp32", "levels-3")
 MODELS = ((), (64 * 32, 32, 320, 10), CNN, (300,), (40, 1000, 50, 900, 60), (150,) * 7)
 
 
@@ -87,6 +89,29 @@ def test_a_vector_of_several_blocks_is_cut_as_alone(monkeypatch: pytest.MonkeyPa
         truth = compressor.decompress(body, vectors.shape[1], each)
         assert isinstance(found, Decoded)
         assert found.values.tobytes() == truth.values.tobytes()
+
+
+@pytest.mark.parametrize(
+    "values", ["sign", "sign-per-tensor", "sign-per-chunk", "fp32", "levels-3"]
+)
+@pytest.mark.parametrize("density", [0.003, 0.1, 1.0])
+@pytest.mark.parametrize("sections", MODELS, ids=lambda one: f"{len(one)}-{sum(one)}")
+def test_the_largest_values_are_written_and_read_as_one_by_one(
+    sections: tuple[int, ...], density: float, values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressor = TopK(density, values, sections)
+    vectors, of = updates(np.random.default_rng(1), sections, 11), contexts(11)
+    size = vectors.shape[1]
+    for block in (topk.BLOCK, max(sections or (5000,)) // 2 + 1):
+        monkeypatch.setattr(topk, "BLOCK", block)
+        alone = [compressor.compress(one) for one in vectors]
+        assert compressor.compress_many(vectors, of) == alone
+        for body, found in zip(alone, compressor.decompress_many(alone, size, of), strict=True):
+            truth = compressor.decompress(body, size)
+            assert isinstance(found, Decoded) and found.indices is not None
+            assert truth.indices is not None and found.indices.dtype == truth.indices.dtype
+            assert found.indices.tolist() == truth.indices.tolist()
+            assert found.values.tobytes() == truth.values.tobytes()
 
 
 @pytest.mark.long
@@ -161,10 +186,16 @@ def test_rows_are_selected_as_each_run_by_itself(seed: int, ties: bool) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("kind", ["rotated", *VALUES])
 @pytest.mark.parametrize("sections", [(), (600, 400), (300, 300, 400)])
-def test_hostile_bodies_are_refused_or_read_as_one_by_one(sections: tuple[int, ...]) -> None:
+def test_hostile_bodies_are_refused_or_read_as_one_by_one(
+    sections: tuple[int, ...], kind: str
+) -> None:
     """Each body with an honest one beside it: what is wrong with it may not be overlooked."""
-    compressor, of = RotatedTopK(0.05, sections=sections), contexts(2)
+    compressor: RotatedTopK | TopK = (
+        TopK(0.05, kind, sections) if kind != "rotated" else (RotatedTopK(0.05, sections=sections))
+    )
+    of = contexts(2)
     size = sum(sections) or 5000
     vectors = updates(np.random.default_rng(3), sections, 8)
     honest = [compressor.compress(one, of[0]) for one in vectors]
@@ -197,7 +228,7 @@ def test_hostile_bodies_are_refused_or_read_as_one_by_one(sections: tuple[int, .
         else:
             found = compressor.decompress_many(both, size, of)[1]
             assert isinstance(found, Decoded)
-            assert found.values.tobytes() == truth.values.tobytes()
+            assert found.dense().tobytes() == truth.dense().tobytes()
     assert outcomes == {True, False}
 
 
@@ -219,7 +250,7 @@ def test_what_is_wrong_with_one_update_is_said_of_that_one() -> None:
 
 
 def test_a_compressor_that_knows_one_only_is_asked_one_by_one() -> None:
-    compressor = make("topk", density=0.1)
+    compressor = make("eden")
     vectors = list(updates(np.random.default_rng(2), (), 3))
     alone = [compressor.compress(one) for one in vectors]
     assert compress_many(compressor, vectors, [NOTHING] * 3) == alone
