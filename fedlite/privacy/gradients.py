@@ -34,14 +34,11 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
-from fedlite.privacy import convolutions
+from fedlite.privacy import aligned, convolutions
 from fedlite.privacy.parts import Outer, Part, Whole, whole
 
 Loss = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 Rows = NDArray[np.int64]
-
-ALIGNED = 16
-"""Rows of a matrix that start elsewhere than at so many values are summed in another order."""
 
 
 def check_model(model: nn.Module) -> None:
@@ -133,11 +130,9 @@ class _Plain:
         self.aligned: list[nn.Module] = []
         self._handles: list[RemovableHandle] = []
         for module in model.modules():
-            if type(module) is nn.Linear and (
-                module.in_features % ALIGNED or module.out_features % ALIGNED
-            ):
+            if type(module) is nn.Linear and any(aligned.missing(module)):
                 # Not the method of the class: somebody else may use the same layer elsewhere.
-                module.forward = partial(_aligned, module)  # type: ignore[method-assign]
+                module.forward = partial(aligned.linear, module)  # type: ignore[method-assign]
                 self.aligned.append(module)
             if not (is_plain(module) and any(p.requires_grad for p in module.parameters())):
                 continue
@@ -234,21 +229,13 @@ class _Use:
     edge: GradientEdge
 
 
-def _aligned(module: nn.Linear, x: Tensor) -> Tensor:
-    """Compute a linear layer on rows that all start at a multiple of 64 bytes, both ways."""
-    wide, high = -module.in_features % ALIGNED, -module.out_features % ALIGNED
-    weight = functional.pad(module.weight, (0, wide, 0, high))
-    padded = functional.linear(functional.pad(x, (0, wide)), weight)[..., : module.out_features]
-    return padded.clone() if module.bias is None else padded + module.bias
-
-
 def of_layer(module: nn.Module, x: Tensor, slope: Tensor, found: dict[int, Outer | Whole]) -> None:
     """Add what one use of a plain layer gives.
 
     x: what came in, or a convolution's patches; slope: the gradient of what came out; float32.
     """
     if isinstance(module, nn.Linear):
-        _of_linear(module, x.double(), slope.double(), found)
+        of_linear(module, x.double(), slope.double(), found)
     elif isinstance(module, nn.GroupNorm):
         slope = slope.double()
         normal = functional.group_norm(x.double(), module.num_groups, eps=module.eps)
@@ -268,16 +255,23 @@ def _add(parameter: Tensor | None, values: Tensor, found: dict[int, Outer | Whol
         found[id(parameter)] = Whole(values)
 
 
-def _of_linear(
-    module: nn.Linear, x: Tensor, slope: Tensor, found: dict[int, Outer | Whole]
+def of_linear(
+    module: nn.Linear,
+    x: Tensor,
+    slope: Tensor,
+    found: dict[int, Outer | Whole],
+    known: Tensor | None = None,
 ) -> None:
-    """Add what one use of a linear layer gives: x [b, ..., in], slope [b, ..., out]."""
+    """Add what one use of a linear layer gives: x [b, ..., in], slope [b, ..., out], float64.
+
+    known: of x [b, in], as `Outer` takes it.
+    """
     for parameter in (module.weight, module.bias):
         if parameter is None or not parameter.requires_grad:
             continue
         weight, before = parameter is module.weight, found.get(id(parameter))
         if x.dim() == 2 and before is None:
-            found[id(parameter)] = Outer(slope, x if weight else None)
+            found[id(parameter)] = Outer(slope, x, known) if weight else Outer(slope, None)
             continue
         values = torch.einsum(
             "n...o,n...i->noi" if weight else "n...o,n...->no",

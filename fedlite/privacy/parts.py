@@ -13,16 +13,23 @@ _TOGETHER = 4096
 
 @dataclass(frozen=True)
 class Outer:
-    """Gradients `left_j right_j^T` of a weight, or `left_j` of a bias: float64 [b, .]."""
+    """Gradients `left_j right_j^T` of a weight, or `left_j` of a bias: float64 [b, .].
+
+    known: the squared norms of the rows of `right`, float64 [b], where they were found before what
+    is not finite was made zero in it.
+    """
 
     left: Tensor
     right: Tensor | None
+    known: Tensor | None = None
 
     def squares(self, scales: Tensor | None = None) -> Tensor:
         """Return the squared norms, float64 [b]; each square times its scale, float64 [values]."""
         if scales is None:
             found = squares(self.left)
-            return found if self.right is None else found * squares(self.right)
+            if self.right is None:
+                return found
+            return found * (squares(self.right) if self.known is None else self.known)
         left = self.left.square()
         if self.right is None:
             return left @ scales

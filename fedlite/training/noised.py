@@ -20,19 +20,33 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional
 
 from fedlite.privacy import RecordMechanism, dpsgd
-from fedlite.privacy.gradients import ALIGNED, Rows as Chosen, alike, is_plain, of_layer
+from fedlite.privacy.aligned import missing
+from fedlite.privacy.gradients import (
+    Rows as Chosen,
+    alike,
+    is_plain,
+    of_layer,
+    of_linear,
+)
 from fedlite.privacy.parts import Outer, Part, Whole
+from fedlite.training.blocks import Block, Blocks
 from fedlite.training.many import End, Work, begun
 from fedlite.training.stacked import Rows, Stacked, products
 
 
 def noised(
-    model: nn.Module, works: Sequence[Work], mechanism: RecordMechanism, steps: int, block: int
+    model: nn.Module,
+    works: Sequence[Work],
+    mechanism: RecordMechanism,
+    steps: int,
+    block: int,
+    blocks: Blocks,
 ) -> list[End]:
     """Return what `dpsgd.train` makes of each site's values; nothing is kept.
 
     Every site samples, clips and noises by itself, as if it were alone; each takes part in every
-    step, be its sample empty. block: as of `fedlite.privacy.trial.block_of`.
+    step, be its sample empty. block: as of `fedlite.privacy.trial.block_of`. blocks: where records
+    are taken from, and kept if every step takes all of them.
     """
     for work in works:
         work.objective.check_private()
@@ -42,7 +56,8 @@ def noised(
     states = [w.objective.begin(line, w.before) for w, line in zip(works, lines, strict=True)]
     streams = [work.own_streams for work in works]
     rate = works[0].rate / mechanism.expected_batch
-    with StackedGradients(model, works, values, block) as gradients:
+    keep = mechanism.sampling_rate == 1.0
+    with StackedGradients(model, works, values, block, blocks, keep=keep) as gradients:
         for _ in range(steps):
             rows = [
                 dpsgd.poisson_sample(
@@ -81,12 +96,22 @@ class StackedGradients:
     of what comes out.
     """
 
-    def __init__(self, model: nn.Module, works: Sequence[Work], values: Tensor, block: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        works: Sequence[Work],
+        values: Tensor,
+        block: int,
+        blocks: Blocks,
+        *,
+        keep: bool = False,
+    ) -> None:
         """Keep the records; nothing is computed yet. values: as `Rows` takes them."""
         self._model, self._block, self._loss = model, block, works[0].objective.loss
+        self._from, self._keep = blocks, keep
         self._inputs = [_some(work.inputs) for work in works]
         self._labels = [_some(work.labels) for work in works]
-        self._stacked = Stacked(model, self._see, _aligned, patched=True)
+        self._stacked = Stacked(model, self._see, self._linear, patched=True)
         self._stacked.rows = Rows(values, self._stacked.shapes)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._seen: list[_Seen] = []
@@ -119,10 +144,8 @@ class StackedGradients:
         self._blocks = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            found = [
-                self._pass(_taken(self._inputs, where), _taken(self._labels, where))
-                for where in torch.split(torch.from_numpy(chosen), self._block, 1)
-            ]
+            taken = self._from.of(self._inputs, self._labels, chosen, self._block, keep=self._keep)
+            found = [self._pass(block) for block in taken]
         norms: NDArray[np.float64] = (
             torch.cat([one.view(len(rows), -1) for one in found], 1).sqrt().numpy()
         )
@@ -149,9 +172,19 @@ class StackedGradients:
         x = x.detach()
         self._seen.append(_Seen(layer, x, x._version, get_gradient_edge(output)))
 
-    def _pass(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        self._seen = []
-        losses = self._loss(self._model(inputs), labels)
+    def _linear(self, layer: nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Compute a linear layer of many sites as `fedlite.privacy.gradients` does that of one."""
+        wide, high = missing(layer)
+        x = self._now.filled(x, wide).view(len(weight), -1, layer.in_features + wide)
+        if not wide and not high:
+            return products(x, weight, bias).flatten(0, 1)
+        weight = functional.pad(weight, (0, wide, 0, high))
+        padded = products(x, weight, None)[..., : layer.out_features]
+        return (padded if bias is None else padded + bias[:, None]).flatten(0, 1)
+
+    def _pass(self, block: Block) -> Tensor:
+        self._seen, self._now = [], block
+        losses = self._loss(self._model(block.inputs), block.labels)
         slopes = torch.autograd.grad(losses.sum(), [s.edge for s in self._seen], allow_unused=True)
         found: dict[int, Outer | Whole] = {}
         for seen, slope in zip(self._seen, slopes, strict=True):
@@ -159,21 +192,25 @@ class StackedGradients:
                 raise ValueError("model: what goes into a layer is changed in place afterwards")
             if slope is None:
                 continue
-            if is_plain(seen.layer):
-                of_layer(seen.layer, seen.x, slope, found)
+            layer = seen.layer
+            if type(layer) is nn.Linear and (right := block.right(seen.x)) is not None:
+                of_linear(layer, right.rows, slope.double(), found, right.squares)
+                continue
+            if is_plain(layer):
+                of_layer(layer, seen.x, slope, found)
                 continue
             # Loaded where it is needed: it takes seconds.
             from opacus.grad_sample import GradSampleModule
 
-            sampler = GradSampleModule.GRAD_SAMPLERS[type(seen.layer)]
-            for parameter, samples in sampler(seen.layer, [seen.x], slope).items():
+            sampler = GradSampleModule.GRAD_SAMPLERS[type(layer)]
+            for parameter, samples in sampler(layer, [seen.x], slope).items():
                 if id(parameter) in found:
                     raise ValueError("model: a layer that is not plain is used twice")
                 found[id(parameter)] = Whole(samples.detach().double().flatten(1))
         self._seen = []
         parts = [found.get(id(p)) for p in self._parameters]
         self._blocks.append(parts)
-        total = torch.zeros(len(labels), dtype=torch.float64)
+        total = torch.zeros(len(losses), dtype=torch.float64)
         for part in parts:
             if part is not None:
                 total += part.squares()
@@ -183,14 +220,6 @@ class StackedGradients:
 def _some(records: Tensor) -> Tensor:
     """Return a site's records, or one that is nobody's where it has none."""
     return records if len(records) else records.new_zeros((1, *records.shape[1:]))
-
-
-def _taken(records: Sequence[Tensor], rows: Tensor) -> Tensor:
-    """Return some records of each site, site after site: rows int64 [g, b]."""
-    found = records[0].new_empty((*rows.shape, *records[0].shape[1:]))
-    for of, chosen, place in zip(records, rows.unbind(), found.unbind(), strict=True):
-        torch.index_select(of, 0, chosen, out=place)
-    return found.flatten(0, 1)
 
 
 def _weighted(part: Part, weights: Tensor) -> Tensor:
@@ -203,16 +232,8 @@ def _weighted(part: Part, weights: Tensor) -> Tensor:
     left = torch.nan_to_num(part.left, 0.0, 0.0, 0.0).view(g, b, -1) * weights[..., None]
     if part.right is None:
         return left.sum(1)
-    right = torch.nan_to_num_(part.right, 0.0, 0.0, 0.0).view(g, b, -1)
+    right = part.right
+    if part.known is None:
+        right = torch.nan_to_num_(right, 0.0, 0.0, 0.0)
+    right = right.view(g, b, -1)
     return torch.bmm(left.mT, right).flatten(1)
-
-
-def _aligned(layer: nn.Linear, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Compute a linear layer of many sites as `fedlite.privacy.gradients` does that of one."""
-    wide, high = -layer.in_features % ALIGNED, -layer.out_features % ALIGNED
-    x = x.view(len(weight), -1, layer.in_features)
-    if not wide and not high:
-        return products(x, weight, bias).flatten(0, 1)
-    weight = functional.pad(weight, (0, wide, 0, high))
-    padded = products(functional.pad(x, (0, wide)), weight, None)[..., : layer.out_features]
-    return (padded if bias is None else padded + bias[:, None]).flatten(0, 1)

@@ -31,6 +31,7 @@ from fedlite.privacy import ClientMechanism, Mechanism, RecordMechanism
 from fedlite.privacy.noise import Stream
 from fedlite.training import local, many
 from fedlite.training.bench import Bench
+from fedlite.training.blocks import Blocks
 from fedlite.training.many import Work
 from fedlite.training.share import Asked, Share, device_of, shared
 
@@ -72,7 +73,7 @@ class Together:
         """Make the model; nothing has been tried."""
         self.plan, settings = plan, plan.scenario
         self._bench = Bench(plan, device_of(settings.training.device))
-        self._training = settings.training
+        self._training, self._blocks = settings.training, Blocks()
         self._known: dict[tuple[str, int], bool] = {}
         # Processor seconds of a share, by way and group. Several sites each: of single ones the
         # quickest says how much times differ, and not what one takes.
@@ -188,7 +189,8 @@ class Together:
 
             work, batch = works[0], mechanism.expected_batch
             block = block_of(bench.model, work.inputs, work.labels, work.objective.loss, batch)
-            return noised(bench.model, works, mechanism, self._training.steps, block)
+            steps = self._training.steps
+            return noised(bench.model, works, mechanism, steps, block, self._blocks)
 
     def _share(self, one: Asked, values: Vector, after: tuple[State, ...]) -> Share:
         model, extras = self.plan.split(one.received)
@@ -252,6 +254,9 @@ class Together:
     def _made_up(self, length: int, one: Asked) -> list[Work]:
         """Return the round of made-up sites, each with other values and other records."""
         model, plan, count = self._bench.model, self.plan, 2 * length
+        if isinstance(one.mechanism, RecordMechanism):
+            # Samples are filled up to blocks of one size.
+            count = length
         with torch.no_grad():
             inputs = model.prepare(model.made_up(count))
         labels = plan.task.made_up(count, plan.classes)

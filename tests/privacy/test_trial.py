@@ -15,10 +15,11 @@ from torch.nn.utils import parametrizations
 
 from fedlite.models import build
 from fedlite.parameters import to_vector
-from fedlite.privacy import gradients as room
+from fedlite.privacy import aligned
 from fedlite.privacy.gradients import ModelGradients, check_model
 from fedlite.privacy.trial import block_of
 from fedlite.training import many
+from fedlite.training.blocks import Blocks
 from fedlite.training.noised import StackedGradients
 
 
@@ -263,7 +264,7 @@ def test_records_are_computed_by_one_thread(threads: int) -> None:
             norms = gradients.norms(np.arange(64))
         work = many.Work(inputs, labels, SimpleNamespace(loss=loss), to_vector(model), 0.1, ())
         values = torch.from_numpy(to_vector(model))[None]
-        with StackedGradients(model, [work], values, 64) as stacked:
+        with StackedGradients(model, [work], values, 64, Blocks()) as stacked:
             together = stacked.norms([np.arange(64)])[0]
         assert torch.get_num_threads() == threads
     finally:
@@ -285,7 +286,7 @@ def test_where_a_place_makes_a_difference_records_go_one_by_one(
     model = Pair(placed, 6, a=nn.Linear(6, 6))
     assert block_of(model, torch.rand(3, 6), CLASSES, loss, 12) == 1
     assert set(shapes) == {1, 32}
-    monkeypatch.setattr(room, "ALIGNED", 1)
+    monkeypatch.setattr(aligned, "ALIGNED", 1)
     scatter = build("scatter", (1, 28, 28), 10, seed=1)
     assert block_of(scatter, torch.rand(3, scatter.columns), CLASSES, loss, 12) in (1, 32)
 
