@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 
 from fedlite.models import Model
 from fedlite.plan import Plan
-from fedlite.training import local
+from fedlite.training import channels, local
 from fedlite.training.frozen import Frozen
 
 # Multiply-accumulates of a record below which oneDNN, which prepares every convolution anew for its
@@ -24,6 +24,14 @@ def _light(model: Model) -> bool:
     if not any(isinstance(module, kinds) for module in model.modules()):
         return False
     return sum(part["macs"] for part in model.costs().values()) < _LIGHT
+
+
+def _pools(model: Model) -> bool:
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return False
+    with torch.no_grad():
+        inputs = model.prepare(model.made_up(2))
+    return channels.fits(model, inputs)
 
 
 class Bench:
@@ -45,21 +53,27 @@ class Bench:
         self.frozen = Frozen(self.model, device, plan.layout.frozen)
         whole = plan.scenario.privacy.unit != "record" and not plan.turns
         self.flat = local.flatten(self.model) if whole else None
+        # Under record-level privacy convolutions are computed otherwise (`privacy.convolutions`).
+        self._last = (
+            device.type == "cpu" and plan.scenario.privacy.unit != "record" and _pools(self.model)
+        )
         self._buffers = [
             (buffer, buffer._version, buffer.detach().clone()) for buffer in self.model.buffers()
         ]
 
     @contextmanager
-    def kernels(self) -> Iterator[None]:
+    def kernels(self, model: nn.Module | None = None) -> Iterator[None]:
         """Compute inside with the convolutions that are faster for this model when it is trained.
 
-        It follows from the model alone: the two kinds round differently.
+        It follows from the model alone: the kinds round differently. model: a copy of it, which is
+        trained in its place.
         """
         flags: Any = torch.backends.mkldnn
         before = flags.enabled
         flags.enabled = before and not self._light
         try:
-            yield
+            with channels.last(model or self.model) if self._last else nullcontext():
+                yield
         finally:
             flags.enabled = before
 

@@ -23,6 +23,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from fedlite.privacy.convolutions import convolve, has_few
+from fedlite.training import channels
 
 # Rows of values begin at multiples of 64 bytes, as a tensor of one site does: kernels add up in
 # another order where they do not.
@@ -138,7 +139,8 @@ class Stacked:
         for site, records in enumerate(x.view(g, -1, *x.shape[1:]).unbind()):
             values = {name: of[site] for name, of in zip(own, each, strict=True)}
             if type(layer) is nn.Conv2d:
-                found.append(layer._conv_forward(records, values["weight"], values.get("bias")))
+                given = values["weight"], values.get("bias")
+                found.append(channels.convolve(layer, forward, records, *given))
             else:
                 layer.forward = forward
                 try:

@@ -280,7 +280,7 @@ class Together:
     def _alone(self, model: nn.Module, work: Work, mechanism: Mechanism | None) -> many.End:
         training = self._training
         load_vector(model, work.values)
-        with self._bench.kernels():
+        with self._bench.kernels(model):
             if not isinstance(mechanism, RecordMechanism):
                 after = local.train(
                     model,
