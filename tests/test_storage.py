@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fedlite.storage import write_atomic
+from fedlite import storage
+from fedlite.storage import latest, write_atomic, write_quickly
 
 WRITER = """
 import sys
@@ -110,3 +112,92 @@ def test_sigkill_never_leaves_a_mixture(tmp_path: Path) -> None:
         content = path.read_bytes()
         assert len(content) == 200_000
         assert len(set(content)) == 1
+
+
+QUICK = """
+import sys
+from pathlib import Path
+from fedlite.storage import write_quickly
+path, n = Path(sys.argv[1]), 0
+while True:
+    n += 1
+    write_quickly(path, bytes([n % 256]) * (1 + n * 7919 % 90_000))
+    print(n, flush=True)
+"""
+
+
+@pytest.mark.long
+def test_a_writer_that_is_killed_leaves_one_content_or_the_next(tmp_path: Path) -> None:
+    path, rng = tmp_path / "file", random.Random(3)
+    for _ in range(12):
+        writer = subprocess.Popen([sys.executable, "-c", QUICK, path], stdout=subprocess.PIPE)
+        assert writer.stdout is not None and writer.stdout.readline() == b"1\n"
+        time.sleep(rng.random() * 0.2)
+        writer.send_signal(signal.SIGKILL)
+        done = int(([b"1", *writer.stdout.read().split()])[-1])
+        writer.wait()
+        found = latest(path).read_bytes()
+        told = {bytes([n % 256]) * (1 + n * 7919 % 90_000): n for n in (done, done + 1)}
+        assert found in told, f"{len(found)} bytes after {done}"
+
+
+@pytest.mark.parametrize("size", [10, storage._SHORT, storage._SHORT + 1])
+def test_what_is_written_quickly_is_all_that_is_there(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    for content in (b"a" * size, b"b" * size, b"c", b"d" * size, b""):
+        write_quickly(path, content)
+        assert path.read_bytes() == content and latest(path) == path
+    names = set(os.listdir(tmp_path))
+    assert names <= {"file", ".file.part"}, names
+
+
+@pytest.mark.parametrize("step", ["write", "rename", "replace", "last"])
+def test_an_end_at_each_step_leaves_one_content_or_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "file"
+    write_quickly(path, b"before that")
+    write_quickly(path, b"before")
+    real, calls = os.rename, []
+
+    def ended(*given: object) -> None:
+        calls.append(given)
+        if step == "rename" or len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*given)  # type: ignore[arg-type]
+
+    def at_once(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", ended)
+        if step == "replace":
+            patch.setattr(os, "replace", at_once)
+        if step == "write":
+            patch.setattr(storage, "_room", at_once)
+        with pytest.raises(KeyboardInterrupt):
+            write_quickly(path, b"after")
+    assert latest(path).read_bytes() == (b"after" if step == "last" else b"before")
+    # And it goes on from there.
+    for content in (b"then", b"and then"):
+        write_quickly(path, content)
+        assert latest(path).read_bytes() == content
+
+
+def test_a_file_that_somebody_else_has_is_not_written_over(tmp_path: Path) -> None:
+    """A backup of hard links keeps what was there; a link that leads elsewhere is not followed."""
+    path, kept = tmp_path / "file", tmp_path / "kept"
+    write_quickly(path, b"one")
+    os.link(path, kept)
+    for content in (b"two", b"three", b"four"):
+        write_quickly(path, content)
+        assert path.read_bytes() == content and kept.read_bytes() == b"one"
+    other = tmp_path / "other"
+    other.write_bytes(b"mine")
+    (tmp_path / ".file.part").unlink()
+    (tmp_path / ".file.part").symlink_to(other)
+    with contextlib.suppress(OSError):
+        write_quickly(path, b"five")
+    write_quickly(path, b"six")
+    assert path.read_bytes() == b"six" and not path.is_symlink()
+    assert other.read_bytes() == b"mine"
