@@ -78,8 +78,6 @@ def at_once(most: int) -> int:
 
 
 def _packed_at_once(plan: Plan) -> int:
-    if plan.scenario.uplink.error_feedback:
-        return 1
     return min(_ALONE, batch.most(plan.up(1), plan.travelling.size))
 
 

@@ -121,6 +121,21 @@ def test_the_trial_neither_draws_nor_remembers() -> None:
         assert torch.equal(value, before[name])
 
 
+def test_a_model_that_draws_whatever_it_is_told_changes_no_draw_of_training() -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 6, 3), nn.MaxPool2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(self.pool(self.conv(x)).flatten(1), 0.5, training=True)
+
+    model = Draws()
+    drawn = torch.get_rng_state()
+    channels.fits(model, torch.rand(2, *SHAPE, generator=torch.Generator()))
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
 def planned(**tables: Any) -> plans.Plan:
     given = {
         "federation": {"rounds": 9, "sites": 5},
