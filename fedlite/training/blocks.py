@@ -20,8 +20,9 @@ from torch import Tensor
 from fedlite.privacy.aligned import filled
 from fedlite.privacy.parts import squares
 
-# Records of so many values in all are kept from one step to the next.
-_KEPT = 2**24
+# Records of so many values in all are kept from one step to the next: with what is found of them
+# about 130 MB.
+_KEPT = 2**23
 
 Place = tuple[int, torch.Size, tuple[int, ...]]
 
