@@ -45,7 +45,7 @@ _VALUES = 2**23
 # A run of fewer shares is over before it is known how to train faster.
 _LEAST = 100
 # Sites on which is tried whether bits are the same, and of a group that show how long one takes.
-_TRIED, _TIMED = 5, 3
+_TRIED, _TIMED = 3, 3
 # Groups that show it, beside the first one, which meets what is not yet prepared.
 _GROUPS = 2
 # What together must be faster by: it takes more memory.
