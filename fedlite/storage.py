@@ -16,9 +16,9 @@ from typing import Any
 
 # Nobody writes one file for so long; by its age, as the writer's number says nothing about a
 # process in another container.
+_ABANDONED_SECONDS = 3600.0
 # Bytes of a file that is kept as room for the next one of its name.
 _SHORT = 2**16
-_ABANDONED_SECONDS = 3600.0
 
 
 def is_full(error: OSError) -> bool:
@@ -113,7 +113,8 @@ def write_quickly(path: Path, data: bytes) -> None:
     Nothing is flushed to the device: after a power cut either may be lost. File systems flush a
     file that is renamed over another by themselves, which takes ten times as long as the writing,
     so the old one is first given another name. A short one is then the room for the next content:
-    to make a file and to remove one take fifty times as long as to write over it. Raises OSError.
+    to make a file and to remove one take fifty times as long as to write over it. So who holds an
+    older one open may see it change: read it whole, under the lock of who writes. Raises OSError.
     """
     folder, name = os.path.split(path)
     temporary, old = (os.path.join(folder, f".{name}.{kind}") for kind in ("part", "old"))
@@ -141,10 +142,16 @@ def write_quickly(path: Path, data: bytes) -> None:
 def _room(path: str) -> int:
     """Return a file to write from its start, which has no other name: somebody may keep that."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    file = os.open(path, flags, 0o666)
-    if os.fstat(file).st_nlink == 1:
-        return file
-    os.close(file)
+    try:
+        file = os.open(path, flags, 0o666)
+    except OSError as error:
+        # Another user's, one that is read only, or a link: it was let be written over by rename.
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
+            raise
+    else:
+        if os.fstat(file).st_nlink == 1:
+            return file
+        os.close(file)
     os.unlink(path)
     return os.open(path, flags | os.O_EXCL, 0o666)
 

@@ -201,3 +201,17 @@ def test_a_file_that_somebody_else_has_is_not_written_over(tmp_path: Path) -> No
     write_quickly(path, b"six")
     assert path.read_bytes() == b"six" and not path.is_symlink()
     assert other.read_bytes() == b"mine"
+
+
+def test_a_file_that_cannot_be_written_over_is_replaced_as_before(tmp_path: Path) -> None:
+    """One that is read only, or a link, which a rename replaces, is no room for the next one."""
+    path, elsewhere = tmp_path / "file", tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"mine")
+    path.symlink_to(elsewhere)
+    for content in (b"one", b"two", b"three"):
+        write_quickly(path, content)
+        assert path.read_bytes() == content and elsewhere.read_bytes() == b"mine"
+    path.chmod(0o444)
+    for content in (b"four", b"five", b"six"):
+        write_quickly(path, content)
+        assert path.read_bytes() == content

@@ -15,8 +15,7 @@ _TOGETHER = 4096
 class Outer:
     """Gradients `left_j right_j^T` of a weight, or `left_j` of a bias: float64 [b, .].
 
-    known: the squared norms of the rows of `right`, float64 [b], where they were found before what
-    is not finite was made zero in it.
+    known: the squared norms of the rows of `right`, float64 [b], where they are known and finite.
     """
 
     left: Tensor

@@ -21,7 +21,7 @@ from fedlite.privacy.aligned import filled
 from fedlite.privacy.parts import squares
 
 # Records of so many values in all are kept from one step to the next: with what is found of them
-# about 130 MB.
+# about 170 MB.
 _KEPT = 2**23
 
 Place = tuple[int, torch.Size, tuple[int, ...]]
@@ -29,7 +29,7 @@ Place = tuple[int, torch.Size, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Right:
-    """The rows of float64 [g * b, in], 0 for what is not finite, and their squared norms before."""
+    """The rows of float64 [g * b, in], all finite, and their squared norms, float64 [g * b]."""
 
     rows: Tensor
     squares: Tensor
@@ -45,26 +45,48 @@ class Block:
     inputs: Tensor
     labels: Tensor
     version: int
-    _known: dict[Place, Right] = field(default_factory=dict)
+    _known: dict[Place, Right | None] = field(default_factory=dict)
     _filled: dict[Place, Tensor] = field(default_factory=dict)
+    # Values that may still be kept: once as rows that are filled up, and once in twice the bytes.
+    _left: int = -1
+
+    def __post_init__(self) -> None:
+        """Let as much be kept as one reader of all inputs needs, and a fourth more."""
+        self._left = 4 * self.inputs.numel()
 
     def right(self, x: Tensor) -> Right | None:
-        """Return what a linear layer makes of x [g * b, in]; None where x is not of the records."""
+        """Return what a linear layer makes of x [g * b, in], where it is finite and of the records.
+
+        None where it is not.
+        """
         if (place := self._place(x)) is None:
             return None
-        if place not in self._known:
-            rows = x.double()
-            of = squares(rows)
-            self._known[place] = Right(torch.nan_to_num_(rows, 0.0, 0.0, 0.0), of)
-        return self._known[place]
+        if place in self._known:
+            return self._known[place]
+        rows = x.double()
+        of = squares(rows)
+        # What is not finite is left to who looks at each layer by itself.
+        found = Right(rows, of) if bool(torch.isfinite(of).all()) else None
+        if self._room(2 * rows.numel()):
+            self._known[place] = found
+        return found
 
     def filled(self, x: Tensor, wide: int) -> Tensor:
-        """Return what `fedlite.privacy.gradients.filled` does of x [g * b, in]."""
+        """Return what `fedlite.privacy.aligned.filled` does of x [g * b, in]."""
         if (place := self._place(x)) is None:
             return filled(x, wide)
-        if place not in self._filled:
-            self._filled[place] = filled(x, wide)
-        return self._filled[place]
+        if place in self._filled:
+            return self._filled[place]
+        found = filled(x, wide)
+        if found is not x and self._room(found.numel()):
+            self._filled[place] = found
+        return found
+
+    def _room(self, values: int) -> bool:
+        if values > self._left:
+            return False
+        self._left -= values
+        return True
 
     def _place(self, x: Tensor) -> Place | None:
         """Return where in the records x is; None where it may be anything else.
@@ -86,6 +108,7 @@ class Blocks:
         self._of: list[Tensor] = []
         self._rows = np.zeros((0, 0), np.int64)
         self._blocks: list[Block] = []
+        self._versions: list[int] = []
 
     def of(
         self,
@@ -110,15 +133,22 @@ class Blocks:
             blocks.append(Block(taken, _taken(labels, where), taken._version))
         if keep and sum(block.inputs.numel() for block in blocks) <= _KEPT:
             self._of, self._rows, self._blocks = of, rows, blocks
+            self._versions = self._seen()
         return blocks
+
+    def _seen(self) -> list[int]:
+        """Return how often somebody has written into what was taken, and into copies of it."""
+        copies = [t for block in self._blocks for t in (block.inputs, block.labels)]
+        # Of one that is made for inference that is not counted.
+        return [-1 if t.is_inference() else t._version for t in (*self._of, *copies)]
 
     def _same(self, of: list[Tensor], rows: NDArray[np.int64]) -> bool:
         return (
             len(of) == len(self._of)
             and all(a is b for a, b in zip(of, self._of, strict=True))
             and np.array_equal(rows, self._rows)
-            # A model may write into what it is given.
-            and all(block.inputs._version == block.version for block in self._blocks)
+            # A model and its loss may write into what they are given.
+            and self._versions == self._seen()
         )
 
 

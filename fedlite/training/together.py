@@ -248,7 +248,7 @@ class Together:
         return same
 
     def _refuse(self, why: str) -> None:
-        self.why = why
+        self.why, self._blocks = why, Blocks()
         log.info("sites are trained one by one: %s", why)
 
     def _made_up(self, length: int, one: Asked) -> list[Work]:

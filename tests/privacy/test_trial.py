@@ -291,6 +291,12 @@ def test_where_a_place_makes_a_difference_records_go_one_by_one(
     assert block_of(scatter, torch.rand(3, scatter.columns), CLASSES, loss, 12) in (1, 32)
 
 
+def test_a_frozen_layer_within_torch_func_has_no_place_and_is_filled_up() -> None:
+    frozen = nn.Linear(16, 20).requires_grad_(False)
+    model = Pair(lambda s, x: s.a(torch.func.vmap(frozen)(x)), 6, a=nn.Linear(20, 6))
+    assert block_of(model, torch.rand(3, 16), CLASSES, loss, 12) == 32
+
+
 def test_a_model_that_asks_whether_any_text_is_short_takes_them_one_by_one() -> None:
     """As libraries do, for another kernel: no difference beside texts that are all whole."""
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlite.models import build
-from fedlite.parameters import to_vector
+from fedlite.parameters import load_vector, to_vector
+from fedlite.privacy.gradients import ModelGradients
 from fedlite.training import blocks as room
 from fedlite.training.blocks import Blocks
 from fedlite.training.many import Work, begun
@@ -158,6 +159,64 @@ def test_a_record_that_is_not_finite_adds_nothing_however_often(bad: float) -> N
         norms, total = step(model, of, [np.arange(20)], blocks, keep=True)
         assert not np.isfinite(norms[0, 7]) and np.isfinite(norms[0, :7]).all()
         np.testing.assert_allclose(total, rest, rtol=1e-6, atol=1e-6)
+
+
+def twice(model: Own, x: Tensor) -> Tensor:
+    return torch.tanh(model.a(torch.tanh(model.a(x))))
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_layer_that_is_used_twice_meets_what_is_not_finite_as_it_is(bad: float) -> None:
+    """Known rows without it would let the record's gradient be finite (an attack)."""
+    model, blocks, rows = Own(twice), Blocks(), [np.arange(20)]
+    of = works(model, (20,), 0)
+    of[0].inputs[7, 3] = bad
+    with ModelGradients(model, of[0].inputs, of[0].labels, loss, 32) as gradients:
+        load_vector(model, of[0].values)
+        alone = gradients.norms(rows[0])
+    assert not np.isfinite(alone[7]) and np.isfinite(np.delete(alone, 7)).all()
+    for _ in range(2):
+        norms, _ = step(model, of, rows, blocks, keep=True)
+        np.testing.assert_array_equal(norms[0, :20], alone)
+
+
+def test_what_is_written_into_is_taken_anew() -> None:
+    """Labels by a loss, and a site's own records by whoever holds them."""
+    model, blocks, rows = Own(lambda model, x: x), Blocks(), [np.arange(20)]
+    of = works(model, (20,), 0)
+    for change in (
+        lambda: None,
+        lambda: blocks._blocks[0].labels.add_(1).remainder_(3),
+        lambda: of[0].inputs.mul_(0.5),
+        lambda: of[0].labels.zero_(),
+    ):
+        change()
+        found = step(model, of, rows, blocks, keep=True)
+        truth = step(model, of, rows, Blocks(), keep=False)
+        for a, b in zip(found, truth, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_views_that_overlap_are_kept_as_far_as_there_is_room() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(20, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return (sum((self.a(x[:, n : n + 20]) for n in range(20)), torch.zeros(())),)
+
+    model, blocks, rows = Windows(), Blocks(), [np.arange(20)]
+    of = works(model, (20,), 0)
+    for _ in range(2):
+        found = step(model, of, rows, blocks, keep=True)
+        truth = step(model, of, rows, Blocks(), keep=False)
+        for a, b in zip(found, truth, strict=True):
+            np.testing.assert_array_equal(a, b)
+        block = blocks._blocks[0]
+        kept = [2 * one.rows.numel() for one in block._known.values() if one is not None]
+        kept += [one.numel() for one in block._filled.values()]
+        assert 0 < sum(kept) <= 4 * block.inputs.numel()
 
 
 def test_nothing_is_kept_of_samples_or_of_more_than_there_is_room_for(

@@ -65,6 +65,64 @@ class Ordered(Viewed):
         return found
 
 
+class Ends(nn.Module):
+    """Pools, and answers by `tail`."""
+
+    def __init__(self, tail: Callable[[Ends, Tensor], Any], zero: bool = False) -> None:
+        super().__init__()
+        self.conv, self.pool, self._tail = nn.Conv2d(3, 6, 3), nn.MaxPool2d(2), tail
+        self.head = nn.Linear(6 * 49, 5)
+        if zero:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Any:
+        return self._tail(self, self.pool(self.conv(x)))
+
+
+def strided(model: Ends, y: Tensor) -> Tensor:
+    """Reads values by how they lie, in training only."""
+    flat = torch.as_strided(y, (len(y), 294), (294, 1)) if model.training else y.flatten(1)
+    found: Tensor = model.head(flat)
+    return found
+
+
+def masked(model: Ends, y: Tensor) -> Tensor:
+    """A mask over what lies in one piece, in training only."""
+    flat = y.view(len(y), -1) if model.training else y.flatten(1)
+    found: Tensor = model.head(flat)
+    return found
+
+
+def untaught(model: Ends, y: Tensor) -> Tensor:
+    """Has no gradient when it is used."""
+    with torch.set_grad_enabled(model.training):
+        found: Tensor = model.head(torch.as_strided(y, (len(y), 294), (294, 1)))
+        return found
+
+
+def listed(model: Ends, y: Tensor) -> Any:
+    """Answers something else when it is used."""
+    found: Tensor = model.head(y.flatten(1))
+    return found if model.training else found.tolist()
+
+
+def noisy(model: Ends, y: Tensor) -> Tensor:
+    """Draws in the order in which values lie."""
+    found: Tensor = model.head((y + torch.randn_like(y) * model.training).flatten(1))
+    return found
+
+
+def replaced() -> nn.Module:
+    """A convolution whose forward is another's, on the instance."""
+    model = pooled(SHAPE, 5)
+    layer = model[0]
+    assert isinstance(layer, nn.Conv2d)
+    plain = layer.forward
+    layer.forward = lambda x: plain(x) * 0.5 if layer.training else plain(x)  # type: ignore
+    return model
+
+
 class Own(nn.Conv2d):
     """A convolution of somebody's own, which may be anything."""
 
@@ -98,6 +156,14 @@ def test_answers_and_gradients_are_the_same(build: Callable[..., nn.Module]) -> 
         (nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten()), "it does not pool"),
         (Viewed(), "view"),
         (Ordered(), "other answers"),
+        (Ends(strided), "as they lie, in training"),
+        (Ends(strided, zero=True), "a head that begins at zero"),
+        (Ends(masked), "view, in training"),
+        (Ends(untaught), "no gradient when it is used"),
+        (Ends(listed), "no tensor when it is used"),
+        (Ends(noisy), "drawn as they lie"),
+        (replaced(), "a forward of one's own"),
+        (nn.Sequential(nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6), nn.MaxPool2d(2)), "slower"),
         (nn.Sequential(Own(3, 6, 3), nn.MaxPool2d(2), nn.Flatten()), "a layer of one's own"),
         (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.MaxPool2d(2), nn.Flatten()), "groups"),
         (nn.Sequential(nn.Conv2d(3, 640, 17), nn.AvgPool2d(1), nn.Flatten()), "too many values"),
@@ -107,7 +173,8 @@ def test_answers_and_gradients_are_the_same(build: Callable[..., nn.Module]) -> 
 def test_a_model_that_cannot_or_need_not_is_computed_as_ever(model: nn.Module, why: str) -> None:
     x = torch.rand(2, 3, 18, 18) if why == "too many values" else torch.rand(2, *SHAPE)
     assert not channels.fits(model, x), why
-    assert all("forward" not in vars(part) for part in model.modules())
+    own = [part for part in model.modules() if "forward" in vars(part)]
+    assert len(own) == (why == "a forward of one's own")
 
 
 def test_the_trial_neither_draws_nor_remembers() -> None:
@@ -134,6 +201,19 @@ def test_a_model_that_draws_whatever_it_is_told_changes_no_draw_of_training() ->
     drawn = torch.get_rng_state()
     channels.fits(model, torch.rand(2, *SHAPE, generator=torch.Generator()))
     assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_a_forward_of_ones_own_is_put_back_and_contexts_may_lie_in_each_other() -> None:
+    model = replaced()
+    layer = model[0]
+    assert isinstance(layer, nn.Conv2d)
+    own = layer.forward
+    with pytest.raises(RuntimeError, match="inside"), channels.last(model):
+        with channels.last(model):
+            assert layer.forward is not own
+        assert layer.forward is not own
+        raise RuntimeError("inside")
+    assert layer.forward is own and "forward" not in vars(model[3])
 
 
 def planned(**tables: Any) -> plans.Plan:
