@@ -370,6 +370,9 @@ def session(graph: bytes, *, plain: bool = False) -> Any:
     options.intra_op_num_threads = 1
     # What fails is raised. Its own log would write a stranger's names of nodes to the terminal.
     options.log_severity_level = 4
+    # Processors without VNNI add two products of bytes up in 16 bits, which overflow: then they
+    # take a slower product, and answer as all others do.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if plain:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
