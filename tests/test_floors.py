@@ -14,7 +14,7 @@ ROOMS = ("fedlite", "clients", "strategies", "server", "simulations")
 # Bottom up. The command and the API open any room, and only when they are called.
 STOREYS = (
     "fedlite.settings fedlite.identity fedlite.storage fedlite.messages fedlite.parameters "
-    "fedlite.rooms",
+    "fedlite.rooms fedlite.steps",
     "fedlite.registry fedlite.scenario fedlite.project fedlite.privacy fedlite.reporting "
     "fedlite.secure",
     "fedlite.models fedlite.tasks fedlite.objectives fedlite.compression fedlite.data "
