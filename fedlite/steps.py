@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Generator
+from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar
 
+Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 
 
@@ -30,3 +32,13 @@ def alone(steps: Generator[Step, Any, Answer]) -> Answer:
     except StopIteration as ended:
         answer: Answer = ended.value
         return answer
+
+
+def by_itself(steps: Callable[Given, Generator[Any, Any, Answer]]) -> Callable[Given, Answer]:
+    """Return what does the work of `steps` at once, with `alone`."""
+
+    @wraps(steps)
+    def done(*given: Given.args, **more: Given.kwargs) -> Answer:
+        return alone(steps(*given, **more))
+
+    return done

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from fedlite.compression.batch import Packing
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.selection import require_finite
-from fedlite.steps import alone
+from fedlite.steps import by_itself
 
 Cut = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -80,7 +80,7 @@ class Sent:
     residual: Residual
 
 
-def compress(
+def compressing(
     compressor: Compressor,
     delta: NDArray[np.float32],
     residual: Residual | None = None,
@@ -88,10 +88,11 @@ def compress(
     reference: NDArray[np.float32] | None = None,
     context: Context = NOTHING,
     cut: Cut | None = None,
-) -> Sent:
+) -> Generator[Packing, bytes, Sent]:
     """Compress `delta` plus `residual` minus `reference`, and say what is left in either case.
 
-    Nothing that is passed in is changed: the caller keeps both residuals until the receiver has
+    Yields what is to be written and is sent the bytes; `compress` does both at once. Nothing that
+    is passed in is changed: the caller keeps both residuals until the receiver has
     acknowledged the update or not.
 
     Args:
@@ -112,21 +113,6 @@ def compress(
     >>> sent.update.dense(), sent.residual.value
     (array([4., 0., 0.], dtype=float32), array([ 0.,  1., -2.], dtype=float32))
     """
-    return alone(
-        compressing(compressor, delta, residual, reference=reference, context=context, cut=cut)
-    )
-
-
-def compressing(
-    compressor: Compressor,
-    delta: NDArray[np.float32],
-    residual: Residual | None = None,
-    *,
-    reference: NDArray[np.float32] | None = None,
-    context: Context = NOTHING,
-    cut: Cut | None = None,
-) -> Generator[Packing, bytes, Sent]:
-    """Do what `compress` does, but yield what is to be written, and be sent the bytes."""
     for name, other in (
         ("residual", residual.value if residual else None),
         ("reference", reference),
@@ -149,6 +135,9 @@ def compressing(
         update = replace(update, values=cut(update.values))
     update.add_to(left, -1.0)
     return Sent(body, update, Residual(unsent), Residual(left))
+
+
+compress = by_itself(compressing)
 
 
 def _say(

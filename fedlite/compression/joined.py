@@ -20,7 +20,7 @@ from fedlite.compression.batch import Packing
 from fedlite.compression.feedback import Cut, Residual, Sent
 from fedlite.compression.interface import NOTHING, Compressor, Context, Decoded
 from fedlite.compression.part import Part
-from fedlite.steps import alone
+from fedlite.steps import by_itself
 
 _PART = struct.Struct("<BI")
 
@@ -151,21 +151,6 @@ def split(update: Decoded, sizes: Sequence[int]) -> tuple[Decoded, ...]:
     return tuple(found)
 
 
-def compress(
-    compressor: Compressor,
-    delta: NDArray[np.float32],
-    residual: Residual | None = None,
-    *,
-    reference: NDArray[np.float32] | None = None,
-    context: Context = NOTHING,
-    cut: Cut | None = None,
-) -> Sent:
-    """Return what `compressing` comes to, by itself."""
-    return alone(
-        compressing(compressor, delta, residual, reference=reference, context=context, cut=cut)
-    )
-
-
 def compressing(
     compressor: Compressor,
     delta: NDArray[np.float32],
@@ -210,6 +195,9 @@ def compressing(
         Residual(np.concatenate((sent[0].unsent.value, nothing))),
         Residual(np.concatenate((sent[0].residual.value, nothing))),
     )
+
+
+compress = by_itself(compressing)
 
 
 def _own(context: Context, number: int) -> Context:

@@ -48,7 +48,7 @@ class Block:
     _known: dict[Place, Right | None] = field(default_factory=dict)
     _filled: dict[Place, Tensor] = field(default_factory=dict)
     # Values that may still be kept: once as rows that are filled up, and once in twice the bytes.
-    _left: int = -1
+    _left: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Let as much be kept as one reader of all inputs needs, and a fourth more."""
