@@ -28,7 +28,7 @@ from fedlite.data.keyed import keyed_part
 from fedlite.evaluation import Trained
 from fedlite.inference import graphs
 from fedlite.inference.bundle import INTEGERS, session
-from fedlite.inference.integers import in_integers
+from fedlite.inference.integers import in_floats, in_integers
 from fedlite.inference.portions import are_texts, portions
 from fedlite.models import Branched
 
@@ -179,8 +179,9 @@ def deviation(one: Quantized, x: NDArray[Any]) -> float:
     a value is near a half, it takes the next whole number: here kernels for integers are held
     against the same graph node by node in float32.
     """
-    stem, plain_stem, tail, plain_tail = (
-        session(graph, plain=plain) for graph in (one.stem, one.tail) for plain in (False, True)
+    stem, tail = session(one.stem), session(one.tail)
+    plain_stem, plain_tail = (
+        session(in_floats(graph), plain=True) for graph in (one.stem, one.tail)
     )
     most = 0.0
     for _, given in portions(x):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedlite.inference.bundle import session
-from fedlite.inference.integers import in_integers
+from fedlite.inference.integers import in_floats, in_integers
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -52,6 +52,17 @@ def test_products_are_those_of_integers_by_hand() -> None:
     assert close.all(axis=2).mean() > 0.85
     np.testing.assert_allclose(found, x @ weights[0] @ weights[1], rtol=0.05, atol=3000)
     assert (found[0, 0] == 0).all()
+
+
+def test_products_of_integers_are_those_that_float32_makes_of_the_same_numbers() -> None:
+    """Also where a processor has no VNNI and two products of bytes do not fit 16 bits."""
+    weights = [np.ones((1024, 8), np.float32), -np.ones((8, 4), np.float32)]
+    x = np.random.default_rng(4).uniform(0.9, 1, size=(3, 5, 1024)).astype(np.float32)
+    graph = in_integers(matrices(weights))
+    (found,) = session(graph).run(None, {"x": x})
+    (plain,) = session(in_floats(graph), plain=True).run(None, {"x": x})
+    np.testing.assert_array_equal(plain, found)
+    np.testing.assert_allclose(found, x @ weights[0] @ weights[1], rtol=0.01)
 
 
 def test_four_bits_of_a_matrix_are_those_of_eight_on_that_grid() -> None:
