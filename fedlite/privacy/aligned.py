@@ -28,9 +28,9 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def filled(x: Tensor, wide: int) -> Tensor:
     """Return x with `wide` zeros behind each row, so that all rows start so."""
-    # To fill up with nothing is a copy, too.
+    # To fill up with nothing is a copy, too; of what lies otherwise, one that lies as it did.
     if wide or not x.is_contiguous() or not _starts_so(x):
-        return functional.pad(x, (0, wide))
+        return functional.pad(x.contiguous(), (0, wide))
     return x
 
 
