@@ -31,12 +31,12 @@ from fedlite import plan as plans
 from fedlite.data import Dataset
 from fedlite.evaluation import Trained, open_model
 from fedlite.inference import graphs
-from fedlite.inference.bundle import STEM, TAIL, WHOLE, Bundle, load, session
+from fedlite.inference.bundle import INTEGERS, STEM, TAIL, WHOLE, Bundle, load, session
 from fedlite.inference.calibration import PROMISES, RISKS, choose, count
 from fedlite.inference.graphs import NEVER, needs
 from fedlite.inference.measured import inference_of
 from fedlite.inference.quantized import Quantized, calibrating, quantize
-from fedlite.inference.release import TARGETS, write_bundle
+from fedlite.inference.release import write_bundle
 from fedlite.inference.work import answered, early
 from fedlite.models import Branched
 from fedlite.scenario import Scenario, from_dict
@@ -51,6 +51,8 @@ MODELS = {"cnn": 20, "mcmahan": 5, "vgg": 25}
 STATIC = {"tail": 48}
 ALPHAS, TIMED = (0.0025, 0.005, 0.01, 0.02), 0.005
 BATCHES = (1, 32, 256)
+# Bundles that ONNX Runtime computes; programs of ExecuTorch take an extra that is not installed.
+GRAPHS = ("onnx", INTEGERS)
 # Inputs that are timed in batches, and one by one.
 MANY, FEW, REPEATS = 2048, 512, 7
 # Times that calibration is drawn again.
@@ -195,9 +197,9 @@ def times(
     with that for the loss.
     """
     plain, rows = trained["ONNX"], []
-    for target in TARGETS:
+    for target in GRAPHS:
         write_bundle(plain, folder / target, target=target)
-    bundles = {"ONNX": load(folder / "onnx"), "int8": load(folder / "onnx-int8")}
+    bundles = {"ONNX": load(folder / "onnx"), "int8": load(folder / INTEGERS)}
     limits = {
         (name, risk): inference_of(asked(plain.scenario, risk=risk), of)["threshold"]
         for (name, of), risk in product(trained.items(), RISKS)
@@ -217,7 +219,7 @@ def times(
         deep = np.array(found["ONNX, deep"])
         less = {name: list(deep / np.array(of)) for name, of in found.items()}
         rows.append(_row("times less than ONNX, deep", told | {"batch": batch}, _medians(less)))
-    for target in TARGETS:
+    for target in GRAPHS:
         sizes = {name: (folder / target / name).stat().st_size for name in (STEM, TAIL, WHOLE)}
         rows.append(_row("bytes", told | {"target": target}, sizes))
     return rows
