@@ -91,8 +91,10 @@ class Sweep:
         return self.compare()._repr_html_()
 
 
-def compare(runs: Iterable[Run | str | Path] | Sweep, *, score: str = "") -> Compared:
-    """Set finished runs beside each other: runs, their directories, or folders of runs.
+def compare(
+    runs: Iterable[Run | str | Path] | Sweep | Run | str | Path, *, score: str = ""
+) -> Compared:
+    """Set finished runs beside each other: runs, their directories, or folders of runs, or one.
 
     score: as in `accuracy.deep`; empty: the AUC of the deep branch, of more classes than two its
     accuracy.
@@ -103,6 +105,8 @@ def compare(runs: Iterable[Run | str | Path] | Sweep, *, score: str = "") -> Com
 
     if isinstance(runs, Sweep):
         return runs.compare(score)
+    if isinstance(runs, Run | str | Path):
+        runs = [runs]
     places = [run.directory if isinstance(run, Run) else Path(run) for run in runs]
     return Compared(compared(places, score))
 

@@ -60,7 +60,13 @@ def test_the_same_sweep_is_taken_up_again_and_another_refused(swept: fedlite.Swe
 
 def test_runs_are_compared_however_they_are_given(swept: fedlite.Sweep, tmp_path: Path) -> None:
     one, two = swept.runs
-    for given in (swept, [one, two], [one.directory, str(two.directory)], [swept.directory]):
+    for given in (
+        swept,
+        [one, two],
+        [one.directory, str(two.directory)],
+        [swept.directory],
+        swept.directory,
+    ):
         found = fedlite.compare(given)  # type: ignore[arg-type]
         table = pandas.DataFrame(found.rows)
         assert table["seeds"].tolist() == [2]
