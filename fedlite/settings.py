@@ -207,7 +207,9 @@ def parse_value(text: str) -> Any:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the nearest one, or all there are."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    known = list(known)
+    begun = [one for one in known if name and one.startswith(name)]
+    close = begun or difflib.get_close_matches(name, known, n=1)
     options = ", ".join(sorted(known))
     return f"; did you mean {close[0]}?" if close else f"; the known ones are {options}"
 

@@ -34,7 +34,7 @@ from fedlite.registry import Registry, is_own
 from fedlite.scenario import NUMERIC, Data
 from fedlite.scenario.tabular import Columns
 from fedlite.scenario.texts import Texts
-from fedlite.settings import read_options
+from fedlite.settings import did_you_mean, read_options
 
 _MODULES = (
     *(digits, fashion, heart, sentiment),
@@ -197,7 +197,13 @@ def fetch(name: str) -> Path:
     """
     if is_hub(name):
         return fetch_base(name).folder()
-    return BASES[name].fetch() if name in BASES else find(name).fetch()
+    if name in BASES:
+        return BASES[name].fetch()
+    known = entries()
+    if not is_own(name) and name not in {entry.name for entry in known}:
+        fetched = [*(entry.name for entry in known if not entry.own), *BASES]
+        raise ValueError(f"NAME: no such source or base model{did_you_mean(name, fetched)}")
+    return find(name).fetch()
 
 
 def available(name: str) -> bool:

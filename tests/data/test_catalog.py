@@ -17,7 +17,7 @@ def test_every_entry_says_what_a_person_needs() -> None:
         assert entry.what and entry.licence and entry.how
 
 
-@pytest.mark.parametrize("call", [load, fetch, available])
+@pytest.mark.parametrize("call", [load, available])
 def test_an_unknown_name_lists_the_known_ones(call: object) -> None:
     with pytest.raises(ValueError, match=r"must be one of csv, digits, fashion-mnist.*got 'mnist'"):
         call("mnist")  # type: ignore[operator]
@@ -28,6 +28,19 @@ def test_settings_of_csv_are_refused_elsewhere(key: str) -> None:
     value = (1, 2) if key == "shape" else ("a", "b") if key == "labels" else "x"
     with pytest.raises(ValueError, match=rf"{key}: is only for data 'csv'.*with 'digits'"):
         load("digits", **{key: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [("minlm", "did you mean minilm?"), ("fashion", "did you mean fashion-mnist?")],
+)
+def test_what_cannot_be_fetched_names_what_can(name: str, mend: str) -> None:
+    with pytest.raises(ValueError, match="NAME: no such source or base model") as caught:
+        fetch(name)
+    assert str(caught.value).endswith(mend)
+    with pytest.raises(ValueError, match="the known ones are") as caught:
+        fetch("zzz")
+    assert "minilm" in str(caught.value) and "csv" not in str(caught.value)
 
 
 def test_csv_needs_a_path_and_has_nothing_to_fetch() -> None:
