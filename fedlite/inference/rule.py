@@ -67,8 +67,11 @@ def rule_of(trained: Trained, site: str = "") -> Rule:
     sites = told["by_site"] if told is not None and own else {}
     if (site or own) and site not in sites:
         known = ", ".join(sorted(sites))
-        rule = f"be one of {known}, whose thresholds differ" if own else "be left out"
-        raise ValueError(f"--site: must {rule}, got {site!r}; correct it")
+        rule, mend = f"be one of {known}, whose thresholds differ", "name one of them"
+        if not own:
+            rule = "be left out where all sites have one threshold"
+            mend = "leave it out, or train with inference.threshold = 'site'"
+        raise ValueError(f"--site: must {rule}, got {site!r}; {mend}")
     if told is None:
         return Rule("confidence", None, _NONE, None)
     if told["router"] not in routing.HOUSE:

@@ -211,8 +211,9 @@ def _check_port(keys: str, host: str, port: int) -> None:
                 errno.EADDRNOTAVAIL: "no address of this machine; choose one of them",
                 errno.EACCES: "ports below 1024 need root or systemd; choose a higher one",
             }.get(error.errno or 0, str(error.strerror))
+            at = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
             raise ValueError(
-                f"coordinator.toml: {keys}: must be free to listen on, got {host}:{port}: {mend}"
+                f"coordinator.toml: {keys}: must be free to listen on, got {at}: {mend}"
             ) from None
 
 

@@ -29,7 +29,10 @@ def test_sites_have_bundles_of_their_own(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     summary = json.loads((copy / "summary.json").read_text())
     told = summary["inference"]
-    with pytest.raises(ValueError, match="--site: must be left out, got 'site-01'"):
+    with pytest.raises(
+        ValueError,
+        match="--site: must be left out where all sites have one threshold, got 'site-01'; leave",
+    ):
         rule_of(open_model(copy), "site-01")
     told |= {"kind": "site", "promise": "holds for inputs of that site"}
     del told["threshold"]

@@ -61,7 +61,7 @@ class Door:
     def open(self, server: Any) -> int:
         """Let a server of gRPC listen here, and return the port.
 
-        Raises ValueError for a certificate that cannot be used, OSError where the port is taken.
+        Raises ValueError for a certificate that cannot be used, and where the port is taken.
         """
         pair = None
         if self.cert is not None and self.key is not None:
@@ -74,7 +74,7 @@ class Door:
         except RuntimeError:
             port = 0
         if not port:
-            raise OSError(
+            raise ValueError(
                 f"--port {self.port}: cannot be listened on at {self.host}; choose another"
             )
         return int(port)

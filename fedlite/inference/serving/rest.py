@@ -356,13 +356,14 @@ class _Server(uvicorn.Server):
 async def listening(app: Rest, door: Door, port: int, calls: int) -> AsyncIterator[int]:
     """Serve the application at a port of a door until the context is left; give the port.
 
-    calls: connections at once. Raises OSError where the port cannot be had.
+    calls: connections at once. Raises ValueError where the port cannot be had.
     """
     family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
     try:
         bound = socket.create_server((door.host, port), family=family)
     except OSError as error:
-        raise OSError(f"--http {port}: cannot be listened on at {door.host} ({error})") from None
+        why = f"cannot be listened on at {door.host} ({error.strerror}); choose another"
+        raise ValueError(f"--http {port}: {why}") from None
     # A client that reads nothing would else hold its connection, and what was sent, for ever.
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNREAD)

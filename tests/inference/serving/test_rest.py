@@ -313,7 +313,7 @@ def test_over_tls_it_has_the_server_s_certificate(
 def test_a_port_that_is_taken_is_named(start: Start, bundle: Bundle) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(OSError, match="--http"),
+        pytest.raises(ValueError, match=r"--http \d+: cannot be listened on .*; choose another"),
     ):
         start(bundle, http=taken.getsockname()[1])
     with pytest.raises(ValueError, match="--http"):

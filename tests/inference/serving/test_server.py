@@ -299,7 +299,7 @@ def test_the_command_serves_counts_and_leaves_in_order(made: Path, tmp_path: Pat
         second = subprocess.run(
             [str(FEDLITE), "serve", str(made), "--port", str(port)], capture_output=True, text=True
         )
-        assert second.returncode == 1 and "cannot be listened on" in second.stderr
+        assert second.returncode == 2 and "cannot be listened on" in second.stderr
         assert "Traceback" not in second.stderr
         again = [str(FEDLITE), "serve", str(made), "--port", "0", "--keep", str(tmp_path / "kept")]
         third = subprocess.run(again, capture_output=True, text=True)
