@@ -46,8 +46,8 @@ AUDIT_RULES: dict[str, tuple[str, str]] = {
     ),
     "no-ledger": (
         "There is no ledger here, so nothing was recorded that could be recomputed.",
-        "Give a ledger, a run directory or a site directory. If this is one, ask where its ledger "
-        "went.",
+        "Give a ledger, a run directory or a site directory. If this is one, ask whether it has "
+        "taken part in a private run, and where its ledger went.",
     ),
     "ledger-missing": (
         "The site took part in a private run, and its ledger is not among what was given.",

@@ -208,7 +208,7 @@ def _site(sources: Sources, path: Path, held: set[str]) -> None:
     found = _ledgers(sources, path / LEDGERS, "site") if LEDGERS in held else []
     sources.ledgers += found
     if not found:
-        text = "a site directory without any ledger"
+        text = "a site directory without any ledger: no private run yet, or its ledger is gone"
         sources.issues.append(Issue("no-ledger", text, str(path)))
 
 

@@ -6,6 +6,7 @@ Covers fedlite/audit/book.py, fedlite/audit/case.py.
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,8 @@ def test_a_deleted_ledger_that_began_anew_is_found(world: World) -> None:
     site = world.sites[0]
     old = site.path.rename(world.root / "old.jsonl")
     forget(site.path)
+    # Rows hold whole seconds: within one the new genesis would be the old one, which is a fork.
+    time.sleep(1)
     site.genesis(plan_body(steps=6), policy_body())
     site.receipt = None
     for number in range(1, 7):
