@@ -208,10 +208,22 @@ def parse_value(text: str) -> Any:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the end of an error about an unknown name: the nearest one, or all there are."""
     known = list(known)
+    meant, options = nearest(name, known), ", ".join(sorted(known))
+    return f"; did you mean {meant}?" if meant else f"; the known ones are {options}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most likely meant: the only one that begins so, or one alike.
+
+    >>> nearest("heart", ["digits", "heart-disease"]), nearest("digts", ["digits", "diagnoses"])
+    ('heart-disease', 'digits')
+    >>> nearest("s", ["sentiment", "smollm2"])
+    ''
+    """
+    known = list(known)
     begun = [one for one in known if name and one.startswith(name)]
-    close = begun or difflib.get_close_matches(name, known, n=1)
-    options = ", ".join(sorted(known))
-    return f"; did you mean {close[0]}?" if close else f"; the known ones are {options}"
+    close = begun if len(begun) == 1 else difflib.get_close_matches(name, begun or known, n=1)
+    return close[0] if close else ""
 
 
 def _type_name(kind: type) -> str:

@@ -199,9 +199,8 @@ def fetch(name: str) -> Path:
         return fetch_base(name).folder()
     if name in BASES:
         return BASES[name].fetch()
-    known = entries()
-    if not is_own(name) and name not in {entry.name for entry in known}:
-        fetched = [*(entry.name for entry in known if not entry.own), *BASES]
+    if not is_own(name) and name not in _SOURCES.names():
+        fetched = [*(entry.name for entry in entries() if not entry.own), *BASES]
         raise ValueError(f"NAME: no such source or base model{did_you_mean(name, fetched)}")
     return find(name).fetch()
 

@@ -15,13 +15,13 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from fedlite.registry import own
 from fedlite.registry.names import file_of, held, is_held, is_own, split
 from fedlite.registry.options import fitting
+from fedlite.settings import nearest
 
 T = TypeVar("T")
 _NONE: Mapping[str, Any] = {}
@@ -58,12 +58,10 @@ got 'cub'; did you mean cube?
         """Raise ValueError, naming the key, for an unknown name; nothing is imported or run."""
         if is_own(name) or name in self.names():
             return
-        begun = [known for known in self.names() if name and known.startswith(name)]
-        close = begun or get_close_matches(name, self.names(), n=1)
+        meant = nearest(name, self.names())
         raise ValueError(
             f"{self.key}: must be one of {', '.join(self.names())}, or file.py:function or "
-            f"package.module:function, got {name!r}"
-            + (f"; did you mean {close[0]}?" if close else "")
+            f"package.module:function, got {name!r}" + (f"; did you mean {meant}?" if meant else "")
         )
 
     def get(self, name: str) -> T:
@@ -180,10 +178,10 @@ got 'cub'; did you mean cube?
             module = self._loaded(place, lambda: importlib.import_module(place))
         if not hasattr(module, inner):
             there = [n for n, v in vars(module).items() if callable(v) and n[:1] != "_"]
-            close = get_close_matches(inner, there, n=1)
+            meant = nearest(inner, there)
             raise ValueError(
                 f"{self.key}: {file or module.__file__ or place}: has no {inner!r}; "
-                + (f"did you mean {close[0]}?" if close else "name a function that it has")
+                + (f"did you mean {meant}?" if meant else "name a function that it has")
             )
         return getattr(module, inner)
 

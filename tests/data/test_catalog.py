@@ -32,7 +32,11 @@ def test_settings_of_csv_are_refused_elsewhere(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "mend"),
-    [("minlm", "did you mean minilm?"), ("fashion", "did you mean fashion-mnist?")],
+    [
+        ("minlm", "did you mean minilm?"),
+        ("fashion", "did you mean fashion-mnist?"),
+        ("s", "smollm2"),
+    ],
 )
 def test_what_cannot_be_fetched_names_what_can(name: str, mend: str) -> None:
     with pytest.raises(ValueError, match="NAME: no such source or base model") as caught:
